@@ -1,0 +1,1 @@
+"""Measurements of rumpx and of its rivals, side by side: `python -m benchmarks --help`."""

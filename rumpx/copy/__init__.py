@@ -1,0 +1,1 @@
+"""The main job: plan partitions, scan them, and copy their keys by worker processes."""

@@ -1,0 +1,406 @@
+"""The reader: keys in; payloads and expiries out. DUMP first, then the expiry, for each key.
+
+(The other way round, a key that is overwritten between the two could get the new value with the
+old expiry, and vanish later.)
+
+Three ways to the expiry, whichever the source can (`Abilities.expiry`):
+
+- "instant": PEXPIRETIME (≥ 7.0) right after each DUMP.
+- "clock": all DUMPs of a group, then TIME, the group's PTTLs, TIME again; the instant is the mean
+  TIME + PTTL. If the two TIMEs differ by more than 2 ms that part is repeated, and after a few
+  tries the narrowest counts.
+- "left": PTTL alone, where TIME is refused: the time left, which is older by the way to the target.
+
+On a standalone source groups of at most `GROUP_KEYS` keys or `GROUP_BYTES` go in MULTI…EXEC,
+so that each pair is of one instant; a larger key goes alone, without. If the server aborts a group
+its keys are read without MULTI.
+
+What cannot be read now is handed back to be repeated; what is gone is counted; a key that the
+server refuses is a failure. `read` is a task (see `tasks`).
+
+Not promised: that a pair outside MULTI is of one instant. A key overwritten between its DUMP and
+its expiry gets the old value with the new expiry.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from rumpx.copy.links import Links
+from rumpx.copy.tasks import Outcome, Replies, Task
+from rumpx.errors import ConnectionLost, unusable
+from rumpx.job import Address
+from rumpx.report.snapshot import KeyFailure
+from rumpx.servers.probe import milliseconds
+from rumpx.servers.replies import Kind, classify, explain_refusal, redirection
+from rumpx.servers.resp import (
+    ASKING,
+    EXEC,
+    MULTI,
+    TIME,
+    Connection,
+    Reply,
+    encode,
+    encode_dumps,
+    encode_dumps_and_expiries,
+    encode_memory_usage,
+    encode_pttls,
+)
+from rumpx.servers.topology import is_error
+
+GROUP_KEYS: Final = 50
+GROUP_BYTES: Final = 2**20
+_GONE: Final = -2
+_CLOCK_SPREAD_MS: Final = 2.0
+_CLOCK_TRIES: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What the source lets us use.
+
+    Attributes:
+        expiry: how expiries are read (module docstring).
+        multi: MULTI groups; only on a standalone source.
+        sizes: how sizes are asked before a DUMP: by MEMORY USAGE, by the length commands, or not.
+    """
+
+    expiry: Literal["instant", "clock", "left"]
+    multi: bool
+    sizes: Literal["memory", "length", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Keys to read. `ask` names nodes to ask a key of after ASKING; `single` keys are read
+    without MULTI; `node` is where to ask first, if `known` is not set the owner by slot."""
+
+    db: int
+    keys: list[bytes]
+    node: Address | None
+    by_slot: bool = False
+    ask: dict[bytes, Address] = field(default_factory=dict)
+    single: frozenset[bytes] = frozenset()
+
+
+@dataclass(slots=True)
+class Read:
+    """What became of the keys of one `read`.
+
+    `keys`, `payloads` and `expiries` (ms since 1970, or ms left, or NO_EXPIRY) belong together.
+    `again` keys are to be repeated, some at another node (`ask`), some without MULTI (`single`);
+    `waits` says that this makes sense only after a pause. `complaint` is the last reason.
+    """
+
+    keys: list[bytes] = field(default_factory=list)
+    payloads: list[bytes] = field(default_factory=list)
+    expiries: list[int] = field(default_factory=list)
+    gone: int = 0
+    failures: list[KeyFailure] = field(default_factory=list)
+    again: list[bytes] = field(default_factory=list)
+    ask: dict[bytes, Address] = field(default_factory=dict)
+    single: set[bytes] = field(default_factory=set)
+    waits: bool = False
+    moved: bool = False
+    complaint: str = ""
+
+
+@dataclass(slots=True)
+class _Request:
+    """One pipeline's worth of replies: a MULTI group, or keys read singly."""
+
+    keys: list[bytes]
+    node: Address | None
+    connection: Connection
+    multi: bool = False
+    asking: bool = False
+
+
+class DumpReader:
+    """Reads keys from the source.
+
+    Args:
+        links: connections to it.
+        abilities: as found at the start.
+    """
+
+    def __init__(self, links: Links, abilities: Abilities) -> None:
+        self.links = links
+        self.notices: list[str] = []
+        self._expiry = abilities.expiry
+        self._multi = abilities.multi
+        self._sizes = abilities.sizes
+
+    def sizes(self, wanted: Wanted) -> Task[list[int] | None]:
+        """Estimated bytes of each key's payload; None where the source does not tell.
+
+        MEMORY USAGE counts more than a payload has, except for collections with uneven members.
+        """
+        if self._sizes == "none" or wanted.by_slot or wanted.ask:
+            return None
+        try:
+            connection = self.links.connect(wanted.node, wanted.db)
+            if self._sizes == "memory":
+                connection.send(encode_memory_usage(wanted.keys))
+            else:
+                connection.send(b"".join([encode("TYPE", key) for key in wanted.keys]))
+        except ConnectionLost:
+            return None
+        (outcome,) = yield [Replies(connection, len(wanted.keys))]
+        if isinstance(outcome, ConnectionLost):
+            return None
+        if self._sizes == "length":
+            outcome = yield from self._lengths(connection, wanted.keys, outcome)
+        return None if outcome is None else [n if isinstance(n, int) else 0 for n in outcome]
+
+    def _lengths(
+        self, connection: Connection, keys: list[bytes], types: list[Reply]
+    ) -> Task[list[int] | None]:
+        commands = [
+            encode(_LENGTH.get(kind, "EXISTS") if isinstance(kind, bytes) else "EXISTS", key)
+            for key, kind in zip(keys, types, strict=True)
+        ]
+        try:
+            connection.send(b"".join(commands))
+        except ConnectionLost:
+            return None
+        (outcome,) = yield [Replies(connection, len(keys))]
+        if isinstance(outcome, ConnectionLost):
+            return None
+        return [
+            length * (1 if kind == b"string" else _MEMBER_BYTES) if isinstance(length, int) else 0
+            for length, kind in zip(outcome, types, strict=True)
+        ]
+
+    def read(self, wanted: Wanted, sizes: Sequence[int] | None) -> Task[Read]:
+        """Read keys; a task.
+
+        Raises:
+            SourceUnusable: a reply that every key would get (a command is refused or unknown).
+        """
+        result = Read()
+        requests = self._send(wanted, sizes, result)
+        outcomes = yield [
+            Replies(request.connection, self._reply_count(request)) for request in requests
+        ]
+        for request, outcome in zip(requests, outcomes, strict=True):
+            if isinstance(outcome, ConnectionLost) or outcome is None:
+                self._repeat(result, request.keys, str(outcome))
+                continue
+            if self._expiry == "clock" and not request.multi and not request.asking:
+                outcome = yield from self._narrow(request, outcome)
+            self._sort(wanted.db, request, outcome, result)
+        return result
+
+    def _send(
+        self, wanted: Wanted, sizes: Sequence[int] | None, result: Read
+    ) -> list[_Request]:
+        """Send the requests for all keys; keys whose node cannot be reached go to `again`."""
+        requests = []
+        for node, keys, asking in self._routes(wanted):
+            try:
+                connection = self.links.connect(node, wanted.db)
+                made = self._requests(wanted, node, connection, keys, sizes, asking)
+                connection.send(b"".join([self._encode(request) for request in made]))
+                requests += made
+            except ConnectionLost as error:
+                self._repeat(result, keys, str(error))
+        return requests
+
+    def _routes(self, wanted: Wanted) -> list[tuple[Address | None, list[bytes], bool]]:
+        """(node, keys, asking): nearly always one, the node that named the keys."""
+        if not wanted.by_slot and not wanted.ask:
+            return [(wanted.node, wanted.keys, False)]
+        asked = [(node, [key], True) for key, node in wanted.ask.items()]
+        plain = [key for key in wanted.keys if key not in wanted.ask]
+        routes = self.links.by_owner(plain)
+        return [
+            (node, [plain[n] for n in positions], False) for node, positions in routes.items()
+        ] + asked
+
+    def _requests(
+        self,
+        wanted: Wanted,
+        node: Address | None,
+        connection: Connection,
+        keys: list[bytes],
+        sizes: Sequence[int] | None,
+        asking: bool,
+    ) -> list[_Request]:
+        if not self._multi or asking:
+            return [_Request(keys, node, connection, asking=asking)]
+        requests = []
+        size_of = dict(zip(wanted.keys, sizes, strict=True)) if sizes else {}
+        group: list[bytes] = []
+        group_bytes = 0
+        for key in keys:
+            size = size_of.get(key, 0)
+            if size > GROUP_BYTES or key in wanted.single:
+                requests.append(_Request([key], node, connection))
+                continue
+            if len(group) == GROUP_KEYS or (group and group_bytes + size > GROUP_BYTES):
+                requests.append(_Request(group, node, connection, multi=True))
+                group, group_bytes = [], 0
+            group.append(key)
+            group_bytes += size
+        if group:
+            requests.append(_Request(group, node, connection, multi=True))
+        return requests
+
+    def _encode(self, request: _Request) -> bytes:
+        keys = request.keys
+        if request.asking:
+            second = "PEXPIRETIME" if self._expiry == "instant" else "PTTL"
+            return ASKING + encode("DUMP", keys[0]) + ASKING + encode(second, keys[0])
+        if self._expiry == "instant":
+            inner = encode_dumps_and_expiries(keys)
+        elif self._expiry == "clock":
+            inner = encode_dumps(keys) + TIME + encode_pttls(keys) + TIME
+        else:
+            inner = encode_dumps(keys) + encode_pttls(keys)
+        return MULTI + inner + EXEC if request.multi else inner
+
+    def _inner_count(self, request: _Request) -> int:
+        return 2 * len(request.keys) + (2 if self._expiry == "clock" else 0)
+
+    def _reply_count(self, request: _Request) -> int:
+        if request.asking:
+            return 4
+        count = self._inner_count(request)
+        return count + 2 if request.multi else count
+
+    def _narrow(self, request: _Request, replies: list[Reply]) -> Task[list[Reply]]:
+        """Ask TIME, PTTLs, TIME again while the two TIMEs are far apart; the narrowest counts."""
+        count = len(request.keys)
+        best = replies[count:]
+        again = TIME + encode_pttls(request.keys) + TIME
+        for _ in range(_CLOCK_TRIES):
+            if _spread(best) <= _CLOCK_SPREAD_MS:
+                break
+            try:
+                request.connection.send(again)
+            except ConnectionLost:
+                break
+            (outcome,) = yield [Replies(request.connection, count + 2)]
+            if isinstance(outcome, list) and _spread(outcome) < _spread(best):
+                best = outcome
+        return replies[:count] + best
+
+    def _sort(self, db: int, request: _Request, replies: list[Reply], result: Read) -> None:
+        """Replies → what became of each key."""
+        if request.multi:
+            answer = replies[-1]
+            if not isinstance(answer, list):
+                self._aborted(request, replies, result)
+                return
+            replies = answer
+        payloads, expiries = self._pairs(request, replies)
+        if set(map(type, payloads)) == {bytes} and set(map(type, expiries)) == {int}:
+            if min(expiries) >= -1:  # type: ignore[type-var,operator]
+                result.keys += request.keys
+                result.payloads += payloads  # type: ignore[arg-type]
+                result.expiries += expiries  # type: ignore[arg-type]
+                return
+        for key, payload, expiry in zip(request.keys, payloads, expiries, strict=True):
+            if isinstance(payload, bytes) and isinstance(expiry, int) and expiry != _GONE:
+                result.keys.append(key)
+                result.payloads.append(payload)
+                result.expiries.append(expiry)
+            elif is_error(payload) or is_error(expiry):
+                self._error(db, key, payload if is_error(payload) else expiry, request, result)
+            else:
+                result.gone += 1
+
+    def _pairs(
+        self, request: _Request, replies: list[Reply]
+    ) -> tuple[list[Reply], list[Reply]]:
+        """Replies → payloads, and expiries as they are handed on."""
+        if request.asking:
+            expiry = replies[3]
+            if self._expiry == "clock" and isinstance(expiry, int) and expiry >= 0:
+                expiry += int(time.time() * 1000)  # one key in migration: our clock has to do
+            return [replies[1]], [expiry]
+        count = len(request.keys)
+        if self._expiry == "instant":
+            return replies[0::2], replies[1::2]
+        if self._expiry == "left":
+            # A time to live of 0 means gone: RESTORE with 0 would make the key immortal.
+            return replies[:count], [_GONE if left == 0 else left for left in replies[count:]]
+        first, last = replies[count], replies[-1]
+        lefts = replies[count + 1 : -1]
+        if not isinstance(first, list) or not isinstance(last, list):
+            return replies[:count], [first if is_error(first) else last] * count
+        now = (milliseconds(first) + milliseconds(last)) / 2
+        return replies[:count], [
+            round(now + left) if isinstance(left, int) and left >= 0 else left for left in lefts
+        ]
+
+    def _aborted(self, request: _Request, replies: list[Reply], result: Read) -> None:
+        """The group was not executed. One refused key aborts all: read them one by one; but a
+        service that shards behind one address, or a proxy without MULTI, will always refuse."""
+        errors = [str(reply) for reply in replies if is_error(reply)]
+        kinds = {classify(error).kind for error in errors}
+        if any(error.startswith("CROSSSLOT") or "MULTI" in error for error in errors):
+            self._multi = False
+            self.notices.append(
+                "The source refuses MULTI, so a value and its expiry are read one after the other."
+            )
+        if Kind.TEMPORARY in kinds:
+            self._repeat(result, request.keys, errors[0])
+            return
+        result.again += request.keys
+        result.single.update(request.keys)
+
+    def _error(
+        self, db: int, key: bytes, error: object, request: _Request, result: Read
+    ) -> None:
+        verdict = classify(error)
+        match verdict.kind:
+            case Kind.MOVED:
+                address = self.links.announced(redirection(error), request.node)
+                self.links.moved(key, address)
+                result.again.append(key)
+                result.moved = True
+            case Kind.ASK:
+                result.again.append(key)
+                result.ask[key] = self.links.announced(redirection(error), request.node)
+            case Kind.TEMPORARY | Kind.FULL | Kind.ABORTED:
+                self._repeat(result, [key], f"The source at {request.connection.name}: {error}.")
+            case Kind.PERMANENT:
+                raise unusable(self.links.side)(
+                    f"The source at {request.connection.name} refused DUMP or its expiry: "
+                    f"{explain_refusal(error, 'DUMP')}."
+                )
+            case _:
+                result.failures.append(KeyFailure(db, key, verdict.reason, str(error)))
+
+    def _repeat(self, result: Read, keys: list[bytes], complaint: str) -> None:
+        result.again += keys
+        result.waits = True
+        result.complaint = complaint
+
+
+_LENGTH: Final = {
+    b"string": "STRLEN",
+    b"list": "LLEN",
+    b"set": "SCARD",
+    b"zset": "ZCARD",
+    b"hash": "HLEN",
+    b"stream": "XLEN",
+}
+# Assumed for a member of a collection where only its length is known.
+_MEMBER_BYTES: Final = 128
+
+
+def _spread(replies: Sequence[Reply]) -> float:
+    """ms between the TIMEs around PTTLs."""
+    first, last = replies[0], replies[-1]
+    if isinstance(first, list) and isinstance(last, list):
+        return milliseconds(last) - milliseconds(first)
+    return 0.0
+
+
+__all__ = ["Abilities", "DumpReader", "Outcome", "Read", "Wanted"]

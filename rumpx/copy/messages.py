@@ -1,0 +1,114 @@
+"""What the coordinator, its scanner threads and its workers tell each other: plain data.
+
+Batches carry key names, acks carry counts; values never pass between processes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rumpx.errors import RumpxError
+from rumpx.job import Address
+from rumpx.report.snapshot import Counts, KeyFailure
+from rumpx.servers.topology import Node
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Keys for one worker to copy.
+
+    Attributes:
+        id: unique in the run.
+        partition, walk: which partition the keys came from, and in which of its walks.
+        node: the source node that named them; None for a standalone server.
+        db: the source's database.
+        keys: bounded in number and in bytes.
+    """
+
+    id: int
+    partition: int
+    walk: int
+    node: Address | None
+    db: int
+    keys: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """Every key of a batch is settled: copied, gone, skipped, repeated, or failed."""
+
+    batch: int
+    counts: Counts
+    failures: tuple[KeyFailure, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that the user should read once, however many workers say it."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A worker cannot go on, and no other could: the run ends with this error."""
+
+    error: RumpxError
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """To a worker: end when what you hold is done."""
+
+
+ToWorker = Batch | Stop
+FromWorker = Ack | Notice | Trouble
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """From a scanner: keys in scope. `cursor` is where the walk goes on once these keys and all
+    before them are settled; None if a later Found of the same SCAN reply will tell."""
+
+    partition: int
+    walk: int
+    node: Address | None
+    keys: list[bytes]
+    cursor: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Walked:
+    """From a scanner: the partition's walk has ended; all its keys were Found."""
+
+    partition: int
+    walk: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeChanged:
+    """From a scanner: another server process answers for the partition's node than planned, so
+    that cursors from before mean nothing. `node` and `run_id` are who answers now."""
+
+    partition: int
+    walk: int
+    node: Node
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CursorUnproven:
+    """From a scanner: a cursor came that the arithmetic of cursor spans does not allow."""
+
+    partition: int
+    walk: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScanTrouble:
+    """From a scanner: the walk cannot go on, and the run ends with this error."""
+
+    error: RumpxError
+
+
+FromScanner = Found | Walked | NodeChanged | CursorUnproven | ScanTrouble

@@ -1,0 +1,236 @@
+"""The worker processes, and which batches each of them holds.
+
+Each worker has a channel of its own (a pipe whose other end only it holds), so that no lock is
+shared that a dead process could keep, and death reads as the end of the channel. The pool knows
+the batches that a worker was given and has not acknowledged: when it dies they are given out
+again, and it is replaced.
+
+A batch that was in a dead worker's hands is *suspect*: it is given out alone, to a worker that
+holds nothing else, so that the next death tells who did it. One that killed workers `DEATHS`
+times is set aside, and its keys have failed.
+
+Not promised: that the work of a dead worker is not done twice. RESTORE can be repeated.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import selectors
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection as Channel
+from multiprocessing.context import SpawnProcess
+from typing import Final
+
+import psutil
+
+from rumpx.copy import worker
+from rumpx.copy.messages import Ack, Batch, FromWorker, Stop
+from rumpx.errors import RumpxError
+from rumpx.report.snapshot import Counts, KeyFailure, WorkerStat
+
+DEATHS: Final = 3
+# Workers that die without a single ack between them: not a batch's fault.
+_HOPELESS_DEATHS: Final = 20
+_LEAVE_SECONDS: Final = 5.0
+
+
+@dataclass(eq=False, slots=True)
+class _Worker:
+    process: SpawnProcess
+    channel: Channel
+    usage: psutil.Process
+    held: dict[int, Batch] = field(default_factory=dict)
+    examined: bool = False  # holds a suspect, and so gets nothing else
+
+
+class Pool:
+    """Starts, feeds, replaces and ends workers.
+
+    Args:
+        spec: sent to each worker.
+        workers: how many.
+        credits: batches that one worker may hold.
+        selector: where the workers' channels are registered, with the worker as data.
+        announce: takes sentences for the user.
+    """
+
+    def __init__(
+        self,
+        spec: worker.WorkerSpec,
+        workers: int,
+        credits: int,
+        selector: selectors.BaseSelector,
+        announce: Callable[[str], None],
+    ) -> None:
+        self.restarts = 0
+        self._spec = spec
+        self._credits = credits
+        self._selector = selector
+        self._announce = announce
+        self._suspects: deque[Batch] = deque()
+        self._deaths: dict[int, int] = {}
+        self._deaths_since_ack = 0
+        self._workers: list[_Worker] = []
+        for _ in range(workers):
+            self._workers.append(self._start())
+
+    @property
+    def in_flight(self) -> int:
+        """Batches that are not settled: held by workers, or waiting to be examined."""
+        return sum(len(member.held) for member in self._workers) + len(self._suspects)
+
+    def dispatch(self, take: Callable[[], Batch | None]) -> None:
+        """Give out batches, suspects first, then what `take` gives, while workers have credit.
+
+        The worker that holds least gets the next.
+        """
+        self._examine()
+        while (member := self._hungriest()) and (batch := take()):
+            self._send(member, batch)
+
+    def _hungriest(self) -> _Worker | None:
+        free = [m for m in self._workers if not m.examined and len(m.held) < self._credits]
+        return min(free, key=lambda member: len(member.held), default=None)
+
+    def _examine(self) -> None:
+        for member in self._workers:
+            if self._suspects and not member.held:
+                member.examined = True
+                self._send(member, self._suspects.popleft())
+
+    def _send(self, member: _Worker, batch: Batch) -> None:
+        member.held[batch.id] = batch
+        try:
+            member.channel.send(batch)
+        except OSError:
+            return  # it has died; `receive` finds out, and the batch with it
+
+    def receive(self, member: _Worker) -> Iterator[FromWorker]:
+        """The messages of one worker whose channel is readable; of a dead one, acks for batches
+        that are set aside."""
+        try:
+            while True:
+                message: FromWorker = member.channel.recv()
+                if isinstance(message, Ack):
+                    self._settled(member, message)
+                yield message
+                if not member.channel.poll():
+                    return
+        except (EOFError, OSError):
+            yield from self._bury(member)
+
+    def _settled(self, member: _Worker, ack: Ack) -> None:
+        member.held.pop(ack.batch, None)
+        member.examined = False
+        self._deaths.pop(ack.batch, None)
+        self._deaths_since_ack = 0
+
+    def _bury(self, member: _Worker) -> Iterator[Ack]:
+        """Replace a dead worker; its batches become suspects, or are set aside."""
+        self._discard(member)
+        member.process.join(_LEAVE_SECONDS)
+        self._deaths_since_ack += 1
+        if self._deaths_since_ack > _HOPELESS_DEATHS:
+            raise RumpxError(
+                f"Worker processes die as soon as they start ({_ending(member.process)}); the "
+                "machine may be out of memory. Try fewer --workers."
+            )
+        self.restarts += 1
+        self._announce(
+            f"Worker {member.process.pid} died ({_ending(member.process)}); it is replaced and "
+            f"its {len(member.held)} batches are repeated."
+        )
+        for batch in member.held.values():
+            deaths = self._deaths.get(batch.id, 0) + 1
+            self._deaths[batch.id] = deaths
+            if deaths < DEATHS:
+                self._suspects.append(batch)
+            else:
+                yield _set_aside(batch)
+        self._workers.append(self._start())
+
+    def _start(self) -> _Worker:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(
+            target=worker.main, args=(theirs, self._spec), name="rumpx worker", daemon=True
+        )
+        # Blocked signals stay blocked in the child, from its first instruction on. (Starting the
+        # resource tracker would unblock them again, so it goes first.)
+        resource_tracker.ensure_running()
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        theirs.close()  # or the channel would never end while we hold its other side
+        assert process.pid is not None
+        member = _Worker(process, ours, psutil.Process(process.pid))
+        self._selector.register(ours, selectors.EVENT_READ, member)
+        return member
+
+    def _discard(self, member: _Worker) -> None:
+        self._workers.remove(member)
+        self._selector.unregister(member.channel)
+        member.channel.close()
+
+    def stats(self) -> tuple[WorkerStat, ...]:
+        """CPU (since the last call) and memory of the live workers."""
+        return tuple(stat for member in self._workers if (stat := _stat(member)))
+
+    def stop(self) -> None:
+        """Let idle workers end by themselves; end those that do not."""
+        for member in self._workers:
+            try:
+                member.channel.send(Stop())
+            except OSError:
+                continue
+        for member in list(self._workers):
+            member.process.join(_LEAVE_SECONDS)
+            self._kill(member)
+
+    def kill(self) -> None:
+        """End all workers at once."""
+        for member in self._workers:
+            member.process.kill()
+        for member in list(self._workers):
+            self._kill(member)
+
+    def _kill(self, member: _Worker) -> None:
+        if member.process.is_alive():
+            member.process.kill()
+        member.process.join()
+        self._discard(member)
+
+
+def _set_aside(batch: Batch) -> Ack:
+    message = f"its batch killed {DEATHS} worker processes"
+    return Ack(
+        batch.id,
+        Counts(failed=len(batch.keys)),
+        tuple(KeyFailure(batch.db, key, "killed workers", message) for key in batch.keys),
+    )
+
+
+def _ending(process: SpawnProcess) -> str:
+    code = process.exitcode
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    return f"signal {signal.Signals(-code).name}"
+
+
+def _stat(member: _Worker) -> WorkerStat | None:
+    try:
+        with member.usage.oneshot():
+            return WorkerStat(
+                member.process.pid or 0,
+                member.usage.cpu_percent(),
+                member.usage.memory_info().rss,
+                len(member.held),
+            )
+    except psutil.Error:
+        return None  # it has just died

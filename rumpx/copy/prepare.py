@@ -1,0 +1,608 @@
+"""Before the first write: look at both sides, refuse what must not be, and plan the rest.
+
+The order is cheapest first, and everything here only reads (RESTORE is proved by a time to live
+that it must refuse):
+
+1. Reach both sides, log in, read the topology and every primary's INFO.
+2. Refuse: one replication chain on both sides, a target that is a replica, a cluster with slots
+   that nobody serves, a source about to evict, clocks too far apart.
+3. Find the databases in scope; prove by SELECT that the target has them.
+4. Find out what the source lets us use, and prove that both users may do what a copy needs.
+5. A target that holds keys needs a conflict policy.
+6. Plan partitions, tuned to the distance of both sides.
+
+Not promised: that a permission which holds for one key holds for all (ACLs go by key pattern);
+those keys fail one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from rumpx.copy.dump import Abilities
+from rumpx.copy.links import select
+from rumpx.copy.plan import (
+    NodeKeys,
+    Partition,
+    SamplePage,
+    Tuning,
+    cursor_is_plausible,
+    cursor_scheme,
+    plan_partitions,
+    tune,
+)
+from rumpx.copy.scan import ScanSettings
+from rumpx.copy.worker import WorkerSpec
+from rumpx.errors import (
+    ConnectionLost,
+
+    Side,
+    SourceUnusable,
+    TargetFull,
+    TargetUnusable,
+    TemporaryError,
+    UsageError,
+    unusable,
+)
+from rumpx.job import Address, Endpoint, Job, format_address
+from rumpx.servers.dial import Dialer
+from rumpx.servers.probe import ServerClock, ServerInfo, measure_clock, read_info
+from rumpx.servers.replies import Kind, classify, explain_refusal, refused
+from rumpx.servers.resp import Connection, Reply
+from rumpx.servers.topology import (
+    Node,
+    Topology,
+    is_error,
+    read_topology,
+    unserved_slots,
+)
+
+Policy = Literal["replace", "skip", "fail"]
+# A source this full that evicts could be made to evict by our reply buffers.
+_NEARLY_FULL: Final = 0.9
+_SKEW_WARN_MS: Final = 1_000
+_SKEW_REFUSE_MS: Final = 60_000
+_SAMPLE_PAGES: Final = 3
+_SAMPLE_COUNT: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class SideFacts:
+    """What was found on one side. `infos` has an entry for each primary, None where INFO is
+    refused; `clock` is of the first primary."""
+
+    dialer: Dialer
+    topology: Topology
+    infos: dict[Address | None, ServerInfo | None]
+    clock: ServerClock
+
+    @property
+    def version(self) -> str:
+        """The servers' version, for people."""
+        found = sorted({str(info) for info in self.infos.values() if info})
+        return ", ".join(found) or "a server that hides its version"
+
+    def run_id(self, address: Address | None) -> str:
+        """A primary's process identity; "" if unknown."""
+        info = self.infos.get(address)
+        return info.run_id if info else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that a run needs to begin.
+
+    Attributes:
+        sample: a key in scope, if any was seen, with its database.
+        databases: (node, database) pairs in scope, with their number of keys.
+        target_keys: keys that the target's databases held before the copy.
+    """
+
+    job: Job
+    source: SideFacts
+    target: SideFacts
+    databases: tuple[NodeKeys, ...]
+    partitions: tuple[Partition, ...]
+    tuning: Tuning
+    scan: ScanSettings
+    spec: WorkerSpec
+    target_keys: int
+    warnings: tuple[str, ...]
+
+    @property
+    def keys_expected(self) -> int:
+        """Keys in the databases in scope at the start."""
+        return sum(place.keys for place in self.databases)
+
+    @property
+    def target_databases(self) -> tuple[int, ...]:
+        """The target's databases that the copy writes to."""
+        return tuple(sorted({self.spec.scope.target_db(place.db) for place in self.databases}))
+
+
+Ask = Callable[[str], Policy | None]
+
+
+def prepare(job: Job, ask: Ask | None = None) -> Plan:
+    """Look, refuse, plan; see the module docstring.
+
+    Args:
+        ask: on a terminal, asks the user what to do with keys that the target has.
+
+    Raises:
+        SourceUnusable, TargetUnusable, TemporaryError, UsageError: with what to do about it.
+    """
+    warnings: list[str] = []
+    source = look(job, "source")
+    target = look(job, "target")
+    refuse_same_chain(source, target)
+    refuse_replica(target)
+    for side in (source, target):
+        refuse_unserved(side)
+    check_eviction(job, source, target, warnings)
+    shift = check_clocks(job, source, target, warnings)
+    scope = replace(job.scope, map_db=database_map(job, source))
+    databases = find_databases(job, source)
+    refuse_collisions([place.db for place in databases], dict(scope.map_db))
+    target_databases = sorted({scope.target_db(place.db) for place in databases})
+    prove_databases(target, target_databases)
+    sample = find_sample(source, databases)
+    abilities = find_abilities(job, source, sample, warnings)
+    prove_restore(target, sample)
+    target_keys = count_keys(target, target_databases)
+    policy = conflict_policy(job, target_keys, ask)
+    tuning = tune(
+        source.clock.round_trip,
+        target.clock.round_trip,
+        workers=job.workers,
+        nodes=len(source.topology.nodes),
+        batch_keys=job.batch_keys,
+        partitions=job.partitions,
+    )
+    places = [replace(place, scheme=find_scheme(source, place)) for place in databases]
+    spec = WorkerSpec(
+        source.dialer,
+        target.dialer,
+        source.topology,
+        target.topology,
+        abilities,
+        scope,
+        policy,
+        bytes_for_worker(job, source),
+        job.big_key,
+        job.retry_for,
+        target.clock.offset,
+        shift,
+    )
+    scan_type = knows_scan_type(source, scope.types)
+    return Plan(
+        job,
+        source,
+        target,
+        tuple(places),
+        tuple(plan_partitions(places, tuning, job.prefixes, forced=job.partitions > 0)),
+        tuning,
+        ScanSettings(
+            source.dialer, scope, tuning.scan_count, tuning.batch_keys, job.retry_for, scan_type
+        ),
+        spec,
+        target_keys,
+        tuple(warnings),
+    )
+
+
+@contextmanager
+def at_start(side: Side) -> Iterator[None]:
+    """At the start nothing is retried: who cannot be reached is unusable."""
+    try:
+        yield
+    except ConnectionLost as error:
+        flag = "--from" if side == "source" else "--to"
+        raise unusable(side)(f"{error} Check {flag}, and that the server runs.") from None
+
+
+@contextmanager
+def connected(dialer: Dialer, address: Address | None, db: int = 0) -> Iterator[Connection]:
+    """A connection for a few questions."""
+    with at_start(dialer.side):
+        connection = dialer.connect(address)
+        try:
+            select(connection, db, dialer.side)
+            yield connection
+        finally:
+            connection.close()
+
+
+def look(job: Job, side: Side) -> SideFacts:
+    """Reach one side and ask it what it is."""
+    endpoint: Endpoint = job.source if side == "source" else job.target
+    # Until the copy runs no answer takes long: silence is found out within the connect timeout.
+    dialer = Dialer(endpoint, side, job.connect_timeout, job.connect_timeout)
+    with at_start(side):
+        topology = read_topology(dialer)
+    infos: dict[Address | None, ServerInfo | None] = {}
+    clock = ServerClock(None, 0.0)
+    no_touch = False
+    for number, node in enumerate(topology.nodes):
+        with connected(dialer, node.address) as connection:
+            refuse_foreign(side, connection)
+            infos[node.address] = read_info(connection)
+            if number == 0:
+                clock = measure_clock(connection)
+                no_touch = connection.call("CLIENT", "NO-TOUCH", "ON") == b"OK"
+    dialer = replace(dialer, timeout=job.timeout, no_touch=no_touch and side == "source")
+    return SideFacts(dialer, topology, infos, clock)
+
+
+def refuse_foreign(side: Side, connection: Connection) -> None:
+    """Whoever answers must be a Redis, must let us in, and must be ready."""
+    reply = connection.call("PING")
+    if not is_error(reply) or refused(reply):
+        return
+    text = str(reply)
+    if text.startswith(("LOADING", "MASTERDOWN", "BUSY ")):
+        raise TemporaryError(f"The {side} at {connection.name} is not ready: {text}")
+    raise unusable(side)(f"The {side} at {connection.name} does not let us in: {text}")
+
+
+def refuse_same_chain(source: SideFacts, target: SideFacts) -> None:
+    """Copying a replica to its own primary would write old values over new ones."""
+    for here in source.infos.items():
+        for there in target.infos.items():
+            if what := shared_identity(source, here, target, there):
+                raise TargetUnusable(
+                    f"Source and target are one and the same: they share {what}. A copy would "
+                    "write old values over new ones; give another --to."
+                )
+
+
+def shared_identity(
+    source: SideFacts,
+    here: tuple[Address | None, ServerInfo | None],
+    target: SideFacts,
+    there: tuple[Address | None, ServerInfo | None],
+) -> str:
+    """What two nodes have in common that only one server or replication chain can, or ""."""
+    (near, info), (far, other) = here, there
+    if info and other and info.run_id and info.run_id == other.run_id:
+        return "the server process (run_id)"
+    if info and other and info.replication_id and info.replication_id == other.replication_id:
+        return "the replication history (master_replid)"
+    dialled = source.dialer.endpoint, target.dialer.endpoint
+    if near is None and far is None and info is None and other is None:
+        if dialled[0].path and dialled[0].path == dialled[1].path:
+            return f"the socket {dialled[0].path}"
+        if common := set(dialled[0].addresses) & set(dialled[1].addresses):
+            return f"the address {format_address(common.pop())}"
+    elif near is not None and near == far:
+        return f"the address {format_address(near)}"
+    return ""
+
+
+def refuse_replica(target: SideFacts) -> None:
+    """A replica's primary would overwrite what we write, if it lets us write at all."""
+    for address, info in target.infos.items():
+        if info and info.role == "slave":
+            name = format_address(address) if address else str(target.dialer.endpoint)
+            raise TargetUnusable(
+                f"The target at {name} is a replica; copy to its primary, or make it one by "
+                "REPLICAOF NO ONE."
+            )
+
+
+def refuse_unserved(side: SideFacts) -> None:
+    """In a cluster every slot needs an owner."""
+    if count := unserved_slots(side.topology):
+        name = side.dialer.side
+        raise unusable(name)(
+            f"The {name} cluster has {count:,} slots that no primary serves; repair it first "
+            "(CLUSTER NODES shows which are missing)."
+        )
+
+
+def check_eviction(
+    job: Job, source: SideFacts, target: SideFacts, warnings: list[str]
+) -> None:
+    """Never make a full source evict, and say what reading does to LRU and LFU."""
+    for address, info in source.infos.items():
+        if not info or not info.evicts:
+            continue
+        name = format_address(address) if address else str(source.dialer.endpoint)
+        if info.used_memory > _NEARLY_FULL * info.max_memory and not job.allow_eviction:
+            raise SourceUnusable(
+                f"The source at {name} uses {info.used_memory / info.max_memory:.0%} of its "
+                f"maxmemory and evicts ({info.policy}): the copy's buffers could make it drop "
+                "keys. Copy from a replica, or accept it with --allow-eviction."
+            )
+        if ("lru" in info.policy or "lfu" in info.policy) and not source.dialer.no_touch:
+            warnings.append(
+                f"The source at {name} evicts by {info.policy} and does not know CLIENT NO-TOUCH: "
+                "the copy will count as use of every key. Copy from a replica to avoid that."
+            )
+    for address, info in target.infos.items():
+        if info and info.evicts:
+            name = format_address(address) if address else str(target.dialer.endpoint)
+            warnings.append(
+                f"The target at {name} evicts keys when its memory is full ({info.policy}); what "
+                "it evicts during the copy is reported at the end."
+            )
+
+
+def bytes_for_worker(job: Job, source: SideFacts) -> int:
+    """One worker's budget: our replies count toward the source's maxmemory, so that all together
+    stay below a quarter of what it has left."""
+    room = [
+        (info.max_memory - info.used_memory) // (4 * job.workers)
+        for info in source.infos.values()
+        if info and info.max_memory
+    ]
+    return max(2**16, min([job.max_bytes_in_flight, *room]))
+
+
+def check_clocks(
+    job: Job, source: SideFacts, target: SideFacts, warnings: list[str]
+) -> int:
+    """ms to add to each expiry; 0 unless `--clock relative`."""
+    if source.clock.offset is None or target.clock.offset is None:
+        return 0
+    skew = round(target.clock.offset - source.clock.offset)
+    if job.clock == "relative":
+        return skew
+    if job.clock == "refuse" and abs(skew) > _SKEW_REFUSE_MS:
+        raise TargetUnusable(
+            f"The target's clock is {skew / 1000:+,.1f} s off the source's, so expiries would be "
+            "wrong on one of them. Set the clocks, or choose --clock absolute (keep the instants) "
+            "or --clock relative (keep the times left)."
+        )
+    if abs(skew) > _SKEW_WARN_MS:
+        warnings.append(
+            f"The target's clock is {skew / 1000:+,.1f} s off the source's; expiries are copied as "
+            "instants."
+        )
+    return 0
+
+
+def database_map(job: Job, source: SideFacts) -> tuple[tuple[int, int], ...]:
+    """`--map-db`, or what a database in the target's URI means."""
+    if job.target.db is None:
+        return job.scope.map_db
+    chosen = _chosen_databases(job)
+    if not chosen:
+        holding = {db for info in source.infos.values() if info for db in info.keys}
+        chosen = tuple(sorted(holding or {0}))
+    if len(chosen) > 1:
+        raise UsageError(
+            f"The target's URI names database {job.target.db}, but databases "
+            f"{', '.join(map(str, chosen))} would be copied there, one over the other. Choose one "
+            "by --db, or map them by --map-db FROM:TO."
+        )
+    return tuple((db, job.target.db) for db in chosen)
+
+
+def _chosen_databases(job: Job) -> tuple[int, ...]:
+    return (job.source.db,) if job.source.db is not None else job.scope.databases
+
+
+def find_databases(job: Job, source: SideFacts) -> list[NodeKeys]:
+    """Every (node, database) in scope that holds keys; largest first within a node."""
+    chosen = _chosen_databases(job)
+    places = []
+    for node in source.topology.nodes:
+        info = source.infos[node.address]
+        if info is not None:
+            keys = {db: n for db, n in info.keys.items() if n and (not chosen or db in chosen)}
+        else:
+            keys = {db: _database_size(source.dialer, node, db) for db in chosen or (0,)}
+        places += [
+            NodeKeys(node, db, count, "unknown") for db, count in sorted(keys.items())
+        ]
+    return places
+
+
+def _database_size(dialer: Dialer, node: Node, db: int) -> int:
+    with connected(dialer, node.address, db) as connection:
+        reply = connection.call("DBSIZE")
+        return reply if isinstance(reply, int) else 0
+
+
+def refuse_collisions(databases: list[int], map_db: dict[int, int]) -> None:
+    """Two source databases must not be copied into one."""
+    taken: dict[int, int] = {}
+    for db in sorted(set(databases)):
+        target = map_db.get(db, db)
+        if target in taken:
+            raise UsageError(
+                f"Databases {taken[target]} and {db} would both be copied to database {target}, "
+                "one over the other. Choose by --db, or map them apart by --map-db FROM:TO."
+            )
+        taken[target] = db
+
+
+def prove_databases(target: SideFacts, databases: list[int]) -> None:
+    """SELECT each database on each primary."""
+    for node in target.topology.nodes:
+        with connected(target.dialer, node.address) as connection:
+            for db in databases:
+                connection.db = -1  # so that 0 is proved too
+                select(connection, db, "target")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A real key of the source, or a name that stands in for one where it holds none."""
+
+    node: Address | None
+    db: int
+    key: bytes
+
+
+def find_sample(source: SideFacts, databases: list[NodeKeys]) -> Sample:
+    """A key for trying out permissions."""
+    for place in databases:
+        with connected(source.dialer, place.node.address, place.db) as connection:
+            reply = connection.call("SCAN", 0, "COUNT", 10)
+            if not isinstance(reply, list):
+                _refuse_command("source", connection, "SCAN", reply)
+            else:
+                keys = reply[1]
+                if isinstance(keys, list) and keys and isinstance(keys[0], bytes):
+                    return Sample(place.node.address, place.db, keys[0])
+    return Sample(source.topology.nodes[0].address, 0, b"rumpx")
+
+
+def _refuse_command(side: Side, connection: Connection, command: str, reply: Reply) -> None:
+    """End the run if a reply means that a command will never be allowed."""
+    verdict = classify(reply)
+    if verdict.kind is Kind.PERMANENT:
+        raise unusable(side)(
+            f"The {side} at {connection.name} refused {command}: "
+            f"{explain_refusal(reply, command)}."
+        )
+    if verdict.kind is Kind.TEMPORARY:
+        raise TemporaryError(f"The {side} at {connection.name} is not ready: {reply}.")
+
+
+def find_abilities(
+    job: Job, source: SideFacts, sample: Sample, warnings: list[str]
+) -> Abilities:
+    """Try on one key what a copy needs, and what would help."""
+    with connected(source.dialer, sample.node, sample.db) as connection:
+        for command in ("SCAN", "DUMP", "PTTL"):
+            argument = b"0" if command == "SCAN" else sample.key
+            reply = connection.call(command, argument)
+            if is_error(reply):
+                _refuse_command("source", connection, command, reply)
+        expiry: Literal["instant", "clock", "left"] = "instant"
+        reply = connection.call("PEXPIRETIME", sample.key)
+        if is_error(reply) and refused(reply):
+            expiry = "clock" if isinstance(connection.call("TIME"), list) else "left"
+            if expiry == "left":
+                warnings.append(
+                    "The source has neither PEXPIRETIME nor TIME: expiries are copied as time "
+                    "left, and come out later by the time that the way takes."
+                )
+        return Abilities(expiry, _allows_multi(source, connection), _sizes(job, connection, sample, warnings))
+
+
+def _allows_multi(source: SideFacts, connection: Connection) -> bool:
+    if source.topology.cluster:
+        return False
+    return connection.call_many([("MULTI",), ("EXEC",)])[1] == []
+
+
+def _sizes(
+    job: Job, connection: Connection, sample: Sample, warnings: list[str]
+) -> Literal["memory", "length", "none"]:
+    if not job.size_check:
+        return "none"
+    if not refused(connection.call("MEMORY", "USAGE", sample.key, "SAMPLES", 1)):
+        return "memory"
+    if not refused(connection.call("TYPE", sample.key)):
+        warnings.append(
+            "The source refuses MEMORY USAGE: sizes are estimated from the lengths of values."
+        )
+        return "length"
+    warnings.append(
+        "The source refuses MEMORY USAGE and TYPE: values are read without knowing their size."
+    )
+    return "none"
+
+
+def prove_restore(target: SideFacts, sample: Sample) -> None:
+    """RESTORE with a time to live of -1 is refused as such only after all permissions."""
+    for node in target.topology.nodes:
+        with connected(target.dialer, node.address) as connection:
+            reply = connection.call("RESTORE", sample.key, -1, b"x", "REPLACE")
+            text = str(reply)
+            if text.startswith("READONLY"):
+                raise TargetUnusable(
+                    f"The target at {connection.name} is read-only: {text} Give its primary."
+                )
+            if text.startswith("OOM"):
+                raise TargetFull(
+                    f"The target at {connection.name} is out of memory already: {text} Raise its "
+                    "maxmemory."
+                )
+            if text.startswith("NOPERM"):
+                raise TargetUnusable(
+                    f"The target at {connection.name} refused RESTORE: "
+                    f"{explain_refusal(reply, 'RESTORE')}."
+                )
+            _refuse_command("target", connection, "RESTORE", reply)
+
+
+def count_keys(side: SideFacts, databases: list[int]) -> int:
+    """Keys in some databases of all primaries, now."""
+    total = 0
+    for node in side.topology.nodes:
+        with connected(side.dialer, node.address) as connection:
+            info = read_info(connection)
+        if info is not None:
+            total += sum(count for db, count in info.keys.items() if db in databases)
+        else:
+            total += sum(_database_size(side.dialer, node, db) for db in databases)
+    return total
+
+
+def conflict_policy(job: Job, target_keys: int, ask: Ask | None) -> Policy:
+    """What to do with keys that the target has."""
+    if job.on_conflict != "ask":
+        return job.on_conflict
+    if target_keys == 0:
+        return "replace"
+    question = f"The target already holds {target_keys:,} keys."
+    policy = ask(question) if ask else None
+    if policy is None:
+        raise TargetUnusable(
+            f"{question} Say what to do with keys that both have: --on-conflict replace "
+            "(overwrite), skip (keep the target's) or fail (list them as failed)."
+        )
+    return policy
+
+
+def find_scheme(source: SideFacts, place: NodeKeys) -> str:
+    """How the cursor of a database counts, where that is proven; else "unknown"."""
+    info = source.infos[place.node.address]
+    if info is None or not info.proven_cursors or source.dialer.endpoint.cluster is False:
+        return "unknown"
+    if not source.topology.cluster:
+        return "table" if info.mode == "standalone" and _plausible(source, place) else "unknown"
+    if info.mode != "cluster":
+        return "unknown"
+    return cursor_scheme(_sample_pages(source, place), place.keys)
+
+
+def _plausible(source: SideFacts, place: NodeKeys) -> bool:
+    return all(
+        cursor_is_plausible(page.after, place.keys) for page in _sample_pages(source, place)
+    )
+
+
+def _sample_pages(source: SideFacts, place: NodeKeys) -> list[SamplePage]:
+    """The first few SCAN replies."""
+    pages = []
+    cursor = 0
+    with connected(source.dialer, place.node.address, place.db) as connection:
+        for _ in range(_SAMPLE_PAGES):
+            reply = connection.call("SCAN", cursor, "COUNT", _SAMPLE_COUNT)
+            if not isinstance(reply, list):
+                break
+            after, keys = int(reply[0]), reply[1]  # type: ignore[arg-type]
+            pages.append(SamplePage(cursor, after, tuple(keys)))  # type: ignore[arg-type]
+            cursor = after
+            if not cursor:
+                break
+    return pages
+
+
+def knows_scan_type(source: SideFacts, types: tuple[str, ...]) -> bool:
+    """Whether SCAN … TYPE (≥ 6.0) can be used for the one type that is wanted."""
+    if len(types) != 1:
+        return False
+    with connected(source.dialer, source.topology.nodes[0].address) as connection:
+        return not is_error(connection.call("SCAN", 0, "COUNT", 1, "TYPE", types[0]))
+
+

@@ -1,0 +1,180 @@
+"""How far a run is: makes Snapshots from the coordinator's books.
+
+A partition's progress is its cursor's place in its span, up to which all keys are settled; for a
+plain cursor, which tells nothing, the keys settled against the number of keys. The whole is the
+mean weighted by the number of keys that each partition was planned with. Rates are over the last
+few seconds; the time left is what the rate of progress says.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import psutil
+
+from rumpx.copy.plan import Partition
+from rumpx.copy.prepare import Plan
+from rumpx.job import format_address
+from rumpx.report.snapshot import Counts, Row, Snapshot, State, WorkerStat
+
+if TYPE_CHECKING:
+    from rumpx.copy.pool import Pool
+
+_WINDOW_SECONDS: Final = 5.0
+_USAGE_SECONDS: Final = 1.0
+
+
+class Progress:
+    """One partition's share of the picture, as the coordinator books it."""
+
+    __slots__ = ("counts", "cursor", "done", "partition")
+
+    def __init__(self, partition: Partition, cursor: int, counts: Counts, done: bool) -> None:
+        self.partition = partition
+        self.cursor = cursor
+        self.counts = counts
+        self.done = done
+
+
+class ProgressMeter:
+    """Makes Snapshots.
+
+    Args:
+        plan: what is to be done.
+        began: `time.monotonic()` of the start.
+    """
+
+    pool: Pool | None = None
+
+    def __init__(self, plan: Plan, began: float) -> None:
+        self._plan = plan
+        self._began = began
+        self._keys = {(place.node.address, place.db): place.keys for place in plan.databases}
+        self._parts: dict[tuple[object, int], int] = {}
+        for partition in plan.partitions:
+            place = partition.node.address, partition.db
+            self._parts[place] = self._parts.get(place, 0) + 1
+        self._history: deque[tuple[float, int, int, float]] = deque()
+        self._process = psutil.Process()
+        self._usage: tuple[tuple[WorkerStat, ...], float, int] = ((), 0.0, 0)
+        self._usage_due = 0.0
+
+    def elapsed(self, now: float) -> float:
+        """Seconds since the start."""
+        return now - self._began
+
+    def weight(self, partition: Partition) -> float:
+        """The keys that a partition was planned with."""
+        place = partition.node.address, partition.db
+        return max(1.0, self._keys.get(place, 0) / self._parts.get(place, 1))
+
+    def fraction(self, progress: Progress) -> float:
+        """0.0–1.0 of one partition."""
+        if progress.done:
+            return 1.0
+        partition = progress.partition
+        if progress.cursor == partition.span.start:
+            exact: float | None = 0.0
+        elif progress.cursor == 0:
+            exact = 1.0  # the walk is at its end; what remains is settled in a moment
+        else:
+            exact = partition.span.fraction(progress.cursor)
+        if partition.span.fraction(1) is None:
+            exact = progress.counts.settled / max(1, self._keys.get((partition.node.address, partition.db), 0))
+        return min(0.999, max(0.0, exact or 0.0))
+
+    def snapshot(self, parts: Sequence[Progress], state: State, note: str, now: float) -> Snapshot:
+        """The run now."""
+        first = [part for part in parts if not part.partition.reason]
+        counts = sum((part.counts for part in first), Counts())
+        weights = [self.weight(part.partition) for part in first]
+        done = sum(w * self.fraction(p) for w, p in zip(weights, first, strict=True))
+        fraction = done / sum(weights) if weights else float(state == "done")
+        if state != "done" and any(not part.done for part in parts):
+            fraction = min(fraction, 0.999)
+        keys_rate, bytes_rate, progress_rate = self._rates(now, counts, fraction)
+        workers, cpu, memory = self._measure(now)
+        eta = (1 - fraction) / progress_rate if progress_rate > 0 and state == "copying" else None
+        pool = self.pool
+        return Snapshot(
+            state=state,
+            source=str(self._plan.job.source),
+            target=str(self._plan.job.target),
+            elapsed=self.elapsed(now),
+            fraction=fraction,
+            counts=counts,
+            keys_expected=self._plan.keys_expected,
+            keys_per_second=keys_rate,
+            bytes_per_second=bytes_rate,
+            eta=eta,
+            rows=self._rows(first),
+            workers=workers,
+            worker_restarts=pool.restarts if pool else 0,
+            batches_in_flight=pool.in_flight if pool else 0,
+            coordinator_cpu=cpu,
+            coordinator_memory=memory,
+            note=note,
+        )
+
+    def _rates(self, now: float, counts: Counts, fraction: float) -> tuple[float, float, float]:
+        history = self._history
+        history.append((now, counts.settled, counts.payload_bytes, fraction))
+        while len(history) > 2 and history[0][0] < now - _WINDOW_SECONDS:
+            history.popleft()
+        then, keys, payload, progress = history[0]
+        if len(history) == 1 or now <= then:
+            then, keys, payload, progress = self._began, 0, 0, 0.0
+        span = max(now - then, 1e-6)
+        return (
+            max(0.0, (counts.settled - keys) / span),
+            max(0.0, (counts.payload_bytes - payload) / span),
+            max(0.0, (fraction - progress) / span),
+        )
+
+    def _measure(self, now: float) -> tuple[tuple[WorkerStat, ...], float, int]:
+        if self.pool and now >= self._usage_due:
+            self._usage_due = now + _USAGE_SECONDS
+            self._usage = (
+                self.pool.stats(),
+                self._process.cpu_percent(),
+                self._process.memory_info().rss,
+            )
+        return self._usage
+
+    def _rows(self, parts: Sequence[Progress]) -> tuple[Row, ...]:
+        """A row a node and database; a row a partition where there is one node."""
+        if len(self._plan.source.topology.nodes) == 1:
+            databases = {part.partition.db for part in parts}
+            return tuple(
+                Row(
+                    f"part {number}/{len(parts)}"
+                    + (f" db{part.partition.db}" if len(databases) > 1 else ""),
+                    self.fraction(part),
+                    part.counts,
+                    part.done,
+                )
+                for number, part in enumerate(parts, start=1)
+            )
+        places: dict[tuple[str, int], list[Progress]] = {}
+        for part in parts:
+            node = part.partition.node.address
+            label = format_address(node) if node else str(self._plan.job.source)
+            places.setdefault((label, part.partition.db), []).append(part)
+        several = len({db for _, db in places}) > 1
+        rows = []
+        for (label, db), members in places.items():
+            weights = [self.weight(member.partition) for member in members]
+            done = sum(w * self.fraction(m) for w, m in zip(weights, members, strict=True))
+            rows.append(
+                Row(
+                    f"{label} db{db}" if several else label,
+                    done / sum(weights),
+                    sum((member.counts for member in members), Counts()),
+                    all(member.done for member in members),
+                )
+            )
+        return tuple(rows)
+
+

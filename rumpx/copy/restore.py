@@ -1,0 +1,211 @@
+"""The writer: payloads in, an outcome for each key back. RESTORE, pipelined, split by slot owner.
+
+Expiries are written as instants (ABSTTL) unless the source could give only the time left. With
+`shift` they are moved by the clocks' skew first (`--clock relative`). A key whose expiry is past
+on the target's clock is not sent: the server would answer +OK and store nothing.
+
+`write` is a task (see `tasks`). It repeats nothing itself: keys that the target did not take now
+are handed back, to be *read* again, since an old payload must never be sent on doubt.
+
+Not promised: that what was acknowledged survives the target's next failover; the coordinator
+watches for that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rumpx.copy.links import Links
+from rumpx.copy.tasks import Replies, Task
+from rumpx.errors import ConnectionLost, TargetFull, TargetUnusable
+from rumpx.job import Address
+from rumpx.report.snapshot import KeyFailure
+from rumpx.servers.replies import Kind, classify, explain_refusal, redirection
+from rumpx.servers.resp import ASKING, NO_EXPIRY, Connection, RestoreEncoder
+from rumpx.servers.topology import is_error
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Payloads to write into a database; the three lists belong together. `ask` as in Wanted."""
+
+    db: int
+    keys: list[bytes]
+    payloads: list[bytes]
+    expiries: list[int]
+    ask: dict[bytes, Address] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Written:
+    """What became of the keys of one `write`; `busy` keys were there already."""
+
+    copied: int = 0
+    payload_bytes: int = 0
+    gone: int = 0
+    busy: list[bytes] = field(default_factory=list)
+    failures: list[KeyFailure] = field(default_factory=list)
+    again: list[bytes] = field(default_factory=list)
+    ask: dict[bytes, Address] = field(default_factory=dict)
+    waits: bool = False
+    complaint: str = ""
+
+
+@dataclass(slots=True)
+class _Request:
+    positions: Sequence[int]
+    node: Address | None
+    connection: Connection
+    asking: bool = False
+
+
+class RestoreWriter:
+    """Writes payloads to the target.
+
+    Args:
+        links: connections to it.
+        replace: overwrite keys that it has; else they are `busy`.
+        absolute: expiries are instants.
+        shift: ms to add to each instant.
+        clock_offset: the target's clock minus ours, ms; None where unknown.
+    """
+
+    def __init__(
+        self, links: Links, *, replace: bool, absolute: bool, shift: int, clock_offset: float | None
+    ) -> None:
+        self.links = links
+        self._encoder = RestoreEncoder(replace=replace, absolute=absolute)
+        self._shift = shift
+        self._clock_offset = clock_offset if absolute else None
+
+    def write(self, records: Records) -> Task[Written]:
+        """Write records; a task.
+
+        Raises:
+            TargetFull: the target answered OOM.
+            TargetUnusable: a reply that every key would get.
+        """
+        result = Written()
+        records = self._fresh(records, result)
+        requests = self._send(records, result)
+        outcomes = yield [
+            Replies(request.connection, len(request.positions) * (1 + request.asking), oks=True)
+            for request in requests
+        ]
+        for request, outcome in zip(requests, outcomes, strict=True):
+            if outcome is None:
+                self._count(records, request.positions, result)
+            elif isinstance(outcome, ConnectionLost):
+                self._repeat(result, [records.keys[n] for n in request.positions], str(outcome))
+            else:
+                answers = outcome[1::2] if request.asking else outcome
+                for position, answer in zip(request.positions, answers, strict=True):
+                    if is_error(answer):
+                        self._error(records, position, answer, request, result)
+                    else:
+                        self._count(records, [position], result)
+        return result
+
+    def _count(self, records: Records, positions: Sequence[int], result: Written) -> None:
+        result.copied += len(positions)
+        payloads = records.payloads
+        result.payload_bytes += sum(map(len, (payloads[n] for n in positions)))
+
+    def _fresh(self, records: Records, result: Written) -> Records:
+        """Records shifted to the target's clock, without those that have expired on it."""
+        if not records.expiries or max(records.expiries) == NO_EXPIRY:
+            return records
+        expiries = records.expiries
+        if self._shift:
+            expiries = [e if e == NO_EXPIRY else max(1, e + self._shift) for e in expiries]
+        kept = range(len(expiries))
+        if self._clock_offset is not None:
+            now = time.time() * 1000 + self._clock_offset
+            if any(NO_EXPIRY < expiry <= now for expiry in expiries):
+                kept = [n for n in kept if not NO_EXPIRY < expiries[n] <= now]  # type: ignore[assignment]
+        result.gone += len(expiries) - len(kept)
+        if len(kept) == len(expiries):
+            return Records(records.db, records.keys, records.payloads, expiries, records.ask)
+        return Records(
+            records.db,
+            [records.keys[n] for n in kept],
+            [records.payloads[n] for n in kept],
+            [expiries[n] for n in kept],
+            records.ask,
+        )
+
+    def _send(self, records: Records, result: Written) -> list[_Request]:
+        requests = []
+        for node, positions, asking in self._routes(records):
+            try:
+                connection = self.links.connect(node, records.db)
+                connection.send(*self._encode(records, positions, asking))
+                requests.append(_Request(positions, node, connection, asking))
+            except ConnectionLost as error:
+                self._repeat(result, [records.keys[n] for n in positions], str(error))
+        return requests
+
+    def _routes(self, records: Records) -> list[tuple[Address | None, Sequence[int], bool]]:
+        """(node, positions of its keys, asking)."""
+        if not self.links.cluster:
+            return [(None, range(len(records.keys)), False)] if records.keys else []
+        routes: list[tuple[Address | None, Sequence[int], bool]] = []
+        for node, positions in self.links.by_owner(records.keys).items():
+            plain = [n for n in positions if records.keys[n] not in records.ask]
+            if plain:
+                routes.append((node, plain, False))
+        for position, key in enumerate(records.keys):
+            if key in records.ask:
+                routes.append((records.ask[key], [position], True))
+        return routes
+
+    def _encode(self, records: Records, positions: Sequence[int], asking: bool) -> list[bytes]:
+        keys, payloads, expiries = records.keys, records.payloads, records.expiries
+        if len(positions) < len(keys):
+            keys = [keys[n] for n in positions]
+            payloads = [payloads[n] for n in positions]
+            expiries = [expiries[n] for n in positions]
+        buffers = self._encoder.encode(keys, payloads, expiries)
+        return [ASKING, *buffers] if asking else buffers
+
+    def _error(
+        self, records: Records, position: int, error: object, request: _Request, result: Written
+    ) -> None:
+        key = records.keys[position]
+        verdict = classify(error)
+        match verdict.kind:
+            case Kind.MOVED:
+                address = self.links.announced(redirection(error), request.node)
+                self.links.moved(key, address)
+                result.again.append(key)
+            case Kind.ASK:
+                result.again.append(key)
+                result.ask[key] = self.links.announced(redirection(error), request.node)
+            case Kind.TEMPORARY | Kind.ABORTED:
+                if str(error).startswith("READONLY"):
+                    self.links.drop(request.node)
+                name = request.connection.name
+                self._repeat(result, [key], f"The target at {name}: {error}.")
+            case Kind.BUSY_KEY:
+                result.busy.append(key)
+            case Kind.FULL:
+                raise TargetFull(
+                    f"The target at {request.connection.name} is out of memory: {error}. "
+                    "Raise its maxmemory, or give it more memory, and run the command again."
+                )
+            case Kind.PERMANENT:
+                raise TargetUnusable(
+                    f"The target at {request.connection.name} refused RESTORE: "
+                    f"{explain_refusal(error, 'RESTORE')}."
+                )
+            case Kind.KEY:
+                result.failures.append(
+                    KeyFailure(records.db, key, verdict.reason, str(error))
+                )
+
+    def _repeat(self, result: Written, keys: list[bytes], complaint: str) -> None:
+        result.again += keys
+        result.waits = True
+        result.complaint = complaint

@@ -1,0 +1,283 @@
+"""Scanning: one thread walks one partition and hands keys to the coordinator, batch by batch.
+
+`walk` is the SCAN loop itself: a generator over one connection. `Scanner` puts around it what a
+long walk of a live server needs: a bound on how far it runs ahead (`emit` blocks), reconnects with
+growing pauses until `retry_for` is over, and the check that cursors still mean something: a cursor
+is valid only within one server process, so `run_id` is read on every new connection and at the
+end, and where it differs (or cannot be had) the coordinator is told to start the partition over.
+
+Filters: one `--match` or a prefix is pushed down to SCAN, one `--type` likewise where the server
+has SCAN … TYPE; all else is decided here, on the key's bytes or by asking TYPE.
+
+Not promised: that a key is found only once (1–2 % are found twice while a table grows), or that
+keys written or deleted meanwhile are found.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from rumpx.copy.links import select
+from rumpx.copy.messages import (
+    CursorUnproven,
+    Found,
+    FromScanner,
+    NodeChanged,
+    ScanTrouble,
+    Walked,
+)
+from rumpx.copy.plan import CursorSpan, Partition, cursor_is_plausible
+from rumpx.errors import ConnectionLost, RumpxError, SourceUnusable, TemporaryError
+from rumpx.job import Scope
+from rumpx.servers.dial import Dialer
+from rumpx.servers.globs import compile_glob, escape
+from rumpx.servers.probe import parse_info
+from rumpx.servers.replies import Kind, classify, explain_refusal
+from rumpx.servers.resp import Argument, Connection
+from rumpx.servers.slots import key_slot
+from rumpx.servers.topology import Node, read_topology
+
+# Names in one batch may not be larger than this, so that a batch of long names is no surprise.
+BATCH_NAME_BYTES: Final = 2**20
+# Where a filter lets nothing through, progress is still told this often, in seconds.
+_SIGN_OF_LIFE: Final = 0.25
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class ScanSettings:
+    """What all walks of a run share. `scan_type`: the server knows SCAN … TYPE."""
+
+    dialer: Dialer
+    scope: Scope
+    scan_count: int
+    batch_keys: int
+    retry_for: float
+    scan_type: bool
+
+
+class _UnprovenCursor(Exception):
+    """A cursor that the arithmetic does not allow."""
+
+
+def key_filter(partition: Partition, scope: Scope) -> Callable[[bytes], bool] | None:
+    """What a walk decides on a key's bytes by itself; None where it keeps every key."""
+    tests: list[Callable[[bytes], object]] = []
+    if len(scope.match) > 1:
+        wanted = [compile_glob(glob).fullmatch for glob in scope.match]
+        tests.append(lambda key: any(match(key) for match in wanted))
+    if scope.exclude:
+        unwanted = [compile_glob(glob).fullmatch for glob in scope.exclude]
+        tests.append(lambda key: not any(match(key) for match in unwanted))
+    if partition.beside:
+        tests.append(lambda key: not key.startswith(partition.beside))
+    if (slots := partition.slots) is not None:
+        tests.append(lambda key: key_slot(key) in slots)
+    return (lambda key: all(test(key) for test in tests)) if tests else None
+
+
+def scan_options(partition: Partition, settings: ScanSettings) -> list[Argument]:
+    """The words after SCAN's cursor."""
+    options: list[Argument] = ["COUNT", settings.scan_count]
+    scope = settings.scope
+    if partition.prefix is not None:
+        options += ["MATCH", escape(partition.prefix) + b"*"]
+    elif len(scope.match) == 1:
+        options += ["MATCH", scope.match[0]]
+    if len(scope.types) == 1 and settings.scan_type:
+        options += ["TYPE", scope.types[0]]
+    return options
+
+
+def walk(
+    connection: Connection, partition: Partition, cursor: int, settings: ScanSettings
+) -> Iterator[tuple[list[bytes], int]]:
+    """Walk a partition from a cursor on: yields (keys in scope, next cursor) for each SCAN.
+
+    Raises:
+        ConnectionLost: also for replies that say "later".
+        SourceUnusable: SCAN is refused.
+    """
+    options = scan_options(partition, settings)
+    keep = key_filter(partition, settings.scope)
+    ask_types = len(settings.scope.types) > (1 if settings.scan_type else 0)
+    while True:
+        reply = connection.call("SCAN", cursor, *options)
+        if not isinstance(reply, list):
+            raise _scan_refused(connection, reply)
+        next_cursor, keys = reply
+        cursor = int(next_cursor)  # type: ignore[arg-type]
+        if isinstance(partition.span, CursorSpan):
+            _check_cursor(connection, cursor)
+        found: list[bytes] = keys  # type: ignore[assignment]
+        if keep is not None:
+            found = [key for key in found if keep(key)]
+        if ask_types and found:
+            found = _of_types(connection, found, settings.scope.types)
+        yield found, cursor
+        if partition.span.ended(cursor):
+            return
+
+
+def _check_cursor(connection: Connection, cursor: int) -> None:
+    if not cursor_is_plausible(cursor, 0):
+        keys = connection.call("DBSIZE")
+        if not isinstance(keys, int) or not cursor_is_plausible(cursor, keys):
+            raise _UnprovenCursor
+
+
+def _of_types(connection: Connection, keys: list[bytes], types: tuple[str, ...]) -> list[bytes]:
+    wanted = {name.lower().encode() for name in types}
+    replies = connection.call_many([("TYPE", key) for key in keys])
+    return [
+        key
+        for key, reply in zip(keys, replies, strict=True)
+        if isinstance(reply, bytes) and reply.lower() in wanted
+    ]
+
+
+def _scan_refused(connection: Connection, reply: object) -> RumpxError:
+    if classify(reply).kind in (Kind.TEMPORARY, Kind.FULL):
+        connection.close()
+        return ConnectionLost(f"The source at {connection.name} cannot be scanned now: {reply}.")
+    return SourceUnusable(
+        f"The source at {connection.name} refused SCAN: {explain_refusal(reply, 'SCAN')}."
+    )
+
+
+def read_run_id(connection: Connection) -> str:
+    """The server process's identity; "" where INFO is refused."""
+    reply = connection.call("INFO", "server")
+    return parse_info(reply.decode(errors="replace")).run_id if isinstance(reply, bytes) else ""
+
+
+@dataclass(slots=True)
+class Scanner:
+    """Walks one partition in a thread of its own and tells what it finds.
+
+    Args:
+        partition: what to walk, from its start.
+        walk: the number of this walk of the partition.
+        run_id: of the server process that the plan was made for; "" if unknown.
+        settings: shared by all walks.
+        emit: takes each message; may block, and returns False once the walk is to end.
+    """
+
+    partition: Partition
+    walk: int
+    run_id: str
+    settings: ScanSettings
+    emit: Callable[[FromScanner], bool]
+    _cursor: int = 0
+    _pending: list[bytes] = field(default_factory=list)
+    _pending_bytes: int = 0
+    _told: float = 0.0
+
+    def start(self) -> threading.Thread:
+        """Begin; the thread ends by itself after Walked, NodeChanged or trouble."""
+        thread = threading.Thread(target=self._run, name=f"scan {self.partition.id}", daemon=True)
+        thread.start()
+        return thread
+
+    def _run(self) -> None:
+        try:
+            last = self._walk_until_done()
+        except RumpxError as error:
+            last = ScanTrouble(error)
+        except _UnprovenCursor:
+            last = CursorUnproven(self.partition.id, self.walk)
+        except Exception as error:
+            last = ScanTrouble(RumpxError(f"Unexpected trouble while scanning: {error!r}."))
+        if last is not None:
+            self.emit(last)
+
+    def _walk_until_done(self) -> FromScanner | None:
+        """The last message, or None if the walk was told to end."""
+        node = self.partition.node
+        self._cursor = self.partition.span.start
+        connected_before = False
+        trouble_since: float | None = None
+        pauses = 0
+        while True:
+            before = self._cursor
+            try:
+                connection = self.settings.dialer.connect(node.address)
+                try:
+                    select(connection, self.partition.db, "source")
+                    run_id = read_run_id(connection)
+                    if run_id != self.run_id or (connected_before and not run_id):
+                        return NodeChanged(self.partition.id, self.walk, node, run_id)
+                    connected_before = True
+                    if not self._walk_connection(connection):
+                        return None
+                    if read_run_id(connection) != run_id:
+                        return NodeChanged(self.partition.id, self.walk, node, run_id)
+                    return Walked(self.partition.id, self.walk)
+                finally:
+                    connection.close()
+            except ConnectionLost as error:
+                if self._cursor != before:
+                    trouble_since, pauses = None, 0
+                trouble_since = trouble_since or time.monotonic()
+                if time.monotonic() - trouble_since > self.settings.retry_for:
+                    raise TemporaryError(
+                        f"Gave up after {self.settings.retry_for:g} s of trouble: {error} "
+                        "Run the command again when it is over."
+                    ) from None
+            pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(pauses, 10))
+            time.sleep(pause * random.uniform(0.5, 1.0))
+            pauses += 1
+            node = self._locate(node)
+
+    def _walk_connection(self, connection: Connection) -> bool:
+        """Walk on from the cursor; False if the coordinator has told us to end."""
+        for keys, cursor in walk(connection, self.partition, self._cursor, self.settings):
+            if not self._hand_on(keys, cursor):
+                return False
+        return not self._pending or self._tell(self._cursor)
+
+    def _hand_on(self, keys: list[bytes], cursor: int) -> bool:
+        """Put keys of one SCAN reply to those pending, and emit full batches.
+
+        The reply's cursor goes with its last keys; what is pending after it was found before it.
+        """
+        settings = self.settings
+        for key in keys:
+            self._pending.append(key)
+            self._pending_bytes += len(key)
+            full = len(self._pending) >= settings.batch_keys
+            if (full or self._pending_bytes >= BATCH_NAME_BYTES) and not self._tell(None):
+                return False
+        self._cursor = cursor
+        enough = 2 * len(self._pending) >= settings.batch_keys
+        if enough or time.monotonic() - self._told > _SIGN_OF_LIFE:
+            return self._tell(cursor)
+        return True
+
+    def _tell(self, cursor: int | None) -> bool:
+        keys, self._pending, self._pending_bytes = self._pending, [], 0
+        self._told = time.monotonic()
+        return self.emit(Found(self.partition.id, self.walk, self.partition.node.address, keys, cursor))
+
+    def _locate(self, node: Node) -> Node:
+        """Where the partition's node is now: a failover may have moved its slots elsewhere."""
+        if not node.slots:
+            return node
+        try:
+            topology = read_topology(self.settings.dialer, [node.address, *node.replicas])  # type: ignore[list-item]
+        except RumpxError:
+            return node
+        for now in topology.nodes:
+            if now.id == node.id and now.id:
+                return now
+        first_slot = node.slots[0][0]
+        for now in topology.nodes:
+            if any(low <= first_slot <= high for low, high in now.slots):
+                return now
+        return node

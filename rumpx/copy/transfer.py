@@ -1,0 +1,305 @@
+"""From a batch of key names to an Ack: reader and writer joined, chunk by chunk, until settled.
+
+Algorithm, for one batch (a task, see `tasks`):
+
+1. Ask the keys' sizes (their request is on the wire before other batches' DUMPs are done, so it
+   costs no round trip), and cut the batch into chunks that fit the budget of bytes in flight.
+2. For each chunk get a permit, read it, write it, give the permit back.
+3. Keys that were not settled (a lost connection, a redirection, a server that is loading) are
+   repeated: *read* again, never written again from an old payload. After a redirection at once,
+   after trouble with a pause that grows; if nothing of the batch is settled for `retry_for`
+   seconds, the run gives up.
+4. A key that the target already has, under a policy without REPLACE, may be our own earlier write
+   (a duplicate from SCAN, a repeated batch, a lost reply): both sides are read again, and equal
+   value and expiry mean that it is copied.
+
+This module knows nothing of processes or of SCAN; with `scan.walk` it copies a partition in one
+process.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from rumpx.copy.dump import DumpReader, Read, Wanted
+from rumpx.copy.links import Links
+from rumpx.copy.messages import Ack, Batch
+from rumpx.copy.restore import Records, RestoreWriter, Written
+from rumpx.copy.tasks import Budget, Pause, Permit, Task
+from rumpx.errors import ConnectionLost, TemporaryError
+from rumpx.job import Address, Scope
+from rumpx.report.snapshot import Counts, KeyFailure
+from rumpx.values.compare import ReadRefused, differing
+
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 2.0
+# Until payloads have been seen, and where sizes are not asked.
+_GUESSED_BYTES: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`chunk_bytes`: the most that is asked for at once; `big_key`: DUMPed alone from there on."""
+
+    chunk_bytes: int
+    big_key: int
+    retry_for: float
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Keys that are read together, and the bytes expected of them."""
+
+    keys: list[bytes]
+    sizes: list[int] | None
+    size: int
+    alone: bool = False
+
+
+def cut(keys: list[bytes], sizes: list[int] | None, limits: Limits, guess: float) -> Iterator[Chunk]:
+    """Chunks of at most `chunk_bytes`, in order; a key that alone is larger is a chunk of its own.
+
+    Args:
+        sizes: of the keys; without them each key counts as `guess` bytes.
+    """
+    if sizes is None:
+        step = max(1, int(limits.chunk_bytes / max(guess, 1.0)))
+        for start in range(0, len(keys), step):
+            part = keys[start : start + step]
+            yield Chunk(part, None, int(guess * len(part)))
+        return
+    start = 0
+    total = 0
+    for position, size in enumerate(sizes):
+        if position > start and total + size > limits.chunk_bytes:
+            yield _chunk(keys, sizes, start, position, total, limits)
+            start, total = position, 0
+        total += size
+    if keys:
+        yield _chunk(keys, sizes, start, len(keys), total, limits)
+
+
+def _chunk(
+    keys: list[bytes], sizes: list[int], start: int, end: int, total: int, limits: Limits
+) -> Chunk:
+    alone = end == start + 1 and total > limits.big_key
+    return Chunk(keys[start:end], sizes[start:end], total, alone)
+
+
+class _Unsettled:
+    """The keys of a batch that are to be tried, and what was learnt on the way."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.keys = batch.keys
+        self.read_ask: dict[bytes, Address] = {}
+        self.write_ask: dict[bytes, Address] = {}
+        self.single: set[bytes] = set()
+        self.by_slot = False
+        self.waits = False
+        self.complaint = ""
+
+    def note_read(self, read: Read) -> list[bytes]:
+        self.read_ask |= read.ask
+        self.single |= read.single
+        self.waits |= read.waits
+        self.complaint = read.complaint or self.complaint
+        return read.again
+
+    def note_written(self, written: Written) -> list[bytes]:
+        self.write_ask |= written.ask
+        self.waits |= written.waits
+        self.complaint = written.complaint or self.complaint
+        return written.again
+
+
+class Transfer:
+    """Copies batches.
+
+    Args:
+        reader, writer: the two sides.
+        aside: further links to source and target, for comparing keys that were there already.
+        budget: bytes in flight of this worker.
+        scope: for the target's database.
+        on_conflict: what a key that the target has means.
+        expiry_shift: ms by which the writer moves expiries.
+    """
+
+    def __init__(
+        self,
+        reader: DumpReader,
+        writer: RestoreWriter,
+        aside: tuple[Links, Links],
+        budget: Budget,
+        limits: Limits,
+        scope: Scope,
+        on_conflict: Literal["replace", "skip", "fail"],
+        expiry_shift: int = 0,
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._aside = aside
+        self._budget = budget
+        self._limits = limits
+        self._scope = scope
+        self._on_conflict = on_conflict
+        self._expiry_shift = expiry_shift
+        self._mean_bytes = float(_GUESSED_BYTES)
+
+    def copy(self, batch: Batch) -> Task[Ack]:
+        """Copy one batch until each of its keys is settled; a task.
+
+        Raises:
+            TemporaryError: nothing was settled for `retry_for` seconds.
+            SourceUnusable, TargetUnusable: see reader and writer.
+        """
+        unsettled = _Unsettled(batch)
+        counts = Counts()
+        failures: list[KeyFailure] = []
+        tries = 0
+        trouble_since: float | None = None
+        while unsettled.keys:
+            settled_before = counts.settled
+            again: list[bytes] = []
+            chunks = yield from self._chunks(batch, unsettled)
+            for chunk in chunks:
+                permit = Permit(chunk.size, chunk.alone)
+                yield permit
+                try:
+                    read, written = yield from self._copy_chunk(batch, unsettled, chunk, permit)
+                finally:
+                    self._budget.release(permit)
+                again += unsettled.note_read(read) + unsettled.note_written(written)
+                counts += self._count(read, written)
+                failures += read.failures + written.failures
+                if written.busy:
+                    verdict = self._conflicts(batch, unsettled, written.busy)
+                    again += verdict.again
+                    counts += verdict.counts
+                    failures += verdict.failures
+            unsettled.keys = again
+            if not again:
+                break
+            if counts.settled > settled_before:
+                tries, trouble_since = 0, None
+            if unsettled.waits:
+                trouble_since = trouble_since or time.monotonic()
+                if time.monotonic() - trouble_since > self._limits.retry_for:
+                    raise TemporaryError(
+                        f"Gave up after {self._limits.retry_for:g} s of trouble: "
+                        f"{unsettled.complaint} Run the command again when it is over."
+                    )
+            tries += 1
+            yield from self._back_off(unsettled, tries)
+        return Ack(batch.id, counts, tuple(failures))
+
+    def take_notices(self) -> list[str]:
+        """Sentences for the user that came up since the last call."""
+        notices, self._reader.notices = self._reader.notices, []
+        return notices
+
+    def close(self) -> None:
+        """Close all connections."""
+        for links in (self._reader.links, self._writer.links, *self._aside):
+            links.close()
+
+    def _chunks(self, batch: Batch, unsettled: _Unsettled) -> Task[list[Chunk]]:
+        # A permit of no bytes: a key that is DUMPed alone holds back size requests too.
+        permit = Permit(0)
+        yield permit
+        try:
+            sizes = yield from self._reader.sizes(self._wanted(batch, unsettled, unsettled.keys))
+        finally:
+            self._budget.release(permit)
+        return list(cut(unsettled.keys, sizes, self._limits, self._mean_bytes))
+
+    def _wanted(self, batch: Batch, unsettled: _Unsettled, keys: list[bytes]) -> Wanted:
+        ask = {key: unsettled.read_ask[key] for key in keys if key in unsettled.read_ask}
+        return Wanted(
+            batch.db, keys, batch.node, unsettled.by_slot, ask, frozenset(unsettled.single)
+        )
+
+    def _copy_chunk(
+        self, batch: Batch, unsettled: _Unsettled, chunk: Chunk, permit: Permit
+    ) -> Task[tuple[Read, Written]]:
+        wanted = self._wanted(batch, unsettled, chunk.keys)
+        for key in wanted.ask:
+            del unsettled.read_ask[key]  # an ASK is good for one try
+        read = yield from self._reader.read(wanted, chunk.sizes)
+        if not read.keys:
+            return read, Written()
+        real = sum(map(len, read.payloads))
+        self._budget.correct(permit, real)
+        self._mean_bytes += (real / len(read.keys) - self._mean_bytes) / 8
+        ask = {k: unsettled.write_ask.pop(k) for k in read.keys if k in unsettled.write_ask}
+        written = yield from self._writer.write(
+            Records(
+                self._scope.target_db(batch.db), read.keys, read.payloads, read.expiries, ask
+            )
+        )
+        return read, written
+
+    def _count(self, read: Read, written: Written) -> Counts:
+        return Counts(
+            copied=written.copied,
+            gone=read.gone + written.gone,
+            failed=len(read.failures) + len(written.failures),
+            payload_bytes=written.payload_bytes,
+        )
+
+    def _back_off(self, unsettled: _Unsettled, tries: int) -> Task[None]:
+        """Before keys are repeated: a pause if there was trouble, and a look at the topology."""
+        unsettled.by_slot = self._reader.links.cluster
+        if unsettled.waits or tries > 3:
+            pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(tries - 1, 10))
+            yield Pause(pause * random.uniform(0.5, 1.0))
+            self._reader.links.refresh()
+            self._writer.links.refresh()
+        unsettled.waits = False
+
+    def _conflicts(
+        self, batch: Batch, unsettled: _Unsettled, keys: list[bytes]
+    ) -> _Conflicts:
+        """Keys that the target has: copied already if equal, else as the policy says."""
+        try:
+            different = self._compare(batch, keys)
+        except ConnectionLost as error:
+            unsettled.waits = True
+            unsettled.complaint = str(error)
+            return _Conflicts(again=list(keys))
+        except ReadRefused:
+            different = list(keys)  # what cannot be compared is taken for somebody else's
+        repeated = len(keys) - len(different)
+        if self._on_conflict == "skip":
+            return _Conflicts(Counts(skipped=len(different), repeated=repeated))
+        target_db = self._scope.target_db(batch.db)
+        message = f"the target's database {target_db} has this key with another value"
+        return _Conflicts(
+            Counts(failed=len(different), repeated=repeated),
+            tuple(KeyFailure(batch.db, key, "busy key", message) for key in different),
+        )
+
+    def _compare(self, batch: Batch, keys: list[bytes]) -> list[bytes]:
+        source, target = self._aside
+        places: dict[tuple[Address | None, Address | None], list[bytes]] = {}
+        for key in keys:
+            places.setdefault((source.owner(key), target.owner(key)), []).append(key)
+        different = []
+        for (source_node, target_node), group in places.items():
+            different += differing(
+                source.connect(source_node, batch.db),
+                target.connect(target_node, self._scope.target_db(batch.db)),
+                group,
+                expiry_shift=self._expiry_shift,
+            )
+        return different
+
+
+@dataclass(frozen=True, slots=True)
+class _Conflicts:
+    counts: Counts = Counts()
+    failures: tuple[KeyFailure, ...] = ()
+    again: list[bytes] | tuple[()] = ()

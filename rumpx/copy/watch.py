@@ -1,0 +1,167 @@
+"""What may change under a running copy: the slots of the source, the processes of the target.
+
+**Slots.** While a slot migrates, its keys pass one by one from a node that may not be scanned yet
+to one that already is, without any reply that says so. `SlotWatch` asks each source primary
+itself, every second from a thread of its own and at the end, which slots it serves and which it
+marks as in migration; a slot that was marked, or that changed its owner, is *disturbed*, and is
+walked again. (With Valkey 9's atomic migration there is no mark, only the change of owner.) The
+walks go first to the nodes that hand slots over and then to those that take them, one after the
+other: a key that a walk of the first node misses has gone to the second, whose walk comes later.
+
+**Target.** An ack proves that the target had a key, not that it kept it: replication is
+asynchronous, and a restart may lose writes. `target_identity` names the process behind each slot;
+where it differs at the end from the start, what was written there is *suspect* and is walked
+again.
+
+Not promised: to see a migration that begins and is taken back within a second.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Final
+
+from rumpx.copy.prepare import SideFacts
+from rumpx.errors import RumpxError, TemporaryError
+from rumpx.job import Address
+from rumpx.servers.dial import Dialer
+from rumpx.servers.probe import read_info
+from rumpx.servers.slots import SLOTS
+from rumpx.servers.topology import Node, OwnView, Topology, own_view, read_topology
+
+_POLL_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class SlotViews:
+    """What each primary said of itself at about one moment."""
+
+    topology: Topology
+    views: dict[Address | None, OwnView]
+
+    @property
+    def marked(self) -> frozenset[int]:
+        """Slots in migration."""
+        return frozenset().union(*(view.moving for view in self.views.values()))
+
+    def owners(self) -> dict[int, Address | None]:
+        """The owner of each slot, by its own word."""
+        return {slot: node for node, view in self.views.items() for slot in view.slots}
+
+    def takers_last(self) -> list[Node]:
+        """The primaries; those that take over marked slots without owning them yet come last."""
+        owners = self.owners()
+
+        def takes(node: Node) -> bool:
+            view = self.views.get(node.address)
+            return bool(view) and any(owners.get(s) != node.address for s in view.moving)  # type: ignore[union-attr]
+
+        return sorted(self.topology.nodes, key=takes)
+
+
+class SlotWatch:
+    """Collects the disturbed slots of a source cluster; does nothing on a standalone source.
+
+    Args:
+        source: as found at the start.
+    """
+
+    def __init__(self, source: SideFacts) -> None:
+        self._dialer = source.dialer
+        self._topology = source.topology
+        self._owners: dict[int, Address | None] = {}
+        self._disturbed: set[int] = set()
+        self._lock = threading.Lock()
+        self._end = threading.Event()
+        self._thread: threading.Thread | None = None
+        if source.topology.cluster:
+            owners = enumerate(source.topology.owners())
+            self._owners = {slot: owner for slot, owner in owners if owner}
+            self._thread = threading.Thread(target=self._watch, name="slot watch", daemon=True)
+            self._thread.start()
+
+    def poll(self) -> SlotViews | None:
+        """Ask now; None on a standalone source.
+
+        Raises:
+            ConnectionLost, TemporaryError: a primary does not answer.
+        """
+        if not self._topology.cluster:
+            return None
+        with self._lock:
+            known = [node.address for node in self._topology.nodes if node.address]
+            self._topology = read_topology(self._dialer, known)
+            views = {}
+            for node in self._topology.nodes:
+                connection = self._dialer.connect(node.address)
+                try:
+                    if view := own_view(connection):
+                        views[node.address] = view
+                finally:
+                    connection.close()
+            seen = SlotViews(self._topology, views)
+            self._compare(seen)
+            return seen
+
+    def _compare(self, seen: SlotViews) -> None:
+        owners = seen.owners()
+        self._disturbed |= seen.marked
+        self._disturbed |= {
+            slot for slot, owner in owners.items() if self._owners.get(slot, owner) != owner
+        }
+        self._owners |= owners
+
+    def take(self) -> frozenset[int]:
+        """The slots disturbed since the last call."""
+        with self._lock:
+            disturbed, self._disturbed = self._disturbed, set()
+        return frozenset(disturbed)
+
+    def put_back(self, slots: frozenset[int]) -> None:
+        """These are not dealt with yet."""
+        with self._lock:
+            self._disturbed |= slots
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._end.set()
+        if self._thread:
+            self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._end.wait(_POLL_SECONDS):
+            try:
+                self.poll()
+            except RumpxError:
+                continue  # a node is away; the poll at the end must succeed
+
+
+def target_identity(dialer: Dialer, topology: Topology) -> list[str]:
+    """The run_id of the process behind the target, or behind each of its slots; "" if unknown.
+
+    Raises:
+        ConnectionLost: a primary does not answer.
+    """
+    run_ids = {}
+    for node in topology.nodes:
+        connection = dialer.connect(node.address)
+        try:
+            info = read_info(connection)
+            if info and info.role == "slave":
+                raise TemporaryError(f"The target at {connection.name} has become a replica.")
+            run_ids[node.address] = info.run_id if info else ""
+        finally:
+            connection.close()
+    if not topology.cluster:
+        return [run_ids[None]]
+    return [run_ids.get(owner, "") for owner in topology.owners()]
+
+
+def suspect_slots(before: list[str], now: list[str]) -> frozenset[int] | None:
+    """Slots whose process on the target changed; None for all, where the target is one server."""
+    if len(before) != SLOTS or len(now) != SLOTS:
+        return frozenset() if before == now else None
+    return frozenset(slot for slot in range(SLOTS) if before[slot] != now[slot])
+
+

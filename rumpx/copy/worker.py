@@ -1,0 +1,136 @@
+"""A worker process: takes batches from its channel, copies them, sends acks.
+
+The main thread runs the tasks of `transfer` one step at a time, so that all batches it was given
+are in flight together. A second thread does nothing but read the channel: the coordinator's sends
+then never wait for a busy worker, and the end of the channel is seen even while the main thread
+waits for a server. A worker whose coordinator is gone ends within a second or so.
+
+SIGINT and SIGTERM are blocked by the coordinator before a worker starts: a Ctrl-C reaches the
+whole process group, and it is the coordinator that decides what happens then.
+
+A worker keeps nothing that matters. Whatever it held when it dies is given out again.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection as Channel
+from typing import Final, Literal
+
+from rumpx.copy.dump import Abilities, DumpReader
+from rumpx.copy.links import Links
+from rumpx.copy.messages import Ack, FromWorker, Notice, Stop, ToWorker, Trouble
+from rumpx.copy.restore import RestoreWriter
+from rumpx.copy.tasks import Budget, Runner
+from rumpx.copy.transfer import Limits, Transfer
+from rumpx.errors import RumpxError
+from rumpx.job import Scope
+from rumpx.servers.dial import Dialer
+from rumpx.servers.topology import Topology
+
+_GRACE_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """All that a worker needs to know, sent once when it starts.
+
+    Attributes:
+        bytes_in_flight: this worker's budget.
+        clock_offset: the target's clock minus ours, ms, if known.
+        expiry_shift: ms to add to expiries (`--clock relative`).
+    """
+
+    source: Dialer
+    target: Dialer
+    source_topology: Topology
+    target_topology: Topology
+    abilities: Abilities
+    scope: Scope
+    on_conflict: Literal["replace", "skip", "fail"]
+    bytes_in_flight: int
+    big_key: int
+    retry_for: float
+    clock_offset: float | None
+    expiry_shift: int
+
+
+def build_transfer(spec: WorkerSpec, budget: Budget) -> Transfer:
+    """Reader, writer and what joins them."""
+    reader = DumpReader(Links(spec.source, spec.source_topology), spec.abilities)
+    writer = RestoreWriter(
+        Links(spec.target, spec.target_topology),
+        replace=spec.on_conflict == "replace",
+        absolute=spec.abilities.expiry != "left",
+        shift=spec.expiry_shift,
+        clock_offset=spec.clock_offset,
+    )
+    return Transfer(
+        reader,
+        writer,
+        (Links(spec.source, spec.source_topology), Links(spec.target, spec.target_topology)),
+        budget,
+        Limits(max(1, budget.limit // 4), spec.big_key, spec.retry_for),
+        spec.scope,
+        spec.on_conflict,
+        spec.expiry_shift,
+    )
+
+
+def main(channel: Channel, spec: WorkerSpec) -> None:
+    """The process's whole life."""
+    inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(channel, inbox), daemon=True).start()
+    budget = Budget(spec.bytes_in_flight)
+    transfer = build_transfer(spec, budget)
+    runner = Runner(budget)
+    try:
+        _work(inbox, channel, transfer, runner)
+    except RumpxError as error:
+        _tell(channel, Trouble(error))
+    transfer.close()
+
+
+def _work(
+    inbox: queue.SimpleQueue[ToWorker], channel: Channel, transfer: Transfer, runner: Runner
+) -> None:
+    stopping = False
+    while True:
+        delay = runner.delay()
+        if stopping and delay is None:
+            return
+        try:
+            message = inbox.get(delay != 0.0, delay or None)
+            if isinstance(message, Stop):
+                stopping = True
+            else:
+                runner.start(transfer.copy(message))
+            continue
+        except queue.Empty:
+            pass
+        result = runner.step()
+        if isinstance(result, Ack):
+            _tell(channel, result)
+        for text in transfer.take_notices():
+            _tell(channel, Notice(text))
+
+
+def _tell(channel: Channel, message: FromWorker) -> None:
+    try:
+        channel.send(message)
+    except OSError:
+        return  # the coordinator is gone, and _listen will end us
+
+
+def _listen(channel: Channel, inbox: queue.SimpleQueue[ToWorker]) -> None:
+    try:
+        while True:
+            inbox.put(channel.recv())
+    except (EOFError, OSError):
+        inbox.put(Stop())
+        time.sleep(_GRACE_SECONDS)
+        os._exit(1)  # the main thread waits for a server; nobody waits for us

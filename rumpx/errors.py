@@ -1,0 +1,106 @@
+"""What can go wrong, and with which exit code a run then ends.
+
+    RumpxError                    1   something nobody foresaw
+    ├── UsageError                2   a flag, a URI or a file that cannot be meant
+    ├── TemporaryError            5   trouble that may pass: run the command again later
+    │   ├── ConnectionLost        5   one connection broke, or was silent for too long
+    │   └── TargetFull            5   the target answered OOM: it is never pushed further
+    ├── SourceUnusable            6   the source cannot be copied from as it is
+    ├── TargetUnusable            7   the target cannot be copied to as it is
+    ├── PayloadIncompatible       8   the target cannot read what this source's DUMP writes
+    └── Interrupted         130/143   stopped by SIGINT or SIGTERM
+
+Exit 0 means that everything in scope was copied, exit 3 that the run is complete but some keys
+could not be copied; both come with a Summary, not with an exception. Codes 4 (verify found
+differences), 10 (time window over) and 11 (another run holds this job) are kept free for the
+commands that will use them.
+
+A message is one sentence or two: what happened, to which key or server, and what to do.
+It never holds a value or a password; key names are bytes and go through `printable`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from rumpx.report.snapshot import Summary
+
+Side = Literal["source", "target"]
+
+EXIT_OK: Final = 0
+EXIT_SOME_KEYS_FAILED: Final = 3
+
+
+class RumpxError(Exception):
+    """Base of every error that rumpx raises on purpose.
+
+    Attributes:
+        exit_code: the process's.
+        summary: what was copied before the error, if the copy had begun.
+    """
+
+    exit_code = 1
+    summary: Summary | None = None
+
+
+class UsageError(RumpxError):
+    """A flag, URI, pattern or file that cannot be meant; nothing was contacted or written."""
+
+    exit_code = 2
+
+
+class TemporaryError(RumpxError):
+    """Trouble that outlasted `--retry-for`; the same command may succeed later."""
+
+    exit_code = 5
+
+
+class ConnectionLost(TemporaryError):
+    """One connection is gone. Whoever holds it repeats its keys on a new one."""
+
+
+class TargetFull(TemporaryError):
+    """The target refused a write with OOM."""
+
+
+class SourceUnusable(RumpxError):
+    """The source is not there, not a Redis, refuses us, or must not be read as asked."""
+
+    exit_code = 6
+
+
+class TargetUnusable(RumpxError):
+    """The target is not there, refuses us, or must not be written to as asked."""
+
+    exit_code = 7
+
+
+class PayloadIncompatible(RumpxError):
+    """The target's version cannot read the payloads that the source's version writes."""
+
+    exit_code = 8
+
+
+class Interrupted(RumpxError):
+    """The run was stopped by a signal; `exit_code` is 128 + the signal's number."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+def unusable(side: Side) -> type[RumpxError]:
+    """The error class for a permanent fault of one side."""
+    return SourceUnusable if side == "source" else TargetUnusable
+
+
+def printable(key: bytes, limit: int = 60) -> str:
+    """A key name for people: control and non-UTF-8 bytes escaped, at most `limit` characters.
+
+    >>> printable(b"user:1\\r\\n")
+    'user:1\\\\r\\\\n'
+    """
+    text = key[: 4 * limit].decode("utf-8", "backslashreplace")
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return escaped if len(escaped) <= limit else escaped[: limit - 1] + "…"

@@ -1,0 +1,67 @@
+"""Numbers as people read them: keys, bytes, rates, percentages, times.
+
+Pure functions from a number to a short text. Sizes are decimal (1 MB is 10^6 bytes), as disks and
+networks are sold; a percentage is cut, not rounded, so that "100.0 %" means that all is done.
+Numbers are finite and not negative: nothing here checks that.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+_SIZE_UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
+_COUNT_UNITS: Final = ("", "k", "M", "G", "T")
+
+
+def keys(count: float) -> str:
+    """A count in full: `1,234,567`."""
+    return f"{count:,.0f}"
+
+
+def short_keys(count: float) -> str:
+    """A count in six characters at most: `950`, `12.3 k`, `1.2 M`, `412 M`."""
+    return _scaled(count, _COUNT_UNITS)
+
+
+def size(count: float) -> str:
+    """Bytes: `512 B`, `12.3 MB`, `412 GB`."""
+    return _scaled(count, _SIZE_UNITS)
+
+
+def key_rate(per_second: float) -> str:
+    """`172,345 keys/s`."""
+    return f"{keys(per_second)} keys/s"
+
+
+def byte_rate(per_second: float) -> str:
+    """`46.1 MB/s`."""
+    return f"{size(per_second)}/s"
+
+
+def percent(fraction: float) -> str:
+    """`41.3 %`, cut to one decimal and held between 0 and 100."""
+    tenths = int(min(max(fraction, 0.0), 1.0) * 1000 + 1e-6)
+    return f"{tenths / 10:.1f} %"
+
+
+def clock(seconds: float) -> str:
+    """A running time, which keeps its width: `0:03`, `12:31`, `1:02:03`."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def duration(seconds: float) -> str:
+    """How long something took: `4.2 s`, and from a minute on `12:31` or `1:02:03`."""
+    return f"{seconds:.1f} s" if seconds < 59.95 else clock(round(seconds))
+
+
+def _scaled(value: float, units: tuple[str, ...]) -> str:
+    """The value in the first unit where it stays below 1000, in three digits at most."""
+    if value < 999.5:
+        return f"{value:.0f} {units[0]}".rstrip()
+    power = 1
+    while value >= 999.5 * 1000**power and power < len(units) - 1:
+        power += 1
+    scaled = value / 1000**power
+    return f"{scaled:.{1 if scaled < 99.95 else 0}f} {units[power]}"

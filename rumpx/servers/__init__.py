@@ -1,0 +1,1 @@
+"""What a Redis is: dialling, the wire protocol, topology, capabilities, error replies."""

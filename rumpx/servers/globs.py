@@ -1,0 +1,73 @@
+r"""Redis's glob patterns on bytes, exactly as the server's `stringmatchlen` reads them.
+
+Not fnmatch: `[^a]` negates, `\` escapes (also inside brackets), a range may be written backwards,
+an unclosed bracket ends with the pattern, and the empty key matches no pattern but `*` and the
+empty one. A glob becomes one regular expression; each `*` and what follows it up to the next `*`
+is an atomic group, so that matching takes time linear in the number of stars.
+"""
+
+from __future__ import annotations
+
+import re
+
+_SPECIAL = re.compile(rb"([*?\[\]^\\])")
+
+
+def escape(prefix: bytes) -> bytes:
+    """A glob that matches just these bytes."""
+    return _SPECIAL.sub(rb"\\\1", prefix)
+
+
+def compile_glob(glob: bytes) -> re.Pattern[bytes]:
+    """A pattern whose `fullmatch` answers what the server's MATCH answers for a key."""
+    if glob == b"*":
+        return re.compile(rb"(?s:.*)")
+    pieces = [b""]
+    position = 0
+    while position < len(glob):
+        if glob[position] == ord("*"):
+            pieces.append(b"")
+            position += 1
+        else:
+            piece, position = _one_byte(glob, position)
+            pieces[-1] += piece
+    head, *rest = pieces
+    if not rest:
+        return re.compile(rb"(?s:%b)" % head)
+    # `(?!\Z)` at the front: the server's loop never starts on an empty key.
+    middle = b"".join(b"(?>.*?%b)" % piece for piece in rest[:-1] if piece)
+    return re.compile(rb"(?s:(?!\Z)%b%b.*%b)" % (head, middle, rest[-1]))
+
+
+def _one_byte(glob: bytes, position: int) -> tuple[bytes, int]:
+    """The expression for the element at `position`, which takes one byte, and where it ends."""
+    byte = glob[position : position + 1]
+    if byte == b"?":
+        return b".", position + 1
+    if byte == b"[":
+        return _bracket(glob, position + 1)
+    if byte == b"\\" and position + 1 < len(glob):
+        position += 1
+        byte = glob[position : position + 1]
+    return re.escape(byte), position + 1
+
+
+def _bracket(glob: bytes, position: int) -> tuple[bytes, int]:
+    """The bytes between brackets, as a class of hex escapes; position is after the `[`."""
+    negated = glob[position : position + 1] == b"^"
+    position += negated
+    members: set[int] = set()
+    while position < len(glob) and (byte := glob[position]) != ord("]"):
+        if byte == ord("\\") and position + 1 < len(glob):
+            position += 1
+            members.add(glob[position])
+        elif glob[position + 1 : position + 2] == b"-" and position + 2 < len(glob):
+            low, high = sorted((byte, glob[position + 2]))
+            members.update(range(low, high + 1))
+            position += 2
+        else:
+            members.add(byte)
+        position += 1
+    chosen = set(range(256)) - members if negated else members
+    expression = b"".join(b"\\x%02x" % member for member in sorted(chosen))
+    return (b"[%b]" % expression if chosen else b"(?!)"), position + 1

@@ -1,0 +1,121 @@
+"""What a server says of itself, and how far away it is.
+
+`parse_info` turns INFO's text into a ServerInfo. Where INFO is refused (some managed services)
+the fields are empty and whoever needs one does without. `measure_clock` compares the server's
+TIME with ours, and in passing gives the round trip.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from rumpx.servers.resp import Connection
+
+_CLOCK_SAMPLES: Final = 5
+# Servers on which the cursor arithmetic of `copy.plan` was tested; newer majors are not trusted.
+_PROVEN_MAJORS: Final = {"redis": range(4, 9), "valkey": range(7, 10)}
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """Facts from INFO; memory in bytes. Empty or zero where the server does not tell.
+
+    `keys` maps a database to its number of keys.
+    """
+
+    flavour: str = ""
+    version: tuple[int, ...] = ()
+    mode: str = ""
+    run_id: str = ""
+    replication_id: str = ""
+    role: str = ""
+    used_memory: int = 0
+    max_memory: int = 0
+    policy: str = ""
+    expired_keys: int = 0
+    evicted_keys: int = 0
+    keys: dict[int, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        version = ".".join(map(str, self.version))
+        return f"{self.flavour} {version}" if self.flavour else "a server that hides its version"
+
+    @property
+    def evicts(self) -> bool:
+        """Whether the server drops keys of its own accord when memory runs short."""
+        return self.max_memory > 0 and self.policy not in ("", "noeviction")
+
+    @property
+    def proven_cursors(self) -> bool:
+        """Whether the cursor scheme of this version is one that was tested."""
+        majors = _PROVEN_MAJORS.get(self.flavour, range(0))
+        return bool(self.version) and self.version[0] in majors
+
+
+def parse_info(text: str) -> ServerInfo:
+    """INFO's text → ServerInfo. Every Valkey also claims `redis_version:7.2.4`."""
+    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    flavour = "valkey" if "valkey_version" in fields else "redis"
+    version = fields.get(f"{flavour}_version", "")
+
+    def number(name: str) -> int:
+        return int(fields.get(name, "0") or 0)
+
+    return ServerInfo(
+        flavour=flavour if version else "",
+        version=tuple(int(part) for part in re.findall(r"\d+", version)[:3]),
+        mode=fields.get("server_mode") or fields.get("redis_mode", ""),
+        run_id=fields.get("run_id", ""),
+        replication_id=fields.get("master_replid", ""),
+        role=fields.get("role", ""),
+        used_memory=number("used_memory"),
+        max_memory=number("maxmemory"),
+        policy=fields.get("maxmemory_policy", ""),
+        expired_keys=number("expired_keys"),
+        evicted_keys=number("evicted_keys"),
+        keys={
+            int(database[2:]): int(re.findall(r"keys=(\d+)", stats)[0])
+            for database, stats in fields.items()
+            if re.fullmatch(r"db\d+", database)
+        },
+    )
+
+
+def read_info(connection: Connection) -> ServerInfo | None:
+    """The server's INFO; None where it is refused."""
+    reply = connection.call("INFO")
+    return parse_info(reply.decode(errors="replace")) if isinstance(reply, bytes) else None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerClock:
+    """`offset`: the server's clock minus ours, ms, or None where TIME is refused;
+    `round_trip`: the fastest of a few, in seconds."""
+
+    offset: float | None
+    round_trip: float
+
+
+def measure_clock(connection: Connection) -> ServerClock:
+    """Compare clocks by a few TIME calls; the one with the shortest round trip counts."""
+    best = float("inf")
+    offset = None
+    for _ in range(_CLOCK_SAMPLES):
+        sent, wall = time.perf_counter(), time.time()
+        reply = connection.call("TIME")
+        round_trip = time.perf_counter() - sent
+        if round_trip < best:
+            best = round_trip
+            if isinstance(reply, list):
+                offset = milliseconds(reply) - (wall + round_trip / 2) * 1000
+    return ServerClock(offset, best)
+
+
+def milliseconds(time_reply: Sequence[Any]) -> float:
+    """TIME's reply (seconds, microseconds) as ms since 1970."""
+    seconds, microseconds = time_reply
+    return int(seconds) * 1000 + int(microseconds) / 1000

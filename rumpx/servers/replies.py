@@ -1,0 +1,114 @@
+"""What an error reply means for a copy: one table from the server's words to what happens next.
+
+`classify` is pure. The words come from the servers' sources (Redis 6.2 to 8, Valkey 8 and 9);
+those of ACL refusals differ between versions, which is why `explain_refusal` looks for the quoted
+command rather than for a sentence.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from rumpx.job import Address
+
+
+class Kind(enum.Enum):
+    """How a copy goes on after an error reply."""
+
+    TEMPORARY = "back off, rediscover, repeat the key"
+    MOVED = "refresh the slot map, repeat the key there"
+    ASK = "repeat the key there, once, after ASKING"
+    FULL = "drain and stop: the target is out of memory"
+    BUSY_KEY = "the conflict policy decides"
+    KEY = "this key failed; go on"
+    PERMANENT = "stop: it would fail for every key"
+    ABORTED = "a MULTI group was refused whole: repeat it without MULTI"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`reason` is the short class of reasons that summaries count by."""
+
+    kind: Kind
+    reason: str
+
+
+_BY_CODE: Final = {
+    "LOADING": Verdict(Kind.TEMPORARY, "loading"),
+    "CLUSTERDOWN": Verdict(Kind.TEMPORARY, "cluster down"),
+    "TRYAGAIN": Verdict(Kind.TEMPORARY, "slot in migration"),
+    "MASTERDOWN": Verdict(Kind.TEMPORARY, "primary down"),
+    "READONLY": Verdict(Kind.TEMPORARY, "read-only replica"),
+    "NOREPLICAS": Verdict(Kind.TEMPORARY, "not enough replicas"),
+    "BUSY": Verdict(Kind.TEMPORARY, "busy with a script"),
+    "MISCONF": Verdict(Kind.TEMPORARY, "writes stopped: the server cannot save"),
+    "UNBLOCKED": Verdict(Kind.TEMPORARY, "failover"),
+    "MOVED": Verdict(Kind.MOVED, "slot moved"),
+    "ASK": Verdict(Kind.ASK, "slot in migration"),
+    "OOM": Verdict(Kind.FULL, "out of memory"),
+    "BUSYKEY": Verdict(Kind.BUSY_KEY, "busy key"),
+    "EXECABORT": Verdict(Kind.ABORTED, "group refused"),
+    "NOAUTH": Verdict(Kind.PERMANENT, "no password"),
+    "WRONGPASS": Verdict(Kind.PERMANENT, "wrong password"),
+    "DENIED": Verdict(Kind.PERMANENT, "denied"),
+    "CROSSSLOT": Verdict(Kind.ABORTED, "sharded behind one address"),
+}
+
+_BY_WORDS: Final = (
+    ("max number of clients", Verdict(Kind.TEMPORARY, "too many clients")),
+    ("payload version or checksum are wrong", Verdict(Kind.KEY, "bad payload")),
+    ("bad data format", Verdict(Kind.KEY, "bad data")),
+    ("unknown command", Verdict(Kind.PERMANENT, "unknown command")),
+    ("unknown subcommand", Verdict(Kind.PERMANENT, "unknown command")),
+    ("syntax error", Verdict(Kind.PERMANENT, "syntax error")),
+    ("wrong number of arguments", Verdict(Kind.PERMANENT, "syntax error")),
+    ("db index is out of range", Verdict(Kind.PERMANENT, "no such database")),
+)
+
+
+def classify(error: object) -> Verdict:
+    """What an error reply (or its text) means for the key that it answers."""
+    text = str(error)
+    code = text.partition(" ")[0]
+    if code == "NOPERM":
+        about_key = "key" in text.lower() and "command" not in text.lower()
+        return Verdict(Kind.KEY if about_key else Kind.PERMANENT, "no permission")
+    if code in _BY_CODE:
+        return _BY_CODE[code]
+    lowered = text.lower()
+    for words, verdict in _BY_WORDS:
+        if words in lowered:
+            return verdict
+    return Verdict(Kind.KEY, "refused")
+
+
+def redirection(error: object) -> Address:
+    """The address in "MOVED slot host:port" or "ASK slot host:port".
+
+    An empty host means the host that answered (Redis 7.0, CLUSTER SLOTS and redirections).
+    """
+    host, _, port = str(error).split()[2].rpartition(":")
+    return host, int(port)
+
+
+def refused(reply: object) -> bool:
+    """Whether a reply says that this user or this service may not call the command at all."""
+    text = str(reply).lower()
+    return text.startswith("noperm") or "unknown command" in text or "unknown subcommand" in text
+
+
+def explain_refusal(error: object, command: str) -> str:
+    """What to do about a command that was refused, for the end of a message."""
+    text = str(error)
+    if text.startswith("NOPERM"):
+        if "command" not in text.lower() and "key" in text.lower():
+            return "let the user read it: add ~PATTERN to its ACL, as in ACL SETUSER name ~*"
+        named = re.search(r"'([\w|-]+)' command", text)
+        rule = (named[1] if named else command).lower()
+        return f"allow the user {rule.split('|')[0].upper()}: ACL SETUSER name +{rule}"
+    if "unknown" in text.lower():
+        return f"the server has no {command} (renamed, disabled, or too old)"
+    return f"the server answered: {text}"

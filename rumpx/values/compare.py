@@ -1,0 +1,174 @@
+"""Whether keys are the same on two servers: the value by meaning, the expiry to the millisecond.
+
+The cheapest proof comes first: equal DUMP bytes are equal values. They also differ for equal
+values (hash tables follow each server's hash seed, versions write different footers, a deletion
+leaves another encoding), and only then is a value read by the commands of its type (`by_type`).
+
+`differing` does it for many keys: groups of keys small enough together, one pipeline of DUMPs and
+expiries a side and group, and a few for those of its small values that were dumped differently
+(`small`). A value that takes the source more than BIG_BYTES is never dumped, since that stalls a
+server for as long as it takes; it is read in chunks.
+
+Not promised: an answer about one instant; a key that is written meanwhile may count as either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from rumpx.values.by_type import TOLERANCE_MS, equal_by_type, same_payload
+from rumpx.values.reading import Caller, Reader, ReadRefused, ValueChanged
+from rumpx.values.small import same_small_values
+
+__all__ = ["Caller", "ReadRefused", "differing", "equal_values"]
+
+BIG_BYTES: Final = 16 * 2**20
+
+_GROUP_BYTES: Final = 4 * 2**20
+_GROUP_KEYS: Final = 200
+_SMALL_BYTES: Final = 64 * 2**10
+_GONE: Final = -2
+# Counted for a key where MEMORY USAGE is refused, which keeps groups of unknown sizes small.
+_UNKNOWN_BYTES: Final = 256 * 2**10
+
+_State = tuple[bytes | None, int]
+
+
+def equal_values(source: Caller, target: Caller, key: bytes) -> bool:
+    """Whether both servers hold the same value under a key, or both none; expiries aside.
+
+    Raises:
+        ReadRefused: a server refused a command.
+        ConnectionLost: as raised by the caller's connections.
+    """
+    return _equal_values(Reader(source, "source"), Reader(target, "target"), key)
+
+
+def differing(
+    source: Caller, target: Caller, keys: Sequence[bytes], *, expiry_shift: int = 0
+) -> list[bytes]:
+    """Those of the keys that are not the same on both servers, in the order given.
+
+    A key that only one server has differs; one that both lack does not. Expiries may differ by
+    2 ms where one of the servers is older than 7.0 and gives only the time left.
+
+    Args:
+        source, target: connections, each with the right database selected.
+        keys: each but once.
+        expiry_shift: by how many ms the target's expiries are meant to lie behind the source's.
+
+    Raises:
+        ReadRefused: a server refused a command.
+        ConnectionLost: as raised by the caller's connections.
+    """
+    if not keys:
+        return []
+    readers = Reader(source, "source"), Reader(target, "target")
+    exact = [reader.may_call("PEXPIRETIME", keys[0]) for reader in readers]
+    tolerance = 0 if all(exact) else TOLERANCE_MS
+    different = []
+    for group, big in _groups(readers[0], keys):
+        states, others = (
+            _states(reader, group, absolute, dump=not big)
+            for reader, absolute in zip(readers, exact, strict=True)
+        )
+        pairs = {
+            key: (_shifted(state, expiry_shift), other)
+            for key, state, other in zip(group, states, others, strict=True)
+        }
+        different += _differing_pairs(*readers, pairs, tolerance)
+    return different
+
+
+def _shifted(state: _State, milliseconds: int) -> _State:
+    payload, expiry = state
+    return payload, expiry if expiry < 0 else expiry + milliseconds
+
+
+def _differing_pairs(
+    source: Reader, target: Reader, pairs: dict[bytes, tuple[_State, _State]], tolerance: int
+) -> list[bytes]:
+    """Those keys whose expiries or values differ; small values are looked into together."""
+    same = {key: _same_state(*pair, tolerance) for key, pair in pairs.items()}
+    small = [key for key, pair in pairs.items() if same[key] is None and _are_small(pair)]
+    same |= same_small_values(source, target, small)
+    return [
+        key
+        for key, verdict in same.items()
+        if not (_by_type(source, target, key) if verdict is None else verdict)
+    ]
+
+
+def _are_small(states: tuple[_State, _State]) -> bool:
+    return all(payload and len(payload) <= _SMALL_BYTES for payload, _ in states)
+
+
+def _groups(source: Reader, keys: Sequence[bytes]) -> Iterator[tuple[list[bytes], bool]]:
+    """Keys to be dumped together, and each big key alone with True; in order."""
+    group: list[bytes] = []
+    total = 0
+    for key, size in _sizes(source, keys):
+        full = len(group) == _GROUP_KEYS or total + size > _GROUP_BYTES
+        if group and full:
+            yield group, False
+            group, total = [], 0
+        if size > BIG_BYTES:
+            yield [key], True
+        else:
+            group.append(key)
+            total += size
+    if group:
+        yield group, False
+
+
+def _sizes(source: Reader, keys: Sequence[bytes]) -> Iterator[tuple[bytes, int]]:
+    for start in range(0, len(keys), _GROUP_KEYS):
+        part = keys[start : start + _GROUP_KEYS]
+        commands = [("MEMORY", "USAGE", key, "SAMPLES", "1") for key in part]
+        for key, size in zip(part, source.caller.call_many(commands), strict=True):
+            if size is None:
+                yield key, 0
+            else:
+                yield key, size if isinstance(size, int) else _UNKNOWN_BYTES
+
+
+def _states(reader: Reader, keys: list[bytes], absolute: bool, dump: bool) -> list[_State]:
+    """Payload and expiry in ms since 1970 (-1 none, -2 no such key) of each key."""
+    commands: list[tuple[str, bytes]] = [("DUMP", key) for key in keys] if dump else []
+    if absolute:
+        commands += [("PEXPIRETIME", key) for key in keys]
+        replies = reader.read_many(commands)
+        payloads, expiries = replies[: -len(keys)], replies[-len(keys) :]
+    else:
+        payloads = reader.read_many(commands)
+        now, left = reader.read_at([("PTTL", key) for key in keys])
+        expiries = [now + ms if ms >= 0 else ms for ms in left]
+    return list(zip(payloads or [None] * len(keys), expiries, strict=True))
+
+
+def _same_expiry(one: int, other: int, tolerance: int) -> bool:
+    if one < 0 or other < 0:
+        return one == other
+    return abs(one - other) <= tolerance
+
+
+def _same_state(one: _State, other: _State, tolerance: int) -> bool | None:
+    """Whether payload and expiry are the same; None where the values must be looked into."""
+    if not _same_expiry(one[1], other[1], tolerance):
+        return False
+    if one[1] == _GONE or (one[0] is not None and same_payload(one[0], other[0])):
+        return True
+    return None
+
+
+def _equal_values(source: Reader, target: Reader, key: bytes) -> bool:
+    dumps: list[Any] = [reader.read("DUMP", key) for reader in (source, target)]
+    return same_payload(*dumps) or _by_type(source, target, key)
+
+
+def _by_type(source: Reader, target: Reader, key: bytes) -> bool:
+    try:
+        return equal_by_type(source, target, key)
+    except ValueChanged:
+        return False

@@ -1,0 +1,99 @@
+"""Reading values for a comparison: replies as they are, error replies as exceptions.
+
+An error reply in the middle of a comparison is neither "equal" nor "different". It raises
+`ReadRefused`, except where it only says that the key has changed under our hands (deleted, or of
+another type now): that raises `ValueChanged`, which a comparison counts as different.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import hiredis
+
+from rumpx.errors import RumpxError, Side, printable
+from rumpx.servers.replies import refused
+from rumpx.servers.resp import Argument, Command, Reply
+
+_CHANGED: Final = ("WRONGTYPE", "ERR no such key", "NOGROUP")
+_TRIES: Final = 10
+
+
+class Caller(Protocol):
+    """What a comparison needs of a connection; `servers.resp.Connection` is one."""
+
+    def call(self, *arguments: Argument) -> Reply:
+        """Send one command and return its reply."""
+
+    def call_many(self, commands: Iterable[Command], /) -> list[Reply]:
+        """Send commands in one pipeline and return their replies in order."""
+
+
+class ReadRefused(RumpxError):
+    """A server answered a read with an error; `servers.replies.classify(reply)` tells its kind."""
+
+    def __init__(self, side: Side, command: Command, reply: hiredis.ReplyError) -> None:
+        # "unknown command … with args beginning with" repeats what may be a member of a value.
+        words = str(reply).partition(", with args")[0]
+        # In every command that a comparison sends, the first argument that is bytes is the key.
+        keys = [argument for argument in command if isinstance(argument, bytes)]
+        about = f" for the key {printable(keys[0])}" if keys else ""
+        super().__init__(f"The {side} refused {command[0]!s}{about}: {words}.")
+        self.side = side
+        self.reply = reply
+
+
+class ValueChanged(Exception):
+    """The key was deleted, or became another type, between two reads of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """One side of a comparison. The shape of a reply is known by its command, hence `Any`."""
+
+    caller: Caller
+    side: Side
+
+    def read(self, *command: Argument) -> Any:
+        """The reply to one command.
+
+        Raises:
+            ValueChanged, ReadRefused: it is an error.
+        """
+        return self._checked(command, self.caller.call(*command))
+
+    def read_many(self, commands: Sequence[Command]) -> list[Any]:
+        """The replies to pipelined commands; raises as `read` does, at the first error."""
+        replies = self.caller.call_many(commands)
+        return [self._checked(*pair) for pair in zip(commands, replies, strict=True)]
+
+    def may_call(self, *command: Argument) -> bool:
+        """Whether the server knows this command and lets us call it."""
+        reply = self.caller.call(*command)
+        return not (isinstance(reply, hiredis.ReplyError) and refused(reply))
+
+    def read_at(self, commands: Sequence[Command]) -> tuple[int, list[Any]]:
+        """The server's clock in ms, and the replies that it gave within that millisecond.
+
+        Relative times (PTTL, idle times) become exact that way. A pipeline across which the clock
+        ticks is repeated; one that never fits into a millisecond is off by what it takes.
+        """
+        for _ in range(_TRIES):
+            before, *replies, after = self.read_many([("TIME",), *commands, ("TIME",)])
+            if _milliseconds(before) == _milliseconds(after):
+                break
+        return _milliseconds(before), replies
+
+    def _checked(self, command: Command, reply: Reply) -> Any:
+        if isinstance(reply, hiredis.ReplyError):
+            if str(reply).startswith(_CHANGED):
+                raise ValueChanged
+            raise ReadRefused(self.side, command, reply)
+        return reply
+
+
+def _milliseconds(time: list[bytes]) -> int:
+    seconds, microseconds = time
+    return int(seconds) * 1000 + int(microseconds) // 1000

@@ -1,0 +1,79 @@
+"""Fixtures: factories of servers, clusters, sentinels and proxies, stopped after each test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import servers
+from support.proxy import Proxy
+from support.servers import Cluster, Sentinel, Server
+from support.tls import TlsFiles, make_tls_files
+
+
+@pytest.fixture
+def server() -> Iterator[Callable[..., Server]]:
+    """``start = server("7.0", maxmemory="10mb")`` starts a `Server`; see there."""
+    with ExitStack() as stack:
+
+        def start(version: str, **options: Any) -> Server:
+            return stack.enter_context(Server(version, **options))
+
+        yield start
+
+
+@pytest.fixture
+def cluster() -> Iterator[Callable[..., Cluster]]:
+    """``cluster("9.1", primaries=3, replicas=1)`` makes a `Cluster`; see there."""
+    with ExitStack() as stack:
+
+        def start(version: str, primaries: int = 3, replicas: int = 0, **options: Any) -> Cluster:
+            return stack.enter_context(Cluster(version, primaries, replicas, **options))
+
+        yield start
+
+
+@pytest.fixture
+def sentinel() -> Iterator[Callable[..., Sentinel]]:
+    """``sentinel("8.1", sentinels=3)`` makes a watched primary with a replica: `Sentinel`."""
+    with ExitStack() as stack:
+
+        def start(version: str, **options: Any) -> Sentinel:
+            return stack.enter_context(Sentinel(version, **options))
+
+        yield start
+
+
+@pytest.fixture
+def proxy() -> Iterator[Callable[..., Proxy]]:
+    """``proxy(server, rtt_ms=20)`` puts a `Proxy` before a server (or a port)."""
+    with ExitStack() as stack:
+
+        def start(target: Server | int, **options: Any) -> Proxy:
+            return stack.enter_context(Proxy(target, **options))
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def tls_files(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
+    """Certificates: a CA, good and wrong server certificates, client certificates."""
+    folder: Path = tmp_path_factory.mktemp("tls")
+    return make_tls_files(folder)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """If a test fails, show the ends of the logs of the servers that are still there."""
+    report = yield
+    if report.failed:
+        for server in servers.live():
+            state = "" if server.alive else " (dead)"
+            report.sections.append((f"log of {server!r}{state}", server.log_tail()))
+    return report

@@ -1,0 +1,356 @@
+"""Running the command line program as real processes, plain or in a terminal."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import fcntl
+import importlib.util
+import os
+import random
+import select
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+import pytest
+
+from support.waiting import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+
+_running: list[Running] = []
+
+
+@atexit.register
+def _stop_leftovers() -> None:
+    for run in list(_running):
+        run.stop()
+
+
+def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
+    """This process's environment without settings of rumpx or of the terminal's size.
+
+    The program is the package this process would import.
+    """
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("RUMPX_") and name not in ("COLUMNS", "LINES")
+    }
+    spec = importlib.util.find_spec("rumpx")
+    place = Path(spec.origin).parents[1] if spec and spec.origin else ROOT
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(place), env.get("PYTHONPATH")]))
+    return env | dict(extra or {})
+
+
+def _command(args: Sequence[str | Path]) -> list[str]:
+    return [sys.executable, "-m", "rumpx", *map(str, args)]
+
+
+def is_worker(process: psutil.Process) -> bool:
+    """Whether a process is a multiprocessing worker (and not the resource tracker)."""
+    try:
+        line = " ".join(process.cmdline())
+        return (
+            process.status() != psutil.STATUS_ZOMBIE
+            and ("spawn_main" in line or "multiprocessing.forkserver" in line)
+            and "resource_tracker" not in line
+        )
+    except psutil.Error:
+        return False
+
+
+class Running:
+    """A rumpx process in a session of its own, its output going to files."""
+
+    def __init__(
+        self,
+        args: Sequence[str | Path],
+        *,
+        env: Mapping[str, str] | None = None,
+        stdin: str | None = None,
+    ) -> None:
+        self.args = _command(args)
+        self.folder = Path(tempfile.mkdtemp(prefix="rumpx-run-"))
+        (self.folder / "in").write_text(stdin or "")
+        with (
+            open(self.folder / "in", "rb") as source,
+            open(self.folder / "out", "wb") as out,
+            open(self.folder / "err", "wb") as err,
+        ):
+            self.process = subprocess.Popen(
+                self.args,
+                stdin=source,
+                stdout=out,
+                stderr=err,
+                env=_environment(env),
+                start_new_session=True,
+            )
+        _running.append(self)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def _text(self, name: str) -> str:
+        return (self.folder / name).read_text(encoding="utf-8", errors="backslashreplace")
+
+    @property
+    def stdout(self) -> str:
+        """What it has written so far."""
+        return self._text("out")
+
+    @property
+    def stderr(self) -> str:
+        return self._text("err")
+
+    def send_signal(self, number: int = signal.SIGINT, *, group: bool = False) -> None:
+        """Send a signal to the main process, or to all (as a terminal does for Ctrl-C)."""
+        if self.alive:
+            if group:
+                os.killpg(self.pid, number)
+            else:
+                self.process.send_signal(number)
+
+    def descendants(self) -> list[psutil.Process]:
+        """Every living process below the main one."""
+        try:
+            found = psutil.Process(self.pid).children(recursive=True)
+        except psutil.Error:
+            found = []
+        return [p for p in found if p.is_running()]
+
+    def workers(self) -> list[psutil.Process]:
+        """The living worker processes, in order of their process ids."""
+        return sorted(filter(is_worker, self.descendants()), key=lambda p: p.pid)
+
+    def kill_random_worker(self, rng: random.Random, number: int = signal.SIGKILL) -> int | None:
+        """Kill one of the workers; returns its pid, or None if there is none."""
+        workers = self.workers()
+        while workers:
+            victim = workers.pop(rng.randrange(len(workers)))
+            try:
+                victim.send_signal(number)
+            except psutil.NoSuchProcess:
+                continue
+            return victim.pid
+        return None
+
+    def orphans(self) -> list[psutil.Process]:
+        """Processes of this run (its session) that outlived the main process."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(OSError, psutil.Error):
+                own = process.pid != self.pid and os.getsid(process.pid) == self.pid
+                if own and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def wait(self, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        """Wait for the end; kills everything and fails with the output if it takes too long."""
+        try:
+            code = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            out, err = self.stdout, self.stderr
+            self.stop()
+            pytest.fail(
+                f"not finished after {timeout:g} s: {' '.join(self.args)}\n"
+                f"--- stdout (end)\n{out[-3000:]}\n--- stderr (end)\n{err[-6000:]}"
+            )
+        return subprocess.CompletedProcess(self.args, code, self.stdout, self.stderr)
+
+    def stop(self) -> None:
+        """Kill whatever is left of it and remove the files."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+            self.process.wait()
+            os.killpg(self.pid, 0)  # raises if nobody else is left
+            wait_until(lambda: not self.orphans(), 10, "the end of killed processes")
+        self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self in _running:
+            _running.remove(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def start_rumpx(
+    *args: str | Path, env: Mapping[str, str] | None = None, stdin: str | None = None
+) -> Running:
+    """Start rumpx and go on; use it as a context manager, or call `stop`."""
+    return Running(args, env=env, stdin=stdin)
+
+
+def rumpx(
+    *args: str | Path,
+    timeout: float = 60,
+    env: Mapping[str, str] | None = None,
+    stdin: str | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run rumpx to its end; `returncode`, `stdout` and `stderr` of the result."""
+    with Running(args, env=env, stdin=stdin) as run:
+        return run.wait(timeout)
+
+
+# --- in a terminal --------------------------------------------------------------------------
+
+Action = bytes | int | tuple[int, int]
+"""Bytes to type, a signal to send to the main process, or a new size (columns, rows)."""
+
+# Makes the terminal on standard input the controlling one, so that Ctrl-C and a change of
+# size reach the program as signals, and becomes the program.
+_TAKE_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
+@dataclass
+class Terminal:
+    """What a run in a terminal left behind."""
+
+    returncode: int
+    lines: list[str]
+    """The final screen, without trailing blanks."""
+    scrolled: list[str]
+    """The lines that scrolled off above it."""
+    frames: list[list[str]]
+    """Each different screen that was seen, in order."""
+    raw: bytes
+    """Everything the program wrote."""
+    cursor_hidden: bool
+    modes_restored: bool
+    """Whether the terminal's modes (echo and so on) are again as they were."""
+    sent: list[Action] = field(default_factory=list)
+    """The actions that came to pass."""
+
+    @property
+    def text(self) -> str:
+        """All lines, scrolled off and visible, without empty lines at the end."""
+        return "\n".join([*self.scrolled, *self.lines]).rstrip()
+
+
+def _set_size(fd: int, cols: int, rows: int) -> None:
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
+
+
+def rumpx_pty(
+    *args: str | Path,
+    cols: int = 80,
+    rows: int = 24,
+    keys: Sequence[tuple[str, Action]] | None = None,
+    timeout: float = 60,
+    env: Mapping[str, str] | None = None,
+) -> Terminal:
+    """Run rumpx in a pseudo-terminal of a given size and keep what was on the screen.
+
+    `keys` are pairs (text, action), done in order: when the text is on the screen (the empty
+    text: at once), the action is done.
+    """
+    return run_pty(_command(args), cols=cols, rows=rows, keys=keys, timeout=timeout, env=env)
+
+
+def run_pty(
+    command: Sequence[str],
+    *,
+    cols: int = 80,
+    rows: int = 24,
+    keys: Sequence[tuple[str, Action]] | None = None,
+    timeout: float = 60,
+    env: Mapping[str, str] | None = None,
+) -> Terminal:
+    """`rumpx_pty` for any command."""
+    pyte = pytest.importorskip("pyte")
+    screen = pyte.HistoryScreen(cols, rows, history=100_000)
+    stream = pyte.ByteStream(screen)
+    master, slave = os.openpty()
+    process: subprocess.Popen[bytes] | None = None
+    raw = bytearray()
+    frames: list[list[str]] = []
+    waiting = list(keys or ())
+    sent: list[Action] = []
+    try:
+        _set_size(master, cols, rows)
+        before = termios.tcgetattr(master)
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-ISc", _TAKE_TERMINAL, *command],
+                stdin=slave,
+                stdout=slave,
+                stderr=slave,
+                env=_environment({"TERM": "xterm-256color"} | dict(env or {})),
+                start_new_session=True,
+            )
+        finally:
+            os.close(slave)
+        deadline = time.monotonic() + timeout
+        while True:
+            ready = select.select([master], [], [], 0.05)[0]
+            if ready:
+                try:
+                    chunk = os.read(master, 1 << 16)
+                except OSError:  # EIO: the last process has closed the terminal
+                    break
+                if not chunk:
+                    break
+                raw += chunk
+                stream.feed(chunk)
+                lines = [line.rstrip() for line in screen.display]
+                if not frames or frames[-1] != lines:
+                    frames.append(lines)
+            elif process.poll() is not None:
+                break
+            while waiting and waiting[0][0] in "\n".join(screen.display):
+                action = waiting.pop(0)[1]
+                sent.append(action)
+                if isinstance(action, bytes):
+                    os.write(master, action)
+                elif isinstance(action, int):
+                    process.send_signal(action)
+                else:
+                    _set_size(master, *action)
+                    screen.resize(action[1], action[0])
+            if time.monotonic() > deadline:
+                shown = "\n".join(frames[-1] if frames else ())
+                pytest.fail(f"not finished after {timeout:g} s: {command}\n{shown}")
+        code = process.wait(max(1.0, deadline - time.monotonic()))
+        restored = termios.tcgetattr(master) == before
+    finally:
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        os.close(master)
+    history = ["".join(line[x].data for x in range(screen.columns)) for line in screen.history.top]
+    return Terminal(
+        returncode=code,
+        lines=[line.rstrip() for line in screen.display],
+        scrolled=[line.rstrip() for line in history],
+        frames=frames,
+        raw=bytes(raw),
+        cursor_hidden=bool(screen.cursor.hidden),
+        modes_restored=restored,
+        sent=sent,
+    )
