@@ -427,8 +427,8 @@ def _run(job: Job, arguments: argparse.Namespace) -> int:
     except RumpxError as error:
         if error.summary:
             _finish(error.summary, drawn, arguments.summary)
-        if isinstance(error, Interrupted):
-            return error.exit_code
+            if isinstance(error, Interrupted):
+                return error.exit_code  # the summary says it
         raise
     _finish(summary, drawn, arguments.summary)
     return summary.exit_code
@@ -454,6 +454,8 @@ def _finish(summary: Summary, drawn: str, destination: str | None) -> None:
 
 def _catch_signals(control: Control) -> None:
     def stop(number: int, frame: FrameType | None) -> None:
+        if not control.running:
+            raise Interrupted("Stopped before the copy began; nothing was written.", number)
         control.stop(number)
 
     signal.signal(signal.SIGINT, stop)

@@ -14,11 +14,13 @@ class Control:
     """The handle on one run.
 
     Attributes:
+        running: the copy has begun, so that a stop means to drain.
         stops: how often `stop` was called.
         signal_number: the signal that the exit code will tell.
     """
 
     def __init__(self) -> None:
+        self.running = False
         self.stops = 0
         self.signal_number = int(signal.SIGINT)
         self._report_wanted = False

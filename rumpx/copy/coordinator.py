@@ -84,7 +84,7 @@ class _Walk:
     partition: Partition
     number: int = 0
     state: str = "waiting"  # then "walking", then "walked"
-    counts: Counts = Counts()
+    counts: Counts = field(default_factory=Counts)
     failures: list[KeyFailure] = field(default_factory=list)
     after: tuple[int, ...] = ()  # partitions that must be done before this walk begins
     frontier: Frontier = field(init=False)
@@ -464,7 +464,7 @@ class Coordinator:
         self._note = ""
         self._warn(f"{len(disturbed)} slots moved on the source; their keys are walked again.")
         dbs = sorted({place.db for place in self._plan.databases})
-        return 0 < self._add_walks(
+        return self._add_walks(
             (
                 Partition(0, node, db, span, slots=disturbed, reason="slots moved")
                 for node in seen.takers_last()
@@ -472,7 +472,7 @@ class Coordinator:
                 for span in self._spans_for(node, db, disturbed)
             ),
             in_order=bool(seen.marked),
-        )
+        ) > 0
 
     def _spans_for(self, node: Node, db: int, slots: frozenset[int]) -> list[WholeSpan | SlotSpan]:
         """What to walk on a node to see some slots: just those where the cursor allows it."""
@@ -549,7 +549,7 @@ class Coordinator:
             f"The target holds {self._missing:,} keys fewer than it should: the source is walked "
             "once more by one plain cursor a node."
         )
-        return 0 < self._add_walks(self._all_again("keys missing", None), in_order=False)
+        return self._add_walks(self._all_again("keys missing", None), in_order=False) > 0
 
     def _ask(self, question: Callable[[], T]) -> T:
         """Ask the servers something in the end phase, again and again until `retry_for` is over."""

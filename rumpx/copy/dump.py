@@ -11,9 +11,9 @@ Three ways to the expiry, whichever the source can (`Abilities.expiry`):
   tries the narrowest counts.
 - "left": PTTL alone, where TIME is refused: the time left, which is older by the way to the target.
 
-On a standalone source groups of at most `GROUP_KEYS` keys or `GROUP_BYTES` go in MULTI…EXEC,
-so that each pair is of one instant; a larger key goes alone, without. If the server aborts a group
-its keys are read without MULTI.
+On a standalone source groups of `GROUP_KEYS` keys go in MULTI…EXEC, so that each pair is of one
+instant. A group of more than `GROUP_BYTES`, which would hold up the server's other clients for too
+long, is read without, key by key; likewise one that the server aborted.
 
 What cannot be read now is handed back to be repeated; what is gone is counted; a key that the
 server refuses is a failure. `read` is a task (see `tasks`).
@@ -233,21 +233,13 @@ class DumpReader:
         if not self._multi or asking:
             return [_Request(keys, node, connection, asking=asking)]
         requests = []
-        size_of = dict(zip(wanted.keys, sizes, strict=True)) if sizes else {}
-        group: list[bytes] = []
-        group_bytes = 0
-        for key in keys:
-            size = size_of.get(key, 0)
-            if size > GROUP_BYTES or key in wanted.single:
-                requests.append(_Request([key], node, connection))
-                continue
-            if len(group) == GROUP_KEYS or (group and group_bytes + size > GROUP_BYTES):
+        for start in range(0, len(keys), GROUP_KEYS):
+            group = keys[start : start + GROUP_KEYS]
+            group_sizes = sizes[start : start + GROUP_KEYS] if sizes else ()
+            if sum(group_sizes) <= GROUP_BYTES and wanted.single.isdisjoint(group):
                 requests.append(_Request(group, node, connection, multi=True))
-                group, group_bytes = [], 0
-            group.append(key)
-            group_bytes += size
-        if group:
-            requests.append(_Request(group, node, connection, multi=True))
+            else:
+                requests += [_Request([key], node, connection) for key in group]
         return requests
 
     def _encode(self, request: _Request) -> bytes:
@@ -298,12 +290,12 @@ class DumpReader:
                 return
             replies = answer
         payloads, expiries = self._pairs(request, replies)
-        if set(map(type, payloads)) == {bytes} and set(map(type, expiries)) == {int}:
-            if min(expiries) >= -1:  # type: ignore[type-var,operator]
-                result.keys += request.keys
-                result.payloads += payloads  # type: ignore[arg-type]
-                result.expiries += expiries  # type: ignore[arg-type]
-                return
+        plain = set(map(type, payloads)) == {bytes} and set(map(type, expiries)) == {int}
+        if plain and min(expiries) > _GONE:  # type: ignore[type-var,operator]
+            result.keys += request.keys
+            result.payloads += payloads  # type: ignore[arg-type]
+            result.expiries += expiries  # type: ignore[arg-type]
+            return
         for key, payload, expiry in zip(request.keys, payloads, expiries, strict=True):
             if isinstance(payload, bytes) and isinstance(expiry, int) and expiry != _GONE:
                 result.keys.append(key)

@@ -149,15 +149,15 @@ class Tuning:
     Attributes:
         scanners: partitions that are walked at the same time.
         partitions: partitions a node and database at most; a power of two.
-        scan_count: SCAN's COUNT.
-        batch_keys: keys in one batch, and in one pipeline to a server.
+        scan_count: SCAN's COUNT, and the keys in one batch.
+        pipeline_keys: keys in one pipeline to a server; a batch is worked off in several.
         batches_in_flight: batches that one worker holds at the same time.
     """
 
     scanners: int
     partitions: int
     scan_count: int
-    batch_keys: int
+    pipeline_keys: int
     batches_in_flight: int
 
 
@@ -172,10 +172,11 @@ def tune(
 ) -> Tuning:
     """Settings from what is measured at the start; round trips are in seconds.
 
-    A server works through one client's pipeline before it turns to the next, so batches are small
-    where the server is near: 200 keys keep another client's GET at a p50 of 2 ms where 1,000 make
-    it 6 (measured), for a twentieth of the speed. Distance is made up for by more batches in
-    flight and more cursors, enough for `_GOAL` keys a second.
+    A server works through one client's pipeline before it turns to the next, so pipelines are
+    short where the server is near: 200 keys keep another client's GET at a p50 of 2 ms where 1,000
+    make it 6 (measured), for a twentieth of the speed. Batches, which only the coordinator feels,
+    are larger. Distance is made up for by more batches in flight and more cursors, enough for
+    `_GOAL` keys a second.
     """
     near = max(source_round_trip, target_round_trip) < 0.002
     keys = batch_keys or (200 if near else 500)
@@ -187,7 +188,7 @@ def tune(
         scanners=max(scanners, min(nodes, 16)),
         partitions=1 << math.ceil(math.log2(cut)),
         scan_count=scan_count,
-        batch_keys=keys,
+        pipeline_keys=keys,
         batches_in_flight=_between(3, 2 + math.ceil(waiting / (keys * workers)), 64),
     )
 

@@ -21,13 +21,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection as Channel
 from multiprocessing.context import SpawnProcess
 from typing import Final
 
 import psutil
 
 from rumpx.copy import worker
+from rumpx.copy.channel import Channel, receive, send
 from rumpx.copy.messages import Ack, Batch, FromWorker, Stop
 from rumpx.errors import RumpxError
 from rumpx.report.snapshot import Counts, KeyFailure, WorkerStat
@@ -105,23 +105,21 @@ class Pool:
     def _send(self, member: _Worker, batch: Batch) -> None:
         member.held[batch.id] = batch
         try:
-            member.channel.send(batch)
+            send(member.channel, batch)
         except OSError:
             return  # it has died; `receive` finds out, and the batch with it
 
     def receive(self, member: _Worker) -> Iterator[FromWorker]:
-        """The messages of one worker whose channel is readable; of a dead one, acks for batches
+        """The next message of a worker whose channel is readable; of a dead one, acks for batches
         that are set aside."""
         try:
-            while True:
-                message: FromWorker = member.channel.recv()
-                if isinstance(message, Ack):
-                    self._settled(member, message)
-                yield message
-                if not member.channel.poll():
-                    return
+            message: FromWorker = receive(member.channel)
         except (EOFError, OSError):
             yield from self._bury(member)
+            return
+        if isinstance(message, Ack):
+            self._settled(member, message)
+        yield message
 
     def _settled(self, member: _Worker, ack: Ack) -> None:
         member.held.pop(ack.batch, None)
@@ -186,7 +184,7 @@ class Pool:
         """Let idle workers end by themselves; end those that do not."""
         for member in self._workers:
             try:
-                member.channel.send(Stop())
+                send(member.channel, Stop())
             except OSError:
                 continue
         for member in list(self._workers):

@@ -38,7 +38,6 @@ from rumpx.copy.scan import ScanSettings
 from rumpx.copy.worker import WorkerSpec
 from rumpx.errors import (
     ConnectionLost,
-
     Side,
     SourceUnusable,
     TargetFull,
@@ -171,6 +170,7 @@ def prepare(job: Job, ask: Ask | None = None) -> Plan:
         abilities,
         scope,
         policy,
+        tuning.pipeline_keys,
         bytes_for_worker(job, source),
         job.big_key,
         job.retry_for,
@@ -186,7 +186,7 @@ def prepare(job: Job, ask: Ask | None = None) -> Plan:
         tuple(plan_partitions(places, tuning, job.prefixes, forced=job.partitions > 0)),
         tuning,
         ScanSettings(
-            source.dialer, scope, tuning.scan_count, tuning.batch_keys, job.retry_for, scan_type
+            source.dialer, scope, tuning.scan_count, tuning.scan_count, job.retry_for, scan_type
         ),
         spec,
         target_keys,
@@ -462,7 +462,7 @@ def _refuse_command(side: Side, connection: Connection, command: str, reply: Rep
             f"{explain_refusal(reply, command)}."
         )
     if verdict.kind is Kind.TEMPORARY:
-        raise TemporaryError(f"The {side} at {connection.name} is not ready: {reply}.")
+        raise TemporaryError(f"The {side} at {connection.name} is not ready: {reply!s}.")
 
 
 def find_abilities(
@@ -484,7 +484,8 @@ def find_abilities(
                     "The source has neither PEXPIRETIME nor TIME: expiries are copied as time "
                     "left, and come out later by the time that the way takes."
                 )
-        return Abilities(expiry, _allows_multi(source, connection), _sizes(job, connection, sample, warnings))
+        multi = _allows_multi(source, connection)
+        return Abilities(expiry, multi, _sizes(job, connection, sample, warnings))
 
 
 def _allows_multi(source: SideFacts, connection: Connection) -> bool:

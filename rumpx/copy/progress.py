@@ -71,19 +71,19 @@ class ProgressMeter:
         return max(1.0, self._keys.get(place, 0) / self._parts.get(place, 1))
 
     def fraction(self, progress: Progress) -> float:
-        """0.0–1.0 of one partition."""
+        """0.0 to 1.0 of one partition."""
         if progress.done:
             return 1.0
         partition = progress.partition
-        if progress.cursor == partition.span.start:
-            exact: float | None = 0.0
+        exact = partition.span.fraction(progress.cursor)
+        if exact is None:
+            place = partition.node.address, partition.db
+            exact = progress.counts.settled / max(1, self._keys.get(place, 0))
+        elif progress.cursor == partition.span.start:
+            exact = 0.0
         elif progress.cursor == 0:
             exact = 1.0  # the walk is at its end; what remains is settled in a moment
-        else:
-            exact = partition.span.fraction(progress.cursor)
-        if partition.span.fraction(1) is None:
-            exact = progress.counts.settled / max(1, self._keys.get((partition.node.address, partition.db), 0))
-        return min(0.999, max(0.0, exact or 0.0))
+        return min(0.999, max(0.0, exact))
 
     def snapshot(self, parts: Sequence[Progress], state: State, note: str, now: float) -> Snapshot:
         """The run now."""

@@ -111,7 +111,9 @@ class RestoreWriter:
     def _count(self, records: Records, positions: Sequence[int], result: Written) -> None:
         result.copied += len(positions)
         payloads = records.payloads
-        result.payload_bytes += sum(map(len, (payloads[n] for n in positions)))
+        if len(positions) < len(payloads):
+            payloads = [payloads[n] for n in positions]
+        result.payload_bytes += sum(map(len, payloads))
 
     def _fresh(self, records: Records, result: Written) -> Records:
         """Records shifted to the target's clock, without those that have expired on it."""

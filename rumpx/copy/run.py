@@ -34,6 +34,7 @@ def run(job: Job, display: Display, control: Control, ask: Ask | None = None) ->
 def _copy(plan: Plan, display: Display, control: Control) -> Summary:
     coordinator = Coordinator(plan, display, control)
     display.start()
+    control.running = True
     try:
         coordinator.run()
         if plan.job.functions:

@@ -9,7 +9,7 @@ end, and where it differs (or cannot be had) the coordinator is told to start th
 Filters: one `--match` or a prefix is pushed down to SCAN, one `--type` likewise where the server
 has SCAN … TYPE; all else is decided here, on the key's bytes or by asking TYPE.
 
-Not promised: that a key is found only once (1–2 % are found twice while a table grows), or that
+Not promised: that a key is found only once (1 to 2 % are found twice while a table grows), or that
 keys written or deleted meanwhile are found.
 """
 
@@ -174,6 +174,7 @@ class Scanner:
     run_id: str
     settings: ScanSettings
     emit: Callable[[FromScanner], bool]
+    _node: Node | None = None
     _cursor: int = 0
     _pending: list[bytes] = field(default_factory=list)
     _pending_bytes: int = 0
@@ -199,7 +200,7 @@ class Scanner:
 
     def _walk_until_done(self) -> FromScanner | None:
         """The last message, or None if the walk was told to end."""
-        node = self.partition.node
+        node = self._node = self.partition.node
         self._cursor = self.partition.span.start
         connected_before = False
         trouble_since: float | None = None
@@ -233,7 +234,7 @@ class Scanner:
             pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(pauses, 10))
             time.sleep(pause * random.uniform(0.5, 1.0))
             pauses += 1
-            node = self._locate(node)
+            node = self._node = self._locate(node)
 
     def _walk_connection(self, connection: Connection) -> bool:
         """Walk on from the cursor; False if the coordinator has told us to end."""
@@ -263,7 +264,8 @@ class Scanner:
     def _tell(self, cursor: int | None) -> bool:
         keys, self._pending, self._pending_bytes = self._pending, [], 0
         self._told = time.monotonic()
-        return self.emit(Found(self.partition.id, self.walk, self.partition.node.address, keys, cursor))
+        node = self._node.address if self._node else None
+        return self.emit(Found(self.partition.id, self.walk, node, keys, cursor))
 
     def _locate(self, node: Node) -> Node:
         """Where the partition's node is now: a failover may have moved its slots elsewhere."""

@@ -2,8 +2,9 @@
 
 Algorithm, for one batch (a task, see `tasks`):
 
-1. Ask the keys' sizes (their request is on the wire before other batches' DUMPs are done, so it
-   costs no round trip), and cut the batch into chunks that fit the budget of bytes in flight.
+1. Take the batch pipeline by pipeline. Ask the keys' sizes (the request is on the wire while
+   other batches' DUMPs are, so it costs no round trip), and cut them into chunks that fit the
+   budget of bytes in flight.
 2. For each chunk get a permit, read it, write it, give the permit back.
 3. Keys that were not settled (a lost connection, a redirection, a server that is loading) are
    repeated: *read* again, never written again from an old payload. After a redirection at once,
@@ -22,7 +23,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from rumpx.copy.dump import DumpReader, Read, Wanted
@@ -43,8 +44,10 @@ _GUESSED_BYTES: Final = 512
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`chunk_bytes`: the most that is asked for at once; `big_key`: DUMPed alone from there on."""
+    """`pipeline_keys` and `chunk_bytes`: the most that is asked for at once; `big_key`: bytes from
+    which on a value is DUMPed alone; `retry_for`: seconds."""
 
+    pipeline_keys: int
     chunk_bytes: int
     big_key: int
     retry_for: float
@@ -60,7 +63,9 @@ class Chunk:
     alone: bool = False
 
 
-def cut(keys: list[bytes], sizes: list[int] | None, limits: Limits, guess: float) -> Iterator[Chunk]:
+def cut(
+    keys: list[bytes], sizes: list[int] | None, limits: Limits, guess: float
+) -> Iterator[Chunk]:
     """Chunks of at most `chunk_bytes`, in order; a key that alone is larger is a chunk of its own.
 
     Args:
@@ -91,10 +96,10 @@ def _chunk(
 
 
 class _Unsettled:
-    """The keys of a batch that are to be tried, and what was learnt on the way."""
+    """The keys that are still to be tried, and what was learnt on the way."""
 
-    def __init__(self, batch: Batch) -> None:
-        self.keys = batch.keys
+    def __init__(self, keys: list[bytes]) -> None:
+        self.keys = keys
         self.read_ask: dict[bytes, Address] = {}
         self.write_ask: dict[bytes, Address] = {}
         self.single: set[bytes] = set()
@@ -114,6 +119,15 @@ class _Unsettled:
         self.waits |= written.waits
         self.complaint = written.complaint or self.complaint
         return written.again
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """What became of some keys; `again` are to be repeated."""
+
+    counts: Counts = field(default_factory=Counts)
+    failures: tuple[KeyFailure, ...] = ()
+    again: list[bytes] | tuple[()] = ()
 
 
 class Transfer:
@@ -156,7 +170,18 @@ class Transfer:
             TemporaryError: nothing was settled for `retry_for` seconds.
             SourceUnusable, TargetUnusable: see reader and writer.
         """
-        unsettled = _Unsettled(batch)
+        counts = Counts()
+        failures: list[KeyFailure] = []
+        step = self._limits.pipeline_keys
+        for start in range(0, len(batch.keys), step):
+            settled = yield from self._settle(batch, batch.keys[start : start + step])
+            counts += settled.counts
+            failures += settled.failures
+        return Ack(batch.id, counts, tuple(failures))
+
+    def _settle(self, batch: Batch, keys: list[bytes]) -> Task[_Settled]:
+        """Copy one pipeline's worth of keys until each is settled."""
+        unsettled = _Unsettled(keys)
         counts = Counts()
         failures: list[KeyFailure] = []
         tries = 0
@@ -194,7 +219,7 @@ class Transfer:
                     )
             tries += 1
             yield from self._back_off(unsettled, tries)
-        return Ack(batch.id, counts, tuple(failures))
+        return _Settled(counts, tuple(failures))
 
     def take_notices(self) -> list[str]:
         """Sentences for the user that came up since the last call."""
@@ -260,24 +285,22 @@ class Transfer:
             self._writer.links.refresh()
         unsettled.waits = False
 
-    def _conflicts(
-        self, batch: Batch, unsettled: _Unsettled, keys: list[bytes]
-    ) -> _Conflicts:
+    def _conflicts(self, batch: Batch, unsettled: _Unsettled, keys: list[bytes]) -> _Settled:
         """Keys that the target has: copied already if equal, else as the policy says."""
         try:
             different = self._compare(batch, keys)
         except ConnectionLost as error:
             unsettled.waits = True
             unsettled.complaint = str(error)
-            return _Conflicts(again=list(keys))
+            return _Settled(again=list(keys))
         except ReadRefused:
             different = list(keys)  # what cannot be compared is taken for somebody else's
         repeated = len(keys) - len(different)
         if self._on_conflict == "skip":
-            return _Conflicts(Counts(skipped=len(different), repeated=repeated))
+            return _Settled(Counts(skipped=len(different), repeated=repeated))
         target_db = self._scope.target_db(batch.db)
         message = f"the target's database {target_db} has this key with another value"
-        return _Conflicts(
+        return _Settled(
             Counts(failed=len(different), repeated=repeated),
             tuple(KeyFailure(batch.db, key, "busy key", message) for key in different),
         )
@@ -296,10 +319,3 @@ class Transfer:
                 expiry_shift=self._expiry_shift,
             )
         return different
-
-
-@dataclass(frozen=True, slots=True)
-class _Conflicts:
-    counts: Counts = Counts()
-    failures: tuple[KeyFailure, ...] = ()
-    again: list[bytes] | tuple[()] = ()

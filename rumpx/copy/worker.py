@@ -18,9 +18,9 @@ import queue
 import threading
 import time
 from dataclasses import dataclass
-from multiprocessing.connection import Connection as Channel
 from typing import Final, Literal
 
+from rumpx.copy.channel import Channel, receive, send
 from rumpx.copy.dump import Abilities, DumpReader
 from rumpx.copy.links import Links
 from rumpx.copy.messages import Ack, FromWorker, Notice, Stop, ToWorker, Trouble
@@ -40,6 +40,7 @@ class WorkerSpec:
     """All that a worker needs to know, sent once when it starts.
 
     Attributes:
+        pipeline_keys: keys asked for, or written, in one pipeline.
         bytes_in_flight: this worker's budget.
         clock_offset: the target's clock minus ours, ms, if known.
         expiry_shift: ms to add to expiries (`--clock relative`).
@@ -52,6 +53,7 @@ class WorkerSpec:
     abilities: Abilities
     scope: Scope
     on_conflict: Literal["replace", "skip", "fail"]
+    pipeline_keys: int
     bytes_in_flight: int
     big_key: int
     retry_for: float
@@ -74,7 +76,7 @@ def build_transfer(spec: WorkerSpec, budget: Budget) -> Transfer:
         writer,
         (Links(spec.source, spec.source_topology), Links(spec.target, spec.target_topology)),
         budget,
-        Limits(max(1, budget.limit // 4), spec.big_key, spec.retry_for),
+        Limits(spec.pipeline_keys, max(1, budget.limit // 4), spec.big_key, spec.retry_for),
         spec.scope,
         spec.on_conflict,
         spec.expiry_shift,
@@ -121,7 +123,7 @@ def _work(
 
 def _tell(channel: Channel, message: FromWorker) -> None:
     try:
-        channel.send(message)
+        send(channel, message)
     except OSError:
         return  # the coordinator is gone, and _listen will end us
 
@@ -129,7 +131,7 @@ def _tell(channel: Channel, message: FromWorker) -> None:
 def _listen(channel: Channel, inbox: queue.SimpleQueue[ToWorker]) -> None:
     try:
         while True:
-            inbox.put(channel.recv())
+            inbox.put(receive(channel))
     except (EOFError, OSError):
         inbox.put(Stop())
         time.sleep(_GRACE_SECONDS)

@@ -81,7 +81,7 @@ class Snapshot:
         state: what the run is doing.
         source, target: the endpoints' URIs without credentials.
         elapsed: seconds since the copy began.
-        fraction: 0.0 to 1.0 of the scan that is settled; exact where cursors tell, else by key count.
+        fraction: 0.0 to 1.0 of the walk that is settled; exact where cursors tell, else by keys.
         counts: of the whole run.
         keys_expected: the source's DBSIZE in scope at the start; with filters an upper bound.
         keys_per_second, bytes_per_second: over the last few seconds.

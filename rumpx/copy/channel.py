@@ -1,0 +1,31 @@
+"""Messages over a pipe between the coordinator and one worker.
+
+Plain pickle rather than `multiprocessing`'s own pickler, which copies a table of reducers for each
+message: 10 µs that a coordinator pays thousands of times a second.
+"""
+
+from __future__ import annotations
+
+import pickle
+from multiprocessing.connection import Connection as Channel
+from typing import Any
+
+__all__ = ["Channel", "receive", "send"]
+
+
+def send(channel: Channel, message: object) -> None:
+    """Send a message.
+
+    Raises:
+        OSError: nobody holds the other end.
+    """
+    channel.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
+
+
+def receive(channel: Channel) -> Any:
+    """Wait for the next message.
+
+    Raises:
+        EOFError, OSError: nobody holds the other end.
+    """
+    return pickle.loads(channel.recv_bytes())
