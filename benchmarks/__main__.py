@@ -21,9 +21,14 @@ from rumpx.errors import RumpxError
 
 SCENARIOS: Final[dict[str, Scenario]] = {"loopback": loopback.run}
 
+_BUSY_LOAD: Final = 1.0
+
 
 def main() -> int:
     arguments = _parse()
+    where = environment()
+    if where["load_before"] > _BUSY_LOAD:
+        print(f"This machine is busy (load {where['load_before']:.1f}).", file=sys.stderr)
     options = Options(keys=arguments.keys, rounds=arguments.rounds, workers=arguments.workers)
     figures = {}
     console = Console()
@@ -36,7 +41,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     if arguments.json:
-        document = {**environment(), "options": asdict(options), "scenarios": figures}
+        document = {**where, "options": asdict(options), "scenarios": figures}
         arguments.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     return 0
 

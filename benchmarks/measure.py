@@ -157,7 +157,10 @@ def _tree_memory(pid: int) -> int:
 
 
 def environment() -> dict[str, Any]:
-    """Where a measurement was made: what one needs to compare it with another."""
+    """Where a measurement is made: what one needs to compare it with another.
+
+    `load_before` is the load average of the last minute, so call this before measuring.
+    """
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "commit": _commit(),
@@ -167,6 +170,7 @@ def environment() -> dict[str, Any]:
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "memory": psutil.virtual_memory().total,
+        "load_before": os.getloadavg()[0],
     }
 
 

@@ -104,6 +104,8 @@ def _floor_worker(
 ) -> None:
     source = socket.create_connection((_HOST, source_port))
     target = socket.create_connection((_HOST, target_port))
+    for sock in (source, target):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     barrier.wait()
     counts = [_copy_part(source, target, part, bits) for part in parts]
     results.put((sum(keys for keys, _ in counts), sum(size for _, size in counts)))

@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 
+# Imported before `rumpx` gives its name to the function: the import system binds a package to its
+# parent when it is first imported, and would put it in the function's place later.
+import rumpx.copy  # noqa: F401
 from rumpx.errors import Side
 from rumpx.job import (
     Clock,

@@ -326,8 +326,8 @@ def _password(endpoint: Endpoint, prefix: str, file: str | None) -> str | None:
 
 
 def _number(text: str, flag: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise UsageError(f"{flag}: {text!r} is not a database number.")
+    if not (text.isascii() and text.isdigit() and len(text) <= 10):
+        raise UsageError(f"{flag}: {text[:40]!r} is not a database number.")
     return int(text)
 
 

@@ -21,7 +21,7 @@ import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 from rumpx.errors import Side, UsageError
 
@@ -84,11 +84,11 @@ class Endpoint:
         """The URI without credentials: what messages, reports and a job's identity show."""
         database = "" if self.db is None else f"/{self.db}"
         if self.transport == "unix":
-            return f"unix://{self.path}" + (f"?db={self.db}" if database else "")
+            return f"unix://{quote(self.path)}" + (f"?db={self.db}" if database else "")
         hosts = ",".join(format_address(address) for address in self.addresses)
         scheme = "rediss" if self.tls else "redis"
         if self.transport == "sentinel":
-            return f"{scheme}+sentinel://{hosts}/{self.service}{database}"
+            return f"{scheme}+sentinel://{hosts}/{quote(self.service, safe='')}{database}"
         return f"{scheme}://{hosts}{database}"
 
     def mapped(self, address: Address) -> Address:
@@ -151,7 +151,7 @@ class Job:
 
     def __post_init__(self) -> None:
         _check_range("--workers", self.workers, 1, 256)
-        _check_range("--partitions", self.partitions, 0, 4096)
+        _check_range("--partitions", self.partitions, 0, 1024)
         _check_range("--batch-keys", self.batch_keys, 0, 10_000)
         _check_range("--big-key", self.big_key, 2**10, 2**40)
         _check_range("--max-bytes-in-flight", self.max_bytes_in_flight, 2**16, 2**40)
@@ -263,16 +263,18 @@ def _parse_query(query: str, flag: str) -> int | None:
     options = dict(parse_qsl(query, keep_blank_values=True))
     db = options.pop("db", None)
     if options:
-        names = ", ".join(sorted(options))
-        raise UsageError(f"{flag}: unknown option in the URI: {names}; only ?db=N is known there.")
+        raise UsageError(
+            f"{flag}: only ?db=N is known after the '?' of a URI. (If the password holds a '?', "
+            "write it as %3F.)"
+        )
     return None if db is None else _parse_db(db, flag)
 
 
 def _parse_db(text: str, flag: str) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text) > MAX_DATABASE:
+    if not re.fullmatch(r"[0-9]{1,10}", text) or int(text) > MAX_DATABASE:
         raise UsageError(
-            f"{flag}: {text[:40]!r} is not a database number. (If the password holds a '/', "
-            "write it as %2F.)"
+            f"{flag}: the database in the URI is not a number. (If the password holds a '/' or "
+            "'?', write it as %2F or %3F.)"
         )
     return int(text)
 
@@ -336,8 +338,8 @@ def parse_size(text: str, flag: str) -> int:
         UsageError: not a size.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", text.strip().lower())
-    if not match:
-        raise UsageError(f"{flag}: {text!r} is not a size; write it as in 64MiB or 500k.")
+    if not match or len(match[1]) > 20:
+        raise UsageError(f"{flag}: {text[:40]!r} is not a size; write it as in 64MiB or 500k.")
     return int(float(match[1]) * _UNITS[match[2]])
 
 
@@ -349,6 +351,8 @@ def parse_seconds(text: str, flag: str) -> float:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", text.strip().lower())
     if not match:
-        raise UsageError(f"{flag}: {text!r} is not a time; write it as in 500ms, 30s, 5m or 4h.")
+        raise UsageError(
+            f"{flag}: {text[:40]!r} is not a time; write it as in 500ms, 30s, 5m or 4h."
+        )
     unit = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}[match[2] or "s"]
     return float(match[1]) * unit

@@ -153,9 +153,8 @@ def test_a_database_that_the_target_lacks_is_refused(server: StartServer) -> Non
 # --- filters --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", ["6.2", "9.1"])
-def test_filters_take_exactly_the_right_keys(server: StartServer, version: str) -> None:
-    source, target = server(version), server(version)
+def test_filters_take_exactly_the_right_keys(server: StartServer) -> None:
+    source, target = server("6.2"), server("9.1")
     with source.raw() as raw:
         for i in range(300):
             raw.many(
@@ -367,7 +366,7 @@ def refusing(source: Server, *rules: str) -> str:
         ("6.2", ["-time"], "neither PEXPIRETIME nor TIME", 1000),
         ("7.0", ["-multi"], "", 0),
         ("7.0", ["-exec"], "", 0),
-        ("7.0", ["-info"], "INFO", 0),
+        ("7.0", ["-info"], "refuses INFO: keys were looked for", 0),
         ("7.0", ["-cluster"], "", 0),
         ("9.1", ["-@all", "+scan", "+dump", "+pttl", "+select"], "refuses MEMORY USAGE", 1000),
     ],

@@ -73,6 +73,8 @@ _MOST_WALKS: Final = 20
 _MOST_SUSPICIONS: Final = 10
 _DRAIN_SECONDS: Final = 5.0
 _PAUSE: Final = 0.5
+# How often, with `_PAUSE` between, we look whether a slot's migration has ended.
+_MIGRATION_POLLS: Final = 20
 
 T = TypeVar("T")
 
@@ -136,6 +138,7 @@ class Coordinator:
         self._ready: deque[Batch] = deque()
         self._mail: queue.SimpleQueue[FromScanner] = queue.SimpleQueue()
         self._room = threading.Semaphore(_AHEAD * plan.job.workers + plan.tuning.scanners)
+        self._walks_changed = True
         self._walked_again: Counter[str] = Counter()
         self._state: State = "starting"
         self._note = ""
@@ -143,7 +146,7 @@ class Coordinator:
         self._before: Census | None = None
         self._after: Census | None = None
         self._missing: int | None = None
-        self._grace = int(plan.job.retry_for / _PAUSE)
+        self._grace = _MIGRATION_POLLS
         self._suspicions = 0
         self._counted_again = False
         self._pool: Pool | None = None
@@ -174,7 +177,7 @@ class Coordinator:
         self._watch = SlotWatch(plan.source)
         self._pool = Pool(
             plan.spec,
-            plan.job.workers,
+            plan.job.workers if plan.partitions else 0,
             plan.tuning.batches_in_flight,
             self._selector,
             self._warn,
@@ -256,13 +259,17 @@ class Coordinator:
         self._tick()
 
     def _start_walks(self) -> None:
-        walking = sum(walk.state == "walking" for walk in self._walks)
-        for walk in self._walks:
-            if walking >= self._plan.tuning.scanners:
-                return
-            if walk.state == "waiting" and self._may_start(walk):
-                self._start(walk)
-                walking += 1
+        """Start walks while there are fewer than the tuning says, spread over the nodes."""
+        if not self._walks_changed:
+            return
+        self._walks_changed = False
+        busy = Counter(w.partition.node.address for w in self._walks if w.state == "walking")
+        waiting = [w for w in self._walks if w.state == "waiting" and self._may_start(w)]
+        while waiting and busy.total() < self._plan.tuning.scanners:
+            walk = min(waiting, key=lambda walk: busy[walk.partition.node.address])
+            waiting.remove(walk)
+            busy[walk.partition.node.address] += 1
+            self._start(walk)
 
     def _may_start(self, walk: _Walk) -> bool:
         """Walks again are one after the other where one must see what another missed."""
@@ -316,6 +323,7 @@ class Coordinator:
                 self._found(walk, message)
             case Walked():
                 walk.state = "walked"
+                self._walks_changed = True
             case NodeChanged():
                 self._node_changed(walk, message)
             case CursorUnproven():
@@ -350,6 +358,7 @@ class Coordinator:
         walk = self._walks[issued[0]]
         walk.frontier.settle(ack.batch)
         walk.counts += ack.counts
+        self._walks_changed |= walk.done  # another may have waited for it
         if ack.failures:
             kept = sum(len(walk.failures) for walk in self._walks)
             walk.failures += ack.failures[: max(0, _FAILURES_KEPT - kept)]
@@ -386,6 +395,7 @@ class Coordinator:
         )
         self._forget(walk)
         self._walks[walk.partition.id] = fresh
+        self._walks_changed = True
 
     def _forget(self, walk: _Walk) -> None:
         """Batches of a walk that is over are not waited for."""
@@ -425,6 +435,7 @@ class Coordinator:
                 emptied = _Walk(replace(other.partition, span=WholeSpan()), other.number + 1)
                 emptied.state = "waiting" if whole else "walked"
                 self._walks[other.partition.id] = emptied
+                self._walks_changed = True
         self._warn(
             "The source's cursors are not those of a plain hash table, so it is walked by one "
             "cursor a node."
@@ -441,6 +452,7 @@ class Coordinator:
             )
             walk = _Walk(replace(partition, id=len(self._walks)), after=after)
             self._walks.append(walk)
+            self._walks_changed = True
             added.append(walk)
             self._walked_again[partition.reason] += 1
         return len(added)
@@ -462,6 +474,7 @@ class Coordinator:
             self._wait(_PAUSE)
             return True
         self._note = ""
+        self._watch.excuse(seen.marked)
         self._warn(f"{len(disturbed)} slots moved on the source; their keys are walked again.")
         dbs = sorted({place.db for place in self._plan.databases})
         return self._add_walks(
@@ -589,6 +602,7 @@ class Coordinator:
         """Trouble: let what workers hold land if that is soon, so that the counts are true."""
         self._state = "failed"
         self._cancel(self._walks)
+        self._workers.close()
         until = time.monotonic() + _DRAIN_SECONDS
         while self._workers.in_flight and time.monotonic() < until and not self._control.stops:
             for key, _ in self._selector.select(_TICK):

@@ -256,7 +256,8 @@ def cut_spans(node: Node, scheme: str, parts: int) -> list[Span]:
 def _cut_slots(node: Node, parts: int) -> list[SlotSpan]:
     """Ranges with about as many of the node's slots each; slots of others between are empty."""
     served = [slot for low, high in node.slots for slot in range(low, high + 1)]
-    starts = [served[k * len(served) // parts] for k in range(min(parts, len(served)))]
+    parts = min(parts, len(served))
+    starts = [served[k * len(served) // parts] for k in range(parts)]
     return [
         SlotSpan(low, high) for low, high in zip(starts, [*starts[1:], SLOTS], strict=True)
     ]

@@ -74,6 +74,7 @@ class Pool:
         self._suspects: deque[Batch] = deque()
         self._deaths: dict[int, int] = {}
         self._deaths_since_ack = 0
+        self._closing = False
         self._workers: list[_Worker] = []
         for _ in range(workers):
             self._workers.append(self._start())
@@ -131,6 +132,11 @@ class Pool:
         """Replace a dead worker; its batches become suspects, or are set aside."""
         self._discard(member)
         member.process.join(_LEAVE_SECONDS)
+        if member.process.is_alive():
+            member.process.kill()  # it cannot hear us any more
+            member.process.join()
+        if self._closing:
+            return
         self._deaths_since_ack += 1
         if self._deaths_since_ack > _HOPELESS_DEATHS:
             raise RumpxError(
@@ -179,6 +185,11 @@ class Pool:
     def stats(self) -> tuple[WorkerStat, ...]:
         """CPU (since the last call) and memory of the live workers."""
         return tuple(stat for member in self._workers if (stat := _stat(member)))
+
+    def close(self) -> None:
+        """Only acks are awaited from now on: the dead are not replaced, nor their work repeated."""
+        self._closing = True
+        self._suspects.clear()
 
     def stop(self) -> None:
         """Let idle workers end by themselves; end those that do not."""

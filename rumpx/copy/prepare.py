@@ -64,6 +64,8 @@ Policy = Literal["replace", "skip", "fail"]
 _NEARLY_FULL: Final = 0.9
 _SKEW_WARN_MS: Final = 1_000
 _SKEW_REFUSE_MS: Final = 60_000
+# Looked into where the server does not list its databases; 16 is the servers' default.
+_USUAL_DATABASES: Final = 16
 _SAMPLE_PAGES: Final = 3
 _SAMPLE_COUNT: Final = 50
 
@@ -143,8 +145,8 @@ def prepare(job: Job, ask: Ask | None = None) -> Plan:
         refuse_unserved(side)
     check_eviction(job, source, target, warnings)
     shift = check_clocks(job, source, target, warnings)
-    scope = replace(job.scope, map_db=database_map(job, source))
-    databases = find_databases(job, source)
+    databases = find_databases(job, source, warnings)
+    scope = replace(job.scope, map_db=database_map(job, databases))
     refuse_collisions([place.db for place in databases], dict(scope.map_db))
     target_databases = sorted({scope.target_db(place.db) for place in databases})
     prove_databases(target, target_databases)
@@ -195,19 +197,24 @@ def prepare(job: Job, ask: Ask | None = None) -> Plan:
 
 
 @contextmanager
-def at_start(side: Side) -> Iterator[None]:
+def at_start(dialer: Dialer) -> Iterator[None]:
     """At the start nothing is retried: who cannot be reached is unusable."""
     try:
         yield
     except ConnectionLost as error:
-        flag = "--from" if side == "source" else "--to"
-        raise unusable(side)(f"{error} Check {flag}, and that the server runs.") from None
+        flag = "--from" if dialer.side == "source" else "--to"
+        advice = f"Check {flag}, and that the server runs."
+        tls = dialer.endpoint.tls
+        if tls and not tls.cert:
+            # TLS 1.3 lets us believe that we are in; then the server just closes.
+            advice += f" If it demands a client certificate, give {flag}-cert and {flag}-key."
+        raise unusable(dialer.side)(f"{error} {advice}") from None
 
 
 @contextmanager
 def connected(dialer: Dialer, address: Address | None, db: int = 0) -> Iterator[Connection]:
     """A connection for a few questions."""
-    with at_start(dialer.side):
+    with at_start(dialer):
         connection = dialer.connect(address)
         try:
             select(connection, db, dialer.side)
@@ -221,7 +228,7 @@ def look(job: Job, side: Side) -> SideFacts:
     endpoint: Endpoint = job.source if side == "source" else job.target
     # Until the copy runs no answer takes long: silence is found out within the connect timeout.
     dialer = Dialer(endpoint, side, job.connect_timeout, job.connect_timeout)
-    with at_start(side):
+    with at_start(dialer):
         topology = read_topology(dialer)
     infos: dict[Address | None, ServerInfo | None] = {}
     clock = ServerClock(None, 0.0)
@@ -365,14 +372,13 @@ def check_clocks(
     return 0
 
 
-def database_map(job: Job, source: SideFacts) -> tuple[tuple[int, int], ...]:
+def database_map(job: Job, databases: list[NodeKeys]) -> tuple[tuple[int, int], ...]:
     """`--map-db`, or what a database in the target's URI means."""
     if job.target.db is None:
         return job.scope.map_db
     chosen = _chosen_databases(job)
     if not chosen:
-        holding = {db for info in source.infos.values() if info for db in info.keys}
-        chosen = tuple(sorted(holding or {0}))
+        chosen = tuple(sorted({place.db for place in databases} or {0}))
     if len(chosen) > 1:
         raise UsageError(
             f"The target's URI names database {job.target.db}, but databases "
@@ -386,8 +392,8 @@ def _chosen_databases(job: Job) -> tuple[int, ...]:
     return (job.source.db,) if job.source.db is not None else job.scope.databases
 
 
-def find_databases(job: Job, source: SideFacts) -> list[NodeKeys]:
-    """Every (node, database) in scope that holds keys; largest first within a node."""
+def find_databases(job: Job, source: SideFacts, warnings: list[str]) -> list[NodeKeys]:
+    """Every (node, database) in scope that holds keys."""
     chosen = _chosen_databases(job)
     places = []
     for node in source.topology.nodes:
@@ -395,11 +401,34 @@ def find_databases(job: Job, source: SideFacts) -> list[NodeKeys]:
         if info is not None:
             keys = {db: n for db, n in info.keys.items() if n and (not chosen or db in chosen)}
         else:
-            keys = {db: _database_size(source.dialer, node, db) for db in chosen or (0,)}
+            keys = _counted_databases(source.dialer, node, chosen, warnings)
         places += [
             NodeKeys(node, db, count, "unknown") for db, count in sorted(keys.items())
         ]
     return places
+
+
+def _counted_databases(
+    dialer: Dialer, node: Node, chosen: tuple[int, ...], warnings: list[str]
+) -> dict[int, int]:
+    """Keys by database where INFO, which lists them, is refused."""
+    if chosen:
+        return {db: _database_size(dialer, node, db) for db in chosen}
+    warning = (
+        f"The source refuses INFO: keys were looked for in databases 0 to {_USUAL_DATABASES - 1} "
+        "only; name others by --db."
+    )
+    if warning not in warnings:
+        warnings.append(warning)
+    with connected(dialer, node.address) as connection:
+        counts = {}
+        for db in range(_USUAL_DATABASES):
+            selected, size = connection.call_many([("SELECT", db), ("DBSIZE",)])
+            if is_error(selected):
+                break
+            if size != 0:  # also where DBSIZE is refused: then it is walked to see
+                counts[db] = size if isinstance(size, int) else 0
+        return counts
 
 
 def _database_size(dialer: Dialer, node: Node, db: int) -> int:
@@ -526,11 +555,6 @@ def prove_restore(target: SideFacts, sample: Sample) -> None:
                 raise TargetFull(
                     f"The target at {connection.name} is out of memory already: {text} Raise its "
                     "maxmemory."
-                )
-            if text.startswith("NOPERM"):
-                raise TargetUnusable(
-                    f"The target at {connection.name} refused RESTORE: "
-                    f"{explain_refusal(reply, 'RESTORE')}."
                 )
             _refuse_command("target", connection, "RESTORE", reply)
 

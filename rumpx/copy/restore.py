@@ -193,8 +193,9 @@ class RestoreWriter:
             case Kind.BUSY_KEY:
                 result.busy.append(key)
             case Kind.FULL:
+                words = str(error).rstrip(".")
                 raise TargetFull(
-                    f"The target at {request.connection.name} is out of memory: {error}. "
+                    f"The target at {request.connection.name} is out of memory: {words}. "
                     "Raise its maxmemory, or give it more memory, and run the command again."
                 )
             case Kind.PERMANENT:

@@ -72,6 +72,7 @@ class SlotWatch:
         self._topology = source.topology
         self._owners: dict[int, Address | None] = {}
         self._disturbed: set[int] = set()
+        self._excused: set[int] = set()
         self._lock = threading.Lock()
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
@@ -106,10 +107,9 @@ class SlotWatch:
 
     def _compare(self, seen: SlotViews) -> None:
         owners = seen.owners()
-        self._disturbed |= seen.marked
-        self._disturbed |= {
-            slot for slot, owner in owners.items() if self._owners.get(slot, owner) != owner
-        }
+        moved = {s for s, owner in owners.items() if self._owners.get(s, owner) != owner}
+        self._disturbed |= (seen.marked | moved) - self._excused
+        self._excused -= moved
         self._owners |= owners
 
     def take(self) -> frozenset[int]:
@@ -122,6 +122,12 @@ class SlotWatch:
         """These are not dealt with yet."""
         with self._lock:
             self._disturbed |= slots
+
+    def excuse(self, slots: frozenset[int]) -> None:
+        """These, still in migration, are about to be walked in the right order, which holds also
+        while they go on migrating, and when they arrive."""
+        with self._lock:
+            self._excused |= slots
 
     def stop(self) -> None:
         """End the thread."""

@@ -174,6 +174,11 @@ class Dialer:
             return unusable(self.side)(
                 f"A certificate or key file for the {self.side} cannot be read: {text}."
             )
+        if "PEM lib" in text or "KEY_VALUES_MISMATCH" in text:
+            flag = "--from" if self.side == "source" else "--to"
+            return unusable(self.side)(
+                f"The files of {flag}-cert and {flag}-key hold no certificate with its key, as PEM."
+            )
         if "certificate" in text.lower() or "CERTIFICATE" in text:
             return unusable(self.side)(
                 f"The {self.side} at {name} was not trusted: {text.strip('. ')}. Give its "

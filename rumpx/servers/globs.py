@@ -2,8 +2,10 @@ r"""Redis's glob patterns on bytes, exactly as the server's `stringmatchlen` rea
 
 Not fnmatch: `[^a]` negates, `\` escapes (also inside brackets), a range may be written backwards,
 an unclosed bracket ends with the pattern, and the empty key matches no pattern but `*` and the
-empty one. A glob becomes one regular expression; each `*` and what follows it up to the next `*`
-is an atomic group, so that matching takes time linear in the number of stars.
+empty one. In a range, bytes from 0x80 on stand before all others, since C's `char` is signed on
+x86; a server on ARM reads a range that holds both kinds the other way. A glob becomes one regular
+expression; each `*` and what follows it up to the next `*` is an atomic group, so that matching
+takes time linear in the number of stars.
 """
 
 from __future__ import annotations
@@ -62,8 +64,8 @@ def _bracket(glob: bytes, position: int) -> tuple[bytes, int]:
             position += 1
             members.add(glob[position])
         elif glob[position + 1 : position + 2] == b"-" and position + 2 < len(glob):
-            low, high = sorted((byte, glob[position + 2]))
-            members.update(range(low, high + 1))
+            low, high = sorted((_signed(byte), _signed(glob[position + 2])))
+            members.update(number & 0xFF for number in range(low, high + 1))
             position += 2
         else:
             members.add(byte)
@@ -71,3 +73,7 @@ def _bracket(glob: bytes, position: int) -> tuple[bytes, int]:
     chosen = set(range(256)) - members if negated else members
     expression = b"".join(b"\\x%02x" % member for member in sorted(chosen))
     return (b"[%b]" % expression if chosen else b"(?!)"), position + 1
+
+
+def _signed(byte: int) -> int:
+    return byte - 256 if byte > 127 else byte

@@ -63,11 +63,8 @@ def _values(reader: Reader, types: dict[bytes, bytes]) -> dict[bytes, Any]:
     for key, kind in types.items():
         name, options = _READS[kind]
         commands.append([name, key, *options])
-    replies = reader.read_many(commands)
-    return {
-        key: _meaning(kind, reply)
-        for (key, kind), reply in zip(types.items(), replies, strict=True)
-    }
+    replies = zip(types.items(), reader.read_many(commands), strict=True)
+    return {key: _meaning(kind, reply) for (key, kind), reply in replies}
 
 
 def _meaning(kind: bytes, reply: Any) -> Any:

@@ -76,15 +76,18 @@ class Copying:
     """A copy under way, whose workers can be held up; small batches make that exact."""
 
     def __init__(self, source: Side, target: Side, *flags: str | Path) -> None:
-        slow = ("--workers", "1", "--batch-keys", "10")
+        slow = ["--workers", "1"]
+        slow += [] if "--batch-keys" in flags else ["--batch-keys", "10"]
         self.run = Running(_arguments(source, target, (*slow, *flags)))
 
-    def wait_keys(self, target: Server | Cluster, number: int, timeout: float = 30) -> None:
-        """Until the target has so many keys in database 0."""
+    def wait_keys(
+        self, target: Server | Cluster, number: int, *, prefix: bytes = b"", timeout: float = 30
+    ) -> None:
+        """Until the target has so many keys (that begin so) in database 0."""
 
         def enough() -> bool:
             assert self.run.alive, f"ended too early:\n{self.run.stderr[-4000:]}"
-            return len(keys_of(target)) >= number
+            return sum(key.startswith(prefix) for key in keys_of(target)) >= number
 
         wait_until(enough, timeout, f"{number} keys are copied")
 

@@ -1,0 +1,315 @@
+"""One partition copied in one process, without a pool: scan, transfer, acks in the same place.
+
+Also how a batch is cut into chunks, on its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rumpx.copy.links import select
+from rumpx.copy.messages import Ack, Batch
+from rumpx.copy.plan import Partition
+from rumpx.copy.prepare import Plan, prepare
+from rumpx.copy.scan import walk
+from rumpx.copy.tasks import Budget, Runner
+from rumpx.copy.transfer import Limits, cut
+from rumpx.copy.worker import WorkerSpec, build_transfer
+from rumpx.errors import TargetFull, TargetUnusable, TemporaryError
+from rumpx.job import Job, Scope, parse_endpoint
+from rumpx.report.snapshot import Counts
+from support import data
+from support.proxy import Proxy
+from support.servers import Server
+
+StartServer = Callable[..., Server]
+
+
+def planned(source: Server | Proxy, target: Server | Proxy, **options: object) -> Plan:
+    job = Job(parse_endpoint(source.uri, "source"), parse_endpoint(target.uri, "target"))
+    return prepare(replace(job, **options))  # type: ignore[arg-type]
+
+
+def batches(plan: Plan, partition: Partition) -> Iterator[Batch]:
+    """Walk a partition in this thread."""
+    with closing(plan.source.dialer.connect(partition.node.address)) as connection:
+        select(connection, partition.db, "source")
+        start = partition.span.start
+        for number, (keys, _) in enumerate(walk(connection, partition, start, plan.scan)):
+            if keys:
+                yield Batch(number, partition.id, 0, partition.node.address, partition.db, keys)
+
+
+def transfer(spec: WorkerSpec, work: list[Batch], in_flight: int = 4) -> list[Ack]:
+    """Do batches as a worker does them, several in flight, in this thread."""
+    budget = Budget(spec.bytes_in_flight)
+    runner = Runner(budget)
+    acks: list[Ack] = []
+    waiting = iter(work)
+    with closing(build_transfer(spec, budget)) as copier:
+        started = 0
+        while len(acks) < len(work):
+            while started < len(acks) + in_flight and (batch := next(waiting, None)):
+                runner.start(copier.copy(batch))
+                started += 1
+            result = runner.step()
+            if isinstance(result, Ack):
+                acks.append(result)
+            elif (delay := runner.delay()) and delay > 0:
+                # Every task pauses after trouble; a worker waits for its channel meanwhile.
+                continue
+    assert budget.used == 0, "every permit is given back"
+    assert runner.delay() is None
+    return acks
+
+
+def total(acks: list[Ack]) -> Counts:
+    return sum((ack.counts for ack in acks), Counts())
+
+
+def copy_partition(plan: Plan, partition: Partition) -> list[Ack]:
+    return transfer(plan.spec, list(batches(plan, partition)))
+
+
+# Whole partitions
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("version", ["6.2", "7.0", "8.1", "9.1"])
+def test_one_partition_with_every_type(server: StartServer, version: str) -> None:
+    source, target = server(version), server(version)
+    keys = data.every_type(source.client(), version)
+    plan = planned(source, target)
+    (partition,) = plan.partitions
+
+    acks = copy_partition(plan, partition)
+
+    assert total(acks).copied == len(keys)
+    assert total(acks).failed == 0
+    tolerance = 3 if version == "6.2" else 0
+    assert data.compare(source, target, ttl_tolerance_ms=tolerance) == []
+
+
+def test_the_parts_of_a_table_are_disjoint_and_whole(server: StartServer) -> None:
+    source, target = server("7.0"), server("9.1")
+    data.fill_mixed(source, 4000)
+    plan = planned(source, target, partitions=4)
+    assert len(plan.partitions) == 4
+
+    found = [set(data.keys_of(target))]
+    for partition in plan.partitions:
+        copy_partition(plan, partition)
+        found.append(data.keys_of(target))
+
+    sizes = [len(found[n + 1]) - len(found[n]) for n in range(4)]
+    assert sum(sizes) == 4000 and all(800 < size < 1200 for size in sizes)
+    assert data.compare(source, target) == []
+
+
+def test_one_part_of_a_cluster(cluster: Callable[..., object], server: StartServer) -> None:
+    source, target = cluster("8.1", primaries=2), server("9.1")
+    data.fill_mixed(source, 2000)  # type: ignore[arg-type]
+    plan = planned(source, target)  # type: ignore[arg-type]
+
+    for partition in plan.partitions:
+        assert total(copy_partition(plan, partition)).failed == 0
+
+    assert data.compare(source, target) == []  # type: ignore[arg-type]
+
+
+def test_into_another_database(server: StartServer) -> None:
+    source, target = server("7.0"), server("7.0")
+    data.fill_mixed(source, 300, db=3)
+    plan = planned(source, target, scope=Scope(databases=(3,), map_db=((3, 7),)))
+
+    for partition in plan.partitions:
+        copy_partition(plan, partition)
+
+    assert data.compare(source, target, db_map={3: 7}) == []
+
+
+# What becomes of keys
+
+
+def test_keys_that_are_gone_are_counted(server: StartServer) -> None:
+    source, target = server("7.0"), server("7.0")
+    data.fill_mixed(source, 10)
+    plan = planned(source, target)
+    (batch,) = batches(plan, plan.partitions[0])
+    source.do("DEL", b"k1:1", b"k1:2")
+    source.do("PEXPIRE", b"k1:3", 1)
+
+    (ack,) = transfer(plan.spec, [batch])
+
+    assert (ack.counts.copied, ack.counts.gone, ack.counts.failed) == (7, 3, 0)
+    assert data.compare(source, target) == []
+
+
+def test_a_repeated_batch_does_no_harm(server: StartServer) -> None:
+    source, target = server("7.0"), server("7.0")
+    data.fill_mixed(source, 100)
+    plan = planned(source, target)
+    work = list(batches(plan, plan.partitions[0]))
+
+    transfer(plan.spec, work)
+    again = total(transfer(plan.spec, work))
+    failing = total(transfer(replace(plan.spec, on_conflict="fail"), work))
+
+    assert again.copied == 100, "overwritten by the same"
+    assert (failing.copied, failing.repeated, failing.failed) == (0, 100, 0)
+    assert data.compare(source, target) == []
+
+
+@pytest.mark.parametrize("policy", ["skip", "fail"])
+def test_other_values_are_not_overwritten_by_policy(server: StartServer, policy: str) -> None:
+    source, target = server("7.0"), server("9.1")
+    source.do("SET", "same", "value")
+    target.do("SET", "same", "value")
+    source.do("SET", "other", "theirs")
+    target.do("SET", "other", "mine")
+    source.do("SET", "expires", "x", "EX", 1000)
+    target.do("SET", "expires", "x", "EX", 5000)
+    source.do("SET", "new", "value")
+    plan = planned(source, target, on_conflict=policy)
+
+    (ack,) = copy_partition(plan, plan.partitions[0])
+
+    counts = ack.counts
+    assert (counts.copied, counts.repeated) == (1, 1)
+    assert (counts.skipped, counts.failed) == ((2, 0) if policy == "skip" else (0, 2))
+    failed = sorted(failure.key for failure in ack.failures)
+    assert failed == ([] if policy == "skip" else [b"expires", b"other"])
+    assert target.do("GET", "other") == b"mine"
+    assert target.do("TTL", "expires") > 4000
+
+
+def test_payloads_that_the_target_cannot_read_fail_by_key(server: StartServer) -> None:
+    source, target = server("9.1"), server("6.2")
+    source.do("SET", "new", "version")
+    plan = planned(source, target)
+
+    (ack,) = copy_partition(plan, plan.partitions[0])
+
+    assert [(failure.key, failure.reason) for failure in ack.failures] == [(b"new", "bad payload")]
+
+
+# Trouble
+
+
+@pytest.mark.parametrize("direction", ["down", "up"])
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_connections_that_break_in_the_middle(
+    server: StartServer, proxy: Callable[..., Proxy], side: str, direction: str
+) -> None:
+    source, target = server("7.0"), server("9.1")
+    data.fill_mixed(source, 2000)
+    middle = proxy(source if side == "source" else target)
+    ends = (middle, target) if side == "source" else (source, middle)
+    plan = planned(*ends)
+    work = list(batches(plan, plan.partitions[0]))
+    # Replies of RESTORE are five bytes each; everything else is larger.
+    middle.cut_after(3001 if (side, direction) == ("target", "down") else 30_001, direction)
+
+    acks = transfer(plan.spec, work)
+
+    assert middle.cuts == 1
+    assert total(acks).copied == 2000 and total(acks).failed == 0
+    assert data.compare(source, target) == []
+
+
+def test_a_target_that_does_not_come_back(server: StartServer) -> None:
+    source, target = server("7.0"), server("9.1")
+    data.fill_mixed(source, 50)
+    plan = planned(source, target, retry_for=0.2)
+    work = list(batches(plan, plan.partitions[0]))
+    target.kill()
+
+    with pytest.raises(TemporaryError, match=r"Gave up after 0.2 s .* cannot be reached"):
+        transfer(plan.spec, work)
+
+
+def test_a_target_that_is_full(server: StartServer) -> None:
+    source, target = server("7.0"), server("9.1")
+    data.fill_mixed(source, 50)
+    plan = planned(source, target)
+    target.do("CONFIG", "SET", "maxmemory", 1)
+
+    with pytest.raises(TargetFull, match="out of memory"):
+        copy_partition(plan, plan.partitions[0])
+
+
+def test_a_permission_that_is_taken_away(server: StartServer) -> None:
+    source, target = server("7.0"), server("9.1")
+    data.fill_mixed(source, 50)
+    plan = planned(source, target)
+    target.do("ACL", "SETUSER", "default", "-restore")
+
+    with pytest.raises(TargetUnusable, match=r"\+restore"):
+        copy_partition(plan, plan.partitions[0])
+
+
+# Sizes
+
+
+def test_large_values_are_read_in_chunks_that_fit_the_budget(
+    server: StartServer, proxy: Callable[..., Proxy]
+) -> None:
+    source, target = server("7.0"), server("9.1")
+    with source.raw() as raw:
+        raw.many([("SET", f"large:{n}", bytes([n]) * 300_000) for n in range(40)])
+        raw.many([("SETRANGE", f"huge:{n}", 3_000_000, "x") for n in range(3)])
+    data.fill_mixed(source, 500)
+    plan = planned(source, target, max_bytes_in_flight=2**20, big_key=2**21)
+
+    acks = copy_partition(plan, plan.partitions[0])
+
+    assert total(acks).copied == 543
+    assert data.compare(source, target) == []
+
+
+sizes = st.integers(0, 3000)
+limits = st.builds(
+    Limits,
+    pipeline_keys=st.integers(1, 50),
+    chunk_bytes=st.integers(1, 5000),
+    big_key=st.integers(1024, 2500),
+    retry_for=st.just(1.0),
+)
+
+
+@given(sizes=st.lists(sizes, max_size=200), limits=limits)
+def test_chunks_by_size(sizes: list[int], limits: Limits) -> None:
+    keys = [b"%d" % n for n in range(len(sizes))]
+
+    chunks = list(cut(keys, sizes, limits, 512.0))
+
+    assert [key for chunk in chunks for key in chunk.keys] == keys
+    assert [size for chunk in chunks for size in chunk.sizes or ()] == sizes
+    for chunk in chunks:
+        assert chunk.keys and chunk.size == sum(chunk.sizes or ())
+        assert len(chunk.keys) <= limits.pipeline_keys
+        assert chunk.size <= limits.chunk_bytes or len(chunk.keys) == 1
+        assert not chunk.alone or (len(chunk.keys) == 1 and chunk.size >= limits.big_key)
+    alone = {key for chunk in chunks if chunk.alone for key in chunk.keys}
+    for key, size in zip(keys, sizes, strict=True):
+        if size > limits.big_key:
+            assert key in alone, "a big key is DUMPed with nothing else in flight"
+
+
+@given(count=st.integers(0, 300), guess=st.floats(0.1, 1e6), limits=limits)
+def test_chunks_by_guess(count: int, guess: float, limits: Limits) -> None:
+    keys = [b"%d" % n for n in range(count)]
+
+    chunks = list(cut(keys, None, limits, guess))
+
+    assert [key for chunk in chunks for key in chunk.keys] == keys
+    for chunk in chunks:
+        assert 1 <= len(chunk.keys) <= limits.pipeline_keys
+        assert len(chunk.keys) == 1 or len(chunk.keys) * guess <= limits.chunk_bytes * 1.001
+        assert chunk.sizes is None and not chunk.alone
