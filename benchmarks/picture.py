@@ -32,7 +32,6 @@ def take(keys: int) -> rumpx.Snapshot:
         fill(source.port, keys, SEED)
         rumpx.copy(source.uri, target.uri, on_progress=snapshots.append)
     under_way = [shot for shot in snapshots if shot.state == "copying" and shot.workers]
-    import sys; [print(f"{x.fraction:.3f} {x.counts.copied} {[round(r.fraction,2) for r in x.rows]} {[r.counts.copied for r in x.rows]}", file=sys.stderr) for x in snapshots]
     return min(under_way, key=lambda shot: abs(shot.fraction - _MOMENT))
 
 

@@ -68,7 +68,9 @@ def test_help_and_usage_errors_import_nothing_heavy(words: list[str]) -> None:
 def test_the_package_is_cheap_to_import_and_says_what_is_public() -> None:
     program = "import sys, rumpx; print(*sys.modules)"
 
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20)
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=20
+    )
 
     assert {"redis", "rich", "psutil", "hiredis"}.isdisjoint(run.stdout.split())
     for name in package.__all__:
@@ -438,11 +440,12 @@ def test_the_question_can_be_left_by_ctrl_c(pair: Pair) -> None:
 def test_a_slow_copy_counts_up_in_a_terminal(
     pair: Pair, proxy: Callable[..., Proxy]
 ) -> None:
-    slow = proxy(pair[0], rtt_ms=60)
+    data.fill_mixed(pair[0], 30_000, seed=2)
+    slow = proxy(pair[0], rtt_ms=50)
 
     shown = rumpx_pty(
         *("--from", slow.uri, "--to", pair[1].uri),
-        *("--workers", "1", "--batch-keys", "30", "--partitions", "2"),
+        *("--workers", "1", "--batch-keys", "1000", "--partitions", "1"),
     )
 
     assert shown.returncode == 0, shown.text

@@ -61,7 +61,7 @@ from rumpx.errors import (
 )
 from rumpx.report.display import Display
 from rumpx.report.snapshot import Counts, KeyFailure, PartitionSummary, State
-from rumpx.servers.topology import Node, read_topology
+from rumpx.servers.topology import Node
 
 _TICK: Final = 0.25
 # Batches that scanners may have found ahead of the workers, beyond what those hold.
@@ -529,19 +529,11 @@ class Coordinator:
                 yield Partition(0, node, db, WholeSpan(), slots=slots, reason=reason)
 
     def _source_nodes(self) -> tuple[Node, ...]:
-        source = self._plan.source
-        if not source.topology.cluster:
-            return source.topology.nodes
-        known = [node.address for node in source.topology.nodes if node.address]
-        return read_topology(source.dialer, known).nodes
+        return self._plan.source.topology_now().nodes
 
     def _target_identity(self) -> list[str]:
         target = self._plan.target
-        topology = target.topology
-        if topology.cluster:
-            known = [node.address for node in topology.nodes if node.address]
-            topology = read_topology(target.dialer, known)
-        return target_identity(target.dialer, topology)
+        return target_identity(target.dialer, target.topology_now())
 
     def _check_completeness(self) -> bool:
         """If the target holds fewer keys than it should, walk the source once more."""

@@ -55,7 +55,7 @@ GROUP_KEYS: Final = 50
 GROUP_BYTES: Final = 2**20
 _GONE: Final = -2
 _CLOCK_SPREAD_MS: Final = 2.0
-_CLOCK_TRIES: Final = 5
+_CLOCK_TRIES: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +190,8 @@ class DumpReader:
             if isinstance(outcome, ConnectionLost) or outcome is None:
                 self._repeat(result, request.keys, str(outcome))
                 continue
-            if self._expiry == "clock" and not request.multi and not request.asking:
-                outcome = yield from self._narrow(request, outcome)
+            if self._expiry == "clock" and not request.asking:
+                outcome = yield from self._narrowed(request, outcome)
             self._sort(wanted.db, request, outcome, result)
         return result
 
@@ -263,6 +263,15 @@ class DumpReader:
             return 4
         count = self._inner_count(request)
         return count + 2 if request.multi else count
+
+    def _narrowed(self, request: _Request, replies: list[Reply]) -> Task[list[Reply]]:
+        """Replies whose TIMEs are close together, also where they stand inside an EXEC."""
+        if not request.multi:
+            return (yield from self._narrow(request, replies))
+        answer = replies[-1]
+        if isinstance(answer, list):
+            return [*replies[:-1], (yield from self._narrow(request, answer))]
+        return replies
 
     def _narrow(self, request: _Request, replies: list[Reply]) -> Task[list[Reply]]:
         """Ask TIME, PTTLs, TIME again while the two TIMEs are far apart; the narrowest counts."""

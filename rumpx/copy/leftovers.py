@@ -7,7 +7,7 @@ the target. The rest is only counted, where the source tells; passwords are neve
 from __future__ import annotations
 
 from rumpx.copy.prepare import SideFacts, connected
-from rumpx.errors import SourceUnusable, TargetUnusable
+from rumpx.errors import RumpxError, SourceUnusable, TargetUnusable
 from rumpx.servers.replies import explain_refusal
 from rumpx.servers.topology import is_error
 
@@ -24,7 +24,7 @@ def copy_functions(source: SideFacts, target: SideFacts, *, replace: bool) -> st
     Raises:
         SourceUnusable, TargetUnusable: FUNCTION is refused, or a library is there already.
     """
-    with connected(source.dialer, source.topology.nodes[0].address) as connection:
+    with connected(source.dialer, source.topology_now().nodes[0].address) as connection:
         libraries = connection.call("FUNCTION", "LIST")
         payload = connection.call("FUNCTION", "DUMP")
     if not isinstance(payload, bytes) or not isinstance(libraries, list):
@@ -34,7 +34,7 @@ def copy_functions(source: SideFacts, target: SideFacts, *, replace: bool) -> st
         )
     if not libraries:
         return "The source has no functions."
-    for node in target.topology.nodes:
+    for node in target.topology_now().nodes:
         with connected(target.dialer, node.address) as connection:
             policy = "REPLACE" if replace else "APPEND"
             reply = connection.call("FUNCTION", "RESTORE", payload, policy)
@@ -48,8 +48,16 @@ def copy_functions(source: SideFacts, target: SideFacts, *, replace: bool) -> st
 
 def left_behind(source: SideFacts, *, functions_copied: bool) -> tuple[str, ...]:
     """What of the source a copy of its keys does not take along, for the end of the report."""
+    try:
+        found = _libraries_and_users(source, functions_copied=functions_copied)
+    except RumpxError:
+        found = []  # the copy is complete; that the source has just gone away does not spoil it
+    return (*found, "the server's configuration")
+
+
+def _libraries_and_users(source: SideFacts, *, functions_copied: bool) -> list[str]:
     found = []
-    with connected(source.dialer, source.topology.nodes[0].address) as connection:
+    with connected(source.dialer, source.topology_now().nodes[0].address) as connection:
         libraries = connection.call("FUNCTION", "LIST")
         if isinstance(libraries, list) and libraries and not functions_copied:
             count = _count(len(libraries), "function library", "function libraries")
@@ -57,7 +65,7 @@ def left_behind(source: SideFacts, *, functions_copied: bool) -> tuple[str, ...]
         users = connection.call("ACL", "USERS")
         if isinstance(users, list) and len(users) > 1:
             found.append(_count(len(users) - 1, "ACL user", "ACL users"))
-    return (*found, "the server's configuration")
+    return found
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -43,6 +43,11 @@ class Ack:
 
 
 @dataclass(frozen=True, slots=True)
+class Ready:
+    """A worker has started and takes up its first batch."""
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """Something that the user should read once, however many workers say it."""
 
@@ -62,7 +67,7 @@ class Stop:
 
 
 ToWorker = Batch | Stop
-FromWorker = Ack | Notice | Trouble
+FromWorker = Ready | Ack | Notice | Trouble
 
 
 @dataclass(frozen=True, slots=True)

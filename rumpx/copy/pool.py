@@ -7,7 +7,7 @@ again, and it is replaced.
 
 A batch that was in a dead worker's hands is *suspect*: it is given out alone, to a worker that
 holds nothing else, so that the next death tells who did it. One that killed workers `DEATHS`
-times is set aside, and its keys have failed.
+times (those still starting do not count) is set aside, and its keys have failed.
 
 Not promised: that the work of a dead worker is not done twice. RESTORE can be repeated.
 """
@@ -28,7 +28,7 @@ import psutil
 
 from rumpx.copy import worker
 from rumpx.copy.channel import Channel, receive, send
-from rumpx.copy.messages import Ack, Batch, FromWorker, Stop
+from rumpx.copy.messages import Ack, Batch, FromWorker, Ready, Stop
 from rumpx.errors import RumpxError
 from rumpx.report.snapshot import Counts, KeyFailure, WorkerStat
 
@@ -44,6 +44,7 @@ class _Worker:
     channel: Channel
     usage: psutil.Process
     held: dict[int, Batch] = field(default_factory=dict)
+    awake: bool = False  # has started, and so may have touched what it holds
     examined: bool = False  # holds a suspect, and so gets nothing else
 
 
@@ -120,7 +121,10 @@ class Pool:
             return
         if isinstance(message, Ack):
             self._settled(member, message)
-        yield message
+        if isinstance(message, Ready):
+            member.awake = True
+        else:
+            yield message
 
     def _settled(self, member: _Worker, ack: Ack) -> None:
         member.held.pop(ack.batch, None)
@@ -149,7 +153,7 @@ class Pool:
             f"its {len(member.held)} batches are repeated."
         )
         for batch in member.held.values():
-            deaths = self._deaths.get(batch.id, 0) + 1
+            deaths = self._deaths.get(batch.id, 0) + member.awake
             self._deaths[batch.id] = deaths
             if deaths < DEATHS:
                 self._suspects.append(batch)

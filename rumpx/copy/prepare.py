@@ -91,6 +91,17 @@ class SideFacts:
         info = self.infos.get(address)
         return info.run_id if info else ""
 
+    def topology_now(self) -> Topology:
+        """The primaries of this moment: a failover may have made others than `topology` has.
+
+        Raises:
+            ConnectionLost: no node answers.
+        """
+        if not self.topology.cluster:
+            return self.topology
+        known = [node.address for node in self.topology.nodes if node.address]
+        return read_topology(self.dialer, known)
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

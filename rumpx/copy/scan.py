@@ -246,14 +246,15 @@ class Scanner:
     def _hand_on(self, keys: list[bytes], cursor: int) -> bool:
         """Put keys of one SCAN reply to those pending, and emit full batches.
 
-        The reply's cursor goes with its last keys; what is pending after it was found before it.
+        A batch that ends within the reply carries the cursor from before it: whoever walks on from
+        there meets the rest of the reply again. The reply's own cursor goes with its last keys.
         """
         settings = self.settings
         for key in keys:
             self._pending.append(key)
             self._pending_bytes += len(key)
             full = len(self._pending) >= settings.batch_keys
-            if (full or self._pending_bytes >= BATCH_NAME_BYTES) and not self._tell(None):
+            if (full or self._pending_bytes >= BATCH_NAME_BYTES) and not self._tell(self._cursor):
                 return False
         self._cursor = cursor
         enough = 2 * len(self._pending) >= settings.batch_keys

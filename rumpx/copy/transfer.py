@@ -66,7 +66,8 @@ class Chunk:
 def cut(
     keys: list[bytes], sizes: list[int] | None, limits: Limits, guess: float
 ) -> Iterator[Chunk]:
-    """Chunks of at most `chunk_bytes`, in order; a key that alone is larger is a chunk of its own.
+    """Chunks of at most `chunk_bytes`, in order; a key that alone is larger, or big, is a chunk of
+    its own.
 
     Args:
         sizes: of the keys; without them each key counts as `guess` bytes.
@@ -79,8 +80,11 @@ def cut(
         return
     start = 0
     total = 0
+    big = False
     for position, size in enumerate(sizes):
-        if position > start and total + size > limits.chunk_bytes:
+        after_big, big = big, size >= limits.big_key
+        full = total + size > limits.chunk_bytes
+        if position > start and (full or big or after_big):
             yield _chunk(keys, sizes, start, position, total, limits)
             start, total = position, 0
         total += size
@@ -91,7 +95,7 @@ def cut(
 def _chunk(
     keys: list[bytes], sizes: list[int], start: int, end: int, total: int, limits: Limits
 ) -> Chunk:
-    alone = end == start + 1 and total > limits.big_key
+    alone = end == start + 1 and total >= limits.big_key
     return Chunk(keys[start:end], sizes[start:end], total, alone)
 
 

@@ -23,7 +23,7 @@ from typing import Final, Literal
 from rumpx.copy.channel import Channel, receive, send
 from rumpx.copy.dump import Abilities, DumpReader
 from rumpx.copy.links import Links
-from rumpx.copy.messages import Ack, FromWorker, Notice, Stop, ToWorker, Trouble
+from rumpx.copy.messages import Ack, FromWorker, Notice, Ready, Stop, ToWorker, Trouble
 from rumpx.copy.restore import RestoreWriter
 from rumpx.copy.tasks import Budget, Runner
 from rumpx.copy.transfer import Limits, Transfer
@@ -87,6 +87,7 @@ def main(channel: Channel, spec: WorkerSpec) -> None:
     """The process's whole life."""
     inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(channel, inbox), daemon=True).start()
+    _tell(channel, Ready())
     budget = Budget(spec.bytes_in_flight)
     transfer = build_transfer(spec, budget)
     runner = Runner(budget)

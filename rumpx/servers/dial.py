@@ -137,7 +137,7 @@ class Dialer:
         try:
             link.connect()
         except redis.exceptions.AuthenticationError as error:
-            raise self._refused(name, f"login failed: {error}") from None
+            raise self._refused(name, f"login failed: {str(error).rstrip('.')}") from None
         except redis.exceptions.RedisError as error:
             raise self._explain(name, error) from None
         except (ssl.SSLError, OSError) as error:

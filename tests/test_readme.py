@@ -1,0 +1,84 @@
+"""README.md and CONTRIBUTING.md say what is true: options, fields, exit codes, files."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from rumpx import errors
+from rumpx.cli import build_parser
+from rumpx.errors import EXIT_OK, EXIT_SOME_KEYS_FAILED, RumpxError
+from rumpx.report.snapshot import Counts, KeyFailure, PartitionSummary, Summary
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+SET_UP = [
+    "python3 -m venv .venv && .venv/bin/pip install -e '.[demo]' && .venv/bin/rumpx demo",
+    "python3 -m venv .venv && .venv/bin/pip install tox && .venv/bin/tox",
+]
+
+pytestmark = pytest.mark.smoke
+
+
+def section(text: str, title: str) -> str:
+    """The part of a page under a heading."""
+    found = re.search(rf"^## {re.escape(title)}$(.*?)(?=^## |\Z)", text, re.M | re.S)
+    assert found, title
+    return found[1]
+
+
+def first_cells(text: str) -> set[str]:
+    """What stands in backticks in the first column of a section's table."""
+    rows = re.findall(r"^\|((?:[^|\\]|\\.)*)\|", text, re.M)
+    return {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+
+
+def test_the_set_up_commands_are_there() -> None:
+    assert [line for line in README.splitlines() if "venv .venv" in line] == SET_UP
+    assert SET_UP[1] in CONTRIBUTING
+    assert SET_UP[1] in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_readme_has_every_option_and_no_other() -> None:
+    known = {name for action in build_parser()._actions for name in action.option_strings}
+    told = {cell.split()[0] for cell in first_cells(section(README, "Options"))}
+    assert told == known - {"-from", "-to"}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", README)) <= known
+
+
+def test_readme_has_every_field_of_the_summary() -> None:
+    text = section(README, "The summary")
+    fields = {field.name for field in dataclasses.fields(Summary)} | {"version"}
+    assert first_cells(text) == fields
+    for kind in (Counts, KeyFailure, PartitionSummary):
+        for field in dataclasses.fields(kind):
+            assert f"`{field.name}`" in text, field.name
+
+
+def test_readme_has_every_exit_code() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    codes = {kind.exit_code for kind in kinds if issubclass(kind, RumpxError)}
+    told = re.findall(r"^\| ([\d, ]+) \|", section(README, "Exit codes"), re.M)
+    numbers = {int(number) for cell in told for number in cell.split(",")}
+    assert numbers == codes | {EXIT_OK, EXIT_SOME_KEYS_FAILED, 130, 143}
+
+
+def test_readme_shows_what_is_there() -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", README + CONTRIBUTING):
+        assert (ROOT / link).is_file(), link
+
+
+def test_contributing_names_every_file() -> None:
+    package = ROOT / "rumpx"
+    files = {path.relative_to(package).as_posix() for path in package.rglob("*.py")}
+    told = {name for name in first_cells(section(CONTRIBUTING, "The files")) if "." in name}
+    assert told == files
+
+
+def test_contributing_names_files_that_exist() -> None:
+    for name in re.findall(r"`(tests/[\w/.]+|\.ci/\w+)`", CONTRIBUTING):
+        assert (ROOT / name).exists(), name

@@ -1,0 +1,271 @@
+"""Worker processes that die: their work is done again, by others, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import selectors
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from rumpx.copy.links import select
+from rumpx.copy.messages import Ack, Batch, FromWorker
+from rumpx.copy.pool import DEATHS, Pool
+from rumpx.copy.prepare import Plan, prepare
+from rumpx.copy.scan import walk
+from rumpx.errors import RumpxError
+from rumpx.job import Job, parse_endpoint
+from support import data
+from support.proxy import Proxy
+from support.run import Running, is_worker, start_rumpx
+from support.servers import Server
+from support.waiting import wait_until
+
+StartServer = Callable[..., Server]
+StartProxy = Callable[..., Proxy]
+
+
+# Killed from outside, in whole copies
+
+
+def kill_workers(run: Running, times: int) -> int:
+    """Kill random workers, one after the other."""
+    seed = int.from_bytes(os.urandom(4), "big")
+    print(f"seed {seed}")  # pytest shows it if the test fails
+    rng = random.Random(seed)
+    killed = 0
+    while killed < times and run.alive:
+        # The moment is random on purpose: anywhere in a batch, or in a worker's start.
+        time.sleep(rng.uniform(0.1, 0.4))
+        if run.kill_random_worker(rng):
+            killed += 1
+    return killed
+
+
+@pytest.mark.parametrize("policy", ["ask", "fail"])
+def test_ten_workers_killed_in_one_copy(
+    server: StartServer, proxy: StartProxy, tmp_path: Path, policy: str
+) -> None:
+    """With "fail" our own earlier writes must not be taken for somebody else's keys."""
+    source, target = server("7.0"), server("9.1")
+    data.fill_mixed(source, 40_000)
+    slow = proxy(source)
+    report = tmp_path / "summary.json"
+    flags = () if policy == "ask" else ("--on-conflict", policy)
+    words = ("--from", slow.uri, "--to", target.uri, "--workers", "3", "--batch-keys", "50")
+
+    with start_rumpx(*words, *flags, "--summary", report, "--progress", "json") as run:
+        wait_until(run.workers, 20, "the workers start")
+        slow.rtt_ms = 20
+        killed = kill_workers(run, 10)
+        slow.rtt_ms = 0
+        done = run.wait(60)
+
+    assert killed == 10, "the copy must last longer than that"
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(report.read_text())
+    assert summary["counts"]["failed"] == 0 and summary["missing"] == 0
+    assert 1 <= summary["worker_restarts"] <= 10
+    assert "signal SIGKILL" in done.stderr
+    assert data.compare(source, target) == []
+
+
+@pytest.mark.smoke
+def test_one_worker_of_one_killed(
+    server: StartServer, proxy: StartProxy, tmp_path: Path
+) -> None:
+    source, target = server("8.1"), server("8.1")
+    data.fill_mixed(source, 5000)
+    slow = proxy(source)
+    report = tmp_path / "summary.json"
+    words = ("--from", slow.uri, "--to", target.uri, "--workers", "1", "--batch-keys", "50")
+
+    with start_rumpx(*words, "--summary", report) as run:
+        wait_until(run.workers, 20, "the worker starts")
+        slow.rtt_ms = 60
+        wait_until(lambda: target.do("DBSIZE") > 0, 20, "it has begun to write")
+        assert run.kill_random_worker(random.Random(1))
+        slow.rtt_ms = 0
+        done = run.wait(60)
+
+    assert done.returncode == 0, done.stderr
+    assert "died (signal SIGKILL); it is replaced" in done.stderr
+    assert json.loads(report.read_text())["worker_restarts"] == 1
+    assert data.compare(source, target) == []
+
+
+def test_a_stopped_worker_holds_the_copy_up_but_loses_nothing(
+    server: StartServer, proxy: StartProxy
+) -> None:
+    source, target = server("7.0"), server("7.0")
+    data.fill_mixed(source, 5000)
+    slow = proxy(source)
+    words = ("--from", slow.uri, "--to", target.uri, "--workers", "2", "--batch-keys", "50")
+
+    with start_rumpx(*words) as run:
+        wait_until(lambda: len(run.workers()) == 2, 20, "the workers start")
+        slow.rtt_ms = 60
+        wait_until(lambda: target.do("DBSIZE") > 0, 20, "they have begun to write")
+        workers = run.workers()
+        for worker in workers:
+            worker.suspend()
+        slow.rtt_ms = 0
+        before = target.do("DBSIZE")
+        time.sleep(0.3)
+        assert run.alive and target.do("DBSIZE") <= before + 1000
+        for worker in workers:
+            worker.resume()
+        done = run.wait(30)
+
+    assert done.returncode == 0 and "died" not in done.stderr
+    assert data.compare(source, target) == []
+
+
+# The pool itself, with real processes
+
+
+class Bench:
+    """A pool whose messages and sentences are collected."""
+
+    def __init__(self, plan: Plan, workers: int, credits: int = 2) -> None:
+        self.selector = selectors.DefaultSelector()
+        self.said: list[str] = []
+        self.acks: list[Ack] = []
+        self.work: deque[Batch] = deque()
+        self.pool = Pool(plan.spec, workers, credits, self.selector, self.said.append)
+
+    def turn(self, timeout: float = 0.05) -> None:
+        self.pool.dispatch(lambda: self.work.popleft() if self.work else None)
+        for key, _ in self.selector.select(timeout):
+            for message in self.pool.receive(key.data):
+                self._take(message)
+
+    def _take(self, message: FromWorker) -> None:
+        assert isinstance(message, Ack), message
+        self.acks.append(message)
+
+    def turn_until(self, condition: Callable[[], Any], what: str, timeout: float = 30) -> None:
+        def turned() -> bool:
+            self.turn()
+            return bool(condition())
+
+        wait_until(turned, timeout, what)
+
+    def processes(self) -> list[psutil.Process]:
+        return [child for child in psutil.Process().children() if is_worker(child)]
+
+
+@contextmanager
+def bench(plan: Plan, workers: int, credits: int = 2) -> Iterator[Bench]:
+    made = Bench(plan, workers, credits)
+    try:
+        yield made
+    finally:
+        made.pool.kill()
+        made.selector.close()
+        assert made.processes() == []
+
+
+def planned(source: Server | Proxy, target: Server) -> Plan:
+    job = Job(parse_endpoint(source.uri, "source"), parse_endpoint(target.uri, "target"))
+    return prepare(job)
+
+
+def batches(plan: Plan) -> Iterator[Batch]:
+    """The keys of database 0, a batch for each."""
+    (partition,) = plan.partitions
+    connection = plan.source.dialer.connect()
+    select(connection, 0, "source")
+    found = [key for keys, _ in walk(connection, partition, 0, plan.scan) for key in keys]
+    connection.close()
+    for number, key in enumerate(sorted(found)):
+        yield Batch(number, partition.id, 0, None, 0, [key])
+
+
+def test_a_batch_that_kills_three_workers_is_set_aside(
+    server: StartServer, proxy: StartProxy
+) -> None:
+    """Whoever holds the batch of the key `deadly` is killed, as by the kernel's memory killer."""
+    source, target = server("7.0"), server("7.0")
+    for name in ("deadly", "innocent-1", "innocent-2", "innocent-3"):
+        source.do("SET", name, name)
+    slow = proxy(source)
+    plan = planned(slow, target)
+    slow.rtt_ms = 100  # so that nobody can finish a batch before it is seen
+    with bench(plan, workers=2) as bed:
+        work = list(batches(plan_of(plan, source)))
+        assert work[0].keys == [b"deadly"]
+        bed.work.extend(work)
+        for death in range(DEATHS):
+            bed.turn_until(lambda: holder_of(bed, 0), "the batch is given out")
+            holder = holder_of(bed, 0)
+            assert holder
+            os.kill(holder, signal.SIGKILL)
+            bed.turn_until(lambda n=death: bed.pool.restarts > n, "the death is noticed")
+        slow.rtt_ms = 0
+        bed.turn_until(lambda: len(bed.acks) == len(work), "every batch is settled")
+
+    by_batch = {ack.batch: ack for ack in bed.acks}
+    assert by_batch[0].counts.failed == 1
+    assert [(f.key, f.reason) for f in by_batch[0].failures] == [(b"deadly", "killed workers")]
+    assert all(by_batch[number].counts.copied == 1 for number in (1, 2, 3)), "nobody else fails"
+    assert data.keys_of(target) == {b"innocent-1", b"innocent-2", b"innocent-3"}
+    assert len(bed.said) == DEATHS and all("SIGKILL" in text for text in bed.said)
+
+
+def plan_of(plan: Plan, source: Server) -> Plan:
+    """The same plan, but scanned past the proxy."""
+    from dataclasses import replace
+
+    endpoint = parse_endpoint(source.uri, "source")
+    dialer = replace(plan.source.dialer, endpoint=endpoint)
+    return replace(plan, source=replace(plan.source, dialer=dialer))
+
+
+def holder_of(bed: Bench, batch: int) -> int | None:
+    """The process that holds a batch and is at work."""
+    holders = [m.process.pid for m in bed.pool._workers if batch in m.held and m.awake]
+    return holders[0] if holders else None
+
+
+def test_workers_that_die_on_start_end_the_run_with_a_clear_error(server: StartServer) -> None:
+    """Each new worker is killed as soon as it is there."""
+    source, target = server("7.0"), server("7.0")
+    source.do("SET", "key", "value")
+    plan = planned(source, target)
+
+    with bench(plan, workers=2) as bed, pytest.raises(RumpxError) as caught:
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            for worker in bed.processes():
+                worker.kill()
+            bed.turn()
+
+    assert "die as soon as they start (signal SIGKILL)" in str(caught.value)
+    assert "--workers" in str(caught.value)
+
+
+def test_idle_workers_end_when_they_are_told_to(server: StartServer) -> None:
+    source, target = server("7.0"), server("7.0")
+    data.fill_mixed(source, 20)
+    plan = planned(source, target)
+    with bench(plan, workers=2) as bed:
+        bed.work.extend(batches(plan))
+        bed.turn_until(lambda: len(bed.acks) == 20, "all is copied")
+        began = time.monotonic()
+
+        bed.pool.stop()
+
+        assert time.monotonic() - began < 4
+        assert bed.processes() == []
+    assert bed.said == [] and bed.pool.restarts == 0
+    assert data.compare(source, target) == []
