@@ -153,9 +153,8 @@ class Coordinator:
         self._target_now: list[str] = []
         self._selector = selectors.DefaultSelector()
         self._selector.register(control.wakened, selectors.EVENT_READ)
-        self._began = time.monotonic()
         self._next_tick = 0.0
-        self._meter = ProgressMeter(plan, self._began)
+        self._meter = ProgressMeter(plan, time.monotonic())
 
     def run(self) -> None:
         """Copy everything; `outcome` tells, then and at any time, what was copied.
@@ -227,7 +226,12 @@ class Coordinator:
     # The loop.
 
     def _copy(self) -> None:
+        while not self._workers.awake:
+            self._turn(_TICK)
+            if self._control.stops:
+                self._stop()
         self._state = "copying"
+        self._meter.begin(time.monotonic())
         self._run_walks()
         self._seconds = self._meter.elapsed(time.monotonic())
         self._state = "checking"
@@ -253,7 +257,7 @@ class Coordinator:
                     self._from_worker(message)
         while not self._mail.empty():
             self._from_scanner(self._mail.get())
-        if self._state != "draining":
+        if self._state not in ("starting", "draining"):
             self._start_walks()
             self._workers.dispatch(self._next_batch)
         self._tick()

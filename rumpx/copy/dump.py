@@ -6,9 +6,9 @@ old expiry, and vanish later.)
 Three ways to the expiry, whichever the source can (`Abilities.expiry`):
 
 - "instant": PEXPIRETIME (≥ 7.0) right after each DUMP.
-- "clock": all DUMPs of a group, then TIME, the group's PTTLs, TIME again; the instant is the mean
-  TIME + PTTL. If the two TIMEs differ by more than 2 ms that part is repeated, and after a few
-  tries the narrowest counts.
+- "clock": all DUMPs of a group of `GROUP_KEYS`, then TIME, the group's PTTLs, TIME again; the
+  instant is the mean TIME + PTTL. If the two TIMEs differ by more than 2 ms that part is repeated
+  (outside the MULTI, if there was one), and after a few tries the narrowest counts.
 - "left": PTTL alone, where TIME is refused: the time left, which is older by the way to the target.
 
 On a standalone source groups of `GROUP_KEYS` keys go in MULTI…EXEC, so that each pair is of one
@@ -230,11 +230,14 @@ class DumpReader:
         sizes: Sequence[int] | None,
         asking: bool,
     ) -> list[_Request]:
-        if not self._multi or asking:
+        if asking or (not self._multi and self._expiry != "clock"):
             return [_Request(keys, node, connection, asking=asking)]
         requests = []
         for start in range(0, len(keys), GROUP_KEYS):
             group = keys[start : start + GROUP_KEYS]
+            if not self._multi:
+                requests.append(_Request(group, node, connection))
+                continue
             group_sizes = sizes[start : start + GROUP_KEYS] if sizes else ()
             if sum(group_sizes) <= GROUP_BYTES and wanted.single.isdisjoint(group):
                 requests.append(_Request(group, node, connection, multi=True))

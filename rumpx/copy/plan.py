@@ -149,7 +149,8 @@ class Tuning:
     Attributes:
         scanners: partitions that are walked at the same time.
         partitions: partitions a node and database at most; a power of two.
-        scan_count: SCAN's COUNT, and the keys in one batch.
+        scan_count: SCAN's COUNT.
+        batch_keys: keys that a worker is given at once.
         pipeline_keys: keys in one pipeline to a server; a batch is worked off in several.
         batches_in_flight: batches that one worker holds at the same time.
     """
@@ -157,6 +158,7 @@ class Tuning:
     scanners: int
     partitions: int
     scan_count: int
+    batch_keys: int
     pipeline_keys: int
     batches_in_flight: int
 
@@ -188,6 +190,7 @@ def tune(
         scanners=max(scanners, min(nodes, 16)),
         partitions=1 << math.ceil(math.log2(cut)),
         scan_count=scan_count,
+        batch_keys=min(scan_count, 5 * keys),
         pipeline_keys=keys,
         batches_in_flight=_between(3, 2 + math.ceil(waiting / (keys * workers)), 64),
     )

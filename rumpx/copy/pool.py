@@ -7,7 +7,8 @@ again, and it is replaced.
 
 A batch that was in a dead worker's hands is *suspect*: it is given out alone, to a worker that
 holds nothing else, so that the next death tells who did it. One that killed workers `DEATHS`
-times (those still starting do not count) is set aside, and its keys have failed.
+times is set aside, and its keys have failed. A worker that held several batches, or had not begun,
+proves nothing against any of them.
 
 Not promised: that the work of a dead worker is not done twice. RESTORE can be repeated.
 """
@@ -81,6 +82,11 @@ class Pool:
             self._workers.append(self._start())
 
     @property
+    def awake(self) -> bool:
+        """Whether all workers have started."""
+        return all(member.awake for member in self._workers)
+
+    @property
     def in_flight(self) -> int:
         """Batches that are not settled: held by workers, or waiting to be examined."""
         return sum(len(member.held) for member in self._workers) + len(self._suspects)
@@ -152,8 +158,10 @@ class Pool:
             f"Worker {member.process.pid} died ({_ending(member.process)}); it is replaced and "
             f"its {len(member.held)} batches are repeated."
         )
+        # Only a batch that the worker held alone, and had begun, is certainly to blame.
+        certain = member.awake and len(member.held) == 1
         for batch in member.held.values():
-            deaths = self._deaths.get(batch.id, 0) + member.awake
+            deaths = self._deaths.get(batch.id, 0) + certain
             self._deaths[batch.id] = deaths
             if deaths < DEATHS:
                 self._suspects.append(batch)

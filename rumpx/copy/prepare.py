@@ -199,7 +199,7 @@ def prepare(job: Job, ask: Ask | None = None) -> Plan:
         tuple(plan_partitions(places, tuning, job.prefixes, forced=job.partitions > 0)),
         tuning,
         ScanSettings(
-            source.dialer, scope, tuning.scan_count, tuning.scan_count, job.retry_for, scan_type
+            source.dialer, scope, tuning.scan_count, tuning.batch_keys, job.retry_for, scan_type
         ),
         spec,
         target_keys,

@@ -61,6 +61,11 @@ class ProgressMeter:
         self._usage: tuple[tuple[WorkerStat, ...], float, int] = ((), 0.0, 0)
         self._usage_due = 0.0
 
+    def begin(self, now: float) -> None:
+        """The first SCAN is sent now."""
+        self._began = now
+        self._history.clear()
+
     def elapsed(self, now: float) -> float:
         """Seconds since the start."""
         return now - self._began

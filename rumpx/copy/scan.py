@@ -46,6 +46,7 @@ from rumpx.servers.topology import Node, read_topology
 BATCH_NAME_BYTES: Final = 2**20
 # Where a filter lets nothing through, progress is still told this often, in seconds.
 _SIGN_OF_LIFE: Final = 0.25
+_SMALLEST_COUNT: Final = 10
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0
 
@@ -83,8 +84,8 @@ def key_filter(partition: Partition, scope: Scope) -> Callable[[bytes], bool] | 
 
 
 def scan_options(partition: Partition, settings: ScanSettings) -> list[Argument]:
-    """The words after SCAN's cursor."""
-    options: list[Argument] = ["COUNT", settings.scan_count]
+    """What SCAN filters by itself."""
+    options: list[Argument] = []
     scope = settings.scope
     if partition.prefix is not None:
         options += ["MATCH", escape(partition.prefix) + b"*"]
@@ -107,8 +108,10 @@ def walk(
     options = scan_options(partition, settings)
     keep = key_filter(partition, settings.scope)
     ask_types = len(settings.scope.types) > (1 if settings.scan_type else 0)
+    start, seen = partition.span.fraction(cursor) or 0.0, 0
+    number = settings.scan_count
     while True:
-        reply = connection.call("SCAN", cursor, *options)
+        reply = connection.call("SCAN", cursor, "COUNT", number, *options)
         if not isinstance(reply, list):
             raise _scan_refused(connection, reply)
         next_cursor, keys = reply
@@ -116,6 +119,8 @@ def walk(
         if isinstance(partition.span, CursorSpan):
             _check_cursor(connection, cursor)
         found: list[bytes] = keys  # type: ignore[assignment]
+        seen += len(found)
+        number = next_count(partition, cursor, start, seen, settings.scan_count)
         if keep is not None:
             found = [key for key in found if keep(key)]
         if ask_types and found:
@@ -123,6 +128,16 @@ def walk(
         yield found, cursor
         if partition.span.ended(cursor):
             return
+
+
+def next_count(partition: Partition, cursor: int, start: float, seen: int, count: int) -> int:
+    """SCAN's next COUNT: at the end of a span only what is left of it, by the keys seen on the way
+    from the fraction `start`, since keys beyond would be copied twice."""
+    fraction = partition.span.fraction(cursor)
+    if fraction is None or fraction <= start or not seen:
+        return count
+    left = seen * (1 - fraction) / (fraction - start)
+    return min(count, max(_SMALLEST_COUNT, int(left)))
 
 
 def _check_cursor(connection: Connection, cursor: int) -> None:
