@@ -339,7 +339,8 @@ class DumpReader:
             return replies[:count], [first if is_error(first) else last] * count
         now = (milliseconds(first) + milliseconds(last)) / 2
         return replies[:count], [
-            round(now + left) if isinstance(left, int) and left >= 0 else left for left in lefts
+            # Whole ms, since PTTL too counts from the clock's last whole one.
+            int(now) + left if isinstance(left, int) and left >= 0 else left for left in lefts
         ]
 
     def _aborted(self, request: _Request, replies: list[Reply], result: Read) -> None:

@@ -149,7 +149,7 @@ class Summary:
         counts: of the whole run, without what was walked twice.
         keys_per_second, bytes_per_second: `counts` over `seconds`.
         failures_by_reason: number of failed keys by reason.
-        failures: the first 1,000 failed keys.
+        failures: the failed keys, at most 100,000.
         source_keys_before, source_keys_after: DBSIZE in scope, at the start and the end.
         target_keys_before, target_keys_after: the same on the target, or None where unknown.
         missing: keys by which the target falls short after the completeness check; 0 when it

@@ -5,7 +5,7 @@ both show only what there is to say. `write_summary` writes `Summary.to_json()` 
 reader sees the old file or the whole new one, never a part. `check_summary_path` finds out before
 the copy whether that will be possible; it cannot promise that the disk is not full by the end.
 
-Only the first few failed keys of each reason are shown; the file has the first 1,000.
+Only the first few failed keys of each reason are shown; the file has up to 100,000.
 """
 
 from __future__ import annotations
