@@ -7,8 +7,9 @@ Three ways to the expiry, whichever the source can (`Abilities.expiry`):
 
 - "instant": PEXPIRETIME (≥ 7.0) right after each DUMP.
 - "clock": all DUMPs of a group of `GROUP_KEYS`, then TIME, the group's PTTLs, TIME again; the
-  instant is the mean TIME + PTTL. If the two TIMEs differ by more than 2 ms that part is repeated
-  (outside the MULTI, if there was one), and after a few tries the narrowest counts.
+  instant is the mean TIME + PTTL. If the two TIMEs differ by more than 2 ms the PTTLs are asked
+  again, each between two TIMEs (outside the MULTI, if there was one), until each key's are close;
+  after a few tries the closest count.
 - "left": PTTL alone, where TIME is refused: the time left, which is older by the way to the target.
 
 On a standalone source groups of `GROUP_KEYS` keys go in MULTI…EXEC, so that each pair is of one
@@ -30,7 +31,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from rumpx.copy.links import Links
-from rumpx.copy.tasks import Outcome, Replies, Task
+from rumpx.copy.tasks import Replies, Task
 from rumpx.errors import ConnectionLost, unusable
 from rumpx.job import Address
 from rumpx.report.snapshot import KeyFailure
@@ -191,7 +192,7 @@ class DumpReader:
                 self._repeat(result, request.keys, str(outcome))
                 continue
             if self._expiry == "clock" and not request.asking:
-                outcome = yield from self._narrowed(request, outcome)
+                outcome = yield from self._clocked(request, outcome)
             self._sort(wanted.db, request, outcome, result)
         return result
 
@@ -267,31 +268,45 @@ class DumpReader:
         count = self._inner_count(request)
         return count + 2 if request.multi else count
 
-    def _narrowed(self, request: _Request, replies: list[Reply]) -> Task[list[Reply]]:
-        """Replies whose TIMEs are close together, also where they stand inside an EXEC."""
-        if not request.multi:
-            return (yield from self._narrow(request, replies))
-        answer = replies[-1]
-        if isinstance(answer, list):
-            return [*replies[:-1], (yield from self._narrow(request, answer))]
-        return replies
-
-    def _narrow(self, request: _Request, replies: list[Reply]) -> Task[list[Reply]]:
-        """Ask TIME, PTTLs, TIME again while the two TIMEs are far apart; the narrowest counts."""
+    def _clocked(self, request: _Request, replies: list[Reply]) -> Task[list[Reply]]:
+        """Replies in which instants stand in the place of TIME, PTTLs, TIME."""
+        answer = replies[-1] if request.multi else replies
+        if not isinstance(answer, list):
+            return replies
         count = len(request.keys)
-        best = replies[count:]
-        again = TIME + encode_pttls(request.keys) + TIME
+        instants = yield from self._instants(request, answer[count:])
+        flat = answer[:count] + instants
+        return [*replies[:-1], flat] if request.multi else flat
+
+    def _instants(self, request: _Request, clocked: list[Reply]) -> Task[list[Reply]]:
+        """Each key's expiry by the clock that was read around it, asked again where that took long.
+
+        Asked again, each PTTL has a TIME before and after it: a server that is held up between two
+        commands then spoils one key, not the group, and another one the next time.
+        """
+        first, last = clocked[0], clocked[-1]
+        if is_error(first) or is_error(last):
+            return [first if is_error(first) else last] * len(request.keys)
+        instants = [_instant(left, first, last) for left in clocked[1:-1]]
+        spreads = [_spread(first, last)] * len(instants)
         for _ in range(_CLOCK_TRIES):
-            if _spread(best) <= _CLOCK_SPREAD_MS:
+            wide = [n for n, spread in enumerate(spreads) if spread > _CLOCK_SPREAD_MS]
+            if not wide:
                 break
             try:
-                request.connection.send(again)
+                pairs = (encode_pttls([request.keys[n]]) + TIME for n in wide)
+                request.connection.send(TIME + b"".join(pairs))
             except ConnectionLost:
                 break
-            (outcome,) = yield [Replies(request.connection, count + 2)]
-            if isinstance(outcome, list) and _spread(outcome) < _spread(best):
-                best = outcome
-        return replies[:count] + best
+            (outcome,) = yield [Replies(request.connection, 2 * len(wide) + 1)]
+            if not isinstance(outcome, list):
+                break
+            for position, n in enumerate(wide):
+                before, left, after = outcome[2 * position : 2 * position + 3]
+                if _spread(before, after) < spreads[n]:
+                    spreads[n] = _spread(before, after)
+                    instants[n] = _instant(left, before, after)
+        return instants
 
     def _sort(self, db: int, request: _Request, replies: list[Reply], result: Read) -> None:
         """Replies → what became of each key."""
@@ -333,15 +348,7 @@ class DumpReader:
         if self._expiry == "left":
             # A time to live of 0 means gone: RESTORE with 0 would make the key immortal.
             return replies[:count], [_GONE if left == 0 else left for left in replies[count:]]
-        first, last = replies[count], replies[-1]
-        lefts = replies[count + 1 : -1]
-        if not isinstance(first, list) or not isinstance(last, list):
-            return replies[:count], [first if is_error(first) else last] * count
-        now = (milliseconds(first) + milliseconds(last)) / 2
-        return replies[:count], [
-            # Whole ms, since PTTL too counts from the clock's last whole one.
-            int(now) + left if isinstance(left, int) and left >= 0 else left for left in lefts
-        ]
+        return replies[:count], replies[count:]  # instants by now: see `_clocked`
 
     def _aborted(self, request: _Request, replies: list[Reply], result: Read) -> None:
         """The group was not executed. One refused key aborts all: read them one by one; but a
@@ -400,12 +407,15 @@ _LENGTH: Final = {
 _MEMBER_BYTES: Final = 128
 
 
-def _spread(replies: Sequence[Reply]) -> float:
-    """ms between the TIMEs around PTTLs."""
-    first, last = replies[0], replies[-1]
+def _spread(first: Reply, last: Reply) -> float:
+    """ms between two TIMEs."""
     if isinstance(first, list) and isinstance(last, list):
         return milliseconds(last) - milliseconds(first)
     return 0.0
 
 
-__all__ = ["Abilities", "DumpReader", "Outcome", "Read", "Wanted"]
+def _instant(left: Reply, before: Reply, after: Reply) -> Reply:
+    """A PTTL between two TIMEs as an instant; whole ms, as PTTL counts them."""
+    if not isinstance(before, list) or not isinstance(left, int) or left < 0:
+        return left
+    return int(milliseconds(before) + _spread(before, after) / 2) + left
