@@ -21,6 +21,7 @@ from rumpx.errors import RumpxError
 
 SCENARIOS: Final[dict[str, Scenario]] = {"loopback": loopback.run}
 
+_TABLE_WIDTH: Final = 120
 _BUSY_LOAD: Final = 1.0
 
 
@@ -31,7 +32,8 @@ def main() -> int:
         print(f"This machine is busy (load {where['load_before']:.1f}).", file=sys.stderr)
     options = Options(keys=arguments.keys, rounds=arguments.rounds, workers=arguments.workers)
     figures = {}
-    console = Console()
+    # Narrower, and rich would cut the names of the contenders.
+    console = Console(width=max(_TABLE_WIDTH, Console().width))
     try:
         for name in arguments.scenarios or SCENARIOS:
             report = SCENARIOS[name](options)

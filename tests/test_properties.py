@@ -383,11 +383,11 @@ class FrontierMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.frontier = Frontier(7)
-        self.issued: list[tuple[int, int | None]] = []
+        self.issued: list[tuple[int, int]] = []
         self.settled: set[int] = set()
 
-    @rule(target=unsettled, cursor=st.none() | st.integers(0, 1000))
-    def issue(self, cursor: int | None) -> int:
+    @rule(target=unsettled, cursor=st.integers(0, 1000))
+    def issue(self, cursor: int) -> int:
         number = 10 * len(self.issued)
         self.issued.append((number, cursor))
         self.frontier.issue(number, cursor)
@@ -404,7 +404,7 @@ class FrontierMachine(RuleBasedStateMachine):
         for number, cursor in self.issued:
             if number not in self.settled:
                 break
-            expected = expected if cursor is None else cursor
+            expected = cursor
         assert self.frontier.cursor == expected
         assert self.frontier.unsettled == (len(self.settled) < len(self.issued))
 

@@ -2,8 +2,7 @@
 
 Batches of a partition are issued in the order of the walk, and settled in any order. The cursor
 that counts is that of the last batch before which no batch is unsettled: whoever walks on from
-there skips nothing. A batch may have no cursor of its own (a SCAN reply that was cut into several
-batches has one, on the last); then the cursor before it stays.
+there skips nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ class Frontier:
 
     def __init__(self, start: int) -> None:
         self.cursor = start
-        self._order: deque[tuple[int, int | None]] = deque()
+        self._order: deque[tuple[int, int]] = deque()
         self._settled: set[int] = set()
 
     @property
@@ -28,7 +27,7 @@ class Frontier:
         """Whether some issued batch is not settled, or waits for one before it."""
         return bool(self._order)
 
-    def issue(self, batch: int, cursor: int | None) -> None:
+    def issue(self, batch: int, cursor: int) -> None:
         """A batch is on its way; its walk goes on at `cursor`."""
         self._order.append((batch, cursor))
 
@@ -36,7 +35,5 @@ class Frontier:
         """Every key of an issued batch is settled."""
         self._settled.add(batch)
         while self._order and self._order[0][0] in self._settled:
-            settled, cursor = self._order.popleft()
+            settled, self.cursor = self._order.popleft()
             self._settled.remove(settled)
-            if cursor is not None:
-                self.cursor = cursor

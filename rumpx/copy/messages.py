@@ -73,13 +73,13 @@ FromWorker = Ready | Ack | Notice | Trouble
 @dataclass(frozen=True, slots=True)
 class Found:
     """From a scanner: keys in scope. `cursor` is where the walk goes on once these keys and all
-    before them are settled; None if a later Found of the same SCAN reply will tell."""
+    before them are settled; for a part of a SCAN reply that is where this reply began."""
 
     partition: int
     walk: int
     node: Address | None
     keys: list[bytes]
-    cursor: int | None
+    cursor: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,6 +191,7 @@ class Scanner:
     emit: Callable[[FromScanner], bool]
     _node: Node | None = None
     _cursor: int = 0
+    _walked: bool = False
     _pending: list[bytes] = field(default_factory=list)
     _pending_bytes: int = 0
     _told: float = 0.0
@@ -230,8 +231,9 @@ class Scanner:
                     if run_id != self.run_id or (connected_before and not run_id):
                         return NodeChanged(self.partition.id, self.walk, node, run_id)
                     connected_before = True
-                    if not self._walk_connection(connection):
+                    if not self._walked and not self._walk_connection(connection):
                         return None
+                    self._walked = True  # so that a connection lost now does not walk it again
                     if read_run_id(connection) != run_id:
                         return NodeChanged(self.partition.id, self.walk, node, run_id)
                     return Walked(self.partition.id, self.walk)
@@ -277,7 +279,7 @@ class Scanner:
             return self._tell(cursor)
         return True
 
-    def _tell(self, cursor: int | None) -> bool:
+    def _tell(self, cursor: int) -> bool:
         keys, self._pending, self._pending_bytes = self._pending, [], 0
         self._told = time.monotonic()
         node = self._node.address if self._node else None

@@ -105,7 +105,7 @@ def explain_refusal(error: object, command: str) -> str:
     text = str(error)
     if text.startswith("NOPERM"):
         if "command" not in text.lower() and "key" in text.lower():
-            return "let the user read it: add ~PATTERN to its ACL, as in ACL SETUSER name ~*"
+            return "give the user access to the key: ACL SETUSER name ~PATTERN"
         named = re.search(r"'([\w|-]+)' command", text)
         rule = (named[1] if named else command).lower()
         return f"allow the user {rule.split('|')[0].upper()}: ACL SETUSER name +{rule}"
