@@ -173,6 +173,7 @@ def _round(cost: Cost, seconds: float, copied: int, payload_bytes: int) -> Round
 
 CONTENDERS: Final[dict[str, Contender]] = {
     "rumpx": _rumpx("--no-size-check"),
+    "rumpx, 1000": _rumpx("--no-size-check", "--batch-keys", "1000"),  # the floor's pipelines
     "rumpx, sizes": _rumpx(),
     "redis-py": _redis_py,
     "raw-socket floor": _floor,
