@@ -26,7 +26,10 @@ _BUSY_LOAD: Final = 1.0
 
 
 def main() -> int:
-    arguments = _parse()
+    parser = build_parser()
+    arguments = parser.parse_args()
+    if unknown := set(arguments.scenarios) - set(SCENARIOS):
+        parser.error(f"there is no scenario {unknown.pop()}")
     where = environment()
     if where["load_before"] > _BUSY_LOAD:
         print(f"This machine is busy (load {where['load_before']:.1f}).", file=sys.stderr)
@@ -48,7 +51,8 @@ def main() -> int:
     return 0
 
 
-def _parse() -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
         "scenarios",
@@ -60,10 +64,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="default %(default)s")
     parser.add_argument("--workers", type=int, default=4, help="default %(default)s")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
-    arguments = parser.parse_args()
-    if unknown := set(arguments.scenarios) - set(SCENARIOS):
-        parser.error(f"there is no scenario {unknown.pop()}")
-    return arguments
+    return parser
 
 
 def _table(report: Report) -> Table:

@@ -254,6 +254,18 @@ def script(folder: Path, text: str) -> Path:
     return path
 
 
+def run_script(path: Path, pair: Pair) -> subprocess.CompletedProcess[str]:
+    """Run a script with the pair's URIs; it must end well."""
+    run = subprocess.run(
+        [sys.executable, str(path), pair[0].uri, pair[1].uri],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert run.returncode == 0, run.stderr
+    return run
+
+
 def test_a_script_that_copies_and_watches(pair: Pair, tmp_path: Path) -> None:
     path = script(
         tmp_path,
@@ -271,14 +283,8 @@ def test_a_script_that_copies_and_watches(pair: Pair, tmp_path: Path) -> None:
         """,
     )
 
-    run = subprocess.run(
-        [sys.executable, str(path), pair[0].uri, pair[1].uri],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    run = run_script(path, pair)
 
-    assert run.returncode == 0, run.stderr
     assert run.stdout.splitlines() == ["3000 0 done", "done 1.0 Snapshot", "0 3000"]
     assert run.stderr == ""
     assert data.compare(*pair) == []
@@ -301,14 +307,8 @@ def test_a_script_that_filters_and_maps(pair: Pair, tmp_path: Path) -> None:
         """,
     )
 
-    run = subprocess.run(
-        [sys.executable, str(path), pair[0].uri, pair[1].uri],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    run = run_script(path, pair)
 
-    assert run.returncode == 0, run.stderr
     client = pair[0].client()
     wanted = {
         key
@@ -337,12 +337,7 @@ def test_a_callback_that_fails_does_not_stop_the_copy(pair: Pair, tmp_path: Path
         """,
     )
 
-    run = subprocess.run(
-        [sys.executable, str(path), pair[0].uri, pair[1].uri],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    run = run_script(path, pair)
 
     assert run.stdout == "3000\n"
     assert "my own fault" in run.stderr and "Traceback" not in run.stderr

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import re
 from pathlib import Path
 
 import pytest
 
+import benchmarks.__main__
 from rumpx import errors
 from rumpx.cli import build_parser
 from rumpx.errors import EXIT_OK, EXIT_SOME_KEYS_FAILED, RumpxError
@@ -20,6 +22,7 @@ SET_UP = [
     "python3 -m venv .venv && .venv/bin/pip install -e '.[demo]' && .venv/bin/rumpx demo",
     "python3 -m venv .venv && .venv/bin/pip install tox && .venv/bin/tox",
 ]
+BENCHMARK = r"python -m benchmarks[^`\n]*"
 
 pytestmark = pytest.mark.smoke
 
@@ -43,11 +46,25 @@ def test_the_set_up_commands_are_there() -> None:
     assert SET_UP[1] in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
+def options_of(parser: argparse.ArgumentParser) -> set[str]:
+    return {name for action in parser._actions for name in action.option_strings}
+
+
+def options_in(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
+
+
 def test_readme_has_every_option_and_no_other() -> None:
-    known = {name for action in build_parser()._actions for name in action.option_strings}
+    known = options_of(build_parser())
     told = {cell.split()[0] for cell in first_cells(section(README, "Options"))}
     assert told == known - {"-from", "-to"}
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", README)) <= known
+    assert options_in(re.sub(BENCHMARK, "", README)) <= known
+
+
+def test_readme_names_only_options_that_the_benchmarks_have() -> None:
+    told = options_in(" ".join(re.findall(BENCHMARK, README)))
+    assert told
+    assert told <= options_of(benchmarks.__main__.build_parser())
 
 
 def test_readme_has_every_field_of_the_summary() -> None:

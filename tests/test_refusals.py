@@ -48,6 +48,13 @@ def check_message(text: str) -> str:
     return text
 
 
+def message_alone(capsys: Any) -> str:
+    """What stands on standard error, checked; nothing stands on standard output."""
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return check_message(captured.err)
+
+
 def refused(
     code: int,
     source: str,
@@ -653,9 +660,7 @@ def test_a_malformed_uri(bad: str, flag: str, capsys: Any) -> None:
 
     assert main(arguments) == USAGE
 
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert flag in check_message(captured.err)
+    assert flag in message_alone(capsys)
 
 
 @pytest.mark.parametrize(
@@ -707,9 +712,7 @@ def test_a_malformed_uri(bad: str, flag: str, capsys: Any) -> None:
 def test_a_malformed_flag(flags: Sequence[str], word: str, capsys: Any) -> None:
     assert main([*GOOD, *flags]) == USAGE
 
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert word in check_message(captured.err)
+    assert word in message_alone(capsys)
 
 
 @pytest.mark.parametrize("given", [(), ("--from", "redis://a"), ("--to", "redis://a")])

@@ -28,28 +28,27 @@ def assert_equal(source: Server | Cluster, target: Server | Cluster, ttl: int = 
     assert compare(source, target, ttl_tolerance_ms=ttl) == []
 
 
-@pytest.mark.parametrize(("old", "new"), [("6.2", "7.0"), ("7.0", "9.1")])
-def test_from_a_server_to_a_cluster(
-    server: StartServer, cluster: StartCluster, old: str, new: str
-) -> None:
-    source, target = server(old), cluster(new)
+def copied_exactly(source: Server | Cluster, target: Server | Cluster, old: str) -> None:
+    """Fill the source, whose version is `old`, copy it and compare."""
     fill(source, old)
     done = copy(source, target)
     assert_equal(source, target, 2 if old == "6.2" else 0)
     assert done.summary["missing"] == 0
     assert done.summary["warnings"] == []
+
+
+@pytest.mark.parametrize(("old", "new"), [("6.2", "7.0"), ("7.0", "9.1")])
+def test_from_a_server_to_a_cluster(
+    server: StartServer, cluster: StartCluster, old: str, new: str
+) -> None:
+    copied_exactly(server(old), cluster(new), old)
 
 
 @pytest.mark.parametrize(("old", "new"), [("6.2", "7.0"), ("7.0", "8.1"), ("9.1", "9.1")])
 def test_from_a_cluster_to_a_server(
     server: StartServer, cluster: StartCluster, old: str, new: str
 ) -> None:
-    source, target = cluster(old), server(new)
-    fill(source, old)
-    done = copy(source, target)
-    assert_equal(source, target, 2 if old == "6.2" else 0)
-    assert done.summary["missing"] == 0
-    assert done.summary["warnings"] == []
+    copied_exactly(cluster(old), server(new), old)
 
 
 @pytest.mark.parametrize(("old", "new"), [("7.0", "7.0"), ("9.1", "9.1"), ("7.0", "9.1")])

@@ -34,10 +34,13 @@ from rumpx.copy.tasks import Budget, Pause, Permit, Task
 from rumpx.errors import ConnectionLost, TemporaryError
 from rumpx.job import Address, Scope
 from rumpx.report.snapshot import Counts, KeyFailure
+from rumpx.servers.replies import Kind, classify
 from rumpx.values.compare import ReadRefused, differing
 
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0
+# Refusals of a comparison that another try, with a fresh look at the topology, may not meet.
+_PASSING: Final = (Kind.TEMPORARY, Kind.MOVED, Kind.ASK)
 # Until payloads have been seen, and where sizes are not asked.
 _GUESSED_BYTES: Final = 512
 
@@ -293,11 +296,11 @@ class Transfer:
         """Keys that the target has: copied already if equal, else as the policy says."""
         try:
             different = self._compare(batch, keys)
-        except ConnectionLost as error:
-            unsettled.waits = True
-            unsettled.complaint = str(error)
-            return _Settled(again=list(keys))
-        except ReadRefused:
+        except (ConnectionLost, ReadRefused) as error:
+            if isinstance(error, ConnectionLost) or classify(error.reply).kind in _PASSING:
+                unsettled.waits = True
+                unsettled.complaint = str(error)
+                return _Settled(again=list(keys))
             different = list(keys)  # what cannot be compared is taken for somebody else's
         repeated = len(keys) - len(different)
         if self._on_conflict == "skip":
