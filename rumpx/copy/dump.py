@@ -55,6 +55,8 @@ from rumpx.servers.topology import is_error
 GROUP_KEYS: Final = 50
 GROUP_BYTES: Final = 2**20
 _GONE: Final = -2
+_ONLY_BYTES: Final = {bytes}
+_ONLY_INTS: Final = {int}
 _CLOCK_SPREAD_MS: Final = 2.0
 _CLOCK_TRIES: Final = 10
 
@@ -111,13 +113,22 @@ class Read:
 
 @dataclass(slots=True)
 class _Request:
-    """One pipeline's worth of replies: a MULTI group, or keys read singly."""
+    """A MULTI group, or keys read without."""
 
     keys: list[bytes]
     node: Address | None
     connection: Connection
     multi: bool = False
     asking: bool = False
+
+
+@dataclass(slots=True)
+class _Pipeline:
+    """Requests that were sent to one node together."""
+
+    keys: list[bytes]
+    connection: Connection
+    requests: list[_Request]
 
 
 class DumpReader:
@@ -135,12 +146,17 @@ class DumpReader:
         self._multi = abilities.multi
         self._sizes = abilities.sizes
 
+    @property
+    def tells_sizes(self) -> bool:
+        """Whether `sizes` asks the source anything."""
+        return self._sizes != "none"
+
     def sizes(self, wanted: Wanted) -> Task[list[int] | None]:
         """Estimated bytes of each key's payload; None where the source does not tell.
 
         MEMORY USAGE counts more than a payload has, except for collections with uneven members.
         """
-        if self._sizes == "none" or wanted.by_slot or wanted.ask:
+        if not self.tells_sizes or wanted.by_slot or wanted.ask:
             return None
         try:
             connection = self.links.connect(wanted.node, wanted.db)
@@ -155,7 +171,7 @@ class DumpReader:
             return None
         if self._sizes == "length":
             outcome = yield from self._lengths(connection, wanted.keys, outcome)
-        return None if outcome is None else [n if isinstance(n, int) else 0 for n in outcome]
+        return None if outcome is None else _numbers(outcome)
 
     def _lengths(
         self, connection: Connection, keys: list[bytes], types: list[Reply]
@@ -183,33 +199,38 @@ class DumpReader:
             SourceUnusable: a reply that every key would get (a command is refused or unknown).
         """
         result = Read()
-        requests = self._send(wanted, sizes, result)
+        pipelines = self._send(wanted, sizes, result)
         outcomes = yield [
-            Replies(request.connection, self._reply_count(request)) for request in requests
+            Replies(pipeline.connection, sum(map(self._reply_count, pipeline.requests)))
+            for pipeline in pipelines
         ]
-        for request, outcome in zip(requests, outcomes, strict=True):
+        for pipeline, outcome in zip(pipelines, outcomes, strict=True):
             if isinstance(outcome, ConnectionLost) or outcome is None:
-                self._repeat(result, request.keys, str(outcome))
+                self._repeat(result, pipeline.keys, str(outcome))
                 continue
-            if self._expiry == "clock" and not request.asking:
-                outcome = yield from self._clocked(request, outcome)
-            self._sort(wanted.db, request, outcome, result)
+            end = 0
+            for request in pipeline.requests:
+                start, end = end, end + self._reply_count(request)
+                replies = outcome[start:end]
+                if self._expiry == "clock" and not request.asking:
+                    replies = yield from self._clocked(request, replies)
+                self._sort(wanted.db, request, replies, result)
         return result
 
     def _send(
         self, wanted: Wanted, sizes: Sequence[int] | None, result: Read
-    ) -> list[_Request]:
+    ) -> list[_Pipeline]:
         """Send the requests for all keys; keys whose node cannot be reached go to `again`."""
-        requests = []
+        pipelines = []
         for node, keys, asking in self._routes(wanted):
             try:
                 connection = self.links.connect(node, wanted.db)
-                made = self._requests(wanted, node, connection, keys, sizes, asking)
-                connection.send(b"".join([self._encode(request) for request in made]))
-                requests += made
+                requests = self._requests(wanted, node, connection, keys, sizes, asking)
+                connection.send(b"".join([self._encode(request) for request in requests]))
+                pipelines.append(_Pipeline(keys, connection, requests))
             except ConnectionLost as error:
                 self._repeat(result, keys, str(error))
-        return requests
+        return pipelines
 
     def _routes(self, wanted: Wanted) -> list[tuple[Address | None, list[bytes], bool]]:
         """(node, keys, asking): nearly always one, the node that named the keys."""
@@ -240,7 +261,8 @@ class DumpReader:
                 requests.append(_Request(group, node, connection))
                 continue
             group_sizes = sizes[start : start + GROUP_KEYS] if sizes else ()
-            if sum(group_sizes) <= GROUP_BYTES and wanted.single.isdisjoint(group):
+            alone = wanted.single and not wanted.single.isdisjoint(group)
+            if sum(group_sizes) <= GROUP_BYTES and not alone:
                 requests.append(_Request(group, node, connection, multi=True))
             else:
                 requests += [_Request([key], node, connection) for key in group]
@@ -317,7 +339,7 @@ class DumpReader:
                 return
             replies = answer
         payloads, expiries = self._pairs(request, replies)
-        plain = set(map(type, payloads)) == {bytes} and set(map(type, expiries)) == {int}
+        plain = set(map(type, payloads)) == _ONLY_BYTES and set(map(type, expiries)) == _ONLY_INTS
         if plain and min(expiries) > _GONE:  # type: ignore[type-var,operator]
             result.keys += request.keys
             result.payloads += payloads  # type: ignore[arg-type]
@@ -405,6 +427,13 @@ _LENGTH: Final = {
 }
 # Assumed for a member of a collection where only its length is known.
 _MEMBER_BYTES: Final = 128
+
+
+def _numbers(replies: list[Reply]) -> list[int]:
+    """Replies with 0 in the place of what is not a number."""
+    if set(map(type, replies)) == _ONLY_INTS:
+        return replies  # type: ignore[return-value]
+    return [reply if isinstance(reply, int) else 0 for reply in replies]
 
 
 def _spread(first: Reply, last: Reply) -> float:

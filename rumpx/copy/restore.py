@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rumpx.copy.links import Links
 from rumpx.copy.tasks import Replies, Task
@@ -117,19 +117,20 @@ class RestoreWriter:
 
     def _fresh(self, records: Records, result: Written) -> Records:
         """Records shifted to the target's clock, without those that have expired on it."""
-        if not records.expiries or max(records.expiries) == NO_EXPIRY:
+        expiring = [expiry for expiry in records.expiries if expiry != NO_EXPIRY]
+        if not expiring:
             return records
         expiries = records.expiries
         if self._shift:
             expiries = [e if e == NO_EXPIRY else max(1, e + self._shift) for e in expiries]
-        kept = range(len(expiries))
-        if self._clock_offset is not None:
-            now = time.time() * 1000 + self._clock_offset
-            if any(NO_EXPIRY < expiry <= now for expiry in expiries):
-                kept = [n for n in kept if not NO_EXPIRY < expiries[n] <= now]  # type: ignore[assignment]
+            records = replace(records, expiries=expiries)
+        if self._clock_offset is None:
+            return records
+        now = time.time() * 1000 + self._clock_offset
+        if min(expiring) + self._shift > now:
+            return records
+        kept = [n for n, expiry in enumerate(expiries) if not NO_EXPIRY < expiry <= now]
         result.gone += len(expiries) - len(kept)
-        if len(kept) == len(expiries):
-            return Records(records.db, records.keys, records.payloads, expiries, records.ask)
         return Records(
             records.db,
             [records.keys[n] for n in kept],

@@ -85,15 +85,20 @@ class Budget:
         """The next permit that may be had now, or None."""
         if not self._waiting or self._closed_by:
             return None
-        permit = self._waiting[0]
+        return self._waiting.popleft() if self._give(self._waiting[0]) else None
+
+    def grant_at_once(self, permit: Permit) -> bool:
+        """Grant a permit that has not queued, if none waits and it may be had now."""
+        return not self._waiting and not self._closed_by and self._give(permit)
+
+    def _give(self, permit: Permit) -> bool:
         if self._holders and (permit.alone or self.used + permit.size > self.limit):
-            return None
-        self._waiting.popleft()
+            return False
         self._holders.add(permit)
         self.used += permit.size
         if permit.alone:
             self._closed_by = permit
-        return permit
+        return True
 
     def correct(self, permit: Permit, size: int) -> None:
         """The real size is known now."""
@@ -159,6 +164,8 @@ class Runner:
     def _resume(self, task: Task[Any], value: Any) -> Any | None:
         try:
             wait = task.send(value)
+            while isinstance(wait, Permit) and self.budget.grant_at_once(wait):
+                wait = task.send(None)
         except StopIteration as end:
             return end.value
         if isinstance(wait, list):

@@ -2,9 +2,9 @@
 
 Algorithm, for one batch (a task, see `tasks`):
 
-1. Take the batch pipeline by pipeline. Ask the keys' sizes (the request is on the wire while
-   other batches' DUMPs are, so it costs no round trip), and cut them into chunks that fit the
-   budget of bytes in flight.
+1. Ask the sizes of all its keys (the request is on the wire while other batches' DUMPs are, so it
+   costs no round trip), and cut them into chunks: one pipeline each, within the budget of bytes in
+   flight.
 2. For each chunk get a permit, read it, write it, give the permit back.
 3. Keys that were not settled (a lost connection, a redirection, a server that is loading) are
    repeated: *read* again, never written again from an old payload. After a redirection at once,
@@ -69,18 +69,29 @@ class Chunk:
 def cut(
     keys: list[bytes], sizes: list[int] | None, limits: Limits, guess: float
 ) -> Iterator[Chunk]:
-    """Chunks of at most `chunk_bytes`, in order; a key that alone is larger, or big, is a chunk of
-    its own.
+    """Chunks of at most `pipeline_keys` keys and `chunk_bytes`, in order; a key that alone is
+    larger, or big, is a chunk of its own.
 
     Args:
         sizes: of the keys; without them each key counts as `guess` bytes.
     """
+    step = limits.pipeline_keys
     if sizes is None:
-        step = max(1, int(limits.chunk_bytes / max(guess, 1.0)))
-        for start in range(0, len(keys), step):
-            part = keys[start : start + step]
+        step = min(step, max(1, int(limits.chunk_bytes / max(guess, 1.0))))
+    for start in range(0, len(keys), step):
+        part = keys[start : start + step]
+        if sizes is None:
             yield Chunk(part, None, int(guess * len(part)))
-        return
+            continue
+        part_sizes = sizes[start : start + step]
+        total = sum(part_sizes)
+        if total <= limits.chunk_bytes and max(part_sizes) < limits.big_key:
+            yield Chunk(part, part_sizes, total)
+        else:
+            yield from _cut_large(part, part_sizes, limits)
+
+
+def _cut_large(keys: list[bytes], sizes: list[int], limits: Limits) -> Iterator[Chunk]:
     start = 0
     total = 0
     big = False
@@ -91,8 +102,7 @@ def cut(
             yield _chunk(keys, sizes, start, position, total, limits)
             start, total = position, 0
         total += size
-    if keys:
-        yield _chunk(keys, sizes, start, len(keys), total, limits)
+    yield _chunk(keys, sizes, start, len(keys), total, limits)
 
 
 def _chunk(
@@ -102,39 +112,61 @@ def _chunk(
     return Chunk(keys[start:end], sizes[start:end], total, alone)
 
 
+@dataclass(slots=True)
 class _Unsettled:
-    """The keys that are still to be tried, and what was learnt on the way."""
+    """What was learnt of keys that are to be tried again."""
 
-    def __init__(self, keys: list[bytes]) -> None:
-        self.keys = keys
-        self.read_ask: dict[bytes, Address] = {}
-        self.write_ask: dict[bytes, Address] = {}
-        self.single: set[bytes] = set()
-        self.by_slot = False
-        self.waits = False
-        self.complaint = ""
+    read_ask: dict[bytes, Address] = field(default_factory=dict)
+    write_ask: dict[bytes, Address] = field(default_factory=dict)
+    single: set[bytes] = field(default_factory=set)
+    by_slot: bool = False
+    waits: bool = False
+    complaint: str = ""
 
-    def note_read(self, read: Read) -> list[bytes]:
+    def note(self, read: Read, written: Written) -> list[bytes]:
+        """The keys to try again."""
+        if not (read.again or written.again):
+            return []
         self.read_ask |= read.ask
-        self.single |= read.single
-        self.waits |= read.waits
-        self.complaint = read.complaint or self.complaint
-        return read.again
-
-    def note_written(self, written: Written) -> list[bytes]:
         self.write_ask |= written.ask
-        self.waits |= written.waits
-        self.complaint = written.complaint or self.complaint
-        return written.again
+        self.single |= read.single
+        self.waits |= read.waits or written.waits
+        self.complaint = written.complaint or read.complaint or self.complaint
+        return read.again + written.again
 
 
-@dataclass(frozen=True, slots=True)
-class _Settled:
-    """What became of some keys; `again` are to be repeated."""
+@dataclass(slots=True)
+class _Tally:
+    """What became of a batch's keys so far; the names are those of Counts."""
 
-    counts: Counts = field(default_factory=Counts)
-    failures: tuple[KeyFailure, ...] = ()
-    again: list[bytes] | tuple[()] = ()
+    copied: int = 0
+    gone: int = 0
+    skipped: int = 0
+    repeated: int = 0
+    payload_bytes: int = 0
+    failures: list[KeyFailure] = field(default_factory=list)
+
+    def add(self, read: Read, written: Written) -> None:
+        self.copied += written.copied
+        self.gone += read.gone + written.gone
+        self.payload_bytes += written.payload_bytes
+        if read.failures or written.failures:
+            self.failures += read.failures + written.failures
+
+    @property
+    def settled(self) -> int:
+        return self.copied + self.gone + self.skipped + self.repeated + len(self.failures)
+
+    def ack(self, batch: int) -> Ack:
+        counts = Counts(
+            self.copied,
+            self.gone,
+            self.skipped,
+            self.repeated,
+            len(self.failures),
+            self.payload_bytes,
+        )
+        return Ack(batch, counts, tuple(self.failures))
 
 
 class Transfer:
@@ -177,45 +209,26 @@ class Transfer:
             TemporaryError: nothing was settled for `retry_for` seconds.
             SourceUnusable, TargetUnusable: see reader and writer.
         """
-        counts = Counts()
-        failures: list[KeyFailure] = []
-        step = self._limits.pipeline_keys
-        for start in range(0, len(batch.keys), step):
-            settled = yield from self._settle(batch, batch.keys[start : start + step])
-            counts += settled.counts
-            failures += settled.failures
-        return Ack(batch.id, counts, tuple(failures))
+        tally = _Tally()
+        chunks = yield from self._chunks(batch, batch.keys, _Unsettled())
+        for chunk in chunks:
+            yield from self._settle(batch, chunk, tally)
+        return tally.ack(batch.id)
 
-    def _settle(self, batch: Batch, keys: list[bytes]) -> Task[_Settled]:
-        """Copy one pipeline's worth of keys until each is settled."""
-        unsettled = _Unsettled(keys)
-        counts = Counts()
-        failures: list[KeyFailure] = []
+    def _settle(self, batch: Batch, chunk: Chunk, tally: _Tally) -> Task[None]:
+        """Copy a chunk, and what is left of it, until each of its keys is settled."""
+        unsettled = _Unsettled()
+        chunks = [chunk]
         tries = 0
         trouble_since: float | None = None
-        while unsettled.keys:
-            settled_before = counts.settled
+        while True:
+            settled_before = tally.settled
             again: list[bytes] = []
-            chunks = yield from self._chunks(batch, unsettled)
-            for chunk in chunks:
-                permit = Permit(chunk.size, chunk.alone)
-                yield permit
-                try:
-                    read, written = yield from self._copy_chunk(batch, unsettled, chunk, permit)
-                finally:
-                    self._budget.release(permit)
-                again += unsettled.note_read(read) + unsettled.note_written(written)
-                counts += self._count(read, written)
-                failures += read.failures + written.failures
-                if written.busy:
-                    verdict = self._conflicts(batch, unsettled, written.busy)
-                    again += verdict.again
-                    counts += verdict.counts
-                    failures += verdict.failures
-            unsettled.keys = again
+            for part in chunks:
+                again += yield from self._try(batch, part, unsettled, tally)
             if not again:
-                break
-            if counts.settled > settled_before:
+                return
+            if tally.settled > settled_before:
                 tries, trouble_since = 0, None
             if unsettled.waits:
                 trouble_since = trouble_since or time.monotonic()
@@ -226,7 +239,23 @@ class Transfer:
                     )
             tries += 1
             yield from self._back_off(unsettled, tries)
-        return _Settled(counts, tuple(failures))
+            chunks = yield from self._chunks(batch, again, unsettled)
+
+    def _try(
+        self, batch: Batch, chunk: Chunk, unsettled: _Unsettled, tally: _Tally
+    ) -> Task[list[bytes]]:
+        """Read and write a chunk once; the result is the keys to be repeated."""
+        permit = Permit(chunk.size, chunk.alone)
+        yield permit
+        try:
+            read, written = yield from self._copy_chunk(batch, unsettled, chunk, permit)
+        finally:
+            self._budget.release(permit)
+        tally.add(read, written)
+        again = unsettled.note(read, written)
+        if written.busy:
+            again += self._conflicts(batch, unsettled, written.busy, tally)
+        return again
 
     def take_notices(self) -> list[str]:
         """Sentences for the user that came up since the last call."""
@@ -238,26 +267,24 @@ class Transfer:
         for links in (self._reader.links, self._writer.links, *self._aside):
             links.close()
 
-    def _chunks(self, batch: Batch, unsettled: _Unsettled) -> Task[list[Chunk]]:
-        # A permit of no bytes: a key that is DUMPed alone holds back size requests too.
-        permit = Permit(0)
-        yield permit
-        try:
-            sizes = yield from self._reader.sizes(self._wanted(batch, unsettled, unsettled.keys))
-        finally:
-            self._budget.release(permit)
-        return list(cut(unsettled.keys, sizes, self._limits, self._mean_bytes))
-
-    def _wanted(self, batch: Batch, unsettled: _Unsettled, keys: list[bytes]) -> Wanted:
-        ask = {key: unsettled.read_ask[key] for key in keys if key in unsettled.read_ask}
-        return Wanted(
-            batch.db, keys, batch.node, unsettled.by_slot, ask, frozenset(unsettled.single)
-        )
+    def _chunks(
+        self, batch: Batch, keys: list[bytes], unsettled: _Unsettled
+    ) -> Task[list[Chunk]]:
+        sizes = None
+        if self._reader.tells_sizes:
+            # A permit of no bytes: a key that is DUMPed alone holds back size requests too.
+            permit = Permit(0)
+            yield permit
+            try:
+                sizes = yield from self._reader.sizes(_wanted(batch, unsettled, keys))
+            finally:
+                self._budget.release(permit)
+        return list(cut(keys, sizes, self._limits, self._mean_bytes))
 
     def _copy_chunk(
         self, batch: Batch, unsettled: _Unsettled, chunk: Chunk, permit: Permit
     ) -> Task[tuple[Read, Written]]:
-        wanted = self._wanted(batch, unsettled, chunk.keys)
+        wanted = _wanted(batch, unsettled, chunk.keys)
         for key in wanted.ask:
             del unsettled.read_ask[key]  # an ASK is good for one try
         read = yield from self._reader.read(wanted, chunk.sizes)
@@ -266,21 +293,14 @@ class Transfer:
         real = sum(map(len, read.payloads))
         self._budget.correct(permit, real)
         self._mean_bytes += (real / len(read.keys) - self._mean_bytes) / 8
-        ask = {k: unsettled.write_ask.pop(k) for k in read.keys if k in unsettled.write_ask}
+        ask = {}
+        if unsettled.write_ask:
+            ask = {k: unsettled.write_ask.pop(k) for k in read.keys if k in unsettled.write_ask}
+        db = self._scope.target_db(batch.db)
         written = yield from self._writer.write(
-            Records(
-                self._scope.target_db(batch.db), read.keys, read.payloads, read.expiries, ask
-            )
+            Records(db, read.keys, read.payloads, read.expiries, ask)
         )
         return read, written
-
-    def _count(self, read: Read, written: Written) -> Counts:
-        return Counts(
-            copied=written.copied,
-            gone=read.gone + written.gone,
-            failed=len(read.failures) + len(written.failures),
-            payload_bytes=written.payload_bytes,
-        )
 
     def _back_off(self, unsettled: _Unsettled, tries: int) -> Task[None]:
         """Before keys are repeated: a pause if there was trouble, and a look at the topology."""
@@ -292,25 +312,27 @@ class Transfer:
             self._writer.links.refresh()
         unsettled.waits = False
 
-    def _conflicts(self, batch: Batch, unsettled: _Unsettled, keys: list[bytes]) -> _Settled:
-        """Keys that the target has: copied already if equal, else as the policy says."""
+    def _conflicts(
+        self, batch: Batch, unsettled: _Unsettled, keys: list[bytes], tally: _Tally
+    ) -> list[bytes]:
+        """Keys that the target has: copied already if equal, else as the policy says. The result
+        is the keys to be repeated."""
         try:
             different = self._compare(batch, keys)
         except (ConnectionLost, ReadRefused) as error:
             if isinstance(error, ConnectionLost) or classify(error.reply).kind in _PASSING:
                 unsettled.waits = True
                 unsettled.complaint = str(error)
-                return _Settled(again=list(keys))
-            different = list(keys)  # what cannot be compared is taken for somebody else's
-        repeated = len(keys) - len(different)
+                return keys
+            different = keys  # what cannot be compared is taken for somebody else's
+        tally.repeated += len(keys) - len(different)
         if self._on_conflict == "skip":
-            return _Settled(Counts(skipped=len(different), repeated=repeated))
+            tally.skipped += len(different)
+            return []
         target_db = self._scope.target_db(batch.db)
         message = f"the target's database {target_db} has this key with another value"
-        return _Settled(
-            Counts(failed=len(different), repeated=repeated),
-            tuple(KeyFailure(batch.db, key, "busy key", message) for key in different),
-        )
+        tally.failures += [KeyFailure(batch.db, key, "busy key", message) for key in different]
+        return []
 
     def _compare(self, batch: Batch, keys: list[bytes]) -> list[bytes]:
         source, target = self._aside
@@ -326,3 +348,12 @@ class Transfer:
                 expiry_shift=self._expiry_shift,
             )
         return different
+
+
+def _wanted(batch: Batch, unsettled: _Unsettled, keys: list[bytes]) -> Wanted:
+    ask = {}
+    if unsettled.read_ask:
+        ask = {key: unsettled.read_ask[key] for key in keys if key in unsettled.read_ask}
+    return Wanted(
+        batch.db, keys, batch.node, unsettled.by_slot, ask, frozenset(unsettled.single)
+    )

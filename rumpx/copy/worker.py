@@ -106,15 +106,16 @@ def _work(
         delay = runner.delay()
         if stopping and delay is None:
             return
-        try:
-            message = inbox.get(delay != 0.0, delay or None)
+        if delay != 0.0 or not inbox.empty():
+            try:
+                message = inbox.get(timeout=delay)
+            except queue.Empty:
+                continue
             if isinstance(message, Stop):
                 stopping = True
             else:
                 runner.start(transfer.copy(message))
             continue
-        except queue.Empty:
-            pass
         result = runner.step()
         if isinstance(result, Ack):
             _tell(channel, result)
