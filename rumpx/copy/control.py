@@ -6,6 +6,7 @@ its loop. The first `stop` asks it to drain; a second one to end at once.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 
@@ -24,6 +25,7 @@ class Control:
         self.stops = 0
         self.signal_number = int(signal.SIGINT)
         self._report_wanted = False
+        self._woken = False
         self._waker, self.wakened = socket.socketpair()
         self._waker.setblocking(False)
         self.wakened.setblocking(False)
@@ -46,19 +48,20 @@ class Control:
         return wanted
 
     def wake(self) -> None:
-        """Make the coordinator's wait end."""
+        """Make the coordinator's wait end. Costs a system call only if it may be waiting."""
+        if self._woken:
+            return
+        self._woken = True
         try:
             self._waker.send(b"!")
         except OSError:
             return  # full: it will wake anyway; or closed: the run has ended
 
     def drain_wakes(self) -> None:
-        """Forget the wakes so far."""
-        try:
-            while self.wakened.recv(4096):
-                pass
-        except OSError:
-            return
+        """Forget the wakes so far; to be called before looking at what they were about."""
+        with contextlib.suppress(BlockingIOError):
+            self.wakened.recv(4096)
+        self._woken = False  # last: whoever relied on it has left word before, and is seen now
 
     def close(self) -> None:
         """The run has ended."""

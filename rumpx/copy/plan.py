@@ -182,7 +182,7 @@ def tune(
     """
     near = max(source_round_trip, target_round_trip) < 0.002
     keys = batch_keys or (200 if near else 500)
-    scan_count = max(keys, 600 if near else 1000)
+    scan_count = max(keys, 500 if near else 1000)
     scanners = _between(2, math.ceil(1.5 * _GOAL * source_round_trip / scan_count), 32)
     waiting = _GOAL * (2 * source_round_trip + target_round_trip)
     cut = partitions or max(8, 2 * scanners)
@@ -190,7 +190,7 @@ def tune(
         scanners=max(scanners, min(nodes, 16)),
         partitions=1 << math.ceil(math.log2(cut)),
         scan_count=scan_count,
-        batch_keys=min(scan_count, 5 * keys),
+        batch_keys=max(scan_count, min(1000, 5 * keys)),
         pipeline_keys=keys,
         batches_in_flight=_between(3, 2 + math.ceil(waiting / (keys * workers)), 64),
     )

@@ -266,17 +266,26 @@ class Scanner:
         A batch that ends within the reply carries the cursor from before it: whoever walks on from
         there meets the rest of the reply again. The reply's own cursor goes with its last keys.
         """
-        settings = self.settings
+        size = sum(map(len, keys))
+        fits = len(self._pending) + len(keys) <= self.settings.batch_keys
+        if fits and self._pending_bytes + size <= BATCH_NAME_BYTES:
+            self._pending += keys
+            self._pending_bytes += size
+        elif not self._hand_on_parts(keys):
+            return False
+        self._cursor = cursor
+        enough = len(self._pending) + self.settings.scan_count > self.settings.batch_keys
+        if enough or time.monotonic() - self._told > _SIGN_OF_LIFE:
+            return self._tell(cursor)
+        return True
+
+    def _hand_on_parts(self, keys: list[bytes]) -> bool:
         for key in keys:
             self._pending.append(key)
             self._pending_bytes += len(key)
-            full = len(self._pending) >= settings.batch_keys
+            full = len(self._pending) >= self.settings.batch_keys
             if (full or self._pending_bytes >= BATCH_NAME_BYTES) and not self._tell(self._cursor):
                 return False
-        self._cursor = cursor
-        enough = 2 * len(self._pending) >= settings.batch_keys
-        if enough or time.monotonic() - self._told > _SIGN_OF_LIFE:
-            return self._tell(cursor)
         return True
 
     def _tell(self, cursor: int) -> bool:

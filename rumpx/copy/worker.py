@@ -5,16 +5,19 @@ are in flight together. A second thread does nothing but read the channel: the c
 then never wait for a busy worker, and the end of the channel is seen even while the main thread
 waits for a server. A worker whose coordinator is gone ends within a second or so.
 
-SIGINT and SIGTERM are blocked by the coordinator before a worker starts: a Ctrl-C reaches the
-whole process group, and it is the coordinator that decides what happens then.
+SIGINT and SIGTERM are blocked by the coordinator before a worker starts (and by the worker, should
+a fork server of the calling program have started it): a Ctrl-C reaches the whole process group, and
+it is the coordinator that decides what happens then.
 
 A worker keeps nothing that matters. Whatever it held when it dies is given out again.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import queue
+import signal
 import threading
 import time
 from dataclasses import dataclass
@@ -85,6 +88,8 @@ def build_transfer(spec: WorkerSpec, budget: Budget) -> Transfer:
 
 def main(channel: Channel, spec: WorkerSpec) -> None:
     """The process's whole life."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    gc.freeze()  # what has been imported is never garbage: no need to look at it again
     inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(channel, inbox), daemon=True).start()
     _tell(channel, Ready())

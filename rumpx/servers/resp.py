@@ -260,7 +260,7 @@ class Connection:
         self.close()
         if was_closed:
             reason = "it was closed after an earlier fault"
-        elif isinstance(reason, TimeoutError):
+        elif isinstance(reason, (TimeoutError, BlockingIOError)):  # by Python, or by the kernel
             reason = "no answer in time"
         elif isinstance(reason, hiredis.ProtocolError):
             reason = "it does not speak the Redis protocol"
