@@ -26,7 +26,7 @@ its expiry gets the old value with the new expiry.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -59,6 +59,14 @@ _ONLY_BYTES: Final = {bytes}
 _ONLY_INTS: Final = {int}
 _CLOCK_SPREAD_MS: Final = 2.0
 _CLOCK_TRIES: Final = 10
+
+
+def even_parts(keys: Sequence[bytes], size: int) -> Iterator[slice]:
+    """Slices that cut keys into equal parts of about `size`, at most an eighth larger."""
+    count = max(1, -(-(len(keys) - size // 8) // size))
+    step = max(1, -(-len(keys) // count))
+    for start in range(0, len(keys), step):
+        yield slice(start, start + step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,12 +263,12 @@ class DumpReader:
         if asking or (not self._multi and self._expiry != "clock"):
             return [_Request(keys, node, connection, asking=asking)]
         requests = []
-        for start in range(0, len(keys), GROUP_KEYS):
-            group = keys[start : start + GROUP_KEYS]
+        for part in even_parts(keys, GROUP_KEYS):
+            group = keys[part]
             if not self._multi:
                 requests.append(_Request(group, node, connection))
                 continue
-            group_sizes = sizes[start : start + GROUP_KEYS] if sizes else ()
+            group_sizes = sizes[part] if sizes else ()
             alone = wanted.single and not wanted.single.isdisjoint(group)
             if sum(group_sizes) <= GROUP_BYTES and not alone:
                 requests.append(_Request(group, node, connection, multi=True))

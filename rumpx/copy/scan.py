@@ -263,19 +263,21 @@ class Scanner:
     def _hand_on(self, keys: list[bytes], cursor: int) -> bool:
         """Put keys of one SCAN reply to those pending, and emit full batches.
 
-        A batch that ends within the reply carries the cursor from before it: whoever walks on from
-        there meets the rest of the reply again. The reply's own cursor goes with its last keys.
+        Where a reply is too large for one, a batch that ends within it carries the cursor from
+        before it: whoever walks on from there meets the rest of the reply again. The reply's own
+        cursor goes with its last keys.
         """
-        size = sum(map(len, keys))
-        fits = len(self._pending) + len(keys) <= self.settings.batch_keys
-        if fits and self._pending_bytes + size <= BATCH_NAME_BYTES:
+        settings = self.settings
+        size = self._pending_bytes + sum(map(len, keys))
+        # SCAN gives some more than its COUNT, which should not begin another batch.
+        if size <= BATCH_NAME_BYTES and len(keys) <= 2 * settings.scan_count:
             self._pending += keys
-            self._pending_bytes += size
+            self._pending_bytes = size
         elif not self._hand_on_parts(keys):
             return False
         self._cursor = cursor
-        enough = len(self._pending) + self.settings.scan_count > self.settings.batch_keys
-        if enough or time.monotonic() - self._told > _SIGN_OF_LIFE:
+        full = len(self._pending) + settings.scan_count // 2 > settings.batch_keys
+        if full or time.monotonic() - self._told > _SIGN_OF_LIFE:
             return self._tell(cursor)
         return True
 

@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from rumpx.copy.dump import DumpReader, Read, Wanted
+from rumpx.copy.dump import DumpReader, Read, Wanted, even_parts
 from rumpx.copy.links import Links
 from rumpx.copy.messages import Ack, Batch
 from rumpx.copy.restore import Records, RestoreWriter, Written
@@ -69,8 +69,8 @@ class Chunk:
 def cut(
     keys: list[bytes], sizes: list[int] | None, limits: Limits, guess: float
 ) -> Iterator[Chunk]:
-    """Chunks of at most `pipeline_keys` keys and `chunk_bytes`, in order; a key that alone is
-    larger, or big, is a chunk of its own.
+    """Chunks of about `pipeline_keys` keys and at most `chunk_bytes`, in order; a key that alone
+    is larger, or big, is a chunk of its own.
 
     Args:
         sizes: of the keys; without them each key counts as `guess` bytes.
@@ -78,12 +78,12 @@ def cut(
     step = limits.pipeline_keys
     if sizes is None:
         step = min(step, max(1, int(limits.chunk_bytes / max(guess, 1.0))))
-    for start in range(0, len(keys), step):
-        part = keys[start : start + step]
+    for place in even_parts(keys, step):
+        part = keys[place]
         if sizes is None:
             yield Chunk(part, None, int(guess * len(part)))
             continue
-        part_sizes = sizes[start : start + step]
+        part_sizes = sizes[place]
         total = sum(part_sizes)
         if total <= limits.chunk_bytes and max(part_sizes) < limits.big_key:
             yield Chunk(part, part_sizes, total)
