@@ -49,7 +49,7 @@ def copy(
 ) -> Summary:
     """Copy a live keyspace. Blocks until the copy is done.
 
-    Worker processes are started by multiprocessing's spawn method, so a script that calls this
+    Worker processes are started afresh by multiprocessing, so a script that calls this
     needs the usual `if __name__ == "__main__":` around its own work. Call it from the main thread
     to have Ctrl-C end the copy at once, with KeyboardInterrupt.
 
@@ -87,11 +87,6 @@ def copy(
         SourceUnusable, TargetUnusable: refused before the first write, or permanently.
         TemporaryError: trouble outlasted `retry_for`. `error.summary` tells what was copied.
     """
-    from rumpx.copy.control import Control
-    from rumpx.copy.run import run
-    from rumpx.report.callback import with_callback
-    from rumpx.report.display import open_display
-
     job = Job(
         source=_endpoint(source, "source"),
         target=_endpoint(target, "target"),
@@ -117,6 +112,14 @@ def copy(
         timeout=timeout,
         retry_for=retry_for,
     )
+    from rumpx.copy.forks import warm_up
+
+    warm_up()  # before our own imports
+    from rumpx.copy.control import Control
+    from rumpx.copy.run import run
+    from rumpx.report.callback import with_callback
+    from rumpx.report.display import open_display
+
     display = open_display(progress, sys.stderr)
     if on_progress:
         display = with_callback(display, on_progress)

@@ -413,6 +413,9 @@ def _copy(parser: argparse.ArgumentParser, words: list[str]) -> int:
 
 
 def _run(job: Job, arguments: argparse.Namespace) -> int:
+    from rumpx.copy.forks import warm_up
+
+    warm_up()  # before our own imports
     from rumpx.copy.control import Control
     from rumpx.copy.run import run
     from rumpx.report.display import choose, open_display

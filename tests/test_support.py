@@ -467,7 +467,7 @@ import multiprocessing as mp, sys, time
 def work():
     time.sleep(60)
 if __name__ == "__main__":
-    context = mp.get_context("spawn")
+    context = mp.get_context("forkserver")
     lock = context.Lock()
     for _ in range(2):
         context.Process(target=work, daemon=True).start()
@@ -486,7 +486,7 @@ def test_a_program_with_workers(
     with run.start_rumpx(script) as one:
         wait_until(lambda: "started" in one.stdout, 20, "the pool's start")
         wait_until(lambda: len(one.workers()) == 2, 20, "two workers")
-        assert len(one.descendants()) > 2  # the resource tracker is no worker
+        assert len(one.descendants()) > 2  # the fork server is no worker
         victim = one.kill_random_worker(random.Random(1))
         assert victim
         wait_until(lambda: len(one.workers()) == 1, 10, "one worker less")

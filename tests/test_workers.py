@@ -163,7 +163,7 @@ class Bench:
         wait_until(turned, timeout, what)
 
     def processes(self) -> list[psutil.Process]:
-        return [child for child in psutil.Process().children() if is_worker(child)]
+        return [child for child in psutil.Process().children(recursive=True) if is_worker(child)]
 
 
 @contextmanager

@@ -5,7 +5,9 @@ Batches carry key names, acks carry counts; values never pass between processes.
 
 from __future__ import annotations
 
+import marshal
 from dataclasses import dataclass
+from typing import Any
 
 from rumpx.errors import RumpxError
 from rumpx.job import Address
@@ -32,6 +34,18 @@ class Batch:
     db: int
     keys: list[bytes]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The keys as one string: pickle would enter each into its memo, which costs five times as
+        # much. marshal's version 2 is the last without one, and both ends are the same Python.
+        keys = marshal.dumps(self.keys, 2)
+        return _batch, (self.id, self.partition, self.walk, self.node, self.db, keys)
+
+
+def _batch(
+    id: int, partition: int, walk: int, node: Address | None, db: int, keys: bytes
+) -> Batch:
+    return Batch(id, partition, walk, node, db, marshal.loads(keys))
+
 
 @dataclass(frozen=True, slots=True)
 class Ack:
@@ -40,6 +54,10 @@ class Ack:
     batch: int
     counts: Counts
     failures: tuple[KeyFailure, ...] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As for Counts: the generic way takes twice as long.
+        return Ack, (self.batch, self.counts, self.failures)
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,7 +190,7 @@ def tune(
         scanners=max(scanners, min(nodes, 16)),
         partitions=1 << math.ceil(math.log2(cut)),
         scan_count=scan_count,
-        batch_keys=max(scan_count, min(1000, 5 * keys)),
+        batch_keys=max(keys, min(1000, 5 * keys)),
         pipeline_keys=keys,
         batches_in_flight=_between(3, 2 + math.ceil(waiting / (keys * workers)), 64),
     )

@@ -15,21 +15,19 @@ Not promised: that the work of a dead worker is not done twice. RESTORE can be r
 
 from __future__ import annotations
 
-import multiprocessing
 import selectors
 import signal
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
-from typing import Any, Final
+from typing import Final
 
 import psutil
 
 from rumpx.copy import worker
 from rumpx.copy.channel import Channel, receive, send
+from rumpx.copy.forks import process_context, signals_blocked
 from rumpx.copy.messages import Ack, Batch, FromWorker, Ready, Stop
 from rumpx.errors import RumpxError
 from rumpx.report.snapshot import Counts, KeyFailure, WorkerStat
@@ -38,10 +36,6 @@ DEATHS: Final = 3
 # Workers that die without a single ack between them: not a batch's fault.
 _HOPELESS_DEATHS: Final = 20
 _LEAVE_SECONDS: Final = 5.0
-# Both begin with a fresh interpreter, so that threads and locks of the program that calls us do not
-# matter. The fork server imports what workers need once for all of them, a third of a second of CPU
-# for each otherwise; where the system's libraries do not bear a fork, each worker is on its own.
-_START_METHOD: Final = "forkserver" if sys.platform == "linux" else "spawn"
 
 
 @dataclass(eq=False, slots=True)
@@ -175,21 +169,13 @@ class Pool:
         self._workers.append(self._start())
 
     def _start(self) -> _Worker:
-        context: Any = multiprocessing.get_context(_START_METHOD)
-        context.set_forkserver_preload([worker.__name__])
+        context = process_context()
         ours, theirs = context.Pipe()
         process = context.Process(
             target=worker.main, args=(theirs, self._spec), name="rumpx worker", daemon=True
         )
-        # Blocked signals stay blocked in the child, from its first instruction on, and in the fork
-        # server and its children. (Starting the resource tracker would unblock them again, so it
-        # goes first.)
-        resource_tracker.ensure_running()
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-        try:
+        with signals_blocked():
             process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         theirs.close()  # or the channel would never end while we hold its other side
         assert process.pid is not None
         member = _Worker(process, ours, psutil.Process(process.pid))

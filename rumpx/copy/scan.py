@@ -270,14 +270,16 @@ class Scanner:
         settings = self.settings
         size = self._pending_bytes + sum(map(len, keys))
         # SCAN gives some more than its COUNT, which should not begin another batch.
-        if size <= BATCH_NAME_BYTES and len(keys) <= 2 * settings.scan_count:
+        roomy = settings.batch_keys + settings.scan_count // 8
+        if size <= BATCH_NAME_BYTES and len(self._pending) + len(keys) <= roomy:
             self._pending += keys
             self._pending_bytes = size
         elif not self._hand_on_parts(keys):
             return False
         self._cursor = cursor
-        full = len(self._pending) + settings.scan_count // 2 > settings.batch_keys
-        if full or time.monotonic() - self._told > _SIGN_OF_LIFE:
+        waiting = len(self._pending)
+        enough = 2 * waiting >= settings.batch_keys and waiting + settings.scan_count > roomy
+        if enough or time.monotonic() - self._told > _SIGN_OF_LIFE:
             return self._tell(cursor)
         return True
 

@@ -60,13 +60,13 @@ def _command(args: Sequence[str | Path]) -> list[str]:
 
 
 def is_worker(process: psutil.Process) -> bool:
-    """Whether a process is a multiprocessing worker (and not the resource tracker)."""
+    """Whether a process is a worker: a living child of multiprocessing's fork server."""
     try:
-        line = " ".join(process.cmdline())
+        parent = process.parent()
         return (
             process.status() != psutil.STATUS_ZOMBIE
-            and ("spawn_main" in line or "multiprocessing.forkserver" in line)
-            and "resource_tracker" not in line
+            and parent is not None
+            and "multiprocessing.forkserver" in " ".join(parent.cmdline())
         )
     except psutil.Error:
         return False
