@@ -1,31 +1,40 @@
-"""What a run costs, seen from outside: wall time, CPU, memory, the servers' CPU.
+"""What a copy costs, seen from outside: time, CPU, memory, and what other clients feel.
 
 A contender is always a command in a process of its own, so that rumpx and its rivals are measured
-alike. The CPU is that of the command and of all processes that it has waited for (RUSAGE_CHILDREN);
-memory is the largest sum of the resident sets of its process tree among samples, so pages that
-processes share count once for each; the servers' CPU is their own account of it (INFO cpu).
+alike. While it runs, three threads look on:
+
+- CPU and memory of its process tree, by psutil, twenty times a second. What a process used after
+  the last look before its end is lost: at most 0.05 s each. Memory is the largest sum of resident
+  sets, in which pages that processes share count once for each.
+- A client of the source that sends a GET each millisecond and notes how long the answer takes. On
+  a machine with fewer cores than busy processes that is mostly its own turn for a core.
+- The servers' CPU is their own account of it (INFO cpu), before and after.
 """
 
 from __future__ import annotations
 
 import os
 import platform
-import resource
+import statistics
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 import psutil
 
 from rumpx.demo import Server
+from rumpx.servers.resp import encode
 
-_SAMPLE_SECONDS: Final = 0.2
+_LOOK_SECONDS: Final = 0.05
+_LOOKS_A_CENSUS: Final = 5  # how often the process tree is listed anew
+_GET_SECONDS: Final = 0.001
 _PACKAGES: Final = ("rumpx", "redis", "hiredis")
+MEGA: Final = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +47,31 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
+class Chart:
+    """A bar chart: a group of bars a label, one bar a series in each."""
+
+    unit: str
+    labels: list[str]
+    series: dict[str, list[float]]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """A scenario's result: a table for people, and everything measured for the JSON file."""
+    """A scenario's result.
+
+    Attributes:
+        title, columns, rows: a table for people.
+        ratios: by name; what may be compared with a run on another day or machine.
+        chart: None if a picture would not tell more than the table.
+        data: everything measured, for the JSON file.
+    """
 
     title: str
     columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-    data: dict[str, Any]
+    rows: Sequence[tuple[str, ...]]
+    ratios: dict[str, float]
+    chart: Chart | None = None
+    data: dict[str, Any] = field(default_factory=dict)
 
 
 Scenario = Callable[[Options], Report]
@@ -52,13 +79,24 @@ Scenario = Callable[[Options], Report]
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """One run of one command. Times in seconds, memory in bytes."""
+    """One run of one command. Times in seconds, memory in bytes, waits in ms.
+
+    Attributes:
+        wall: from its start to its end, the start of Python included.
+        cpu_main: of the command's own process; cpu_others: of those that it started.
+        source_cpu, target_cpu: of all servers of a side.
+        get_p50, get_p99, get_p999: a GET by another client of the source.
+    """
 
     wall: float
-    cpu: float
-    peak_memory: int
+    cpu_main: float
+    cpu_others: float
+    peak_memory: float
     source_cpu: float
     target_cpu: float
+    get_p50: float
+    get_p99: float
+    get_p999: float
     output: str
 
 
@@ -66,53 +104,151 @@ class Failed(Exception):
     """A command that was to be measured did not do what it should."""
 
 
-def measure(command: Sequence[str], source: Server, target: Server) -> Cost:
+def measure(command: Sequence[str], source: Sequence[Server], target: Sequence[Server]) -> Cost:
     """Run a command to its end.
 
     Raises:
         Failed: its exit code is not 0.
     """
-    servers_before = server_cpu(source), server_cpu(target)
-    cpu_before = _children_cpu()
+    before = servers_cpu(source), servers_cpu(target)
     began = time.perf_counter()
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
     )
-    sampler = _MemorySampler(process.pid)
-    sampler.start()
-    output, errors = process.communicate()
-    wall = time.perf_counter() - began
-    sampler.finish()
+    with _TreeWatch(process.pid) as tree, OtherClient(source[0]) as other:
+        output, errors = process.communicate()
+        wall = time.perf_counter() - began
     if process.returncode:
         raise Failed(f"{' '.join(command)} ended with {process.returncode}:\n{errors[-2000:]}")
+    p50, p99, p999 = other.percentiles()
     return Cost(
         wall=wall,
-        cpu=_children_cpu() - cpu_before,
-        peak_memory=sampler.peak,
-        source_cpu=server_cpu(source) - servers_before[0],
-        target_cpu=server_cpu(target) - servers_before[1],
+        cpu_main=tree.cpu.pop(process.pid, 0.0),
+        cpu_others=sum(tree.cpu.values()),
+        peak_memory=tree.peak,
+        source_cpu=servers_cpu(source) - before[0],
+        target_cpu=servers_cpu(target) - before[1],
+        get_p50=p50,
+        get_p99=p99,
+        get_p999=p999,
         output=output,
     )
 
 
-def _children_cpu() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+class _Watch(threading.Thread):
+    """A thread that looks until its `with` ends."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.done = threading.Event()
+
+    def __enter__(self) -> Any:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.done.set()
+        self.join()
 
 
-def server_cpu(server: Server) -> float:
-    """CPU seconds that a server has used, all its threads together."""
+class _TreeWatch(_Watch):
+    """CPU seconds by process id, and the peak of the memory of all, of a process tree."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__()
+        self.cpu: dict[int, float] = {}
+        self.peak = 0
+        self._root = psutil.Process(pid)
+
+    def run(self) -> None:
+        looks = 0
+        tree: list[psutil.Process] = []
+        while not self.done.wait(_LOOK_SECONDS):
+            if looks % _LOOKS_A_CENSUS == 0:
+                tree = self._tree()
+            looks += 1
+            memory = 0
+            for process in tree:
+                try:
+                    times = process.cpu_times()
+                    memory += process.memory_info().rss
+                except psutil.Error:
+                    continue
+                self.cpu[process.pid] = times.user + times.system
+            self.peak = max(self.peak, memory)
+
+    def _tree(self) -> list[psutil.Process]:
+        try:
+            return [self._root, *self._root.children(recursive=True)]
+        except psutil.Error:
+            return []
+
+
+class OtherClient(_Watch):
+    """What somebody else's GETs on a server take meanwhile."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__()
+        self._server = server
+        self._seconds: list[float] = []
+
+    def run(self) -> None:
+        get = encode("GET", "no such key")
+        with closing(self._server.connect()) as connection:
+            while not self.done.is_set():
+                began = time.perf_counter()
+                connection.send(get)
+                connection.receive(1)
+                took = time.perf_counter() - began
+                self._seconds.append(took)
+                time.sleep(max(0.0, _GET_SECONDS - took))
+
+    def percentiles(self) -> tuple[float, float, float]:
+        """p50, p99, p99.9 in ms."""
+        if len(self._seconds) < 2:
+            return 0.0, 0.0, 0.0
+        cuts = statistics.quantiles(self._seconds, n=1000, method="inclusive")
+        return cuts[499] * 1e3, cuts[989] * 1e3, cuts[998] * 1e3
+
+
+def median_cost(costs: Sequence[Cost]) -> Cost:
+    """The median of each figure by itself."""
+    figures = [asdict(cost) for cost in costs]
+    names = [name for name in figures[0] if name != "output"]
+    medians = {name: statistics.median(cost[name] for cost in figures) for name in names}
+    return Cost(**medians, output="")
+
+
+def servers_cpu(servers: Sequence[Server]) -> float:
+    """CPU seconds that servers have used, all their threads and children together."""
+    return sum(_server_cpu(server) for server in servers)
+
+
+def _server_cpu(server: Server) -> float:
     info = server_info(server, "cpu")
-    return float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
+    kinds = ("used_cpu_user", "used_cpu_sys", "used_cpu_user_children", "used_cpu_sys_children")
+    return sum(float(info[kind]) for kind in kinds)
 
 
 def server_info(server: Server, section: str) -> dict[str, str]:
     """A section of INFO by name."""
-    with closing(server.connect()) as connection:
-        reply = connection.call("INFO", section)
+    reply = ask(server, "INFO", section)
     assert isinstance(reply, bytes)
     lines = reply.decode().splitlines()
     return dict(line.split(":", 1) for line in lines if ":" in line)
+
+
+def ask(server: Server, *command: str | bytes | int) -> Any:
+    """One command on a connection of its own. `Any`: the shape of a reply is known by its command.
+
+    Raises:
+        Failed: the server refused it.
+    """
+    with closing(server.connect()) as connection:
+        reply: Any = connection.call(*command)
+    if isinstance(reply, Exception):
+        raise Failed(f"{server.program} refused {command[0]!s}: {reply}")
+    return reply
 
 
 def server_version(server: Server) -> str:
@@ -121,39 +257,6 @@ def server_version(server: Server) -> str:
     if "valkey_version" in info:
         return f"valkey {info['valkey_version']}"
     return f"redis {info['redis_version']}"
-
-
-class _MemorySampler(threading.Thread):
-    """Looks at a process tree a few times a second."""
-
-    def __init__(self, pid: int) -> None:
-        super().__init__(daemon=True)
-        self.peak = 0
-        self._pid = pid
-        self._done = threading.Event()
-
-    def run(self) -> None:
-        while not self._done.wait(_SAMPLE_SECONDS):
-            self.peak = max(self.peak, _tree_memory(self._pid))
-
-    def finish(self) -> None:
-        self._done.set()
-        self.join()
-
-
-def _tree_memory(pid: int) -> int:
-    total = 0
-    try:
-        root = psutil.Process(pid)
-        processes = [root, *root.children(recursive=True)]
-    except psutil.Error:
-        return 0
-    for process in processes:
-        try:
-            total += process.memory_info().rss
-        except psutil.Error:
-            continue
-    return total
 
 
 def environment() -> dict[str, Any]:

@@ -1,36 +1,57 @@
-"""What rumpx is measured against: the natural script, and the least that moves the bytes.
+"""What rumpx is measured against: the natural script, the servers' own ways, and the least that
+moves the bytes.
 
-`redis-py` is what one writes who has ten minutes: one process, SCAN, pipelines, RESTORE.
-`floor` is as many processes as rumpx has workers, each of which walks its own part of the source's
-cursor space on bare sockets: no coordinator, no look at a key's size, no retries, no progress; a
-wrong answer is not even noticed. No Python copier can be expected to be much faster.
+- `redis-py` is what one writes who has ten minutes: one process, SCAN, pipelines, RESTORE.
+- `floor` is as many processes as rumpx has workers, each of which walks its own parts of the
+  source's cursor space: no coordinator, no look at a key's size, no MULTI, no retries, no progress;
+  a wrong answer is not even noticed. It uses rumpx's encoder and parser (`rumpx.servers.resp`), as
+  nothing faster was found, with nothing around them, so no Python copier can be expected to be much
+  faster. (With hiredis's replies taken one by one, as is usual, it was a fifth slower.)
+- `migrate` has the source send its keys itself: MIGRATE … COPY REPLACE KEYS, 1,000 at a time.
+- `replicaof` makes the target a replica until it has caught up.
 
 Run as a command, since that is how contenders are measured; prints what was copied as JSON:
 
     python -m benchmarks.rivals redis-py SOURCE_PORT TARGET_PORT
-    python -m benchmarks.rivals floor SOURCE_PORT TARGET_PORT WORKERS
+    python -m benchmarks.rivals floor SOURCE_PORT,… TARGET_PORT,… WORKERS PIPELINE GROUP
+    python -m benchmarks.rivals migrate SOURCE_PORT TARGET_PORT
+    python -m benchmarks.rivals replicaof SOURCE_PORT TARGET_PORT
 
-Both need servers of 7.0 or later on loopback (PEXPIRETIME), the source standalone.
+PIPELINE is the number of keys asked for at once; GROUP, if not 0, the number of keys in a MULTI, as
+rumpx has them. Several ports are the primaries of a cluster with equal shares of the slots. All
+need servers of 7.0 or later on loopback (PEXPIRETIME).
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from multiprocessing.synchronize import Barrier
 from typing import Any, Final
 
-import hiredis
 import redis
+
+from benchmarks.servers import shares
+from rumpx.copy.plan import CursorSpan, SlotSpan
+from rumpx.servers.resp import (
+    EXEC,
+    MULTI,
+    Connection,
+    RestoreEncoder,
+    encode,
+    encode_dumps_and_expiries,
+)
+from rumpx.servers.slots import key_slot
 
 _HOST: Final = "127.0.0.1"
 _COUNT: Final = 1000
-_OK: Final = b"+OK\r\n"
+_POLL_SECONDS: Final = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,26 +89,55 @@ def redis_py(source_port: int, target_port: int) -> Copied:
             return Copied(time.perf_counter() - began, copied, payload_bytes)
 
 
-def floor(source_port: int, target_port: int, workers: int) -> Copied:
-    """Bare sockets, `workers` processes, each with its parts of the cursor space."""
-    bits = (workers - 1).bit_length()
+def migrate(source_port: int, target_port: int) -> Copied:
+    """The source sends its keys itself, to database 0; it serves nobody else meanwhile."""
+    copied = 0
+    with closing(_connect(source_port)) as source:
+        began = time.perf_counter()
+        cursor = 0
+        while True:
+            reply: Any = source.call("SCAN", cursor, "COUNT", _COUNT)
+            cursor, keys = int(reply[0]), reply[1]
+            if keys:
+                head = ("MIGRATE", _HOST, target_port, "", 0, 60_000, "COPY", "REPLACE", "KEYS")
+                answer = source.call(*head, *keys)
+                if answer != b"OK":
+                    raise RuntimeError(answer)
+                copied += len(keys)
+            if cursor == 0:
+                return Copied(time.perf_counter() - began, copied, 0)
+
+
+def replicaof(source_port: int, target_port: int) -> Copied:
+    """A full synchronisation, until the target has all keys; the target is a primary again then."""
+    with closing(_connect(source_port)) as source, closing(_connect(target_port)) as target:
+        source.call("CONFIG", "SET", "repl-diskless-sync-delay", 0)
+        began = time.perf_counter()
+        target.call("REPLICAOF", _HOST, source_port)
+        while b"master_link_status:up" not in target.call("INFO", "replication"):  # type: ignore[operator]
+            time.sleep(_POLL_SECONDS)
+        seconds = time.perf_counter() - began
+        target.call("REPLICAOF", "NO", "ONE")
+        copied = target.call("DBSIZE")
+    assert isinstance(copied, int)
+    return Copied(seconds, copied, 0)
+
+
+def floor(
+    source_ports: list[int], target_ports: list[int], workers: int, pipeline: int, group: int
+) -> Copied:
+    """Bare sockets, `workers` processes, each with its parts of each node's cursor space."""
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(workers + 1)
     results: Any = context.SimpleQueue()
     processes = [
         context.Process(
-            target=_floor_worker,
-            args=(
-                source_port,
-                target_port,
-                range(number, 1 << bits, workers),
-                bits,
-                barrier,
-                results,
-            ),
+            target=_Floor(source_ports, target_ports, pipeline, group).work,
+            args=(number, workers, barrier, results),
         )
         for number in range(workers)
     ]
+    gc.freeze()
     for process in processes:
         process.start()
     barrier.wait()
@@ -99,94 +149,141 @@ def floor(source_port: int, target_port: int, workers: int) -> Copied:
     return Copied(seconds, sum(keys for keys, _ in counted), sum(size for _, size in counted))
 
 
-def _floor_worker(
-    source_port: int, target_port: int, parts: range, bits: int, barrier: Barrier, results: Any
-) -> None:
-    source = socket.create_connection((_HOST, source_port))
-    target = socket.create_connection((_HOST, target_port))
-    for sock in (source, target):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    barrier.wait()
-    counts = [_copy_part(source, target, part, bits) for part in parts]
-    results.put((sum(keys for keys, _ in counts), sum(size for _, size in counts)))
+class _Floor:
+    """One process's part of a floor: the next SCAN travels with the DUMPs, and the targets work
+    while the source does."""
+
+    def __init__(
+        self, source_ports: list[int], target_ports: list[int], pipeline: int, group: int
+    ) -> None:
+        self._source_ports = source_ports
+        self._target_ports = target_ports
+        self._pipeline = pipeline
+        self._group = group
+        self._encoder = RestoreEncoder(replace=True, absolute=True)
+        self._unanswered: list[tuple[Connection, int]] = []
+        self._copied = 0
+        self._bytes = 0
+
+    def work(self, number: int, workers: int, barrier: Barrier, results: Any) -> None:
+        """Copy part `number` of `workers` (a power of two) of each source node."""
+        sources = [_connect(port) for port in self._source_ports]
+        targets = [_connect(port) for port in self._target_ports]
+        owners = [
+            target
+            for target, (low, high) in zip(targets, shares(len(targets)), strict=True)
+            for _ in range(low, high)
+        ]
+        spans = [
+            _span(source, low, high, number, workers)
+            for source, (low, high) in zip(sources, shares(len(sources)), strict=True)
+        ]
+        barrier.wait()
+        for source, span in zip(sources, spans, strict=True):
+            self._walk(source, owners, span)
+        self._skip_answers()
+        results.put((self._copied, self._bytes))
+
+    def _walk(
+        self, source: Connection, owners: list[Connection], span: CursorSpan | SlotSpan
+    ) -> None:
+        source.send(self._scan(span.start))
+        reply: Any = source.receive(1)[0]
+        while reply is not None:
+            cursor, keys = int(reply[0]), reply[1]
+            more = not span.ended(cursor)
+            source.send(self._reads(keys) + (self._scan(cursor) if more else b""))
+            replies = self._replies(source, len(keys), more)
+            reply = replies.pop() if more else None
+            self._skip_answers()
+            self._write(owners, keys, replies[::2], replies[1::2])
+
+    def _scan(self, cursor: int) -> bytes:
+        return encode("SCAN", cursor, "COUNT", self._pipeline)
+
+    def _reads(self, keys: list[bytes]) -> bytes:
+        if not self._group:
+            return encode_dumps_and_expiries(keys)
+        groups = [keys[n : n + self._group] for n in range(0, len(keys), self._group)]
+        return b"".join([MULTI + encode_dumps_and_expiries(group) + EXEC for group in groups])
+
+    def _replies(self, source: Connection, keys: int, more: bool) -> list[Any]:
+        if not self._group:
+            return source.receive(2 * keys + more)
+        sizes = [min(self._group, keys - n) for n in range(0, keys, self._group)]
+        raw: list[Any] = source.receive(sum(sizes) * 2 + 2 * len(sizes) + more)
+        flat: list[Any] = []
+        end = 0
+        for size in sizes:
+            end += 2 * size + 2
+            flat += raw[end - 1]
+        return flat + raw[end:]
+
+    def _write(
+        self,
+        owners: list[Connection],
+        keys: list[bytes],
+        payloads: list[bytes],
+        expiries: list[int],
+    ) -> None:
+        self._copied += len(keys)
+        self._bytes += sum(map(len, payloads))
+        if len(self._target_ports) == 1:
+            self._send(owners[0], keys, payloads, expiries)
+            return
+        places: dict[Connection, list[int]] = {}
+        for position, key in enumerate(keys):
+            places.setdefault(owners[key_slot(key)], []).append(position)
+        for owner, positions in places.items():
+            lists: Any = ([column[n] for n in positions] for column in (keys, payloads, expiries))
+            self._send(owner, *lists)
+
+    def _send(
+        self, owner: Connection, keys: list[bytes], payloads: list[bytes], expiries: list[int]
+    ) -> None:
+        owner.send(*self._encoder.encode(keys, payloads, expiries))
+        self._unanswered.append((owner, len(keys)))
+
+    def _skip_answers(self) -> None:
+        for owner, count in self._unanswered:
+            owner.receive_oks(count)
+        self._unanswered.clear()
 
 
-def _copy_part(
-    source: socket.socket, target: socket.socket, part: int, bits: int
-) -> tuple[int, int]:
-    """Copy one part; the next SCAN travels with the DUMPs, and the target works meanwhile."""
-    copied = payload_bytes = unanswered = 0
-    reader = hiredis.Reader()
-    shift = 64 - bits
-    cursor = _reversed(part << shift)
-    source.sendall(_scan(cursor))
-    (reply,) = _replies(source, reader, 1)
-    more = True
-    while more:
-        cursor, keys = int(reply[0]), reply[1]
-        more = cursor != 0 and _reversed(cursor) < (part + 1) << shift
-        source.sendall(b"".join(_reads(keys)) + (_scan(cursor) if more else b""))
-        replies = list(_replies(source, reader, 2 * len(keys) + more))
-        reply = replies.pop() if more else None
-        payloads, expiries = replies[::2], replies[1::2]
-        _skip_oks(target, unanswered)
-        target.sendall(b"".join(_writes(keys, payloads, expiries)))
-        unanswered = len(keys)
-        copied += len(keys)
-        payload_bytes += sum(map(len, payloads))
-    _skip_oks(target, unanswered)
-    return copied, payload_bytes
+def _connect(port: int) -> Connection:
+    sock = socket.create_connection((_HOST, port))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return Connection(sock, f"{_HOST}:{port}")
 
 
-def _reversed(number: int) -> int:
-    """A 64-bit number with its bits in the opposite order."""
-    return int(f"{number:064b}"[::-1], 2)
+def _span(source: Connection, low: int, high: int, number: int, of: int) -> CursorSpan | SlotSpan:
+    """Part `number` of a node that serves the slots [low, high)."""
+    if _keeps_table_a_slot(source):
+        return SlotSpan(low + (high - low) * number // of, low + (high - low) * (number + 1) // of)
+    width = 2**64 // of
+    return CursorSpan(number * width, (number + 1) * width)
 
 
-def _scan(cursor: int) -> bytes:
-    digits = b"%d" % cursor
-    return b"*4\r\n$4\r\nSCAN\r\n$%d\r\n%b\r\n$5\r\nCOUNT\r\n$4\r\n%d\r\n" % (
-        len(digits),
-        digits,
-        _COUNT,
-    )
-
-
-def _reads(keys: list[bytes]) -> list[bytes]:
-    return [
-        b"*2\r\n$4\r\nDUMP\r\n$%d\r\n%b\r\n*2\r\n$11\r\nPEXPIRETIME\r\n$%d\r\n%b\r\n"
-        % (len(key), key, len(key), key)
-        for key in keys
-    ]
-
-
-def _writes(keys: list[bytes], payloads: list[bytes], expiries: list[int]) -> list[bytes]:
-    # An instant in ms has 13 digits until the year 2286.
-    return [
-        b"*6\r\n$7\r\nRESTORE\r\n$%d\r\n%b\r\n$%d\r\n%d\r\n$%d\r\n%b\r\n"
-        b"$7\r\nREPLACE\r\n$6\r\nABSTTL\r\n"
-        % (len(key), key, 1 if expiry < 0 else 13, max(expiry, 0), len(payload), payload)
-        for key, payload, expiry in zip(keys, payloads, expiries, strict=True)
-    ]
-
-
-def _replies(sock: socket.socket, reader: hiredis.Reader, count: int) -> Iterator[Any]:
-    for _ in range(count):
-        while (reply := reader.gets()) is False:
-            reader.feed(sock.recv(2**18))
-        yield reply
-
-
-def _skip_oks(sock: socket.socket, count: int) -> None:
-    left = len(_OK) * count
-    while left:
-        left -= len(sock.recv(left))
+def _keeps_table_a_slot(source: Connection) -> bool:
+    """A node of a cluster of Valkey 8 or later, or Redis 7.4 or later."""
+    info: Any = source.call("INFO", "server")
+    lines = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
+    if lines.get("server_mode", lines["redis_mode"]) != "cluster":
+        return False
+    valkey = lines.get("valkey_version")
+    version = (valkey or lines["redis_version"]).split(".")
+    return (int(version[0]), int(version[1])) >= ((8, 0) if valkey else (7, 4))
 
 
 def main() -> None:
-    name, *numbers = sys.argv[1:]
-    contenders: dict[str, Callable[..., Copied]] = {"redis-py": redis_py, "floor": floor}
-    print(json.dumps(asdict(contenders[name](*map(int, numbers)))))
+    name, *words = sys.argv[1:]
+    numbers = [[int(part) for part in word.split(",")] for word in words]
+    if name == "floor":
+        copied = floor(numbers[0], numbers[1], numbers[2][0], numbers[3][0], numbers[4][0])
+    else:
+        rivals = {"redis-py": redis_py, "migrate": migrate, "replicaof": replicaof}
+        copied = rivals[name](numbers[0][0], numbers[1][0])
+    print(json.dumps(asdict(copied)))
 
 
 if __name__ == "__main__":

@@ -23,11 +23,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType, MappingProxyType, TracebackType
 from typing import Final, Self
 
 import hiredis
@@ -169,10 +169,14 @@ class Server:
 
     Args:
         program: path of the server program; looked for when not given.
+        settings: more of what stands in a server's configuration file.
     """
 
-    def __init__(self, program: str | None = None) -> None:
+    def __init__(
+        self, program: str | None = None, settings: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self.program = program or find_server()
+        self._more_settings = settings
         self.port = 0
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -206,7 +210,7 @@ class Server:
         """
         self._folder = tempfile.TemporaryDirectory(prefix="rumpx-demo-")
         for _ in range(_START_TRIES):
-            self.port = _free_port()
+            self.port = free_port()
             self._spawn(self._folder.name)
             if self._answers():
                 return
@@ -252,6 +256,7 @@ class Server:
             "save": "",
             "appendonly": "no",
             "daemonize": "no",
+            **self._more_settings,
         }
         arguments = [word for name, value in settings.items() for word in (f"--{name}", value)]
         with self._log_path.open("wb") as log:
@@ -291,7 +296,8 @@ class Server:
         self._process = None
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A loopback port that nobody listens on just now."""
     with socket.socket() as probe:
         probe.bind((_HOST, 0))
         port: int = probe.getsockname()[1]

@@ -149,10 +149,10 @@ def test_a_server_that_does_not_start_tells_why(tmp_path: Path) -> None:
 def test_a_port_that_somebody_took_is_given_up(
     program: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free_port = demo._free_port
+    free_port = demo.free_port
     with Server(program) as first:
         ports = iter([first.port, free_port()])
-        monkeypatch.setattr(demo, "_free_port", lambda: next(ports))
+        monkeypatch.setattr(demo, "free_port", lambda: next(ports))
         with Server(program) as second:
             assert second.port != first.port
             assert second.pid != first.pid

@@ -1,0 +1,85 @@
+"""Scenario `cluster`: three primaries to three, one server to three primaries, six to three.
+
+All servers share this machine's cores, so more servers are not faster here. The floor routes its
+writes by slot as a copier must.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, Final
+
+from benchmarks.contenders import (
+    COLUMNS,
+    RUMPX_PIPELINE,
+    against,
+    as_data,
+    cells,
+    floor,
+    median,
+    rumpx,
+    turns,
+)
+from benchmarks.measure import Chart, Options, Report, server_version
+from benchmarks.servers import Side, cluster, standalone
+from rumpx.demo import SEED, fill
+
+_SHAPES: Final = ((3, 3), (1, 3), (6, 3))
+
+
+def run(options: Options) -> Report:
+    """As `loopback.run`, for each shape."""
+    rows = []
+    ratios = {}
+    data: dict[str, Any] = {}
+    names = [f"{_name(source)} to {_name(target)}" for source, target in _SHAPES]
+    rates: dict[str, list[float]] = {}
+    workers = options.workers
+    contenders = {
+        "rumpx": rumpx("--no-size-check", "--workers", str(workers)),
+        "rumpx, sizes": rumpx("--workers", str(workers)),
+        "floor": floor(workers),
+        "floor, as rumpx asks": floor(workers, RUMPX_PIPELINE),
+    }
+    for name, (sources, targets) in zip(names, _SHAPES, strict=True):
+        with ExitStack() as stack:
+            source = stack.enter_context(_side(sources))
+            target = stack.enter_context(_side(targets))
+            version = server_version(source.servers[0])
+            _fill(source, options)
+            made = turns(contenders, source, target, options.rounds)
+        data[name] = as_data(made)
+        ratios[f"{name}: rumpx / floor"] = against(made["rumpx"], made["floor"])
+        for contender, rounds in made.items():
+            one = median(rounds)
+            line = cells(one, options.keys)
+            rates.setdefault(contender, []).append(options.keys / one.seconds / 1e3)
+            ratio = f"{against(rounds, made['floor']):.2f}"
+            rows.append((name, contender, *line[:2], ratio, *line[2:7]))
+    return Report(
+        title=f"{options.keys:,} mixed keys, {version}, {workers} workers, "
+        f"median of {options.rounds}",
+        columns=("primaries", "contender", *COLUMNS[:2], "x floor", *COLUMNS[2:7]),
+        rows=rows,
+        ratios=ratios,
+        chart=Chart("thousand keys/s", names, rates),
+        data={"server": version, "rounds": data},
+    )
+
+
+def _name(servers: int) -> str:
+    return "1 server" if servers == 1 else f"{servers} primaries"
+
+
+def _side(servers: int) -> AbstractContextManager[Side]:
+    return standalone() if servers == 1 else cluster(servers)
+
+
+def _fill(side: Side, options: Options) -> None:
+    """The same keys in each shape; a cluster gets them by a copy."""
+    if len(side.servers) == 1:
+        fill(side.ports[0], options.keys, SEED)
+        return
+    with standalone() as origin:
+        fill(origin.ports[0], options.keys, SEED)
+        turns({"filling the source": rumpx("--no-size-check")}, origin, side, 1)

@@ -1,0 +1,203 @@
+"""Who copies: rumpx with its flags, its rivals, and other tools that are on PATH.
+
+A Contender copies from one Side to another by a command, and says how long the copying itself took:
+from the first SCAN to the last answer, so that Python's start does not count (`cost.wall` has it).
+For tools that do not tell, it is the command's whole time.
+
+`turns` lets contenders copy in turns, round after round, each into an emptied target, so that a
+machine's mood is shared; the median round counts. A copy whose key count is wrong ends the
+benchmark.
+
+`rump` and `redis-shake` (version 4) were not at hand when this was written: how they are called
+follows their documentation.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.measure import MEGA, Cost, Failed, measure, median_cost
+from benchmarks.servers import Side
+
+# As many keys as rumpx asks for at once by default on a near server, and has in a MULTI.
+RUMPX_PIPELINE: Final = 200
+RUMPX_GROUP: Final = 50
+LONG_PIPELINE: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One copy by one contender, or the median of several.
+
+    `copied` may exceed the number of keys, since SCAN shows some twice.
+    """
+
+    seconds: float
+    copied: float
+    payload_bytes: float
+    cost: Cost
+
+
+Contender = Callable[[Side, Side], Round]
+
+
+def rumpx(*flags: str, proxied: tuple[str, str] | None = None) -> Contender:
+    """The command as a user runs it.
+
+    Args:
+        proxied: URIs to give in the place of the sides' own.
+    """
+
+    def copy(source: Side, target: Side) -> Round:
+        uris = proxied or (source.uri, target.uri)
+        with tempfile.TemporaryDirectory() as folder:
+            summary_path = Path(folder, "summary.json")
+            command = [sys.executable, "-m", "rumpx", "--from", uris[0], "--to", uris[1]]
+            command += ["--progress", "none", "--summary", str(summary_path), *flags]
+            cost = measure(command, source.servers, target.servers)
+            summary = json.loads(summary_path.read_text(encoding="utf-8"))
+        counts = summary["counts"]
+        return Round(summary["seconds"], counts["copied"], counts["payload_bytes"], cost)
+
+    return copy
+
+
+def rival(name: str, *numbers: int) -> Contender:
+    """One of `benchmarks.rivals`."""
+
+    def copy(source: Side, target: Side) -> Round:
+        ports = (",".join(map(str, side.ports)) for side in (source, target))
+        command = [sys.executable, "-m", "benchmarks.rivals", name, *ports, *map(str, numbers)]
+        cost = measure(command, source.servers, target.servers)
+        told: dict[str, Any] = json.loads(cost.output)
+        return Round(told["seconds"], told["copied"], told["payload_bytes"], cost)
+
+    return copy
+
+
+def floor(workers: int, pipeline: int = LONG_PIPELINE, group: int = 0) -> Contender:
+    """Bare sockets; see `benchmarks.rivals`."""
+    return rival("floor", workers, pipeline, group)
+
+
+def others_on_path() -> dict[str, Contender]:
+    """Other tools that this machine has; for standalone servers."""
+    known = {"rump": _rump, "redis-shake": _redis_shake}
+    return {name: copy for name, copy in known.items() if shutil.which(name)}
+
+
+def _rump(source: Side, target: Side) -> Round:
+    command = ["rump", "-from", source.uri + "/0", "-to", target.uri + "/0", "-ttl", "-silent"]
+    return _whole_command(command, source, target)
+
+
+_SHAKE: Final = """
+[scan_reader]
+cluster = false
+address = "127.0.0.1:{source}"
+ksn = false
+
+[redis_writer]
+cluster = false
+address = "127.0.0.1:{target}"
+
+[advanced]
+log_level = "warn"
+rdb_restore_command_behavior = "rewrite"
+"""
+
+
+def _redis_shake(source: Side, target: Side) -> Round:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "shake.toml")
+        text = _SHAKE.format(source=source.ports[0], target=target.ports[0])
+        path.write_text(f'{text}dir = "{folder}"\n', encoding="utf-8")
+        return _whole_command(["redis-shake", str(path)], source, target)
+
+
+def _whole_command(command: list[str], source: Side, target: Side) -> Round:
+    cost = measure(command, source.servers, target.servers)
+    return Round(cost.wall, target.keys, 0, cost)
+
+
+def turns(
+    contenders: Mapping[str, Contender], source: Side, target: Side, rounds: int
+) -> dict[str, list[Round]]:
+    """Each contender's rounds.
+
+    Raises:
+        Failed: a contender failed or copied a wrong number of keys.
+    """
+    made: dict[str, list[Round]] = {name: [] for name in contenders}
+    expected = source.keys
+    for number in range(1, rounds + 1):
+        for name, copy in contenders.items():
+            print(f"round {number} of {rounds}: {name}", file=sys.stderr, flush=True)
+            target.flush()
+            made[name].append(copy(source, target))
+            if (found := target.keys) != expected:
+                raise Failed(f"{name} left {found:,} keys on the target of {expected:,}.")
+    return made
+
+
+def median(rounds: list[Round]) -> Round:
+    """The median of each figure by itself."""
+    return Round(
+        statistics.median(made.seconds for made in rounds),
+        statistics.median(made.copied for made in rounds),
+        statistics.median(made.payload_bytes for made in rounds),
+        median_cost([made.cost for made in rounds]),
+    )
+
+
+def against(rounds: list[Round], others: list[Round]) -> float:
+    """How many times as fast as another: the median of the ratios within each round, since a
+    machine's mood changes from round to round."""
+    return statistics.median(
+        other.seconds / made.seconds for made, other in zip(rounds, others, strict=True)
+    )
+
+
+COLUMNS: Final = (
+    "keys/s",
+    "MB/s",
+    "CPU s/M: main",
+    "others",
+    "source",
+    "target",
+    "peak MB",
+    "GET p50 ms",
+    "p99",
+    "p99.9",
+)
+
+
+def cells(made: Round, keys: int) -> tuple[str, ...]:
+    """A Round under COLUMNS; CPU in seconds for a million keys."""
+    cost = made.cost
+    millions = keys / MEGA
+    return (
+        f"{keys / made.seconds:,.0f}",
+        f"{made.payload_bytes / made.seconds / MEGA:.1f}" if made.payload_bytes else "-",
+        f"{cost.cpu_main / millions:.2f}",
+        f"{cost.cpu_others / millions:.2f}",
+        f"{cost.source_cpu / millions:.2f}",
+        f"{cost.target_cpu / millions:.2f}",
+        f"{cost.peak_memory / MEGA:.0f}",
+        f"{cost.get_p50:.2f}",
+        f"{cost.get_p99:.1f}",
+        f"{cost.get_p999:.1f}",
+    )
+
+
+def as_data(made: Mapping[str, list[Round]]) -> dict[str, Any]:
+    """All rounds, for the JSON file."""
+    return {name: [asdict(one) for one in rounds] for name, rounds in made.items()}

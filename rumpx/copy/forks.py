@@ -1,0 +1,51 @@
+"""How worker processes begin: in a fresh interpreter that has what they import, and in silence.
+
+On Linux by a fork server, a process that imports the worker's modules once and is forked for each
+worker: a third of a second of CPU for all of them, where each that is spawned would need as much.
+Where the system's libraries do not bear a fork, each is spawned. Neither inherits threads or locks
+of the program that calls us.
+
+`warm_up` has the fork server begin early, so that its imports and ours go on side by side. This
+module imports nothing of ours for that reason.
+
+Not promised: that it is our own fork server. A program that calls the API may have started one,
+whose children then import what they need themselves.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import forkserver, resource_tracker
+from typing import Any, Final
+
+_METHOD: Final = "forkserver" if sys.platform == "linux" else "spawn"
+_PRELOADED: Final = "rumpx.copy.worker"
+
+
+def warm_up() -> None:
+    """Start the fork server, if it is what we use and none runs yet."""
+    if _METHOD == "forkserver":
+        forkserver.set_forkserver_preload([_PRELOADED])
+        with signals_blocked():
+            forkserver.ensure_running()
+
+
+def process_context() -> Any:
+    """The multiprocessing context of worker processes. `Any`: they differ by start method."""
+    return multiprocessing.get_context(_METHOD)
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Block SIGINT and SIGTERM: they stay blocked in a process that is started here, from its first
+    instruction on, and in what the fork server starts."""
+    resource_tracker.ensure_running()  # it would unblock them, so it goes first
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
