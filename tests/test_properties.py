@@ -325,17 +325,25 @@ def test_a_foreign_cursor_is_unknown() -> None:
 @given(
     st.floats(0, 60),
     st.floats(0, 60),
+    st.integers(0, 10**9),
     st.integers(1, 256),
     st.integers(1, 1000),
     st.integers(0, 10_000),
     st.integers(0, 1024),
 )
 def test_tuning_is_sane_at_any_distance(
-    source: float, target: float, workers: int, nodes: int, batch_keys: int, partitions: int
+    source: float,
+    target: float,
+    keys: int,
+    workers: int,
+    nodes: int,
+    batch_keys: int,
+    partitions: int,
 ) -> None:
     tuning = tune(
         source,
         target,
+        keys=keys,
         workers=workers,
         nodes=nodes,
         batch_keys=batch_keys,
@@ -348,8 +356,10 @@ def test_tuning_is_sane_at_any_distance(
     assert batch_keys or tuning.pipeline_keys >= 100
     assert tuning.pipeline_keys <= tuning.scan_count <= max(1000, batch_keys)
     assert 3 <= tuning.batches_in_flight <= 64
-    farther = tune(source + 0.05, target + 0.05, workers=workers, nodes=nodes)
-    near = tune(source, target, workers=workers, nodes=nodes)
+    assert 1 <= tuning.batch_keys <= max(1000, batch_keys)
+    assert tuning.batch_keys == 1 or tuning.batch_keys * workers * 4 <= keys
+    farther = tune(source + 0.05, target + 0.05, keys=keys, workers=workers, nodes=nodes)
+    near = tune(source, target, keys=keys, workers=workers, nodes=nodes)
     assert farther.scanners >= near.scanners or near.scan_count < farther.scan_count
 
 

@@ -167,6 +167,7 @@ def tune(
     source_round_trip: float,
     target_round_trip: float,
     *,
+    keys: int,
     workers: int,
     nodes: int,
     batch_keys: int = 0,
@@ -177,12 +178,14 @@ def tune(
     A server works through one client's pipeline before it turns to the next, so pipelines are
     short where the server is near: 200 keys keep another client's GET at a p50 of 2 ms where 1,000
     make it 6 (measured), for a twentieth of the speed. Batches, which only the coordinator feels,
-    are larger. Distance is made up for by more batches in flight and more cursors, enough for
+    are larger, but not so large that few keys, of large values perhaps, all go to one worker.
+    Distance is made up for by more batches in flight and more cursors, enough for
     `_GOAL` keys a second.
     """
     near = max(source_round_trip, target_round_trip) < 0.002
-    keys = batch_keys or (200 if near else 500)
-    scan_count = max(keys, 500 if near else 1000)
+    pipeline = batch_keys or (200 if near else 500)
+    scan_count = max(pipeline, 500 if near else 1000)
+    share = max(1, keys // (_BATCHES_A_WORKER * workers))
     scanners = _between(2, math.ceil(1.5 * _GOAL * source_round_trip / scan_count), 32)
     waiting = _GOAL * (2 * source_round_trip + target_round_trip)
     cut = partitions or max(8, 2 * scanners)
@@ -190,13 +193,14 @@ def tune(
         scanners=max(scanners, min(nodes, 16)),
         partitions=1 << math.ceil(math.log2(cut)),
         scan_count=scan_count,
-        batch_keys=max(keys, min(1000, 5 * keys)),
-        pipeline_keys=keys,
-        batches_in_flight=_between(3, 2 + math.ceil(waiting / (keys * workers)), 64),
+        batch_keys=min(share, max(pipeline, min(1000, 5 * pipeline))),
+        pipeline_keys=pipeline,
+        batches_in_flight=_between(3, 2 + math.ceil(waiting / (pipeline * workers)), 64),
     )
 
 
 _GOAL: Final = 200_000
+_BATCHES_A_WORKER: Final = 4  # at least, so that all have something to do until the end
 
 
 def _between(low: int, value: int, high: int) -> int:

@@ -169,6 +169,7 @@ def prepare(job: Job, ask: Ask | None = None) -> Plan:
     tuning = tune(
         source.clock.round_trip,
         target.clock.round_trip,
+        keys=sum(place.keys for place in databases),
         workers=job.workers,
         nodes=len(source.topology.nodes),
         batch_keys=job.batch_keys,
