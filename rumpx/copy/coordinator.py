@@ -49,7 +49,7 @@ from rumpx.copy.plan import CursorSpan, Partition, SlotSpan, WholeSpan
 from rumpx.copy.pool import Pool
 from rumpx.copy.prepare import Plan
 from rumpx.copy.progress import Progress, ProgressMeter
-from rumpx.copy.scan import Scanner
+from rumpx.copy.scan import Scanner, Shelf
 from rumpx.copy.watch import SlotWatch, suspect_slots, target_identity
 from rumpx.errors import (
     Interrupted,
@@ -138,6 +138,7 @@ class Coordinator:
         self._ready: deque[Batch] = deque()
         self._mail: queue.SimpleQueue[FromScanner] = queue.SimpleQueue()
         self._room = threading.Semaphore(_AHEAD * plan.job.workers + plan.tuning.scanners)
+        self._shelf = Shelf()
         self._walks_changed = True
         self._walked_again: Counter[str] = Counter()
         self._state: State = "starting"
@@ -192,6 +193,7 @@ class Coordinator:
             raise
         finally:
             self._cancel(self._walks)
+            self._shelf.close()
             self._watch.stop()
             if orderly:
                 self._pool.stop()
@@ -287,6 +289,7 @@ class Coordinator:
             walk.number,
             self._run_ids.get(partition.node.address, ""),
             self._plan.scan,
+            self._shelf,
             self._mailbox(walk.cancelled),
         ).start()
 

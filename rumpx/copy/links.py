@@ -40,6 +40,11 @@ class Links:
         self._connections: dict[tuple[Address | None, int], Connection] = {}
         self._refreshed = 0.0
 
+    @property
+    def addresses(self) -> list[Address | None]:
+        """The nodes; None for a standalone server."""
+        return list(self._seeds) if self.cluster else [None]
+
     def connect(self, address: Address | None, db: int) -> Connection:
         """The connection to a node on which a database is selected.
 

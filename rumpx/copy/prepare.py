@@ -182,6 +182,7 @@ def prepare(job: Job, ask: Ask | None = None) -> Plan:
         source.topology,
         target.topology,
         abilities,
+        tuple(sorted({place.db for place in databases})),
         scope,
         policy,
         tuning.pipeline_keys,

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final
 
 from rumpx.copy.links import select
@@ -33,7 +34,7 @@ from rumpx.copy.messages import (
 )
 from rumpx.copy.plan import CursorSpan, Partition, cursor_is_plausible
 from rumpx.errors import ConnectionLost, RumpxError, SourceUnusable, TemporaryError
-from rumpx.job import Scope
+from rumpx.job import Address, Scope
 from rumpx.servers.dial import Dialer
 from rumpx.servers.globs import compile_glob, escape
 from rumpx.servers.probe import parse_info
@@ -46,9 +47,13 @@ from rumpx.servers.topology import Node, read_topology
 BATCH_NAME_BYTES: Final = 2**20
 # Where a filter lets nothing through, progress is still told this often, in seconds.
 _SIGN_OF_LIFE: Final = 0.25
-_SMALLEST_COUNT: Final = 10
+# COUNT shrinks at a span's end, but not below this part of it: each SCAN is a round trip.
+_SMALLEST_COUNT: Final = 0.1
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0
+
+# A node's address, a database, and the `run_id` of the process that serves it.
+Place = tuple[Address | None, int, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +142,7 @@ def next_count(partition: Partition, cursor: int, start: float, seen: int, count
     if fraction is None or fraction <= start or not seen:
         return count
     left = seen * (1 - fraction) / (fraction - start)
-    return min(count, max(_SMALLEST_COUNT, int(left)))
+    return min(count, max(1, int(_SMALLEST_COUNT * count), int(left)))
 
 
 def _check_cursor(connection: Connection, cursor: int) -> None:
@@ -172,6 +177,36 @@ def read_run_id(connection: Connection) -> str:
     return parse_info(reply.decode(errors="replace")).run_id if isinstance(reply, bytes) else ""
 
 
+class Shelf:
+    """Connections of walks that have ended, for other walks of the same database: to open one and
+    to ask who answers takes four round trips.
+
+    A connection leads to the same process as long as it lives, so that its `run_id` holds.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._free: dict[Place, list[Connection]] = {}
+
+    def take(self, place: Place) -> Connection | None:
+        """A connection to a node's database, whose process has that `run_id`, if there is one."""
+        with self._lock:
+            free = self._free.get(place)
+            return free.pop() if free else None
+
+    def put(self, place: Place, connection: Connection) -> None:
+        """For others to take."""
+        with self._lock:
+            self._free.setdefault(place, []).append(connection)
+
+    def close(self) -> None:
+        """Close those that nobody took."""
+        with self._lock:
+            for connection in chain.from_iterable(self._free.values()):
+                connection.close()
+            self._free.clear()
+
+
 @dataclass(slots=True)
 class Scanner:
     """Walks one partition in a thread of its own and tells what it finds.
@@ -181,6 +216,7 @@ class Scanner:
         walk: the number of this walk of the partition.
         run_id: of the server process that the plan was made for; "" if unknown.
         settings: shared by all walks.
+        shelf: connections for further walks.
         emit: takes each message; may block, and returns False once the walk is to end.
     """
 
@@ -188,9 +224,11 @@ class Scanner:
     walk: int
     run_id: str
     settings: ScanSettings
+    shelf: Shelf
     emit: Callable[[FromScanner], bool]
     _node: Node | None = None
     _cursor: int = 0
+    _connected: bool = False
     _walked: bool = False
     _pending: list[bytes] = field(default_factory=list)
     _pending_bytes: int = 0
@@ -218,27 +256,12 @@ class Scanner:
         """The last message, or None if the walk was told to end."""
         node = self._node = self.partition.node
         self._cursor = self.partition.span.start
-        connected_before = False
         trouble_since: float | None = None
         pauses = 0
         while True:
             before = self._cursor
             try:
-                connection = self.settings.dialer.connect(node.address)
-                try:
-                    select(connection, self.partition.db, "source")
-                    run_id = read_run_id(connection)
-                    if run_id != self.run_id or (connected_before and not run_id):
-                        return NodeChanged(self.partition.id, self.walk, node, run_id)
-                    connected_before = True
-                    if not self._walked and not self._walk_connection(connection):
-                        return None
-                    self._walked = True  # so that a connection lost now does not walk it again
-                    if read_run_id(connection) != run_id:
-                        return NodeChanged(self.partition.id, self.walk, node, run_id)
-                    return Walked(self.partition.id, self.walk)
-                finally:
-                    connection.close()
+                return self._visit(node)
             except ConnectionLost as error:
                 if self._cursor != before:
                     trouble_since, pauses = None, 0
@@ -252,6 +275,32 @@ class Scanner:
             time.sleep(pause * random.uniform(0.5, 1.0))
             pauses += 1
             node = self._node = self._locate(node)
+
+    def _visit(self, node: Node) -> FromScanner | None:
+        """Walk on over one connection; the result is as that of `_walk_until_done`."""
+        place = node.address, self.partition.db, self.run_id
+        connection = self.shelf.take(place)
+        try:
+            if connection is None:
+                connection = self.settings.dialer.connect(node.address)
+                select(connection, self.partition.db, "source")
+                run_id = read_run_id(connection)
+                if run_id != self.run_id or (self._connected and not run_id):
+                    return NodeChanged(self.partition.id, self.walk, node, run_id)
+            self._connected = True
+            if not self._walked and not self._walk_connection(connection):
+                return None
+            self._walked = True  # so that a connection lost now does not walk it again
+            run_id = read_run_id(connection)
+            if run_id != self.run_id:
+                return NodeChanged(self.partition.id, self.walk, node, run_id)
+            if run_id:
+                self.shelf.put(place, connection)
+                connection = None
+            return Walked(self.partition.id, self.walk)
+        finally:
+            if connection:
+                connection.close()
 
     def _walk_connection(self, connection: Connection) -> bool:
         """Walk on from the cursor; False if the coordinator has told us to end."""

@@ -20,10 +20,12 @@ process.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice, product
 from typing import Final, Literal
 
 from rumpx.copy.dump import DumpReader, Read, Wanted, even_parts
@@ -39,6 +41,8 @@ from rumpx.values.compare import ReadRefused, differing
 
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0
+# Connections a side that are opened before there is work; there may be a hundred nodes.
+_DIALED_AHEAD: Final = 8
 # Refusals of a comparison that another try, with a fresh look at the topology, may not meet.
 _PASSING: Final = (Kind.TEMPORARY, Kind.MOVED, Kind.ASK)
 # Until payloads have been seen, and where sizes are not asked.
@@ -201,6 +205,21 @@ class Transfer:
         self._on_conflict = on_conflict
         self._expiry_shift = expiry_shift
         self._mean_bytes = float(_GUESSED_BYTES)
+
+    def dial(self, databases: Sequence[int]) -> None:
+        """Open the connections that are surely needed, since from afar that takes a while. What
+        cannot be reached now is tried again when it is needed.
+
+        Raises:
+            SourceUnusable, TargetUnusable: a login or SELECT is refused.
+        """
+        for links, dbs in (
+            (self._reader.links, databases),
+            (self._writer.links, [self._scope.target_db(db) for db in databases]),
+        ):
+            for address, db in islice(product(links.addresses, dbs), _DIALED_AHEAD):
+                with contextlib.suppress(ConnectionLost):
+                    links.connect(address, db)
 
     def copy(self, batch: Batch) -> Task[Ack]:
         """Copy one batch until each of its keys is settled; a task.

@@ -43,6 +43,7 @@ class WorkerSpec:
     """All that a worker needs to know, sent once when it starts.
 
     Attributes:
+        databases: of the source, those that hold keys.
         pipeline_keys: keys asked for, or written, in one pipeline.
         bytes_in_flight: this worker's budget.
         clock_offset: the target's clock minus ours, ms, if known.
@@ -54,6 +55,7 @@ class WorkerSpec:
     source_topology: Topology
     target_topology: Topology
     abilities: Abilities
+    databases: tuple[int, ...]
     scope: Scope
     on_conflict: Literal["replace", "skip", "fail"]
     pipeline_keys: int
@@ -92,11 +94,12 @@ def main(channel: Channel, spec: WorkerSpec) -> None:
     gc.freeze()  # what has been imported is never garbage: no need to look at it again
     inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(channel, inbox), daemon=True).start()
-    _tell(channel, Ready())
     budget = Budget(spec.bytes_in_flight)
     transfer = build_transfer(spec, budget)
     runner = Runner(budget)
     try:
+        transfer.dial(spec.databases)
+        _tell(channel, Ready())
         _work(inbox, channel, transfer, runner)
     except RumpxError as error:
         _tell(channel, Trouble(error))
