@@ -10,14 +10,15 @@ Not promised: that a route is right. It is where to ask first; MOVED and ASK tel
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Final
 
 from rumpx.errors import RumpxError, unusable
 from rumpx.job import Address
 from rumpx.servers.dial import Dialer
 from rumpx.servers.resp import Connection
-from rumpx.servers.slots import key_slot
+from rumpx.servers.slots import key_slot, key_slots
 from rumpx.servers.topology import Topology, is_error, read_topology
 
 _REFRESH_SECONDS: Final = 0.5
@@ -63,11 +64,14 @@ class Links:
         """The node that serves a key, as far as is known."""
         return self._owners[key_slot(key)] if self.cluster else None
 
-    def by_owner(self, keys: Iterable[bytes]) -> dict[Address | None, list[int]]:
+    def by_owner(self, keys: Sequence[bytes]) -> dict[Address | None, list[int]]:
         """Positions of keys, by the node that serves them."""
-        routes: dict[Address | None, list[int]] = {}
-        for position, key in enumerate(keys):
-            routes.setdefault(self.owner(key), []).append(position)
+        if not self.cluster:
+            return {None: list(range(len(keys)))} if keys else {}
+        owners = self._owners
+        routes: defaultdict[Address | None, list[int]] = defaultdict(list)
+        for position, slot in enumerate(key_slots(keys)):
+            routes[owners[slot]].append(position)
         return routes
 
     def moved(self, key: bytes, address: Address) -> None:

@@ -154,8 +154,11 @@ class RestoreWriter:
         """(node, positions of its keys, asking)."""
         if not self.links.cluster:
             return [(None, range(len(records.keys)), False)] if records.keys else []
+        owners = self.links.by_owner(records.keys)
+        if not records.ask:
+            return [(node, positions, False) for node, positions in owners.items()]
         routes: list[tuple[Address | None, Sequence[int], bool]] = []
-        for node, positions in self.links.by_owner(records.keys).items():
+        for node, positions in owners.items():
             plain = [n for n in positions if records.keys[n] not in records.ask]
             if plain:
                 routes.append((node, plain, False))

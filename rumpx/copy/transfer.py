@@ -81,7 +81,8 @@ def cut(
     """
     step = limits.pipeline_keys
     if sizes is None:
-        step = min(step, max(1, int(limits.chunk_bytes / max(guess, 1.0))))
+        # Parts may be an eighth larger.
+        step = min(step, max(1, int(limits.chunk_bytes / max(guess, 1.0) * 8 / 9)))
     for place in even_parts(keys, step):
         part = keys[place]
         if sizes is None:

@@ -7,6 +7,7 @@ CRC in C.
 from __future__ import annotations
 
 from binascii import crc_hqx
+from collections.abc import Iterable
 from typing import Final
 
 SLOTS: Final = 16_384
@@ -24,3 +25,8 @@ def key_slot(key: bytes) -> int:
         if end > start + 1:
             key = key[start + 1 : end]
     return crc_hqx(key, 0) & (SLOTS - 1)
+
+
+def key_slots(keys: Iterable[bytes]) -> list[int]:
+    """The hash slot of each key; most have no hash tag, and no call is made for those."""
+    return [key_slot(key) if b"{" in key else crc_hqx(key, 0) & (SLOTS - 1) for key in keys]
