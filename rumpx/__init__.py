@@ -9,6 +9,8 @@
 Importing this package is cheap; what talks to servers is imported by the first copy.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from rumpx.api import copy
 from rumpx.errors import (
     ConnectionLost,
@@ -21,16 +23,18 @@ from rumpx.errors import (
     TemporaryError,
     UsageError,
 )
-from rumpx.job import Endpoint, Tls, parse_endpoint
-from rumpx.report.snapshot import (
-    Counts,
-    KeyFailure,
-    PartitionSummary,
-    Row,
-    Snapshot,
-    Summary,
-    WorkerStat,
-)
+
+if TYPE_CHECKING:
+    from rumpx.job import Endpoint, Tls, parse_endpoint
+    from rumpx.report.snapshot import (
+        Counts,
+        KeyFailure,
+        PartitionSummary,
+        Row,
+        Snapshot,
+        Summary,
+        WorkerStat,
+    )
 
 __version__ = "0.1.0"
 
@@ -57,3 +61,17 @@ __all__ = [
     "copy",
     "parse_endpoint",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The plain data of the API, imported when first named: `rumpx --help` needs none of it."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from rumpx import job
+    from rumpx.report import snapshot
+
+    return getattr(job, name, None) or getattr(snapshot, name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 # Imported before `rumpx` gives its name to the function: the import system binds a package to its
 # parent when it is first imported, and would put it in the function's place later.
 import rumpx.copy  # noqa: F401
-from rumpx.errors import Side
-from rumpx.job import (
-    Clock,
-    Endpoint,
-    Job,
-    OnConflict,
-    Progress,
-    Scope,
-    parse_endpoint,
-)
-from rumpx.report.snapshot import Snapshot, Summary
+
+if TYPE_CHECKING:
+    from rumpx.job import Clock, Endpoint, OnConflict, Progress
+    from rumpx.report.snapshot import Snapshot, Summary
 
 
 def copy(
@@ -87,9 +81,11 @@ def copy(
         SourceUnusable, TargetUnusable: refused before the first write, or permanently.
         TemporaryError: trouble outlasted `retry_for`. `error.summary` tells what was copied.
     """
+    from rumpx.job import Job, Scope, parse_endpoint
+
     job = Job(
-        source=_endpoint(source, "source"),
-        target=_endpoint(target, "target"),
+        source=parse_endpoint(source, "source") if isinstance(source, str) else source,
+        target=parse_endpoint(target, "target") if isinstance(target, str) else target,
         scope=Scope(
             tuple(databases),
             tuple((map_db or {}).items()),
@@ -124,9 +120,3 @@ def copy(
     if on_progress:
         display = with_callback(display, on_progress)
     return run(job, display, Control())
-
-
-def _endpoint(given: str | Endpoint, side: Side) -> Endpoint:
-    return parse_endpoint(given, side) if isinstance(given, str) else given
-
-

@@ -1,8 +1,8 @@
-"""The command line: flags → Job → one call → exit code.
+"""The command line: flags → Job (by `flags`) → one call → exit code.
 
-Imports only what is light, so that `--help` and a usage error come at once; what talks to servers
-is imported when a copy begins. Everything for people goes to standard error; standard output is
-for data (`--summary -`).
+Imports only what is light, so that `--help` comes at once; what a Job needs is imported when there
+are flags to understand, and what talks to servers when a copy begins. Everything for people goes to
+standard error; standard output is for data (`--summary -`).
 """
 
 from __future__ import annotations
@@ -12,27 +12,15 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
-from rumpx.errors import Interrupted, RumpxError, Side, UsageError
-from rumpx.job import (
-    KEY_TYPES,
-    Endpoint,
-    Job,
-    Scope,
-    Tls,
-    parse_address_map,
-    parse_endpoint,
-    parse_seconds,
-    parse_size,
-    read_password_file,
-)
+from rumpx.errors import Interrupted, RumpxError, UsageError
 
 if TYPE_CHECKING:
     from rumpx.copy.control import Control
     from rumpx.copy.prepare import Policy
+    from rumpx.job import Job
     from rumpx.report.snapshot import Summary
 
 _DESCRIPTION: Final = """\
@@ -117,7 +105,11 @@ def _add_scope(parser: argparse.ArgumentParser) -> None:
         metavar="GLOB",
         help="no keys that a Redis glob matches (repeatable)",
     )
-    add("--type", metavar="TYPE[,TYPE]", help=f"only these types: {', '.join(KEY_TYPES)}")
+    add(
+        "--type",
+        metavar="TYPE[,TYPE]",
+        help="only these types: string, list, set, zset, hash, stream",
+    )
     add(
         "--on-conflict",
         choices=("replace", "skip", "fail"),
@@ -240,125 +232,6 @@ def _add_side(parser: argparse.ArgumentParser, side: str) -> None:
     )
 
 
-def make_job(arguments: argparse.Namespace) -> Job:
-    """Flags → Job.
-
-    Raises:
-        UsageError: they cannot be meant.
-    """
-    for flag, value in (("--from", arguments.source), ("--to", arguments.target)):
-        if not value:
-            raise UsageError(
-                f"{flag} is missing. A copy is started by rumpx --from URI --to URI; see "
-                "rumpx --help."
-            )
-    return Job(
-        source=_endpoint(arguments, "source"),
-        target=_endpoint(arguments, "target"),
-        scope=Scope(
-            databases=tuple(_number(n, "--db") for text in arguments.db for n in text.split(",")),
-            map_db=tuple(_pair(text) for text in arguments.map_db),
-            match=tuple(os.fsencode(glob) for glob in arguments.match),
-            exclude=tuple(os.fsencode(glob) for glob in arguments.exclude),
-            types=_types(arguments.type),
-        ),
-        workers=arguments.workers,
-        partitions=arguments.partitions,
-        prefixes=_prefixes(arguments.prefixes),
-        batch_keys=arguments.batch_keys,
-        on_conflict=arguments.on_conflict,
-        size_check=not arguments.no_size_check,
-        big_key=parse_size(arguments.big_key, "--big-key"),
-        max_bytes_in_flight=parse_size(arguments.max_bytes_in_flight, "--max-bytes-in-flight"),
-        clock=arguments.clock,
-        functions=arguments.functions,
-        allow_eviction=arguments.allow_eviction,
-        connect_timeout=parse_seconds(arguments.connect_timeout, "--connect-timeout"),
-        timeout=parse_seconds(arguments.timeout, "--timeout"),
-        retry_for=parse_seconds(arguments.retry_for, "--retry-for"),
-    )
-
-
-def _endpoint(arguments: argparse.Namespace, side: Side) -> Endpoint:
-    prefix = "from" if side == "source" else "to"
-    options: dict[str, Any] = vars(arguments)
-    endpoint = parse_endpoint(options[side], side)
-    tls = Tls(
-        options[f"{prefix}_ca"],
-        options[f"{prefix}_cert"],
-        options[f"{prefix}_key"],
-        options[f"{prefix}_insecure"],
-    )
-    if tls != Tls() and endpoint.tls is None:
-        raise UsageError(f"--{prefix}-ca, -cert, -key and -insecure need a rediss:// URI.")
-    if bool(tls.cert) != bool(tls.key):
-        raise UsageError(f"--{prefix}-cert and --{prefix}-key belong together; give both.")
-    for flag in ("ca", "cert", "key"):
-        path = options[f"{prefix}_{flag}"]
-        if path and not os.access(path, os.R_OK):
-            raise UsageError(f"--{prefix}-{flag}: {path} cannot be read.")
-    sentinel_file = options[f"{prefix}_sentinel_password_file"]
-    return replace(
-        endpoint,
-        password=_password(endpoint, prefix, options[f"{prefix}_password_file"]),
-        tls=tls if endpoint.tls else None,
-        sentinel_username=options[f"{prefix}_sentinel_user"],
-        sentinel_password=sentinel_file
-        and read_password_file(sentinel_file, f"--{prefix}-sentinel-password-file"),
-        cluster={"auto": None, "yes": True, "no": False}[options[f"{prefix}_cluster"]],
-        address_map=parse_address_map(
-            options[f"{prefix}_map_address"], f"--{prefix}-map-address"
-        ),
-    )
-
-
-def _password(endpoint: Endpoint, prefix: str, file: str | None) -> str | None:
-    """From the file, else the URI, else the environment."""
-    if file:
-        if endpoint.password is not None:
-            raise UsageError(
-                f"--{prefix}-password-file is given and the URI holds a password; give one."
-            )
-        return read_password_file(file, f"--{prefix}-password-file")
-    if endpoint.password is not None:
-        return endpoint.password
-    return os.environ.get(f"RUMPX_{prefix.upper()}_PASSWORD") or None
-
-
-def _number(text: str, flag: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 10):
-        raise UsageError(f"{flag}: {text[:40]!r} is not a database number.")
-    return int(text)
-
-
-def _pair(text: str) -> tuple[int, int]:
-    source, colon, target = text.partition(":")
-    if not colon:
-        raise UsageError("--map-db is written FROM:TO, as in 3:0.")
-    return _number(source, "--map-db"), _number(target, "--map-db")
-
-
-def _types(text: str | None) -> tuple[str, ...]:
-    """Names as TYPE gives them; those of modules have nine characters."""
-    types = tuple(dict.fromkeys(text.split(","))) if text is not None else ()
-    for name in types:
-        if name not in KEY_TYPES and len(name) != 9:
-            raise UsageError(
-                f"--type: {name!r} is no type of value; known are {', '.join(KEY_TYPES)} and the "
-                "nine-character names of module types."
-            )
-    return types
-
-
-def _prefixes(text: str | None) -> tuple[bytes, ...]:
-    if text is None:
-        return ()
-    prefixes = tuple(os.fsencode(prefix) for prefix in text.split(","))
-    if not all(prefixes):
-        raise UsageError("--prefixes: an empty prefix covers every key; leave it out.")
-    return prefixes
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -404,6 +277,8 @@ def _copy(parser: argparse.ArgumentParser, words: list[str]) -> int:
         return 0
     if arguments.print_completion:
         return _print_completion(parser, arguments.print_completion)
+    from rumpx.flags import make_job
+
     job = make_job(arguments)
     from rumpx.report.summary import check_summary_path
 

@@ -14,6 +14,7 @@ from textwrap import dedent
 import pytest
 
 import rumpx as package
+from rumpx.job import KEY_TYPES
 from support import data
 from support.proxy import Proxy
 from support.run import Terminal, rumpx, rumpx_pty
@@ -90,6 +91,7 @@ def test_help_names_every_flag_and_exit_code() -> None:
     assert run.returncode == 0 and run.stderr == ""
     for word in ("--from URI", "--to URI", "--on-conflict", "redis+sentinel://", "rumpx demo"):
         assert word in run.stdout
+    assert ", ".join(KEY_TYPES) in " ".join(run.stdout.split())
     assert max(map(len, run.stdout.splitlines())) <= 100
     codes = run.stdout.partition("Exit codes:")[2]
     for code in (0, 1, 2, 3, 5, 6, 7, 8, 130, 143):
