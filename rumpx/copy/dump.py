@@ -121,12 +121,12 @@ class Read:
 
 @dataclass(slots=True)
 class _Request:
-    """A MULTI group, or keys read without."""
+    """Keys read in MULTI groups, or without; `groups` are the sizes of the groups."""
 
     keys: list[bytes]
     node: Address | None
     connection: Connection
-    multi: bool = False
+    groups: list[int] = field(default_factory=list)
     asking: bool = False
 
 
@@ -220,6 +220,8 @@ class DumpReader:
             for request in pipeline.requests:
                 start, end = end, end + self._reply_count(request)
                 replies = outcome[start:end]
+                if request.groups:
+                    request, replies = self._executed(request, replies, result)
                 if self._expiry == "clock" and not request.asking:
                     replies = yield from self._clocked(request, replies)
                 self._sort(wanted.db, request, replies, result)
@@ -262,7 +264,7 @@ class DumpReader:
     ) -> list[_Request]:
         if asking or (not self._multi and self._expiry != "clock"):
             return [_Request(keys, node, connection, asking=asking)]
-        requests = []
+        requests: list[_Request] = []
         for part in even_parts(keys, GROUP_KEYS):
             group = keys[part]
             if not self._multi:
@@ -270,10 +272,13 @@ class DumpReader:
                 continue
             group_sizes = sizes[part] if sizes else ()
             alone = wanted.single and not wanted.single.isdisjoint(group)
-            if sum(group_sizes) <= GROUP_BYTES and not alone:
-                requests.append(_Request(group, node, connection, multi=True))
-            else:
+            if sum(group_sizes) > GROUP_BYTES or alone:
                 requests += [_Request([key], node, connection) for key in group]
+            elif requests and requests[-1].groups and self._expiry == "instant":
+                requests[-1].keys += group
+                requests[-1].groups.append(len(group))
+            else:
+                requests.append(_Request(group, node, connection, [len(group)]))
         return requests
 
     def _encode(self, request: _Request) -> bytes:
@@ -281,32 +286,57 @@ class DumpReader:
         if request.asking:
             second = "PEXPIRETIME" if self._expiry == "instant" else "PTTL"
             return ASKING + encode("DUMP", keys[0]) + ASKING + encode(second, keys[0])
-        if self._expiry == "instant":
-            inner = encode_dumps_and_expiries(keys)
-        elif self._expiry == "clock":
-            inner = encode_dumps(keys) + TIME + encode_pttls(keys) + TIME
-        else:
-            inner = encode_dumps(keys) + encode_pttls(keys)
-        return MULTI + inner + EXEC if request.multi else inner
+        if not request.groups:
+            return self._encode_reads(keys)
+        parts = []
+        end = 0
+        for size in request.groups:
+            start, end = end, end + size
+            parts += [MULTI, self._encode_reads(keys[start:end]), EXEC]
+        return b"".join(parts)
 
-    def _inner_count(self, request: _Request) -> int:
-        return 2 * len(request.keys) + (2 if self._expiry == "clock" else 0)
+    def _encode_reads(self, keys: list[bytes]) -> bytes:
+        if self._expiry == "instant":
+            return encode_dumps_and_expiries(keys)
+        if self._expiry == "clock":
+            return encode_dumps(keys) + TIME + encode_pttls(keys) + TIME
+        return encode_dumps(keys) + encode_pttls(keys)
+
+    def _reads_count(self, keys: int) -> int:
+        return 2 * keys + (2 if self._expiry == "clock" else 0)
 
     def _reply_count(self, request: _Request) -> int:
         if request.asking:
             return 4
-        count = self._inner_count(request)
-        return count + 2 if request.multi else count
+        if not request.groups:
+            return self._reads_count(len(request.keys))
+        return sum(self._reads_count(size) + 2 for size in request.groups)
+
+    def _executed(
+        self, request: _Request, replies: list[Reply], result: Read
+    ) -> tuple[_Request, list[Reply]]:
+        """What EXEC answered for the groups, as if there were none; without the aborted ones."""
+        answers: list[Reply] = []
+        keys: list[bytes] = []
+        end = first = 0
+        for size in request.groups:
+            start, end = end, end + self._reads_count(size) + 2
+            group = request.keys[first : first + size]
+            first += size
+            answer = replies[end - 1]
+            if isinstance(answer, list):
+                answers += answer
+                keys += group
+            else:
+                self._aborted(group, replies[start:end], result)
+        return _Request(keys, request.node, request.connection), answers
 
     def _clocked(self, request: _Request, replies: list[Reply]) -> Task[list[Reply]]:
         """Replies in which instants stand in the place of TIME, PTTLs, TIME."""
-        answer = replies[-1] if request.multi else replies
-        if not isinstance(answer, list):
-            return replies
         count = len(request.keys)
-        instants = yield from self._instants(request, answer[count:])
-        flat = answer[:count] + instants
-        return [*replies[:-1], flat] if request.multi else flat
+        if not count:
+            return []
+        return replies[:count] + (yield from self._instants(request, replies[count:]))
 
     def _instants(self, request: _Request, clocked: list[Reply]) -> Task[list[Reply]]:
         """Each key's expiry by the clock that was read around it, asked again where that took long.
@@ -340,12 +370,6 @@ class DumpReader:
 
     def _sort(self, db: int, request: _Request, replies: list[Reply], result: Read) -> None:
         """Replies → what became of each key."""
-        if request.multi:
-            answer = replies[-1]
-            if not isinstance(answer, list):
-                self._aborted(request, replies, result)
-                return
-            replies = answer
         payloads, expiries = self._pairs(request, replies)
         plain = set(map(type, payloads)) == _ONLY_BYTES and set(map(type, expiries)) == _ONLY_INTS
         if plain and min(expiries) > _GONE:  # type: ignore[type-var,operator]
@@ -380,7 +404,7 @@ class DumpReader:
             return replies[:count], [_GONE if left == 0 else left for left in replies[count:]]
         return replies[:count], replies[count:]  # instants by now: see `_clocked`
 
-    def _aborted(self, request: _Request, replies: list[Reply], result: Read) -> None:
+    def _aborted(self, keys: list[bytes], replies: list[Reply], result: Read) -> None:
         """The group was not executed. One refused key aborts all: read them one by one; but a
         service that shards behind one address, or a proxy without MULTI, will always refuse."""
         errors = [str(reply) for reply in replies if is_error(reply)]
@@ -391,10 +415,10 @@ class DumpReader:
                 "The source refuses MULTI, so a value and its expiry are read one after the other."
             )
         if Kind.TEMPORARY in kinds:
-            self._repeat(result, request.keys, errors[0])
+            self._repeat(result, keys, errors[0])
             return
-        result.again += request.keys
-        result.single.update(request.keys)
+        result.again += keys
+        result.single.update(keys)
 
     def _error(
         self, db: int, key: bytes, error: object, request: _Request, result: Read
