@@ -20,7 +20,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -200,4 +200,8 @@ def cells(made: Round, keys: int) -> tuple[str, ...]:
 
 def as_data(made: Mapping[str, list[Round]]) -> dict[str, Any]:
     """All rounds, for the JSON file."""
-    return {name: [asdict(one) for one in rounds] for name, rounds in made.items()}
+    return {name: [_without_output(one) for one in rounds] for name, rounds in made.items()}
+
+
+def _without_output(made: Round) -> dict[str, Any]:
+    return asdict(replace(made, cost=replace(made.cost, output="")))
