@@ -193,7 +193,7 @@ class Coordinator:
             raise
         finally:
             self._cancel(self._walks)
-            self._shelf.close()
+            self._shelf.clear()
             self._watch.stop()
             if orderly:
                 self._pool.stop()
@@ -356,6 +356,7 @@ class Coordinator:
                 if message.text not in self._warnings:
                     self._warn(message.text)
             case Trouble():
+                self._book_unfinished(message)
                 raise message.error
 
     def _acknowledged(self, ack: Ack) -> None:
@@ -370,6 +371,13 @@ class Coordinator:
             kept = sum(len(walk.failures) for walk in self._walks)
             walk.failures += ack.failures[: max(0, _FAILURES_KEPT - kept)]
             self._refuse_hopeless(at_end=False)
+
+    def _book_unfinished(self, trouble: Trouble) -> None:
+        """Count the keys, but leave the batches unsettled."""
+        for batch, counts in trouble.unfinished.items():
+            if batch in self._issued:
+                walk = self._walks[self._issued[batch][0]]
+                walk.counts += counts
 
     def _refuse_hopeless(self, *, at_end: bool) -> None:
         """Stop where the target can read no payload at all."""
@@ -611,6 +619,8 @@ class Coordinator:
                 for message in self._workers.receive(key.data):
                     if isinstance(message, Ack):
                         self._acknowledged(message)
+                    elif isinstance(message, Trouble):
+                        self._book_unfinished(message)
         self._tick(force=True)
 
     def _cancel(self, walks: Iterable[_Walk]) -> None:

@@ -74,9 +74,11 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """A worker cannot go on, and no other could: the run ends with this error."""
+    """A worker cannot go on, and no other could: the run ends with this error. `unfinished` tells
+    what was settled of the batches that it had begun, so that the run's counts are true."""
 
     error: RumpxError
+    unfinished: dict[int, Counts]
 
 
 @dataclass(frozen=True, slots=True)

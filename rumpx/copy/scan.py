@@ -199,8 +199,8 @@ class Shelf:
         with self._lock:
             self._free.setdefault(place, []).append(connection)
 
-    def close(self) -> None:
-        """Close those that nobody took."""
+    def clear(self) -> None:
+        """Close those that nobody took: at the end, and when one was lost, since others may be."""
         with self._lock:
             for connection in chain.from_iterable(self._free.values()):
                 connection.close()
@@ -263,6 +263,7 @@ class Scanner:
             try:
                 return self._visit(node)
             except ConnectionLost as error:
+                self.shelf.clear()
                 if self._cursor != before:
                     trouble_since, pauses = None, 0
                 trouble_since = trouble_since or time.monotonic()

@@ -162,8 +162,8 @@ class _Tally:
     def settled(self) -> int:
         return self.copied + self.gone + self.skipped + self.repeated + len(self.failures)
 
-    def ack(self, batch: int) -> Ack:
-        counts = Counts(
+    def counts(self) -> Counts:
+        return Counts(
             self.copied,
             self.gone,
             self.skipped,
@@ -171,7 +171,6 @@ class _Tally:
             len(self.failures),
             self.payload_bytes,
         )
-        return Ack(batch, counts, tuple(self.failures))
 
 
 class Transfer:
@@ -206,6 +205,7 @@ class Transfer:
         self._on_conflict = on_conflict
         self._expiry_shift = expiry_shift
         self._mean_bytes = float(_GUESSED_BYTES)
+        self._tallies: dict[int, _Tally] = {}
 
     def dial(self, databases: Sequence[int]) -> None:
         """Open the connections that are surely needed, since from afar that takes a while. What
@@ -229,11 +229,16 @@ class Transfer:
             TemporaryError: nothing was settled for `retry_for` seconds.
             SourceUnusable, TargetUnusable: see reader and writer.
         """
-        tally = _Tally()
+        tally = self._tallies[batch.id] = _Tally()
         chunks = yield from self._chunks(batch, batch.keys, _Unsettled())
         for chunk in chunks:
             yield from self._settle(batch, chunk, tally)
-        return tally.ack(batch.id)
+        del self._tallies[batch.id]
+        return Ack(batch.id, tally.counts(), tuple(tally.failures))
+
+    def unfinished(self) -> dict[int, Counts]:
+        """Of each batch that was begun and not acknowledged, what has become of its keys so far."""
+        return {batch: tally.counts() for batch, tally in self._tallies.items()}
 
     def _settle(self, batch: Batch, chunk: Chunk, tally: _Tally) -> Task[None]:
         """Copy a chunk, and what is left of it, until each of its keys is settled."""

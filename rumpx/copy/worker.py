@@ -102,7 +102,7 @@ def main(channel: Channel, spec: WorkerSpec) -> None:
         _tell(channel, Ready())
         _work(inbox, channel, transfer, runner)
     except RumpxError as error:
-        _tell(channel, Trouble(error))
+        _tell(channel, Trouble(error, transfer.unfinished()))
     transfer.close()
 
 
