@@ -30,12 +30,13 @@ def draw(chart: Chart, title: str, path: Path) -> None:
     )
     axes: Any = figure.add_subplot()
     thickness = 0.8 / several
+    largest = max(max(values) for values in chart.series.values())
     for number, (name, values) in enumerate(chart.series.items()):
         places = [n + (number - (several - 1) / 2) * thickness for n in range(len(values))]
         drawn = axes.barh(
             places, values, height=thickness, color=_COLOURS[number % len(_COLOURS)], label=name
         )
-        axes.bar_label(drawn, fmt="{:,.0f}", padding=3, fontsize=8)
+        axes.bar_label(drawn, fmt="{:,.0f}" if largest > 20 else "{:.2f}", padding=3, fontsize=8)
     axes.set_yticks(range(len(chart.labels)), chart.labels)
     axes.invert_yaxis()
     axes.set_xlabel(chart.unit)

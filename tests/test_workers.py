@@ -61,7 +61,7 @@ def test_ten_workers_killed_in_one_copy(
     slow = proxy(source)
     report = tmp_path / "summary.json"
     flags = () if policy == "ask" else ("--on-conflict", policy)
-    words = ("--from", slow.uri, "--to", target.uri, "--workers", "3", "--batch-keys", "50")
+    words = ("--from", slow.uri, "--to", target.uri, "--workers", "3", "--batch-keys", "20")
 
     with start_rumpx(*words, *flags, "--summary", report, "--progress", "json") as run:
         wait_until(run.workers, 20, "the workers start")

@@ -7,8 +7,9 @@ again, and it is replaced.
 
 A batch that was in a dead worker's hands is *suspect*: it is given out alone, to a worker that
 holds nothing else, so that the next death tells who did it. One that killed workers `DEATHS`
-times is set aside, and its keys have failed. A worker that held several batches, or had not begun,
-proves nothing against any of them.
+times is set aside, and its keys have failed. The death of a worker that held several batches, or
+had not begun, proves nothing against any of them, and acquits those blamed before: whoever kills
+that one may have killed the others.
 
 Not promised: that the work of a dead worker is not done twice. RESTORE can be repeated.
 """
@@ -159,6 +160,8 @@ class Pool:
         )
         # Only a batch that the worker held alone, and had begun, is certainly to blame.
         certain = member.awake and len(member.held) == 1
+        if not certain:
+            self._deaths.clear()  # somebody kills workers whatever they hold: that proves nothing
         for batch in member.held.values():
             deaths = self._deaths.get(batch.id, 0) + certain
             self._deaths[batch.id] = deaths
