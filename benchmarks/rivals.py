@@ -6,7 +6,7 @@ moves the bytes.
   source's cursor space: no coordinator, no look at a key's size, no MULTI, no retries, no progress;
   a wrong answer is not even noticed. It uses rumpx's encoder and parser (`rumpx.servers.resp`), as
   nothing faster was found, with nothing around them, so no Python copier can be expected to be much
-  faster. (With hiredis's replies taken one by one, as is usual, it was a fifth slower.)
+  faster. (With replies taken one by one, as is usual, it was a tenth slower.)
 - `migrate` has the source send its keys itself: MIGRATE … COPY REPLACE KEYS, 1,000 at a time.
 - `replicaof` makes the target a replica until it has caught up.
 

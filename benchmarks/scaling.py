@@ -43,9 +43,8 @@ def run(options: Options) -> Report:
             data[name] = as_data({name: rounds})[name]
         for size in _SIZES:
             keys = int(options.keys * size)
-            if size != 1:
-                source.flush()
-                fill(source.ports[0], keys, SEED)
+            source.flush()
+            fill(source.ports[0], keys, SEED)
             name = f"{keys:,} keys, {options.workers} workers"
             copy = rumpx("--no-size-check", "--workers", str(options.workers))
             made = turns({name: copy}, source, target, 1)
