@@ -10,17 +10,16 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Final
 
 from benchmarks.contenders import (
-    COLUMNS,
     RUMPX_PIPELINE,
     against,
     as_data,
     cells,
+    columns,
     floor,
-    median,
     rumpx,
     turns,
 )
-from benchmarks.measure import Chart, Options, Report, server_version
+from benchmarks.measure import Chart, Options, Report, server_facts
 from benchmarks.servers import Side, cluster, standalone
 from rumpx.demo import SEED, fill
 
@@ -45,21 +44,18 @@ def run(options: Options) -> Report:
         with ExitStack() as stack:
             source = stack.enter_context(_side(sources))
             target = stack.enter_context(_side(targets))
-            version = server_version(source.servers[0])
+            version = str(server_facts(source.servers[0]))
             _fill(source, options)
             made = turns(contenders, source, target, options.rounds)
         data[name] = as_data(made)
         ratios[f"{name}: rumpx / floor"] = against(made["rumpx"], made["floor"])
         for contender, rounds in made.items():
-            one = median(rounds)
-            line = cells(one, options.keys)
-            ratio = against(rounds, made["floor"])
-            bars.setdefault(contender, []).append(ratio)
-            rows.append((name, contender, *line[:2], f"{ratio:.2f}", *line[2:7]))
+            bars.setdefault(contender, []).append(against(rounds, made["floor"]))
+            rows.append((name, contender, *cells(rounds, options.keys, made["floor"])))
     return Report(
         title=f"{options.keys:,} mixed keys, {version}, {workers} workers, "
         f"median of {options.rounds}",
-        columns=("primaries", "contender", *COLUMNS[:2], "x floor", *COLUMNS[2:7]),
+        columns=("primaries", "contender", *columns("x floor")),
         rows=rows,
         ratios=ratios,
         chart=Chart("times the speed of the floor", names, bars),

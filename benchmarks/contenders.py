@@ -26,10 +26,12 @@ from typing import Any, Final
 
 from benchmarks.measure import MEGA, Cost, Failed, measure, median_cost
 from benchmarks.servers import Side
+from rumpx.copy.dump import GROUP_KEYS
+from rumpx.copy.plan import tune
 
 # As many keys as rumpx asks for at once by default on a near server, and has in a MULTI.
-RUMPX_PIPELINE: Final = 200
-RUMPX_GROUP: Final = 50
+RUMPX_PIPELINE: Final = tune(0.0, 0.0, keys=0, workers=1, nodes=1).pipeline_keys
+RUMPX_GROUP: Final = GROUP_KEYS
 LONG_PIPELINE: Final = 1000
 
 
@@ -166,27 +168,33 @@ def against(rounds: list[Round], others: list[Round]) -> float:
     )
 
 
-COLUMNS: Final = (
-    "keys/s",
-    "MB/s",
-    "CPU s/M: main",
-    "others",
-    "source",
-    "target",
-    "peak MB",
-    "GET p50 ms",
-    "p99",
-    "p99.9",
-)
+def columns(*ratios: str) -> tuple[str, ...]:
+    """The headings of `cells`; `ratios` are those of the bases."""
+    return (
+        "keys/s",
+        "MB/s",
+        *ratios,
+        "CPU s/M: main",
+        "others",
+        "source",
+        "target",
+        "peak MB",
+        "GET p50 ms",
+        "p99",
+        "p99.9",
+    )
 
 
-def cells(made: Round, keys: int) -> tuple[str, ...]:
-    """A Round under COLUMNS; CPU in seconds for a million keys."""
+def cells(rounds: list[Round], keys: int, *bases: list[Round]) -> tuple[str, ...]:
+    """The median Round under `columns`, with the speed relative to each of the bases after the
+    rates; CPU in seconds for a million keys."""
+    made = median(rounds)
     cost = made.cost
     millions = keys / MEGA
     return (
         f"{keys / made.seconds:,.0f}",
         f"{made.payload_bytes / made.seconds / MEGA:.1f}" if made.payload_bytes else "-",
+        *(f"{against(rounds, base):.2f}" for base in bases),
         f"{cost.cpu_main / millions:.2f}",
         f"{cost.cpu_others / millions:.2f}",
         f"{cost.source_cpu / millions:.2f}",

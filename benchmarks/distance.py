@@ -10,9 +10,9 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Final
 
-from benchmarks.contenders import COLUMNS, Contender, against, as_data, cells, median, rumpx, turns
+from benchmarks.contenders import Contender, against, as_data, cells, columns, rumpx, turns
 from benchmarks.delay import delayed
-from benchmarks.measure import Chart, Options, Report, server_version
+from benchmarks.measure import Chart, Options, Report, server_facts
 from benchmarks.servers import Side, standalone
 from rumpx.demo import SEED, fill
 
@@ -24,28 +24,19 @@ def run(options: Options) -> Report:
     with ExitStack() as stack:
         source = stack.enter_context(standalone())
         target = stack.enter_context(standalone())
-        version = server_version(source.servers[0])
+        version = str(server_facts(source.servers[0]))
         fill(source.ports[0], options.keys, SEED)
         contenders = {
             f"{milliseconds} ms": _at(milliseconds, source, target, stack, options.workers)
             for milliseconds in _ROUND_TRIPS_MS
         }
         made = turns(contenders, source, target, options.rounds)
-    medians = {name: median(rounds) for name, rounds in made.items()}
     base = made[f"{_ROUND_TRIPS_MS[0]} ms"]
     return Report(
         title=f"{options.keys:,} mixed keys, {version}, rumpx with {options.workers} workers, "
         f"delays on both sides, median of {options.rounds}",
-        columns=("round trip", *COLUMNS[:2], "x 0 ms", *COLUMNS[2:7]),
-        rows=[
-            (
-                name,
-                *(line := cells(one, options.keys))[:2],
-                f"{against(made[name], base):.2f}",
-                *line[2:7],
-            )
-            for name, one in medians.items()
-        ],
+        columns=("round trip", *columns("x 0 ms")),
+        rows=[(name, *cells(rounds, options.keys, base)) for name, rounds in made.items()],
         ratios={f"{name} / 0 ms": against(rounds, base) for name, rounds in made.items()},
         chart=Chart(
             "times the speed at 0 ms",

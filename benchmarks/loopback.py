@@ -7,20 +7,19 @@ the limit, on few the copier takes from them.
 from __future__ import annotations
 
 from benchmarks.contenders import (
-    COLUMNS,
     RUMPX_GROUP,
     RUMPX_PIPELINE,
     against,
     as_data,
     cells,
+    columns,
     floor,
-    median,
     others_on_path,
     rival,
     rumpx,
     turns,
 )
-from benchmarks.measure import Chart, Options, Report, server_version
+from benchmarks.measure import Chart, Options, Report, server_facts
 from benchmarks.servers import standalone
 from rumpx.demo import SEED, fill
 
@@ -49,23 +48,16 @@ def run(options: Options) -> Report:
         **others_on_path(),
     }
     with standalone() as source, standalone() as target:
-        version = server_version(source.servers[0])
+        version = str(server_facts(source.servers[0]))
         fill(source.ports[0], options.keys, SEED)
         made = turns(contenders, source, target, options.rounds)
-    medians = {name: median(rounds) for name, rounds in made.items()}
     return Report(
         title=f"{options.keys:,} mixed keys on loopback, {version}, median of {options.rounds}; "
         "rumpx without its size check unless it says “sizes”",
-        columns=("contender", *COLUMNS[:2], "x floor", "x redis-py", *COLUMNS[2:]),
+        columns=("contender", *columns("x floor", "x redis-py")),
         rows=[
-            (
-                name,
-                *(line := cells(one, options.keys))[:2],
-                f"{against(made[name], made['floor']):.2f}",
-                f"{against(made[name], made['redis-py']):.2f}",
-                *line[2:],
-            )
-            for name, one in medians.items()
+            (name, *cells(rounds, options.keys, made["floor"], made["redis-py"]))
+            for name, rounds in made.items()
         ],
         ratios={
             "rumpx / floor": against(made[plain], made["floor"]),

@@ -1,13 +1,13 @@
 """What a copy costs, seen from outside: time, CPU, memory, and what other clients feel.
 
 A contender is always a command in a process of its own, so that rumpx and its rivals are measured
-alike. While it runs, three threads look on:
+alike. Meanwhile others look on:
 
-- CPU and memory of its process tree, by psutil, twenty times a second. What a process used after
-  the last look before its end is lost: at most 0.05 s each. Memory is the largest sum of resident
-  sets, in which pages that processes share count once for each.
-- A client of the source that sends a GET each millisecond and notes how long the answer takes. On
-  a machine with fewer cores than busy processes that is mostly its own turn for a core.
+- A thread reads CPU and memory of its process tree, by psutil, twenty times a second. What a
+  process used after the last look before its end is lost: at most 0.05 s each. Memory is the
+  largest sum of resident sets, in which pages that processes share count once for each.
+- Another is a client of the source that sends a GET each millisecond and notes how long the answer
+  takes. On a machine with fewer cores than busy processes that is mostly its own turn for a core.
 - The servers' CPU is their own account of it (INFO cpu), before and after.
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import statistics
 import subprocess
 import threading
@@ -28,6 +29,7 @@ from typing import Any, Final
 import psutil
 
 from rumpx.demo import Server
+from rumpx.servers.probe import ServerInfo, parse_info
 from rumpx.servers.resp import encode
 
 _LOOK_SECONDS: Final = 0.05
@@ -225,17 +227,8 @@ def servers_cpu(servers: Sequence[Server]) -> float:
 
 
 def _server_cpu(server: Server) -> float:
-    info = server_info(server, "cpu")
-    kinds = ("used_cpu_user", "used_cpu_sys", "used_cpu_user_children", "used_cpu_sys_children")
-    return sum(float(info[kind]) for kind in kinds)
-
-
-def server_info(server: Server, section: str) -> dict[str, str]:
-    """A section of INFO by name."""
-    reply = ask(server, "INFO", section)
-    assert isinstance(reply, bytes)
-    lines = reply.decode().splitlines()
-    return dict(line.split(":", 1) for line in lines if ":" in line)
+    kinds = r"^used_cpu_(?:user|sys)(?:_children)?:([\d.]+)"
+    return sum(map(float, re.findall(kinds, ask(server, "INFO", "cpu").decode(), re.MULTILINE)))
 
 
 def ask(server: Server, *command: str | bytes | int) -> Any:
@@ -251,12 +244,11 @@ def ask(server: Server, *command: str | bytes | int) -> Any:
     return reply
 
 
-def server_version(server: Server) -> str:
-    """As in "valkey 9.1.2"; every Valkey also says that it is a Redis 7.2."""
-    info = server_info(server, "server")
-    if "valkey_version" in info:
-        return f"valkey {info['valkey_version']}"
-    return f"redis {info['redis_version']}"
+def server_facts(server: Server) -> ServerInfo:
+    """What the server says of itself; as text "valkey 9.1.2"."""
+    reply = ask(server, "INFO")
+    assert isinstance(reply, bytes)
+    return parse_info(reply.decode())
 
 
 def environment() -> dict[str, Any]:

@@ -38,7 +38,8 @@ from typing import Any, Final
 import redis
 
 from benchmarks.servers import shares
-from rumpx.copy.plan import CursorSpan, SlotSpan
+from rumpx.copy.plan import Span, cut_spans
+from rumpx.servers.probe import read_info
 from rumpx.servers.resp import (
     EXEC,
     MULTI,
@@ -48,6 +49,7 @@ from rumpx.servers.resp import (
     encode_dumps_and_expiries,
 )
 from rumpx.servers.slots import key_slot
+from rumpx.servers.topology import Node
 
 _HOST: Final = "127.0.0.1"
 _COUNT: Final = 1000
@@ -185,7 +187,7 @@ class _Floor:
         results.put((self._copied, self._bytes))
 
     def _walk(
-        self, source: Connection, owners: list[Connection], span: CursorSpan | SlotSpan
+        self, source: Connection, owners: list[Connection], span: Span
     ) -> None:
         source.send(self._scan(span.start))
         reply: Any = source.receive(1)[0]
@@ -256,23 +258,14 @@ def _connect(port: int) -> Connection:
     return Connection(sock, f"{_HOST}:{port}")
 
 
-def _span(source: Connection, low: int, high: int, number: int, of: int) -> CursorSpan | SlotSpan:
+def _span(source: Connection, low: int, high: int, number: int, of: int) -> Span:
     """Part `number` of a node that serves the slots [low, high)."""
-    if _keeps_table_a_slot(source):
-        return SlotSpan(low + (high - low) * number // of, low + (high - low) * (number + 1) // of)
-    width = 2**64 // of
-    return CursorSpan(number * width, (number + 1) * width)
-
-
-def _keeps_table_a_slot(source: Connection) -> bool:
-    """A node of a cluster of Valkey 8 or later, or Redis 7.4 or later."""
-    info: Any = source.call("INFO", "server")
-    lines = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
-    if lines.get("server_mode", lines["redis_mode"]) != "cluster":
-        return False
-    valkey = lines.get("valkey_version")
-    version = (valkey or lines["redis_version"]).split(".")
-    return (int(version[0]), int(version[1])) >= ((8, 0) if valkey else (7, 4))
+    info = read_info(source)
+    assert info
+    # One table a slot: in a cluster of Valkey 8 or later, or Redis 7.4 or later.
+    since = (8,) if info.flavour == "valkey" else (7, 4)
+    scheme = "slots" if info.mode == "cluster" and info.version >= since else "table"
+    return cut_spans(Node(None, slots=((low, high - 1),)), scheme, of)[number]
 
 
 def main() -> None:

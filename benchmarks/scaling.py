@@ -11,24 +11,25 @@ key. One round each, as these are many and long.
 
 from __future__ import annotations
 
+from typing import Final
+
 from benchmarks.contenders import Round, as_data, rumpx, turns
-from benchmarks.measure import MEGA, Chart, Options, Report, ask, server_version
+from benchmarks.measure import MEGA, Chart, Options, Report, ask, server_facts
 from benchmarks.servers import Side, standalone
 from rumpx.demo import SEED, fill
 
-_PARTITIONS = (1, 4, 16)
-_WORKERS = (1, 2, 4, 8)
-_SIZES = (0.1, 1, 5)
+_PARTITIONS: Final = (1, 4, 16)
+_WORKERS: Final = (1, 2, 4, 8)
+_SIZES: Final = (0.1, 1, 5)
 
 
 def run(options: Options) -> Report:
     """As `loopback.run`."""
     rows: list[tuple[str, ...]] = []
     data = {}
-    ratios = {}
-    seconds = []
+    sized: list[Round] = []
     with standalone() as source, standalone() as target:
-        version = server_version(source.servers[0])
+        version = str(server_facts(source.servers[0]))
         start = _start(source, target)
         fill(source.ports[0], options.keys, SEED)
         contenders = {
@@ -50,18 +51,24 @@ def run(options: Options) -> Report:
             made = turns({name: copy}, source, target, 1)
             rows.append(_row(name, keys, made[name][0], start))
             data[name] = as_data(made)[name]
-            seconds.append(made[name][0].seconds / keys * MEGA)
-            ratios[f"memory for {size:g} x the keys / 1 x"] = made[name][0].cost.peak_memory
-        _relate(ratios, f"memory for {1:g} x the keys / 1 x")
+            sized += made[name]
+    memory = dict(zip(_SIZES, (made.cost.peak_memory for made in sized), strict=True))
     return Report(
         title=f"rumpx, {version}; its start takes {start:.2f} s of the coordinator's CPU",
         columns=("copy", "s", "s/M keys", "coordinator us/key", "without start", "peak MB"),
         rows=rows,
-        ratios=ratios,
+        ratios={
+            f"memory for {size:g} x the keys / 1 x": memory[size] / memory[1] for size in _SIZES
+        },
         chart=Chart(
             "s for a million keys",
             [f"{options.keys * size:,.0f} keys" for size in _SIZES],
-            {"": seconds},
+            {
+                "": [
+                    made.seconds / (options.keys * size) * MEGA
+                    for size, made in zip(_SIZES, sized, strict=True)
+                ]
+            },
         ),
         data={"server": version, "rounds": data, "start_cpu": start},
     )
@@ -85,9 +92,3 @@ def _row(name: str, keys: int, made: Round, start: float) -> tuple[str, ...]:
         f"{(cost.cpu_main - start) / keys * MEGA:.2f}",
         f"{cost.peak_memory / MEGA:.0f}",
     )
-
-
-def _relate(figures: dict[str, float], base: str) -> None:
-    one = figures[base]
-    for name in figures:
-        figures[name] /= one

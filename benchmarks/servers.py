@@ -7,13 +7,13 @@ need servers of 7.0 or later (CLUSTER ADDSLOTSRANGE, cluster-port).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
-from benchmarks.measure import Failed, ask, server_info
+from benchmarks.measure import Failed, ask, server_facts
 from rumpx.demo import SERVER_VARIABLE, Server, free_port
 from rumpx.servers.slots import SLOTS
 
@@ -45,10 +45,10 @@ class Side:
 
 
 @contextmanager
-def standalone(**settings: str) -> Iterator[Side]:
+def standalone() -> Iterator[Side]:
     """A side of one server."""
-    with Server(settings=settings) as server:
-        if int(server_info(server, "server")["redis_version"].split(".")[0]) < 7:
+    with Server() as server:
+        if server_facts(server).version < (7,):
             raise Failed(
                 f"{server.program} is older than 7.0, whose PEXPIRETIME the rivals need; name "
                 f"another server program by {SERVER_VARIABLE}."
@@ -92,8 +92,3 @@ def _cluster_server() -> Server:
 def _knows(server: Server, primaries: int) -> bool:
     reply: Any = ask(server, "CLUSTER", "INFO")
     return b"cluster_state:ok" in reply and b"cluster_known_nodes:%d\r" % primaries in reply
-
-
-def largest_memory(servers: Sequence[Server]) -> int:
-    """The most that one of the servers has used, in bytes."""
-    return max(int(server_info(server, "memory")["used_memory_peak"]) for server in servers)

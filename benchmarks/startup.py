@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Final
 
-from benchmarks.measure import Chart, Failed, Options, Report, ask, server_version
+from benchmarks.measure import Chart, Failed, Options, Report, ask, server_facts
 from benchmarks.servers import standalone
 
 _TIMES: Final = 11
@@ -26,7 +26,7 @@ def run(options: Options) -> Report:
         Failed: a command ended otherwise than it should.
     """
     with standalone() as source, standalone() as target, standalone() as full:
-        version = server_version(source.servers[0])
+        version = str(server_facts(source.servers[0]))
         ask(full.servers[0], "SET", "key", "value")
         rumpx = [sys.executable, "-m", "rumpx"]
         to = ["--to", target.uri, "--on-conflict", "replace", "--progress", "none"]

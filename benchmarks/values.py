@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from benchmarks.contenders import against, as_data, floor, median, rumpx, turns
-from benchmarks.measure import MEGA, Chart, Failed, Options, Report, server_version
+from benchmarks.measure import MEGA, Chart, Failed, Options, Report, server_facts
 from benchmarks.servers import standalone
 from rumpx.demo import SEED, Server
 from rumpx.servers.resp import encode
@@ -60,7 +60,7 @@ def run(options: Options) -> Report:
     rates: dict[str, list[float]] = {"rumpx": [], "floor": []}
     workers = options.workers
     with standalone() as source, standalone() as target:
-        version = server_version(source.servers[0])
+        version = str(server_facts(source.servers[0]))
         for name, values in _KINDS.items():
             source.flush()
             _fill(source.servers[0], values)

@@ -87,7 +87,7 @@ class Abilities:
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """Keys to read. `ask` names nodes to ask a key of after ASKING; `single` keys are read
-    without MULTI; `node` is where to ask first, if `known` is not set the owner by slot."""
+    without MULTI; `node` is where to ask, or with `by_slot` the owner of each key's slot."""
 
     db: int
     keys: list[bytes]
@@ -115,7 +115,6 @@ class Read:
     ask: dict[bytes, Address] = field(default_factory=dict)
     single: set[bytes] = field(default_factory=set)
     waits: bool = False
-    moved: bool = False
     complaint: str = ""
 
 
@@ -429,7 +428,6 @@ class DumpReader:
                 address = self.links.announced(redirection(error), request.node)
                 self.links.moved(key, address)
                 result.again.append(key)
-                result.moved = True
             case Kind.ASK:
                 result.again.append(key)
                 result.ask[key] = self.links.announced(redirection(error), request.node)

@@ -24,6 +24,8 @@ from typing import Any, Final
 
 _METHOD: Final = "forkserver" if sys.platform == "linux" else "spawn"
 _PRELOADED: Final = "rumpx.copy.worker"
+# A Ctrl-C reaches the whole process group; what happens then is the coordinator's decision.
+HELD_BACK: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 def warm_up() -> None:
@@ -44,7 +46,7 @@ def signals_blocked() -> Iterator[None]:
     """Block SIGINT and SIGTERM: they stay blocked in a process that is started here, from its first
     instruction on, and in what the fork server starts."""
     resource_tracker.ensure_running()  # it would unblock them, so it goes first
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
     try:
         yield
     finally:

@@ -218,8 +218,8 @@ class Transfer:
             (self._reader.links, databases),
             (self._writer.links, [self._scope.target_db(db) for db in databases]),
         ):
-            for address, db in islice(product(links.addresses, dbs), _DIALED_AHEAD):
-                with contextlib.suppress(ConnectionLost):
+            with contextlib.suppress(ConnectionLost):  # one timeout is enough for a side
+                for address, db in islice(product(links.addresses, dbs), _DIALED_AHEAD):
                     links.connect(address, db)
 
     def copy(self, batch: Batch) -> Task[Ack]:

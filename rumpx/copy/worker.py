@@ -25,6 +25,7 @@ from typing import Final, Literal
 
 from rumpx.copy.channel import Channel, receive, send
 from rumpx.copy.dump import Abilities, DumpReader
+from rumpx.copy.forks import HELD_BACK
 from rumpx.copy.links import Links
 from rumpx.copy.messages import Ack, FromWorker, Notice, Ready, Stop, ToWorker, Trouble
 from rumpx.copy.restore import RestoreWriter
@@ -90,7 +91,7 @@ def build_transfer(spec: WorkerSpec, budget: Budget) -> Transfer:
 
 def main(channel: Channel, spec: WorkerSpec) -> None:
     """The process's whole life."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
     gc.freeze()  # what has been imported is never garbage: no need to look at it again
     inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(channel, inbox), daemon=True).start()

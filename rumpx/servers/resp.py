@@ -7,12 +7,12 @@ and who receives need not be the same caller, only the order must hold.
 Why it looks as it does (`python -m benchmarks parsing` repeats the figures):
 
 - One `%` format a command in a list comprehension and one join build 200 commands in a quarter of
-  the time that a general packer needs; four parts a command laid out by strides take less than half
-  of that again, where the parts between are few enough to be remembered (RESTORE's).
+  the time that a general packer needs; four parts a command laid out by strides take a little over
+  half of that again, where the parts between are few enough to be remembered (RESTORE's).
 - Replies are parsed as *one array*: before the bytes of N replies the parser is fed an array header
-  of our own, so that one call returns them all. Pulled one by one they cost four times as much, and
-  twenty times as much in a long pipeline, since hiredis moves the rest of its buffer down after
-  each kilobyte of replies taken.
+  of our own, so that one call returns them all. Pulled one by one they cost about twice as
+  much, and four times as much in a long pipeline, since hiredis moves the rest of its buffer down
+  after each kilobyte of replies taken.
 - Answers to RESTORE are nearly always `+OK`: they are compared as bytes, and parsed only where they
   differ.
 - Large payloads go to the socket without being copied into a command.
