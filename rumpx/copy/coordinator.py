@@ -245,6 +245,7 @@ class Coordinator:
 
     def _run_walks(self) -> None:
         """Until every walk is settled, in the order of the walks' stages."""
+        self._start_walks()  # or the first turn would wait for something to happen
         while not all(walk.done for walk in self._walks):
             self._turn(max(0.0, self._next_tick - time.monotonic()))
             if self._control.stops:
