@@ -11,16 +11,18 @@ Importing this package is cheap; what talks to servers is imported by the first 
 
 from typing import TYPE_CHECKING, Any
 
-from rumpx.api import copy
+from rumpx.api import copy, resume, verify
 from rumpx.errors import (
     ConnectionLost,
     Interrupted,
+    JobHeld,
     PayloadIncompatible,
     RumpxError,
     SourceUnusable,
     TargetFull,
     TargetUnusable,
     TemporaryError,
+    TooManyFailures,
     UsageError,
 )
 
@@ -30,9 +32,11 @@ if TYPE_CHECKING:
         Counts,
         KeyFailure,
         PartitionSummary,
+        PrefixDifferences,
         Row,
         Snapshot,
         Summary,
+        Verification,
         WorkerStat,
     )
 
@@ -43,9 +47,11 @@ __all__ = [
     "Counts",
     "Endpoint",
     "Interrupted",
+    "JobHeld",
     "KeyFailure",
     "PartitionSummary",
     "PayloadIncompatible",
+    "PrefixDifferences",
     "Row",
     "RumpxError",
     "Snapshot",
@@ -55,11 +61,15 @@ __all__ = [
     "TargetUnusable",
     "TemporaryError",
     "Tls",
+    "TooManyFailures",
     "UsageError",
+    "Verification",
     "WorkerStat",
     "__version__",
     "copy",
     "parse_endpoint",
+    "resume",
+    "verify",
 ]
 
 

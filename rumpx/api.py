@@ -1,18 +1,20 @@
-"""The Python API: `copy` does what the command does, and returns a Summary."""
+"""The Python API: each function does what the command of its name does."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-# Imported before `rumpx` gives its name to the function: the import system binds a package to its
+# Imported before `rumpx` gives their names to functions: the import system binds a package to its
 # parent when it is first imported, and would put it in the function's place later.
-import rumpx.copy  # noqa: F401
+import rumpx.copy
+import rumpx.verify  # noqa: F401
 
 if TYPE_CHECKING:
-    from rumpx.job import Clock, Endpoint, OnConflict, Progress
-    from rumpx.report.snapshot import Snapshot, Summary
+    from rumpx.job import Clock, Endpoint, Job, OnConflict, Progress, Scope
+    from rumpx.report.display import Display
+    from rumpx.report.snapshot import Snapshot, Summary, Verification
 
 
 def copy(
@@ -38,6 +40,9 @@ def copy(
     connect_timeout: float = 5.0,
     timeout: float = 30.0,
     retry_for: float = 300.0,
+    max_failures: int | None = None,
+    job: str | None = None,
+    state_dir: str | None = None,
     progress: Progress = "none",
     on_progress: Callable[[Snapshot], None] | None = None,
 ) -> Summary:
@@ -70,6 +75,9 @@ def copy(
         allow_eviction: read from a source that is nearly full and evicts.
         connect_timeout, timeout: seconds to connect and log in, and for each later answer.
         retry_for: seconds of unbroken trouble after which the copy gives up.
+        max_failures: stop when more keys than this have failed; None for no such limit.
+        job: a name for `resume`; None makes one up, which `summary.job` tells.
+        state_dir: the folder of ledgers; None as on the command line.
         progress: a display on standard error, as `--progress`.
         on_progress: called with a Snapshot about four times a second, in a thread of its own.
 
@@ -79,11 +87,13 @@ def copy(
     Raises:
         UsageError: the arguments cannot be meant.
         SourceUnusable, TargetUnusable: refused before the first write, or permanently.
-        TemporaryError: trouble outlasted `retry_for`. `error.summary` tells what was copied.
+        TemporaryError: trouble outlasted `retry_for`. `error.summary` tells what was copied, and
+            `resume` goes on.
+        TooManyFailures: more keys failed than `max_failures`, or all of the first thousand.
     """
     from rumpx.job import Job, Scope, parse_endpoint
 
-    job = Job(
+    wanted = Job(
         source=parse_endpoint(source, "source") if isinstance(source, str) else source,
         target=parse_endpoint(target, "target") if isinstance(target, str) else target,
         scope=Scope(
@@ -107,16 +117,197 @@ def copy(
         connect_timeout=connect_timeout,
         timeout=timeout,
         retry_for=retry_for,
+        max_failures=max_failures,
     )
     from rumpx.copy.forks import warm_up
 
     warm_up()  # before our own imports
     from rumpx.copy.control import Control
+    from rumpx.copy.jobs import Place
     from rumpx.copy.run import run
+
+    return run(wanted, _display(progress, on_progress), Control(), Place(state_dir, job))
+
+
+def resume(
+    job: str | None = None,
+    *,
+    state_dir: str | None = None,
+    retry_failed: bool = False,
+    source: str | None = None,
+    target: str | None = None,
+    workers: int | None = None,
+    max_failures: int | None = None,
+    progress: Progress = "none",
+    on_progress: Callable[[Snapshot], None] | None = None,
+) -> Summary:
+    """Go on with a copy that ended early, however it ended.
+
+    Args:
+        job: its name; None is the only one that can be gone on with.
+        state_dir: the folder of its ledger.
+        retry_failed: try the keys that failed once more, too.
+        source, target: URIs of the same endpoints, for their passwords; else those come from the
+            files or environment variables that they came from.
+        workers, max_failures, progress, on_progress: as for `copy`; the rest is as it was.
+
+    Returns:
+        The Summary of the whole job, earlier runs included.
+
+    Raises:
+        UsageError: there is no such job, its ledger cannot be read, or other endpoints are given.
+        JobHeld: another process works on it.
+        RumpxError: as `copy`.
+    """
+    from rumpx.copy.forks import warm_up
+
+    warm_up()
+    from rumpx.copy.control import Control
+    from rumpx.copy.jobs import Place
+    from rumpx.copy.run import Again
+    from rumpx.copy.run import resume as run
+
+    again = Again(source, target, workers, max_failures, retry_failed)
+    return run(again, _display(progress, on_progress), Control(), Place(state_dir, job))
+
+
+def verify(
+    source: str | Endpoint | None = None,
+    target: str | Endpoint | None = None,
+    *,
+    job: str | None = None,
+    state_dir: str | None = None,
+    databases: Iterable[int] = (),
+    map_db: Mapping[int, int] | None = None,
+    match: Iterable[bytes] = (),
+    exclude: Iterable[bytes] = (),
+    types: Iterable[str] = (),
+    sample: float = 1.0,
+    digest: bool = False,
+    ttl_tolerance: float | None = None,
+    differences: str | None = None,
+    repair: bool = False,
+    delete_extra: bool = False,
+    yes: bool = False,
+    workers: int = 4,
+    batch_keys: int = 0,
+    size_check: bool = True,
+    big_key: int = 64 * 2**20,
+    max_bytes_in_flight: int = 16 * 2**20,
+    clock: Clock = "refuse",
+    allow_eviction: bool = False,
+    connect_timeout: float = 5.0,
+    timeout: float = 30.0,
+    retry_for: float = 300.0,
+    progress: Progress = "none",
+    on_progress: Callable[[Snapshot], None] | None = None,
+) -> Verification:
+    """Compare both sides in both directions, key by key; and mend what differs if asked to.
+
+    Needs `if __name__ == "__main__":` around the script's own work, as `copy` does.
+
+    Args:
+        source, target: as for `copy`.
+        job: a copy whose endpoints and scope are meant; then `source` and `target` are needed only
+            for passwords, as URIs, and the scope is not given again.
+        state_dir: the folder of its ledger, and of the list of differences.
+        databases, map_db, match, exclude, types: as for `copy`, and for both sides.
+        sample: the part of the keys that is compared, chosen at random; 0.01 is 1 %.
+        digest: have both servers send only a checksum of each value.
+        ttl_tolerance: seconds by which expiries may differ; None is 1 ms, or 5 ms where a server
+            is older than Redis 7.0.
+        differences: the file that lists them; None makes one in `state_dir`, if there are any.
+        repair: copy again what is missing or different.
+        delete_extra: and delete keys in scope that only the target has. Needs `yes`, since there
+            is nobody to ask.
+        workers, batch_keys, size_check, big_key, max_bytes_in_flight, clock, allow_eviction,
+            connect_timeout, timeout, retry_for, progress, on_progress: as for `copy`.
+
+    Returns:
+        What was compared, and what differs. `exit_code` is 0 if all is equal or repaired, 3 if
+        some keys could not be compared, 4 if some differ.
+
+    Raises:
+        UsageError: the arguments cannot be meant.
+        SourceUnusable, TargetUnusable: refused before the comparison, or permanently.
+        TemporaryError: trouble outlasted `retry_for`, or slots of a cluster moved.
+    """
+    from rumpx.job import Scope
+
+    how = {
+        "workers": workers,
+        "batch_keys": batch_keys,
+        "size_check": size_check,
+        "big_key": big_key,
+        "max_bytes_in_flight": max_bytes_in_flight,
+        "clock": clock,
+        "allow_eviction": allow_eviction,
+        "connect_timeout": connect_timeout,
+        "timeout": timeout,
+        "retry_for": retry_for,
+    }
+    scope = Scope(
+        tuple(databases),
+        tuple((map_db or {}).items()),
+        tuple(match),
+        tuple(exclude),
+        tuple(types),
+    )
+    wanted = _compared_job(source, target, job, state_dir, scope, how)
+    from rumpx.verify.request import Request
+
+    request = Request(
+        wanted,
+        sample,
+        digest,
+        None if ttl_tolerance is None else round(ttl_tolerance * 1000),
+        differences,
+        repair,
+        delete_extra,
+        yes,
+        state_dir,
+    )
+    from rumpx.copy.forks import warm_up
+
+    warm_up()  # before our own imports
+    from rumpx.copy.control import Control
+    from rumpx.verify.run import verify as run
+
+    return run(request, _display(progress, on_progress), Control())
+
+
+def _compared_job(
+    source: str | Endpoint | None,
+    target: str | Endpoint | None,
+    name: str | None,
+    state_dir: str | None,
+    scope: Scope,
+    how: dict[str, Any],
+) -> Job:
+    from rumpx.errors import UsageError
+    from rumpx.job import Job, Scope, parse_endpoint
+
+    if name is not None:
+        from rumpx.copy.jobs import Place, job_to_compare
+
+        if scope != Scope():
+            raise UsageError("A job has its scope; leave out databases, match and the like.")
+        if not (isinstance(source, str | None) and isinstance(target, str | None)):
+            raise UsageError("A job has its endpoints; give URIs, for their passwords, or none.")
+        return job_to_compare(Place(state_dir, name), source, target, how)
+    if source is None or target is None:
+        raise UsageError("Give source and target, or the name of a job.")
+    return Job(
+        source=parse_endpoint(source, "source") if isinstance(source, str) else source,
+        target=parse_endpoint(target, "target") if isinstance(target, str) else target,
+        scope=scope,
+        **how,
+    )
+
+
+def _display(progress: Progress, on_progress: Callable[[Snapshot], None] | None) -> Display:
     from rumpx.report.callback import with_callback
     from rumpx.report.display import open_display
 
     display = open_display(progress, sys.stderr)
-    if on_progress:
-        display = with_callback(display, on_progress)
-    return run(job, display, Control())
+    return with_callback(display, on_progress) if on_progress else display

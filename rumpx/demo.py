@@ -86,7 +86,10 @@ def run(workers: int, keys: int, progress: Progress) -> int:
 def _copy(source: Server, target: Server, workers: int, progress: Progress) -> Summary:
     import rumpx
 
-    return rumpx.copy(source.uri, target.uri, workers=workers, progress=progress)
+    with tempfile.TemporaryDirectory(prefix="rumpx-demo-") as folder:  # nothing to go on with later
+        return rumpx.copy(
+            source.uri, target.uri, workers=workers, progress=progress, state_dir=folder
+        )
 
 
 def _say(line: str) -> None:

@@ -2,18 +2,19 @@
 
     RumpxError                    1   something nobody foresaw
     ├── UsageError                2   a flag, a URI or a file that cannot be meant
-    ├── TemporaryError            5   trouble that may pass: run the command again later
+    ├── TooManyFailures           3   stopped, since too many keys failed
+    ├── TemporaryError            5   trouble that may pass: resume later
     │   ├── ConnectionLost        5   one connection broke, or was silent for too long
     │   └── TargetFull            5   the target answered OOM: it is never pushed further
     ├── SourceUnusable            6   the source cannot be copied from as it is
     ├── TargetUnusable            7   the target cannot be copied to as it is
     ├── PayloadIncompatible       8   the target cannot read what this source's DUMP writes
+    ├── JobHeld                  11   another run holds this job
     └── Interrupted         130/143   stopped by SIGINT or SIGTERM
 
 Exit 0 means that everything in scope was copied, exit 3 that the run is complete but some keys
-could not be copied; both come with a Summary, not with an exception. Codes 4 (verify found
-differences), 10 (time window over) and 11 (another run holds this job) are kept free for the
-commands that will use them.
+could not be copied, exit 4 that a comparison found differences; these come with a Summary, not
+with an exception. Code 10 (time window over) is kept free.
 
 A message is one sentence or two: what happened, to which key or server, and what to do.
 It never holds a value or a password; key names are bytes and go through `printable`.
@@ -24,12 +25,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
-    from rumpx.report.snapshot import Summary
+    from rumpx.report.snapshot import Summary, Verification
 
 Side = Literal["source", "target"]
 
 EXIT_OK: Final = 0
 EXIT_SOME_KEYS_FAILED: Final = 3
+EXIT_DIFFERENCES: Final = 4
 
 
 class RumpxError(Exception):
@@ -38,16 +40,24 @@ class RumpxError(Exception):
     Attributes:
         exit_code: the process's.
         summary: what was copied before the error, if the copy had begun.
+        resume: the command that goes on where this run ended, if one can.
     """
 
     exit_code = 1
-    summary: Summary | None = None
+    summary: Summary | Verification | None = None
+    resume: str | None = None
 
 
 class UsageError(RumpxError):
     """A flag, URI, pattern or file that cannot be meant; nothing was contacted or written."""
 
     exit_code = 2
+
+
+class TooManyFailures(RumpxError):
+    """More keys failed than were allowed, or all of them did: the run is not complete."""
+
+    exit_code = 3
 
 
 class TemporaryError(RumpxError):
@@ -80,6 +90,12 @@ class PayloadIncompatible(RumpxError):
     """The target's version cannot read the payloads that the source's version writes."""
 
     exit_code = 8
+
+
+class JobHeld(RumpxError):
+    """Another live process works on the same job."""
+
+    exit_code = 11
 
 
 class Interrupted(RumpxError):

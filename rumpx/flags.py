@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rumpx.errors import Side, UsageError
 from rumpx.job import (
@@ -20,6 +20,65 @@ from rumpx.job import (
     parse_size,
     read_password_file,
 )
+
+if TYPE_CHECKING:
+    from rumpx.verify.request import Request
+
+
+def make_comparison(arguments: argparse.Namespace) -> Request:
+    """Flags of `rumpx verify` → what to compare.
+
+    Raises:
+        UsageError: they cannot be meant.
+    """
+    from rumpx.verify.request import Request
+
+    job = make_job(arguments) if arguments.name is None else _job_of(arguments)
+    tolerance = arguments.ttl_tolerance
+    return Request(
+        job=job,
+        sample=_share(arguments.sample) if arguments.sample else 1.0,
+        digests=arguments.digest,
+        tolerance=round(parse_seconds(tolerance, "--ttl-tolerance") * 1000) if tolerance else None,
+        differences=absolute(arguments.differences),
+        repair=arguments.repair,
+        delete_extra=arguments.delete_extra,
+        yes=arguments.yes,
+        state_dir=arguments.state_dir,
+    )
+
+
+def _job_of(arguments: argparse.Namespace) -> Job:
+    """Endpoints and scope of a copy whose ledger is there, with this command's other flags."""
+    from rumpx.copy.jobs import Place, job_to_compare
+
+    given = [*arguments.db, *arguments.map_db, *arguments.match, *arguments.exclude]
+    if given or arguments.type:
+        raise UsageError("A job has its scope; leave out --db, --map-db, --match and the like.")
+    for flag, value in vars(arguments).items():
+        if flag.startswith(("from_", "to_")) and value and value != "auto":
+            raise UsageError(
+                f"A job has its endpoints; leave out --{flag.replace('_', '-')}. Of --from and "
+                "--to only the passwords count."
+            )
+    return job_to_compare(
+        Place(arguments.state_dir, arguments.name),
+        arguments.source,
+        arguments.target,
+        _behaviour(arguments),
+    )
+
+
+def _share(text: str) -> float:
+    """`1%`, or `1` → 0.01."""
+    number = text.strip().removesuffix("%").strip()
+    try:
+        share = float(number) / 100
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise UsageError(f"--sample: {text[:40]!r} is not a share; write it as in 1% or 0.5%.")
+    return share
 
 
 def make_job(arguments: argparse.Namespace) -> Job:
@@ -44,21 +103,29 @@ def make_job(arguments: argparse.Namespace) -> Job:
             exclude=tuple(os.fsencode(glob) for glob in arguments.exclude),
             types=_types(arguments.type),
         ),
-        workers=arguments.workers,
         partitions=arguments.partitions,
         prefixes=_prefixes(arguments.prefixes),
-        batch_keys=arguments.batch_keys,
         on_conflict=arguments.on_conflict,
-        size_check=not arguments.no_size_check,
-        big_key=parse_size(arguments.big_key, "--big-key"),
-        max_bytes_in_flight=parse_size(arguments.max_bytes_in_flight, "--max-bytes-in-flight"),
-        clock=arguments.clock,
+        max_failures=arguments.max_failures,
         functions=arguments.functions,
-        allow_eviction=arguments.allow_eviction,
-        connect_timeout=parse_seconds(arguments.connect_timeout, "--connect-timeout"),
-        timeout=parse_seconds(arguments.timeout, "--timeout"),
-        retry_for=parse_seconds(arguments.retry_for, "--retry-for"),
+        **_behaviour(arguments),
     )
+
+
+def _behaviour(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Fields of Job that say how, not what."""
+    return {
+        "workers": arguments.workers,
+        "batch_keys": arguments.batch_keys,
+        "size_check": not arguments.no_size_check,
+        "big_key": parse_size(arguments.big_key, "--big-key"),
+        "max_bytes_in_flight": parse_size(arguments.max_bytes_in_flight, "--max-bytes-in-flight"),
+        "clock": arguments.clock,
+        "allow_eviction": arguments.allow_eviction,
+        "connect_timeout": parse_seconds(arguments.connect_timeout, "--connect-timeout"),
+        "timeout": parse_seconds(arguments.timeout, "--timeout"),
+        "retry_for": parse_seconds(arguments.retry_for, "--retry-for"),
+    }
 
 
 def _endpoint(arguments: argparse.Namespace, side: Side) -> Endpoint:
@@ -66,9 +133,9 @@ def _endpoint(arguments: argparse.Namespace, side: Side) -> Endpoint:
     options: dict[str, Any] = vars(arguments)
     endpoint = parse_endpoint(options[side], side)
     tls = Tls(
-        options[f"{prefix}_ca"],
-        options[f"{prefix}_cert"],
-        options[f"{prefix}_key"],
+        absolute(options[f"{prefix}_ca"]),
+        absolute(options[f"{prefix}_cert"]),
+        absolute(options[f"{prefix}_key"]),
         options[f"{prefix}_insecure"],
     )
     if tls != Tls() and endpoint.tls is None:
@@ -91,7 +158,14 @@ def _endpoint(arguments: argparse.Namespace, side: Side) -> Endpoint:
         address_map=parse_address_map(
             options[f"{prefix}_map_address"], f"--{prefix}-map-address"
         ),
+        password_file=absolute(options[f"{prefix}_password_file"]),
+        sentinel_password_file=absolute(sentinel_file),
     )
+
+
+def absolute(path: str | None) -> str | None:
+    """A file as it is found from any folder: a job may be resumed from another one."""
+    return os.path.abspath(path) if path else path
 
 
 def _password(endpoint: Endpoint, prefix: str, file: str | None) -> str | None:

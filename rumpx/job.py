@@ -65,6 +65,7 @@ class Endpoint:
     `addresses` are the servers to ask first (for sentinel: the sentinels); none for a unix socket.
     `cluster` is True or False where the user forced it and None where the server is asked.
     `address_map` rewrites addresses that cluster nodes or sentinels announce.
+    `password_file` and `sentinel_password_file` are where the passwords came from, if from files.
     """
 
     transport: Literal["tcp", "unix", "sentinel"]
@@ -79,6 +80,8 @@ class Endpoint:
     sentinel_password: str | None = field(default=None, repr=False)
     cluster: bool | None = None
     address_map: tuple[tuple[Address, Address], ...] = ()
+    password_file: str | None = None
+    sentinel_password_file: str | None = None
 
     def __str__(self) -> str:
         """The URI without credentials: what messages, reports and a job's identity show."""
@@ -123,12 +126,17 @@ class Scope:
         """The target's database for a source database."""
         return dict(self.map_db).get(db, db)
 
+    def source_db(self, db: int) -> int:
+        """The source's database for a target database."""
+        return {target: source for source, target in self.map_db}.get(db, db)
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """One copy. Sizes are in bytes, times in seconds.
 
-    `batch_keys` and `partitions` of 0 mean "choose from what is measured at the start".
+    `batch_keys` and `partitions` of 0 mean "choose from what is measured at the start";
+    `max_failures` of None means that any number of keys may fail.
     """
 
     source: Endpoint
@@ -143,6 +151,7 @@ class Job:
     big_key: int = 64 * 2**20
     max_bytes_in_flight: int = 16 * 2**20
     clock: Clock = "refuse"
+    max_failures: int | None = None
     functions: bool = False
     allow_eviction: bool = False
     connect_timeout: float = 5.0
@@ -155,6 +164,8 @@ class Job:
         _check_range("--batch-keys", self.batch_keys, 0, 10_000)
         _check_range("--big-key", self.big_key, 2**10, 2**40)
         _check_range("--max-bytes-in-flight", self.max_bytes_in_flight, 2**16, 2**40)
+        if self.max_failures is not None:
+            _check_range("--max-failures", self.max_failures, 0, 2**40)
         for flag, seconds in (
             ("--connect-timeout", self.connect_timeout),
             ("--timeout", self.timeout),

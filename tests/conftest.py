@@ -12,7 +12,15 @@ import pytest
 from support import servers
 from support.proxy import Proxy
 from support.servers import Cluster, Sentinel, Server
+from support.services import Managed, Service, start_service
 from support.tls import TlsFiles, make_tls_files
+
+
+@pytest.fixture(autouse=True)
+def state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Each test has ledgers of its own."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state" / "rumpx"
 
 
 @pytest.fixture
@@ -35,6 +43,13 @@ def cluster() -> Iterator[Callable[..., Cluster]]:
             return stack.enter_context(Cluster(version, primaries, replicas, **options))
 
         yield start
+
+
+@pytest.fixture
+def managed() -> Iterator[Callable[[Service], Managed]]:
+    """``managed(MEMORYSTORE)`` starts what stands in for a managed service; see `services`."""
+    with ExitStack() as stack:
+        yield lambda service: stack.enter_context(start_service(service))
 
 
 @pytest.fixture

@@ -42,7 +42,10 @@ def ends(pair: Pair) -> tuple[str, ...]:
 @pytest.mark.smoke
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["demo", "--help"], ["--version"], [], ["--from", "x"], ["--no-such-flag"]],
+    [
+        *(["--help"], ["demo", "--help"], ["help", "services"], ["--version"]),
+        *([], ["--from", "x"], ["--no-such-flag"]),
+    ],
 )
 def test_help_and_usage_errors_import_nothing_heavy(words: list[str]) -> None:
     program = dedent(

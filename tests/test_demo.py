@@ -209,6 +209,9 @@ def _summary(exit_code: int = 0, failed: int = 0) -> Summary:
     return Summary(
         state="done",
         exit_code=exit_code,
+        job="demo",
+        runs=1,
+        dead_letters=None,
         source="",
         target="",
         source_version="",

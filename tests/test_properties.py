@@ -12,7 +12,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from itertools import pairwise
+from itertools import count, pairwise
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -21,17 +21,18 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    Bundle,
     RuleBasedStateMachine,
-    consumes,
     invariant,
+    precondition,
     rule,
 )
 
 from rumpx.copy.completeness import Census, Tally, missing_keys
 from rumpx.copy.frontier import Frontier
+from rumpx.copy.messages import Found
 from rumpx.copy.plan import (
     CursorSpan,
+    Partition,
     SamplePage,
     WholeSpan,
     cursor_scheme,
@@ -39,6 +40,7 @@ from rumpx.copy.plan import (
     reverse,
     tune,
 )
+from rumpx.copy.scan import Scanner, ScanSettings, Shelf
 from rumpx.copy.tasks import Budget, Permit
 from rumpx.errors import UsageError, printable
 from rumpx.job import (
@@ -49,7 +51,7 @@ from rumpx.job import (
     parse_seconds,
     parse_size,
 )
-from rumpx.report.snapshot import Counts
+from rumpx.report.snapshot import Counts, KeyFailure
 from rumpx.servers import resp
 from rumpx.servers.globs import compile_glob, escape
 from rumpx.servers.probe import parse_info
@@ -386,47 +388,125 @@ def test_overlapping_prefixes_are_refused(prefixes: list[bytes]) -> None:
 
 
 class FrontierMachine(RuleBasedStateMachine):
-    """Batches are issued in order and settled in any: the cursor never passes an unsettled one."""
+    """A walk over keys 0, 1, 2, …: batches are issued in order and settled in any, keys fail, and
+    the process dies at any moment and goes on from what was saved.
 
-    unsettled = Bundle("unsettled")
+    The cursor is the number of the first key of a SCAN reply; a batch that ends within a reply
+    carries the cursor from before it. Whatever happens, no key before the cursor is unsettled, each
+    of them is counted once, and those that failed are listed once.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.frontier = Frontier(7)
-        self.issued: list[tuple[int, int]] = []
+        self.begin(0, Counts())
+        self.ids = count()
+        self.failed: set[int] = set()
+        self.listed: list[int] = []
+
+    def begin(self, cursor: int, booked: Counts) -> None:
+        self.frontier = Frontier(cursor, booked)
+        self.position = self.reply = cursor  # the next key, and the first one of this reply
+        self.unsettled: dict[int, range] = {}
         self.settled: set[int] = set()
 
-    @rule(target=unsettled, cursor=st.integers(0, 1000))
-    def issue(self, cursor: int) -> int:
-        number = 10 * len(self.issued)
-        self.issued.append((number, cursor))
-        self.frontier.issue(number, cursor)
-        return number
+    @rule(keys=st.integers(0, 5), ends_reply=st.booleans())
+    def issue(self, keys: int, ends_reply: bool) -> None:
+        number = next(self.ids)
+        self.unsettled[number] = range(self.position, self.position + keys)
+        self.position += keys
+        if ends_reply:
+            self.reply = self.position
+        self.frontier.issue(number, self.reply)
 
-    @rule(number=consumes(unsettled))
-    def settle(self, number: int) -> None:
-        self.settled.add(number)
-        self.frontier.settle(number)
+    @precondition(lambda self: self.unsettled)
+    @rule(data=st.data(), fails=st.booleans())
+    def settle(self, data: st.DataObject, fails: bool) -> None:
+        number = data.draw(st.sampled_from(sorted(self.unsettled)))
+        keys = self.unsettled.pop(number)
+        self.settled |= set(keys)
+        failing = list(keys)[:1] if fails else []
+        self.failed = (self.failed - set(keys)) | set(failing)
+        counts = Counts(copied=len(keys) - len(failing), failed=len(failing))
+        failures = [KeyFailure(0, b"%d" % key, "bad", "") for key in failing]
+        self.frontier.settle(number, counts, failures)
+
+    @rule()
+    def die_and_go_on(self) -> None:
+        """What is not saved never happened: the cursor, the counts and the failures are."""
+        self.save()
+        cursor = self.frontier.cursor
+        self.failed = {key for key in self.failed if key < cursor}
+        self.begin(cursor, self.frontier.counts)
+
+    @rule()
+    def save(self) -> None:
+        self.listed += [int(failure.key) for failure in self.frontier.take_failures()]
 
     @invariant()
-    def cursor_is_that_of_the_last_contiguous_batch(self) -> None:
-        expected = 7
-        for number, cursor in self.issued:
-            if number not in self.settled:
-                break
-            expected = cursor
-        assert self.frontier.cursor == expected
-        assert self.frontier.unsettled == (len(self.settled) < len(self.issued))
+    def nothing_before_the_cursor_is_open(self) -> None:
+        cursor = self.frontier.cursor
+        open_keys = [key for keys in self.unsettled.values() for key in keys]
+        assert all(key >= cursor for key in open_keys)
+        assert self.frontier.counts.settled == cursor, "each key before it is counted once"
+        assert self.frontier.unsettled or not self.unsettled
+
+    @invariant()
+    def the_cursor_is_not_held_back(self) -> None:
+        """It stands at the last reply before which all is settled."""
+        first_open = min((keys.start for keys in self.unsettled.values()), default=self.position)
+        if not self.unsettled:
+            assert self.frontier.cursor == self.reply
+        assert self.frontier.cursor <= first_open
 
     def teardown(self) -> None:
-        for number, _ in reversed(self.issued):
-            if number not in self.settled:
-                self.settle(number)
-        self.cursor_is_that_of_the_last_contiguous_batch()
-        assert not self.frontier.unsettled
+        while self.unsettled:
+            number, keys = self.unsettled.popitem()
+            self.frontier.settle(number, Counts(copied=len(keys)), [])
+            self.failed -= set(keys)
+        self.frontier.book()
+        self.save()
+        assert self.frontier.counts.settled == self.position
+        assert sorted(self.listed) == sorted(self.failed)
 
 
 TestFrontier = pure(FrontierMachine.TestCase)
+
+
+@given(
+    replies=st.lists(st.integers(0, 40), max_size=20),
+    batch_keys=st.integers(1, 30),
+    scan_count=st.integers(1, 40),
+)
+def test_a_batch_moves_the_cursor_only_where_a_reply_ends(
+    replies: list[int], batch_keys: int, scan_count: int
+) -> None:
+    """Up to each batch that moves the cursor, exactly the replies before that cursor were found."""
+    found: list[Found] = []
+
+    def emit(message: object) -> bool:
+        assert isinstance(message, Found)
+        found.append(message)
+        return True
+
+    settings = ScanSettings(cast(Any, None), Scope(), scan_count, batch_keys, 0.0, False)
+    partition = Partition(0, Node(None), 0, WholeSpan())
+    scanner = Scanner(partition, 0, 0, "", settings, Shelf(), emit)
+    keys = 0
+    ends = [0]  # of each reply, by its cursor
+    for cursor, size in enumerate(replies, start=1):
+        scanner._hand_on([b"%d" % (keys + n) for n in range(size)], cursor)
+        keys += size
+        ends.append(keys)
+    scanner._tell(scanner.cursor)
+
+    assert [key for message in found for key in message.keys] == [b"%d" % n for n in range(keys)]
+    cursor = before = 0
+    for message in found:
+        before += len(message.keys)
+        if message.cursor != cursor:
+            assert ends[message.cursor] == before
+            cursor = message.cursor
+    assert cursor == len(replies)
 
 
 # --- the budget -----------------------------------------------------------------------------

@@ -11,9 +11,21 @@ import pytest
 
 import benchmarks.__main__
 from rumpx import errors
-from rumpx.cli import build_parser
-from rumpx.errors import EXIT_OK, EXIT_SOME_KEYS_FAILED, RumpxError
-from rumpx.report.snapshot import Counts, KeyFailure, PartitionSummary, Summary
+from rumpx.errors import EXIT_DIFFERENCES, EXIT_OK, EXIT_SOME_KEYS_FAILED, RumpxError
+from rumpx.parsers import (
+    build_jobs_parser,
+    build_parser,
+    build_resume_parser,
+    build_verify_parser,
+)
+from rumpx.report.snapshot import (
+    Counts,
+    KeyFailure,
+    PartitionSummary,
+    PrefixDifferences,
+    Summary,
+    Verification,
+)
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -58,7 +70,17 @@ def test_readme_has_every_option_and_no_other() -> None:
     known = options_of(build_parser())
     told = {cell.split()[0] for cell in first_cells(section(README, "Options"))}
     assert told == known - {"-from", "-to"}
-    assert options_in(re.sub(BENCHMARK, "", README)) <= known
+    others = [build_resume_parser(), build_jobs_parser(), build_verify_parser()]
+    everywhere = known.union(*map(options_of, others))
+    assert options_in(re.sub(BENCHMARK, "", README)) <= everywhere
+
+
+def test_readme_has_the_options_of_the_other_commands() -> None:
+    resume = options_in(section(README, "Resume"))
+    assert resume >= options_of(build_resume_parser()) - {"-h", "--help"}
+    assert resume >= options_of(build_jobs_parser()) - {"-h", "--help"}
+    verify = options_in(section(README, "Verify and repair") + section(README, "Options"))
+    assert verify >= options_of(build_verify_parser()) - {"-h", "--help"}
 
 
 def test_readme_names_only_options_that_the_benchmarks_have() -> None:
@@ -71,7 +93,7 @@ def test_readme_has_every_field_of_the_summary() -> None:
     text = section(README, "The summary")
     fields = {field.name for field in dataclasses.fields(Summary)} | {"version"}
     assert first_cells(text) == fields
-    for kind in (Counts, KeyFailure, PartitionSummary):
+    for kind in (Counts, KeyFailure, PartitionSummary, Verification, PrefixDifferences):
         for field in dataclasses.fields(kind):
             assert f"`{field.name}`" in text, field.name
 
@@ -81,7 +103,7 @@ def test_readme_has_every_exit_code() -> None:
     codes = {kind.exit_code for kind in kinds if issubclass(kind, RumpxError)}
     told = re.findall(r"^\| ([\d, ]+) \|", section(README, "Exit codes"), re.M)
     numbers = {int(number) for cell in told for number in cell.split(",")}
-    assert numbers == codes | {EXIT_OK, EXIT_SOME_KEYS_FAILED, 130, 143}
+    assert numbers == codes | {EXIT_OK, EXIT_SOME_KEYS_FAILED, EXIT_DIFFERENCES, 130, 143}
 
 
 def test_readme_shows_what_is_there() -> None:

@@ -41,7 +41,7 @@ def check_message(text: str) -> str:
     assert SECRET not in text
     assert "Traceback" not in text
     assert ".. " not in text and "Error 5" not in text
-    assert re.fullmatch(r"rumpx: [A-Z-].*[.:)]\n", text), text
+    assert re.fullmatch(r"rumpx: [A-Z-].*[.:)]\n(rumpx resume \S+\n)?", text), text
     # A sentence of ours ends before a capital; a server's own words may add one.
     assert len(re.findall(r"[a-z)'\"]\. [A-Z]", text)) <= 3, text
     assert len(text) < 450, text

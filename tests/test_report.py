@@ -45,6 +45,7 @@ STATES: tuple[State, ...] = (
     "starting",
     "copying",
     "checking",
+    "comparing",
     "draining",
     "done",
     "failed",
@@ -62,6 +63,8 @@ def make_rows(count: int, fraction: float = 0.4) -> tuple[Row, ...]:
 def make_snapshot(state: State = "copying", **changes: Any) -> Snapshot:
     snapshot = Snapshot(
         state=state,
+        job="nightly",
+        verb="copied",
         source="redis://10.0.0.1:6379/0",
         target="rediss://cache.prod.example.com:6380/0",
         elapsed=62.4,
@@ -104,6 +107,8 @@ def make_summary(**changes: Any) -> Summary:
     summary = Summary(
         state="done",
         exit_code=0,
+        job="nightly",
+        runs=1,
         source="redis://10.0.0.1:6379/0",
         target="rediss://cache.prod.example.com:6380/0",
         source_version="valkey 9.1.2",
@@ -114,6 +119,7 @@ def make_summary(**changes: Any) -> Summary:
         bytes_per_second=64_100_000.0,
         failures_by_reason={},
         failures=(),
+        dead_letters=None,
         source_keys_before=1_000_000,
         source_keys_after=1_000_000,
         target_keys_before=0,
@@ -325,7 +331,7 @@ def test_shortened_keeps_both_ends(width: int) -> None:
 def test_line_in_each_state(state: State) -> None:
     text = lines.line(make_snapshot(state))
     assert text.startswith(f"{state} 41.3 %  412,345 ")
-    assert text.endswith("gone 12  failed 0  workers 4")
+    assert text.endswith("gone 12  failed 0  workers 4  job nightly")
     assert text.isascii()
     assert ("keys/s" in text) == (state not in ("done", "failed", "stopped"))
 
@@ -333,7 +339,7 @@ def test_line_in_each_state(state: State) -> None:
 def test_line_in_full() -> None:
     assert lines.line(make_snapshot()) == (
         "copying 41.3 %  412,345 of ~1,000,000 keys  172,345 keys/s  46.1 MB/s  ETA 0:03"
-        "  gone 12  failed 0  workers 4"
+        "  gone 12  failed 0  workers 4  job nightly"
     )
 
 
@@ -342,7 +348,8 @@ def test_line_says_what_is_rare_only_when_it_happens() -> None:
         counts=Counts(1, 0, 2, 3, 4), worker_restarts=5, note="held\x1b[2J", eta=None
     )
     text = lines.line(snapshot)
-    assert "skipped 2  repeated 3  failed 4  workers 4  restarts 5  (held\\x1b[2J)" in text
+    assert "skipped 2  repeated 3  failed 4  workers 4  restarts 5  job nightly" in text
+    assert text.endswith("(held\\x1b[2J)")
     assert "ETA" not in text
 
 
@@ -581,6 +588,7 @@ def test_summary_of_a_success() -> None:
         "copied 1,000,000 keys in 4.2 s",
         "  from          redis://10.0.0.1:6379/0 (valkey 9.1.2)",
         "  to            rediss://cache.prod.example.com:6380/0 (redis 7.2.4)",
+        "  job           nightly",
         "  rate          237,529 keys/s, 64.1 MB/s (270 MB in all)",
         "  completeness  the target's key count matches",
     ]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from support import data
+from support.copying import at_rest
 from support.proxy import Proxy
 from support.run import Running, rumpx_pty, start_rumpx
 from support.servers import Server
@@ -55,8 +56,7 @@ def slow(
 ) -> Slow:
     source, target = server("7.0"), server("9.1")
     data.fill_mixed(source, KEYS)
-    # While a table grows SCAN returns keys twice, and they are counted twice.
-    wait_until(lambda: b"rehashing" not in source.do("DEBUG", "HTSTATS", 0), 10, "a still table")
+    at_rest(source)
     return Slow(source, target, proxy(source), tmp_path)
 
 

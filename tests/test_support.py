@@ -399,6 +399,33 @@ def test_the_proxy_stalls(server: StartServer, proxy: StartProxy) -> None:
         assert raw.replies(1) == [b"PONG"]
 
 
+def test_the_proxy_stalls_one_direction(server: StartServer, proxy: StartProxy) -> None:
+    one = server("7.0")
+    link = proxy(one)
+    with Raw(("127.0.0.1", link.port), timeout=0.2) as raw:
+        raw.do("PING")
+        link.stall("down")
+        with pytest.raises(TimeoutError):
+            raw.do("SET", "key", "value")
+        assert one.do("GET", "key") == b"value", "the command has arrived"
+        link.go()
+        assert raw.replies(1) == [b"OK"]
+
+
+def test_the_proxy_cuts_within_a_value(server: StartServer, proxy: StartProxy) -> None:
+    one = server("7.0")
+    one.do("SET", "key", "0123456789")
+    link = proxy(one)
+    with Raw(("127.0.0.1", link.port)) as raw:
+        link.cut_within(b"345", 2)
+        assert raw.do("PING") == b"PONG"
+        raw.send(b"*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n")
+        got = b""
+        while part := raw.sock.recv(100):
+            got += part
+    assert got == b"$10\r\n01234567" and link.cuts == 1
+
+
 def test_the_proxy_encrypts(server: StartServer, proxy: StartProxy, tls_files: TlsFiles) -> None:
     one = server("7.0")
     good = proxy(one, tls=tls_files, require_client_cert=True)

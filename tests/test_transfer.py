@@ -20,7 +20,7 @@ from rumpx.copy.prepare import Plan, prepare
 from rumpx.copy.scan import walk
 from rumpx.copy.tasks import Budget, Runner
 from rumpx.copy.transfer import Limits, cut
-from rumpx.copy.worker import WorkerSpec, build_transfer
+from rumpx.copy.worker import WorkerSpec
 from rumpx.errors import TargetFull, TargetUnusable, TemporaryError
 from rumpx.job import Job, Scope, parse_endpoint
 from rumpx.report.snapshot import Counts
@@ -41,7 +41,8 @@ def batches(plan: Plan, partition: Partition) -> Iterator[Batch]:
     with closing(plan.source.dialer.connect(partition.node.address)) as connection:
         select(connection, partition.db, "source")
         start = partition.span.start
-        for number, (keys, _) in enumerate(walk(connection, partition, start, plan.scan)):
+        found = walk(connection, partition, start, plan.scans["source"])
+        for number, (keys, _) in enumerate(found):
             if keys:
                 yield Batch(number, partition.id, 0, partition.node.address, partition.db, keys)
 
@@ -52,11 +53,11 @@ def transfer(spec: WorkerSpec, work: list[Batch], in_flight: int = 4) -> list[Ac
     runner = Runner(budget)
     acks: list[Ack] = []
     waiting = iter(work)
-    with closing(build_transfer(spec, budget)) as copier:
+    with closing(spec.build(budget)) as copier:
         started = 0
         while len(acks) < len(work):
             while started < len(acks) + in_flight and (batch := next(waiting, None)):
-                runner.start(copier.copy(batch))
+                runner.start(copier.settle(batch))
                 started += 1
             result = runner.step()
             if isinstance(result, Ack):
@@ -102,7 +103,7 @@ def test_the_parts_of_a_table_make_the_whole(server: StartServer) -> None:
     for partition in plan.partitions:
         copied = total(copy_partition(plan, partition)).copied
         # A part has a quarter, and what the last SCAN of it gave too much.
-        assert 800 < copied < 1200 + plan.scan.scan_count
+        assert 800 < copied < 1200 + plan.scans["source"].scan_count
 
     assert data.compare(source, target) == []
 

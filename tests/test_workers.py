@@ -187,7 +187,8 @@ def batches(plan: Plan) -> Iterator[Batch]:
     (partition,) = plan.partitions
     connection = plan.source.dialer.connect()
     select(connection, 0, "source")
-    found = [key for keys, _ in walk(connection, partition, 0, plan.scan) for key in keys]
+    walked = walk(connection, partition, 0, plan.scans["source"])
+    found = [key for keys, _ in walked for key in keys]
     connection.close()
     for number, key in enumerate(sorted(found)):
         yield Batch(number, partition.id, 0, None, 0, [key])

@@ -86,10 +86,15 @@ def missing_keys(plan: Plan, before: Census, after: Census, counts: Counts) -> i
         return None
     churn = (
         abs(source_after.keys - source_before.keys)
-        + max(0, source_after.expired - source_before.expired)
-        + max(0, source_after.evicted - source_before.evicted)
-        + max(0, target_after.expired - target_before.expired)
+        + _grown(source_before.expired, source_after.expired)
+        + _grown(source_before.evicted, source_after.evicted)
+        + _grown(target_before.expired, target_after.expired)
     )
     expected = min(source_before.keys, source_after.keys)
     found = target_after.keys + counts.gone + counts.failed
     return max(0, expected - found - churn)
+
+
+def _grown(before: int, after: int) -> int:
+    """By how much a counter has grown that begins anew when its server restarts."""
+    return after - before if after >= before else after

@@ -1,103 +1,65 @@
-"""The coordinator: gives batches to workers until every partition is settled, and proves it.
-
-One thread owns all state here. Scanner threads and workers only send messages (`messages`), which
-it takes from a mailbox and from the workers' channels. In each turn of its loop it
-
-1. waits, at most a quarter of a second, for a message;
-2. books what came: keys found become a batch, acks move a partition's frontier;
-3. starts walks while fewer than `tuning.scanners` are under way;
-4. gives batches to workers that have credit;
-5. makes a Snapshot for the display.
+"""The copy's coordinator: has the engine settle every partition, proves it, and keeps the ledger.
 
 When all walks are settled come the checks, each of which may add walks, whereupon it all goes on:
 slots of the source that moved, nodes of the target whose process changed (`watch`), and the count
 of keys: if the target has fewer than churn explains, each node is walked once more with one plain
 cursor.
 
-It never touches a value. Scanners run ahead of the workers by a bounded number of batches.
+Twice a second, and at each partition's end, the books go to the ledger: for each walk the cursor up
+to which all is settled and what the keys before it came to, and what the checks rest on. All of it
+is of one moment, so that a run which goes on from there does what this one had still to do.
 """
 
 from __future__ import annotations
 
-import queue
-import selectors
-import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from itertools import count
-from typing import Final, TypeVar
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Final
 
-from rumpx.copy.completeness import Census, missing_keys, take_census
+from rumpx.copy.completeness import Census, Tally, missing_keys, take_census
 from rumpx.copy.control import Control
-from rumpx.copy.frontier import Frontier
-from rumpx.copy.messages import (
-    Ack,
-    Batch,
-    CursorUnproven,
-    Found,
-    FromScanner,
-    FromWorker,
-    NodeChanged,
-    Notice,
-    ScanTrouble,
-    Trouble,
-    Walked,
+from rumpx.copy.engine import Engine, Walk
+from rumpx.copy.ledger import (
+    Facts,
+    JobState,
+    Ledger,
+    LedgerFailure,
+    SavedNode,
+    SavedWalk,
+    Update,
 )
-from rumpx.copy.plan import CursorSpan, Partition, SlotSpan, WholeSpan
-from rumpx.copy.pool import Pool
+from rumpx.copy.messages import Ack
+from rumpx.copy.plan import RETRIED, KeySpan, Partition, SlotSpan, WholeSpan
 from rumpx.copy.prepare import Plan
-from rumpx.copy.progress import Progress, ProgressMeter
-from rumpx.copy.scan import Scanner, Shelf
-from rumpx.copy.watch import SlotWatch, suspect_slots, target_identity
+from rumpx.copy.progress import overall
+from rumpx.copy.watch import SlotWatch, TargetRun, suspect_slots, target_runs
 from rumpx.errors import (
     Interrupted,
     PayloadIncompatible,
     RumpxError,
-    SourceUnusable,
     TargetUnusable,
     TemporaryError,
+    TooManyFailures,
 )
+from rumpx.job import format_address
 from rumpx.report.display import Display
-from rumpx.report.snapshot import Counts, KeyFailure, PartitionSummary, State
+from rumpx.report.snapshot import Counts, KeyFailure, PartitionSummary
 from rumpx.servers.topology import Node
 
-_TICK: Final = 0.25
-# Batches that scanners may have found ahead of the workers, beyond what those hold.
-_AHEAD: Final = 2
-_FAILURES_KEPT: Final = 100_000
+FAILURES_SHOWN: Final = 100_000
 # So many refused payloads and not one accepted: it is the version, not the keys.
 _HOPELESS_PAYLOADS: Final = 200
-_MOST_WALKS: Final = 20
+# So many failures for one reason and not one key copied: it would go on like that.
+_HOPELESS_KEYS: Final = 1_000
 _MOST_SUSPICIONS: Final = 10
-_DRAIN_SECONDS: Final = 5.0
 _PAUSE: Final = 0.5
 # How often, with `_PAUSE` between, we look whether a slot's migration has ended.
 _MIGRATION_POLLS: Final = 20
-
-T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class _Walk:
-    """One partition's present walk: the coordinator's book on it."""
-
-    partition: Partition
-    number: int = 0
-    state: str = "waiting"  # then "walking", then "walked"
-    counts: Counts = field(default_factory=Counts)
-    failures: list[KeyFailure] = field(default_factory=list)
-    after: tuple[int, ...] = ()  # partitions that must be done before this walk begins
-    frontier: Frontier = field(init=False)
-    cancelled: threading.Event = field(default_factory=threading.Event)
-
-    def __post_init__(self) -> None:
-        self.frontier = Frontier(self.partition.span.start)
-
-    @property
-    def done(self) -> bool:
-        return self.state == "walked" and not self.frontier.unsettled
+_SAVE_SECONDS: Final = 0.5
+_LAST_SAVE_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +72,26 @@ class Outcome:
     failures_by_reason: dict[str, int]
     partitions: tuple[PartitionSummary, ...]
     walked_again: dict[str, int]
-    before: Census | None
+    before: Census
     after: Census | None
     missing: int | None
     restarts: int
     warnings: tuple[str, ...]
+
+
+def first_facts(plan: Plan) -> Facts:
+    """What the checks at the end compare with, as it is before the first write.
+
+    Raises:
+        ConnectionLost: a primary does not answer.
+    """
+    target = plan.target
+    return Facts(
+        plan.databases,
+        take_census(plan),
+        plan.target_keys,
+        target_runs(target.dialer, target.topology),
+    )
 
 
 class Coordinator:
@@ -122,40 +99,48 @@ class Coordinator:
 
     Args:
         plan: what to do.
+        walks: its partitions, begun anew or where an earlier run ended.
+        facts: as found at the job's start, and as left by an earlier run.
+        ledger: is kept up to date.
         display: is shown Snapshots and sentences.
         control: is looked at for a wish to stop.
     """
 
-    def __init__(self, plan: Plan, display: Display, control: Control) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        walks: Sequence[Walk],
+        facts: Facts,
+        ledger: Ledger,
+        display: Display,
+        control: Control,
+    ) -> None:
         self._plan = plan
-        self._display = display
-        self._control = control
-        self._warnings = list(plan.warnings)
-        self._walks = [_Walk(partition) for partition in plan.partitions]
-        self._run_ids = {node: plan.source.run_id(node) for node in plan.source.infos}
-        self._ids = count()
-        self._issued: dict[int, tuple[int, int]] = {}
-        self._ready: deque[Batch] = deque()
-        self._mail: queue.SimpleQueue[FromScanner] = queue.SimpleQueue()
-        self._room = threading.Semaphore(_AHEAD * plan.job.workers + plan.tuning.scanners)
-        self._shelf = Shelf()
-        self._walks_changed = True
-        self._walked_again: Counter[str] = Counter()
-        self._state: State = "starting"
-        self._note = ""
+        self._facts = facts
+        self._ledger = ledger
+        self._engine = Engine(
+            plan,
+            walks,
+            display,
+            control,
+            self,
+            seconds=ledger.earlier.seconds,
+            job=ledger.record.name,
+        )
+        self._watch: SlotWatch | None = None
+        self._saved: dict[int, SavedWalk] = {}
+        self._save_due = 0.0
+        self._reasons: Counter[str] = Counter()
+        self._walked_again: Counter[str] = Counter(
+            walk.partition.reason
+            for walk in walks
+            if walk.partition.reason and walk.partition.reason != RETRIED
+        )
         self._seconds = 0.0
-        self._before: Census | None = None
         self._after: Census | None = None
         self._missing: int | None = None
         self._grace = _MIGRATION_POLLS
         self._suspicions = 0
-        self._counted_again = False
-        self._pool: Pool | None = None
-        self._target_now: list[str] = []
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(control.wakened, selectors.EVENT_READ)
-        self._next_tick = 0.0
-        self._meter = ProgressMeter(plan, time.monotonic())
 
     def run(self) -> None:
         """Copy everything; `outcome` tells, then and at any time, what was copied.
@@ -164,346 +149,221 @@ class Coordinator:
             Interrupted: asked to stop.
             RumpxError: something ended the run early.
         """
-        plan = self._plan
-        self._before = take_census(plan)
-        self._target_now = target_identity(plan.target.dialer, plan.target.topology)
-        if not any(self._target_now):
-            self._warn(
+        engine, facts = self._engine, self._facts
+        if not any(run_id for _, _, run_id in facts.target_runs):
+            engine.warn(
                 "The target does not tell its run_id: if it restarts during the copy, keys that "
                 "it lost then are not noticed."
             )
-        for warning in plan.warnings:
-            self._display.message(warning)
-        self._watch = SlotWatch(plan.source)
-        self._pool = Pool(
-            plan.spec,
-            plan.job.workers if plan.partitions else 0,
-            plan.tuning.batches_in_flight,
-            self._selector,
-            self._warn,
-        )
-        self._meter.pool = self._pool
-        orderly = False
+        self._watch = SlotWatch(self._plan.source, facts.owners, facts.disturbed)
+        state: JobState = "failed"
         try:
             self._copy()
-            orderly = True
-        except RumpxError as error:
-            if not isinstance(error, Interrupted):
-                self._give_up()
+            state = "done"
+        except Interrupted:
+            state = "stopped"
+            raise
+        except RumpxError:
+            engine.give_up()
             raise
         finally:
-            self._cancel(self._walks)
-            self._shelf.clear()
             self._watch.stop()
-            if orderly:
-                self._pool.stop()
-            else:
-                self._pool.kill()
-            self._selector.close()
-
-    @property
-    def _workers(self) -> Pool:
-        assert self._pool is not None
-        return self._pool
+            engine.close(orderly=state == "done")
+            self._seconds = self._seconds or engine.elapsed
+            self._save(state)
+            written = self._ledger.flush(_LAST_SAVE_SECONDS)
+            if not written and state != "done":
+                engine.warn(str(self._ledger_trouble()))
+        if not written:
+            raise self._ledger_trouble()
 
     def outcome(self) -> Outcome:
-        """What was done so far. Keys that were walked again are counted once."""
-        counts = sum((walk.counts for walk in self._walks if not walk.partition.reason), Counts())
-        failures = {(f.db, f.key): f for walk in self._walks for f in walk.failures}
-        failed = sum(walk.counts.failed for walk in self._walks)
+        """What was done so far, by this run of the job and those before."""
+        walks = self._engine.walks
+        counts = overall((walk.partition, walk.counts) for walk in walks)
+        ahead = [failure for walk in walks for failure in walk.frontier.ahead()]
+        reasons = Counter(self._ledger.failures_by_reason())
+        reasons.update(failure.reason for failure in ahead)
+        listed = (failed.failure for failed in self._ledger.failures())
+        shown = [*islice(listed, FAILURES_SHOWN), *ahead][:FAILURES_SHOWN]
+        failed = sum(walk.counts.failed for walk in walks)
         return Outcome(
-            seconds=self._seconds or self._meter.elapsed(time.monotonic()),
-            counts=replace(counts, failed=min(failed, max(len(failures), counts.failed))),
-            failures=tuple(failures.values()),
-            failures_by_reason=dict(Counter(f.reason for f in failures.values()).most_common()),
-            partitions=tuple(_partition_summary(walk) for walk in self._walks),
+            seconds=self._seconds or self._engine.elapsed,
+            counts=replace(counts, failed=min(failed, max(reasons.total(), counts.failed))),
+            failures=tuple(shown),
+            failures_by_reason=dict(reasons.most_common()),
+            partitions=tuple(_partition_summary(walk) for walk in walks),
             walked_again=dict(self._walked_again),
-            before=self._before,
+            before=self._facts.before,
             after=self._after,
             missing=self._missing,
-            restarts=self._pool.restarts if self._pool else 0,
-            warnings=tuple(self._warnings),
+            restarts=self._engine.restarts,
+            warnings=tuple(self._engine.warnings),
         )
-
-    # The loop.
 
     def _copy(self) -> None:
-        while not self._workers.awake:
-            self._turn(_TICK)
-            if self._control.stops:
-                self._stop()
-        self._state = "copying"
-        self._meter.begin(time.monotonic())
-        self._run_walks()
-        self._seconds = self._meter.elapsed(time.monotonic())
-        self._state = "checking"
+        engine = self._engine
+        engine.start()
+        engine.state = "copying"
+        engine.run_walks()
+        self._seconds = engine.elapsed
+        engine.state = "checking"
         while self._checks_add_walks():
-            self._run_walks()
+            engine.run_walks()
         self._refuse_hopeless(at_end=True)
-        self._state = "done"
-        self._tick(force=True)
+        engine.state = "done"
+        engine.tick(force=True)
 
-    def _run_walks(self) -> None:
-        """Until every walk is settled, in the order of the walks' stages."""
-        self._start_walks()  # or the first turn would wait for something to happen
-        while not all(walk.done for walk in self._walks):
-            self._turn(max(0.0, self._next_tick - time.monotonic()))
-            if self._control.stops:
-                self._stop()
+    # What the engine tells.
 
-    def _turn(self, timeout: float) -> None:
-        for key, _ in self._selector.select(timeout):
-            if key.fileobj is self._control.wakened:
-                self._control.drain_wakes()
-            else:
-                for message in self._workers.receive(key.data):
-                    self._from_worker(message)
-        while not self._mail.empty():
-            self._from_scanner(self._mail.get())
-        if self._state not in ("starting", "draining"):
-            self._start_walks()
-            self._workers.dispatch(self._next_batch)
-        self._tick()
-
-    def _start_walks(self) -> None:
-        """Start walks while there are fewer than the tuning says, spread over the nodes."""
-        if not self._walks_changed:
+    def acknowledged(self, walk: Walk, ack: Ack) -> None:
+        """A batch is settled."""
+        if walk.done:
+            self._save_due = 0.0
+        if not ack.failures or walk.partition.reason == RETRIED:
             return
-        self._walks_changed = False
-        busy = Counter(w.partition.node.address for w in self._walks if w.state == "walking")
-        waiting = [w for w in self._walks if w.state == "waiting" and self._may_start(w)]
-        while waiting and busy.total() < self._plan.tuning.scanners:
-            walk = min(waiting, key=lambda walk: busy[walk.partition.node.address])
-            waiting.remove(walk)
-            busy[walk.partition.node.address] += 1
-            self._start(walk)
+        self._reasons.update(failure.reason for failure in ack.failures)
+        self._refuse_hopeless(at_end=False, example=ack.failures[0])
 
-    def _may_start(self, walk: _Walk) -> bool:
-        """Walks again are one after the other where one must see what another missed."""
-        return all(self._walks[number].done for number in walk.after)
+    def started_over(self, walks: int, node: Node, why: str) -> None:
+        """Partitions are walked anew."""
+        name = node.label(str(self._plan.job.source))
+        if why == "node changed":
+            self._walked_again["the source's node changed"] += walks
+            self._engine.warn(
+                f"The source's node {name} restarted or failed over: {walks} partitions start over."
+            )
+        else:
+            self._engine.warn(
+                "The source's cursors are not those of a plain hash table, so it is walked by one "
+                "cursor a node."
+            )
 
-    def _start(self, walk: _Walk) -> None:
-        walk.state = "walking"
-        partition = walk.partition
-        Scanner(
-            partition,
-            walk.number,
-            self._run_ids.get(partition.node.address, ""),
-            self._plan.scan,
-            self._shelf,
-            self._mailbox(walk.cancelled),
-        ).start()
+    def tick(self, now: float) -> None:
+        """Leave the books to the ledger if that is due, and see whether it can be written."""
+        if now >= self._save_due:
+            self._save_due = now + _SAVE_SECONDS
+            self._save("running")
+        trouble = self._ledger.trouble
+        if trouble:
+            self._engine.note = f"the ledger cannot be written: {trouble}"
+            since = self._ledger.trouble_since
+            if self._engine.state == "copying" and now - since > self._plan.job.retry_for:
+                raise self._ledger_trouble()
+        elif self._engine.note.startswith("the ledger"):
+            self._engine.note = ""
 
-    def _mailbox(self, cancelled: threading.Event) -> Callable[[FromScanner], bool]:
-        """What a scanner calls: waits for room, so that scanners do not run far ahead."""
-
-        def emit(message: FromScanner) -> bool:
-            if isinstance(message, Found) and message.keys:
-                while not self._room.acquire(timeout=0.1):
-                    if cancelled.is_set():
-                        return False
-            self._mail.put(message)
-            self._control.wake()
-            return not cancelled.is_set()
-
-        return emit
-
-    def _next_batch(self) -> Batch | None:
-        while self._ready:
-            batch = self._ready.popleft()
-            self._room.release()
-            if batch.id in self._issued:
-                return batch
-        return None
-
-    # Messages.
-
-    def _from_scanner(self, message: FromScanner) -> None:
-        if isinstance(message, ScanTrouble):
-            raise message.error
-        walk = self._walks[message.partition]
-        if message.walk != walk.number:
-            if isinstance(message, Found) and message.keys:
-                self._room.release()
-            return
-        match message:
-            case Found():
-                self._found(walk, message)
-            case Walked():
-                walk.state = "walked"
-                self._walks_changed = True
-            case NodeChanged():
-                self._node_changed(walk, message)
-            case CursorUnproven():
-                self._cursor_unproven(walk)
-
-    def _found(self, walk: _Walk, found: Found) -> None:
-        number = next(self._ids)
-        walk.frontier.issue(number, found.cursor)
-        if not found.keys:
-            walk.frontier.settle(number)
-            return
-        partition = walk.partition
-        self._issued[number] = partition.id, walk.number
-        self._ready.append(
-            Batch(number, partition.id, walk.number, found.node, partition.db, found.keys)
+    def _ledger_trouble(self) -> TemporaryError:
+        since = time.strftime("%H:%M:%S", time.localtime(self._ledger.saved))
+        return TemporaryError(
+            f"The ledger {self._ledger.path} cannot be written: {self._ledger.trouble}. It stands "
+            f"as of {since}. Make room, and go on from there."
         )
 
-    def _from_worker(self, message: FromWorker) -> None:
-        match message:
-            case Ack():
-                self._acknowledged(message)
-            case Notice():
-                if message.text not in self._warnings:
-                    self._warn(message.text)
-            case Trouble():
-                self._book_unfinished(message)
-                raise message.error
+    # Stopping where it makes no sense to go on.
 
-    def _acknowledged(self, ack: Ack) -> None:
-        issued = self._issued.pop(ack.batch, None)
-        if issued is None:
-            return  # its walk was started over
-        walk = self._walks[issued[0]]
-        walk.frontier.settle(ack.batch)
-        walk.counts += ack.counts
-        self._walks_changed |= walk.done  # another may have waited for it
-        if ack.failures:
-            kept = sum(len(walk.failures) for walk in self._walks)
-            walk.failures += ack.failures[: max(0, _FAILURES_KEPT - kept)]
-            self._refuse_hopeless(at_end=False)
-
-    def _book_unfinished(self, trouble: Trouble) -> None:
-        """Count the keys, but leave the batches unsettled."""
-        for batch, counts in trouble.unfinished.items():
-            if batch in self._issued:
-                walk = self._walks[self._issued[batch][0]]
-                walk.counts += counts
-
-    def _refuse_hopeless(self, *, at_end: bool) -> None:
-        """Stop where the target can read no payload at all."""
-        failed = sum(walk.counts.failed for walk in self._walks)
-        if not failed or (failed < _HOPELESS_PAYLOADS and not at_end):
+    def _refuse_hopeless(self, *, at_end: bool, example: KeyFailure | None = None) -> None:
+        counts = overall((walk.partition, walk.counts) for walk in self._engine.walks)
+        if not counts.failed:
             return
-        if any(walk.counts.copied + walk.counts.repeated for walk in self._walks):
+        self._refuse_many(counts, at_end=at_end)
+        reasons = list(self._reasons)
+        if counts.copied or counts.repeated or counts.skipped or len(reasons) != 1:
             return
-        if all(f.reason == "bad payload" for walk in self._walks for f in walk.failures):
+        if reasons[0] == "bad payload" and (at_end or counts.failed >= _HOPELESS_PAYLOADS):
             raise PayloadIncompatible(
                 f"The target ({self._plan.target.version}) cannot read the payloads that the "
-                f"source ({self._plan.source.version}) writes: all {failed:,} keys so far were "
-                "refused. A payload loads only into the same or a newer version; copy to a newer "
-                "target."
+                f"source ({self._plan.source.version}) writes: all {counts.failed:,} keys so far "
+                "were refused. A payload loads only into the same or a newer version; copy to a "
+                "newer target."
+            )
+        if counts.failed >= _HOPELESS_KEYS and example and not at_end:
+            words = example.message.rstrip(".")
+            raise TooManyFailures(
+                f"All of the first {counts.failed:,} keys failed for one reason ({reasons[0]}): "
+                f"{words}. It would be so for the others; mend that, and go on."
             )
 
-    # Walking again.
-
-    def _restart(self, walk: _Walk, node: Node) -> None:
-        """Start a partition over, on the node that serves it now."""
-        walk.cancelled.set()
-        if walk.number >= _MOST_WALKS:
-            raise SourceUnusable(
-                f"The source's node {walk.partition.node.label(str(self._plan.job.source))} "
-                f"changed its identity {_MOST_WALKS} times during the walk of one partition. "
-                "Copy from a server behind no load balancer, or give --from-cluster."
+    def _refuse_many(self, counts: Counts, *, at_end: bool) -> None:
+        most = self._plan.job.max_failures
+        if most is not None and counts.failed > most and not at_end:
+            raise TooManyFailures(
+                f"{counts.failed:,} keys failed, and --max-failures allows {most:,}: stopped "
+                "before the end."
             )
-        fresh = _Walk(
-            replace(walk.partition, node=node), walk.number + 1, after=walk.after
-        )
-        self._forget(walk)
-        self._walks[walk.partition.id] = fresh
-        self._walks_changed = True
 
-    def _forget(self, walk: _Walk) -> None:
-        """Batches of a walk that is over are not waited for."""
-        this = walk.partition.id, walk.number
-        self._issued = {batch: of for batch, of in self._issued.items() if of != this}
+    # The books.
 
-    def _node_changed(self, walk: _Walk, message: NodeChanged) -> None:
-        """Cursors from before mean nothing; parts of the old process's table mean nothing either,
-        so those are walked anew even if they were done."""
-        before, now = walk.partition.node.address, message.node
-        self._run_ids[now.address] = message.run_id
-        touched = 0
-        for other in list(self._walks):
-            if other.partition.node.address != before:
+    def _save(self, state: JobState) -> None:
+        walks = []
+        failures: list[LedgerFailure] = []
+        settled: list[tuple[int, bytes]] = []
+        for walk in self._engine.walks:
+            saved = saved_walk(walk, self._engine.run_ids.get(walk.partition.place, ""))
+            before = self._saved.get(saved.partition.id)
+            if saved == before:
                 continue
-            spoiled = isinstance(other.partition.span, CursorSpan) and message.run_id
-            if other is walk or spoiled or other.state == "walking":
-                touched += 1
-                self._restart(other, now)
-            else:
-                other.partition = replace(other.partition, node=now)
-        self._walked_again["the source's node changed"] += touched
-        self._warn(
-            f"The source's node {walk.partition.node.label(str(self._plan.job.source))} restarted "
-            f"or failed over: {touched} partitions start over."
-        )
-
-    def _cursor_unproven(self, walk: _Walk) -> None:
-        """One plain cursor in place of all parts of this database's table."""
-        place = walk.partition.node.address, walk.partition.db
-        for other in list(self._walks):
-            same = (other.partition.node.address, other.partition.db) == place
-            if same and isinstance(other.partition.span, CursorSpan):
-                other.cancelled.set()
-                self._forget(other)
-                whole = other.partition.id == walk.partition.id
-                emptied = _Walk(replace(other.partition, span=WholeSpan()), other.number + 1)
-                emptied.state = "waiting" if whole else "walked"
-                self._walks[other.partition.id] = emptied
-                self._walks_changed = True
-        self._warn(
-            "The source's cursors are not those of a plain hash table, so it is walked by one "
-            "cursor a node."
-        )
-
-    def _add_walks(self, partitions: Iterable[Partition], in_order: bool) -> int:
-        """Further walks; `in_order`: each waits for those of other nodes before it."""
-        added: list[_Walk] = []
-        for partition in partitions:
-            after = tuple(
-                walk.partition.id
-                for walk in added
-                if in_order and walk.partition.node.address != partition.node.address
+            self._saved[saved.partition.id] = saved
+            walks.append(saved)
+            number = saved.partition.id, walk.number
+            failures += [LedgerFailure(f, *number) for f in walk.frontier.take_failures()]
+            settled += _tried_again(saved, before.cursor if before else walk.cursor)
+        if self._watch:
+            owners, disturbed = self._watch.books()
+            self._facts = replace(self._facts, owners=owners, disturbed=disturbed)
+        self._ledger.save(
+            Update(
+                state,
+                self._engine.fraction,
+                self._seconds or self._engine.elapsed,
+                self._facts,
+                saved_nodes(self._plan, self._engine),
+                tuple(walks),
+                tuple(failures),
+                tuple(settled),
             )
-            walk = _Walk(replace(partition, id=len(self._walks)), after=after)
-            self._walks.append(walk)
-            self._walks_changed = True
-            added.append(walk)
-            self._walked_again[partition.reason] += 1
-        return len(added)
+        )
+
+    # The checks.
 
     def _checks_add_walks(self) -> bool:
         return self._check_slots() or self._check_target() or self._check_completeness()
 
+    def _add_walks(self, partitions: Iterable[Partition], *, in_order: bool = False) -> bool:
+        added = self._engine.add_walks(partitions, in_order=in_order)
+        self._walked_again.update(walk.partition.reason for walk in added)
+        return bool(added)
+
     def _check_slots(self) -> bool:
         """Slots of the source that moved, or were marked, since they were walked."""
-        seen = self._ask(self._watch.poll)
-        disturbed = self._watch.take()
+        engine, watch = self._engine, self._watch
+        assert watch
+        seen = engine.ask(watch.poll)
+        disturbed = watch.take()
         if seen is None or not disturbed:
             return False
         if seen.marked and self._grace > 0:
             # Wait for migrations to end, for a while; then walk both their nodes.
             self._grace -= 1
-            self._note = f"waiting for {len(seen.marked)} slots to finish their migration"
-            self._watch.put_back(disturbed)
-            self._wait(_PAUSE)
+            engine.note = f"waiting for {len(seen.marked)} slots to finish their migration"
+            watch.put_back(disturbed)
+            engine.wait(_PAUSE)
             return True
-        self._note = ""
-        self._watch.excuse(seen.marked)
-        self._warn(f"{len(disturbed)} slots moved on the source; their keys are walked again.")
+        engine.note = ""
+        watch.excuse(seen.marked)
+        engine.warn(f"{len(disturbed)} slots moved on the source; their keys are walked again.")
         dbs = sorted({place.db for place in self._plan.databases})
         return self._add_walks(
             (
                 Partition(0, node, db, span, slots=disturbed, reason="slots moved")
                 for node in seen.takers_last()
                 for db in dbs
-                for span in self._spans_for(node, db, disturbed)
+                for span in self._spans_for(disturbed)
             ),
             in_order=bool(seen.marked),
-        ) > 0
+        )
 
-    def _spans_for(self, node: Node, db: int, slots: frozenset[int]) -> list[WholeSpan | SlotSpan]:
+    def _spans_for(self, slots: frozenset[int]) -> list[WholeSpan | SlotSpan]:
         """What to walk on a node to see some slots: just those where the cursor allows it."""
         schemes = {place.scheme for place in self._plan.databases}
         if schemes != {"slots"}:
@@ -519,138 +379,136 @@ class Coordinator:
 
     def _check_target(self) -> bool:
         """Nodes of the target whose process is another one than at the start."""
-        now = self._ask(self._target_identity)
-        suspect = suspect_slots(self._target_now, now)
-        self._target_now = now
+        engine = self._engine
+        now = engine.ask(self._target_runs)
+        suspect = suspect_slots(self._facts.target_runs, now)
         if suspect is not None and not suspect:
             return False
         self._suspicions += 1
         if self._suspicions > _MOST_SUSPICIONS:
             raise TargetUnusable(
                 f"The target restarted or failed over {_MOST_SUSPICIONS} times during the copy; "
-                "what it kept cannot be told. Find out why, and run the command again."
+                "what it kept cannot be told. Find out why, and go on."
             )
         what = "The target" if suspect is None else "A node of the target"
-        self._warn(
-            f"{what} restarted or failed over: an acknowledgement from before does not prove that "
-            "it kept the keys, so they are walked again."
-        )
-        self._add_walks(self._all_again("the target's node changed", suspect), in_order=False)
-        return True
+        held = engine.ask(lambda: take_census(self._plan)).target
+        lost = self._lost_by_count(held)
+        if suspect is None and held and not held.keys:
+            engine.warn(
+                f"{what} restarted and is empty: it lost what was copied, so all of it is copied "
+                "again. Does it save its data?"
+            )
+        else:
+            engine.warn(
+                f"{what} restarted or failed over: an acknowledgement from before does not prove "
+                "that it kept the keys, so they are walked again."
+                + (f" It holds {lost:,} keys fewer than it acknowledged." if lost else "")
+            )
+        again = self._all_again("the target's node changed", suspect)
+        # Only now: the ledger is saved also while we ask, and it must not know the new process
+        # before it knows the walks.
+        self._facts = replace(self._facts, target_runs=now)
+        return self._add_walks(again)
 
-    def _all_again(self, reason: str, slots: frozenset[int] | None) -> Iterable[Partition]:
-        nodes = self._ask(self._source_nodes)
-        for db in sorted({place.db for place in self._plan.databases}):
-            for node in nodes:
-                yield Partition(0, node, db, WholeSpan(), slots=slots, reason=reason)
+    def _lost_by_count(self, held: Tally | None) -> int:
+        """Keys that the target acknowledged and does not have, where their number tells."""
+        before = self._facts.before.target
+        if not held or not before or before.keys:
+            return 0
+        counts = overall((walk.partition, walk.counts) for walk in self._engine.walks)
+        return max(0, counts.copied - held.keys)
+
+    def _all_again(self, reason: str, slots: frozenset[int] | None) -> list[Partition]:
+        nodes = self._engine.ask(self._source_nodes)
+        return [
+            Partition(0, node, db, WholeSpan(), slots=slots, reason=reason)
+            for db in sorted({place.db for place in self._plan.databases})
+            for node in nodes
+        ]
 
     def _source_nodes(self) -> tuple[Node, ...]:
         return self._plan.source.topology_now().nodes
 
-    def _target_identity(self) -> list[str]:
+    def _target_runs(self) -> tuple[TargetRun, ...]:
         target = self._plan.target
-        return target_identity(target.dialer, target.topology_now())
+        return target_runs(target.dialer, target.topology_now())
 
     def _check_completeness(self) -> bool:
         """If the target holds fewer keys than it should, walk the source once more."""
-        assert self._before is not None
-        self._after = self._ask(lambda: take_census(self._plan))
-        counts = self.outcome().counts
-        self._missing = missing_keys(self._plan, self._before, self._after, counts)
+        engine, before = self._engine, self._facts.before
+        self._after = engine.ask(lambda: take_census(self._plan))
+        counts = overall((walk.partition, walk.counts) for walk in engine.walks)
+        self._missing = missing_keys(self._plan, before, self._after, counts)
+        if evicted := _evicted(before, self._after):
+            engine.warn(
+                f"The target evicted {evicted:,} keys during the copy, of these or of others: its "
+                "memory is too small. Enlarge it, and copy again or verify with --repair."
+            )
         if not self._missing:
             return False
-        if self._counted_again:
-            self._warn(
+        if self._facts.counted_again:
+            engine.warn(
                 f"The target holds {self._missing:,} keys fewer than it should, also after a "
                 "second walk of the source. Does it evict, or do others delete there?"
             )
             return False
-        self._counted_again = True
-        self._warn(
+        engine.warn(
             f"The target holds {self._missing:,} keys fewer than it should: the source is walked "
             "once more by one plain cursor a node."
         )
-        return self._add_walks(self._all_again("keys missing", None), in_order=False) > 0
-
-    def _ask(self, question: Callable[[], T]) -> T:
-        """Ask the servers something in the end phase, again and again until `retry_for` is over."""
-        give_up = time.monotonic() + self._plan.job.retry_for
-        while True:
-            try:
-                return question()
-            except TemporaryError as error:
-                if time.monotonic() > give_up:
-                    raise
-                self._note = str(error)
-            self._wait(_PAUSE)
-
-    def _wait(self, seconds: float) -> None:
-        """Turn the loop for a while, so that displays live and signals are seen."""
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            self._turn(min(left, _TICK))
-            if self._control.stops:
-                self._stop()
-
-    # Ending.
-
-    def _stop(self) -> None:
-        """Asked to stop: let what workers hold land; asked again: end at once."""
-        self._state = "draining"
-        self._note = "stopping: waiting for batches in flight; Ctrl-C again stops at once"
-        self._cancel(self._walks)
-        while self._workers.in_flight and self._control.stops < 2:
-            self._workers.dispatch(lambda: None)
-            self._turn(_TICK)
-        self._state = "stopped"
-        self._tick(force=True)
-        raise Interrupted("Stopped by a signal.", self._control.signal_number)
-
-    def _give_up(self) -> None:
-        """Trouble: let what workers hold land if that is soon, so that the counts are true."""
-        self._state = "failed"
-        self._cancel(self._walks)
-        self._workers.close()
-        until = time.monotonic() + _DRAIN_SECONDS
-        while self._workers.in_flight and time.monotonic() < until and not self._control.stops:
-            for key, _ in self._selector.select(_TICK):
-                if key.fileobj is self._control.wakened:
-                    self._control.drain_wakes()
-                    continue
-                for message in self._workers.receive(key.data):
-                    if isinstance(message, Ack):
-                        self._acknowledged(message)
-                    elif isinstance(message, Trouble):
-                        self._book_unfinished(message)
-        self._tick(force=True)
-
-    def _cancel(self, walks: Iterable[_Walk]) -> None:
-        for walk in walks:
-            walk.cancelled.set()
-
-    # Telling.
-
-    def _warn(self, text: str) -> None:
-        self._warnings.append(text)
-        self._display.message(text)
-
-    def _tick(self, *, force: bool = False) -> None:
-        now = time.monotonic()
-        wanted = self._control.take_report()
-        if not (force or wanted or now >= self._next_tick):
-            return
-        self._next_tick = now + _TICK
-        parts = [
-            Progress(walk.partition, walk.frontier.cursor, walk.counts, walk.done)
-            for walk in self._walks
-        ]
-        snapshot = self._meter.snapshot(parts, self._state, self._note, now)
-        if wanted:
-            self._display.now(snapshot)
-        self._display.show(snapshot)
+        again = self._all_again("keys missing", None)
+        self._facts = replace(self._facts, counted_again=True)
+        return self._add_walks(again)
 
 
-def _partition_summary(walk: _Walk) -> PartitionSummary:
+def saved_walk(walk: Walk, run_id: str) -> SavedWalk:
+    """A walk for the ledger; `run_id` is of the process that is walked."""
+    frontier = walk.frontier
+    return SavedWalk(
+        walk.partition,
+        walk.number,
+        frontier.cursor,
+        run_id,
+        walk.done,
+        frontier.counts,
+        walk.after,
+    )
+
+
+def _evicted(before: Census, after: Census) -> int:
+    if not (before.target and after.target):
+        return 0
+    return max(0, after.target.evicted - before.target.evicted)
+
+
+def _tried_again(saved: SavedWalk, start: int) -> list[tuple[int, bytes]]:
+    """Keys that failed in an earlier run and have been settled since the cursor was at `start`."""
+    partition = saved.partition
+    if partition.reason != RETRIED or not isinstance(partition.span, KeySpan):
+        return []
+    return [(partition.db, key) for key in partition.span.keys[start : saved.cursor]]
+
+
+def saved_nodes(plan: Plan, engine: Engine) -> tuple[SavedNode, ...]:
+    """Every server as last seen."""
+    nodes = []
+    for facts in (plan.source, plan.target):
+        side = facts.dialer.side
+        ids = {node.address: node.id for node in facts.topology.nodes}
+        for address, info in facts.infos.items():
+            nodes.append(
+                SavedNode(
+                    side,
+                    format_address(address) if address else "",
+                    ids.get(address, ""),
+                    engine.run_ids.get((side, address), ""),
+                    info.role if info else "",
+                )
+            )
+    return tuple(nodes)
+
+
+def _partition_summary(walk: Walk) -> PartitionSummary:
     partition = walk.partition
     bounds = f"{partition}, again: {partition.reason}" if partition.reason else str(partition)
     return PartitionSummary(

@@ -32,7 +32,7 @@ from typing import Final, Literal
 
 from rumpx.copy.links import Links
 from rumpx.copy.tasks import Replies, Task
-from rumpx.errors import ConnectionLost, unusable
+from rumpx.errors import ConnectionLost, Side, unusable
 from rumpx.job import Address
 from rumpx.report.snapshot import KeyFailure
 from rumpx.servers.probe import milliseconds
@@ -59,6 +59,11 @@ _ONLY_BYTES: Final = {bytes}
 _ONLY_INTS: Final = {int}
 _CLOCK_SPREAD_MS: Final = 2.0
 _CLOCK_TRIES: Final = 10
+
+
+def no_multi(side: Side) -> str:
+    """What to say where MULTI is refused."""
+    return f"The {side} refuses MULTI, so a value and its expiry are read one after the other."
 
 
 def even_parts(keys: Sequence[bytes], size: int) -> Iterator[slice]:
@@ -152,6 +157,11 @@ class DumpReader:
         self._expiry = abilities.expiry
         self._multi = abilities.multi
         self._sizes = abilities.sizes
+
+    @property
+    def absolute(self) -> bool:
+        """Whether expiries are instants; else times left."""
+        return self._expiry != "left"
 
     @property
     def tells_sizes(self) -> bool:
@@ -410,9 +420,7 @@ class DumpReader:
         kinds = {classify(error).kind for error in errors}
         if any(error.startswith("CROSSSLOT") or "MULTI" in error for error in errors):
             self._multi = False
-            self.notices.append(
-                "The source refuses MULTI, so a value and its expiry are read one after the other."
-            )
+            self.notices.append(no_multi(self.links.side))
         if Kind.TEMPORARY in kinds:
             self._repeat(result, keys, errors[0])
             return
@@ -432,11 +440,12 @@ class DumpReader:
                 result.again.append(key)
                 result.ask[key] = self.links.announced(redirection(error), request.node)
             case Kind.TEMPORARY | Kind.FULL | Kind.ABORTED:
-                self._repeat(result, [key], f"The source at {request.connection.name}: {error}.")
+                complaint = f"The {self.links.side} at {request.connection.name}: {error}."
+                self._repeat(result, [key], complaint)
             case Kind.PERMANENT:
                 raise unusable(self.links.side)(
-                    f"The source at {request.connection.name} refused DUMP or its expiry: "
-                    f"{explain_refusal(error, 'DUMP')}."
+                    f"The {self.links.side} at {request.connection.name} refused DUMP or its "
+                    f"expiry: {explain_refusal(error, 'DUMP')}."
                 )
             case _:
                 result.failures.append(KeyFailure(db, key, verdict.reason, str(error)))

@@ -17,6 +17,7 @@ from typing import Final
 from rumpx.errors import RumpxError, unusable
 from rumpx.job import Address
 from rumpx.servers.dial import Dialer
+from rumpx.servers.replies import explain_refusal, refused
 from rumpx.servers.resp import Connection
 from rumpx.servers.slots import key_slot, key_slots
 from rumpx.servers.topology import Topology, is_error, read_topology
@@ -107,7 +108,7 @@ class Links:
 
 
 def select(connection: Connection, db: int, side: str) -> None:
-    """Select a database on a new connection; 0 is selected already.
+    """Select a database on a new connection; 0 is selected already, also where SELECT is refused.
 
     Raises:
         SourceUnusable, TargetUnusable: the server has no such database, or refuses SELECT.
@@ -117,8 +118,9 @@ def select(connection: Connection, db: int, side: str) -> None:
     reply = connection.call("SELECT", db)
     if is_error(reply):
         connection.close()
+        why = explain_refusal(reply, "SELECT") if refused(reply) else str(reply)
         raise unusable("source" if side == "source" else "target")(
-            f"The {side} at {connection.name} refuses database {db}: {reply!s}. Choose others by "
+            f"The {side} at {connection.name} refuses database {db}: {why}. Choose others by "
             "--db, or map them by --map-db FROM:TO."
         )
     connection.db = db

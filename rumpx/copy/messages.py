@@ -9,9 +9,10 @@ import marshal
 from dataclasses import dataclass
 from typing import Any
 
+from rumpx.copy.plan import Work
 from rumpx.errors import RumpxError
 from rumpx.job import Address
-from rumpx.report.snapshot import Counts, KeyFailure
+from rumpx.report.snapshot import Counts, Finding, KeyFailure
 from rumpx.servers.topology import Node
 
 
@@ -25,6 +26,7 @@ class Batch:
         node: the source node that named them; None for a standalone server.
         db: the source's database.
         keys: bounded in number and in bytes.
+        work: what is to be done with them.
     """
 
     id: int
@@ -33,31 +35,34 @@ class Batch:
     node: Address | None
     db: int
     keys: list[bytes]
+    work: Work = "copy"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The keys as one string: pickle would enter each into its memo, which costs five times as
         # much. marshal's version 2 is the last without one, and both ends are the same Python.
         keys = marshal.dumps(self.keys, 2)
-        return _batch, (self.id, self.partition, self.walk, self.node, self.db, keys)
+        fixed = (self.id, self.partition, self.walk, self.node, self.db, keys, self.work)
+        return _batch, fixed
 
 
 def _batch(
-    id: int, partition: int, walk: int, node: Address | None, db: int, keys: bytes
+    id: int, partition: int, walk: int, node: Address | None, db: int, keys: bytes, work: Work
 ) -> Batch:
-    return Batch(id, partition, walk, node, db, marshal.loads(keys))
+    return Batch(id, partition, walk, node, db, marshal.loads(keys), work)
 
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """Every key of a batch is settled: copied, gone, skipped, repeated, or failed."""
+    """Every key of a batch is settled. `findings` are the differences that a comparison found."""
 
     batch: int
     counts: Counts
     failures: tuple[KeyFailure, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # As for Counts: the generic way takes twice as long.
-        return Ack, (self.batch, self.counts, self.failures)
+        return Ack, (self.batch, self.counts, self.failures, self.findings)
 
 
 @dataclass(frozen=True, slots=True)

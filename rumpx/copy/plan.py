@@ -9,6 +9,8 @@ A partition is one SCAN loop over a *span* of one node's database:
   the table grows and shrinks. Progress is exact.
 - `SlotSpan`: a range of hash slots on a cluster node that keeps one table a slot (Valkey ≥ 8,
   Redis ≥ 7.4). The low 14 bits of its cursor are the slot and a scan may start at any slot.
+- `KeySpan`: a list of keys, not scanned for at all: those that failed, or that differ. Its cursor
+  counts them.
 
 A span's `slots` filter or a `prefix` narrows further what the walk hands on.
 
@@ -28,12 +30,15 @@ Source of the cursor: `dictScan` in the servers' dict.c; of the slots in it: kvs
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
+from rumpx.errors import Side
+from rumpx.job import Address
 from rumpx.servers.slots import SLOTS, key_slot
-from rumpx.servers.topology import Node
+from rumpx.servers.topology import Node, Topology
 
 MIN_PARTITION_KEYS: Final = 5_000
 _CURSOR_BITS: Final = 64
@@ -111,7 +116,30 @@ class SlotSpan:
         return f"slots {self.low} to {self.high - 1}"
 
 
-Span = WholeSpan | CursorSpan | SlotSpan
+@dataclass(frozen=True, slots=True)
+class KeySpan:
+    """Keys that are known by name."""
+
+    keys: tuple[bytes, ...]
+    start: int = 0
+
+    def ended(self, cursor: int) -> bool:
+        return cursor >= len(self.keys)
+
+    def fraction(self, cursor: int) -> float | None:
+        return cursor / max(1, len(self.keys))
+
+    def __str__(self) -> str:
+        return f"{len(self.keys):,} keys"
+
+
+Span = WholeSpan | CursorSpan | SlotSpan | KeySpan
+
+# The reason of a walk of keys that failed before.
+RETRIED: Final = "failed before"
+
+# What is done with the keys of a partition.
+Work = Literal["copy", "compare", "look for", "delete"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +153,8 @@ class Partition:
         beside: prefixes that other partitions take and this one leaves out.
         slots: only keys in these hash slots; None for all.
         reason: why the keys are walked a second time; "" for the first walk.
+        work: what is done with the keys that are found.
+        side: which side the node is of.
     """
 
     id: int
@@ -135,6 +165,13 @@ class Partition:
     beside: tuple[bytes, ...] = ()
     slots: frozenset[int] | None = None
     reason: str = ""
+    work: Work = "copy"
+    side: Side = "source"
+
+    @property
+    def place(self) -> tuple[Side, Address | None]:
+        """The server that is walked."""
+        return self.side, self.node.address
 
     def __str__(self) -> str:
         if self.prefix is not None:
@@ -267,6 +304,27 @@ def _cut_slots(node: Node, parts: int) -> list[SlotSpan]:
     starts = [served[k * len(served) // parts] for k in range(parts)]
     return [
         SlotSpan(low, high) for low, high in zip(starts, [*starts[1:], SLOTS], strict=True)
+    ]
+
+
+def key_partitions(
+    topology: Topology,
+    keys: Iterable[tuple[int, bytes]],
+    *,
+    reason: str,
+    work: Work = "copy",
+    side: Side = "source",
+) -> list[Partition]:
+    """Partitions of exactly these (database, key) pairs, one for each node and database."""
+    nodes = {node.address: node for node in topology.nodes}
+    owners = topology.owners() if topology.cluster else []
+    places: defaultdict[tuple[Node, int], list[bytes]] = defaultdict(list)
+    for db, key in keys:
+        node = nodes[owners[key_slot(key)]] if owners else topology.nodes[0]
+        places[node, db].append(key)
+    return [
+        Partition(number, node, db, KeySpan(tuple(found)), reason=reason, work=work, side=side)
+        for number, ((node, db), found) in enumerate(places.items())
     ]
 
 

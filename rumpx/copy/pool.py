@@ -62,7 +62,7 @@ class Pool:
 
     def __init__(
         self,
-        spec: worker.WorkerSpec,
+        spec: worker.Spec,
         workers: int,
         credits: int,
         selector: selectors.BaseSelector,

@@ -6,7 +6,7 @@ that it must refuse):
 1. Reach both sides, log in, read the topology and every primary's INFO.
 2. Refuse: one replication chain on both sides, a target that is a replica, a cluster with slots
    that nobody serves, a source about to evict, clocks too far apart.
-3. Find the databases in scope; prove by SELECT that the target has them.
+3. Find the databases in scope; prove by SELECT that both sides have them.
 4. Find out what the source lets us use, and prove that both users may do what a copy needs.
 5. A target that holds keys needs a conflict policy.
 6. Plan partitions, tuned to the distance of both sides.
@@ -17,12 +17,12 @@ those keys fail one by one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from rumpx.copy.dump import Abilities
+from rumpx.copy.dump import Abilities, no_multi
 from rumpx.copy.links import select
 from rumpx.copy.plan import (
     NodeKeys,
@@ -35,7 +35,7 @@ from rumpx.copy.plan import (
     tune,
 )
 from rumpx.copy.scan import ScanSettings
-from rumpx.copy.worker import WorkerSpec
+from rumpx.copy.worker import Spec, WorkerSpec
 from rumpx.errors import (
     ConnectionLost,
     Side,
@@ -46,7 +46,7 @@ from rumpx.errors import (
     UsageError,
     unusable,
 )
-from rumpx.job import Address, Endpoint, Job, format_address
+from rumpx.job import Address, Endpoint, Job, Scope, format_address
 from rumpx.servers.dial import Dialer
 from rumpx.servers.probe import ServerClock, ServerInfo, measure_clock, read_info
 from rumpx.servers.replies import Kind, classify, explain_refusal, refused
@@ -66,6 +66,8 @@ _SKEW_WARN_MS: Final = 1_000
 _SKEW_REFUSE_MS: Final = 60_000
 # Looked into where the server does not list its databases; 16 is the servers' default.
 _USUAL_DATABASES: Final = 16
+# The number of a database that no server has: they are counted from 0 by numbers of 31 bits.
+_NO_DATABASE: Final = 2**31 - 1
 _SAMPLE_PAGES: Final = 3
 _SAMPLE_COUNT: Final = 50
 
@@ -110,7 +112,10 @@ class Plan:
     Attributes:
         sample: a key in scope, if any was seen, with its database.
         databases: (node, database) pairs in scope, with their number of keys.
+        on_conflict: what keys that the target has mean.
+        scans: how each side that is walked is walked.
         target_keys: keys that the target's databases held before the copy.
+        reverse: as `databases`, for the target, where that is walked too.
     """
 
     job: Job
@@ -119,10 +124,18 @@ class Plan:
     databases: tuple[NodeKeys, ...]
     partitions: tuple[Partition, ...]
     tuning: Tuning
-    scan: ScanSettings
-    spec: WorkerSpec
+    scans: dict[Side, ScanSettings]
+    spec: Spec
+    on_conflict: Policy
     target_keys: int
     warnings: tuple[str, ...]
+    reverse: tuple[NodeKeys, ...] = ()
+
+    @property
+    def places(self) -> list[tuple[Side, NodeKeys]]:
+        """All that is walked, with its side."""
+        forward: list[tuple[Side, NodeKeys]] = [("source", place) for place in self.databases]
+        return forward + [("target", place) for place in self.reverse]
 
     @property
     def keys_expected(self) -> int:
@@ -156,6 +169,8 @@ def prepare(job: Job, ask: Ask | None = None) -> Plan:
         refuse_unserved(side)
     check_eviction(job, source, target, warnings)
     shift = check_clocks(job, source, target, warnings)
+    check_watching(source, warnings)
+    prove_databases(source, chosen_databases(job))
     databases = find_databases(job, source, warnings)
     scope = replace(job.scope, map_db=database_map(job, databases))
     refuse_collisions([place.db for place in databases], dict(scope.map_db))
@@ -163,20 +178,65 @@ def prepare(job: Job, ask: Ask | None = None) -> Plan:
     prove_databases(target, target_databases)
     sample = find_sample(source, databases)
     abilities = find_abilities(job, source, sample, warnings)
+    if abilities.expiry != "left" and None in (source.clock.offset, target.clock.offset):
+        warnings.append(
+            "TIME is refused, so the servers' clocks are not compared: if they differ, expiries "
+            "come out wrong by as much."
+        )
     prove_restore(target, sample)
     target_keys = count_keys(target, target_databases)
     policy = conflict_policy(job, target_keys, ask)
-    tuning = tune(
+    tuning = tune_to_distance(job, source, target, databases, job.partitions)
+    places = with_schemes(source, databases)
+    spec = worker_spec(job, source, target, databases, scope, abilities, policy, tuning, shift)
+    return Plan(
+        job,
+        source,
+        target,
+        tuple(places),
+        tuple(plan_partitions(places, tuning, job.prefixes, forced=job.partitions > 0)),
+        tuning,
+        {"source": scan_settings(job, source, scope, tuning)},
+        spec,
+        policy,
+        target_keys,
+        tuple(warnings),
+    )
+
+
+def tune_to_distance(
+    job: Job, source: SideFacts, target: SideFacts, databases: list[NodeKeys], partitions: int
+) -> Tuning:
+    """Settings from the round trips to both sides; `partitions` of 0 chooses."""
+    return tune(
         source.clock.round_trip,
         target.clock.round_trip,
         keys=sum(place.keys for place in databases),
         workers=job.workers,
         nodes=len(source.topology.nodes),
         batch_keys=job.batch_keys,
-        partitions=job.partitions,
+        partitions=partitions,
     )
-    places = [replace(place, scheme=find_scheme(source, place)) for place in databases]
-    spec = WorkerSpec(
+
+
+def with_schemes(side: SideFacts, databases: list[NodeKeys]) -> list[NodeKeys]:
+    """The same databases, with how their cursors count."""
+    return [replace(place, scheme=find_scheme(side, place)) for place in databases]
+
+
+def worker_spec(
+    job: Job,
+    source: SideFacts,
+    target: SideFacts,
+    databases: list[NodeKeys],
+    scope: Scope,
+    abilities: Abilities,
+    policy: Policy,
+    tuning: Tuning,
+    shift: int,
+) -> WorkerSpec:
+    """What a worker that copies needs to know."""
+    return WorkerSpec(
         source.dialer,
         target.dialer,
         source.topology,
@@ -192,20 +252,20 @@ def prepare(job: Job, ask: Ask | None = None) -> Plan:
         target.clock.offset,
         shift,
     )
-    scan_type = knows_scan_type(source, scope.types)
-    return Plan(
-        job,
-        source,
-        target,
-        tuple(places),
-        tuple(plan_partitions(places, tuning, job.prefixes, forced=job.partitions > 0)),
-        tuning,
-        ScanSettings(
-            source.dialer, scope, tuning.scan_count, tuning.batch_keys, job.retry_for, scan_type
-        ),
-        spec,
-        target_keys,
-        tuple(warnings),
+
+
+def scan_settings(
+    job: Job, side: SideFacts, scope: Scope, tuning: Tuning, sample: float = 1.0
+) -> ScanSettings:
+    """How a side is walked."""
+    return ScanSettings(
+        side.dialer,
+        scope,
+        tuning.scan_count,
+        tuning.batch_keys,
+        job.retry_for,
+        knows_scan_type(side, scope.types),
+        sample,
     )
 
 
@@ -253,7 +313,7 @@ def look(job: Job, side: Side) -> SideFacts:
             if number == 0:
                 clock = measure_clock(connection)
                 no_touch = connection.call("CLIENT", "NO-TOUCH", "ON") == b"OK"
-    dialer = replace(dialer, timeout=job.timeout, no_touch=no_touch and side == "source")
+    dialer = replace(dialer, timeout=job.timeout, no_touch=no_touch)
     return SideFacts(dialer, topology, infos, clock)
 
 
@@ -328,27 +388,31 @@ def check_eviction(
 ) -> None:
     """Never make a full source evict, and say what reading does to LRU and LFU."""
     for address, info in source.infos.items():
-        if not info or not info.evicts:
+        if not info or not info.evicts or job.allow_eviction:
             continue
-        name = format_address(address) if address else str(source.dialer.endpoint)
-        if info.used_memory > _NEARLY_FULL * info.max_memory and not job.allow_eviction:
+        if info.used_memory > _NEARLY_FULL * info.max_memory:
+            name = format_address(address) if address else str(source.dialer.endpoint)
             raise SourceUnusable(
                 f"The source at {name} uses {info.used_memory / info.max_memory:.0%} of its "
                 f"maxmemory and evicts ({info.policy}): the copy's buffers could make it drop "
                 "keys. Copy from a replica, or accept it with --allow-eviction."
             )
-        if ("lru" in info.policy or "lfu" in info.policy) and not source.dialer.no_touch:
-            warnings.append(
-                f"The source at {name} evicts by {info.policy} and does not know CLIENT NO-TOUCH: "
-                "the copy will count as use of every key. Copy from a replica to avoid that."
-            )
-    for address, info in target.infos.items():
-        if info and info.evicts:
-            name = format_address(address) if address else str(target.dialer.endpoint)
-            warnings.append(
-                f"The target at {name} evicts keys when its memory is full ({info.policy}); what "
-                "it evicts during the copy is reported at the end."
-            )
+    by_use = [policy for policy in eviction_policies(source) if policy.endswith(("lru", "lfu"))]
+    if by_use and not source.dialer.no_touch:
+        warnings.append(
+            f"The source evicts by {', '.join(by_use)} and does not know CLIENT NO-TOUCH: that we "
+            "read its keys will count as their use. Give a replica as --from to avoid that."
+        )
+    if policies := eviction_policies(target):
+        warnings.append(
+            f"The target evicts keys when its memory is full ({', '.join(policies)}); what it "
+            "evicts meanwhile is reported at the end."
+        )
+
+
+def eviction_policies(side: SideFacts) -> list[str]:
+    """By which rules the primaries of one side drop keys; mostly they have the same."""
+    return sorted({info.policy for info in side.infos.values() if info and info.evicts})
 
 
 def bytes_for_worker(job: Job, source: SideFacts) -> int:
@@ -385,11 +449,25 @@ def check_clocks(
     return 0
 
 
+def check_watching(source: SideFacts, warnings: list[str]) -> None:
+    """Say what of a walk over the source cannot be checked."""
+    if not all(map(source.run_id, source.infos)):
+        warnings.append(
+            "The source does not tell its run_id: a cursor is not trusted any more once its "
+            "connection is lost, and its walk begins anew."
+        )
+    if source.topology.cluster and not all(node.id for node in source.topology.nodes):
+        warnings.append(
+            "The source refuses CLUSTER NODES: slots that move during the copy are not noticed, "
+            "and keys in them may be missed. Let no slots move meanwhile."
+        )
+
+
 def database_map(job: Job, databases: list[NodeKeys]) -> tuple[tuple[int, int], ...]:
     """`--map-db`, or what a database in the target's URI means."""
     if job.target.db is None:
         return job.scope.map_db
-    chosen = _chosen_databases(job)
+    chosen = chosen_databases(job)
     if not chosen:
         chosen = tuple(sorted({place.db for place in databases} or {0}))
     if len(chosen) > 1:
@@ -401,20 +479,27 @@ def database_map(job: Job, databases: list[NodeKeys]) -> tuple[tuple[int, int], 
     return tuple((db, job.target.db) for db in chosen)
 
 
-def _chosen_databases(job: Job) -> tuple[int, ...]:
+def chosen_databases(job: Job) -> tuple[int, ...]:
+    """The source's databases that the user named; none for all."""
     return (job.source.db,) if job.source.db is not None else job.scope.databases
 
 
 def find_databases(job: Job, source: SideFacts, warnings: list[str]) -> list[NodeKeys]:
     """Every (node, database) in scope that holds keys."""
-    chosen = _chosen_databases(job)
+    return databases_of(source, chosen_databases(job), warnings)
+
+
+def databases_of(
+    side: SideFacts, chosen: tuple[int, ...], warnings: list[str]
+) -> list[NodeKeys]:
+    """Every (node, database) of a side that holds keys; of all databases, or of those chosen."""
     places = []
-    for node in source.topology.nodes:
-        info = source.infos[node.address]
+    for node in side.topology.nodes:
+        info = side.infos[node.address]
         if info is not None:
             keys = {db: n for db, n in info.keys.items() if n and (not chosen or db in chosen)}
         else:
-            keys = _counted_databases(source.dialer, node, chosen, warnings)
+            keys = _counted_databases(side.dialer, node, chosen, warnings)
         places += [
             NodeKeys(node, db, count, "unknown") for db, count in sorted(keys.items())
         ]
@@ -428,17 +513,17 @@ def _counted_databases(
     if chosen:
         return {db: _database_size(dialer, node, db) for db in chosen}
     warning = (
-        f"The source refuses INFO: keys were looked for in databases 0 to {_USUAL_DATABASES - 1} "
-        "only; name others by --db."
+        f"The {dialer.side} refuses INFO: keys were looked for in databases 0 to "
+        f"{_USUAL_DATABASES - 1} only; name others by --db."
     )
     if warning not in warnings:
         warnings.append(warning)
     with connected(dialer, node.address) as connection:
         counts = {}
-        for db in range(_USUAL_DATABASES):
-            selected, size = connection.call_many([("SELECT", db), ("DBSIZE",)])
-            if is_error(selected):
+        for db in range(1 if ignores_select(connection) else _USUAL_DATABASES):
+            if db and is_error(connection.call("SELECT", db)):
                 break
+            size = connection.call("DBSIZE")
             if size != 0:  # also where DBSIZE is refused: then it is walked to see
                 counts[db] = size if isinstance(size, int) else 0
         return counts
@@ -463,13 +548,26 @@ def refuse_collisions(databases: list[int], map_db: dict[int, int]) -> None:
         taken[target] = db
 
 
-def prove_databases(target: SideFacts, databases: list[int]) -> None:
-    """SELECT each database on each primary."""
-    for node in target.topology.nodes:
-        with connected(target.dialer, node.address) as connection:
-            for db in databases:
-                connection.db = -1  # so that 0 is proved too
-                select(connection, db, "target")
+def prove_databases(side: SideFacts, databases: Sequence[int]) -> None:
+    """SELECT each database on each primary; not 0, in which every connection begins, and which is
+    there also where SELECT is refused."""
+    others = [db for db in databases if db]
+    for node in side.topology.nodes if others else ():
+        with connected(side.dialer, node.address) as connection:
+            for db in others:
+                select(connection, db, side.dialer.side)
+            if ignores_select(connection):
+                raise unusable(side.dialer.side)(
+                    f"The {side.dialer.side} at {connection.name} has database 0 only: it answers "
+                    "SELECT, but does so even for a database that cannot exist. Choose others by "
+                    "--db, or map them by --map-db FROM:TO."
+                )
+
+
+def ignores_select(connection: Connection) -> bool:
+    """Whether SELECT is answered and does nothing, as on services that have one database only:
+    keys of several would be written one over the other."""
+    return not is_error(connection.call("SELECT", _NO_DATABASE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -481,18 +579,18 @@ class Sample:
     key: bytes
 
 
-def find_sample(source: SideFacts, databases: list[NodeKeys]) -> Sample:
+def find_sample(side: SideFacts, databases: list[NodeKeys]) -> Sample:
     """A key for trying out permissions."""
     for place in databases:
-        with connected(source.dialer, place.node.address, place.db) as connection:
+        with connected(side.dialer, place.node.address, place.db) as connection:
             reply = connection.call("SCAN", 0, "COUNT", 10)
             if not isinstance(reply, list):
-                _refuse_command("source", connection, "SCAN", reply)
+                _refuse_command(side.dialer.side, connection, "SCAN", reply)
             else:
                 keys = reply[1]
                 if isinstance(keys, list) and keys and isinstance(keys[0], bytes):
                     return Sample(place.node.address, place.db, keys[0])
-    return Sample(source.topology.nodes[0].address, 0, b"rumpx")
+    return Sample(side.topology.nodes[0].address, 0, b"rumpx")
 
 
 def _refuse_command(side: Side, connection: Connection, command: str, reply: Reply) -> None:
@@ -508,26 +606,29 @@ def _refuse_command(side: Side, connection: Connection, command: str, reply: Rep
 
 
 def find_abilities(
-    job: Job, source: SideFacts, sample: Sample, warnings: list[str]
+    job: Job, facts: SideFacts, sample: Sample, warnings: list[str]
 ) -> Abilities:
-    """Try on one key what a copy needs, and what would help."""
-    with connected(source.dialer, sample.node, sample.db) as connection:
+    """Try on one key what reading values needs, and what would help."""
+    side = facts.dialer.side
+    with connected(facts.dialer, sample.node, sample.db) as connection:
         for command in ("SCAN", "DUMP", "PTTL"):
             argument = b"0" if command == "SCAN" else sample.key
             reply = connection.call(command, argument)
             if is_error(reply):
-                _refuse_command("source", connection, command, reply)
+                _refuse_command(side, connection, command, reply)
         expiry: Literal["instant", "clock", "left"] = "instant"
         reply = connection.call("PEXPIRETIME", sample.key)
         if is_error(reply) and refused(reply):
             expiry = "clock" if isinstance(connection.call("TIME"), list) else "left"
             if expiry == "left":
                 warnings.append(
-                    "The source has neither PEXPIRETIME nor TIME: expiries are copied as time "
+                    f"The {side} has neither PEXPIRETIME nor TIME: expiries are read as time "
                     "left, and come out later by the time that the way takes."
                 )
-        multi = _allows_multi(source, connection)
-        return Abilities(expiry, multi, _sizes(job, connection, sample, warnings))
+        multi = _allows_multi(facts, connection)
+        if not multi and not facts.topology.cluster:
+            warnings.append(no_multi(side))
+        return Abilities(expiry, multi, _sizes(job, side, connection, sample, warnings))
 
 
 def _allows_multi(source: SideFacts, connection: Connection) -> bool:
@@ -537,7 +638,7 @@ def _allows_multi(source: SideFacts, connection: Connection) -> bool:
 
 
 def _sizes(
-    job: Job, connection: Connection, sample: Sample, warnings: list[str]
+    job: Job, side: Side, connection: Connection, sample: Sample, warnings: list[str]
 ) -> Literal["memory", "length", "none"]:
     if not job.size_check:
         return "none"
@@ -545,11 +646,11 @@ def _sizes(
         return "memory"
     if not refused(connection.call("TYPE", sample.key)):
         warnings.append(
-            "The source refuses MEMORY USAGE: sizes are estimated from the lengths of values."
+            f"The {side} refuses MEMORY USAGE: sizes are estimated from the lengths of values."
         )
         return "length"
     warnings.append(
-        "The source refuses MEMORY USAGE and TYPE: values are read without knowing their size."
+        f"The {side} refuses MEMORY USAGE and TYPE: values are read without knowing their size."
     )
     return "none"
 

@@ -8,22 +8,40 @@ few seconds; the time left is what the rate of progress says.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import psutil
 
-from rumpx.copy.plan import Partition
+from rumpx.copy.plan import RETRIED, Partition
 from rumpx.copy.prepare import Plan
-from rumpx.job import format_address
-from rumpx.report.snapshot import Counts, Row, Snapshot, State, WorkerStat
+from rumpx.errors import Side
+from rumpx.job import Address, format_address
+from rumpx.report.snapshot import Counts, Row, Snapshot, State, Verb, WorkerStat
 
 if TYPE_CHECKING:
     from rumpx.copy.pool import Pool
 
 _WINDOW_SECONDS: Final = 5.0
 _USAGE_SECONDS: Final = 1.0
+
+
+def overall(parts: Iterable[tuple[Partition, Counts]]) -> Counts:
+    """What a run came to: keys that were walked again are counted once, and keys that failed and
+    were tried again are counted as they ended."""
+    counts = Counts()
+    for partition, came_to in parts:
+        if not partition.reason:
+            counts += came_to
+        elif partition.reason == RETRIED:
+            counts += replace(came_to, failed=came_to.failed - came_to.settled)
+    return counts
+
+
+def _place(partition: Partition) -> tuple[Side, Address | None, int]:
+    return *partition.place, partition.db
 
 
 class Progress:
@@ -44,18 +62,22 @@ class ProgressMeter:
     Args:
         plan: what is to be done.
         began: `time.monotonic()` of the start.
+        seconds: that earlier runs of the job took.
+        job, verb: as in Snapshot.
     """
 
     pool: Pool | None = None
 
-    def __init__(self, plan: Plan, began: float) -> None:
+    def __init__(
+        self, plan: Plan, began: float, seconds: float = 0.0, job: str = "", verb: Verb = "copied"
+    ) -> None:
+        self._job = job
+        self._verb = verb
         self._plan = plan
-        self._began = began
-        self._keys = {(place.node.address, place.db): place.keys for place in plan.databases}
-        self._parts: dict[tuple[object, int], int] = {}
-        for partition in plan.partitions:
-            place = partition.node.address, partition.db
-            self._parts[place] = self._parts.get(place, 0) + 1
+        self._seconds = seconds
+        self._began = began - seconds
+        self._keys = {(side, p.node.address, p.db): p.keys for side, p in plan.places}
+        self._parts = Counter(map(_place, plan.partitions))
         self._history: deque[tuple[float, int, int, float]] = deque()
         self._process = psutil.Process()
         self._usage: tuple[tuple[WorkerStat, ...], float, int] = ((), 0.0, 0)
@@ -63,7 +85,7 @@ class ProgressMeter:
 
     def begin(self, now: float) -> None:
         """The first SCAN is sent now."""
-        self._began = now
+        self._began = now - self._seconds
         self._history.clear()
 
     def elapsed(self, now: float) -> float:
@@ -72,8 +94,8 @@ class ProgressMeter:
 
     def weight(self, partition: Partition) -> float:
         """The keys that a partition was planned with."""
-        place = partition.node.address, partition.db
-        return max(1.0, self._keys.get(place, 0) / self._parts.get(place, 1))
+        place = _place(partition)
+        return max(1.0, self._keys.get(place, 0) / (self._parts[place] or 1))
 
     def fraction(self, progress: Progress) -> float:
         """0.0 to 1.0 of one partition."""
@@ -82,29 +104,37 @@ class ProgressMeter:
         partition = progress.partition
         exact = partition.span.fraction(progress.cursor)
         if exact is None:
-            place = partition.node.address, partition.db
-            exact = progress.counts.settled / max(1, self._keys.get(place, 0))
+            exact = progress.counts.settled / max(1, self._keys.get(_place(partition), 0))
         elif progress.cursor == partition.span.start:
             exact = 0.0
         elif progress.cursor == 0:
             exact = 1.0  # the walk is at its end; what remains is settled in a moment
         return min(0.999, max(0.0, exact))
 
-    def snapshot(self, parts: Sequence[Progress], state: State, note: str, now: float) -> Snapshot:
-        """The run now."""
+    def whole(self, parts: Sequence[Progress], state: State) -> float:
+        """0.0 to 1.0 of the run; 1.0 only at its end."""
         first = [part for part in parts if not part.partition.reason]
-        counts = sum((part.counts for part in first), Counts())
         weights = [self.weight(part.partition) for part in first]
         done = sum(w * self.fraction(p) for w, p in zip(weights, first, strict=True))
         fraction = done / sum(weights) if weights else float(state == "done")
         if state != "done" and any(not part.done for part in parts):
             fraction = min(fraction, 0.999)
+        return fraction
+
+    def snapshot(self, parts: Sequence[Progress], state: State, note: str, now: float) -> Snapshot:
+        """The run now."""
+        first = [part for part in parts if not part.partition.reason]
+        counts = overall((part.partition, part.counts) for part in parts)
+        fraction = self.whole(parts, state)
         keys_rate, bytes_rate, progress_rate = self._rates(now, counts, fraction)
         workers, cpu, memory = self._measure(now)
-        eta = (1 - fraction) / progress_rate if progress_rate > 0 and state == "copying" else None
+        walking = state in ("copying", "comparing")
+        eta = (1 - fraction) / progress_rate if walking and progress_rate > 0 else None
         pool = self.pool
         return Snapshot(
             state=state,
+            job=self._job,
+            verb=self._verb,
             source=str(self._plan.job.source),
             target=str(self._plan.job.target),
             elapsed=self.elapsed(now),

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 
 from rumpx.copy.links import Links
 from rumpx.copy.tasks import Replies, Task
-from rumpx.errors import ConnectionLost, TargetFull, TargetUnusable
+from rumpx.errors import ConnectionLost, RumpxError, TargetFull, TargetUnusable
 from rumpx.job import Address
 from rumpx.report.snapshot import KeyFailure
 from rumpx.servers.replies import Kind, classify, explain_refusal, redirection
@@ -40,7 +40,8 @@ class Records:
 
 @dataclass(slots=True)
 class Written:
-    """What became of the keys of one `write`; `busy` keys were there already."""
+    """What became of the keys of one `write`; `busy` keys were there already. With `fatal`
+    the run is to end: then some keys are in none of the lists."""
 
     copied: int = 0
     payload_bytes: int = 0
@@ -51,6 +52,7 @@ class Written:
     ask: dict[bytes, Address] = field(default_factory=dict)
     waits: bool = False
     complaint: str = ""
+    fatal: RumpxError | None = None
 
 
 @dataclass(slots=True)
@@ -81,11 +83,12 @@ class RestoreWriter:
         self._clock_offset = clock_offset if absolute else None
 
     def write(self, records: Records) -> Task[Written]:
-        """Write records; a task.
+        """Write records; a task. `fatal` is
 
-        Raises:
-            TargetFull: the target answered OOM.
-            TargetUnusable: a reply that every key would get.
+        - TargetFull: the target answered OOM;
+        - TargetUnusable: it gave an answer that every key would get.
+
+        What the target did take is counted then, too.
         """
         result = Written()
         records = self._fresh(records, result)
@@ -198,12 +201,12 @@ class RestoreWriter:
                 result.busy.append(key)
             case Kind.FULL:
                 words = str(error).rstrip(".")
-                raise TargetFull(
+                result.fatal = result.fatal or TargetFull(
                     f"The target at {request.connection.name} is out of memory: {words}. "
-                    "Raise its maxmemory, or give it more memory, and run the command again."
+                    "Raise its maxmemory, or give it more memory, and go on."
                 )
             case Kind.PERMANENT:
-                raise TargetUnusable(
+                result.fatal = result.fatal or TargetUnusable(
                     f"The target at {request.connection.name} refused RESTORE: "
                     f"{explain_refusal(error, 'RESTORE')}."
                 )

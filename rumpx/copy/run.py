@@ -1,67 +1,193 @@
-"""A copy from its Job to its Summary: prepare, coordinate, sum up."""
+"""A copy from its Job to its Summary: prepare, keep a ledger, coordinate, sum up.
+
+`run` begins a job, `resume` goes on with one. Nothing is written to the target before the ledger
+is there; from then on every end, but for SIGKILL, tells the command that goes on.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 from rumpx.copy.control import Control
-from rumpx.copy.coordinator import Coordinator
+from rumpx.copy.coordinator import Coordinator, first_facts, saved_walk
+from rumpx.copy.dead_letters import write_dead_letters
+from rumpx.copy.engine import Walk
+from rumpx.copy.jobs import (
+    Place,
+    job_again,
+    job_to_resume,
+    make_record,
+    new_ledger_path,
+    refuse_other_clusters,
+    resume_command,
+)
+from rumpx.copy.ledger import Facts, Ledger, Update
 from rumpx.copy.leftovers import copy_functions, left_behind
+from rumpx.copy.plan import RETRIED, key_partitions
 from rumpx.copy.prepare import Ask, Plan, prepare
+from rumpx.copy.resume import reconcile
 from rumpx.errors import EXIT_OK, EXIT_SOME_KEYS_FAILED, RumpxError
 from rumpx.job import Job
 from rumpx.report.display import Display
 from rumpx.report.snapshot import State, Summary
 
 
-def run(job: Job, display: Display, control: Control, ask: Ask | None = None) -> Summary:
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What may be said anew when a job goes on; None means as it was.
+
+    Attributes:
+        source, target: URIs of the same endpoints, for their passwords.
+        workers, max_failures: as in Job.
+        retry_failed: try the failed keys again, too.
+    """
+
+    source: str | None = None
+    target: str | None = None
+    workers: int | None = None
+    max_failures: int | None = None
+    retry_failed: bool = False
+
+
+def run(
+    job: Job, display: Display, control: Control, place: Place, ask: Ask | None = None
+) -> Summary:
     """Do a whole copy.
 
     Args:
         job: what to do.
         display: not started yet; it is started once the copy begins, and stopped in any case.
         control: stops the run from outside; closed at the end.
+        place: where its ledger is to be.
         ask: asks the user, on a terminal, what to do with keys that the target has.
 
     Raises:
-        RumpxError: the copy was refused, or ended early; then `summary` tells what was copied.
+        RumpxError: the copy was refused, or ended early; then `summary` tells what was copied,
+            and `resume` how to go on.
     """
     try:
+        path = new_ledger_path(place)
         plan = prepare(job, ask)
-        return _copy(plan, display, control)
+        facts = first_facts(plan)
+        walks = [Walk(partition) for partition in plan.partitions]
+        saved = tuple(saved_walk(w, plan.source.run_id(w.partition.node.address)) for w in walks)
+        first = Update("running", 0.0, 0.0, facts, (), saved)
+        control.running = True  # from here on a signal stops the run, which can then be resumed
+        ledger = Ledger.create(path, make_record(path, plan), first)
+        return _copy(plan, walks, facts, ledger, display, control, place)
     finally:
         control.close()
 
 
-def _copy(plan: Plan, display: Display, control: Control) -> Summary:
-    coordinator = Coordinator(plan, display, control)
-    display.start()
-    control.running = True
+def resume(again: Again, display: Display, control: Control, place: Place) -> Summary:
+    """Go on with a job.
+
+    Args:
+        again: what is said anew.
+        place: where its ledger is; without a name the only one that can be gone on with.
+
+    Raises:
+        JobHeld: another process works on it.
+        RumpxError: as `run`.
+    """
     try:
-        coordinator.run()
-        if plan.job.functions:
-            replace = plan.spec.on_conflict == "replace"
-            display.message(copy_functions(plan.source, plan.target, replace=replace))
-        behind = left_behind(plan.source, functions_copied=plan.job.functions)
-    except RumpxError as error:
-        state: State = "stopped" if control.stops else "failed"
-        error.summary = summarize(plan, coordinator, state, error.exit_code, ())
-        raise
+        path = job_to_resume(place, retry_failed=again.retry_failed)
+        ledger = Ledger.open(path)
+        job = ledger.record.job
+        try:
+            job = _job_with(job_again(ledger.record, again.source, again.target), again)
+            plan = prepare(job)
+            refuse_other_clusters(ledger.record, plan)
+            plan, walks, facts = reconcile(plan, ledger.walks(), ledger.facts())
+        except RumpxError as error:
+            ledger.close()
+            error.resume = resume_command(path, place.folder, job)
+            raise
+        control.running = True
+        if again.retry_failed and not any(_being_retried(walk) for walk in walks):
+            failed = ((entry.failure.db, entry.failure.key) for entry in ledger.failures())
+            tried = key_partitions(plan.source.topology, failed, reason=RETRIED)
+            walks += [Walk(replace(p, id=n)) for n, p in enumerate(tried, len(walks))]
+        return _copy(plan, walks, facts, ledger, display, control, place)
     finally:
-        display.stop()
-    failed = coordinator.outcome().counts.failed
-    code = EXIT_SOME_KEYS_FAILED if failed else EXIT_OK
-    return summarize(plan, coordinator, "done", code, behind)
+        control.close()
+
+
+def _being_retried(walk: Walk) -> bool:
+    """An earlier run was about to try these failed keys again: that comes first."""
+    return walk.partition.reason == RETRIED and not walk.done
+
+
+def _job_with(job: Job, again: Again) -> Job:
+    if again.workers is not None:
+        job = replace(job, workers=again.workers)
+    return replace(job, max_failures=again.max_failures)
+
+
+def _copy(
+    plan: Plan,
+    walks: list[Walk],
+    facts: Facts,
+    ledger: Ledger,
+    display: Display,
+    control: Control,
+    place: Place,
+) -> Summary:
+    command = resume_command(ledger.path, place.folder, plan.job)
+    try:
+        coordinator = Coordinator(plan, walks, facts, ledger, display, control)
+        display.start()
+        try:
+            coordinator.run()
+            if plan.job.functions:
+                replaces = plan.on_conflict == "replace"
+                display.message(copy_functions(plan.source, plan.target, replace=replaces))
+            behind = left_behind(plan.source, functions_copied=plan.job.functions)
+        except RumpxError as error:
+            state: State = "stopped" if control.stops else "failed"
+            error.summary = summarize(plan, coordinator, ledger, state, error.exit_code, ())
+            error.resume = command
+            raise
+        except Exception as error:
+            unforeseen = RumpxError(f"Something that nobody foresaw ended the run: {error!r}.")
+            unforeseen.resume = command
+            raise unforeseen from error
+        finally:
+            display.stop()
+        return summarize(plan, coordinator, ledger, "done", None, behind)
+    finally:
+        ledger.close()
 
 
 def summarize(
-    plan: Plan, coordinator: Coordinator, state: State, exit_code: int, behind: tuple[str, ...]
+    plan: Plan,
+    coordinator: Coordinator,
+    ledger: Ledger,
+    state: State,
+    exit_code: int | None,
+    behind: tuple[str, ...],
 ) -> Summary:
-    """The coordinator's books as a Summary."""
+    """The coordinator's books as a Summary; the failed keys are listed in their file.
+
+    Args:
+        exit_code: None where the copy came to its end, and the failed keys decide.
+    """
     outcome = coordinator.outcome()
+    if exit_code is None:
+        exit_code = EXIT_SOME_KEYS_FAILED if outcome.counts.failed else EXIT_OK
     before, after = outcome.before, outcome.after
     seconds = max(outcome.seconds, 1e-6)
+    warnings = outcome.warnings
+    letters = None
+    try:
+        letters = write_dead_letters(ledger)
+    except OSError as error:
+        warnings += (f"The failed keys could not be listed in a file: {error.strerror}.",)
     return Summary(
         state=state,
         exit_code=exit_code,
+        job=ledger.record.name,
+        runs=ledger.earlier.runs,
         source=str(plan.job.source),
         target=str(plan.job.target),
         source_version=plan.source.version,
@@ -72,14 +198,15 @@ def summarize(
         bytes_per_second=outcome.counts.payload_bytes / seconds,
         failures_by_reason=outcome.failures_by_reason,
         failures=outcome.failures,
-        source_keys_before=plan.keys_expected,
+        dead_letters=str(letters) if letters else None,
+        source_keys_before=sum(place.keys for place in plan.databases),
         source_keys_after=after.source.keys if after and after.source else None,
-        target_keys_before=before.target.keys if before and before.target else None,
+        target_keys_before=before.target.keys if before.target else None,
         target_keys_after=after.target.keys if after and after.target else None,
         missing=outcome.missing,
         walked_again=outcome.walked_again,
         worker_restarts=outcome.restarts,
         left_behind=behind,
-        warnings=outcome.warnings,
+        warnings=warnings,
         partitions=outcome.partitions,
     )

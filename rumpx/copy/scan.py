@@ -32,8 +32,15 @@ from rumpx.copy.messages import (
     ScanTrouble,
     Walked,
 )
-from rumpx.copy.plan import CursorSpan, Partition, cursor_is_plausible
-from rumpx.errors import ConnectionLost, RumpxError, SourceUnusable, TemporaryError
+from rumpx.copy.plan import (
+    CursorSpan,
+    KeySpan,
+    Partition,
+    SlotSpan,
+    cursor_is_plausible,
+    reverse,
+)
+from rumpx.errors import ConnectionLost, RumpxError, Side, TemporaryError, unusable
 from rumpx.job import Address, Scope
 from rumpx.servers.dial import Dialer
 from rumpx.servers.globs import compile_glob, escape
@@ -47,8 +54,6 @@ from rumpx.servers.topology import Node, read_topology
 BATCH_NAME_BYTES: Final = 2**20
 # Where a filter lets nothing through, progress is still told this often, in seconds.
 _SIGN_OF_LIFE: Final = 0.25
-# COUNT shrinks at a span's end, but not below this part of it: each SCAN is a round trip.
-_SMALLEST_COUNT: Final = 0.1
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0
 
@@ -58,7 +63,8 @@ Place = tuple[Address | None, int, str]
 
 @dataclass(frozen=True, slots=True)
 class ScanSettings:
-    """What all walks of a run share. `scan_type`: the server knows SCAN … TYPE."""
+    """What all walks of one side share. `scan_type`: the server knows SCAN … TYPE; `sample`: the
+    part of the keys that is looked at, 0.0 to 1.0."""
 
     dialer: Dialer
     scope: Scope
@@ -66,13 +72,16 @@ class ScanSettings:
     batch_keys: int
     retry_for: float
     scan_type: bool
+    sample: float = 1.0
 
 
 class _UnprovenCursor(Exception):
     """A cursor that the arithmetic does not allow."""
 
 
-def key_filter(partition: Partition, scope: Scope) -> Callable[[bytes], bool] | None:
+def key_filter(
+    partition: Partition, scope: Scope, sample: float = 1.0
+) -> Callable[[bytes], bool] | None:
     """What a walk decides on a key's bytes by itself; None where it keeps every key."""
     tests: list[Callable[[bytes], object]] = []
     if len(scope.match) > 1:
@@ -85,6 +94,11 @@ def key_filter(partition: Partition, scope: Scope) -> Callable[[bytes], bool] | 
         tests.append(lambda key: not key.startswith(partition.beside))
     if (slots := partition.slots) is not None:
         tests.append(lambda key: key_slot(key) in slots)
+    if sample < 1.0:
+        # Python's hash of bytes is keyed anew by each process: a random choice, but the same one
+        # for both sides.
+        below = int(sample * 2**32)
+        tests.append(lambda key: hash(key) & 0xFFFFFFFF < below)
     return (lambda key: all(test(key) for test in tests)) if tests else None
 
 
@@ -108,41 +122,64 @@ def walk(
 
     Raises:
         ConnectionLost: also for replies that say "later".
-        SourceUnusable: SCAN is refused.
+        SourceUnusable, TargetUnusable: SCAN is refused.
     """
+    if isinstance(partition.span, KeySpan):
+        yield from _listed(partition.span, cursor, settings.batch_keys)
+        return
     options = scan_options(partition, settings)
-    keep = key_filter(partition, settings.scope)
+    keep = key_filter(partition, settings.scope, settings.sample)
     ask_types = len(settings.scope.types) > (1 if settings.scan_type else 0)
-    start, seen = partition.span.fraction(cursor) or 0.0, 0
-    number = settings.scan_count
+    span, number = partition.span, settings.scan_count
     while True:
-        reply = connection.call("SCAN", cursor, "COUNT", number, *options)
-        if not isinstance(reply, list):
-            raise _scan_refused(connection, reply)
-        next_cursor, keys = reply
-        cursor = int(next_cursor)  # type: ignore[arg-type]
-        if isinstance(partition.span, CursorSpan):
+        cursor, found = _scan(connection, partition.side, cursor, number, options)
+        if isinstance(span, CursorSpan):
             _check_cursor(connection, cursor)
-        found: list[bytes] = keys  # type: ignore[assignment]
-        seen += len(found)
-        number = next_count(partition, cursor, start, seen, settings.scan_count)
+        ended = span.ended(cursor)
+        if ended and cursor and found:
+            # A reply is not cut at the span's end: the keys behind it are of the next one, which
+            # would count them again.
+            if isinstance(span, CursorSpan) and reverse(cursor) > span.high:
+                others = _of_the_next(connection, partition, number, options)
+                found = [key for key in found if key not in others]
+            elif isinstance(span, SlotSpan):
+                found = [key for key in found if key_slot(key) < span.high]
         if keep is not None:
             found = [key for key in found if keep(key)]
         if ask_types and found:
             found = _of_types(connection, found, settings.scope.types)
         yield found, cursor
-        if partition.span.ended(cursor):
+        if ended:
             return
 
 
-def next_count(partition: Partition, cursor: int, start: float, seen: int, count: int) -> int:
-    """SCAN's next COUNT: at the end of a span only what is left of it, by the keys seen on the way
-    from the fraction `start`, since keys beyond would be copied twice."""
-    fraction = partition.span.fraction(cursor)
-    if fraction is None or fraction <= start or not seen:
-        return count
-    left = seen * (1 - fraction) / (fraction - start)
-    return min(count, max(1, int(_SMALLEST_COUNT * count), int(left)))
+def _listed(span: KeySpan, cursor: int, step: int) -> Iterator[tuple[list[bytes], int]]:
+    """Keys that need not be scanned for. They were in scope when they were listed."""
+    for start in range(cursor, len(span.keys), step):
+        end = min(start + step, len(span.keys))
+        yield list(span.keys[start:end]), end
+
+
+def _of_the_next(
+    connection: Connection, partition: Partition, number: int, options: list[Argument]
+) -> set[bytes]:
+    """The first keys behind the end of a part of a table.
+
+    Safe to leave out: who begins there is shown them, whatever the table does meanwhile.
+    """
+    assert isinstance(partition.span, CursorSpan)
+    cursor = reverse(partition.span.high)
+    return set(_scan(connection, partition.side, cursor, number, options)[1])
+
+
+def _scan(
+    connection: Connection, side: Side, cursor: int, number: int, options: list[Argument]
+) -> tuple[int, list[bytes]]:
+    reply = connection.call("SCAN", cursor, "COUNT", number, *options)
+    if not isinstance(reply, list):
+        raise _scan_refused(connection, side, reply)
+    after, keys = reply
+    return int(after), keys  # type: ignore[arg-type,return-value]
 
 
 def _check_cursor(connection: Connection, cursor: int) -> None:
@@ -162,12 +199,12 @@ def _of_types(connection: Connection, keys: list[bytes], types: tuple[str, ...])
     ]
 
 
-def _scan_refused(connection: Connection, reply: object) -> RumpxError:
+def _scan_refused(connection: Connection, side: Side, reply: object) -> RumpxError:
     if classify(reply).kind in (Kind.TEMPORARY, Kind.FULL):
         connection.close()
-        return ConnectionLost(f"The source at {connection.name} cannot be scanned now: {reply}.")
-    return SourceUnusable(
-        f"The source at {connection.name} refused SCAN: {explain_refusal(reply, 'SCAN')}."
+        return ConnectionLost(f"The {side} at {connection.name} cannot be scanned now: {reply}.")
+    return unusable(side)(
+        f"The {side} at {connection.name} refused SCAN: {explain_refusal(reply, 'SCAN')}."
     )
 
 
@@ -212,8 +249,9 @@ class Scanner:
     """Walks one partition in a thread of its own and tells what it finds.
 
     Args:
-        partition: what to walk, from its start.
+        partition: what to walk.
         walk: the number of this walk of the partition.
+        cursor: where to begin, or to go on.
         run_id: of the server process that the plan was made for; "" if unknown.
         settings: shared by all walks.
         shelf: connections for further walks.
@@ -222,17 +260,21 @@ class Scanner:
 
     partition: Partition
     walk: int
+    cursor: int
     run_id: str
     settings: ScanSettings
     shelf: Shelf
     emit: Callable[[FromScanner], bool]
     _node: Node | None = None
-    _cursor: int = 0
     _connected: bool = False
     _walked: bool = False
     _pending: list[bytes] = field(default_factory=list)
     _pending_bytes: int = 0
     _told: float = 0.0
+    _told_cursor: int = -1
+
+    def __post_init__(self) -> None:
+        self._told_cursor = self.cursor
 
     def start(self) -> threading.Thread:
         """Begin; the thread ends by itself after Walked, NodeChanged or trouble."""
@@ -255,22 +297,21 @@ class Scanner:
     def _walk_until_done(self) -> FromScanner | None:
         """The last message, or None if the walk was told to end."""
         node = self._node = self.partition.node
-        self._cursor = self.partition.span.start
         trouble_since: float | None = None
         pauses = 0
         while True:
-            before = self._cursor
+            before = self.cursor
             try:
                 return self._visit(node)
             except ConnectionLost as error:
                 self.shelf.clear()
-                if self._cursor != before:
+                if self.cursor != before:
                     trouble_since, pauses = None, 0
                 trouble_since = trouble_since or time.monotonic()
                 if time.monotonic() - trouble_since > self.settings.retry_for:
                     raise TemporaryError(
                         f"Gave up after {self.settings.retry_for:g} s of trouble: {error} "
-                        "Run the command again when it is over."
+                        "Go on when it is over."
                     ) from None
             pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(pauses, 10))
             time.sleep(pause * random.uniform(0.5, 1.0))
@@ -284,7 +325,7 @@ class Scanner:
         try:
             if connection is None:
                 connection = self.settings.dialer.connect(node.address)
-                select(connection, self.partition.db, "source")
+                select(connection, self.partition.db, self.partition.side)
                 run_id = read_run_id(connection)
                 if run_id != self.run_id or (self._connected and not run_id):
                     return NodeChanged(self.partition.id, self.walk, node, run_id)
@@ -305,17 +346,17 @@ class Scanner:
 
     def _walk_connection(self, connection: Connection) -> bool:
         """Walk on from the cursor; False if the coordinator has told us to end."""
-        for keys, cursor in walk(connection, self.partition, self._cursor, self.settings):
+        for keys, cursor in walk(connection, self.partition, self.cursor, self.settings):
             if not self._hand_on(keys, cursor):
                 return False
-        return not self._pending or self._tell(self._cursor)
+        return not self._pending or self._tell(self.cursor)
 
     def _hand_on(self, keys: list[bytes], cursor: int) -> bool:
         """Put keys of one SCAN reply to those pending, and emit full batches.
 
         Where a reply is too large for one, a batch that ends within it carries the cursor from
-        before it: whoever walks on from there meets the rest of the reply again. The reply's own
-        cursor goes with its last keys.
+        before it: whoever walks on from there meets the reply again, and nothing of another one.
+        The reply's own cursor goes with its last keys.
         """
         settings = self.settings
         size = self._pending_bytes + sum(map(len, keys))
@@ -326,7 +367,7 @@ class Scanner:
             self._pending_bytes = size
         elif not self._hand_on_parts(keys):
             return False
-        self._cursor = cursor
+        self.cursor = cursor
         waiting = len(self._pending)
         enough = 2 * waiting >= settings.batch_keys and waiting + settings.scan_count > roomy
         if enough or time.monotonic() - self._told > _SIGN_OF_LIFE:
@@ -334,17 +375,23 @@ class Scanner:
         return True
 
     def _hand_on_parts(self, keys: list[bytes]) -> bool:
+        # Also where nothing is pending: else the first part would be the first to tell of the
+        # reply before it, and be booked with that, though it is met again from there.
+        untold = self._pending or self.cursor != self._told_cursor
+        if untold and not self._tell(self.cursor):
+            return False
         for key in keys:
+            full = len(self._pending) >= self.settings.batch_keys
+            if (full or self._pending_bytes >= BATCH_NAME_BYTES) and not self._tell(self.cursor):
+                return False
             self._pending.append(key)
             self._pending_bytes += len(key)
-            full = len(self._pending) >= self.settings.batch_keys
-            if (full or self._pending_bytes >= BATCH_NAME_BYTES) and not self._tell(self._cursor):
-                return False
-        return True
+        return True  # the last part waits, for the reply's own cursor
 
     def _tell(self, cursor: int) -> bool:
         keys, self._pending, self._pending_bytes = self._pending, [], 0
         self._told = time.monotonic()
+        self._told_cursor = cursor
         node = self._node.address if self._node else None
         return self.emit(Found(self.partition.id, self.walk, node, keys, cursor))
 

@@ -21,8 +21,6 @@ process.
 from __future__ import annotations
 
 import contextlib
-import random
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, product
@@ -31,22 +29,20 @@ from typing import Final, Literal
 from rumpx.copy.dump import DumpReader, Read, Wanted, even_parts
 from rumpx.copy.links import Links
 from rumpx.copy.messages import Ack, Batch
+from rumpx.copy.patience import Patience
 from rumpx.copy.restore import Records, RestoreWriter, Written
-from rumpx.copy.tasks import Budget, Pause, Permit, Task
-from rumpx.errors import ConnectionLost, TemporaryError
+from rumpx.copy.tasks import Budget, Permit, Task
+from rumpx.errors import ConnectionLost
 from rumpx.job import Address, Scope
 from rumpx.report.snapshot import Counts, KeyFailure
 from rumpx.servers.replies import Kind, classify
 from rumpx.values.compare import ReadRefused, differing
 
-_FIRST_PAUSE: Final = 0.05
-_LONGEST_PAUSE: Final = 2.0
 # Connections a side that are opened before there is work; there may be a hundred nodes.
 _DIALED_AHEAD: Final = 8
-# Refusals of a comparison that another try, with a fresh look at the topology, may not meet.
 _PASSING: Final = (Kind.TEMPORARY, Kind.MOVED, Kind.ASK)
 # Until payloads have been seen, and where sizes are not asked.
-_GUESSED_BYTES: Final = 512
+GUESSED_BYTES: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +90,22 @@ def cut(
             yield Chunk(part, part_sizes, total)
         else:
             yield from _cut_large(part, part_sizes, limits)
+
+
+def chunks(
+    reader: DumpReader, budget: Budget, wanted: Wanted, limits: Limits, guess: float
+) -> Task[list[Chunk]]:
+    """Ask the sizes of all keys, where the reader can, and cut them; a task."""
+    sizes = None
+    if reader.tells_sizes:
+        # A permit of no bytes: a key that is DUMPed alone holds back size requests too.
+        permit = Permit(0)
+        yield permit
+        try:
+            sizes = yield from reader.sizes(wanted)
+        finally:
+            budget.release(permit)
+    return list(cut(wanted.keys, sizes, limits, guess))
 
 
 def _cut_large(keys: list[bytes], sizes: list[int], limits: Limits) -> Iterator[Chunk]:
@@ -173,6 +185,11 @@ class _Tally:
         )
 
 
+def passing(error: ReadRefused) -> bool:
+    """Whether another try, with a fresh look at the topology, may not be refused."""
+    return classify(error.reply).kind in _PASSING
+
+
 class Transfer:
     """Copies batches.
 
@@ -204,7 +221,7 @@ class Transfer:
         self._scope = scope
         self._on_conflict = on_conflict
         self._expiry_shift = expiry_shift
-        self._mean_bytes = float(_GUESSED_BYTES)
+        self._mean_bytes = float(GUESSED_BYTES)
         self._tallies: dict[int, _Tally] = {}
 
     def dial(self, databases: Sequence[int]) -> None:
@@ -222,17 +239,17 @@ class Transfer:
                 for address, db in islice(product(links.addresses, dbs), _DIALED_AHEAD):
                     links.connect(address, db)
 
-    def copy(self, batch: Batch) -> Task[Ack]:
+    def settle(self, batch: Batch) -> Task[Ack]:
         """Copy one batch until each of its keys is settled; a task.
 
         Raises:
             TemporaryError: nothing was settled for `retry_for` seconds.
-            SourceUnusable, TargetUnusable: see reader and writer.
+            SourceUnusable, TargetFull, TargetUnusable: see reader and writer.
         """
         tally = self._tallies[batch.id] = _Tally()
         chunks = yield from self._chunks(batch, batch.keys, _Unsettled())
         for chunk in chunks:
-            yield from self._settle(batch, chunk, tally)
+            yield from self._settle_chunk(batch, chunk, tally)
         del self._tallies[batch.id]
         return Ack(batch.id, tally.counts(), tuple(tally.failures))
 
@@ -240,12 +257,11 @@ class Transfer:
         """Of each batch that was begun and not acknowledged, what has become of its keys so far."""
         return {batch: tally.counts() for batch, tally in self._tallies.items()}
 
-    def _settle(self, batch: Batch, chunk: Chunk, tally: _Tally) -> Task[None]:
+    def _settle_chunk(self, batch: Batch, chunk: Chunk, tally: _Tally) -> Task[None]:
         """Copy a chunk, and what is left of it, until each of its keys is settled."""
         unsettled = _Unsettled()
         chunks = [chunk]
-        tries = 0
-        trouble_since: float | None = None
+        patience = Patience(self._limits.retry_for, (self._reader.links, self._writer.links))
         while True:
             settled_before = tally.settled
             again: list[bytes] = []
@@ -254,16 +270,12 @@ class Transfer:
             if not again:
                 return
             if tally.settled > settled_before:
-                tries, trouble_since = 0, None
-            if unsettled.waits:
-                trouble_since = trouble_since or time.monotonic()
-                if time.monotonic() - trouble_since > self._limits.retry_for:
-                    raise TemporaryError(
-                        f"Gave up after {self._limits.retry_for:g} s of trouble: "
-                        f"{unsettled.complaint} Run the command again when it is over."
-                    )
-            tries += 1
-            yield from self._back_off(unsettled, tries)
+                patience.succeeded()
+            yield from patience.before_next_try(
+                trouble=unsettled.waits, complaint=unsettled.complaint
+            )
+            unsettled.waits = False
+            unsettled.by_slot = self._reader.links.cluster
             chunks = yield from self._chunks(batch, again, unsettled)
 
     def _try(
@@ -277,6 +289,8 @@ class Transfer:
         finally:
             self._budget.release(permit)
         tally.add(read, written)
+        if written.fatal:
+            raise written.fatal
         again = unsettled.note(read, written)
         if written.busy:
             again += self._conflicts(batch, unsettled, written.busy, tally)
@@ -295,16 +309,10 @@ class Transfer:
     def _chunks(
         self, batch: Batch, keys: list[bytes], unsettled: _Unsettled
     ) -> Task[list[Chunk]]:
-        sizes = None
-        if self._reader.tells_sizes:
-            # A permit of no bytes: a key that is DUMPed alone holds back size requests too.
-            permit = Permit(0)
-            yield permit
-            try:
-                sizes = yield from self._reader.sizes(_wanted(batch, unsettled, keys))
-            finally:
-                self._budget.release(permit)
-        return list(cut(keys, sizes, self._limits, self._mean_bytes))
+        wanted = _wanted(batch, unsettled, keys)
+        return (
+            yield from chunks(self._reader, self._budget, wanted, self._limits, self._mean_bytes)
+        )
 
     def _copy_chunk(
         self, batch: Batch, unsettled: _Unsettled, chunk: Chunk, permit: Permit
@@ -327,16 +335,6 @@ class Transfer:
         )
         return read, written
 
-    def _back_off(self, unsettled: _Unsettled, tries: int) -> Task[None]:
-        """Before keys are repeated: a pause if there was trouble, and a look at the topology."""
-        unsettled.by_slot = self._reader.links.cluster
-        if unsettled.waits or tries > 3:
-            pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(tries - 1, 10))
-            yield Pause(pause * random.uniform(0.5, 1.0))
-            self._reader.links.refresh()
-            self._writer.links.refresh()
-        unsettled.waits = False
-
     def _conflicts(
         self, batch: Batch, unsettled: _Unsettled, keys: list[bytes], tally: _Tally
     ) -> list[bytes]:
@@ -345,7 +343,7 @@ class Transfer:
         try:
             different = self._compare(batch, keys)
         except (ConnectionLost, ReadRefused) as error:
-            if isinstance(error, ConnectionLost) or classify(error.reply).kind in _PASSING:
+            if isinstance(error, ConnectionLost) or passing(error):
                 unsettled.waits = True
                 unsettled.complaint = str(error)
                 return keys

@@ -9,7 +9,7 @@ walks go first to the nodes that hand slots over and then to those that take the
 other: a key that a walk of the first node misses has gone to the second, whose walk comes later.
 
 **Target.** An ack proves that the target had a key, not that it kept it: replication is
-asynchronous, and a restart may lose writes. `target_identity` names the process behind each slot;
+asynchronous, and a restart may lose writes. `target_runs` names the process behind each slot;
 where it differs at the end from the start, what was written there is *suspect* and is walked
 again.
 
@@ -19,8 +19,9 @@ Not promised: to see a migration that begins and is taken back within a second.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from rumpx.copy.prepare import SideFacts
 from rumpx.errors import RumpxError, TemporaryError
@@ -31,6 +32,11 @@ from rumpx.servers.slots import SLOTS
 from rumpx.servers.topology import Node, OwnView, Topology, own_view, read_topology
 
 _POLL_SECONDS: Final = 1.0
+
+T = TypeVar("T")
+SlotOwner = tuple[int, int, Address | None]
+TargetRun = tuple[int, int, str]
+"""(first slot, last slot, what they have); slots 0 to 0 for a single server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +70,31 @@ class SlotWatch:
     """Collects the disturbed slots of a source cluster; does nothing on a standalone source.
 
     Args:
-        source: as found at the start.
+        source: as found now.
+        owners: of its slots as last seen by an earlier run of the job; empty at the start.
+        disturbed: slots that such a run had still to walk again.
     """
 
-    def __init__(self, source: SideFacts) -> None:
+    def __init__(
+        self,
+        source: SideFacts,
+        owners: Sequence[SlotOwner] = (),
+        disturbed: frozenset[int] = frozenset(),
+    ) -> None:
         self._dialer = source.dialer
         self._topology = source.topology
         self._owners: dict[int, Address | None] = {}
-        self._disturbed: set[int] = set()
+        self._disturbed: set[int] = set(disturbed)
         self._excused: set[int] = set()
+        self._ranges: tuple[SlotOwner, ...] | None = None
         self._lock = threading.Lock()
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
         if source.topology.cluster:
-            owners = enumerate(source.topology.owners())
-            self._owners = {slot: owner for slot, owner in owners if owner}
+            seen = enumerate(source.topology.owners())
+            self._owners = {slot: owner for slot, owner in seen if owner}
+            # What changed hands between the runs is found by the first comparison.
+            self._owners |= {s: owner for low, high, owner in owners for s in range(low, high + 1)}
             self._thread = threading.Thread(target=self._watch, name="slot watch", daemon=True)
             self._thread.start()
 
@@ -110,6 +126,8 @@ class SlotWatch:
         moved = {s for s, owner in owners.items() if self._owners.get(s, owner) != owner}
         self._disturbed |= (seen.marked | moved) - self._excused
         self._excused -= moved
+        if moved or not owners.keys() <= self._owners.keys():
+            self._ranges = None
         self._owners |= owners
 
     def take(self) -> frozenset[int]:
@@ -122,6 +140,13 @@ class SlotWatch:
         """These are not dealt with yet."""
         with self._lock:
             self._disturbed |= slots
+
+    def books(self) -> tuple[tuple[SlotOwner, ...], frozenset[int]]:
+        """For the ledger: the owners as last seen, and the slots that are not dealt with yet."""
+        with self._lock:
+            if self._ranges is None:
+                self._ranges = _ranges(sorted(self._owners.items()))
+            return self._ranges, frozenset(self._disturbed)
 
     def excuse(self, slots: frozenset[int]) -> None:
         """These, still in migration, are about to be walked in the right order, which holds also
@@ -143,12 +168,27 @@ class SlotWatch:
                 continue  # a node is away; the poll at the end must succeed
 
 
-def target_identity(dialer: Dialer, topology: Topology) -> list[str]:
-    """The run_id of the process behind the target, or behind each of its slots; "" if unknown.
+def _ranges(items: Sequence[tuple[int, T]]) -> tuple[tuple[int, int, T], ...]:
+    """Neighbours with the same value as one (first, last, value)."""
+    ranges: list[tuple[int, int, T]] = []
+    for number, value in items:
+        if ranges and ranges[-1][1] == number - 1 and ranges[-1][2] == value:
+            ranges[-1] = ranges[-1][0], number, value
+        else:
+            ranges.append((number, number, value))
+    return tuple(ranges)
+
+
+def target_runs(dialer: Dialer, topology: Topology) -> tuple[TargetRun, ...]:
+    """The run_id of the process behind each of the target's slots, or behind the one server.
 
     Raises:
         ConnectionLost: a primary does not answer.
     """
+    return _ranges(list(enumerate(_run_ids(dialer, topology))))
+
+
+def _run_ids(dialer: Dialer, topology: Topology) -> list[str]:
     run_ids = {}
     for node in topology.nodes:
         connection = dialer.connect(node.address)
@@ -164,10 +204,17 @@ def target_identity(dialer: Dialer, topology: Topology) -> list[str]:
     return [run_ids.get(owner, "") for owner in topology.owners()]
 
 
-def suspect_slots(before: list[str], now: list[str]) -> frozenset[int] | None:
+def suspect_slots(
+    before: tuple[TargetRun, ...], now: tuple[TargetRun, ...]
+) -> frozenset[int] | None:
     """Slots whose process on the target changed; None for all, where the target is one server."""
-    if len(before) != SLOTS or len(now) != SLOTS:
-        return frozenset() if before == now else None
-    return frozenset(slot for slot in range(SLOTS) if before[slot] != now[slot])
+    earlier, later = _by_slot(before), _by_slot(now)
+    if len(earlier) != SLOTS or len(later) != SLOTS:
+        return frozenset() if earlier == later else None
+    return frozenset(slot for slot in range(SLOTS) if earlier[slot] != later[slot])
+
+
+def _by_slot(runs: tuple[TargetRun, ...]) -> dict[int, str]:
+    return {slot: run_id for low, high, run_id in runs for slot in range(low, high + 1)}
 
 

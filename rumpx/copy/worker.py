@@ -20,28 +20,68 @@ import queue
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 from rumpx.copy.channel import Channel, receive, send
 from rumpx.copy.dump import Abilities, DumpReader
 from rumpx.copy.forks import HELD_BACK
 from rumpx.copy.links import Links
-from rumpx.copy.messages import Ack, FromWorker, Notice, Ready, Stop, ToWorker, Trouble
+from rumpx.copy.messages import Ack, Batch, FromWorker, Notice, Ready, Stop, ToWorker, Trouble
 from rumpx.copy.restore import RestoreWriter
-from rumpx.copy.tasks import Budget, Runner
+from rumpx.copy.tasks import Budget, Runner, Task
 from rumpx.copy.transfer import Limits, Transfer
 from rumpx.errors import RumpxError
 from rumpx.job import Scope
+from rumpx.report.snapshot import Counts
 from rumpx.servers.dial import Dialer
 from rumpx.servers.topology import Topology
 
 _GRACE_SECONDS: Final = 1.0
 
 
+class Handler(Protocol):
+    """What a worker does with batches; `Transfer` copies them."""
+
+    def dial(self, databases: Sequence[int]) -> None:
+        """Open the connections that are surely needed."""
+
+    def settle(self, batch: Batch) -> Task[Ack]:
+        """Settle each of a batch's keys; a task."""
+
+    def unfinished(self) -> dict[int, Counts]:
+        """Of each batch that was begun and not settled, what has become of its keys so far."""
+
+    def take_notices(self) -> list[str]:
+        """Sentences for the user that came up since the last call."""
+
+    def close(self) -> None:
+        """Close all connections."""
+
+
+class Spec(Protocol):
+    """All that a worker needs to know, sent once when it starts."""
+
+    @property
+    def databases(self) -> tuple[int, ...]:
+        """Of the source, those that hold keys."""
+
+    @property
+    def bytes_in_flight(self) -> int:
+        """This worker's budget."""
+
+    @property
+    def scope(self) -> Scope:
+        """Which keys, and where to."""
+
+    def build(self, budget: Budget) -> Handler:
+        """What does the work."""
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """All that a worker needs to know, sent once when it starts.
+    """What a worker that copies needs to know.
 
     Attributes:
         databases: of the source, those that hold keys.
@@ -67,48 +107,55 @@ class WorkerSpec:
     expiry_shift: int
 
 
-def build_transfer(spec: WorkerSpec, budget: Budget) -> Transfer:
-    """Reader, writer and what joins them."""
-    reader = DumpReader(Links(spec.source, spec.source_topology), spec.abilities)
-    writer = RestoreWriter(
-        Links(spec.target, spec.target_topology),
-        replace=spec.on_conflict == "replace",
-        absolute=spec.abilities.expiry != "left",
-        shift=spec.expiry_shift,
-        clock_offset=spec.clock_offset,
-    )
-    return Transfer(
-        reader,
-        writer,
-        (Links(spec.source, spec.source_topology), Links(spec.target, spec.target_topology)),
-        budget,
-        Limits(spec.pipeline_keys, max(1, budget.limit // 4), spec.big_key, spec.retry_for),
-        spec.scope,
-        spec.on_conflict,
-        spec.expiry_shift,
-    )
+    def build(self, budget: Budget) -> Transfer:
+        """Reader, writer and what joins them."""
+        return Transfer(
+            DumpReader(Links(self.source, self.source_topology), self.abilities),
+            RestoreWriter(
+                Links(self.target, self.target_topology),
+                replace=self.on_conflict == "replace",
+                absolute=self.abilities.expiry != "left",
+                shift=self.expiry_shift,
+                clock_offset=self.clock_offset,
+            ),
+            self.aside(),
+            budget,
+            self.limits(budget),
+            self.scope,
+            self.on_conflict,
+            self.expiry_shift,
+        )
+
+    def aside(self) -> tuple[Links, Links]:
+        """Further links to both sides, for questions that are not pipelined with the rest."""
+        return Links(self.source, self.source_topology), Links(self.target, self.target_topology)
+
+    def limits(self, budget: Budget) -> Limits:
+        """What may be asked for at once."""
+        chunk_bytes = max(1, budget.limit // 4)
+        return Limits(self.pipeline_keys, chunk_bytes, self.big_key, self.retry_for)
 
 
-def main(channel: Channel, spec: WorkerSpec) -> None:
+def main(channel: Channel, spec: Spec) -> None:
     """The process's whole life."""
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
     gc.freeze()  # what has been imported is never garbage: no need to look at it again
     inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(channel, inbox), daemon=True).start()
     budget = Budget(spec.bytes_in_flight)
-    transfer = build_transfer(spec, budget)
+    handler = spec.build(budget)
     runner = Runner(budget)
     try:
-        transfer.dial(spec.databases)
+        handler.dial(spec.databases)
         _tell(channel, Ready())
-        _work(inbox, channel, transfer, runner)
+        _work(inbox, channel, handler, runner)
     except RumpxError as error:
-        _tell(channel, Trouble(error, transfer.unfinished()))
-    transfer.close()
+        _tell(channel, Trouble(error, handler.unfinished()))
+    handler.close()
 
 
 def _work(
-    inbox: queue.SimpleQueue[ToWorker], channel: Channel, transfer: Transfer, runner: Runner
+    inbox: queue.SimpleQueue[ToWorker], channel: Channel, handler: Handler, runner: Runner
 ) -> None:
     stopping = False
     while True:
@@ -123,12 +170,12 @@ def _work(
             if isinstance(message, Stop):
                 stopping = True
             else:
-                runner.start(transfer.copy(message))
+                runner.start(handler.settle(message))
             continue
         result = runner.step()
         if isinstance(result, Ack):
             _tell(channel, result)
-        for text in transfer.take_notices():
+        for text in handler.take_notices():
             _tell(channel, Notice(text))
 
 

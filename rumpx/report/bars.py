@@ -19,7 +19,7 @@ from rich.live import Live
 from rich.text import Text
 
 from rumpx.report import units
-from rumpx.report.lines import ENDED, copied, line, one_line, outcomes, stamped
+from rumpx.report.lines import ENDED, done_keys, line, one_line, outcomes, stamped
 from rumpx.report.snapshot import Row, Snapshot, State
 
 MAX_WIDTH: Final = 120
@@ -33,6 +33,7 @@ _STATE_STYLES: Final[dict[State, str]] = {
     "starting": "cyan",
     "copying": "cyan",
     "checking": "cyan",
+    "comparing": "cyan",
     "draining": "yellow",
     "done": "green",
     "failed": "red",
@@ -49,7 +50,10 @@ class Bars:
 
     def __init__(self, stream: TextIO) -> None:
         self._console = Console(file=stream, highlight=False, markup=False, emoji=False)
-        self._live = Live(
+        self._live = self._new_live()
+
+    def _new_live(self) -> Live:
+        return Live(
             console=self._console,
             auto_refresh=False,
             redirect_stdout=False,
@@ -72,6 +76,15 @@ class Bars:
     def message(self, text: str) -> None:
         """Print a message above the bars."""
         self._print(one_line(text))
+
+    def pause(self) -> None:
+        """Leave the bars where they stand; the cursor is below them."""
+        self._live.stop()
+
+    def go_on(self) -> None:
+        """Draw anew, below."""
+        self._live = self._new_live()  # the old one would draw over what was asked
+        self._live.start()
 
     def stop(self) -> None:
         """Leave the last state where it stands and give the terminal back."""
@@ -134,8 +147,8 @@ def _numbers(snapshot: Snapshot, width: int) -> list[Text]:
     """Keys, rates, time left and outcomes: on one line if they fit, else outcomes below."""
     ended = snapshot.state in ENDED
     expected = units.keys(snapshot.keys_expected)
-    keys = _named("copied", copied(snapshot))
-    numbers = [keys if ended else _held(keys, f"copied {expected} of ~{expected} keys")]
+    keys = _named(snapshot.verb, done_keys(snapshot))
+    numbers = [keys if ended else _held(keys, f"{snapshot.verb} {expected} of ~{expected} keys")]
     if not ended:
         numbers += [
             _held(Text(units.key_rate(snapshot.keys_per_second)), "999,999 keys/s"),
@@ -163,6 +176,8 @@ def _machine(snapshot: Snapshot, width: int) -> list[Text]:
         _named("coordinator", _cost(snapshot.coordinator_cpu, snapshot.coordinator_memory)),
         _named("batches in flight", units.keys(snapshot.batches_in_flight)),
     ]
+    if snapshot.job:
+        items.append(_named("job", snapshot.job))
     if snapshot.worker_restarts:
         items.append(_named("restarted", units.keys(snapshot.worker_restarts), "yellow"))
     return _flow(items, width)
@@ -182,7 +197,7 @@ def _rows(rows: Sequence[Row], room: int, width: int) -> list[Text]:
         return []
     shown = slowest(rows, room)
     labels = [shortened(one_line(row.label), width // 3) for row in shown]
-    copies = [units.short_keys(row.counts.copied) for row in shown]
+    copies = [units.short_keys(row.counts.copied + row.counts.compared) for row in shown]
     faults = [_fault(row) for row in shown]
     columns = [_column(labels, str.ljust)]
     if width >= WIDE:

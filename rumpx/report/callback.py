@@ -23,6 +23,12 @@ class _Callback:
     def message(self, text: str) -> None:
         return
 
+    def pause(self) -> None:
+        return
+
+    def go_on(self) -> None:
+        return
+
     def stop(self) -> None:
         return
 
@@ -49,8 +55,16 @@ class Both:
         for display in self._displays:
             display.message(text)
 
-    def stop(self) -> None:
+    def pause(self) -> None:
         for display in self._displays:
+            display.pause()
+
+    def go_on(self) -> None:
+        for display in self._displays:
+            display.go_on()
+
+    def stop(self) -> None:
+        for display in reversed(self._displays):  # the second may complain to the first
             display.stop()
 
 

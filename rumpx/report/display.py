@@ -42,6 +42,12 @@ class Display(Protocol):
     def message(self, text: str) -> None:
         """Write one sentence that stays: a warning, a worker's death."""
 
+    def pause(self) -> None:
+        """Leave the terminal to somebody who asks a question."""
+
+    def go_on(self) -> None:
+        """The question was answered."""
+
     def stop(self) -> None:
         """End, with the last snapshot still to be seen."""
 
@@ -75,7 +81,7 @@ def open_display(progress: Progress, stream: TextIO) -> Display:
 
 
 class Background:
-    """Runs a display in a thread; every method returns at once and raises nothing.
+    """Runs a display in a thread; every method but `pause` returns at once, and none raises.
 
     `stop` waits a few seconds at most for what is still to be written.
     """
@@ -104,6 +110,24 @@ class Background:
     def message(self, text: str) -> None:
         """Leave a message for the thread; those left before `start` appear then."""
         self._pending.append(lambda display: display.message(text))
+
+    def pause(self) -> None:
+        """Wait until the display has let go of the terminal; the one call here that waits."""
+        done = threading.Event()
+
+        def pause(display: Display) -> None:
+            snapshot = self._latest
+            if snapshot is not None:
+                display.show(snapshot)
+            display.pause()
+            done.set()
+
+        self._pending.append(pause)
+        done.wait(_STOP_TIMEOUT)
+
+    def go_on(self) -> None:
+        """Leave word for the thread."""
+        self._pending.append(lambda display: display.go_on())
 
     def stop(self) -> None:
         """Show what is left and end the thread; harmless when repeated or never started."""

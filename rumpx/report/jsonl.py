@@ -3,11 +3,15 @@
 Every object has "version" (1), "event" and "time" (RFC 3339, UTC, in milliseconds).
 
 "event": "progress"
-    state               "starting", "copying", "checking", "draining", "done", "failed", "stopped"
+    state               "starting", "copying", "checking", "comparing", "draining", "done",
+                        "failed", "stopped"
+    job                 its name
+    verb                "copied", or "compared" for rumpx verify
     source, target      URIs without credentials
     elapsed             seconds since the copy began
     fraction            0.0 to 1.0
-    counts              {copied, gone, skipped, repeated, failed, payload_bytes}
+    counts              {copied, gone, skipped, repeated, failed, payload_bytes, equal, different,
+                        missing, extra, found, changing, deleted}
     keys_expected       the source's number of keys at the start; with filters an upper bound
     keys_per_second, bytes_per_second
     eta                 seconds left, or null while unknown
@@ -38,7 +42,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, TextIO
 
 from rumpx.report.lines import TextDisplay
-from rumpx.report.snapshot import Snapshot, Summary
+from rumpx.report.snapshot import Snapshot, Summary, Verification
 
 JSON_VERSION: Final = 1
 JSON_PERIOD: Final = 1.0
@@ -59,7 +63,7 @@ def message_json(text: str) -> str:
     return _event("message", {"text": text})
 
 
-def summary_json(summary: Summary) -> str:
+def summary_json(summary: Summary | Verification) -> str:
     """The end of a run as a JSON object."""
     return _event("summary", summary.to_json())
 

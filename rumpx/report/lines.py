@@ -70,6 +70,12 @@ class TextDisplay:
         """Write one message."""
         self._write(self._message_text(one_line(text)))
 
+    def pause(self) -> None:
+        """Lines do not mind."""
+
+    def go_on(self) -> None:
+        """Nor now."""
+
     def stop(self) -> None:
         """Write the last snapshot, unless it is written already."""
         if self._latest is not None and self._latest is not self._written:
@@ -100,7 +106,7 @@ def quiet(stream: TextIO) -> TextDisplay:
 def line(snapshot: Snapshot) -> str:
     """The run in one line, without the time of day."""
     counts = snapshot.counts
-    parts = [f"{snapshot.state} {units.percent(snapshot.fraction)}", copied(snapshot)]
+    parts = [f"{snapshot.state} {units.percent(snapshot.fraction)}", done_keys(snapshot)]
     if snapshot.state in ENDED:
         parts.append(f"in {units.duration(snapshot.elapsed)}")
     else:
@@ -112,14 +118,17 @@ def line(snapshot: Snapshot) -> str:
     parts.append(f"workers {len(snapshot.workers)}")
     if snapshot.worker_restarts:
         parts.append(f"restarts {snapshot.worker_restarts}")
+    if snapshot.job:
+        parts.append(f"job {snapshot.job}")
     if snapshot.note:
         parts.append(f"({one_line(snapshot.note)})")
     return "  ".join(parts)
 
 
-def copied(snapshot: Snapshot) -> str:
+def done_keys(snapshot: Snapshot) -> str:
     """`412,345 of ~1,000,000 keys`; without what was expected when there is no such number."""
-    count = units.keys(snapshot.counts.copied)
+    counts = snapshot.counts
+    count = units.keys(counts.copied if snapshot.verb == "copied" else counts.compared)
     if not snapshot.keys_expected or snapshot.state == "done":
         return f"{count} keys"
     return f"{count} of ~{units.keys(snapshot.keys_expected)} keys"
@@ -127,7 +136,14 @@ def copied(snapshot: Snapshot) -> str:
 
 def outcomes(counts: Counts) -> list[tuple[str, int]]:
     """What became of the keys that were not copied, by the word for it."""
-    rare = [("skipped", counts.skipped), ("repeated", counts.repeated)]
+    rare = [
+        ("skipped", counts.skipped),
+        ("repeated", counts.repeated),
+        ("different", counts.different),
+        ("missing", counts.missing),
+        ("extra", counts.extra),
+        ("deleted", counts.deleted),
+    ]
     return [
         ("gone", counts.gone),
         *((word, count) for word, count in rare if count),

@@ -7,10 +7,15 @@ left when the run has ended: the API returns it, `--summary` writes it as JSON.
 from __future__ import annotations
 
 import dataclasses
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-State = Literal["starting", "copying", "checking", "draining", "done", "failed", "stopped"]
+State = Literal[
+    "starting", "copying", "checking", "comparing", "draining", "done", "failed", "stopped"
+]
+Verb = Literal["copied", "compared"]
 SUMMARY_VERSION: Final = 1
 
 
@@ -25,6 +30,13 @@ class Counts:
         repeated: keys met again that were on the target already, with equal value and expiry.
         failed: keys that could not be copied.
         payload_bytes: DUMP payload bytes of the keys copied.
+        equal: keys that are the same on both sides. This and the rest is what comparisons count.
+        different: keys whose value, type or expiry is another on the target.
+        missing: keys that the target lacks.
+        extra: keys that only the target has.
+        found: keys of the target that the source has as well, as the walk back meets them.
+        changing: keys that were written while they were compared.
+        deleted: extra keys that were deleted from the target.
     """
 
     copied: int = 0
@@ -33,32 +45,43 @@ class Counts:
     repeated: int = 0
     failed: int = 0
     payload_bytes: int = 0
+    equal: int = 0
+    different: int = 0
+    missing: int = 0
+    extra: int = 0
+    found: int = 0
+    changing: int = 0
+    deleted: int = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Acks hold Counts, and the generic way for dataclasses with slots takes twice as long.
-        return Counts, (
-            self.copied,
-            self.gone,
-            self.skipped,
-            self.repeated,
-            self.failed,
-            self.payload_bytes,
-        )
+        return Counts, self.numbers
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """All of them, in the order of their names above."""
+        return _numbers(self)
+
+    @property
+    def compared(self) -> int:
+        """Keys of the source that were compared."""
+        return self.equal + self.different + self.missing + self.changing
 
     @property
     def settled(self) -> int:
         """Keys about which nothing remains to be done."""
-        return self.copied + self.gone + self.skipped + self.repeated + self.failed
+        return sum(self.numbers) - self.payload_bytes
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(
-            self.copied + other.copied,
-            self.gone + other.gone,
-            self.skipped + other.skipped,
-            self.repeated + other.repeated,
-            self.failed + other.failed,
-            self.payload_bytes + other.payload_bytes,
-        )
+        return Counts(*map(operator.add, self.numbers, other.numbers))
+
+    def __sub__(self, other: Counts) -> Counts:
+        return Counts(*map(operator.sub, self.numbers, other.numbers))
+
+
+_numbers: Callable[[Counts], tuple[int, ...]] = operator.attrgetter(
+    *(field.name for field in dataclasses.fields(Counts))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +113,8 @@ class Snapshot:
 
     Attributes:
         state: what the run is doing.
+        job: its name; "" for a comparison.
+        verb: what is done with keys, as in "copied" or "compared".
         source, target: the endpoints' URIs without credentials.
         elapsed: seconds since the copy began.
         fraction: 0.0 to 1.0 of the walk that is settled; exact where cursors tell, else by keys.
@@ -107,6 +132,8 @@ class Snapshot:
     """
 
     state: State
+    job: str
+    verb: Verb
     source: str
     target: str
     elapsed: float
@@ -136,6 +163,30 @@ class KeyFailure:
     message: str
 
 
+Back = Literal["walked", "not needed", "not done"]
+FindingKind = Literal["missing", "extra", "type", "value", "expiry"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A key that is not the same on both sides.
+
+    Attributes:
+        db: the source's database.
+        detail: about the difference, without any value: "string, list", "+1000 ms".
+        prints: a few bytes for each side that stand for its value, to tell later whether it has
+            changed; empty where there is none.
+        expiries: of both sides, ms since 1970; -1 is none, -2 no such key.
+    """
+
+    db: int
+    key: bytes
+    kind: FindingKind
+    detail: str = ""
+    prints: tuple[bytes, bytes] = (b"", b"")
+    expiries: tuple[int, int] = (-2, -2)
+
+
 @dataclass(frozen=True, slots=True)
 class PartitionSummary:
     """One partition's bounds (as text), node, database and counts."""
@@ -148,19 +199,81 @@ class PartitionSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class PrefixDifferences:
+    """How many keys with a prefix differ, by kind."""
+
+    prefix: str
+    kinds: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """How a comparison of both sides ended.
+
+    Attributes:
+        state: "done", "failed" or "stopped".
+        exit_code: 0 all equal, 3 some keys could not be compared, 4 some differ.
+        source, target, source_version, target_version: as in Summary.
+        seconds: from the first SCAN to the end.
+        counts: `equal`, `different`, `missing`, `extra`, `changing`, `found`, `gone` and `failed`
+            as they were found; `copied` and `deleted` are what was repaired.
+        keys_per_second, bytes_per_second: of the source's keys and payloads.
+        proof: what "equal" rests on, in words.
+        sample: what a comparison of a sample proves, in words; "" if all keys were compared.
+        back: whether the target's keys were looked for on the source: "walked", or "not needed"
+            where the numbers of keys prove that there are no others, or "not done".
+        differences: number of differing keys by kind: missing, extra, type, value, expiry.
+        prefixes: the same by key prefix, the most frequent first; at most ten.
+        differences_file: lists all of them, as JSON lines; None if there are none.
+        repaired: differences that were mended, and found equal after that.
+        failures_by_reason, failures: keys that could not be compared; at most 1,000 are listed.
+        worker_restarts, warnings: as in Summary.
+    """
+
+    state: State
+    exit_code: int
+    source: str
+    target: str
+    source_version: str
+    target_version: str
+    seconds: float
+    counts: Counts
+    keys_per_second: float
+    bytes_per_second: float
+    proof: str
+    sample: str
+    back: Back
+    differences: dict[str, int]
+    prefixes: tuple[PrefixDifferences, ...]
+    differences_file: str | None
+    repaired: int
+    failures_by_reason: dict[str, int]
+    failures: tuple[KeyFailure, ...]
+    worker_restarts: int
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that `--summary` writes: every attribute by its name, and "version"."""
+        return _document(self)
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """How a copy ended.
 
     Attributes:
         state: "done", "failed" or "stopped".
         exit_code: the exit code that the command ends with.
+        job: the job's name, by which it can be resumed.
+        runs: how often it was begun or gone on with, this time included.
         source, target: URIs without credentials.
         source_version, target_version: server versions, as in "valkey 9.1.2".
-        seconds: from the first SCAN to the last acknowledgement.
-        counts: of the whole run, without what was walked twice.
+        seconds: from the first SCAN to the last acknowledgement, of all runs together.
+        counts: of the whole job, without what was walked twice.
         keys_per_second, bytes_per_second: `counts` over `seconds`.
         failures_by_reason: number of failed keys by reason.
         failures: the failed keys, at most 100,000.
+        dead_letters: the file that lists all of them; None if none failed.
         source_keys_before, source_keys_after: DBSIZE in scope, at the start and the end.
         target_keys_before, target_keys_after: the same on the target, or None where unknown.
         missing: keys by which the target falls short after the completeness check; 0 when it
@@ -174,6 +287,8 @@ class Summary:
 
     state: State
     exit_code: int
+    job: str
+    runs: int
     source: str
     target: str
     source_version: str
@@ -184,6 +299,7 @@ class Summary:
     bytes_per_second: float
     failures_by_reason: dict[str, int]
     failures: tuple[KeyFailure, ...]
+    dead_letters: str | None
     source_keys_before: int
     source_keys_after: int | None
     target_keys_before: int | None
@@ -200,7 +316,11 @@ class Summary:
 
         Key names are text with `backslashreplace` escapes, since JSON has no bytes.
         """
-        document = dataclasses.asdict(self)
-        for failure in document["failures"]:
-            failure["key"] = failure["key"].decode("utf-8", "backslashreplace")
-        return {"version": SUMMARY_VERSION, **document}
+        return _document(self)
+
+
+def _document(result: Summary | Verification) -> dict[str, Any]:
+    document = dataclasses.asdict(result)
+    for failure in document["failures"]:
+        failure["key"] = failure["key"].decode("utf-8", "backslashreplace")
+    return {"version": SUMMARY_VERSION, **document}

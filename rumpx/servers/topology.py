@@ -47,10 +47,11 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """The primaries of an endpoint."""
+    """The primaries of an endpoint; `ids` are those of all nodes of a cluster, also replicas."""
 
     cluster: bool
     nodes: tuple[Node, ...]
+    ids: frozenset[str] = frozenset()
 
     def owners(self) -> list[Address | None]:
         """The address of each slot's owner; None for a slot that nobody serves."""
@@ -105,8 +106,10 @@ def _ask(dialer: Dialer, connection: Connection, seed: Address | None) -> Topolo
     reply = connection.call("CLUSTER", "NODES")
     host = seed[0] if seed else ""
     if isinstance(reply, bytes):
-        nodes = parse_cluster_nodes(reply.decode(), host, hostnames=dialer.endpoint.tls is not None)
-        return Topology(cluster=True, nodes=nodes)
+        text = reply.decode()
+        nodes = parse_cluster_nodes(text, host, hostnames=dialer.endpoint.tls is not None)
+        ids = frozenset(line.partition(" ")[0] for line in text.splitlines())
+        return Topology(cluster=True, nodes=nodes, ids=ids)
     if not refused(reply):
         if "cluster support disabled" in str(reply) and not forced:
             return STANDALONE

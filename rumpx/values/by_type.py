@@ -28,7 +28,8 @@ TOLERANCE_MS: Final = 2
 _MAX_MEMBERS: Final = 1000
 _MEMBERS_OF_UNKNOWN_SIZE: Final = 100
 # VERSION and CRC64 at the end of what DUMP returns.
-_FOOTER_BYTES: Final = 10
+FOOTER_BYTES: Final = 10
+CHECKSUM_BYTES: Final = 8
 
 
 def equal_by_type(source: Reader, target: Reader, key: bytes) -> bool:
@@ -49,13 +50,36 @@ def equal_by_type(source: Reader, target: Reader, key: bytes) -> bool:
     return same_payload(source.read("DUMP", key), target.read("DUMP", key))
 
 
+# The first byte of a payload (rdb.h of both families) tells the type, and whether a hash's fields
+# may expire.
+_KIND_OF_BYTE: Final = {
+    **dict.fromkeys((0,), b"string"),
+    **dict.fromkeys((1, 10, 14, 18), b"list"),
+    **dict.fromkeys((2, 11, 20), b"set"),
+    **dict.fromkeys((3, 5, 12, 17), b"zset"),
+    **dict.fromkeys((4, 9, 13, 16, 22, 23, 24, 25), b"hash"),
+    **dict.fromkeys((15, 19, 21, 26, 27), b"stream"),
+}
+_EXPIRING_HASHES: Final = frozenset({22, 23, 24, 25})
+
+
+def kind_of(payload: bytes) -> bytes:
+    """The type of the value in a payload, as TYPE names it; b"" where that cannot be told."""
+    return _KIND_OF_BYTE.get(payload[0], b"") if payload else b""
+
+
+def fields_expire(payload: bytes) -> bool:
+    """Whether the payload is that of a hash with fields that expire."""
+    return payload[:1] != b"" and payload[0] in _EXPIRING_HASHES
+
+
 def same_payload(one: bytes | None, other: bytes | None) -> bool:
     """Whether two DUMPs hold the same bytes; between versions, the same but for the footer."""
     if one is None or other is None:
         return one is other
-    if one[-_FOOTER_BYTES:-8] == other[-_FOOTER_BYTES:-8]:
+    if one[-FOOTER_BYTES:-CHECKSUM_BYTES] == other[-FOOTER_BYTES:-CHECKSUM_BYTES]:
         return one == other
-    return one[:-_FOOTER_BYTES] == other[:-_FOOTER_BYTES]
+    return one[:-FOOTER_BYTES] == other[:-FOOTER_BYTES]
 
 
 def _same(source: Reader, target: Reader, *command: bytes | str | int) -> bool:

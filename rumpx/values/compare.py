@@ -21,13 +21,13 @@ from rumpx.values.by_type import TOLERANCE_MS, equal_by_type, same_payload
 from rumpx.values.reading import Caller, Reader, ReadRefused, ValueChanged
 from rumpx.values.small import same_small_values
 
-__all__ = ["Caller", "ReadRefused", "differing", "equal_values"]
+__all__ = ["SMALL_BYTES", "Caller", "ReadRefused", "differing", "equal_values", "unlike"]
 
 BIG_BYTES: Final = 16 * 2**20
 
 _GROUP_BYTES: Final = 4 * 2**20
 _GROUP_KEYS: Final = 200
-_SMALL_BYTES: Final = 64 * 2**10
+SMALL_BYTES: Final = 64 * 2**10
 _GONE: Final = -2
 # Counted for a key where MEMORY USAGE is refused, which keeps groups of unknown sizes small.
 _UNKNOWN_BYTES: Final = 256 * 2**10
@@ -43,6 +43,32 @@ def equal_values(source: Caller, target: Caller, key: bytes) -> bool:
         ConnectionLost: as raised by the caller's connections.
     """
     return _equal_values(Reader(source, "source"), Reader(target, "target"), key)
+
+
+def unlike(
+    source: Caller, target: Caller, keys: Sequence[bytes]
+) -> dict[bytes, str]:
+    """Those keys whose values differ in meaning; expiries aside.
+
+    Args:
+        source, target: connections, each with the right database selected.
+        keys: whose values are read in chunks, one after the other.
+
+    Returns:
+        The types of both sides, "hash" or "string, list", by key.
+
+    Raises:
+        ReadRefused: a server refused a command.
+        ConnectionLost: as raised by the caller's connections.
+    """
+    readers = Reader(source, "source"), Reader(target, "target")
+    different = [key for key in keys if not _by_type(*readers, key)]
+    commands = [("TYPE", key) for key in different]
+    types = (reader.read_many(commands) if commands else [] for reader in readers)
+    return {
+        key: one.decode() if one == other else f"{one.decode()}, {other.decode()}"
+        for key, one, other in zip(different, *types, strict=True)
+    }
 
 
 def differing(
@@ -101,7 +127,7 @@ def _differing_pairs(
 
 
 def _are_small(states: tuple[_State, _State]) -> bool:
-    return all(payload and len(payload) <= _SMALL_BYTES for payload, _ in states)
+    return all(payload and len(payload) <= SMALL_BYTES for payload, _ in states)
 
 
 def _groups(source: Reader, keys: Sequence[bytes]) -> Iterator[tuple[list[bytes], bool]]:

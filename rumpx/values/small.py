@@ -16,7 +16,7 @@ from rumpx.servers.resp import Argument
 from rumpx.values.reading import Reader, ValueChanged
 
 # By type: the command, and what stands in it after the key.
-_READS: Final[dict[bytes, tuple[str, list[str]]]] = {
+READS: Final[dict[bytes, tuple[str, list[str]]]] = {
     b"string": ("GET", []),
     b"list": ("LRANGE", ["0", "-1"]),
     b"set": ("SMEMBERS", []),
@@ -38,7 +38,7 @@ def same_small_values(source: Reader, target: Reader, keys: Sequence[bytes]) -> 
         others = _types(target, keys)
         verdicts = {key: False for key in keys if types[key] != others[key]}
         readable = {
-            key: kind for key, kind in types.items() if kind in _READS and key not in verdicts
+            key: kind for key, kind in types.items() if kind in READS and key not in verdicts
         }
         values = _values(source, readable)
         other_values = _values(target, readable)
@@ -59,15 +59,18 @@ def _types(reader: Reader, keys: Sequence[bytes]) -> dict[bytes, bytes]:
 
 def _values(reader: Reader, types: dict[bytes, bytes]) -> dict[bytes, Any]:
     """Values in a form in which equal ones are equal."""
-    commands: list[list[Argument]] = []
-    for key, kind in types.items():
-        name, options = _READS[kind]
-        commands.append([name, key, *options])
+    commands = [read_command(kind, key) for key, kind in types.items()]
     replies = zip(types.items(), reader.read_many(commands), strict=True)
-    return {key: _meaning(kind, reply) for (key, kind), reply in replies}
+    return {key: meaning(kind, reply) for (key, kind), reply in replies}
 
 
-def _meaning(kind: bytes, reply: Any) -> Any:
+def read_command(kind: bytes, key: bytes) -> list[Argument]:
+    """What reads the whole of a value whose type is in READS."""
+    name, options = READS[kind]
+    return [name, key, *options]
+
+
+def meaning(kind: bytes, reply: Any) -> Any:
     """A reply without what does not count: the order of members, the digits of a score."""
     if kind == b"set":
         return set(reply)

@@ -1,9 +1,11 @@
-"""Whole copies by the command, run to the end or held up in the middle."""
+"""Whole copies and comparisons by the command: run to the end, held up, or gone on with."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
+import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +14,9 @@ from typing import Any, Self
 
 import psutil
 
-from support.data import keys_of
+from support.data import compare, keys_of
 from support.proxy import Proxy
-from support.run import Running, rumpx
+from support.run import Running, rumpx, run_line
 from support.servers import Cluster, Server
 from support.waiting import wait_until
 
@@ -41,6 +43,11 @@ class Copied:
     @property
     def warnings(self) -> str:
         return "\n".join(self.summary["warnings"])
+
+    @property
+    def resume_line(self) -> str:
+        """What a run that ended early tells last: the command that goes on with it."""
+        return self.stderr.rstrip("\n").rpartition("\n")[2]
 
     @property
     def bounds(self) -> list[str]:
@@ -72,6 +79,129 @@ def copy(
     return _copied(done.returncode, done.stdout, done.stderr)
 
 
+@dataclass(frozen=True)
+class Verified:
+    """How a comparison ended: its exit code, `--summary`, messages, and the listed differences."""
+
+    code: int
+    summary: dict[str, Any]
+    stderr: str
+    lines: list[dict[str, Any]]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        found: dict[str, int] = self.summary["counts"]
+        return found
+
+    @property
+    def found(self) -> set[tuple[str, int, bytes]]:
+        """Kind, database and key of each line; none may be there twice."""
+        named = [
+            (line["kind"], line["db"], base64.b64decode(line["key_base64"])) for line in self.lines
+        ]
+        assert len(set(named)) == len(named), named
+        return set(named)
+
+    @property
+    def messages(self) -> list[str]:
+        """What the user was told meanwhile."""
+        events = [json.loads(line) for line in self.stderr.splitlines() if line.startswith("{")]
+        return [event["text"] for event in events if event["event"] == "message"]
+
+
+def differences_in(path: str | Path) -> list[dict[str, Any]]:
+    """The lines of a list of differences."""
+    return [json.loads(line) for line in Path(path).read_text(encoding="ascii").splitlines()]
+
+
+def verified(code: int, stdout: str, stderr: str) -> Verified:
+    """What `rumpx verify --progress json --summary -` said."""
+    summary = json.loads(stdout) if stdout else {}
+    listed = summary.get("differences_file")
+    return Verified(code, summary, stderr, differences_in(listed) if listed else [])
+
+
+def verify_words(source: Side, target: Side, *flags: str | Path) -> list[str | Path]:
+    """The words of a comparison whose end `verified` understands."""
+    return ["verify", *_arguments(source, target, flags)]
+
+
+def verify(
+    source: Side,
+    target: Side,
+    *flags: str | Path,
+    code: int = 0,
+    timeout: float = 60,
+    env: Mapping[str, str] | None = None,
+) -> Verified:
+    """Run a comparison to its end, which must come with this exit code."""
+    done = rumpx(*verify_words(source, target, *flags), timeout=timeout, env=env)
+    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr[-4000:]}"
+    return verified(done.returncode, done.stdout, done.stderr)
+
+
+@contextlib.contextmanager
+def held(run: Running) -> Iterator[None]:
+    """While this is open no worker moves, so that the run cannot end."""
+    assert run.alive, f"ended too early:\n{run.stderr[-4000:]}"
+    workers = run.workers()
+    assert workers
+    for worker in workers:
+        worker.suspend()
+    try:
+        yield
+    finally:
+        for worker in workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.resume()
+
+
+def resume(
+    *flags: str | Path, job: str = "job", code: int = 0, timeout: float = 60
+) -> Copied:
+    """Go on with a job to its end, which must come with this exit code."""
+    done = rumpx(
+        "resume", job, "--progress", "json", "--summary", "-", *flags, timeout=timeout
+    )
+    assert done.returncode == code, f"exit {done.returncode}\n{done.stderr[-4000:]}"
+    return _copied(done.returncode, done.stdout, done.stderr)
+
+
+def follow(ended: Copied, *flags: str | Path, code: int = 0, timeout: float = 60) -> Copied:
+    """Type the last line of a run that ended early, as it stands there (and flags that only tell
+    more)."""
+    line = " ".join([ended.resume_line, *map(str, flags)])
+    assert line.startswith("rumpx resume "), ended.stderr[-2000:]
+    done = run_line(line, timeout=timeout)
+    assert done.returncode == code, f"exit {done.returncode}\n{done.stderr[-4000:]}"
+    return _copied(done.returncode, done.stdout, done.stderr)
+
+
+def assert_exact(
+    done: Copied, source: Server | Cluster, target: Server | Cluster, keys: int, *, ttl: int = 0
+) -> None:
+    """A copy of a source at rest: both sides are equal, and the counts say just that."""
+    assert compare(source, target, ttl_tolerance_ms=ttl) == []
+    counts = done.counts
+    assert counts["copied"] + counts["repeated"] + counts["skipped"] == keys, counts
+    assert counts["failed"] == counts["gone"] == 0, counts
+    assert done.summary["state"] == "done" and done.summary["missing"] in (0, None)
+
+
+def at_rest(*servers: Server) -> None:
+    """Until no table of database 0 grows any more: while one does, SCAN returns keys twice, and
+    they are counted twice."""
+    for server in servers:
+        wait_until(lambda s=server: _is_still(s), 10, f"still tables of {server!r}")  # type: ignore[misc]
+
+
+def _is_still(server: Server) -> bool:
+    told: bytes = server.do("DEBUG", "HTSTATS", 0)
+    return b"rehashing target" not in told and told.count(b"rehashing index: -1") == told.count(
+        b"rehashing index:"
+    )
+
+
 class Copying:
     """A copy under way, whose workers can be held up; small batches make that exact."""
 
@@ -79,6 +209,13 @@ class Copying:
         slow = ["--workers", "1"]
         slow += [] if "--batch-keys" in flags else ["--batch-keys", "10"]
         self.run = Running(_arguments(source, target, (*slow, *flags)))
+
+    @classmethod
+    def of(cls, *words: str | Path) -> Self:
+        """Any other command, as `resume`, with the displays that `finish` reads."""
+        copying = cls.__new__(cls)
+        copying.run = Running([*words, "--progress", "json", "--summary", "-"])
+        return copying
 
     def wait_keys(
         self, target: Server | Cluster, number: int, *, prefix: bytes = b"", timeout: float = 30
@@ -91,20 +228,14 @@ class Copying:
 
         wait_until(enough, timeout, f"{number} keys are copied")
 
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """While this is open no worker moves, so that the copy cannot end."""
-        assert self.run.alive, f"ended too early:\n{self.run.stderr[-4000:]}"
-        workers = self.run.workers()
-        assert workers
-        for worker in workers:
-            worker.suspend()
-        try:
-            yield
-        finally:
-            for worker in workers:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    worker.resume()
+    def held(self) -> contextlib.AbstractContextManager[None]:
+        """While this is open the copy cannot end."""
+        return held(self.run)
+
+    def stop(self, number: int = signal.SIGINT) -> None:
+        """Send a signal to a copy that cannot end before it comes; `finish` waits for the end."""
+        with self.held():
+            self.run.send_signal(number)
 
     def finish(self, code: int = 0, timeout: float = 60) -> Copied:
         done = self.run.wait(timeout)
@@ -118,3 +249,11 @@ class Copying:
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         self.run.stop()
+
+
+class Resuming(Copying):
+    """A job that is gone on with, likewise."""
+
+    def __init__(self, *flags: str | Path, job: str = "job") -> None:
+        told = ["--progress", "json", "--summary", "-"]
+        self.run = Running(["resume", job, "--workers", "1", *told, *flags])

@@ -66,8 +66,9 @@ def _open(target: Target, stack: ExitStack) -> _Endpoint:
     for node in nodes:
         stack.enter_context(node)
     end = _Endpoint(nodes, cluster)
-    known = nodes[0].many([("COMMAND", "INFO", "PEXPIRETIME"), ("COMMAND", "INFO", "HPEXPIRETIME")])
-    end.has_expiretime, end.has_field_ttl = (bool(reply and reply[0]) for reply in known)
+    # Not asked of COMMAND, which some servers do not have.
+    probes = nodes[0].many([("PEXPIRETIME", "key"), ("HPEXPIRETIME", "key", "FIELDS", 1, "field")])
+    end.has_expiretime, end.has_field_ttl = ("unknown command" not in str(r) for r in probes)
     dbs = {int(name[2:]) for node in nodes for name in node.info("keyspace") if name[:2] == "db"}
     end.dbs = sorted(dbs)
     return end

@@ -24,6 +24,8 @@ from support.tls import TlsFiles
 Direction = Literal["up", "down"]
 """up: from the client to the server; down: the replies."""
 
+DIRECTIONS: tuple[Direction, ...] = ("up", "down")
+
 CHUNK = 1 << 18
 BACKLOG = 1 << 25
 """So many bytes may be under way in each direction if there is a delay (else one chunk)."""
@@ -49,7 +51,7 @@ class _Flow:
         loop = asyncio.get_running_loop()
         chunk = b"-"
         while chunk:
-            await self.proxy._flowing.wait()
+            await self.proxy._flowing[self.direction].wait()
             try:
                 chunk = await reader.read(CHUNK)
             except OSError:
@@ -72,7 +74,7 @@ class _Flow:
             delay = due - loop.time()
             if delay > 0:
                 await asyncio.sleep(delay)
-            await self.proxy._flowing.wait()
+            await self.proxy._flowing[self.direction].wait()
             self.queue.popleft()
             if not chunk:
                 return
@@ -84,7 +86,7 @@ class _Flow:
         chunk, cut = self.proxy._count(self.direction, chunk)
         if self.proxy.trickle:
             for at in range(len(chunk)):
-                await self.proxy._flowing.wait()
+                await self.proxy._flowing[self.direction].wait()
                 writer.write(chunk[at : at + 1])
                 await writer.drain()
                 await asyncio.sleep(0)
@@ -106,7 +108,7 @@ class Proxy:
     Switches: `rtt_ms`, `refuse` (accept and close at once), `trickle` (one byte at a time),
     `fail_fraction` (this share of new connections is closed at once; seeded).
     Counters: `connections` (accepted), `refused` (of these, closed at once), `cuts` (done by
-    `cut_after`), `bytes_up`, `bytes_down`.
+    `cut_after` and `cut_within`), `bytes_up`, `bytes_down`.
     """
 
     def __init__(
@@ -133,6 +135,7 @@ class Proxy:
         self.bytes_down = 0
         self._rng = random.Random(seed)
         self._cut_after: tuple[Direction, int] | None = None
+        self._cut_within: tuple[Direction, bytes, int] | None = None
         self._lock = threading.Lock()
         self._open: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
         self._ssl: ssl.SSLContext | None = None
@@ -171,18 +174,28 @@ class Proxy:
         """End all connections by RST ("connection reset by peer")."""
         self._call(self._abort_all(rst=True))
 
-    def stall(self) -> None:
-        """Stop reading and forwarding; connections stay open, and new ones are accepted."""
-        self._loop.call_soon_threadsafe(self._flowing.clear)
+    def stall(self, *directions: Direction) -> None:
+        """Stop reading and forwarding, in one direction or in both; connections stay open, and new
+        ones are accepted."""
+        for direction in directions or DIRECTIONS:
+            self._loop.call_soon_threadsafe(self._flowing[direction].clear)
 
     def go(self) -> None:
         """End a stall."""
-        self._loop.call_soon_threadsafe(self._flowing.set)
+        for flowing in self._flowing.values():
+            self._loop.call_soon_threadsafe(flowing.set)
 
     def cut_after(self, n_bytes: int, direction: Direction = "down") -> None:
         """Once: let n more bytes through in a direction, then close the connection they were on."""
         with self._lock:
             self._cut_after = (direction, n_bytes)
+
+    def cut_within(self, words: bytes, more: int = 0, direction: Direction = "down") -> None:
+        """Once: let what comes in a direction through up to and with these words and so many bytes
+        more, then close the connection they were on. (Words that fall on two of the chunks in
+        which data is read are not seen; the next are.)"""
+        with self._lock:
+            self._cut_within = (direction, words, more)
 
     @property
     def open_connections(self) -> int:
@@ -218,8 +231,9 @@ class Proxy:
     async def _main(self, started: threading.Event) -> None:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
-        self._flowing = asyncio.Event()
-        self._flowing.set()
+        self._flowing = {direction: asyncio.Event() for direction in DIRECTIONS}
+        for flowing in self._flowing.values():
+            flowing.set()
         server = await asyncio.start_server(
             self._serve, "127.0.0.1", 0, limit=CHUNK, ssl=self._ssl, backlog=512
         )
@@ -236,6 +250,13 @@ class Proxy:
         """Count a chunk that is about to be forwarded; it is shortened if a cut is due in it."""
         cut = False
         with self._lock:
+            if self._cut_within and self._cut_within[0] == direction:
+                _, words, more = self._cut_within
+                at = chunk.find(words)
+                if at >= 0:
+                    chunk, cut = chunk[: at + len(words) + more], True
+                    self._cut_within = None
+                    self.cuts += 1
             if self._cut_after and self._cut_after[0] == direction:
                 left = self._cut_after[1]
                 if len(chunk) >= left:

@@ -9,6 +9,7 @@ import importlib.util
 import os
 import random
 import select
+import shlex
 import shutil
 import signal
 import struct
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import termios
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -73,7 +74,10 @@ def is_worker(process: psutil.Process) -> bool:
 
 
 class Running:
-    """A rumpx process in a session of its own, its output going to files."""
+    """A rumpx process in a session of its own, its output going to files.
+
+    `command` is run instead of rumpx with `args`.
+    """
 
     def __init__(
         self,
@@ -81,8 +85,9 @@ class Running:
         *,
         env: Mapping[str, str] | None = None,
         stdin: str | None = None,
+        command: Sequence[str] | None = None,
     ) -> None:
-        self.args = _command(args)
+        self.args = list(command) if command is not None else _command(args)
         self.folder = Path(tempfile.mkdtemp(prefix="rumpx-run-"))
         (self.folder / "in").write_text(stdin or "")
         with (
@@ -214,10 +219,23 @@ def rumpx(
         return run.wait(timeout)
 
 
+def run_line(
+    line: str, *, timeout: float = 60, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command line as if typed into a shell, on whose PATH `rumpx` is the program."""
+    with tempfile.TemporaryDirectory(prefix="rumpx-bin-") as folder:
+        program = Path(folder) / "rumpx"
+        program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m rumpx "$@"\n')
+        program.chmod(0o700)
+        path = os.pathsep.join([folder, os.environ.get("PATH", os.defpath)])
+        with Running([], env={"PATH": path} | dict(env or {}), command=["sh", "-c", line]) as run:
+            return run.wait(timeout)
+
+
 # --- in a terminal --------------------------------------------------------------------------
 
-Action = bytes | int | tuple[int, int]
-"""Bytes to type, a signal to send to the main process, or a new size (columns, rows)."""
+Action = bytes | int | tuple[int, int] | Callable[[], object]
+"""Bytes to type, a signal to send to the main process, a new size (columns, rows), or a call."""
 
 # Makes the terminal on standard input the controlling one, so that Ctrl-C and a change of
 # size reach the program as signals, and becomes the program.
@@ -329,6 +347,8 @@ def run_pty(
                     os.write(master, action)
                 elif isinstance(action, int):
                     process.send_signal(action)
+                elif callable(action):
+                    action()
                 else:
                     _set_size(master, *action)
                     screen.resize(action[1], action[0])

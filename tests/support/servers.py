@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import pytest
 import redis
@@ -37,9 +37,10 @@ ALL = ("6.2", "7.0", "8.1", "9.1")
 """The versions the tests know: Redis 6.2 and 7.0, Valkey 8.1 and 9.1."""
 
 REQUIRE = "RUMPX_TEST_REQUIRE"
-"""Environment variable: versions, comma separated, whose absence is a failure, not a skip."""
+"""Environment variable: versions (and `faketime`, for servers whose clock is wrong), comma
+separated, whose absence is a failure, not a skip."""
 
-Option = str | int | tuple[str, ...]
+Option = str | int | tuple[str, ...] | list[tuple[str, ...]]
 
 START_TIMEOUT = 15.0
 
@@ -97,15 +98,37 @@ def binary(version: str) -> str:
     path = find_binary(version)
     if path:
         return path
+    _missing(version, f"server {version} is not installed")
+
+
+def _missing(name: str, why: str) -> NoReturn:
+    """Skip the test, or let it fail where this must not be missing."""
     required = {name.strip() for name in os.environ.get(REQUIRE, "").split(",")}
-    if version in required:
-        pytest.fail(f"server {version} is not installed, but {REQUIRE} asks for it")
-    pytest.skip(f"server {version} is not installed")
+    if name in required:
+        pytest.fail(f"{why}, but {REQUIRE} asks for it")
+    pytest.skip(why)
 
 
 def at_least(version: str, wanted: str) -> bool:
     """Whether one version number is the same as or later than another."""
     return tuple(map(int, version.split("."))) >= tuple(map(int, wanted.split(".")))
+
+
+def _shifted_clock(seconds: int) -> dict[str, str]:
+    """The environment of a process whose clock is ahead; skips the test (or fails, as for a
+    server) where libfaketime is missing. Its monotonic clock is left alone. (Redis 7.0 hangs with
+    it: its allocator asks for the time before libfaketime is ready.)"""
+    found = [path for folder in _FAKETIME for path in Path("/").glob(folder)]
+    if not found:
+        _missing("faketime", "libfaketime (of the Debian package) is not installed")
+    return {
+        "LD_PRELOAD": str(found[0]),
+        "FAKETIME": f"{seconds:+d}s",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+
+
+_FAKETIME = ("usr/lib/*/faketime/libfaketime.so.1", "usr/lib*/faketime/libfaketime.so.1")
 
 
 # --- ports ----------------------------------------------------------------------------------
@@ -152,10 +175,11 @@ class Server:
     """One server process on a free port of 127.0.0.1, in a temporary folder, not persistent.
 
     Options become directives, underscores being dashes: ``Server("7.0", maxmemory="10mb")``.
-    A tuple is a directive with several arguments. `unixsocket` adds a unix socket
-    (`socket_path`), `tls` a second, encrypted port (`tls_port`; only 7.0 has it compiled in;
-    `tls_clients` = "yes" makes it demand a client certificate). `sentinel` is the text of a
-    configuration file, which makes it a sentinel instead.
+    A tuple is a directive with several arguments, a list of tuples one that is given several
+    times. `unixsocket` adds a unix socket (`socket_path`), `tls` a second, encrypted port
+    (`tls_port`; only 7.0 has it compiled in; `tls_clients` = "yes" makes it demand a client
+    certificate). `sentinel` is the text of a configuration file, which makes it a sentinel instead.
+    `clock_ahead` sets its clock forward (or back) by so many seconds.
     """
 
     def __init__(
@@ -166,6 +190,7 @@ class Server:
         tls: TlsFiles | None = None,
         tls_clients: str = "no",
         sentinel: str | None = None,
+        clock_ahead: int = 0,
         wait: bool = True,
         **options: Option,
     ) -> None:
@@ -177,6 +202,7 @@ class Server:
         self.tls = tls
         self.tls_clients = tls_clients
         self.sentinel = sentinel
+        self.environment = _shifted_clock(clock_ahead) if clock_ahead else {}
         self.port = 0
         self.tls_port = 0
         self.process: subprocess.Popen[bytes] | None = None
@@ -196,6 +222,11 @@ class Server:
         """The password of the default user, as given by the option `requirepass`."""
         value = self.options.get("requirepass")
         return str(value) if value else None
+
+    @property
+    def login(self) -> dict[str, Any]:
+        """As whom `raw` and `client` come."""
+        return {"password": self.password}
 
     @property
     def address(self) -> tuple[str, int]:
@@ -264,8 +295,8 @@ class Server:
                 "tls-auth-clients": self.tls_clients,
             }
         for name, value in fixed.items():
-            values = value if isinstance(value, tuple) else (str(value),)
-            first += [f"--{name}", *values]
+            for words in value if isinstance(value, list) else [value]:
+                first += [f"--{name}", *(words if isinstance(words, tuple) else (str(words),))]
         return first
 
     def _spawn(self) -> None:
@@ -275,7 +306,11 @@ class Server:
             self.tls_port = free_port()
         with open(self.folder / "out", "ab") as out:
             self.process = subprocess.Popen(
-                self._arguments(), stdin=subprocess.DEVNULL, stdout=out, stderr=out
+                self._arguments(),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env=os.environ | self.environment,
             )
 
     def _is_ready(self) -> bool:
@@ -372,20 +407,19 @@ class Server:
             "host": "127.0.0.1",
             "port": self.port,
             "db": db,
-            "password": self.password,
             "protocol": 2,
             "decode_responses": False,
             "socket_timeout": 20,
             "socket_connect_timeout": 5,
             "retry": Retry(NoBackoff(), 0),
         }
-        client = redis.Redis(**(settings | kwargs))
+        client = redis.Redis(**(settings | self.login | kwargs))
         self._clients.append(client)
         return client
 
     def raw(self, db: int = 0) -> Raw:
         """A bare connection, to be closed by the caller (a context manager)."""
-        return Raw(self.address, password=self.password, db=db)
+        return Raw(self.address, db=db, **self.login)
 
     def do(self, *args: bytes | str | int | float, db: int = 0) -> Any:
         """One command on a connection of its own; an error reply is raised (`RawError`)."""
@@ -509,6 +543,8 @@ class Cluster:
     option ``cluster_databases=16`` gives it numbered databases.
     """
 
+    kind: type[Server] = Server
+
     def __init__(
         self, version: str, primaries: int = 3, replicas: int = 0, **options: Option
     ) -> None:
@@ -526,7 +562,7 @@ class Cluster:
         self._routers: list[Router] = []
         count = primaries * (1 + replicas)
         self.nodes = start_all(
-            [lambda: Server(version, wait=False, **settings) for _ in range(count)]
+            [lambda: self.kind(version, wait=False, **settings) for _ in range(count)]
         )
         self._by_port = {server.port: server for server in self.nodes}
         try:

@@ -1,0 +1,555 @@
+"""The engine: walks partitions and has workers settle their keys, until every walk is done.
+
+One thread owns all state here. Scanner threads and workers only send messages (`messages`), which
+it takes from a mailbox and from the workers' channels. In each turn of its loop it
+
+1. waits, at most a quarter of a second, for a message;
+2. books what came: keys found become a batch, acks move a walk's frontier;
+3. starts walks while fewer than `tuning.scanners` are under way;
+4. gives batches to workers that have credit;
+5. makes a Snapshot for the display, a few times a second, and tells its overseer the time.
+
+It knows nothing of what the work is for. An `Overseer` (the copy's coordinator, a comparison) is
+told of each ack, may add walks at any time, and decides when all is done.
+
+It never touches a value. Scanners run ahead of the workers by a bounded number of batches.
+"""
+
+from __future__ import annotations
+
+import queue
+import selectors
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Final, Protocol, TypeVar
+
+from rumpx.copy.control import Control
+from rumpx.copy.frontier import Frontier
+from rumpx.copy.messages import (
+    Ack,
+    Batch,
+    CursorUnproven,
+    Found,
+    FromScanner,
+    FromWorker,
+    NodeChanged,
+    Notice,
+    ScanTrouble,
+    Trouble,
+    Walked,
+)
+from rumpx.copy.plan import CursorSpan, KeySpan, Partition, WholeSpan
+from rumpx.copy.pool import Pool
+from rumpx.copy.prepare import Plan
+from rumpx.copy.progress import Progress, ProgressMeter
+from rumpx.copy.scan import Scanner, Shelf
+from rumpx.errors import Interrupted, RumpxError, Side, TemporaryError, unusable
+from rumpx.job import Address
+from rumpx.report.display import Display
+from rumpx.report.snapshot import Counts, State, Verb
+from rumpx.servers.topology import Node
+
+TICK: Final = 0.25
+# Batches that scanners may have found ahead of the workers, beyond what those hold.
+_AHEAD: Final = 2
+_MOST_WALKS: Final = 20
+_DRAIN_SECONDS: Final = 5.0
+_PAUSE: Final = 0.5
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Walk:
+    """One partition's present walk: the engine's book on it.
+
+    Attributes:
+        state: "waiting", then "walking", then "walked"; before that it may be "held", until the
+            overseer decides whether it is needed.
+        cursor, booked: where it begins (-1: at the span's start), and what was settled before, if
+            it goes on where an earlier run ended.
+        counts: what its batches came to, in whatever order.
+        frontier: the same in order, and up to which cursor.
+        after: partitions that must be done before this walk begins.
+    """
+
+    partition: Partition
+    number: int = 0
+    state: str = "waiting"
+    cursor: int = -1
+    booked: Counts = field(default_factory=Counts)
+    after: tuple[int, ...] = ()
+    counts: Counts = field(init=False)
+    frontier: Frontier = field(init=False)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        if self.cursor < 0:
+            self.cursor = self.partition.span.start
+        self.counts = self.booked
+        self.frontier = Frontier(self.cursor, self.booked)
+
+    @property
+    def done(self) -> bool:
+        return self.state == "walked" and not self.frontier.unsettled
+
+
+class Overseer(Protocol):
+    """Whose work the engine does."""
+
+    def acknowledged(self, walk: Walk, ack: Ack) -> None:
+        """A batch of a walk is settled, and booked."""
+
+    def started_over(self, walks: int, node: Node, why: str) -> None:
+        """So many partitions of a node are walked anew."""
+
+    def tick(self, now: float) -> None:
+        """Called a few times a second, between turns; `now` is `time.monotonic()`."""
+
+
+class Engine:
+    """Does the walks of one plan, and any that are added.
+
+    Args:
+        plan: what to do.
+        walks: the plan's partitions, begun anew or where an earlier run ended.
+        display: is shown Snapshots and sentences.
+        control: is looked at for a wish to stop.
+        overseer: whose work it is.
+        seconds: that earlier runs took.
+        job, verb: as in Snapshot.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        walks: Sequence[Walk],
+        display: Display,
+        control: Control,
+        overseer: Overseer,
+        *,
+        seconds: float = 0.0,
+        job: str = "",
+        verb: Verb = "copied",
+    ) -> None:
+        self.walks = list(walks)
+        self.warnings = list(plan.warnings)
+        self.run_ids: dict[tuple[Side, Address | None], str] = {
+            (side.dialer.side, address): side.run_id(address)
+            for side in (plan.source, plan.target)
+            for address in side.infos
+        }
+        self.state: State = "starting"
+        self.note = ""
+        self._plan = plan
+        self._display = display
+        self._control = control
+        self._overseer = overseer
+        self._ids = count()
+        self._issued: dict[int, tuple[int, int]] = {}
+        self._ready: deque[Batch] = deque()
+        self._mail: queue.SimpleQueue[FromScanner] = queue.SimpleQueue()
+        self._room = threading.Semaphore(_AHEAD * plan.job.workers + plan.tuning.scanners)
+        self._shelf = Shelf()
+        self._walks_changed = True
+        self._pool: Pool | None = None
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(control.wakened, selectors.EVENT_READ)
+        self._next_tick = 0.0
+        self._meter = ProgressMeter(plan, time.monotonic(), seconds, job, verb)
+
+    # The frame.
+
+    def start(self) -> None:
+        """Start the workers and wait until they are ready.
+
+        Raises:
+            Interrupted, RumpxError: see `run_walks`.
+        """
+        plan = self._plan
+        for warning in plan.warnings:
+            self._display.message(warning)
+        self._pool = self._meter.pool = Pool(
+            plan.spec,
+            plan.job.workers if self.walks else 0,
+            plan.tuning.batches_in_flight,
+            self._selector,
+            self.warn,
+        )
+        while not self._workers.awake:
+            self._turn(TICK)
+            self.heed()
+        self._meter.begin(time.monotonic())
+
+    def run_walks(self) -> None:
+        """Until every walk is settled, in the order of the walks' stages.
+
+        Raises:
+            Interrupted: asked to stop.
+            RumpxError: something ended the run early.
+        """
+        self._start_walks()  # or the first turn would wait for something to happen
+        while not all(walk.done or walk.state == "held" for walk in self.walks):
+            self._turn(max(0.0, self._next_tick - time.monotonic()))
+            self.heed()
+
+    def close(self, *, orderly: bool) -> None:
+        """End scanners and workers; those that may hold something at once."""
+        self._cancel(self.walks)
+        self._shelf.clear()
+        if self._pool and orderly:
+            self._pool.stop()
+        elif self._pool:
+            self._pool.kill()
+        self._selector.close()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the first SCAN, with those of earlier runs."""
+        return self._meter.elapsed(time.monotonic())
+
+    @property
+    def restarts(self) -> int:
+        """Workers that were replaced."""
+        return self._pool.restarts if self._pool else 0
+
+    @property
+    def fraction(self) -> float:
+        """0.0 to 1.0 of the walks are done."""
+        return self._meter.whole(self._progress(), self.state)
+
+    @property
+    def _workers(self) -> Pool:
+        assert self._pool is not None
+        return self._pool
+
+    # The loop.
+
+    def _turn(self, timeout: float) -> None:
+        for key, _ in self._selector.select(timeout):
+            if key.fileobj is self._control.wakened:
+                self._control.drain_wakes()
+            else:
+                for message in self._workers.receive(key.data):
+                    self._from_worker(message)
+        while not self._mail.empty():
+            self._from_scanner(self._mail.get())
+        if self.state not in ("starting", "draining"):
+            self._start_walks()
+            self._workers.dispatch(self._next_batch)
+        self.tick()
+
+    def _start_walks(self) -> None:
+        """Start walks while there are fewer than the tuning says, spread over the nodes."""
+        if not self._walks_changed:
+            return
+        self._walks_changed = False
+        busy = Counter(w.partition.place for w in self.walks if w.state == "walking")
+        waiting = [w for w in self.walks if w.state == "waiting" and self._may_start(w)]
+        while waiting and busy.total() < self._plan.tuning.scanners:
+            walk = min(waiting, key=lambda walk: busy[walk.partition.place])
+            waiting.remove(walk)
+            busy[walk.partition.place] += 1
+            self._start(walk)
+
+    def _may_start(self, walk: Walk) -> bool:
+        """Walks again are one after the other where one must see what another missed."""
+        return all(self.walks[number].done for number in walk.after)
+
+    def _start(self, walk: Walk) -> None:
+        walk.state = "walking"
+        partition = walk.partition
+        Scanner(
+            partition,
+            walk.number,
+            walk.frontier.cursor,
+            self.run_ids.get(partition.place, ""),
+            self._plan.scans[partition.side],
+            self._shelf,
+            self._mailbox(walk.cancelled),
+        ).start()
+
+    def _mailbox(self, cancelled: threading.Event) -> Callable[[FromScanner], bool]:
+        """What a scanner calls: waits for room, so that scanners do not run far ahead."""
+
+        def emit(message: FromScanner) -> bool:
+            if isinstance(message, Found) and message.keys:
+                while not self._room.acquire(timeout=0.1):
+                    if cancelled.is_set():
+                        return False
+            self._mail.put(message)
+            self._control.wake()
+            return not cancelled.is_set()
+
+        return emit
+
+    def _next_batch(self) -> Batch | None:
+        while self._ready:
+            batch = self._ready.popleft()
+            self._room.release()
+            if batch.id in self._issued:
+                return batch
+        return None
+
+    # Messages.
+
+    def _from_scanner(self, message: FromScanner) -> None:
+        if isinstance(message, ScanTrouble):
+            raise message.error
+        walk = self.walks[message.partition]
+        if message.walk != walk.number:
+            if isinstance(message, Found) and message.keys:
+                self._room.release()
+            return
+        match message:
+            case Found():
+                self._found(walk, message)
+            case Walked():
+                walk.state = "walked"
+                self._after_batch(walk)
+            case NodeChanged():
+                self._node_changed(walk, message)
+            case CursorUnproven():
+                self._cursor_unproven(walk)
+
+    def _found(self, walk: Walk, found: Found) -> None:
+        number = next(self._ids)
+        walk.frontier.issue(number, found.cursor)
+        if not found.keys:
+            walk.frontier.settle(number)
+            return
+        partition = walk.partition
+        self._issued[number] = partition.id, walk.number
+        self._ready.append(
+            Batch(
+                number,
+                partition.id,
+                walk.number,
+                found.node,
+                partition.db,
+                found.keys,
+                partition.work,
+            )
+        )
+
+    def _from_worker(self, message: FromWorker) -> None:
+        match message:
+            case Ack():
+                self._acknowledged(message)
+            case Notice():
+                if message.text not in self.warnings:
+                    self.warn(message.text)
+            case Trouble():
+                self._book_unfinished(message)
+                raise message.error
+
+    def _acknowledged(self, ack: Ack) -> None:
+        issued = self._issued.pop(ack.batch, None)
+        if issued is None:
+            return  # its walk was started over
+        walk = self.walks[issued[0]]
+        walk.counts += ack.counts
+        walk.frontier.settle(ack.batch, ack.counts, ack.failures)
+        self._after_batch(walk)
+        self._overseer.acknowledged(walk, ack)
+
+    def _after_batch(self, walk: Walk) -> None:
+        if walk.done:
+            walk.frontier.book()
+            self._walks_changed = True  # another may have waited for it
+
+    def _book_unfinished(self, trouble: Trouble) -> None:
+        """Count the keys, but leave the batches unsettled."""
+        for batch, counts in trouble.unfinished.items():
+            if batch in self._issued:
+                walk = self.walks[self._issued[batch][0]]
+                walk.counts += counts
+
+    # Walking again.
+
+    def decide(self, walks: Iterable[Walk], *, needed: bool) -> None:
+        """Whether walks that were held are to be done."""
+        for walk in walks:
+            walk.state = "waiting" if needed else "walked"
+        self._walks_changed = True
+
+    def add_walks(self, partitions: Iterable[Partition], *, in_order: bool = False) -> list[Walk]:
+        """Further walks, whose partitions get their ids here.
+
+        Args:
+            in_order: each waits for those of other nodes before it.
+        """
+        added: list[Walk] = []
+        for partition in partitions:
+            after = tuple(
+                walk.partition.id
+                for walk in added
+                if in_order and walk.partition.node.address != partition.node.address
+            )
+            walk = Walk(replace(partition, id=len(self.walks)), after=after)
+            self.walks.append(walk)
+            added.append(walk)
+        self._walks_changed = True
+        return added
+
+    def forget_keys(self, walk: Walk) -> None:
+        """A walk of named keys is done: it need not hold their names any longer."""
+        walk.partition = replace(walk.partition, span=KeySpan(()))
+
+    def _restart(self, walk: Walk, node: Node) -> None:
+        """Start a partition over, on the node that serves it now."""
+        walk.cancelled.set()
+        if walk.number >= _MOST_WALKS:
+            side = walk.partition.side
+            flag = "--from-cluster" if side == "source" else "--to-cluster"
+            name = str(self._plan.job.source if side == "source" else self._plan.job.target)
+            raise unusable(side)(
+                f"The {side}'s node {walk.partition.node.label(name)} "
+                f"changed its identity {_MOST_WALKS} times during the walk of one partition. "
+                f"Give a server behind no load balancer, or give {flag}."
+            )
+        fresh = Walk(replace(walk.partition, node=node), walk.number + 1, after=walk.after)
+        self._forget(walk)
+        self.walks[walk.partition.id] = fresh
+        self._walks_changed = True
+
+    def _forget(self, walk: Walk) -> None:
+        """Batches of a walk that is over are not waited for."""
+        this = walk.partition.id, walk.number
+        self._issued = {batch: of for batch, of in self._issued.items() if of != this}
+
+    def _node_changed(self, walk: Walk, message: NodeChanged) -> None:
+        """Cursors from before mean nothing; parts of the old process's table mean nothing either,
+        so those are walked anew even if they were done."""
+        before, now = walk.partition.place, message.node
+        self.run_ids[walk.partition.side, now.address] = message.run_id
+        touched = 0
+        for other in list(self.walks):
+            if other.partition.place != before:
+                continue
+            spoiled = isinstance(other.partition.span, CursorSpan) and message.run_id
+            if other is walk or spoiled or other.state == "walking":
+                touched += 1
+                self._restart(other, now)
+            else:
+                other.partition = replace(other.partition, node=now)
+        self._overseer.started_over(touched, walk.partition.node, "node changed")
+
+    def _cursor_unproven(self, walk: Walk) -> None:
+        """One plain cursor in place of all parts of this database's table."""
+        place = walk.partition.place, walk.partition.db
+        for other in list(self.walks):
+            same = (other.partition.place, other.partition.db) == place
+            if same and isinstance(other.partition.span, CursorSpan):
+                other.cancelled.set()
+                self._forget(other)
+                whole = other.partition.id == walk.partition.id
+                emptied = Walk(replace(other.partition, span=WholeSpan()), other.number + 1)
+                emptied.state = "waiting" if whole else "walked"
+                self.walks[other.partition.id] = emptied
+                self._walks_changed = True
+        self._overseer.started_over(1, walk.partition.node, "cursors unproven")
+
+    # For overseers.
+
+    def ask(self, question: Callable[[], T]) -> T:
+        """Ask the servers something, again and again until `retry_for` is over."""
+        give_up = time.monotonic() + self._plan.job.retry_for
+        while True:
+            try:
+                return question()
+            except TemporaryError as error:
+                if time.monotonic() > give_up:
+                    raise
+                self.note = str(error)
+            self.wait(_PAUSE)
+
+    def wait(self, seconds: float) -> None:
+        """Turn the loop for a while, so that displays live and signals are seen."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self._turn(min(left, TICK))
+            self.heed()
+
+    def warn(self, text: str) -> None:
+        """A sentence for the user, which also the Summary will have."""
+        self.warnings.append(text)
+        self._display.message(text)
+
+    # Ending.
+
+    def heed(self) -> None:
+        """End here if asked to stop.
+
+        Raises:
+            Interrupted: asked to.
+        """
+        if self._control.stops:
+            self._stop()
+
+    def _stop(self) -> None:
+        """Asked to stop: let what workers hold land; asked again: end at once."""
+        self.state = "draining"
+        self.note = "stopping: waiting for batches in flight; Ctrl-C again stops at once"
+        self._cancel(self.walks)
+        while self._workers.in_flight and self._control.stops < 2:
+            self._workers.dispatch(lambda: None)
+            self._turn(TICK)
+        self.state = "stopped"
+        self.tick(force=True)
+        raise Interrupted("Stopped by a signal.", self._control.signal_number)
+
+    def give_up(self) -> None:
+        """Trouble: let what workers hold land if that is soon, so that the counts are true."""
+        self.state = "failed"
+        if not self._pool:
+            return
+        self._cancel(self.walks)
+        self._pool.close()
+        until = time.monotonic() + _DRAIN_SECONDS
+        while self._pool.in_flight and time.monotonic() < until and not self._control.stops:
+            for key, _ in self._selector.select(TICK):
+                if key.fileobj is self._control.wakened:
+                    self._control.drain_wakes()
+                    continue
+                for message in self._pool.receive(key.data):
+                    if isinstance(message, Trouble):
+                        self._book_unfinished(message)
+                    elif isinstance(message, Ack):
+                        self._settle_late(message)
+        self.tick(force=True)
+
+    def _settle_late(self, ack: Ack) -> None:
+        try:
+            self._acknowledged(ack)
+        except RumpxError:
+            return  # the run ends with its first trouble
+
+    def _cancel(self, walks: Iterable[Walk]) -> None:
+        for walk in walks:
+            walk.cancelled.set()
+
+    # Telling.
+
+    def _progress(self) -> list[Progress]:
+        return [
+            Progress(walk.partition, walk.frontier.cursor, walk.counts, walk.done)
+            for walk in self.walks
+        ]
+
+    def tick(self, *, force: bool = False) -> None:
+        """Show where the run stands, if that is due."""
+        now = time.monotonic()
+        wanted = self._control.take_report()
+        if not (force or wanted or now >= self._next_tick):
+            return
+        self._next_tick = now + TICK
+        snapshot = self._meter.snapshot(self._progress(), self.state, self.note, now)
+        if wanted:
+            self._display.now(snapshot)
+        self._display.show(snapshot)
+        self._overseer.tick(now)

@@ -1,0 +1,61 @@
+"""How long keys are tried again that could not be settled, and with which pauses.
+
+After a redirection at once, after trouble with a pause that grows; after `retry_for` seconds
+without any success the run gives up. Before keys are tried after trouble, the topology is read
+anew.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from rumpx.copy.links import Links
+from rumpx.copy.tasks import Pause, Task
+from rumpx.errors import TemporaryError
+
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 2.0
+# Redirections that lead on and on are trouble too.
+_PATIENT_TRIES: Final = 3
+
+
+class Patience:
+    """With some keys of one batch.
+
+    Args:
+        retry_for: seconds.
+        links: both sides' connections, whose topology may have changed.
+    """
+
+    def __init__(self, retry_for: float, links: Sequence[Links]) -> None:
+        self._retry_for = retry_for
+        self._links = links
+        self._tries = 0
+        self._trouble_since: float | None = None
+
+    def succeeded(self) -> None:
+        """Some keys were settled: the clock begins anew."""
+        self._tries, self._trouble_since = 0, None
+
+    def before_next_try(self, *, trouble: bool, complaint: str) -> Task[None]:
+        """Wait as long as makes sense; a task.
+
+        Raises:
+            TemporaryError: nothing was settled for `retry_for` seconds.
+        """
+        if trouble:
+            self._trouble_since = self._trouble_since or time.monotonic()
+            if time.monotonic() - self._trouble_since > self._retry_for:
+                raise TemporaryError(
+                    f"Gave up after {self._retry_for:g} s of trouble: {complaint} Go on when it "
+                    "is over."
+                )
+        self._tries += 1
+        if trouble or self._tries > _PATIENT_TRIES:
+            pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._tries - 1, 10))
+            yield Pause(pause * random.uniform(0.5, 1.0))
+            for links in self._links:
+                links.refresh()

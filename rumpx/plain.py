@@ -1,0 +1,106 @@
+"""Frozen dataclasses to JSON's plain data and back, for what is kept in files.
+
+    to_plain(Scope(match=(b"user:*",)))  ->  {"databases": [], ..., "match": ["dXNlcjoq"], ...}
+    from_plain(Scope, {...})             ->  the same Scope
+
+A field's type decides how it is read: dataclasses become objects, tuples and frozensets arrays,
+dicts arrays of pairs, bytes base64. Where several dataclasses are possible an object says which it
+is by "is". Integers above 2**53 are exact, since Python's JSON keeps them.
+
+Fields that the data lacks get their default, so that a later version may add some; fields that the
+class lacks are an error, since they would be dropped in silence.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import types
+from functools import cache
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+
+def to_plain(value: Any) -> Any:
+    """What `json.dumps` takes."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"is": type(value).__name__, **fields}
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, dict):
+        return [[to_plain(key), to_plain(item)] for key, item in value.items()]
+    if isinstance(value, (tuple, list)):
+        return [to_plain(item) for item in value]
+    if isinstance(value, frozenset):
+        return sorted(to_plain(item) for item in value)
+    return value
+
+
+def from_plain(kind: Any, data: Any) -> Any:
+    """A value of a type from what `to_plain` made of one.
+
+    Raises:
+        ValueError: the data is of another shape.
+    """
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        return _one_of(get_args(kind), data)
+    if origin is Literal:
+        if data in get_args(kind):
+            return data
+        raise ValueError(f"{data!r} is none of {get_args(kind)}")
+    if dataclasses.is_dataclass(kind):
+        return _dataclass(kind, data)
+    if origin in (tuple, list, frozenset):
+        return _sequence(origin, get_args(kind), _checked(list, data))
+    if origin is dict:
+        key, item = get_args(kind)
+        return {from_plain(key, k): from_plain(item, v) for k, v in _checked(list, data)}
+    if kind is bytes:
+        return base64.b64decode(_checked(str, data), validate=True)
+    if kind is float and type(data) is int:
+        return float(data)
+    return _checked(type(None) if kind is None else kind, data)
+
+
+def _checked(kind: Any, data: Any) -> Any:
+    if type(data) is not kind:
+        raise ValueError(f"{data!r} is no {kind.__name__}")
+    return data
+
+
+def _one_of(kinds: tuple[Any, ...], data: Any) -> Any:
+    if data is None and type(None) in kinds:
+        return None
+    several = [kind for kind in kinds if kind is not type(None)]
+    if isinstance(data, dict) and len(several) > 1:
+        several = [kind for kind in several if getattr(kind, "__name__", "") == data.get("is")]
+    if len(several) != 1:
+        raise ValueError(f"{data!r} is none of {kinds}")
+    return from_plain(several[0], data)
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _dataclass(kind: Any, data: Any) -> Any:
+    fields = dict(_checked(dict, data))
+    if fields.pop("is", None) != kind.__name__:
+        raise ValueError(f"{data!r} is no {kind.__name__}")
+    hints = _hints(kind)
+    if unknown := fields.keys() - hints.keys():
+        raise ValueError(f"{kind.__name__} has no {', '.join(sorted(unknown))}")
+    try:
+        return kind(**{name: from_plain(hints[name], value) for name, value in fields.items()})
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
+def _sequence(origin: Any, kinds: tuple[Any, ...], data: list[Any]) -> Any:
+    if origin is not tuple or kinds[1:] == (...,):
+        return origin(from_plain(kinds[0], item) for item in data)
+    if len(kinds) != len(data):
+        raise ValueError(f"{data!r} has not {len(kinds)} members")
+    return tuple(from_plain(kind, item) for kind, item in zip(kinds, data, strict=True))

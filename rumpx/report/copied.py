@@ -1,0 +1,74 @@
+"""The end of a copy for people: what became of the keys, and what to know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rumpx.report import units
+from rumpx.report.entries import Entry, count_of, failed_keys, server
+from rumpx.report.lines import one_line
+from rumpx.report.snapshot import Summary
+
+
+def outcome(summary: Summary) -> str:
+    """The whole run in one sentence."""
+    counts = summary.counts
+    copied = f"copied {count_of(counts.copied, 'key')} in {units.duration(summary.seconds)}"
+    if summary.state == "stopped":
+        return f"stopped: {copied}"
+    if summary.state == "failed":
+        return f"failed: {copied}"
+    if counts.failed:
+        return f"{copied}; {units.keys(counts.failed)} could not be copied"
+    return copied
+
+
+def entries(summary: Summary) -> Iterator[Entry]:
+    """Everything to be said after the outcome, in the order of reading."""
+    counts = summary.counts
+    yield Entry("from", server(summary.source, summary.source_version))
+    yield Entry("to", server(summary.target, summary.target_version))
+    runs = f", in {summary.runs} runs" if summary.runs > 1 else ""
+    yield Entry("job", f"{summary.job}{runs}")
+    yield Entry(
+        "rate",
+        f"{units.key_rate(summary.keys_per_second)}, {units.byte_rate(summary.bytes_per_second)}"
+        f" ({units.size(counts.payload_bytes)} in all)",
+    )
+    if counts.gone:
+        yield Entry("gone", f"{units.keys(counts.gone)} expired or were deleted meanwhile")
+    if counts.skipped:
+        yield Entry("skipped", f"{units.keys(counts.skipped)} that the target already had")
+    if counts.repeated:
+        yield Entry("repeated", f"{units.keys(counts.repeated)} met again, on the target already")
+    if counts.failed:
+        yield Entry("failed", units.keys(counts.failed), "bold red")
+    for reason, count in summary.failures_by_reason.items():
+        yield Entry(f"  {one_line(reason)}", failed_keys(summary.failures, reason, count))
+    if summary.dead_letters:
+        yield Entry("listed in", one_line(summary.dead_letters))
+        yield Entry("try again", f"rumpx resume {summary.job} --retry-failed")
+    yield from _completeness(summary)
+    if summary.walked_again:
+        reasons = [f"{one_line(why)}: {n}" for why, n in summary.walked_again.items()]
+        total = sum(summary.walked_again.values())
+        yield Entry("walked again", f"{count_of(total, 'partition')} ({', '.join(reasons)})")
+    if summary.worker_restarts:
+        verb = "was" if summary.worker_restarts == 1 else "were"
+        yield Entry("workers", f"{units.keys(summary.worker_restarts)} died and {verb} replaced")
+    if summary.left_behind:
+        things = one_line(", ".join(summary.left_behind))
+        yield Entry("left behind", f"{things} on the source", "yellow")
+    for warning in summary.warnings:
+        yield Entry("warning", one_line(warning), "yellow")
+
+
+def _completeness(summary: Summary) -> Iterator[Entry]:
+    if summary.missing:
+        text = f"the target's key count falls short by {units.keys(summary.missing)}"
+        yield Entry("completeness", text, "bold red")
+    elif summary.missing == 0:
+        yield Entry("completeness", "the target's key count matches", "green")
+    elif summary.state == "done":
+        text = "not checked by key count (filters, or the target was not empty)"
+        yield Entry("completeness", text)

@@ -1,0 +1,42 @@
+"""The table of `rumpx jobs`: one line a job, plain, so that it can be cut and searched."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from rumpx.report import units
+from rumpx.report.lines import one_line
+
+if TYPE_CHECKING:
+    from rumpx.copy.jobs import Listed
+
+_HEAD = ("JOB", "STATE", "DONE", "FAILED", "STARTED", "SOURCE -> TARGET")
+
+
+def job_lines(jobs: Iterable[Listed]) -> list[str]:
+    """A head and a line for each job; times are local."""
+    rows = [_HEAD, *map(_row, jobs)]
+    if len(rows) == 1:
+        return ["There are no jobs."]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD) - 1)]
+    return [
+        "  ".join([*(cell.ljust(n) for cell, n in zip(row, widths, strict=False)), row[-1]])
+        for row in rows
+    ]
+
+
+def _row(job: Listed) -> tuple[str, ...]:
+    if job.record is None or job.progressed is None:
+        return job.name, job.state, "?", "?", "?", one_line(job.trouble)
+    done, record = job.progressed, job.record
+    fraction = 1.0 if done.state == "done" else min(done.fraction, 0.999)
+    return (
+        job.name,
+        job.state,
+        units.percent(fraction),
+        units.keys(done.failures),
+        time.strftime("%Y-%m-%d %H:%M", time.localtime(record.created)),
+        one_line(f"{record.job.source} -> {record.job.target}"),
+    )

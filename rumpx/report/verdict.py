@@ -1,0 +1,100 @@
+"""The end of a comparison for people: the same kind of entries as a copy's summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from rumpx.report import units
+from rumpx.report.entries import Entry, count_of, failed_keys, server
+from rumpx.report.lines import one_line
+from rumpx.report.snapshot import Verification
+
+# The columns of the table by prefix, in the order of reading.
+KINDS: Final = ("missing", "extra", "type", "value", "expiry")
+_MEANING: Final = {
+    "missing": "only on the source",
+    "extra": "only on the target",
+    "type": "of another type on the target",
+    "value": "with another value on the target",
+    "expiry": "with another expiry on the target",
+}
+
+
+def outcome(result: Verification) -> str:
+    """The whole comparison in one sentence."""
+    compared = f"compared {count_of(result.counts.compared, 'key')} in "
+    compared += units.duration(result.seconds)
+    if result.state != "done":
+        return f"{result.state}: {compared}"
+    differing = sum(result.differences.values())
+    if not differing:
+        if result.counts.failed:
+            failed = count_of(result.counts.failed, "key")
+            return f"{compared}; {failed} could not be compared, all others are equal"
+        return f"{compared}: all equal"
+    if result.repaired == differing:
+        return f"{compared}; {count_of(differing, 'difference')} repaired"
+    left = f"; {units.keys(result.repaired)} repaired" if result.repaired else ""
+    return f"{compared}: {count_of(differing, 'key')} {_differ(differing)}{left}"
+
+
+def _differ(count: int) -> str:
+    return "differs" if count == 1 else "differ"
+
+
+def entries(result: Verification) -> Iterator[Entry]:
+    """Everything to be said after the outcome, in the order of reading."""
+    counts = result.counts
+    yield Entry("from", server(result.source, result.source_version))
+    yield Entry("to", server(result.target, result.target_version))
+    rates = units.key_rate(result.keys_per_second), units.byte_rate(result.bytes_per_second)
+    yield Entry("rate", ", ".join(rates))
+    yield Entry("equal", f"{units.keys(counts.equal)} ({result.proof})")
+    for kind in KINDS:
+        if number := result.differences.get(kind, 0):
+            yield Entry(kind, f"{units.keys(number)} {_MEANING[kind]}", "bold red")
+    if counts.changing:
+        text = f"{units.keys(counts.changing)} that were written while they were compared"
+        yield Entry("changing", text, "yellow")
+    if counts.gone:
+        yield Entry("gone", f"{units.keys(counts.gone)} expired or were deleted meanwhile")
+    yield Entry("back", _back(result))
+    if result.sample:
+        yield Entry("sample", result.sample)
+    if result.repaired or counts.deleted:
+        text = f"{units.keys(counts.copied)} copied again"
+        if counts.deleted:
+            text += f", {units.keys(counts.deleted)} deleted from the target"
+        yield Entry("repaired", f"{text}, and found equal then: {units.keys(result.repaired)}")
+    for reason, count in result.failures_by_reason.items():
+        yield Entry(one_line(reason), failed_keys(result.failures, reason, count), "red")
+    if result.differences_file:
+        yield Entry("listed in", one_line(result.differences_file))
+    for warning in result.warnings:
+        yield Entry("warning", one_line(warning), "yellow")
+
+
+def _back(result: Verification) -> str:
+    if result.back == "walked":
+        return f"the source was asked for {units.keys(result.counts.found)} keys of the target"
+    if result.back == "not needed":
+        return "the target has as many keys as were matched, so none of its own"
+    return "keys that only the target has were not looked for"
+
+
+def prefix_rows(result: Verification, kinds: Sequence[str]) -> Iterator[list[str]]:
+    """Each prefix, and its numbers of differences of these kinds."""
+    for row in result.prefixes:
+        numbers = (row.kinds.get(kind, 0) for kind in kinds)
+        yield [one_line(row.prefix), *(units.keys(n) if n else "" for n in numbers)]
+
+
+def prefix_entries(result: Verification) -> list[Entry]:
+    """The same as one line a prefix."""
+    return [
+        Entry(
+            name, ", ".join(f"{n} {kind}" for n, kind in zip(cells, KINDS, strict=True) if n)
+        )
+        for name, *cells in prefix_rows(result, KINDS)
+    ]

@@ -1,0 +1,549 @@
+"""What a worker does for a comparison: batches of key names in, findings out.
+
+A batch from the source is compared, cheapest proof first:
+
+1. DUMP and expiry of each key from both sides, in the pipelines that a copy uses. Equal bytes are
+   equal values, and so are those that are equal once the members of hash tables stand in order.
+   (With digests: 8 bytes of checksum in their place.)
+2. Values whose bytes differ are compared by meaning, by the commands of their type: the order of a
+   set, an encoding, a version's footer do not count.
+3. Expiries may differ by the tolerance.
+
+A batch from the target is looked for on the source by EXISTS; what is not there, and still on the
+target, is extra. A batch of extras is deleted, each key only if a fresh EXISTS on the source's
+primary has just said 0. A batch of what differs is copied as a copy would.
+
+What differs is a *finding*, with the prints of what was seen on both sides, so that whoever looks
+again can tell whether the key is being written.
+
+Not promised: an answer about one instant.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from rumpx.copy.dump import Abilities, DumpReader, Wanted, even_parts
+from rumpx.copy.links import Links
+from rumpx.copy.messages import Ack, Batch
+from rumpx.copy.patience import Patience
+from rumpx.copy.tasks import Budget, Permit, Task
+from rumpx.copy.transfer import GUESSED_BYTES, Chunk, Limits, Transfer, chunks, passing
+from rumpx.copy.worker import WorkerSpec
+from rumpx.errors import ConnectionLost
+from rumpx.job import Address, Scope
+from rumpx.report.snapshot import Counts, Finding, FindingKind, KeyFailure
+from rumpx.servers.resp import NO_EXPIRY, Reply, encode
+from rumpx.servers.topology import is_error
+from rumpx.values.by_type import fields_expire, kind_of
+from rumpx.values.compare import SMALL_BYTES, ReadRefused, unlike
+from rumpx.values.small import READS, meaning, read_command
+from rumpx.verify.calls import Calls
+from rumpx.verify.prints import in_order, print_of
+
+_GONE = -2
+# The checksum at the end of what DUMP gives (CRC64), and the expiry.
+_DIGEST_SCRIPT = (
+    "local d = redis.call('DUMP', KEYS[1]) "
+    "if not d then return {'', -2} end "
+    "return {string.sub(d, -8), redis.call('PEXPIRETIME', KEYS[1])}"
+)
+
+State = tuple[bytes, int]
+"""Payload (or digest) and expiry, ms since 1970 or NO_EXPIRY."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompareSpec:
+    """What a worker that compares needs to know.
+
+    Attributes:
+        copying: both sides, the scope and the limits; and how repairs are copied.
+        target_abilities: what the target lets us use for reading.
+        tolerance: ms by which expiries may differ.
+        digests: have the servers send checksums.
+    """
+
+    copying: WorkerSpec
+    target_abilities: Abilities
+    tolerance: int
+    digests: bool
+
+    @property
+    def databases(self) -> tuple[int, ...]:
+        return self.copying.databases
+
+    @property
+    def bytes_in_flight(self) -> int:
+        return self.copying.bytes_in_flight
+
+    @property
+    def scope(self) -> Scope:
+        return self.copying.scope
+
+    def build(self, budget: Budget) -> Comparer:
+        """What does the work."""
+        spec = self.copying
+        return Comparer(
+            DumpReader(Links(spec.source, spec.source_topology), spec.abilities),
+            DumpReader(Links(spec.target, spec.target_topology), self.target_abilities),
+            spec.aside(),
+            spec.build(budget),
+            budget,
+            spec.limits(budget),
+            self,
+        )
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What one side has of some keys, as three lists; those that are not there are in none."""
+
+    keys: list[bytes] = field(default_factory=list)
+    payloads: list[bytes] = field(default_factory=list)
+    expiries: list[int] = field(default_factory=list)
+    failures: list[KeyFailure] = field(default_factory=list)
+
+    def states(self) -> dict[bytes, State]:
+        """Payload and expiry by key."""
+        return dict(
+            zip(self.keys, zip(self.payloads, self.expiries, strict=True), strict=True)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Unequal:
+    """A key whose bytes differ, until its value is compared by meaning.
+
+    `kinds` are the types on both sides; `whole` says that both values are small enough to be read
+    whole, and are nothing but members.
+    """
+
+    key: bytes
+    kinds: tuple[bytes, bytes]
+    whole: bool
+    prints: tuple[bytes, bytes]
+    expiries: tuple[int, int]
+
+
+@dataclass(slots=True)
+class _Verdicts:
+    equal: int = 0
+    gone: int = 0
+    payload_bytes: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    failures: list[KeyFailure] = field(default_factory=list)
+    unequal: list[_Unequal] = field(default_factory=list)
+
+    def counts(self) -> Counts:
+        missing = sum(finding.kind == "missing" for finding in self.findings)
+        return Counts(
+            gone=self.gone,
+            failed=len(self.failures),
+            payload_bytes=self.payload_bytes,
+            equal=self.equal,
+            missing=missing,
+            different=len(self.findings) - missing,
+        )
+
+
+class Comparer:
+    """Compares, looks for, deletes, and copies.
+
+    Args:
+        source, target: readers.
+        aside: further links to both, for comparing by type.
+        transfer: copies what is to be repaired.
+        budget: bytes in flight of this worker.
+        spec: tolerance, scope, digests.
+    """
+
+    def __init__(
+        self,
+        source: DumpReader,
+        target: DumpReader,
+        aside: tuple[Links, Links],
+        transfer: Transfer,
+        budget: Budget,
+        limits: Limits,
+        spec: CompareSpec,
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._aside = aside
+        self._transfer = transfer
+        self._budget = budget
+        self._limits = limits
+        self._spec = spec
+        self._scope = spec.scope
+        self._shift = spec.copying.expiry_shift
+        self._mean_bytes = float(GUESSED_BYTES)
+        retry_for = spec.copying.retry_for
+        self._source_calls = Calls(source.links, retry_for)
+        self._target_calls = Calls(target.links, retry_for)
+
+    def dial(self, databases: Sequence[int]) -> None:
+        """Nothing is dialled ahead but what a copy would."""
+        self._transfer.dial(databases)
+
+    def settle(self, batch: Batch) -> Task[Ack]:
+        """Do what the batch is for; a task.
+
+        Raises:
+            TemporaryError: nothing was settled for `retry_for` seconds.
+            SourceUnusable, TargetUnusable: a command is refused for every key.
+        """
+        match batch.work:
+            case "compare":
+                return (yield from self._compare_batch(batch))
+            case "look for":
+                return (yield from self._look_for(batch))
+            case "delete":
+                return (yield from self._delete(batch))
+        return (yield from self._transfer.settle(batch))
+
+    def unfinished(self) -> dict[int, Counts]:
+        """Of what is being copied; a comparison that was not finished has settled nothing."""
+        return self._transfer.unfinished()
+
+    def take_notices(self) -> list[str]:
+        """Sentences for the user that came up since the last call."""
+        notices = self._source.notices + self._target.notices + self._transfer.take_notices()
+        self._source.notices, self._target.notices = [], []
+        return notices
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._transfer.close()
+        for links in (self._source.links, self._target.links, *self._aside):
+            links.close()
+
+    # From the source.
+
+    def _compare_batch(self, batch: Batch) -> Task[Ack]:
+        verdicts = _Verdicts()
+        keys = batch.keys
+        if self._spec.digests:
+            keys = yield from self._by_digest(batch, keys, verdicts)
+        parts: list[Chunk] = []
+        if keys:
+            wanted = Wanted(batch.db, keys, batch.node)
+            parts = yield from chunks(
+                self._source, self._budget, wanted, self._limits, self._mean_bytes
+            )
+        for chunk in parts:
+            permit = Permit(2 * chunk.size, chunk.alone)
+            yield permit
+            try:
+                yield from self._compare_chunk(batch, chunk, permit, verdicts)
+            finally:
+                self._budget.release(permit)
+        if verdicts.unequal:
+            yield from self._judge_by_meaning(batch, verdicts)
+        failures, findings = tuple(verdicts.failures), tuple(verdicts.findings)
+        return Ack(batch.id, verdicts.counts(), failures, findings)
+
+    def _compare_chunk(
+        self, batch: Batch, chunk: Chunk, permit: Permit, verdicts: _Verdicts
+    ) -> Task[None]:
+        here = yield from self._fetch(
+            self._source, Wanted(batch.db, chunk.keys, batch.node), chunk.sizes
+        )
+        keys = here.keys
+        verdicts.failures += here.failures
+        verdicts.gone += len(chunk.keys) - len(keys) - len(here.failures)
+        size = sum(map(len, here.payloads))
+        verdicts.payload_bytes += size
+        self._budget.correct(permit, 2 * size)
+        if not keys:
+            return
+        self._mean_bytes += (size / len(keys) - self._mean_bytes) / 8
+        db = self._scope.target_db(batch.db)
+        target = self._target
+        there = yield from self._fetch(
+            target, Wanted(db, keys, None, by_slot=target.links.cluster), chunk.sizes
+        )
+        self._judge(batch, here, there, verdicts)
+
+    def _fetch(
+        self, reader: DumpReader, wanted: Wanted, sizes: Sequence[int] | None
+    ) -> Task[_Seen]:
+        """Payload and expiry of keys, tried until each is answered."""
+        seen = _Seen()
+        patience = Patience(self._limits.retry_for, (reader.links,))
+        single: set[bytes] = set()
+        while True:
+            read = yield from reader.read(wanted, sizes)
+            seen.keys += read.keys
+            seen.payloads += read.payloads
+            seen.expiries += read.expiries if reader.absolute else _instants(read.expiries)
+            seen.failures += read.failures
+            if not read.again:
+                return seen
+            if len(read.again) < len(wanted.keys):
+                patience.succeeded()
+            yield from patience.before_next_try(trouble=read.waits, complaint=read.complaint)
+            single |= read.single
+            sizes = None
+            wanted = Wanted(
+                wanted.db,
+                read.again,
+                wanted.node,
+                by_slot=reader.links.cluster,
+                ask=read.ask,
+                single=frozenset(single),
+            )
+
+    def _judge(self, batch: Batch, here: _Seen, there: _Seen, verdicts: _Verdicts) -> None:
+        """By bytes and expiry; what that leaves open waits for the batch's end."""
+        verdicts.failures += [
+            KeyFailure(batch.db, f.key, f.reason, f.message) for f in there.failures
+        ]
+        if here.keys == there.keys and not self._shift:
+            # Nearly always all keys are on both sides, and nearly all are equal in every bit.
+            columns = zip(here.payloads, there.payloads, here.expiries, there.expiries, strict=True)
+            open_ones = [n for n, (a, b, c, d) in enumerate(columns) if a != b or c != d]
+            verdicts.equal += len(here.keys) - len(open_ones)
+            pairs = [
+                (
+                    here.keys[n],
+                    (here.payloads[n], here.expiries[n]),
+                    (there.payloads[n], there.expiries[n]),
+                )
+                for n in open_ones
+            ]
+        else:
+            states, refused = there.states(), {failure.key for failure in there.failures}
+            pairs = []
+            for key, mine in here.states().items():
+                if key in states:
+                    pairs.append((key, mine, states[key]))
+                elif key not in refused:
+                    prints = print_of(in_order(mine[0])), b""
+                    verdicts.findings.append(
+                        Finding(batch.db, key, "missing", "", prints, (mine[1], _GONE))
+                    )
+        for key, mine, theirs in pairs:
+            self._judge_pair(batch, key, mine, theirs, verdicts)
+
+    def _judge_pair(
+        self, batch: Batch, key: bytes, mine: State, theirs: State, verdicts: _Verdicts
+    ) -> None:
+        here, there = in_order(mine[0]), in_order(theirs[0])
+        prints, expiries = (print_of(here), print_of(there)), (mine[1], theirs[1])
+        if here == there:
+            self._judge_expiry(batch, key, prints, expiries, verdicts)
+            return
+        kinds = kind_of(mine[0]), kind_of(theirs[0])
+        small = max(len(mine[0]), len(theirs[0])) <= SMALL_BYTES
+        plain = kinds[0] in READS and not (fields_expire(mine[0]) or fields_expire(theirs[0]))
+        verdicts.unequal.append(_Unequal(key, kinds, small and plain, prints, expiries))
+
+    def _judge_expiry(
+        self,
+        batch: Batch,
+        key: bytes,
+        prints: tuple[bytes, bytes],
+        expiries: tuple[int, int],
+        verdicts: _Verdicts,
+    ) -> None:
+        """Of a key whose value is equal."""
+        mine, theirs = expiries
+        if self._same_expiry(mine, theirs):
+            verdicts.equal += 1
+            return
+        if NO_EXPIRY in expiries:
+            detail = "none on the source" if mine == NO_EXPIRY else "none on the target"
+        else:
+            detail = f"{theirs - mine - self._shift:+d} ms"
+        verdicts.findings.append(Finding(batch.db, key, "expiry", detail, prints, expiries))
+
+    # By meaning.
+
+    def _judge_by_meaning(self, batch: Batch, verdicts: _Verdicts) -> Task[None]:
+        """All keys of a batch whose bytes differ: those of plain, small values together."""
+        alike = [one for one in verdicts.unequal if one.kinds[0] == one.kinds[1]]
+        types: dict[bytes, str] = {
+            one.key: f"{one.kinds[0].decode()}, {one.kinds[1].decode()}"
+            for one in verdicts.unequal
+            if one.kinds[0] != one.kinds[1] and all(one.kinds)
+        }
+        whole = [one for one in alike if one.whole]
+        open_keys = [o.key for o in verdicts.unequal if o.key not in types and not o.whole]
+        failures: list[KeyFailure] = []
+        if whole:
+            types |= yield from self._whole_values(batch, whole, failures)
+        if open_keys:
+            types |= yield from self._by_type(batch, open_keys, failures)
+        verdicts.failures += failures
+        refused = {failure.key for failure in failures}
+        for one in verdicts.unequal:
+            if one.key in types:
+                told_types = types[one.key]
+                kind: FindingKind = "type" if "," in told_types else "value"
+                verdicts.findings.append(
+                    Finding(batch.db, one.key, kind, told_types, one.prints, one.expiries)
+                )
+            elif one.key not in refused:
+                self._judge_expiry(batch, one.key, one.prints, one.expiries, verdicts)
+
+    def _whole_values(
+        self, batch: Batch, unequal: list[_Unequal], failures: list[KeyFailure]
+    ) -> Task[dict[bytes, str]]:
+        """Values read whole on both sides, in a pipeline a side: those that differ."""
+        kinds = {one.key: one.kinds[0] for one in unequal}
+        keys = list(kinds)
+
+        def command(key: bytes) -> bytes:
+            return encode(*read_command(kinds[key], key))
+
+        here = yield from self._source_calls.each(command, "", batch.db, keys, needed=False)
+        db = self._scope.target_db(batch.db)
+        there = yield from self._target_calls.each(command, "", db, keys, needed=False)
+        types = {}
+        for key, kind in kinds.items():
+            errors = [str(reply) for reply in (here[key], there[key]) if is_error(reply)]
+            if any(not error.startswith("WRONGTYPE") for error in errors):
+                failures.append(KeyFailure(batch.db, key, "cannot be compared", errors[0]))
+            elif errors or meaning(kind, here[key]) != meaning(kind, there[key]):
+                types[key] = kind.decode()
+        return types
+
+    def _by_type(
+        self, batch: Batch, keys: list[bytes], failures: list[KeyFailure]
+    ) -> Task[dict[bytes, str]]:
+        """Values of any size and kind: those that differ."""
+        patience = Patience(self._limits.retry_for, self._aside)
+        types: dict[bytes, str] = {}
+        left = keys
+        while True:
+            again: list[bytes] = []
+            complaint = ""
+            for group in self._by_places(left):
+                try:
+                    types |= self._unlike(batch, group)
+                except (ConnectionLost, ReadRefused) as error:
+                    if isinstance(error, ConnectionLost) or passing(error):
+                        again += group
+                        complaint = str(error)
+                    else:
+                        failures += [
+                            KeyFailure(batch.db, key, "cannot be compared", str(error))
+                            for key in group
+                        ]
+            if not again:
+                return types
+            yield from patience.before_next_try(trouble=True, complaint=complaint)
+            left = again
+
+    def _by_places(self, keys: list[bytes]) -> Iterator[list[bytes]]:
+        """Keys that have both their nodes in common."""
+        source, target = self._aside
+        places: dict[tuple[Address | None, Address | None], list[bytes]] = {}
+        for key in keys:
+            places.setdefault((source.owner(key), target.owner(key)), []).append(key)
+        for group in places.values():
+            for part in even_parts(group, self._limits.pipeline_keys):
+                yield group[part]
+
+    def _unlike(self, batch: Batch, keys: list[bytes]) -> dict[bytes, str]:
+        source, target = self._aside
+        return unlike(
+            source.connect(source.owner(keys[0]), batch.db),
+            target.connect(target.owner(keys[0]), self._scope.target_db(batch.db)),
+            keys,
+        )
+
+    def _same_expiry(self, mine: int, theirs: int) -> bool:
+        if mine < 0 or theirs < 0:
+            return mine == theirs
+        return abs(theirs - mine - self._shift) <= self._spec.tolerance
+
+    # Checksums.
+
+    def _by_digest(self, batch: Batch, keys: list[bytes], verdicts: _Verdicts) -> Task[list[bytes]]:
+        """Count the keys whose checksums and expiries agree; the result is all others."""
+        here = yield from self._source_calls.each(_digest, "EVAL_RO", batch.db, keys)
+        db = self._scope.target_db(batch.db)
+        there = yield from self._target_calls.each(_digest, "EVAL_RO", db, keys)
+        others = []
+        for key in keys:
+            mine, theirs = _state(here[key]), _state(there[key])
+            same = mine and theirs and mine[0] == theirs[0]
+            if same and self._same_expiry(mine[1], theirs[1]):  # type: ignore[index]
+                verdicts.equal += 1
+            else:
+                others.append(key)
+        return others
+
+    # From the target.
+
+    def _look_for(self, batch: Batch) -> Task[Ack]:
+        db = self._scope.source_db(batch.db)
+        replies = yield from self._source_calls.each(_exists, "EXISTS", db, batch.keys)
+        failures = tuple(
+            KeyFailure(db, key, "cannot be compared", str(reply))
+            for key, reply in replies.items()
+            if not isinstance(reply, int)
+        )
+        absent = [key for key, reply in replies.items() if reply == 0]
+        # SCAN showed them, but some may be gone by now.
+        there = yield from self._target_calls.each(_exists, "EXISTS", batch.db, absent)
+        extra = [key for key, reply in there.items() if reply != 0]
+        counts = Counts(
+            gone=len(absent) - len(extra),
+            failed=len(failures),
+            extra=len(extra),
+            found=len(batch.keys) - len(absent) - len(failures),
+        )
+        findings = tuple(Finding(db, key, "extra") for key in extra)
+        return Ack(batch.id, counts, failures, findings)
+
+    def _delete(self, batch: Batch) -> Task[Ack]:
+        db = self._scope.source_db(batch.db)
+        replies = yield from self._source_calls.each(_exists, "EXISTS", db, batch.keys)
+        absent = [key for key, reply in replies.items() if reply == 0]
+        gone = yield from self._target_calls.each(_unlink, "UNLINK", batch.db, absent)
+        failures = tuple(
+            KeyFailure(db, key, "cannot be deleted", str(reply))
+            for key, reply in gone.items()
+            if not isinstance(reply, int)
+        )
+        deleted = sum(reply == 1 for reply in gone.values())
+        counts = Counts(
+            failed=len(failures),
+            deleted=deleted,
+            gone=len(absent) - deleted - len(failures),
+            found=len(batch.keys) - len(absent),
+        )
+        return Ack(batch.id, counts, failures)
+
+
+def _instants(left: list[int]) -> list[int]:
+    """Times left, where a server tells no more, by our clock."""
+    now = int(time.time() * 1000)
+    return [now + ms if ms >= 0 else ms for ms in left]
+
+
+def _exists(key: bytes) -> bytes:
+    # A template: the only command here that every key of a side may cost.
+    return b"*2\r\n$6\r\nEXISTS\r\n$%d\r\n%b\r\n" % (len(key), key)
+
+
+def _unlink(key: bytes) -> bytes:
+    return encode("UNLINK", key)
+
+
+def _digest(key: bytes) -> bytes:
+    return encode("EVAL_RO", _DIGEST_SCRIPT, 1, key)
+
+
+def _state(reply: Reply) -> State | None:
+    """What the digest script answered; None where the key is not there, or cannot be told."""
+    if isinstance(reply, list) and len(reply) == 2 and reply[0]:
+        digest, expiry = reply
+        if isinstance(digest, bytes) and isinstance(expiry, int):
+            return digest, expiry
+    return None

@@ -1,0 +1,117 @@
+"""A comparison from its Request to its Verification: prepare, compare, mend if asked, sum up."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rumpx.copy.control import Control
+from rumpx.copy.jobs import state_folder
+from rumpx.copy.prepare import Plan
+from rumpx.errors import EXIT_DIFFERENCES, EXIT_OK, EXIT_SOME_KEYS_FAILED, RumpxError, UsageError
+from rumpx.report.display import Display
+from rumpx.report.snapshot import State, Verification
+from rumpx.verify.compare import CompareSpec
+from rumpx.verify.findings import Findings
+from rumpx.verify.prepare import prepare_comparison
+from rumpx.verify.request import Request
+from rumpx.verify.sample import what_a_sample_proves
+from rumpx.verify.verifier import Confirm, Verifier
+
+
+def verify(
+    request: Request, display: Display, control: Control, confirm: Confirm | None = None
+) -> Verification:
+    """Compare both sides, and mend what differs if that is asked for.
+
+    Args:
+        display: not started yet; it is started once the comparison begins, and stopped in any case.
+        control: stops it from outside; closed at the end.
+        confirm: asks the user, on a terminal, for leave to delete.
+
+    Raises:
+        RumpxError: it was refused, or ended early; then `summary` tells what was found so far.
+    """
+    try:
+        if request.delete_extra and not request.yes and confirm is None:
+            raise UsageError(
+                "--delete-extra asks before it deletes, and there is no terminal to ask on; give "
+                "--yes."
+            )
+        listed = _differences_path(request)
+        plan, spec = prepare_comparison(request)
+        findings = Findings(listed, spec.scope)
+        verifier = Verifier(
+            plan, spec.tolerance, request, findings, display, control, confirm
+        )
+        display.start()
+        control.running = True
+        try:
+            verifier.run()
+        except RumpxError as error:
+            state: State = "stopped" if control.stops else "failed"
+            error.summary = _sum_up(plan, spec, request, verifier, findings, state, error.exit_code)
+            raise
+        finally:
+            display.stop()
+        return _sum_up(plan, spec, request, verifier, findings, "done", None)
+    finally:
+        control.close()
+
+
+def _differences_path(request: Request) -> Path:
+    if request.differences:
+        path = Path(request.differences)
+        if not path.parent.is_dir() or path.is_dir():
+            raise UsageError(f"--differences: {path} is not a file in a folder that is there.")
+        return path
+    name = time.strftime("verify-%Y%m%d-%H%M%S.differences.jsonl")
+    return state_folder(request.state_dir) / name
+
+
+def _sum_up(
+    plan: Plan,
+    spec: CompareSpec,
+    request: Request,
+    verifier: Verifier,
+    findings: Findings,
+    state: State,
+    exit_code: int | None,
+) -> Verification:
+    verdict, counts = verifier.verdict, verifier.counts()
+    listed = findings.flush()
+    findings.close()
+    if exit_code is None:
+        exit_code = EXIT_OK
+        if findings.total > verdict.repaired:
+            exit_code = EXIT_DIFFERENCES
+        elif counts.failed:
+            exit_code = EXIT_SOME_KEYS_FAILED
+    seconds = max(verifier.seconds, 1e-6)
+    sample = ""
+    if request.sample < 1.0:
+        differing = counts.different + counts.missing + counts.extra
+        sample = what_a_sample_proves(counts.compared + counts.extra, differing)
+    return Verification(
+        state=state,
+        exit_code=exit_code,
+        source=str(plan.job.source),
+        target=str(plan.job.target),
+        source_version=plan.source.version,
+        target_version=plan.target.version,
+        seconds=verifier.seconds,
+        counts=counts,
+        keys_per_second=counts.compared / seconds,
+        bytes_per_second=counts.payload_bytes / seconds,
+        proof="64-bit checksums equal" if spec.digests else "values and expiries equal",
+        sample=sample,
+        back=verdict.back,
+        differences=dict(findings.kinds.most_common()),
+        prefixes=findings.prefixes(),
+        differences_file=str(listed) if listed else None,
+        repaired=verdict.repaired,
+        failures_by_reason=dict(verdict.reasons.most_common()),
+        failures=tuple(verdict.failures),
+        worker_restarts=verifier.engine.restarts,
+        warnings=tuple(verifier.engine.warnings),
+    )
