@@ -16,7 +16,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import cluster, distance, loopback, parsing, scaling, startup, values
+from benchmarks import cluster, distance, loopback, parsing, proof, scaling, startup, values
 from benchmarks.charts import draw
 from benchmarks.measure import Failed, Options, Report, Scenario, environment
 from rumpx.errors import RumpxError
@@ -28,6 +28,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "cluster": cluster.run,
     "scaling": scaling.run,
     "start-up": startup.run,
+    "proof": proof.run,
     "parsing": parsing.run,
 }
 

@@ -63,7 +63,8 @@ def rumpx(*flags: str, proxied: tuple[str, str] | None = None) -> Contender:
         with tempfile.TemporaryDirectory() as folder:
             summary_path = Path(folder, "summary.json")
             command = [sys.executable, "-m", "rumpx", "--from", uris[0], "--to", uris[1]]
-            command += ["--progress", "none", "--summary", str(summary_path), *flags]
+            command += ["--progress", "none", "--summary", str(summary_path)]
+            command += ["--state-dir", folder, *flags]
             cost = measure(command, source.servers, target.servers)
             summary = json.loads(summary_path.read_text(encoding="utf-8"))
         counts = summary["counts"]

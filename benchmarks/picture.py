@@ -12,6 +12,7 @@ import re
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from rich.console import Console
@@ -28,9 +29,11 @@ _MOMENT: Final = 0.6
 def take(keys: int) -> rumpx.Snapshot:
     """Copy, and return the snapshot nearest to the moment."""
     snapshots: list[rumpx.Snapshot] = []
-    with Server() as source, Server() as target:
+    with Server() as source, Server() as target, TemporaryDirectory() as folder:
         fill(source.port, keys, SEED)
-        rumpx.copy(source.uri, target.uri, on_progress=snapshots.append)
+        rumpx.copy(
+            source.uri, target.uri, on_progress=snapshots.append, job="move", state_dir=folder
+        )
     under_way = [shot for shot in snapshots if shot.state == "copying" and shot.workers]
     return min(under_way, key=lambda shot: abs(shot.fraction - _MOMENT))
 
