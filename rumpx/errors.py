@@ -9,12 +9,13 @@
     ├── SourceUnusable            6   the source cannot be copied from as it is
     ├── TargetUnusable            7   the target cannot be copied to as it is
     ├── PayloadIncompatible       8   the target cannot read what this source's DUMP writes
+    ├── TimeOver                 10   the time in which the run may work is over
     ├── JobHeld                  11   another run holds this job
     └── Interrupted         130/143   stopped by SIGINT or SIGTERM
 
 Exit 0 means that everything in scope was copied, exit 3 that the run is complete but some keys
 could not be copied, exit 4 that a comparison found differences; these come with a Summary, not
-with an exception. Code 10 (time window over) is kept free.
+with an exception.
 
 A message is one sentence or two: what happened, to which key or server, and what to do.
 It never holds a value or a password; key names are bytes and go through `printable`.
@@ -90,6 +91,12 @@ class PayloadIncompatible(RumpxError):
     """The target's version cannot read the payloads that the source's version writes."""
 
     exit_code = 8
+
+
+class TimeOver(RumpxError):
+    """The time in which the run may work is over; the rest is left for later."""
+
+    exit_code = 10
 
 
 class JobHeld(RumpxError):

@@ -12,6 +12,7 @@ from rumpx.job import (
     KEY_TYPES,
     Endpoint,
     Job,
+    Limits,
     Scope,
     Tls,
     parse_address_map,
@@ -20,6 +21,8 @@ from rumpx.job import (
     parse_size,
     read_password_file,
 )
+from rumpx.limits import READERS, limits_with
+from rumpx.timetable import parse_timetable
 
 if TYPE_CHECKING:
     from rumpx.verify.request import Request
@@ -61,12 +64,13 @@ def _job_of(arguments: argparse.Namespace) -> Job:
                 f"A job has its endpoints; leave out --{flag.replace('_', '-')}. Of --from and "
                 "--to only the passwords count."
             )
-    return job_to_compare(
+    job = job_to_compare(
         Place(arguments.state_dir, arguments.name),
         arguments.source,
         arguments.target,
         _behaviour(arguments),
     )
+    return replace(job, limits=limits_given(arguments, job.limits))
 
 
 def _share(text: str) -> float:
@@ -108,6 +112,7 @@ def make_job(arguments: argparse.Namespace) -> Job:
         on_conflict=arguments.on_conflict,
         max_failures=arguments.max_failures,
         functions=arguments.functions,
+        limits=limits_given(arguments, Limits()),
         **_behaviour(arguments),
     )
 
@@ -126,6 +131,30 @@ def _behaviour(arguments: argparse.Namespace) -> dict[str, Any]:
         "timeout": parse_seconds(arguments.timeout, "--timeout"),
         "retry_for": parse_seconds(arguments.retry_for, "--retry-for"),
     }
+
+
+def limits_given(arguments: argparse.Namespace, limits: Limits) -> Limits:
+    """Limits with those that the flags change.
+
+    Raises:
+        UsageError: they cannot be meant.
+    """
+    given: dict[str, Any] = vars(arguments)
+    changes = [(name, given[name.replace("-", "_")]) for name in READERS]
+    limits = limits_with(limits, ((name, text) for name, text in changes if text is not None))
+    duration = arguments.max_duration
+    limits = replace(
+        limits,
+        schedule=limits.schedule if arguments.schedule is None else arguments.schedule,
+        time_zone=arguments.time_zone or limits.time_zone,
+        exit_when_off=arguments.exit_when_off or limits.exit_when_off,
+        max_duration=limits.max_duration
+        if duration is None
+        else parse_seconds(duration, "--max-duration"),
+    )
+    if limits.schedule:
+        parse_timetable(limits.schedule, limits.time_zone)
+    return limits
 
 
 def _endpoint(arguments: argparse.Namespace, side: Side) -> Endpoint:

@@ -26,7 +26,8 @@ URIs:
 Exit codes:
   0 done   2 usage   3 some keys failed   4 verify found differences
   5 temporary trouble, resume later   6 source unusable   7 target unusable
-  8 the target cannot read the source's payloads   11 another run holds this job
+  8 the target cannot read the source's payloads   10 time is over, resume later
+  11 another run holds this job
   130, 143 stopped by a signal, can be resumed   1 anything else
 
 Other commands, each with its own --help:
@@ -71,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_policy(parser)
     _add_job(parser)
     _add_behaviour(parser)
+    _add_limits(parser)
     _add_cutting(parser)
     _add_display(parser)
     _add_sides(parser)
@@ -94,6 +96,7 @@ def build_resume_parser() -> argparse.ArgumentParser:
     add("--workers", type=int, metavar="N", help="worker processes (default: as before)")
     add("--from", dest="source", metavar="URI", help="the source again, with its password")
     add("--to", dest="target", metavar="URI", help="the target again, with its password")
+    _add_limits(parser)
     _add_display(parser)
     return parser
 
@@ -128,6 +131,7 @@ def build_verify_parser() -> argparse.ArgumentParser:
     _add_comparison(parser)
     _add_scope(parser)
     _add_behaviour(parser)
+    _add_limits(parser)
     _add_display(parser)
     _add_sides(parser)
     parser.set_defaults(
@@ -316,6 +320,58 @@ def _add_behaviour(parser: argparse.ArgumentParser) -> None:
         default="5m",
         metavar="TIME",
         help="give up after so long without any success (default 5m)",
+    )
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("what it may cost the servers").add_argument
+    add(
+        "--max-source-latency",
+        metavar="TIME",
+        help="slow down while a PING to the source takes so much longer than at best (default "
+        "5ms; off to disable)",
+    )
+    add("--max-target-latency", metavar="TIME", help="the same for the target (default off)")
+    add("--max-keys-per-sec", metavar="N", help="copy at most so many keys a second")
+    add("--max-bytes-per-sec", metavar="SIZE", help="at most so many bytes of payloads a second")
+    add(
+        "--max-ops-per-sec",
+        metavar="N",
+        help="at most so many commands a second on the source, which executes more of them",
+    )
+    add(
+        "--max-source-cpu",
+        metavar="PERCENT",
+        help="slow down while a node of the source uses more than this of a core",
+    )
+    add(
+        "--max-source-memory",
+        metavar="PERCENT",
+        help="slow down while a node of the source uses more than this of its maxmemory",
+    )
+    add(
+        "--max-target-memory",
+        metavar="PERCENT",
+        help="stop when the data will not fit into this part of the target's maxmemory (default "
+        "100%%; off to disable)",
+    )
+    add(
+        "--schedule",
+        metavar="TIMETABLE",
+        help='when to copy, and how fast, as in "Mon-Fri 08:00,off Mon-Fri 20:00,50MiB Sat-Sun '
+        '00:00,full"',
+    )
+    add("--time-zone", metavar="ZONE", help="of the timetable, as in Europe/Berlin")
+    add(
+        "--exit-when-off",
+        action="store_true",
+        help="where the timetable says off: end with exit code 10, to be resumed, instead of "
+        "waiting",
+    )
+    add(
+        "--max-duration",
+        metavar="TIME",
+        help="end after so long with exit code 10, to be resumed",
     )
 
 

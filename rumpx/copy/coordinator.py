@@ -42,6 +42,7 @@ from rumpx.errors import (
     RumpxError,
     TargetUnusable,
     TemporaryError,
+    TimeOver,
     TooManyFailures,
 )
 from rumpx.job import format_address
@@ -160,7 +161,7 @@ class Coordinator:
         try:
             self._copy()
             state = "done"
-        except Interrupted:
+        except (Interrupted, TimeOver):
             state = "stopped"
             raise
         except RumpxError:

@@ -196,7 +196,7 @@ def prepare(job: Job, ask: Ask | None = None) -> Plan:
         tuple(places),
         tuple(plan_partitions(places, tuning, job.prefixes, forced=job.partitions > 0)),
         tuning,
-        {"source": scan_settings(job, source, scope, tuning)},
+        {"source": scan_settings(job, source, scope)},
         spec,
         policy,
         target_keys,
@@ -255,14 +255,12 @@ def worker_spec(
 
 
 def scan_settings(
-    job: Job, side: SideFacts, scope: Scope, tuning: Tuning, sample: float = 1.0
+    job: Job, side: SideFacts, scope: Scope, sample: float = 1.0
 ) -> ScanSettings:
     """How a side is walked."""
     return ScanSettings(
         side.dialer,
         scope,
-        tuning.scan_count,
-        tuning.batch_keys,
         job.retry_for,
         knows_scan_type(side, scope.types),
         sample,

@@ -26,7 +26,7 @@ from rumpx.copy.leftovers import copy_functions, left_behind
 from rumpx.copy.plan import RETRIED, key_partitions
 from rumpx.copy.prepare import Ask, Plan, prepare
 from rumpx.copy.resume import reconcile
-from rumpx.errors import EXIT_OK, EXIT_SOME_KEYS_FAILED, RumpxError
+from rumpx.errors import EXIT_OK, EXIT_SOME_KEYS_FAILED, RumpxError, TimeOver
 from rumpx.job import Job
 from rumpx.report.display import Display
 from rumpx.report.snapshot import State, Summary
@@ -144,7 +144,8 @@ def _copy(
                 display.message(copy_functions(plan.source, plan.target, replace=replaces))
             behind = left_behind(plan.source, functions_copied=plan.job.functions)
         except RumpxError as error:
-            state: State = "stopped" if control.stops else "failed"
+            stopped = control.stops or isinstance(error, TimeOver)
+            state: State = "stopped" if stopped else "failed"
             error.summary = summarize(plan, coordinator, ledger, state, error.exit_code, ())
             error.resume = command
             raise

@@ -109,8 +109,8 @@ def prepare_comparison(request: Request) -> tuple[Plan, CompareSpec]:
         tuple(_partitions(places, back, tuning)),
         tuning,
         {
-            "source": scan_settings(job, source, scope, tuning, request.sample),
-            "target": scan_settings(job, target, scope, tuning, request.sample),
+            "source": scan_settings(job, source, scope, request.sample),
+            "target": scan_settings(job, target, scope, request.sample),
         },
         spec,
         "replace",
