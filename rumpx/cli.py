@@ -2,7 +2,7 @@
 
 Imports only what is light, so that `--help` comes at once; what a Job needs is imported when there
 are flags to understand, and what talks to servers when a copy begins. Everything for people goes to
-standard error; standard output is for data (`--summary -`, `rumpx jobs`).
+standard error; standard output is for data (`--summary -`, `rumpx jobs`, `rumpx ctl`).
 
 When a run ends early, the last line on standard error is the command that goes on with it.
 """
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from rumpx.errors import Interrupted, RumpxError, UsageError
 from rumpx.parsers import (
+    build_ctl_parser,
     build_demo_parser,
     build_jobs_parser,
     build_parser,
@@ -139,6 +140,25 @@ def _jobs(words: list[str]) -> int:
         print(f"Removed {len(removed)}: {', '.join(removed)}." if removed else "None is done.")
     else:
         print("\n".join(job_lines(all_jobs(folder))))
+    return 0
+
+
+def _ctl(words: list[str]) -> int:
+    arguments = build_ctl_parser().parse_intermixed_args(words)
+    import json
+
+    from rumpx.copy.ctl import read_words
+
+    name, request = read_words(arguments.words)
+    from rumpx.copy.ctl_client import ask, running_job
+    from rumpx.copy.jobs import Place
+    from rumpx.report.status import status_lines
+
+    answer = ask(running_job(Place(arguments.state_dir, name)), request)
+    if arguments.json:
+        print(json.dumps(answer))
+    else:
+        print("\n".join(status_lines(answer)) or "Done.")
     return 0
 
 
@@ -281,5 +301,6 @@ _COMMANDS: Final[dict[str, Callable[[list[str]], int]]] = {
     "help": _help,
     "resume": _resume,
     "jobs": _jobs,
+    "ctl": _ctl,
     "verify": _verify,
 }

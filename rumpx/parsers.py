@@ -33,6 +33,7 @@ Exit codes:
 Other commands, each with its own --help:
   rumpx resume [JOB]    goes on with a copy that ended early, however it ended
   rumpx jobs            lists copies and how far they are
+  rumpx ctl [JOB] ...   asks a running copy, pauses it, changes its limits
   rumpx verify          compares both sides, key by key; --repair mends what differs
   rumpx demo            starts two small servers, copies between them and compares every key
   rumpx help            lists the guides; rumpx help services: what managed services refuse
@@ -51,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="rumpx",
         usage="rumpx --from URI --to URI [options]\n"
-        "       rumpx resume|jobs|verify|demo|help [options]",
+        "       rumpx resume|jobs|ctl|verify|demo|help [options]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -110,6 +111,24 @@ def build_jobs_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--prune", action="store_true", help="remove those that are done")
     parser.add_argument("--state-dir", metavar="DIR", help="the folder of the ledgers")
+    return parser
+
+
+def build_ctl_parser() -> argparse.ArgumentParser:
+    """The parser of `rumpx ctl`."""
+    parser = Parser(
+        prog="rumpx ctl",
+        usage="rumpx ctl [JOB] status|pause|resume [--json]\n"
+        "       rumpx ctl [JOB] set NAME=VALUE [NAME=VALUE ...]",
+        description="Ask a copy that runs how far it is, pause it, or change its limits. NAME is "
+        "that of a limit's flag, as in max-keys-per-sec, VALUE what the flag takes, or off. Ends "
+        "with 5 if the job does not run now.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("words", nargs="*", metavar="JOB VERB", help="JOB may be left out if only one runs")
+    add("--state-dir", metavar="DIR", help="the folder of its ledger")
+    add("--json", action="store_true", help="print the answer as JSON")
     return parser
 
 

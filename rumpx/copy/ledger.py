@@ -561,6 +561,11 @@ def dead_letter_path(path: Path) -> Path:
     return path.with_suffix(".failed.jsonl")
 
 
+def ctl_path(path: Path) -> Path:
+    """The socket by which a running job is asked."""
+    return path.with_suffix(".ctl")
+
+
 def is_held(path: Path) -> bool:
     """Whether a live process works on a job."""
     try:
@@ -576,7 +581,7 @@ def is_held(path: Path) -> bool:
 def remove(path: Path) -> None:
     """Delete a job's files."""
     sqlite = Path(f"{path}-wal"), Path(f"{path}-shm")
-    others = _unfinished_path(path), dead_letter_path(path), lock_path(path)
+    others = _unfinished_path(path), dead_letter_path(path), ctl_path(path), lock_path(path)
     for file in (path, *sqlite, *others):
         file.unlink(missing_ok=True)
 
