@@ -27,7 +27,7 @@ from rumpx.errors import (
 )
 
 if TYPE_CHECKING:
-    from rumpx.job import Endpoint, Tls, parse_endpoint
+    from rumpx.job import Endpoint, Limits, Tls, parse_endpoint
     from rumpx.report.snapshot import (
         Counts,
         KeyFailure,
@@ -49,6 +49,7 @@ __all__ = [
     "Interrupted",
     "JobHeld",
     "KeyFailure",
+    "Limits",
     "PartitionSummary",
     "PayloadIncompatible",
     "PrefixDifferences",

@@ -12,7 +12,7 @@ import rumpx.copy
 import rumpx.verify  # noqa: F401
 
 if TYPE_CHECKING:
-    from rumpx.job import Clock, Endpoint, Job, OnConflict, Progress, Scope
+    from rumpx.job import Clock, Endpoint, Job, Limits, OnConflict, Progress, Scope
     from rumpx.report.display import Display
     from rumpx.report.snapshot import Snapshot, Summary, Verification
 
@@ -40,6 +40,7 @@ def copy(
     connect_timeout: float = 5.0,
     timeout: float = 30.0,
     retry_for: float = 300.0,
+    limits: Limits | None = None,
     max_failures: int | None = None,
     job: str | None = None,
     state_dir: str | None = None,
@@ -75,6 +76,7 @@ def copy(
         allow_eviction: read from a source that is nearly full and evicts.
         connect_timeout, timeout: seconds to connect and log in, and for each later answer.
         retry_for: seconds of unbroken trouble after which the copy gives up.
+        limits: what it may cost the servers, and when it may run; None for the defaults.
         max_failures: stop when more keys than this have failed; None for no such limit.
         job: a name for `resume`; None makes one up, which `summary.job` tells.
         state_dir: the folder of ledgers; None as on the command line.
@@ -91,7 +93,7 @@ def copy(
             `resume` goes on.
         TooManyFailures: more keys failed than `max_failures`, or all of the first thousand.
     """
-    from rumpx.job import Job, Scope, parse_endpoint
+    from rumpx.job import Job, Limits, Scope, parse_endpoint
 
     wanted = Job(
         source=parse_endpoint(source, "source") if isinstance(source, str) else source,
@@ -117,6 +119,7 @@ def copy(
         connect_timeout=connect_timeout,
         timeout=timeout,
         retry_for=retry_for,
+        limits=limits or Limits(),
         max_failures=max_failures,
     )
     from rumpx.copy.forks import warm_up
@@ -138,6 +141,7 @@ def resume(
     target: str | None = None,
     workers: int | None = None,
     max_failures: int | None = None,
+    limits: Limits | None = None,
     progress: Progress = "none",
     on_progress: Callable[[Snapshot], None] | None = None,
 ) -> Summary:
@@ -150,6 +154,7 @@ def resume(
         source, target: URIs of the same endpoints, for their passwords; else those come from the
             files or environment variables that they came from.
         workers, max_failures, progress, on_progress: as for `copy`; the rest is as it was.
+        limits: others from now on; None for those that were in force last.
 
     Returns:
         The Summary of the whole job, earlier runs included.
@@ -167,7 +172,14 @@ def resume(
     from rumpx.copy.run import Again
     from rumpx.copy.run import resume as run
 
-    again = Again(source, target, workers, max_failures, retry_failed)
+    again = Again(
+        source,
+        target,
+        workers,
+        max_failures,
+        retry_failed,
+        None if limits is None else lambda before: limits,
+    )
     return run(again, _display(progress, on_progress), Control(), Place(state_dir, job))
 
 
@@ -199,6 +211,7 @@ def verify(
     connect_timeout: float = 5.0,
     timeout: float = 30.0,
     retry_for: float = 300.0,
+    limits: Limits | None = None,
     progress: Progress = "none",
     on_progress: Callable[[Snapshot], None] | None = None,
 ) -> Verification:
@@ -222,6 +235,7 @@ def verify(
             is nobody to ask.
         workers, batch_keys, size_check, big_key, max_bytes_in_flight, clock, allow_eviction,
             connect_timeout, timeout, retry_for, progress, on_progress: as for `copy`.
+        limits: likewise; None for those of the job, or the defaults.
 
     Returns:
         What was compared, and what differs. `exit_code` is 0 if all is equal or repaired, 3 if
@@ -234,7 +248,7 @@ def verify(
     """
     from rumpx.job import Scope
 
-    how = {
+    how = ({} if limits is None else {"limits": limits}) | {
         "workers": workers,
         "batch_keys": batch_keys,
         "size_check": size_check,

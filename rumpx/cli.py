@@ -117,6 +117,7 @@ def _resume(words: list[str]) -> int:
     _warm_up()
     from rumpx.copy.jobs import Place
     from rumpx.copy.run import Again, resume
+    from rumpx.flags import limits_given
 
     place = Place(arguments.state_dir, arguments.name)
     again = Again(
@@ -125,6 +126,7 @@ def _resume(words: list[str]) -> int:
         arguments.workers,
         arguments.max_failures,
         arguments.retry_failed,
+        lambda before: limits_given(arguments, before),
     )
     return _shown(arguments, lambda display, control: resume(again, display, control, place))
 

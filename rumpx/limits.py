@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from rumpx.errors import UsageError
@@ -74,6 +74,21 @@ def limits_with(limits: Limits, changes: Iterable[tuple[str, str]]) -> Limits:
     return replace(limits, **changed)
 
 
-def describe(limits: Limits) -> dict[str, str | float | bool | None]:
-    """The limits by their names on the command line, in seconds, bytes and shares."""
-    return {f.name.replace("_", "-"): getattr(limits, f.name) for f in fields(limits)}
+def in_words(limits: Limits) -> dict[str, str]:
+    """The limits that are set, by their names on the command line, as they are written there."""
+    words = {}
+    for name, read in READERS.items():
+        value = getattr(limits, name.replace("-", "_"))
+        if value is not None:
+            words[name] = _WRITERS[read](value)
+    if limits.schedule:
+        words["schedule"] = limits.schedule
+    return words
+
+
+_WRITERS: Final[dict[Callable[[str, str], float], Callable[[float], str]]] = {
+    parse_seconds: lambda seconds: f"{seconds * 1e3:g}ms",
+    parse_number: lambda number: f"{number:.15g}",
+    _parse_rate: lambda size: f"{size / 2**20:.6g}MiB",
+    parse_percent: lambda share: f"{100 * share:g}%",
+}

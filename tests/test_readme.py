@@ -11,7 +11,7 @@ import pytest
 
 import benchmarks.__main__
 from rumpx import errors
-from rumpx.copy.ctl import LIMIT_NAMES
+from rumpx.limits import READERS
 from rumpx.errors import EXIT_DIFFERENCES, EXIT_OK, EXIT_SOME_KEYS_FAILED, RumpxError
 from rumpx.parsers import (
     build_ctl_parser,
@@ -88,7 +88,7 @@ def test_readme_has_the_options_of_the_other_commands() -> None:
     assert resume >= options_of(build_jobs_parser()) - {"-h", "--help"}
     running = section(README, "While it runs")
     assert options_in(running) >= options_of(build_ctl_parser()) - {"-h", "--help"}
-    assert set(LIMIT_NAMES) <= set(re.findall(r"`([a-z-]+)`", running))
+    assert set(READERS) <= set(re.findall(r"`([a-z-]+)`", running))
     verify = options_in(section(README, "Verify and repair") + section(README, "Options"))
     assert verify >= options_of(build_verify_parser()) - {"-h", "--help"}
 

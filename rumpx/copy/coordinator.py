@@ -17,10 +17,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 from rumpx.copy.completeness import Census, Tally, missing_keys, take_census
 from rumpx.copy.control import Control
+from rumpx.copy.ctl import CtlServer, Pause, Request, Resume, Set
 from rumpx.copy.engine import Engine, Walk
 from rumpx.copy.ledger import (
     Facts,
@@ -30,24 +31,29 @@ from rumpx.copy.ledger import (
     SavedNode,
     SavedWalk,
     Update,
+    ctl_path,
 )
 from rumpx.copy.messages import Ack
 from rumpx.copy.plan import RETRIED, KeySpan, Partition, SlotSpan, WholeSpan
 from rumpx.copy.prepare import Plan
 from rumpx.copy.progress import overall
+from rumpx.copy.room import Growth, at_the_end, overflows
 from rumpx.copy.watch import SlotWatch, TargetRun, suspect_slots, target_runs
 from rumpx.errors import (
     Interrupted,
     PayloadIncompatible,
     RumpxError,
+    TargetFull,
     TargetUnusable,
     TemporaryError,
     TimeOver,
     TooManyFailures,
 )
 from rumpx.job import format_address
+from rumpx.limits import in_words, limits_with
 from rumpx.report.display import Display
 from rumpx.report.snapshot import Counts, KeyFailure, PartitionSummary
+from rumpx.report.units import size
 from rumpx.servers.topology import Node
 
 FAILURES_SHOWN: Final = 100_000
@@ -142,6 +148,8 @@ class Coordinator:
         self._missing: int | None = None
         self._grace = _MIGRATION_POLLS
         self._suspicions = 0
+        self._begun_at = 0.0
+        self._ctl = CtlServer(ctl_path(ledger.path), self._told, control.wake)
 
     def run(self) -> None:
         """Copy everything; `outcome` tells, then and at any time, what was copied.
@@ -156,6 +164,9 @@ class Coordinator:
                 "The target does not tell its run_id: if it restarts during the copy, keys that "
                 "it lost then are not noticed."
             )
+        if trouble := self._ctl.start():
+            engine.warn(trouble)
+        self._begun_at = engine.fraction
         self._watch = SlotWatch(self._plan.source, facts.owners, facts.disturbed)
         state: JobState = "failed"
         try:
@@ -169,6 +180,7 @@ class Coordinator:
             raise
         finally:
             self._watch.stop()
+            self._ctl.close()
             engine.close(orderly=state == "done")
             self._seconds = self._seconds or engine.elapsed
             self._save(state)
@@ -241,7 +253,10 @@ class Coordinator:
             )
 
     def tick(self, now: float) -> None:
-        """Leave the books to the ledger if that is due, and see whether it can be written."""
+        """Answer `rumpx ctl`, look at the target's memory, leave the books to the ledger if that is
+        due, and see whether it can be written."""
+        self._ctl.serve()
+        self._refuse_overflow()
         if now >= self._save_due:
             self._save_due = now + _SAVE_SECONDS
             self._save("running")
@@ -293,6 +308,56 @@ class Coordinator:
                 "before the end."
             )
 
+    def _refuse_overflow(self) -> None:
+        """Never fill the target: end before that."""
+        engine, limit = self._engine, self._engine.governor.limits.max_target_memory
+        if limit is None or engine.state != "copying":
+            return
+        for used in engine.governor.used("target"):
+            info = self._plan.target.infos.get(used.node[1])
+            if info is None:
+                continue
+            growth = Growth(info.used_memory, used.memory, used.max_memory)
+            if overflows(growth, self._begun_at, engine.fraction, limit):
+                end = at_the_end(growth, self._begun_at, engine.fraction)
+                name = format_address(used.node[1]) if used.node[1] else str(self._plan.job.target)
+                raise TargetFull(
+                    f"The data will not fit: the target {name} uses {size(growth.now)} of its "
+                    f"maxmemory of {size(growth.most)}, and would need about {size(end)}. Enlarge "
+                    "it, and go on; or choose another --max-target-memory."
+                )
+
+    # What `rumpx ctl` asks.
+
+    def _told(self, request: Request) -> dict[str, Any]:
+        governor = self._engine.governor
+        match request:
+            case Set():
+                governor.limits = limits_with(governor.limits, request.changes)
+            case Pause():
+                governor.paused = True
+            case Resume():
+                governor.paused = False
+        return self._status()
+
+    def _status(self) -> dict[str, Any]:
+        now, governor = self._engine.status(), self._engine.governor
+        held = now.held
+        return {
+            "state": now.state,
+            "job": now.job,
+            "fraction": now.fraction,
+            "copied": now.counts.copied,
+            "keys_per_second": now.keys_per_second,
+            "bytes_per_second": now.bytes_per_second,
+            "eta": now.eta,
+            "reason": held.reason,
+            "paused": governor.paused,
+            "limits": in_words(governor.limits),
+            "source_latency_ms": held.source_latency and 1e3 * held.source_latency,
+            "target_latency_ms": held.target_latency and 1e3 * held.target_latency,
+        }
+
     # The books.
 
     def _save(self, state: JobState) -> None:
@@ -322,6 +387,7 @@ class Coordinator:
                 tuple(walks),
                 tuple(failures),
                 tuple(settled),
+                self._engine.governor.limits,
             )
         )
 

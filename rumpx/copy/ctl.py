@@ -38,17 +38,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from rumpx.errors import TemporaryError, UsageError
+from rumpx.limits import READERS
 
-LIMIT_NAMES: Final = (
-    "max-keys-per-sec",
-    "max-bytes-per-sec",
-    "max-ops-per-sec",
-    "max-source-latency",
-    "max-target-latency",
-    "max-source-cpu",
-    "max-source-memory",
-    "max-target-memory",
-)
 _MOST_CLIENTS: Final = 16
 _MOST_REQUEST_BYTES: Final = 4096
 _REQUEST_SECONDS: Final = 5.0
@@ -60,8 +51,8 @@ _MOST_PATH_BYTES: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Set:
-    """Other limits from now on: (name, value) pairs. The names are of LIMIT_NAMES, the values
-    what the user wrote, as for the flags of these names; `off` for none."""
+    """Other limits from now on: (name, value) pairs. The names are of `limits.READERS`, the
+    values what the user wrote, as for the flags of these names; `off` for none."""
 
     changes: tuple[tuple[str, str], ...]
 
@@ -124,13 +115,13 @@ def make_set(changes: tuple[tuple[str, Any], ...]) -> Set:
         UsageError: there are none, an unknown one, one twice, or one without a text as its value.
     """
     if not changes:
-        raise UsageError(f"set needs what is to be set, as in {LIMIT_NAMES[0]}=5000.")
+        raise UsageError("set needs what is to be set, as in max-keys-per-sec=5000.")
     names = [name for name, _ in changes]
     for name, value in changes:
-        if name not in LIMIT_NAMES:
+        if name not in READERS:
             raise UsageError(
                 f"{name[:40]!r} cannot be set while a copy runs; what can be is "
-                f"{', '.join(LIMIT_NAMES)}."
+                f"{', '.join(READERS)}."
             )
         if names.count(name) > 1:
             raise UsageError(f"{name} is set twice; give one value.")

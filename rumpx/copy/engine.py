@@ -60,7 +60,7 @@ from rumpx.copy.throttle import Pace, Throttle
 from rumpx.errors import Interrupted, RumpxError, Side, TemporaryError, TimeOver, unusable
 from rumpx.job import Address
 from rumpx.report.display import Display
-from rumpx.report.snapshot import Counts, Held, State, Verb
+from rumpx.report.snapshot import Counts, Held, Snapshot, State, Verb
 from rumpx.servers.topology import Node
 from rumpx.timetable import parse_timetable
 
@@ -161,7 +161,7 @@ class Engine:
         self._display = display
         self._control = control
         self._overseer = overseer
-        self._governor = _governor(plan)
+        self.governor = _governor(plan)
         self._throttle = Throttle()
         self._gate = Gate(self._throttle, plan.tuning.scan_count, plan.tuning.batch_keys)
         self._decision: Decision | None = None
@@ -231,11 +231,15 @@ class Engine:
         """
         self._start_walks()  # or the first turn would wait for something to happen
         while not all(walk.done or walk.state == "held" for walk in self.walks):
-            due = min(self._next_tick, self._decide_due)
-            if self._ready and self._next_batch_at:
-                due = min(due, self._next_batch_at)
-            self._turn(max(0.0, due - time.monotonic()))
+            self._turn(self._pause(time.monotonic()))
             self.heed()
+
+    def _pause(self, now: float) -> float:
+        """Seconds until there is something to do, whatever comes."""
+        due = min(self._next_tick, self._decide_due)
+        if self._ready and self._next_batch_at > now:
+            due = min(due, self._next_batch_at)
+        return max(0.0, due - now)
 
     def close(self, *, orderly: bool) -> None:
         """End scanners and workers; those that may hold something at once."""
@@ -260,6 +264,13 @@ class Engine:
     def restarts(self) -> int:
         """Workers that were replaced."""
         return self._pool.restarts if self._pool else 0
+
+    def status(self) -> Snapshot:
+        """The run now."""
+        now = time.monotonic()
+        return self._meter.snapshot(
+            self._progress(), self.state, self.note, self._held(now), now
+        )
 
     @property
     def fraction(self) -> float:
@@ -293,7 +304,7 @@ class Engine:
     def _from_observer(self) -> None:
         assert self._observer is not None
         try:
-            self._governor.observe(receive(self._observer))
+            self.governor.observe(receive(self._observer))
         except (EOFError, OSError):
             # Somebody killed it: what cannot be felt must not be taken for calm.
             self._selector.unregister(self._observer)
@@ -306,7 +317,7 @@ class Engine:
         if now < self._decide_due or self.state == "draining":
             return
         self._decide_due = now + _DECIDE_SECONDS
-        decision = self._governor.decide(now, time.time(), self._meter.mean_payload)
+        decision = self.governor.decide(now, time.time(), self._meter.mean_payload)
         if decision == self._decision:
             return
         self._decision = decision
@@ -576,8 +587,8 @@ class Engine:
             raise TimeOver(f"{why}; the rest is left for later.")
 
     def _time_over(self) -> str:
-        limits, decision = self._governor.limits, self._decision
-        if limits.exit_when_off and decision and decision.off and not self._governor.paused:
+        limits, decision = self.governor.limits, self._decision
+        if limits.exit_when_off and decision and decision.off and not self.governor.paused:
             return f"The run is {decision.reason}"
         longest = limits.max_duration
         if longest is not None and time.monotonic() - self._began > longest:
@@ -638,7 +649,7 @@ class Engine:
     # Telling.
 
     def _held(self, now: float) -> Held:
-        decision, governor = self._decision, self._governor
+        decision, governor = self._decision, self.governor
         return Held(
             decision.reason if decision else "",
             bool(decision and decision.off),
@@ -659,9 +670,7 @@ class Engine:
         if not (force or wanted or now >= self._next_tick):
             return
         self._next_tick = now + TICK
-        snapshot = self._meter.snapshot(
-            self._progress(), self.state, self.note, self._held(now), now
-        )
+        snapshot = self.status()
         if wanted:
             self._display.now(snapshot)
         self._display.show(snapshot)

@@ -5,7 +5,7 @@ is (latency of both sides, a source's CPU and memory) moves one number, the *sha
 unhindered run has under way, by multiplicative decrease and increase:
 
 - something above 90 % of its limit: the share is cut to where it should be at two thirds of it, at
-  most to a third, and what is felt from then on counts anew, so that a cut is judged by what it did;
+  most to a third, and what is felt from then on counts anew: a cut is judged by what it did;
 - all below half of their limits: it grows by a quarter and a little, five times a second;
 - between: it grows by a twentieth, so that a run is not stuck where others make all the latency.
 

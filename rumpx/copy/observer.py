@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from rumpx.copy.channel import Channel, receive, send
-from rumpx.copy.forks import HELD_BACK
+from rumpx.copy.forks import HELD_BACK, name_process
 from rumpx.copy.latency import Best, with_omitted
 from rumpx.errors import RumpxError, Side
 from rumpx.job import Address
@@ -136,6 +136,7 @@ class Pinger:
 
 def main(channel: Channel, sides: Sequence[Watched]) -> None:
     """The process's whole life."""
+    name_process("rumpx-observer")
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
     threading.Thread(target=_end_with_coordinator, args=(channel,), daemon=True).start()
     lock = threading.Lock()

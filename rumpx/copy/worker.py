@@ -26,7 +26,7 @@ from typing import Final, Literal, Protocol
 
 from rumpx.copy.channel import Channel, receive, send
 from rumpx.copy.dump import Abilities, DumpReader
-from rumpx.copy.forks import HELD_BACK
+from rumpx.copy.forks import HELD_BACK, name_process
 from rumpx.copy.intake import ChunkLimits, Intake
 from rumpx.copy.links import Links
 from rumpx.copy.messages import Ack, Batch, FromWorker, Notice, Ready, Stop, ToWorker, Trouble
@@ -139,6 +139,7 @@ class WorkerSpec:
 
 def main(channel: Channel, spec: Spec, throttle: Throttle) -> None:
     """The process's whole life."""
+    name_process("rumpx-worker")
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
     gc.freeze()  # what has been imported is never garbage: no need to look at it again
     inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()

@@ -6,7 +6,7 @@
       copied   412,345 keys, 5,000 keys/s, 1.3 MB/s
       limits   max-keys-per-sec 5000, max-target-latency 5ms
       latency  source 0.8 ms, target 1.2 ms
-      held by  the limit of keys a second
+      now      held to 5,000 keys/s
 
 The answer is a dict from a process that may be of another version: what is not in it, or is not
 what it should be, is left out.
@@ -34,7 +34,7 @@ def status_lines(answer: dict[str, Any]) -> list[str]:
         "copied": ", ".join(_done(answer)),
         "limits": _limits(answer.get("limits")),
         "latency": ", ".join(_latencies(answer)),
-        "held by": _text(answer.get("reason")),
+        "now": _text(answer.get("reason")),
     }
     told = [f"  {name:7}  {text}" for name, text in rows.items() if text]
     head = _head(answer)

@@ -66,14 +66,9 @@ def _command(args: Sequence[str | Path]) -> list[str]:
 
 
 def is_worker(process: psutil.Process) -> bool:
-    """Whether a process is a worker: a living child of multiprocessing's fork server."""
+    """Whether a process is a living worker."""
     try:
-        parent = process.parent()
-        return (
-            process.status() != psutil.STATUS_ZOMBIE
-            and parent is not None
-            and "multiprocessing.forkserver" in " ".join(parent.cmdline())
-        )
+        return process.status() != psutil.STATUS_ZOMBIE and process.name() == "rumpx-worker"
     except psutil.Error:
         return False
 
