@@ -11,8 +11,8 @@ import pytest
 
 import benchmarks.__main__
 from rumpx import errors
-from rumpx.limits import READERS
 from rumpx.errors import EXIT_DIFFERENCES, EXIT_OK, EXIT_SOME_KEYS_FAILED, RumpxError
+from rumpx.limits import READERS
 from rumpx.parsers import (
     build_ctl_parser,
     build_jobs_parser,

@@ -267,7 +267,7 @@ def settings(full: Full, share: float, rates: Pace, payload: float) -> Decision:
         batch = pipeline
         batches = min(batches, max(1, math.ceil(ahead / pipeline)))
         scan_count = min(scan_count, max(_FEWEST_KEYS, batch))
-    slowness = _LOWEST * _one_batch(full) / share
+    slowness = min(1.0, _LOWEST * _one_batch(full) / share)
     wait = _LONGEST_WAIT * slowness if share < _one_batch(full) else 0.0
     unhindered = pipeline == full.pipeline_keys
     chunk_bytes = max(1, int(rates.payload * QUANTUM)) if rates.payload else 0
