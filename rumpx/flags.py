@@ -22,7 +22,20 @@ from rumpx.job import (
 )
 
 if TYPE_CHECKING:
+    from rumpx.check.request import Request as CheckRequest
     from rumpx.verify.request import Request
+
+
+def make_check(arguments: argparse.Namespace) -> CheckRequest:
+    """Flags of `rumpx check` → what to check.
+
+    Raises:
+        UsageError: they cannot be meant.
+    """
+    from rumpx.check.request import SAMPLE_KEYS, Request
+
+    number = SAMPLE_KEYS if arguments.sample is None else arguments.sample
+    return Request(make_job(arguments), number, arguments.read_only)
 
 
 def make_comparison(arguments: argparse.Namespace) -> Request:
