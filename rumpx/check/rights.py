@@ -161,7 +161,7 @@ def _told(
     if allowed := [right.name for right in rights if right.name not in refusals]:
         needed_refused = any(right.needed and right.name in refusals for right in rights)
         status: Status = "info" if needed_refused else "ok"
-        yield Line(status, subject, f"{shown} may call {', '.join(allowed)}")
+        yield Line(status, subject, f"User {shown} may call {', '.join(allowed)}")
     if helpful := [right for right in rights if right.name in forbidden and not right.needed]:
         yield Line(
             "warn",

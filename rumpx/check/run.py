@@ -24,7 +24,14 @@ from rumpx.check.request import Request
 from rumpx.check.rights import denied_reads, denied_writes
 from rumpx.check.sample import Key, Sample, describe, take_sample
 from rumpx.check.steps import take_steps
-from rumpx.copy.prepare import Draft, Plan, SideFacts, with_schemes
+from rumpx.copy.prepare import (
+    Draft,
+    Plan,
+    SideFacts,
+    data_in_scope,
+    room_on,
+    with_schemes,
+)
 from rumpx.errors import EXIT_OK, RumpxError, TargetFull
 from rumpx.report import units
 from rumpx.report.entries import count_of
@@ -114,32 +121,41 @@ def _estimated(draft: Draft, sample: Sample) -> Estimate | None:
         return None
     held = sum(place.keys for place in draft.databases)
     keys = round(held * len(sample.keys) / sample.seen) if sample.seen else held
-    shown = describe(sample)
-    mean, sizes = shown.mean_bytes, "the sample's sizes"
-    if mean is None:
-        sizes = "no sizes, since MEMORY USAGE is refused"
+    needed, sizes = _bytes_needed(draft, sample, keys)
     distance = Distance(draft.source.clock.round_trip, draft.target.clock.round_trip)
     walks = len(draft.plan.partitions) if hasattr(draft, "plan") else len(draft.databases)
     quickest, slowest = seconds_needed(
         keys,
-        mean or 0.0,
+        (needed or 0) / max(1, keys),
         distance,
         draft.tuning,
         workers=draft.job.workers,
         partitions=walks,
     )
-    needed = None
-    if mean is not None:
-        needed = memory_needed(keys, mean, shown.expiring / max(1, shown.keys))
     return Estimate(
         keys,
         needed,
         round(quickest, 1),
         round(slowest, 1),
-        f"{count_of(keys, 'key')}, {sizes}, round trips of {1000 * distance.source:.1f} and "
-        f"{1000 * distance.target:.1f} ms, and rates measured elsewhere; not on the network's "
+        f"{count_of(keys, 'key')}, {sizes}, round trips of {1000 * distance.source:.2f} and "
+        f"{1000 * distance.target:.2f} ms, and rates measured elsewhere; not from the network's "
         "bandwidth or the servers' load",
     )
+
+
+def _bytes_needed(draft: Draft, sample: Sample, keys: int) -> tuple[int | None, str]:
+    """Memory on the target, and what that was reckoned from.
+
+    A sample misses rare large keys; where everything is copied, the source's INFO counts them.
+    """
+    shown = describe(sample)
+    whole = data_in_scope(draft) if hasattr(draft, "scope") else None
+    if shown.mean_bytes is None:
+        return whole, "the source's memory" if whole else "no sizes, since MEMORY USAGE is refused"
+    needed = memory_needed(keys, shown.mean_bytes, shown.expiring / max(1, shown.keys))
+    if whole is not None and whole > needed:
+        return whole, "the source's memory"
+    return needed, "the sample's sizes"
 
 
 def _memory(draft: Draft, estimate: Estimate) -> list[Line]:
@@ -154,14 +170,12 @@ def _memory(draft: Draft, estimate: Estimate) -> list[Line]:
         share = 1.0
         if draft.target.topology.cluster:
             share = sum(last - first + 1 for first, last in node.slots) / SLOTS
-        # Keys that the target has may be the same: then they give their room back.
-        had = getattr(draft, "target_keys", 0)
-        room = info.max_memory - (info.startup_memory if had else info.used_memory)
+        room = room_on(info, getattr(draft, "target_keys", 0))
         if share * high <= room:
             continue
         text = (
             f"The target at {node.label(str(draft.target.dialer.endpoint))} has room for "
-            f"{units.size(max(0, room))} below its maxmemory, and the copy needs about "
+            f"{units.size(room)} below its maxmemory, and the copy needs about "
             f"{units.size(share * estimate.bytes)} there"
         )
         if share * low <= room:

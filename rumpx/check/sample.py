@@ -38,6 +38,8 @@ _NAMES_FOR_ONE: Final = 10
 _EMPTY_SCANS: Final = 100
 _LARGEST: Final = 5
 _PREFIXES: Final = 8
+# Prefixes of fewer keys than this part of the sample are not named.
+_RARE: Final = 0.005
 _T = TypeVar("_T", str, bytes)
 
 
@@ -86,7 +88,7 @@ def take_sample(
     spread: Spread = "all keys"
     fits = name_filter(scope)
     for place in places:
-        share = max(1, -(-number * place.keys // max(1, total)))
+        share = max(1, number * place.keys // max(1, total))
         walk = _Walk(place, share)
         with connected(source.dialer, place.node.address, place.db) as connection:
             for found in walk.names(connection):
@@ -255,9 +257,14 @@ def _types(keys: Sequence[Key]) -> Iterator[TypeCount]:
 
 
 def _prefixes(keys: Sequence[Key]) -> Iterator[PrefixCount]:
-    for prefix, members in _grouped(keys, lambda key: prefix_of(key.name))[:_PREFIXES]:
-        shown = f"{printable(prefix)}*" if prefix else "(others)"
-        yield PrefixCount(shown, len(members), _bytes(members))
+    groups = _grouped(keys, lambda key: prefix_of(key.name))
+    few = max(2, _RARE * len(keys))
+    main = [group for group in groups if group[0] and len(group[1]) >= few][:_PREFIXES]
+    for prefix, members in main:
+        yield PrefixCount(f"{printable(prefix)}*", len(members), _bytes(members))
+    named = {prefix for prefix, _ in main}
+    if others := [key for prefix, members in groups if prefix not in named for key in members]:
+        yield PrefixCount("(others)", len(others), _bytes(others))
 
 
 def _grouped(keys: Sequence[Key], by: Callable[[Key], _T]) -> list[tuple[_T, list[Key]]]:

@@ -312,7 +312,7 @@ STEPS: Final = (
     Step("writing", ("target", "sample"), lambda d: prove_restore(d.target, d.sample)),
     Step("target keys", ("target", "scope"), _count_target),
     Step("conflicts", ("target_keys",), _choose_policy),
-    Step("room", ("databases", "target_keys"), lambda d: check_room(d)),
+    Step("room", ("target_keys",), lambda d: check_room(d)),
     Step("tuning", ("databases", "target"), _tune),
     Step("plan", ("shift", "scope", "abilities", "policy", "tuning"), _plan),
 )
@@ -551,27 +551,32 @@ def check_modules(source: SideFacts, target: SideFacts, warnings: list[str]) -> 
         )
 
 
-def check_room(draft: Draft) -> None:
-    """Say that the data will hardly fit, where nothing but INFO is needed to know."""
-    source, target = draft.source, draft.target
-    infos = [info for info in source.infos.values() if info]
-    there = [info for info in target.infos.values() if info]
+def data_in_scope(draft: Draft) -> int | None:
+    """Bytes of memory that the source's data take, if all of them are in scope and INFO tells."""
+    infos = [info for info in draft.source.infos.values() if info]
     everything = sum(sum(info.keys.values()) for info in infos)
     if draft.scope.filtered or everything != sum(place.keys for place in draft.databases):
+        return None
+    return sum(info.data_memory for info in infos) if everything else None
+
+
+def room_on(info: ServerInfo, target_keys: int) -> int:
+    """Bytes that a primary of the target has below its maxmemory. Keys that it has already may be
+    the same as those that come, and then give their room back."""
+    return max(0, info.max_memory - (info.startup_memory if target_keys else info.used_memory))
+
+
+def check_room(draft: Draft) -> None:
+    """Say that the data will hardly fit, where nothing but INFO is needed to know."""
+    needed = data_in_scope(draft)
+    infos = draft.target.infos.values()
+    if needed is None or not all(info and info.max_memory for info in infos):
         return
-    if len(there) < len(target.infos) or not all(info.max_memory for info in there):
-        return
-    needed = sum(info.data_memory for info in infos)
-    # Keys that the target has may be the same: then they give their room back.
-    room = sum(
-        info.max_memory - (info.startup_memory if draft.target_keys else info.used_memory)
-        for info in there
-    )
+    room = sum(room_on(info, draft.target_keys) for info in infos if info)
     if needed > room:
         draft.warnings.append(
-            f"The source's data take {needed / 1e6:,.0f} MB and the target has room for "
-            f"{room / 1e6:,.0f} MB below its maxmemory: they will hardly fit. rumpx check "
-            "estimates it better; raise the maxmemory of the target."
+            f"The source's data take {needed / 1e6:,.1f} MB, and below the target's maxmemory is "
+            f"room for {room / 1e6:,.1f} MB: they will hardly fit. Raise its maxmemory."
         )
 
 

@@ -116,13 +116,13 @@ def _sample(sample: Sampled) -> RenderableType:
         prefixes.add_row(
             one_line(prefix.prefix), units.keys(prefix.keys), share, _size(prefix.bytes)
         )
-    blocks.append(prefixes)
+    blocks.append(Padding(prefixes, (1, 0, 0, 0)))
     if sample.largest:
         largest = _table("largest seen", "type", "memory")
         for key in sample.largest:
             name = f"db{key.db} {key.key}" if key.db else key.key
             largest.add_row(one_line(name), key.type, units.size(key.bytes))
-        blocks.append(largest)
+        blocks.append(Padding(largest, (1, 0, 0, 0)))
     return Group(*blocks)
 
 
