@@ -16,7 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from rumpx.check.document import Checkup, Ends, Estimate, Latency, Line, Part, Planned, Server
+from rumpx.check.document import (
+    Checkup,
+    Ends,
+    Estimate,
+    Latency,
+    Line,
+    Part,
+    Planned,
+    Sampled,
+    Server,
+)
 from rumpx.check.estimate import UNCERTAINTY, Distance, memory_needed, seconds_needed
 from rumpx.check.latency import measure_latency
 from rumpx.check.payloads import not_proven, prove_payloads
@@ -43,11 +53,12 @@ def check(request: Request) -> Checkup:
     draft = Draft(request.job)
     lines = take_steps(draft)
     sample = _sampled(request, draft, lines)
+    shown = describe(sample) if sample else None
     if sample:
         lines += _collected("reading", lambda: _key_rights(draft, sample))
         lines += _collected("payloads", lambda: _payloads(request, draft, sample.keys))
     latencies = [_latency(draft, side, lines) for side in ("source", "target")]
-    estimate = _estimated(draft, sample) if sample else None
+    estimate = _estimated(draft, shown) if shown else None
     if estimate:
         lines += _memory(draft, estimate)
     codes = [line.exit_code for line in lines if line.status == "fail"]
@@ -57,7 +68,7 @@ def check(request: Request) -> Checkup:
         lines=tuple(lines),
         source=_ends(draft.source, latencies[0]) if hasattr(draft, "source") else None,
         target=_ends(draft.target, latencies[1]) if hasattr(draft, "target") else None,
-        sample=describe(sample) if sample else None,
+        sample=shown,
         estimate=estimate,
         plan=_planned(draft.plan) if hasattr(draft, "plan") else None,
     )
@@ -115,12 +126,12 @@ def _latency(draft: Draft, side: str, lines: list[Line]) -> Latency | None:
         return None
 
 
-def _estimated(draft: Draft, sample: Sample) -> Estimate | None:
+def _estimated(draft: Draft, sample: Sampled) -> Estimate | None:
     """Time and memory, where there is a plan's tuning and something to copy."""
     if not hasattr(draft, "tuning"):
         return None
     held = sum(place.keys for place in draft.databases)
-    keys = round(held * len(sample.keys) / sample.seen) if sample.seen else held
+    keys = round(held * sample.keys / sample.seen) if sample.seen else held
     needed, sizes = _bytes_needed(draft, sample, keys)
     distance = Distance(draft.source.clock.round_trip, draft.target.clock.round_trip)
     walks = len(draft.plan.partitions) if hasattr(draft, "plan") else len(draft.databases)
@@ -143,16 +154,15 @@ def _estimated(draft: Draft, sample: Sample) -> Estimate | None:
     )
 
 
-def _bytes_needed(draft: Draft, sample: Sample, keys: int) -> tuple[int | None, str]:
+def _bytes_needed(draft: Draft, sample: Sampled, keys: int) -> tuple[int | None, str]:
     """Memory on the target, and what that was reckoned from.
 
     A sample misses rare large keys; where everything is copied, the source's INFO counts them.
     """
-    shown = describe(sample)
     whole = data_in_scope(draft) if hasattr(draft, "scope") else None
-    if shown.mean_bytes is None:
+    if sample.mean_bytes is None:
         return whole, "the source's memory" if whole else "no sizes, since MEMORY USAGE is refused"
-    needed = memory_needed(keys, shown.mean_bytes, shown.expiring / max(1, shown.keys))
+    needed = memory_needed(keys, sample.mean_bytes, sample.expiring / max(1, sample.keys))
     if whole is not None and whole > needed:
         return whole, "the source's memory"
     return needed, "the sample's sizes"
