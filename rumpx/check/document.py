@@ -162,7 +162,7 @@ class Part:
 @dataclass(frozen=True, slots=True)
 class Planned:
     """How the copy would go about it; see `rumpx.copy.plan.Tuning`. `bytes_in_flight` is for each
-    worker."""
+    worker; `on_conflict` is "ask" where the target holds keys and no policy was given."""
 
     partitions: tuple[Part, ...]
     workers: int

@@ -36,7 +36,6 @@ from rumpx.check.sample import Key, Sample, describe, take_sample
 from rumpx.check.steps import take_steps
 from rumpx.copy.prepare import (
     Draft,
-    Plan,
     SideFacts,
     data_in_scope,
     room_on,
@@ -70,7 +69,7 @@ def check(request: Request) -> Checkup:
         target=_ends(draft.target, latencies[1]) if hasattr(draft, "target") else None,
         sample=shown,
         estimate=estimate,
-        plan=_planned(draft.plan) if hasattr(draft, "plan") else None,
+        plan=_planned(draft) if hasattr(draft, "plan") else None,
     )
 
 
@@ -227,8 +226,9 @@ def _ends(side: SideFacts, latency: Latency | None) -> Ends:
     )
 
 
-def _planned(plan: Plan) -> Planned:
-    tuning = plan.tuning
+def _planned(draft: Draft) -> Planned:
+    plan, tuning = draft.plan, draft.tuning
+    undecided = draft.job.on_conflict == "ask" and draft.target_keys > 0
     endpoint = str(plan.source.dialer.endpoint)
     return Planned(
         partitions=tuple(
@@ -241,5 +241,5 @@ def _planned(plan: Plan) -> Planned:
         pipeline_keys=tuning.pipeline_keys,
         batches_in_flight=tuning.batches_in_flight,
         bytes_in_flight=plan.spec.bytes_in_flight,
-        on_conflict=plan.on_conflict,
+        on_conflict="ask" if undecided else plan.on_conflict,
     )

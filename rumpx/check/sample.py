@@ -36,6 +36,8 @@ _PARTS: Final = 64
 _NAMES_FOR_ONE: Final = 10
 # A part may be all but empty: so many SCANs without a key, and it is left.
 _EMPTY_SCANS: Final = 100
+# From the one that promises least on.
+_SPREADS: Final[tuple[Spread, ...]] = ("beginning", "spread", "all keys")
 _LARGEST: Final = 5
 _PREFIXES: Final = 8
 # Prefixes of fewer keys than this part of the sample are not named.
@@ -85,7 +87,7 @@ def take_sample(
     keys: list[Key] = []
     denied: list[bytes] = []
     seen = 0
-    spread: Spread = "all keys"
+    spreads: set[Spread] = {"all keys"}
     fits = name_filter(scope)
     for place in places:
         share = max(1, number * place.keys // max(1, total))
@@ -98,9 +100,9 @@ def take_sample(
                 walk.taken += len(read)
                 keys += read
                 denied += refused
-        if walk.partial:
-            spread = "beginning" if "beginning" in (spread, walk.spread) else "spread"
-    return Sample(tuple(keys), seen, tuple(denied), spread)
+        spreads.add(walk.spread)
+    worst: Spread = next(name for name in _SPREADS if name in spreads)
+    return Sample(tuple(keys), seen, tuple(denied), worst)
 
 
 def name_filter(scope: Scope) -> Callable[[bytes], bool]:
@@ -120,16 +122,18 @@ class _Walk:
 
     Attributes:
         taken: how many it has given; counted by whoever walks.
-        partial: not all of the place was scanned.
+        spread: how they are come by.
     """
 
     def __init__(self, place: NodeKeys, share: int) -> None:
         self._whole = place.keys <= share
-        self._spans = cut_spans(place.node, place.scheme, 1 if self._whole else _PARTS)
+        parts = 1 if self._whole else min(_PARTS, 2 ** (share.bit_length() - 1))
+        self._spans = cut_spans(place.node, place.scheme, parts)
         self._share = share
-        self.spread: Spread = "beginning" if place.scheme == "unknown" else "spread"
         self.taken = 0
-        self.partial = False
+        self.spread: Spread = "all keys"
+        if not self._whole:
+            self.spread = "beginning" if place.scheme == "unknown" else "spread"
 
     def names(self, connection: Connection) -> Iterator[list[bytes]]:
         """Key names of one SCAN after the other; none twice."""
@@ -143,13 +147,13 @@ class _Walk:
             ):
                 cursor, found = _scan(connection, cursor)
                 new = [name for name in dict.fromkeys(found) if name not in known]
+                if not self._whole:
+                    del new[enough - self.taken :]
                 known.update(new)
-                yield new if self._whole else new[: enough - self.taken]
+                yield new
                 empty = 0 if found else empty + 1
                 if span.ended(cursor):
                     break
-            else:
-                self.partial = True
 
 
 def _scan(connection: Connection, cursor: int) -> tuple[int, list[bytes]]:

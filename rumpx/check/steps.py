@@ -39,6 +39,13 @@ _SUBJECTS: Final = {
     "conflicts": "target keys",
     "tuning": "plan",
 }
+# What stands in for what a step did not find, so that later ones can be taken all the same: writing
+# is tried with any name, and where a plan cuts the keyspace does not depend on the others.
+_STAND_INS: Final[dict[str, tuple[str, object]]] = {
+    "clocks": ("shift", 0),
+    "reading": ("sample", Sample(None, 0, b"rumpx")),
+    "conflicts": ("policy", "fail"),
+}
 # What the sample tells better.
 _LEFT_OUT: Final = {"room"}
 
@@ -69,8 +76,10 @@ def _take(step: Step, draft: Draft) -> list[Line]:
             if told:
                 lines.append(Line("info" if warnings else "ok", subject, told))
             lines += warnings
-    if step.name == "reading" and not hasattr(draft, "sample"):
-        draft.sample = Sample(None, 0, b"rumpx")  # so that writing is tried all the same
+    if step.name in _STAND_INS:
+        attribute, value = _STAND_INS[step.name]
+        if not hasattr(draft, attribute):
+            setattr(draft, attribute, value)
     return lines
 
 

@@ -183,12 +183,13 @@ def _estimate(estimate: Estimate) -> Iterator[Entry]:
 
 
 def _plan(plan: Planned) -> str:
+    conflict = "to be chosen" if plan.on_conflict == "ask" else plan.on_conflict
     return (
         f"{count_of(len(plan.partitions), 'partition')}, {plan.scanners} scanned at a time by "
         f"COUNT {plan.scan_count}; {count_of(plan.workers, 'worker')}, each with "
         f"{plan.batches_in_flight} batches of {plan.batch_keys} keys and "
         f"{units.size(plan.bytes_in_flight)} in flight, in pipelines of {plan.pipeline_keys}; keys "
-        f"that both sides have: {plan.on_conflict}"
+        f"that both sides have: {conflict}"
     )
 
 
