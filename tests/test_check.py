@@ -19,10 +19,12 @@ import rumpx as package
 from rumpx.check.document import Checkup
 from rumpx.check.estimate import Distance, memory_needed, most_keys_a_second, seconds_needed
 from rumpx.check.payloads import LIFETIME
+from rumpx.copy import prepare
 from rumpx.copy.plan import tune
 from rumpx.errors import UsageError
 from rumpx.report.checkup import Report
-from rumpx.servers.probe import parse_info
+from rumpx.servers.probe import ServerInfo, parse_info
+from rumpx.servers.resp import Connection
 from support import data
 from support.proxy import Proxy
 from support.raw import Raw
@@ -399,8 +401,29 @@ def test_clocks_that_differ(server: StartServer) -> None:
     assert "+120.0 s off" in settled.warned["clocks"][0]
 
 
-def test_modules_that_the_target_lacks(source: Server, target: Server) -> None:
-    """No server here has any, so what INFO says is all that is tried."""
+def test_modules_that_the_target_lacks(
+    source: Server, target: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No server here has modules with types, so the source's INFO is given some lines more."""
+    lines = "module:name=ReJSON,ver=20803,api=1,filters=0\r\nmodule:name=bf,ver=1,api=1\r\n"
+
+    def read_info(connection: Connection) -> ServerInfo:
+        reply = connection.call("INFO")
+        assert isinstance(reply, bytes)
+        more = lines if connection.name.endswith(f":{source.port}") else "module:name=bf,ver=2\r\n"
+        return parse_info(reply.decode() + more)
+
+    monkeypatch.setattr(prepare, "read_info", read_info)
+
+    checkup = package.check(source.uri, target.uri)
+
+    assert checkup.exit_code == 0
+    [warning] = [line.text for line in checkup.lines if line.status == "warn"]
+    assert "modules that the target lacks (ReJSON)" in warning
+    assert checkup.source is not None and checkup.source.modules == ("ReJSON", "bf")
+
+
+def test_modules_in_info() -> None:
     with_modules = parse_info(
         "redis_version:7.4.0\r\n# Modules\r\n"
         "module:name=ReJSON,ver=20803,api=1,filters=0\r\nmodule:name=lua,ver=1,api=1\r\n"
@@ -442,6 +465,19 @@ def test_a_target_that_is_too_small(large: Server, server: StartServer) -> None:
     assert "run full" in told and "Raise its maxmemory" in told
     needed = checked.document["estimate"]["bytes"]
     assert 40e6 < needed < 60e6
+
+
+def test_a_target_that_is_large_enough_or_does_not_say(
+    large: Server, server: StartServer
+) -> None:
+    enough, untold = server("7.0", maxmemory="200mb"), server("7.0")
+
+    limited = check(large.uri, enough.uri)
+    hidden = check(large.uri, with_user(untold, "~*", "+@all", "-info"))
+
+    assert "and has it" in limited.told("ok")["memory"][0]
+    assert "does not tell how much it has" in hidden.told("info")["memory"][0]
+    assert "sets itself no limit" in check(large.uri, server("7.0").uri).told("info")["memory"][0]
 
 
 def test_a_target_that_is_too_small_and_evicts(large: Server, server: StartServer) -> None:

@@ -13,6 +13,7 @@ import benchmarks.__main__
 from rumpx import errors
 from rumpx.errors import EXIT_DIFFERENCES, EXIT_OK, EXIT_SOME_KEYS_FAILED, RumpxError
 from rumpx.parsers import (
+    build_check_parser,
     build_jobs_parser,
     build_parser,
     build_resume_parser,
@@ -70,7 +71,10 @@ def test_readme_has_every_option_and_no_other() -> None:
     known = options_of(build_parser())
     told = {cell.split()[0] for cell in first_cells(section(README, "Options"))}
     assert told == known - {"-from", "-to"}
-    others = [build_resume_parser(), build_jobs_parser(), build_verify_parser()]
+    others = [
+        *(build_check_parser(), build_resume_parser(), build_jobs_parser()),
+        build_verify_parser(),
+    ]
     everywhere = known.union(*map(options_of, others))
     assert options_in(re.sub(BENCHMARK, "", README)) <= everywhere
 
@@ -79,6 +83,8 @@ def test_readme_has_the_options_of_the_other_commands() -> None:
     resume = options_in(section(README, "Resume"))
     assert resume >= options_of(build_resume_parser()) - {"-h", "--help"}
     assert resume >= options_of(build_jobs_parser()) - {"-h", "--help"}
+    check = options_in(section(README, "Check first") + section(README, "Options"))
+    assert check >= options_of(build_check_parser()) - {"-h", "--help"}
     verify = options_in(section(README, "Verify and repair") + section(README, "Options"))
     assert verify >= options_of(build_verify_parser()) - {"-h", "--help"}
 

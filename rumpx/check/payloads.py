@@ -142,6 +142,8 @@ def _told(draft: Draft, keys: Sequence[Key], trials: Sequence[Trial]) -> list[Li
                 f"expire, {LIFETIME // 1000} s later.",
             )
         )
+    if any(trial.refused for trial in trials):
+        return lines  # which says enough
     return lines + _unseen(keys, trials)
 
 
@@ -178,6 +180,8 @@ def _unproven(error: str) -> Line:
             "payload was tried; an incompatible version would show only in the copy.",
             "ACL SETUSER name ~rumpx:check:* for the time of the check",
         )
+    if verdict.kind is Kind.PERMANENT:
+        return not_proven("the target refuses RESTORE")
     return Line("warn", "payloads", f"Not proven: the target answered {error}")
 
 

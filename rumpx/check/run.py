@@ -15,6 +15,7 @@ Not promised: that a copy goes well. A check sees one moment, and of most things
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from rumpx.check.document import (
     Checkup,
@@ -44,7 +45,11 @@ from rumpx.copy.prepare import (
 from rumpx.errors import EXIT_OK, RumpxError, TargetFull
 from rumpx.report import units
 from rumpx.report.entries import count_of
+from rumpx.servers.probe import ServerInfo
 from rumpx.servers.slots import SLOTS
+from rumpx.servers.topology import Node
+
+_RAISE: Final = "Raise its maxmemory"
 
 
 def check(request: Request) -> Checkup:
@@ -171,30 +176,38 @@ def _memory(draft: Draft, estimate: Estimate) -> list[Line]:
     """Will the data fit below the maxmemory of each primary of the target?"""
     if estimate.bytes is None:
         return []
-    low, high = (1 - UNCERTAINTY) * estimate.bytes, (1 + UNCERTAINTY) * estimate.bytes
+    needs = f"The target needs about {units.size(estimate.bytes)}"
+    infos = draft.target.infos.values()
+    if None in infos:
+        return [Line("info", "memory", f"{needs}, and does not tell how much it has")]
+    if not all(info and info.max_memory for info in infos):
+        limits = [Line("info", "memory", f"{needs}; it sets itself no limit (maxmemory)")]
+    else:
+        limits = [Line("ok", "memory", f"{needs}, and has it")]
     for node in draft.target.topology.nodes:
         info = draft.target.infos[node.address]
-        if not info or not info.max_memory:
-            continue
-        share = 1.0
-        if draft.target.topology.cluster:
-            share = sum(last - first + 1 for first, last in node.slots) / SLOTS
-        room = room_on(info, getattr(draft, "target_keys", 0))
-        if share * high <= room:
-            continue
-        text = (
-            f"The target at {node.label(str(draft.target.dialer.endpoint))} has room for "
-            f"{units.size(room)} below its maxmemory, and the copy needs about "
-            f"{units.size(share * estimate.bytes)} there"
-        )
-        if share * low <= room:
-            return [Line("warn", "memory", f"{text}: that may be too much", "Raise its maxmemory")]
-        if info.evicts:
-            text += f": it would evict keys ({info.policy})"
-            return [Line("warn", "memory", text, "Raise its maxmemory")]
-        full = TargetFull.exit_code
-        return [Line("fail", "memory", f"{text}: it would run full", "Raise its maxmemory", full)]
-    return [Line("ok", "memory", f"The target needs about {units.size(estimate.bytes)} and has it")]
+        if info and info.max_memory and (tight := _tight(draft, node, info, estimate.bytes)):
+            return [tight]
+    return limits
+
+
+def _tight(draft: Draft, node: Node, info: ServerInfo, needed: int) -> Line | None:
+    """What to say of a primary that may have too little room for its share."""
+    if draft.target.topology.cluster:
+        needed = needed * sum(last - first + 1 for first, last in node.slots) // SLOTS
+    room = room_on(info, getattr(draft, "target_keys", 0))
+    if (1 + UNCERTAINTY) * needed <= room:
+        return None
+    text = (
+        f"The target at {node.label(str(draft.target.dialer.endpoint))} has room for "
+        f"{units.size(room)} below its maxmemory, and the copy needs about {units.size(needed)} "
+        "there"
+    )
+    if (1 - UNCERTAINTY) * needed <= room:
+        return Line("warn", "memory", f"{text}: that may be too much", _RAISE)
+    if info.evicts:
+        return Line("warn", "memory", f"{text}: it would evict keys ({info.policy})", _RAISE)
+    return Line("fail", "memory", f"{text}: it would run full", _RAISE, TargetFull.exit_code)
 
 
 def _ends(side: SideFacts, latency: Latency | None) -> Ends:

@@ -113,6 +113,12 @@ def _side(side: SideFacts) -> str:
     return f"{uri}, {kind}{memory}"
 
 
+def _identity(draft: Draft) -> str:
+    if None in [*draft.source.infos.values(), *draft.target.infos.values()]:
+        return ""
+    return "Source and target are different servers, neither a replica of the other"
+
+
 def _slots(side: SideFacts) -> str:
     if not side.topology.cluster:
         return ""
@@ -176,7 +182,7 @@ def _conflicts(draft: Draft) -> str:
 _TELLS: Final[dict[str, Callable[[Draft], str]]] = {
     "source": lambda draft: _side(draft.source),
     "target": lambda draft: _side(draft.target),
-    "identity": lambda draft: "Nothing says that source and target are the same server",
+    "identity": _identity,
     "role": _role,
     "source slots": lambda draft: _slots(draft.source),
     "target slots": lambda draft: _slots(draft.target),
