@@ -11,7 +11,7 @@ Importing this package is cheap; what talks to servers is imported by the first 
 
 from typing import TYPE_CHECKING, Any
 
-from rumpx.api import copy, resume, verify
+from rumpx.api import check, copy, resume, verify
 from rumpx.errors import (
     ConnectionLost,
     Interrupted,
@@ -27,6 +27,7 @@ from rumpx.errors import (
 )
 
 if TYPE_CHECKING:
+    from rumpx.check.document import Checkup
     from rumpx.job import Endpoint, Limits, Tls, parse_endpoint
     from rumpx.report.snapshot import (
         Counts,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Checkup",
     "ConnectionLost",
     "Counts",
     "Endpoint",
@@ -67,6 +69,7 @@ __all__ = [
     "Verification",
     "WorkerStat",
     "__version__",
+    "check",
     "copy",
     "parse_endpoint",
     "resume",
@@ -79,9 +82,11 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from rumpx import job
+    from rumpx.check import document
     from rumpx.report import snapshot
 
-    return getattr(job, name, None) or getattr(snapshot, name)
+    homes = [home for home in (job, document, snapshot) if hasattr(home, name)]
+    return getattr(homes[0], name)
 
 
 def __dir__() -> list[str]:

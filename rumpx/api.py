@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 # Imported before `rumpx` gives their names to functions: the import system binds a package to its
 # parent when it is first imported, and would put it in the function's place later.
+import rumpx.check
 import rumpx.copy
 import rumpx.verify  # noqa: F401
 
 if TYPE_CHECKING:
+    from rumpx.check.document import Checkup
     from rumpx.job import Clock, Endpoint, Job, Limits, OnConflict, Progress, Scope
     from rumpx.report.display import Display
     from rumpx.report.snapshot import Snapshot, Summary, Verification
@@ -288,6 +290,84 @@ def verify(
     from rumpx.verify.run import verify as run
 
     return run(request, _display(progress, on_progress), Control())
+
+
+def check(
+    source: str | Endpoint,
+    target: str | Endpoint,
+    *,
+    sample: int = 10_000,
+    read_only: bool = False,
+    workers: int = 4,
+    databases: Iterable[int] = (),
+    map_db: Mapping[int, int] | None = None,
+    match: Iterable[bytes] = (),
+    exclude: Iterable[bytes] = (),
+    types: Iterable[str] = (),
+    on_conflict: OnConflict = "ask",
+    partitions: int = 0,
+    prefixes: Iterable[bytes] = (),
+    batch_keys: int = 0,
+    size_check: bool = True,
+    big_key: int = 64 * 2**20,
+    max_bytes_in_flight: int = 16 * 2**20,
+    clock: Clock = "refuse",
+    functions: bool = False,
+    allow_eviction: bool = False,
+    connect_timeout: float = 5.0,
+    timeout: float = 30.0,
+    retry_for: float = 300.0,
+) -> Checkup:
+    """Look at both sides before a copy: what it would trip over, and what it would take.
+
+    A few small payloads are restored to the target under random names that expire, and deleted
+    again. Starts no processes.
+
+    Args:
+        source, target: as for `copy`.
+        sample: how many keys of the source are looked at.
+        read_only: write nothing, and so leave out the proof by real payloads.
+        workers, databases, map_db, match, exclude, types, on_conflict, partitions, prefixes,
+            batch_keys, size_check, big_key, max_bytes_in_flight, clock, functions,
+            allow_eviction, connect_timeout, timeout, retry_for: those of the copy that is meant.
+
+    Returns:
+        What was found. Trouble with a side is in its lines, not raised; `exit_code` is 0, or the
+        one that the copy would end with.
+
+    Raises:
+        UsageError: the arguments cannot be meant.
+    """
+    from rumpx.check.request import Request
+    from rumpx.check.run import check as run
+    from rumpx.job import Job, Scope, parse_endpoint
+
+    wanted = Job(
+        source=parse_endpoint(source, "source") if isinstance(source, str) else source,
+        target=parse_endpoint(target, "target") if isinstance(target, str) else target,
+        scope=Scope(
+            tuple(databases),
+            tuple((map_db or {}).items()),
+            tuple(match),
+            tuple(exclude),
+            tuple(types),
+        ),
+        workers=workers,
+        partitions=partitions,
+        prefixes=tuple(prefixes),
+        batch_keys=batch_keys,
+        on_conflict=on_conflict,
+        size_check=size_check,
+        big_key=big_key,
+        max_bytes_in_flight=max_bytes_in_flight,
+        clock=clock,
+        functions=functions,
+        allow_eviction=allow_eviction,
+        connect_timeout=connect_timeout,
+        timeout=timeout,
+        retry_for=retry_for,
+    )
+    return run(Request(wanted, sample, read_only))
 
 
 def _compared_job(

@@ -2,7 +2,8 @@
 
 Imports only what is light, so that `--help` comes at once; what a Job needs is imported when there
 are flags to understand, and what talks to servers when a copy begins. Everything for people goes to
-standard error; standard output is for data (`--summary -`, `rumpx jobs`, `rumpx ctl`).
+standard error; standard output is for data (`--summary -`, `rumpx jobs`) and for what was asked for
+(`rumpx check`, `rumpx ctl`).
 
 When a run ends early, the last line on standard error is the command that goes on with it.
 """
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from rumpx.errors import Interrupted, RumpxError, UsageError
 from rumpx.parsers import (
+    build_check_parser,
     build_ctl_parser,
     build_demo_parser,
     build_jobs_parser,
@@ -30,6 +32,7 @@ from rumpx.parsers import (
 )
 
 if TYPE_CHECKING:
+    from rumpx.check.request import Request as CheckRequest
     from rumpx.copy.control import Control
     from rumpx.copy.prepare import Policy
     from rumpx.report.display import Display
@@ -85,6 +88,10 @@ def _copy(words: list[str]) -> int:
     from rumpx.flags import make_job
 
     job = make_job(arguments)
+    if arguments.dry_run:
+        from rumpx.check.request import Request as DryRun
+
+        return _checked(DryRun(job, dry_run=True), as_json=False)
     _check_summary(arguments)
     _warm_up()
     from rumpx.copy.jobs import Place
@@ -162,6 +169,33 @@ def _ctl(words: list[str]) -> int:
     else:
         print("\n".join(status_lines(answer)) or "Done.")
     return 0
+def _check(words: list[str]) -> int:
+    arguments = build_check_parser().parse_args(words)
+    from rumpx.flags import make_check
+
+    return _checked(make_check(arguments), as_json=arguments.json)
+
+
+def _checked(request: CheckRequest, *, as_json: bool) -> int:
+    """Check, print what was found on standard output, and tell the exit code."""
+    from rumpx.check.run import check
+
+    checkup = check(request)
+    if as_json:
+        import json
+
+        print(json.dumps(checkup.to_json(), indent=2))
+    else:
+        import io
+
+        from rich.console import Console
+
+        from rumpx.report.checkup import Report
+
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
+        Console(soft_wrap=False, highlight=False).print(Report(checkup))
+    return checkup.exit_code
 
 
 def _verify(words: list[str]) -> int:
@@ -299,6 +333,7 @@ def _confirm(question: str, control: Control) -> bool:
 
 
 _COMMANDS: Final[dict[str, Callable[[list[str]], int]]] = {
+    "check": _check,
     "demo": _demo,
     "help": _help,
     "resume": _resume,

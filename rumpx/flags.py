@@ -22,10 +22,22 @@ from rumpx.job import (
     read_password_file,
 )
 from rumpx.limits import READERS, limits_with
-from rumpx.timetable import parse_timetable
 
 if TYPE_CHECKING:
+    from rumpx.check.request import Request as CheckRequest
     from rumpx.verify.request import Request
+
+
+def make_check(arguments: argparse.Namespace) -> CheckRequest:
+    """Flags of `rumpx check` → what to check.
+
+    Raises:
+        UsageError: they cannot be meant.
+    """
+    from rumpx.check.request import SAMPLE_KEYS, Request
+
+    number = SAMPLE_KEYS if arguments.sample is None else arguments.sample
+    return Request(make_job(arguments), number, arguments.read_only)
 
 
 def make_comparison(arguments: argparse.Namespace) -> Request:
@@ -143,7 +155,7 @@ def limits_given(arguments: argparse.Namespace, limits: Limits) -> Limits:
     changes = [(name, given[name.replace("-", "_")]) for name in READERS]
     limits = limits_with(limits, ((name, text) for name, text in changes if text is not None))
     duration = arguments.max_duration
-    limits = replace(
+    return replace(
         limits,
         schedule=limits.schedule if arguments.schedule is None else arguments.schedule,
         time_zone=arguments.time_zone or limits.time_zone,
@@ -152,9 +164,6 @@ def limits_given(arguments: argparse.Namespace, limits: Limits) -> Limits:
         if duration is None
         else parse_seconds(duration, "--max-duration"),
     )
-    if limits.schedule:
-        parse_timetable(limits.schedule, limits.time_zone)
-    return limits
 
 
 def _endpoint(arguments: argparse.Namespace, side: Side) -> Endpoint:

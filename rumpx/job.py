@@ -181,6 +181,10 @@ class Limits:
                 )
         if self.exit_when_off and not self.schedule:
             raise UsageError("--exit-when-off needs a --schedule that says when.")
+        if self.schedule:
+            from rumpx.timetable import parse_timetable  # which reads sizes as this module does
+
+            parse_timetable(self.schedule, self.time_zone)
 
 
 @dataclass(frozen=True, slots=True)

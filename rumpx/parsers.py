@@ -34,6 +34,7 @@ Other commands, each with its own --help:
   rumpx resume [JOB]    goes on with a copy that ended early, however it ended
   rumpx jobs            lists copies and how far they are
   rumpx ctl [JOB] ...   asks a running copy, pauses it, changes its limits
+  rumpx check           looks at both sides: what a copy would trip over, and what it would take
   rumpx verify          compares both sides, key by key; --repair mends what differs
   rumpx demo            starts two small servers, copies between them and compares every key
   rumpx help            lists the guides; rumpx help services: what managed services refuse
@@ -52,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="rumpx",
         usage="rumpx --from URI --to URI [options]\n"
-        "       rumpx resume|jobs|ctl|verify|demo|help [options]",
+        "       rumpx check|resume|jobs|ctl|verify|demo|help [options]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -62,6 +63,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--from", "-from", dest="source", metavar="URI", help="the source, which is only read")
     add("--to", "-to", dest="target", metavar="URI", help="the target")
     add("--workers", type=int, default=4, metavar="N", help="worker processes (default 4)")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="copy nothing: check both sides as rumpx check does, and print the plan",
+    )
     add("--version", action="store_true", help="print the version and exit")
     add(
         "--print-completion",
@@ -156,6 +162,35 @@ def build_verify_parser() -> argparse.ArgumentParser:
     parser.set_defaults(
         on_conflict="replace", functions=False, max_failures=None, partitions=0, prefixes=None
     )
+    return parser
+
+
+def build_check_parser() -> argparse.ArgumentParser:
+    """The parser of `rumpx check`."""
+    parser = Parser(
+        prog="rumpx check",
+        usage="rumpx check --from URI --to URI [options]",
+        description="Look at both sides before a copy: what it would trip over and what to do "
+        "about it, a sample of the keys, and what a copy would take. A few small payloads are "
+        "restored to the target and deleted again, to prove that it can read them. Ends with 0, or "
+        "with the code that the copy would end with.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--from", dest="source", metavar="URI", help="the source, which is only read")
+    add("--to", dest="target", metavar="URI", help="the target")
+    add("--workers", type=int, default=4, metavar="N", help="worker processes (default 4)")
+    add = parser.add_argument_group("the check").add_argument
+    add("--sample", type=int, metavar="N", help="look at so many keys (default 10000)")
+    add("--read-only", action="store_true", help="write nothing: no proof by real payloads")
+    add("--json", action="store_true", help="print one JSON object in the place of the report")
+    _add_scope(parser)
+    _add_policy(parser)
+    _add_behaviour(parser)
+    _add_limits(parser)
+    _add_cutting(parser)
+    _add_sides(parser)
+    parser.set_defaults(max_failures=None)
     return parser
 
 

@@ -31,6 +31,7 @@ from rumpx.timetable import Window as TimeWindow
 from rumpx.timetable import parse_timetable
 
 FULL = Full(scan_count=500, scans=4, batch_keys=1000, pipeline_keys=200, batches=12)
+WHOLE = Share(1.0)
 STEP = 0.1
 LIMIT = 0.005
 
@@ -62,16 +63,13 @@ limits = st.builds(
 
 def run(
     latencies: list[float | None],
-    share: Share = Share(1.0),
-    *,
-    wanted: Limits = Limits(),
-    full: Full = FULL,
+    share: Share = WHOLE,
 ) -> list[tuple[Share, Decision]]:
     """Decide once a step, with these latencies of the source seen."""
     decided = []
     for number, latency in enumerate(latencies):
         share, decision = decide(
-            share, Seen(latency), wanted, None, False, full, 100 + number * STEP
+            share, Seen(latency), Limits(), None, False, FULL, 100 + number * STEP
         )
         decided.append((share, decision))
     return decided

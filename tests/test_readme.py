@@ -14,6 +14,7 @@ from rumpx import errors
 from rumpx.errors import EXIT_DIFFERENCES, EXIT_OK, EXIT_SOME_KEYS_FAILED, RumpxError
 from rumpx.limits import READERS
 from rumpx.parsers import (
+    build_check_parser,
     build_ctl_parser,
     build_jobs_parser,
     build_parser,
@@ -73,6 +74,7 @@ def test_readme_has_every_option_and_no_other() -> None:
     told = {cell.split()[0] for cell in first_cells(section(README, "Options"))}
     assert told == known - {"-from", "-to"}
     others = [
+        build_check_parser(),
         build_resume_parser(),
         build_jobs_parser(),
         build_ctl_parser(),
@@ -89,6 +91,8 @@ def test_readme_has_the_options_of_the_other_commands() -> None:
     running = section(README, "While it runs")
     assert options_in(running) >= options_of(build_ctl_parser()) - {"-h", "--help"}
     assert set(READERS) <= set(re.findall(r"`([a-z-]+)`", running))
+    check = options_in(section(README, "Check first") + section(README, "Options"))
+    assert check >= options_of(build_check_parser()) - {"-h", "--help"}
     verify = options_in(section(README, "Verify and repair") + section(README, "Options"))
     assert verify >= options_of(build_verify_parser()) - {"-h", "--help"}
 

@@ -455,7 +455,9 @@ def test_a_target_that_gets_full_during_the_copy(
     )
 
     assert run.returncode == TEMPORARY, run.stderr
-    assert "out of memory" in check_message(run.stderr)
+    warning, _, message = run.stderr.partition("\n")
+    assert "they will hardly fit" in warning
+    assert "out of memory" in check_message(message)
     summary = json.loads(report.read_text())
     assert summary["state"] == "failed"
     assert summary["exit_code"] == TEMPORARY

@@ -160,48 +160,162 @@ def prepare(job: Job, ask: Ask | None = None) -> Plan:
     Raises:
         SourceUnusable, TargetUnusable, TemporaryError, UsageError: with what to do about it.
     """
-    warnings: list[str] = []
-    source = look(job, "source")
-    target = look(job, "target")
-    refuse_same_chain(source, target)
-    refuse_replica(target)
-    for side in (source, target):
-        refuse_unserved(side)
-    check_eviction(job, source, target, warnings)
-    shift = check_clocks(job, source, target, warnings)
-    check_watching(source, warnings)
-    prove_databases(source, chosen_databases(job))
-    databases = find_databases(job, source, warnings)
-    scope = replace(job.scope, map_db=database_map(job, databases))
-    refuse_collisions([place.db for place in databases], dict(scope.map_db))
-    target_databases = sorted({scope.target_db(place.db) for place in databases})
-    prove_databases(target, target_databases)
-    sample = find_sample(source, databases)
-    abilities = find_abilities(job, source, sample, warnings)
-    if abilities.expiry != "left" and None in (source.clock.offset, target.clock.offset):
-        warnings.append(
+    draft = Draft(job, ask)
+    for step in STEPS:
+        step.take(draft)
+    return draft.plan
+
+
+class Draft:
+    """What the steps have found so far: an attribute is there once its step has been taken."""
+
+    source: SideFacts
+    target: SideFacts
+    shift: int
+    databases: list[NodeKeys]
+    scope: Scope
+    sample: Sample
+    abilities: Abilities
+    target_keys: int
+    policy: Policy
+    tuning: Tuning
+    plan: Plan
+
+    def __init__(self, job: Job, ask: Ask | None = None) -> None:
+        self.job = job
+        self.ask = ask
+        self.warnings: list[str] = []
+
+    @property
+    def target_databases(self) -> list[int]:
+        """Where the copy would write to."""
+        return sorted({self.scope.target_db(place.db) for place in self.databases})
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One look before the first write: whoever copies takes all steps and stops at a refusal,
+    whoever checks takes all that can be taken and collects what they say.
+
+    Attributes:
+        name: for whoever collects.
+        needs: what of the Draft it reads.
+        take: adds to the Draft; raises what `prepare` raises.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    take: Callable[[Draft], None]
+
+
+def _look_at_source(draft: Draft) -> None:
+    draft.source = look(draft.job, "source")
+
+
+def _look_at_target(draft: Draft) -> None:
+    draft.target = look(draft.job, "target")
+
+
+def _compare_clocks(draft: Draft) -> None:
+    draft.shift = check_clocks(draft.job, draft.source, draft.target, draft.warnings)
+
+
+def _look_for_databases(draft: Draft) -> None:
+    prove_databases(draft.source, chosen_databases(draft.job))
+    draft.databases = find_databases(draft.job, draft.source, draft.warnings)
+
+
+def _map_databases(draft: Draft) -> None:
+    scope = replace(draft.job.scope, map_db=database_map(draft.job, draft.databases))
+    refuse_collisions([place.db for place in draft.databases], dict(scope.map_db))
+    draft.scope = scope
+
+
+def _try_reading(draft: Draft) -> None:
+    draft.sample = find_sample(draft.source, draft.databases)
+    draft.abilities = find_abilities(draft.job, draft.source, draft.sample, draft.warnings)
+
+
+def _check_times(draft: Draft) -> None:
+    untold = None in (draft.source.clock.offset, draft.target.clock.offset)
+    if draft.abilities.expiry != "left" and untold:
+        draft.warnings.append(
             "TIME is refused, so the servers' clocks are not compared: if they differ, expiries "
             "come out wrong by as much."
         )
-    prove_restore(target, sample)
-    target_keys = count_keys(target, target_databases)
-    policy = conflict_policy(job, target_keys, ask)
-    tuning = tune_to_distance(job, source, target, databases, job.partitions)
-    places = with_schemes(source, databases)
-    spec = worker_spec(job, source, target, databases, scope, abilities, policy, tuning, shift)
-    return Plan(
+
+
+def _count_target(draft: Draft) -> None:
+    draft.target_keys = count_keys(draft.target, draft.target_databases)
+
+
+def _choose_policy(draft: Draft) -> None:
+    draft.policy = conflict_policy(draft.job, draft.target_keys, draft.ask)
+
+
+def _tune(draft: Draft) -> None:
+    job = draft.job
+    draft.tuning = tune_to_distance(
+        job, draft.source, draft.target, draft.databases, job.partitions
+    )
+
+
+def _plan(draft: Draft) -> None:
+    job, source, target, tuning = draft.job, draft.source, draft.target, draft.tuning
+    places = with_schemes(source, draft.databases)
+    draft.plan = Plan(
         job,
         source,
         target,
         tuple(places),
         tuple(plan_partitions(places, tuning, job.prefixes, forced=job.partitions > 0)),
         tuning,
-        {"source": scan_settings(job, source, scope)},
-        spec,
-        policy,
-        target_keys,
-        tuple(warnings),
+        {"source": scan_settings(job, source, draft.scope)},
+        worker_spec(
+            job,
+            source,
+            target,
+            draft.databases,
+            draft.scope,
+            draft.abilities,
+            draft.policy,
+            tuning,
+            draft.shift,
+        ),
+        draft.policy,
+        draft.target_keys,
+        tuple(draft.warnings),
     )
+
+
+STEPS: Final = (
+    Step("source", (), _look_at_source),
+    Step("target", (), _look_at_target),
+    Step("identity", ("source", "target"), lambda d: refuse_same_chain(d.source, d.target)),
+    Step("role", ("target",), lambda d: refuse_replica(d.target)),
+    Step("source slots", ("source",), lambda d: refuse_unserved(d.source)),
+    Step("target slots", ("target",), lambda d: refuse_unserved(d.target)),
+    Step("eviction", ("source",), lambda d: check_eviction(d.job, d.source, d.warnings)),
+    Step("target eviction", ("target",), lambda d: warn_of_eviction(d.target, d.warnings)),
+    Step("modules", ("source", "target"), lambda d: check_modules(d.source, d.target, d.warnings)),
+    Step("clocks", ("source", "target"), _compare_clocks),
+    Step("watching", ("source",), lambda d: check_watching(d.source, d.warnings)),
+    Step("databases", ("source",), _look_for_databases),
+    Step("mapping", ("databases",), _map_databases),
+    Step(
+        "target databases",
+        ("target", "scope"),
+        lambda d: prove_databases(d.target, d.target_databases),
+    ),
+    Step("reading", ("databases",), _try_reading),
+    Step("times", ("abilities", "target"), _check_times),
+    Step("writing", ("target", "sample"), lambda d: prove_restore(d.target, d.sample)),
+    Step("target keys", ("target", "scope"), _count_target),
+    Step("conflicts", ("target_keys",), _choose_policy),
+    Step("room", ("target_keys",), lambda d: check_room(d)),
+    Step("tuning", ("databases", "target"), _tune),
+    Step("plan", ("shift", "scope", "abilities", "policy", "tuning"), _plan),
+)
 
 
 def tune_to_distance(
@@ -381,9 +495,7 @@ def refuse_unserved(side: SideFacts) -> None:
         )
 
 
-def check_eviction(
-    job: Job, source: SideFacts, target: SideFacts, warnings: list[str]
-) -> None:
+def check_eviction(job: Job, source: SideFacts, warnings: list[str]) -> None:
     """Never make a full source evict, and say what reading does to LRU and LFU."""
     for address, info in source.infos.items():
         if not info or not info.evicts or job.allow_eviction:
@@ -401,6 +513,10 @@ def check_eviction(
             f"The source evicts by {', '.join(by_use)} and does not know CLIENT NO-TOUCH: that we "
             "read its keys will count as their use. Give a replica as --from to avoid that."
         )
+
+
+def warn_of_eviction(target: SideFacts, warnings: list[str]) -> None:
+    """Say that a target may drop what it is given."""
     if policies := eviction_policies(target):
         warnings.append(
             f"The target evicts keys when its memory is full ({', '.join(policies)}); what it "
@@ -411,6 +527,55 @@ def check_eviction(
 def eviction_policies(side: SideFacts) -> list[str]:
     """By which rules the primaries of one side drop keys; mostly they have the same."""
     return sorted({info.policy for info in side.infos.values() if info and info.evicts})
+
+
+def missing_modules(source: SideFacts, target: SideFacts) -> list[str]:
+    """Modules that a primary of the source has loaded, and no primary of the target."""
+    here, there = (
+        {name for info in side.infos.values() if info for name in info.modules}
+        for side in (source, target)
+    )
+    known = {name.lower() for name in there}
+    return sorted(name for name in here if name.lower() not in known)
+
+
+def check_modules(source: SideFacts, target: SideFacts, warnings: list[str]) -> None:
+    """Say that values of a module's types need the module."""
+    hidden = None in target.infos.values()
+    if not hidden and (missing := missing_modules(source, target)):
+        warnings.append(
+            f"The source has modules that the target lacks ({', '.join(missing)}): keys of their "
+            "types cannot be copied. Load them on the target, or leave such keys out by --type."
+        )
+
+
+def data_in_scope(draft: Draft) -> int | None:
+    """Bytes of memory that the source's data take, if all of them are in scope and INFO tells."""
+    infos = [info for info in draft.source.infos.values() if info]
+    everything = sum(sum(info.keys.values()) for info in infos)
+    if draft.scope.filtered or everything != sum(place.keys for place in draft.databases):
+        return None
+    return sum(info.data_memory for info in infos) if everything else None
+
+
+def room_on(info: ServerInfo, target_keys: int) -> int:
+    """Bytes that a primary of the target has below its maxmemory. Keys that it has already may be
+    the same as those that come, and then give their room back."""
+    return max(0, info.max_memory - (info.startup_memory if target_keys else info.used_memory))
+
+
+def check_room(draft: Draft) -> None:
+    """Say that the data will hardly fit, where nothing but INFO is needed to know."""
+    needed = data_in_scope(draft)
+    infos = draft.target.infos.values()
+    if needed is None or not all(info and info.max_memory for info in infos):
+        return
+    room = sum(room_on(info, draft.target_keys) for info in infos if info)
+    if needed > room:
+        draft.warnings.append(
+            f"The source's data take {needed / 1e6:,.1f} MB, and below the target's maxmemory is "
+            f"room for {room / 1e6:,.1f} MB: they will hardly fit. Raise its maxmemory."
+        )
 
 
 def bytes_for_worker(job: Job, source: SideFacts) -> int:

@@ -19,12 +19,16 @@ _CLOCK_SAMPLES: Final = 5
 # Servers on which the cursor arithmetic of `copy.plan` was tested; newer majors are not trusted.
 _PROVEN_MAJORS: Final = {"redis": range(4, 9), "valkey": range(7, 10)}
 
+# Modules that come with the server and bring no types: Valkey 9 has its Lua as one.
+_NO_TYPES: Final = {"lua"}
+
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
     """Facts from INFO; memory in bytes. Empty or zero where the server does not tell.
 
-    `keys` maps a database to its number of keys.
+    `keys` maps a database to its number of keys; `modules` are those that may bring types of their
+    own.
     """
 
     flavour: str = ""
@@ -34,11 +38,13 @@ class ServerInfo:
     replication_id: str = ""
     role: str = ""
     used_memory: int = 0
+    startup_memory: int = 0
     max_memory: int = 0
     policy: str = ""
     expired_keys: int = 0
     evicted_keys: int = 0
     keys: dict[int, int] = field(default_factory=dict)
+    modules: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         version = ".".join(map(str, self.version))
@@ -48,6 +54,11 @@ class ServerInfo:
     def evicts(self) -> bool:
         """Whether the server drops keys of its own accord when memory runs short."""
         return self.max_memory > 0 and self.policy not in ("", "noeviction")
+
+    @property
+    def data_memory(self) -> int:
+        """Bytes that the data take, their tables included, and whatever clients' buffers take."""
+        return self.used_memory - self.startup_memory
 
     @property
     def proven_cursors(self) -> bool:
@@ -73,6 +84,7 @@ def parse_info(text: str) -> ServerInfo:
         replication_id=fields.get("master_replid", ""),
         role=fields.get("role", ""),
         used_memory=number("used_memory"),
+        startup_memory=number("used_memory_startup"),
         max_memory=number("maxmemory"),
         policy=fields.get("maxmemory_policy", ""),
         expired_keys=number("expired_keys"),
@@ -82,6 +94,11 @@ def parse_info(text: str) -> ServerInfo:
             for database, stats in fields.items()
             if re.fullmatch(r"db\d+", database)
         },
+        modules=tuple(
+            name
+            for name in re.findall(r"^module:name=([^,\s]+)", text, re.M)
+            if name not in _NO_TYPES
+        ),
     )
 
 

@@ -49,6 +49,12 @@ class Line:
         return self.kind not in ("changing", "extra")
 
 
+def prefix_of(key: bytes) -> bytes:
+    """What a key's name begins with, its first separator included; b"" if it has none."""
+    found = _PREFIX.match(key)
+    return found[0] if found else _OTHERS
+
+
 class Findings:
     """Collects differences.
 
@@ -89,8 +95,7 @@ class Findings:
         self._write(finding, "changing" if changing else finding.kind)
 
     def _count_prefix(self, finding: Finding) -> None:
-        found = _PREFIX.match(finding.key)
-        prefix = found[0] if found else _OTHERS
+        prefix = prefix_of(finding.key)
         if prefix not in self._prefixes and len(self._prefixes) >= _PREFIXES_COUNTED:
             prefix = _OTHERS
         self._prefixes.setdefault(prefix, Counter())[finding.kind] += 1

@@ -36,6 +36,7 @@ from rumpx.copy.prepare import (
     refuse_unserved,
     scan_settings,
     tune_to_distance,
+    warn_of_eviction,
     with_schemes,
     worker_spec,
 )
@@ -63,7 +64,8 @@ def prepare_comparison(request: Request) -> tuple[Plan, CompareSpec]:
     refuse_itself(source, target)
     for side in (source, target):
         refuse_unserved(side)
-    check_eviction(job, source, target, warnings)
+    check_eviction(job, source, warnings)
+    warn_of_eviction(target, warnings)
     shift = check_clocks(job, source, target, warnings)
     prove_databases(source, chosen_databases(job))
     databases = find_databases(job, source, warnings)
