@@ -11,7 +11,8 @@ A batch from the source is compared, cheapest proof first:
 
 A batch from the target is looked for on the source by EXISTS; what is not there, and still on the
 target, is extra. A batch of extras is deleted, each key only if a fresh EXISTS on the source's
-primary has just said 0. A batch of what differs is copied as a copy would.
+primary has just said 0. A batch of what differs is copied as a copy would. Where replicas of the
+source are read, what one of them does not have is asked of its primary before it counts as extra.
 
 What differs is a *finding*, with the prints of what was seen on both sides, so that whoever looks
 again can tell whether the key is being written.
@@ -94,6 +95,7 @@ class CompareSpec:
             budget,
             spec.limits(budget),
             self,
+            spec.primaries(),
         )
 
 
@@ -158,6 +160,7 @@ class Comparer:
         transfer: copies what is to be repaired.
         budget: bytes in flight of this worker.
         spec: tolerance, scope, digests.
+        primaries: connections to the source's primaries, where replicas are read.
     """
 
     def __init__(
@@ -169,6 +172,7 @@ class Comparer:
         budget: Budget,
         limits: Limits,
         spec: CompareSpec,
+        primaries: Links | None = None,
     ) -> None:
         self._source = source
         self._target = target
@@ -181,7 +185,9 @@ class Comparer:
         self._shift = spec.copying.expiry_shift
         self._mean_bytes = float(GUESSED_BYTES)
         retry_for = spec.copying.retry_for
-        self._source_calls = Calls(source.links, retry_for)
+        self._source_calls = self._primary_calls = Calls(source.links, retry_for)
+        if primaries:
+            self._primary_calls = Calls(primaries, retry_for)
         self._target_calls = Calls(target.links, retry_for)
 
     def dial(self, databases: Sequence[int]) -> None:
@@ -219,6 +225,7 @@ class Comparer:
         self._transfer.close()
         for links in (self._source.links, self._target.links, *self._aside):
             links.close()
+        self._primary_calls.links.close()
 
     # From the source.
 
@@ -263,7 +270,7 @@ class Comparer:
         db = self._scope.target_db(batch.db)
         target = self._target
         there = yield from self._fetch(
-            target, Wanted(db, keys, None, by_slot=target.links.cluster), chunk.sizes
+            target, Wanted(db, keys, None, by_slot=target.links.routes), chunk.sizes
         )
         self._judge(batch, here, there, verdicts)
 
@@ -291,7 +298,7 @@ class Comparer:
                 wanted.db,
                 read.again,
                 wanted.node,
-                by_slot=reader.links.cluster,
+                by_slot=reader.links.routes,
                 ask=read.ask,
                 single=frozenset(single),
             )
@@ -489,6 +496,9 @@ class Comparer:
             if not isinstance(reply, int)
         )
         absent = [key for key, reply in replies.items() if reply == 0]
+        if self._primary_calls is not self._source_calls:
+            asked = yield from self._primary_calls.each(_exists, "EXISTS", db, absent)
+            absent = [key for key, reply in asked.items() if reply == 0]
         # SCAN showed them, but some may be gone by now.
         there = yield from self._target_calls.each(_exists, "EXISTS", batch.db, absent)
         extra = [key for key, reply in there.items() if reply != 0]
@@ -503,7 +513,7 @@ class Comparer:
 
     def _delete(self, batch: Batch) -> Task[Ack]:
         db = self._scope.source_db(batch.db)
-        replies = yield from self._source_calls.each(_exists, "EXISTS", db, batch.keys)
+        replies = yield from self._primary_calls.each(_exists, "EXISTS", db, batch.keys)
         absent = [key for key, reply in replies.items() if reply == 0]
         gone = yield from self._target_calls.each(_unlink, "UNLINK", batch.db, absent)
         failures = tuple(
