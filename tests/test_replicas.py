@@ -20,7 +20,7 @@ StartCluster = Callable[..., Cluster]
 StartSentinel = Callable[..., Sentinel]
 StartProxy = Callable[..., Proxy]
 
-KEYS = 12_000
+KEYS = 8_000
 REPLICA = ("--read-from", "replica")
 PREFER = ("--read-from", "prefer-replica")
 SOURCE, TEMPORARY, DIFFER = 6, 5, 4
@@ -82,7 +82,7 @@ def filled_cluster(cluster: StartCluster, version: str) -> Cluster:
 
 def cut_off(replica: Server, primary: Server) -> None:
     """From now on a replica gets nothing of its primary, and knows it."""
-    primary.do("ACL", "SETUSER", "default", "-psync", "-sync", "-replconf")
+    primary.do("ACL", "SETUSER", "default", "-psync", "-sync")
     primary.do("CLIENT", "KILL", "TYPE", "replica")
     wait_until(lambda: link(replica) == "down", 10, "it is cut off")
 
@@ -93,7 +93,8 @@ def link(replica: Server) -> str:
 
 def attach(replica: Server, primary: Server) -> None:
     """End that."""
-    primary.do("ACL", "SETUSER", "default", "+psync", "+sync", "+replconf")
+    # Without SYNC, which a replica falls back to that was refused PSYNC a moment ago.
+    primary.do("ACL", "SETUSER", "default", "+psync")
     wait_until(lambda: link(replica) == "up", 20, "it is attached again")
 
 
@@ -503,8 +504,8 @@ def test_a_comparison_reads_replicas_and_mends(server: StartServer) -> None:
     target.do("DEL", *sorted(keys_of(target))[:3])
     target.do("SET", "extra", "x")
     with untouched(source):
-        found = verify(source, target, *REPLICA, "--match", "user:*", code=DIFFER)
-    assert found.counts["extra"] == 0
+        found = verify(source, target, *REPLICA, "--exclude", "extra", code=DIFFER)
+    assert (found.counts["missing"], found.counts["extra"]) == (3, 0)
     mended = verify(source, target, *REPLICA, "--repair", "--delete-extra", "--yes")
     assert mended.counts["deleted"] == 1
     assert "scan" not in called(source)
@@ -515,7 +516,7 @@ def test_what_a_replica_lacks_its_primary_may_have(server: StartServer, proxy: S
     """A key that came while the replica was behind is neither extra nor deleted."""
     source, replica, target = server("7.0"), server("7.0"), server("7.0")
     fill_mixed(source, KEYS)
-    fill_mixed(target, KEYS)
+    copy(source, target)
     way = proxy(source)
     replica.do("REPLICAOF", "127.0.0.1", way.port)
     wait_until(lambda: link(replica) == "up", 10, "it is attached")

@@ -61,6 +61,10 @@ _PAUSE: Final = 0.5
 _MIGRATION_POLLS: Final = 20
 _SAVE_SECONDS: Final = 0.5
 _LAST_SAVE_SECONDS: Final = 5.0
+_UNREMOVED: Final = (
+    " Or have that many keys of the source expired that its primaries, where nobody reads them, "
+    "have not removed yet?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -509,6 +513,7 @@ class Coordinator:
             engine.warn(
                 f"The target holds {self._missing:,} keys fewer than it should, also after a "
                 "second walk of the source. Does it evict, or do others delete there?"
+                + _UNREMOVED * (self._plan.source.dialer.read_from != "primary")
             )
             return False
         engine.warn(

@@ -156,10 +156,13 @@ def _by_replica(dialer: Dialer, node: Node, before: Collection[Address | None]) 
             f"The source's node {name} is a replica itself, so how far it is behind is not known."
         )
     origin = Origin(node.address, primary.histories[0], primary.offset)
+    named = node.replicas
+    if not node.slots:  # a primary names only those that are connected to it
+        named = tuple(dict.fromkeys([*primary.replicas, *filter(None, before)]))
     faults: dict[Address, str] = {}
     with ExitStack() as stack:
         connections: dict[Address, Connection] = {}
-        for address in node.replicas or primary.replicas:
+        for address in named:
             try:
                 connections[address] = dialer.connect(address)
                 stack.callback(connections[address].close)
