@@ -14,7 +14,7 @@ import rumpx.verify  # noqa: F401
 
 if TYPE_CHECKING:
     from rumpx.check.document import Checkup
-    from rumpx.job import Clock, Endpoint, Job, Limits, OnConflict, Progress, Scope
+    from rumpx.job import Clock, Endpoint, Job, Limits, OnConflict, Progress, ReadFrom, Scope
     from rumpx.report.display import Display
     from rumpx.report.snapshot import Snapshot, Summary, Verification
 
@@ -37,6 +37,7 @@ def copy(
     big_key: int = 64 * 2**20,
     max_bytes_in_flight: int = 16 * 2**20,
     clock: Clock = "refuse",
+    read_from: ReadFrom = "primary",
     functions: bool = False,
     allow_eviction: bool = False,
     connect_timeout: float = 5.0,
@@ -74,6 +75,8 @@ def copy(
         max_bytes_in_flight: bytes asked for and not yet restored, for each worker.
         clock: where the servers' clocks differ by more than a minute: "refuse", keep the
             "absolute" instants of expiry, or the "relative" times left.
+        read_from: "primary": what `source` names, a cluster's primaries; "replica": a replica of
+            each, and never a primary; "prefer-replica": a primary where no replica is fit.
         functions: copy function libraries too.
         allow_eviction: read from a source that is nearly full and evicts.
         connect_timeout, timeout: seconds to connect and log in, and for each later answer.
@@ -116,6 +119,7 @@ def copy(
         big_key=big_key,
         max_bytes_in_flight=max_bytes_in_flight,
         clock=clock,
+        read_from=read_from,
         functions=functions,
         allow_eviction=allow_eviction,
         connect_timeout=connect_timeout,
@@ -209,6 +213,7 @@ def verify(
     big_key: int = 64 * 2**20,
     max_bytes_in_flight: int = 16 * 2**20,
     clock: Clock = "refuse",
+    read_from: ReadFrom = "primary",
     allow_eviction: bool = False,
     connect_timeout: float = 5.0,
     timeout: float = 30.0,
@@ -235,8 +240,9 @@ def verify(
         repair: copy again what is missing or different.
         delete_extra: and delete keys in scope that only the target has. Needs `yes`, since there
             is nobody to ask.
-        workers, batch_keys, size_check, big_key, max_bytes_in_flight, clock, allow_eviction,
-            connect_timeout, timeout, retry_for, progress, on_progress: as for `copy`.
+        workers, batch_keys, size_check, big_key, max_bytes_in_flight, clock, read_from,
+            allow_eviction, connect_timeout, timeout, retry_for, progress, on_progress: as for
+            `copy`.
         limits: likewise; None for those of the job, or the defaults.
 
     Returns:
@@ -257,6 +263,7 @@ def verify(
         "big_key": big_key,
         "max_bytes_in_flight": max_bytes_in_flight,
         "clock": clock,
+        "read_from": read_from,
         "allow_eviction": allow_eviction,
         "connect_timeout": connect_timeout,
         "timeout": timeout,

@@ -5,6 +5,7 @@
     ├── TooManyFailures           3   stopped, since too many keys failed
     ├── TemporaryError            5   trouble that may pass: resume later
     │   ├── ConnectionLost        5   one connection broke, or was silent for too long
+    │   ├── NoReplica             5   no replica can be read now, and no primary may be
     │   └── TargetFull            5   the target answered OOM: it is never pushed further
     ├── SourceUnusable            6   the source cannot be copied from as it is
     ├── TargetUnusable            7   the target cannot be copied to as it is
@@ -69,6 +70,10 @@ class TemporaryError(RumpxError):
 
 class ConnectionLost(TemporaryError):
     """One connection is gone. Whoever holds it repeats its keys on a new one."""
+
+
+class NoReplica(TemporaryError):
+    """A source node has no replica that can be read now; at the start that is SourceUnusable."""
 
 
 class TargetFull(TemporaryError):

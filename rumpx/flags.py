@@ -138,6 +138,7 @@ def _behaviour(arguments: argparse.Namespace) -> dict[str, Any]:
         "big_key": parse_size(arguments.big_key, "--big-key"),
         "max_bytes_in_flight": parse_size(arguments.max_bytes_in_flight, "--max-bytes-in-flight"),
         "clock": arguments.clock,
+        "read_from": arguments.read_from,
         "allow_eviction": arguments.allow_eviction,
         "connect_timeout": parse_seconds(arguments.connect_timeout, "--connect-timeout"),
         "timeout": parse_seconds(arguments.timeout, "--timeout"),

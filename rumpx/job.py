@@ -28,6 +28,7 @@ from rumpx.errors import Side, UsageError
 Address = tuple[str, int]
 OnConflict = Literal["ask", "replace", "skip", "fail"]
 Clock = Literal["refuse", "absolute", "relative"]
+ReadFrom = Literal["primary", "prefer-replica", "replica"]
 Progress = Literal["auto", "bar", "line", "json", "none"]
 
 DEFAULT_PORT: Final = 6379
@@ -192,7 +193,8 @@ class Job:
     """One copy. Sizes are in bytes, times in seconds.
 
     `batch_keys` and `partitions` of 0 mean "choose from what is measured at the start";
-    `max_failures` of None means that any number of keys may fail.
+    `max_failures` of None means that any number of keys may fail; `read_from` chooses between each
+    source node's primary and its replicas (`servers/replicas.py`).
     """
 
     source: Endpoint
@@ -207,6 +209,7 @@ class Job:
     big_key: int = 64 * 2**20
     max_bytes_in_flight: int = 16 * 2**20
     clock: Clock = "refuse"
+    read_from: ReadFrom = "primary"
     max_failures: int | None = None
     functions: bool = False
     allow_eviction: bool = False
@@ -239,6 +242,11 @@ class Job:
                 "give one of them."
             )
         check_prefixes(self.prefixes)
+        if self.read_from != "primary" and self.source.transport == "unix":
+            raise UsageError(
+                "--read-from needs a source that is reached by TCP, as its replicas are; give its "
+                "host and port as --from."
+            )
         check_databases(self)
 
 

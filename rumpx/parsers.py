@@ -358,6 +358,14 @@ def _add_behaviour(parser: argparse.ArgumentParser) -> None:
         "of expiry, or the relative times left",
     )
     add(
+        "--read-from",
+        choices=("primary", "prefer-replica", "replica"),
+        default="primary",
+        metavar="WHICH",
+        help="primary (default: what --from names, a cluster's primaries), prefer-replica (a "
+        "replica of each, the primary where none is fit), or replica (never a primary)",
+    )
+    add(
         "--allow-eviction",
         action="store_true",
         help="read from a source that is nearly full and evicts",

@@ -1,9 +1,9 @@
 """The copy's coordinator: has the engine settle every partition, proves it, and keeps the ledger.
 
 When all walks are settled come the checks, each of which may add walks, whereupon it all goes on:
-slots of the source that moved, nodes of the target whose process changed (`watch`), and the count
-of keys: if the target has fewer than churn explains, each node is walked once more with one plain
-cursor.
+replicas that were read and are not what they were, slots of the source that moved, nodes of the
+target whose process changed (`watch`), and the count of keys: if the target has fewer than churn
+explains, each node is walked once more with one plain cursor.
 
 Twice a second, and at each partition's end, the books go to the ledger: for each walk the cursor up
 to which all is settled and what the keys before it came to, and what the checks rest on. All of it
@@ -38,6 +38,7 @@ from rumpx.copy.plan import RETRIED, KeySpan, Partition, SlotSpan, WholeSpan
 from rumpx.copy.prepare import Plan
 from rumpx.copy.progress import overall
 from rumpx.copy.room import Growth, at_the_end, overflows
+from rumpx.copy.scan import read_identity
 from rumpx.copy.watch import SlotWatch, TargetRun, suspect_slots, target_runs
 from rumpx.errors import (
     Interrupted,
@@ -49,12 +50,12 @@ from rumpx.errors import (
     TimeOver,
     TooManyFailures,
 )
-from rumpx.job import format_address
+from rumpx.job import Address, format_address
 from rumpx.limits import in_words, limits_with
 from rumpx.report.display import Display
 from rumpx.report.snapshot import Counts, KeyFailure, PartitionSummary
 from rumpx.report.units import size
-from rumpx.servers.topology import Node
+from rumpx.servers.topology import Node, Topology, heir
 
 FAILURES_SHOWN: Final = 100_000
 # So many refused payloads and not one accepted: it is the version, not the keys.
@@ -67,6 +68,10 @@ _PAUSE: Final = 0.5
 _MIGRATION_POLLS: Final = 20
 _SAVE_SECONDS: Final = 0.5
 _LAST_SAVE_SECONDS: Final = 5.0
+_UNREMOVED: Final = (
+    " Or have that many keys of the source expired that its primaries, where nobody reads them, "
+    "have not removed yet?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,12 +399,69 @@ class Coordinator:
     # The checks.
 
     def _checks_add_walks(self) -> bool:
-        return self._check_slots() or self._check_target() or self._check_completeness()
+        return (
+            self._check_replicas()
+            or self._check_slots()
+            or self._check_target()
+            or self._check_completeness()
+        )
 
     def _add_walks(self, partitions: Iterable[Partition], *, in_order: bool = False) -> bool:
         added = self._engine.add_walks(partitions, in_order=in_order)
         self._walked_again.update(walk.partition.reason for walk in added)
         return bool(added)
+
+    def _check_replicas(self) -> bool:
+        """Replicas that were lost, emptied or promoted: workers may have found keys gone there that
+        were not, after the walks that named them had ended."""
+        engine = self._engine
+        read = {w.partition.place for w in engine.walks if w.partition.node.origin}
+        if not read:
+            return False
+        now, identities = engine.ask(self._identities_now)
+        lost = {place for place in read if identities.get(place[1]) != engine.run_ids.get(place)}
+        if not lost:
+            return False
+        engine.warn(
+            f"{len(lost)} replicas of the source restarted, failed over or were filled anew: what "
+            "was read there is read again."
+        )
+        heirs = set()
+        for walk in engine.walks:
+            if walk.partition.place in lost:
+                node = heir(now, walk.partition.node)
+                engine.run_ids["source", node.address] = identities.get(node.address, "")
+                walk.partition = replace(walk.partition, node=node)
+                heirs.add(node)
+        return self._add_walks(
+            Partition(0, node, db, WholeSpan(), reason="the source's replica changed")
+            for node in heirs
+            for db in sorted({place.db for place in self._plan.databases})
+        )
+
+    def _identities_now(self) -> tuple[Topology, dict[Address | None, str]]:
+        """Where the source is read now, and who answers there."""
+        topology = self._topology_now()
+        identities = {}
+        for node in topology.nodes:
+            connection = self._plan.source.dialer.connect(node.address)
+            try:
+                identities[node.address] = read_identity(connection, node)
+            finally:
+                connection.close()
+        return topology, identities
+
+    def _topology_now(self) -> Topology:
+        return self._plan.source.topology_now(
+            {walk.partition.node.address for walk in self._engine.walks}
+        )
+
+    def _places_of(self, primaries: Iterable[Node]) -> list[Node]:
+        """Where the source's primaries are to be read, in the same order."""
+        if self._plan.source.dialer.read_from == "primary":
+            return list(primaries)
+        places = {node.primary: node for node in self._engine.ask(self._topology_now).nodes}
+        return [places.get(node.address, node) for node in primaries]
 
     def _check_slots(self) -> bool:
         """Slots of the source that moved, or were marked, since they were walked."""
@@ -420,10 +482,11 @@ class Coordinator:
         watch.excuse(seen.marked)
         engine.warn(f"{len(disturbed)} slots moved on the source; their keys are walked again.")
         dbs = sorted({place.db for place in self._plan.databases})
+        nodes = self._places_of(seen.takers_last())
         return self._add_walks(
             (
                 Partition(0, node, db, span, slots=disturbed, reason="slots moved")
-                for node in seen.takers_last()
+                for node in nodes
                 for db in dbs
                 for span in self._spans_for(disturbed)
             ),
@@ -494,7 +557,7 @@ class Coordinator:
         ]
 
     def _source_nodes(self) -> tuple[Node, ...]:
-        return self._plan.source.topology_now().nodes
+        return self._topology_now().nodes
 
     def _target_runs(self) -> tuple[TargetRun, ...]:
         target = self._plan.target
@@ -517,6 +580,7 @@ class Coordinator:
             engine.warn(
                 f"The target holds {self._missing:,} keys fewer than it should, also after a "
                 "second walk of the source. Does it evict, or do others delete there?"
+                + _UNREMOVED * (self._plan.source.dialer.read_from != "primary")
             )
             return False
         engine.warn(

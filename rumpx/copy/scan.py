@@ -5,6 +5,8 @@ long walk of a live server needs: a bound on how far it runs ahead (`emit` block
 growing pauses until `retry_for` is over, and the check that cursors still mean something: a cursor
 is valid only within one server process, so `run_id` is read on every new connection and at the
 end, and where it differs (or cannot be had) the coordinator is told to start the partition over.
+Of a replica that is read in its primary's place the identity says more (`servers/replicas`), and
+one that is not fit counts as unreachable. A walk again begins when it has caught up once more.
 
 Filters: one `--match` or a prefix is pushed down to SCAN, one `--type` likewise where the server
 has SCAN … TYPE; all else is decided here, on the key's bytes or by asking TYPE.
@@ -46,10 +48,11 @@ from rumpx.job import Address, Scope
 from rumpx.servers.dial import Dialer
 from rumpx.servers.globs import compile_glob, escape
 from rumpx.servers.probe import parse_info
+from rumpx.servers.replicas import catch_up, prove, read_place
 from rumpx.servers.replies import Kind, classify, explain_refusal
 from rumpx.servers.resp import Argument, Connection, Reply
 from rumpx.servers.slots import key_slot
-from rumpx.servers.topology import Node, read_topology
+from rumpx.servers.topology import Node, heir, read_topology
 
 # Names in one batch may not be larger than this, so that a batch of long names is no surprise.
 BATCH_NAME_BYTES: Final = 2**20
@@ -225,6 +228,15 @@ def read_run_id(connection: Connection) -> str:
     return parse_info(reply.decode(errors="replace")).run_id if isinstance(reply, bytes) else ""
 
 
+def read_identity(connection: Connection, node: Node) -> str:
+    """Of the server that is walked; see the module docstring.
+
+    Raises:
+        ConnectionLost: it is a replica that is not fit to be read.
+    """
+    return prove(connection, node.origin) if node.origin else read_run_id(connection)
+
+
 class Shelf:
     """Connections of walks that have ended, for other walks of the same database: to open one and
     to ask who answers takes four round trips.
@@ -341,14 +353,16 @@ class Scanner:
             if connection is None:
                 connection = self.settings.dialer.connect(node.address)
                 select(connection, self.partition.db, self.partition.side)
-                run_id = read_run_id(connection)
+                run_id = read_identity(connection, node)
                 if run_id != self.run_id or (self._connected and not run_id):
                     return NodeChanged(self.partition.id, self.walk, node, run_id)
+            if node.origin and self.partition.reason and not self._connected:
+                catch_up(self.settings.dialer, connection, node.origin)
             self._connected = True
             if not self._walked and not self._walk_connection(connection):
                 return None
             self._walked = True  # so that a connection lost now does not walk it again
-            run_id = read_run_id(connection)
+            run_id = read_identity(connection, node)
             if run_id != self.run_id:
                 return NodeChanged(self.partition.id, self.walk, node, run_id)
             if run_id:
@@ -412,18 +426,14 @@ class Scanner:
         return self.emit(Found(self.partition.id, self.walk, node, keys, cursor))
 
     def _locate(self, node: Node) -> Node:
-        """Where the partition's node is now: a failover may have moved its slots elsewhere."""
-        if not node.slots:
+        """Where the partition's node is now: a failover may have moved its slots elsewhere, and
+        another replica may have to be read."""
+        dialer = self.settings.dialer
+        if not node.slots and dialer.read_from == "primary":
             return node
+        known = [node.address, node.primary, *node.replicas] if node.slots else []
         try:
-            topology = read_topology(self.settings.dialer, [node.address, *node.replicas])  # type: ignore[list-item]
+            topology = read_topology(dialer, filter(None, known))
+            return read_place(dialer, heir(topology, node), [node.address])[0]
         except RumpxError:
             return node
-        for now in topology.nodes:
-            if now.id == node.id and now.id:
-                return now
-        first_slot = node.slots[0][0]
-        for now in topology.nodes:
-            if any(low <= first_slot <= high for low, high in now.slots):
-                return now
-        return node

@@ -189,7 +189,7 @@ class Transfer:
                 trouble=unsettled.waits, complaint=unsettled.complaint
             )
             unsettled.waits = False
-            unsettled.by_slot = self._reader.links.cluster
+            unsettled.by_slot = self._reader.links.routes
             chunks = yield from self._intake.chunks(_wanted(batch, unsettled, again))
 
     def _try(

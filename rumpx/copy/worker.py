@@ -14,6 +14,7 @@ A worker keeps nothing that matters. Whatever it held when it dies is given out 
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import os
 import queue
@@ -131,6 +132,13 @@ class WorkerSpec:
     def aside(self) -> tuple[Links, Links]:
         """Further links to both sides, for questions that are not pipelined with the rest."""
         return Links(self.source, self.source_topology), Links(self.target, self.target_topology)
+
+    def primaries(self) -> Links | None:
+        """Links to the source's primaries, where replicas are read in their place."""
+        if self.source.read_from == "primary":
+            return None
+        dialer = dataclasses.replace(self.source, read_from="primary")
+        return Links(dialer, self.source_topology.primaries())
 
     def limits(self, budget: Budget) -> ChunkLimits:
         """What may be asked for at once."""

@@ -11,7 +11,8 @@ A batch from the source is compared, cheapest proof first:
 
 A batch from the target is looked for on the source by EXISTS; what is not there, and still on the
 target, is extra. A batch of extras is deleted, each key only if a fresh EXISTS on the source's
-primary has just said 0. A batch of what differs is copied as a copy would.
+primary has just said 0. A batch of what differs is copied as a copy would. Where replicas of the
+source are read, what one of them does not have is asked of its primary before it counts as extra.
 
 What differs is a *finding*, with the prints of what was seen on both sides, so that whoever looks
 again can tell whether the key is being written.
@@ -96,6 +97,7 @@ class CompareSpec:
             spec.build(budget, throttle),
             Intake(source, budget, spec.limits(budget), throttle, sides=2),
             self,
+            spec.primaries(),
         )
 
 
@@ -160,6 +162,7 @@ class Comparer:
         transfer: copies what is to be repaired.
         intake: cuts batches, and says when their chunks may be read.
         spec: tolerance, scope, digests.
+        primaries: connections to the source's primaries, where replicas are read.
     """
 
     def __init__(
@@ -170,6 +173,7 @@ class Comparer:
         transfer: Transfer,
         intake: Intake,
         spec: CompareSpec,
+        primaries: Links | None = None,
     ) -> None:
         self._source = source
         self._target = target
@@ -180,7 +184,9 @@ class Comparer:
         self._scope = spec.scope
         self._shift = spec.copying.expiry_shift
         self._retry_for = spec.copying.retry_for
-        self._source_calls = Calls(source.links, self._retry_for)
+        self._source_calls = self._primary_calls = Calls(source.links, self._retry_for)
+        if primaries:
+            self._primary_calls = Calls(primaries, self._retry_for)
         self._target_calls = Calls(target.links, self._retry_for)
 
     def dial(self, databases: Sequence[int]) -> None:
@@ -218,6 +224,7 @@ class Comparer:
         self._transfer.close()
         for links in (self._source.links, self._target.links, *self._aside):
             links.close()
+        self._primary_calls.links.close()
 
     # From the source.
 
@@ -259,7 +266,7 @@ class Comparer:
         db = self._scope.target_db(batch.db)
         target = self._target
         there = yield from self._fetch(
-            target, Wanted(db, keys, None, by_slot=target.links.cluster), chunk.sizes
+            target, Wanted(db, keys, None, by_slot=target.links.routes), chunk.sizes
         )
         self._judge(batch, here, there, verdicts)
 
@@ -287,7 +294,7 @@ class Comparer:
                 wanted.db,
                 read.again,
                 wanted.node,
-                by_slot=reader.links.cluster,
+                by_slot=reader.links.routes,
                 ask=read.ask,
                 single=frozenset(single),
             )
@@ -479,13 +486,16 @@ class Comparer:
 
     def _look_for(self, batch: Batch) -> Task[Ack]:
         db = self._scope.source_db(batch.db)
-        replies = yield from self._exist(db, batch.keys)
+        replies = yield from self._exist(self._source_calls, db, batch.keys)
         failures = tuple(
             KeyFailure(db, key, "cannot be compared", str(reply))
             for key, reply in replies.items()
             if not isinstance(reply, int)
         )
         absent = [key for key, reply in replies.items() if reply == 0]
+        if self._primary_calls is not self._source_calls:
+            asked = yield from self._primary_calls.each(_exists, "EXISTS", db, absent)
+            absent = [key for key, reply in asked.items() if reply == 0]
         # SCAN showed them, but some may be gone by now.
         there = yield from self._target_calls.each(_exists, "EXISTS", batch.db, absent)
         extra = [key for key, reply in there.items() if reply != 0]
@@ -498,17 +508,17 @@ class Comparer:
         findings = tuple(Finding(db, key, "extra") for key in extra)
         return Ack(batch.id, counts, failures, findings)
 
-    def _exist(self, db: int, keys: list[bytes]) -> Task[dict[bytes, Reply]]:
+    def _exist(self, source: Calls, db: int, keys: list[bytes]) -> Task[dict[bytes, Reply]]:
         """The source's answers to EXISTS."""
         replies: dict[bytes, Reply] = {}
         for part in self._intake.parts(keys):
             yield from self._intake.turn(len(part), ops=len(part))
-            replies |= yield from self._source_calls.each(_exists, "EXISTS", db, part)
+            replies |= yield from source.each(_exists, "EXISTS", db, part)
         return replies
 
     def _delete(self, batch: Batch) -> Task[Ack]:
         db = self._scope.source_db(batch.db)
-        replies = yield from self._exist(db, batch.keys)
+        replies = yield from self._exist(self._primary_calls, db, batch.keys)
         absent = [key for key, reply in replies.items() if reply == 0]
         gone = yield from self._target_calls.each(_unlink, "UNLINK", batch.db, absent)
         failures = tuple(
