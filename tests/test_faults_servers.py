@@ -453,7 +453,7 @@ def test_a_target_out_of_memory(server: StartServer, version: str) -> None:
     """It drains, and goes on when there is room."""
     source, target = server(version), server(version)
     filled(source)
-    with Copying(source, target, "--job", "job") as copying:
+    with Copying(source, target, "--job", "job", "--max-target-memory", "off") as copying:
         copying.wait_keys(target, KEYS // 3)
         target.do("CONFIG", "SET", "maxmemory", target.info("memory")["used_memory"])
         ended = copying.finish(5)
@@ -475,7 +475,7 @@ def test_a_target_that_evicts(server: StartServer, version: str) -> None:
     room = int(target.info("memory")["used_memory"]) + 400_000
     target.do("CONFIG", "SET", "maxmemory", room)
     target.do("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
-    done = copy(source, target)
+    done = copy(source, target, "--max-target-memory", "off")
     evicted = int(target.info("stats")["evicted_keys"])
     assert evicted > 0 and done.summary["missing"] > 0
     assert "The target evicts keys when its memory is full (allkeys-lru)" in done.warnings

@@ -375,14 +375,14 @@ class Engine:
         """The next one to be given out, if the governor allows any."""
         decision = self._decision
         assert decision is not None
-        now = time.monotonic() if decision.wait else 0.0
+        now = time.monotonic()
         if self._workers.in_flight >= decision.batches_in_flight or now < self._next_batch_at:
             return None
         while self._ready:
             batch = self._ready.popleft()
             self._room.release()
             if batch.id in self._issued:
-                self._next_batch_at = now + decision.wait if decision.wait else 0.0
+                self._next_batch_at = now + decision.wait
                 return batch
         return None
 

@@ -65,6 +65,8 @@ from rumpx.servers.topology import (
 Policy = Literal["replace", "skip", "fail"]
 # A source this full that evicts could be made to evict by our reply buffers.
 _NEARLY_FULL: Final = 0.9
+# Versions and encodings take more or less for the same data, but not that much.
+_SURELY_TOO_LARGE: Final = 1.5
 _SKEW_WARN_MS: Final = 1_000
 _SKEW_REFUSE_MS: Final = 60_000
 # Looked into where the server does not list its databases; 16 is the servers' default.
@@ -601,17 +603,28 @@ def room_on(info: ServerInfo, target_keys: int) -> int:
 
 
 def check_room(draft: Draft) -> None:
-    """Say that the data will hardly fit, where nothing but INFO is needed to know."""
-    needed = data_in_scope(draft)
+    """Refuse data that cannot fit, and doubt those that hardly will, where nothing but INFO is
+    needed to know. While it runs a copy sees what they really take (`room`).
+
+    Raises:
+        TargetFull: they cannot fit.
+    """
+    needed, limit = data_in_scope(draft), draft.job.limits.max_target_memory
     infos = draft.target.infos.values()
-    if needed is None or not all(info and info.max_memory for info in infos):
+    if needed is None or limit is None or not all(info and info.max_memory for info in infos):
         return
-    room = sum(room_on(info, draft.target_keys) for info in infos if info)
-    if needed > room:
-        draft.warnings.append(
-            f"The source's data take {needed / 1e6:,.1f} MB, and below the target's maxmemory is "
-            f"room for {room / 1e6:,.1f} MB: they will hardly fit. Raise its maxmemory."
+    room = limit * sum(room_on(info, draft.target_keys) for info in infos if info)
+    facts = (
+        f"The source's data take {needed / 1e6:,.1f} MB, and below the target's maxmemory is room "
+        f"for {room / 1e6:,.1f} MB"
+    )
+    if needed > _SURELY_TOO_LARGE * room:
+        raise TargetFull(
+            f"{facts}: they will not fit. Raise its maxmemory, choose fewer keys, or accept it "
+            "with --max-target-memory off."
         )
+    if needed > room:
+        draft.warnings.append(f"{facts}: they will hardly fit. Raise its maxmemory.")
 
 
 def bytes_for_worker(job: Job, source: SideFacts) -> int:
