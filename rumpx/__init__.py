@@ -28,7 +28,7 @@ from rumpx.errors import (
 
 if TYPE_CHECKING:
     from rumpx.check.document import Checkup
-    from rumpx.job import Endpoint, Tls, parse_endpoint
+    from rumpx.job import Endpoint, Limits, Tls, parse_endpoint
     from rumpx.report.snapshot import (
         Counts,
         KeyFailure,
@@ -51,6 +51,7 @@ __all__ = [
     "Interrupted",
     "JobHeld",
     "KeyFailure",
+    "Limits",
     "PartitionSummary",
     "PayloadIncompatible",
     "PrefixDifferences",

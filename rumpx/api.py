@@ -14,7 +14,7 @@ import rumpx.verify  # noqa: F401
 
 if TYPE_CHECKING:
     from rumpx.check.document import Checkup
-    from rumpx.job import Clock, Endpoint, Job, OnConflict, Progress, Scope
+    from rumpx.job import Clock, Endpoint, Job, Limits, OnConflict, Progress, ReadFrom, Scope
     from rumpx.report.display import Display
     from rumpx.report.snapshot import Snapshot, Summary, Verification
 
@@ -37,11 +37,13 @@ def copy(
     big_key: int = 64 * 2**20,
     max_bytes_in_flight: int = 16 * 2**20,
     clock: Clock = "refuse",
+    read_from: ReadFrom = "primary",
     functions: bool = False,
     allow_eviction: bool = False,
     connect_timeout: float = 5.0,
     timeout: float = 30.0,
     retry_for: float = 300.0,
+    limits: Limits | None = None,
     max_failures: int | None = None,
     job: str | None = None,
     state_dir: str | None = None,
@@ -73,10 +75,13 @@ def copy(
         max_bytes_in_flight: bytes asked for and not yet restored, for each worker.
         clock: where the servers' clocks differ by more than a minute: "refuse", keep the
             "absolute" instants of expiry, or the "relative" times left.
+        read_from: "primary": what `source` names, a cluster's primaries; "replica": a replica of
+            each, and never a primary; "prefer-replica": a primary where no replica is fit.
         functions: copy function libraries too.
         allow_eviction: read from a source that is nearly full and evicts.
         connect_timeout, timeout: seconds to connect and log in, and for each later answer.
         retry_for: seconds of unbroken trouble after which the copy gives up.
+        limits: what it may cost the servers, and when it may run; None for the defaults.
         max_failures: stop when more keys than this have failed; None for no such limit.
         job: a name for `resume`; None makes one up, which `summary.job` tells.
         state_dir: the folder of ledgers; None as on the command line.
@@ -93,7 +98,7 @@ def copy(
             `resume` goes on.
         TooManyFailures: more keys failed than `max_failures`, or all of the first thousand.
     """
-    from rumpx.job import Job, Scope, parse_endpoint
+    from rumpx.job import Job, Limits, Scope, parse_endpoint
 
     wanted = Job(
         source=parse_endpoint(source, "source") if isinstance(source, str) else source,
@@ -114,11 +119,13 @@ def copy(
         big_key=big_key,
         max_bytes_in_flight=max_bytes_in_flight,
         clock=clock,
+        read_from=read_from,
         functions=functions,
         allow_eviction=allow_eviction,
         connect_timeout=connect_timeout,
         timeout=timeout,
         retry_for=retry_for,
+        limits=limits or Limits(),
         max_failures=max_failures,
     )
     from rumpx.copy.forks import warm_up
@@ -140,6 +147,7 @@ def resume(
     target: str | None = None,
     workers: int | None = None,
     max_failures: int | None = None,
+    limits: Limits | None = None,
     progress: Progress = "none",
     on_progress: Callable[[Snapshot], None] | None = None,
 ) -> Summary:
@@ -152,6 +160,7 @@ def resume(
         source, target: URIs of the same endpoints, for their passwords; else those come from the
             files or environment variables that they came from.
         workers, max_failures, progress, on_progress: as for `copy`; the rest is as it was.
+        limits: others from now on; None for those that were in force last.
 
     Returns:
         The Summary of the whole job, earlier runs included.
@@ -169,7 +178,14 @@ def resume(
     from rumpx.copy.run import Again
     from rumpx.copy.run import resume as run
 
-    again = Again(source, target, workers, max_failures, retry_failed)
+    again = Again(
+        source,
+        target,
+        workers,
+        max_failures,
+        retry_failed,
+        None if limits is None else lambda before: limits,
+    )
     return run(again, _display(progress, on_progress), Control(), Place(state_dir, job))
 
 
@@ -197,10 +213,12 @@ def verify(
     big_key: int = 64 * 2**20,
     max_bytes_in_flight: int = 16 * 2**20,
     clock: Clock = "refuse",
+    read_from: ReadFrom = "primary",
     allow_eviction: bool = False,
     connect_timeout: float = 5.0,
     timeout: float = 30.0,
     retry_for: float = 300.0,
+    limits: Limits | None = None,
     progress: Progress = "none",
     on_progress: Callable[[Snapshot], None] | None = None,
 ) -> Verification:
@@ -222,8 +240,10 @@ def verify(
         repair: copy again what is missing or different.
         delete_extra: and delete keys in scope that only the target has. Needs `yes`, since there
             is nobody to ask.
-        workers, batch_keys, size_check, big_key, max_bytes_in_flight, clock, allow_eviction,
-            connect_timeout, timeout, retry_for, progress, on_progress: as for `copy`.
+        workers, batch_keys, size_check, big_key, max_bytes_in_flight, clock, read_from,
+            allow_eviction, connect_timeout, timeout, retry_for, progress, on_progress: as for
+            `copy`.
+        limits: likewise; None for those of the job, or the defaults.
 
     Returns:
         What was compared, and what differs. `exit_code` is 0 if all is equal or repaired, 3 if
@@ -236,13 +256,14 @@ def verify(
     """
     from rumpx.job import Scope
 
-    how = {
+    how = ({} if limits is None else {"limits": limits}) | {
         "workers": workers,
         "batch_keys": batch_keys,
         "size_check": size_check,
         "big_key": big_key,
         "max_bytes_in_flight": max_bytes_in_flight,
         "clock": clock,
+        "read_from": read_from,
         "allow_eviction": allow_eviction,
         "connect_timeout": connect_timeout,
         "timeout": timeout,

@@ -3,7 +3,7 @@
 Imports only what is light, so that `--help` comes at once; what a Job needs is imported when there
 are flags to understand, and what talks to servers when a copy begins. Everything for people goes to
 standard error; standard output is for data (`--summary -`, `rumpx jobs`) and for what was asked for
-(`rumpx check`).
+(`rumpx check`, `rumpx ctl`).
 
 When a run ends early, the last line on standard error is the command that goes on with it.
 """
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 from rumpx.errors import Interrupted, RumpxError, UsageError
 from rumpx.parsers import (
     build_check_parser,
+    build_ctl_parser,
     build_demo_parser,
     build_jobs_parser,
     build_parser,
@@ -123,6 +124,7 @@ def _resume(words: list[str]) -> int:
     _warm_up()
     from rumpx.copy.jobs import Place
     from rumpx.copy.run import Again, resume
+    from rumpx.flags import limits_given
 
     place = Place(arguments.state_dir, arguments.name)
     again = Again(
@@ -131,6 +133,7 @@ def _resume(words: list[str]) -> int:
         arguments.workers,
         arguments.max_failures,
         arguments.retry_failed,
+        lambda before: limits_given(arguments, before),
     )
     return _shown(arguments, lambda display, control: resume(again, display, control, place))
 
@@ -149,6 +152,23 @@ def _jobs(words: list[str]) -> int:
     return 0
 
 
+def _ctl(words: list[str]) -> int:
+    arguments = build_ctl_parser().parse_intermixed_args(words)
+    import json
+
+    from rumpx.copy.ctl import read_words
+
+    name, request = read_words(arguments.words)
+    from rumpx.copy.ctl_client import ask, running_job
+    from rumpx.copy.jobs import Place
+    from rumpx.report.status import status_lines
+
+    answer = ask(running_job(Place(arguments.state_dir, name)), request)
+    if arguments.json:
+        print(json.dumps(answer))
+    else:
+        print("\n".join(status_lines(answer)) or "Done.")
+    return 0
 def _check(words: list[str]) -> int:
     arguments = build_check_parser().parse_args(words)
     from rumpx.flags import make_check
@@ -318,5 +338,6 @@ _COMMANDS: Final[dict[str, Callable[[list[str]], int]]] = {
     "help": _help,
     "resume": _resume,
     "jobs": _jobs,
+    "ctl": _ctl,
     "verify": _verify,
 }

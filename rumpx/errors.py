@@ -5,16 +5,18 @@
     ├── TooManyFailures           3   stopped, since too many keys failed
     ├── TemporaryError            5   trouble that may pass: resume later
     │   ├── ConnectionLost        5   one connection broke, or was silent for too long
+    │   ├── NoReplica             5   no replica can be read now, and no primary may be
     │   └── TargetFull            5   the target answered OOM: it is never pushed further
     ├── SourceUnusable            6   the source cannot be copied from as it is
     ├── TargetUnusable            7   the target cannot be copied to as it is
     ├── PayloadIncompatible       8   the target cannot read what this source's DUMP writes
+    ├── TimeOver                 10   the time in which the run may work is over
     ├── JobHeld                  11   another run holds this job
     └── Interrupted         130/143   stopped by SIGINT or SIGTERM
 
 Exit 0 means that everything in scope was copied, exit 3 that the run is complete but some keys
 could not be copied, exit 4 that a comparison found differences; these come with a Summary, not
-with an exception. Code 10 (time window over) is kept free.
+with an exception.
 
 A message is one sentence or two: what happened, to which key or server, and what to do.
 It never holds a value or a password; key names are bytes and go through `printable`.
@@ -70,6 +72,10 @@ class ConnectionLost(TemporaryError):
     """One connection is gone. Whoever holds it repeats its keys on a new one."""
 
 
+class NoReplica(TemporaryError):
+    """A source node has no replica that can be read now; at the start that is SourceUnusable."""
+
+
 class TargetFull(TemporaryError):
     """The target refused a write with OOM."""
 
@@ -90,6 +96,12 @@ class PayloadIncompatible(RumpxError):
     """The target's version cannot read the payloads that the source's version writes."""
 
     exit_code = 8
+
+
+class TimeOver(RumpxError):
+    """The time in which the run may work is over; the rest is left for later."""
+
+    exit_code = 10
 
 
 class JobHeld(RumpxError):

@@ -12,6 +12,7 @@ from rumpx.job import (
     KEY_TYPES,
     Endpoint,
     Job,
+    Limits,
     Scope,
     Tls,
     parse_address_map,
@@ -20,6 +21,7 @@ from rumpx.job import (
     parse_size,
     read_password_file,
 )
+from rumpx.limits import READERS, limits_with
 
 if TYPE_CHECKING:
     from rumpx.check.request import Request as CheckRequest
@@ -74,12 +76,13 @@ def _job_of(arguments: argparse.Namespace) -> Job:
                 f"A job has its endpoints; leave out --{flag.replace('_', '-')}. Of --from and "
                 "--to only the passwords count."
             )
-    return job_to_compare(
+    job = job_to_compare(
         Place(arguments.state_dir, arguments.name),
         arguments.source,
         arguments.target,
         _behaviour(arguments),
     )
+    return replace(job, limits=limits_given(arguments, job.limits))
 
 
 def _share(text: str) -> float:
@@ -121,6 +124,7 @@ def make_job(arguments: argparse.Namespace) -> Job:
         on_conflict=arguments.on_conflict,
         max_failures=arguments.max_failures,
         functions=arguments.functions,
+        limits=limits_given(arguments, Limits()),
         **_behaviour(arguments),
     )
 
@@ -134,11 +138,33 @@ def _behaviour(arguments: argparse.Namespace) -> dict[str, Any]:
         "big_key": parse_size(arguments.big_key, "--big-key"),
         "max_bytes_in_flight": parse_size(arguments.max_bytes_in_flight, "--max-bytes-in-flight"),
         "clock": arguments.clock,
+        "read_from": arguments.read_from,
         "allow_eviction": arguments.allow_eviction,
         "connect_timeout": parse_seconds(arguments.connect_timeout, "--connect-timeout"),
         "timeout": parse_seconds(arguments.timeout, "--timeout"),
         "retry_for": parse_seconds(arguments.retry_for, "--retry-for"),
     }
+
+
+def limits_given(arguments: argparse.Namespace, limits: Limits) -> Limits:
+    """Limits with those that the flags change.
+
+    Raises:
+        UsageError: they cannot be meant.
+    """
+    given: dict[str, Any] = vars(arguments)
+    changes = [(name, given[name.replace("-", "_")]) for name in READERS]
+    limits = limits_with(limits, ((name, text) for name, text in changes if text is not None))
+    duration = arguments.max_duration
+    return replace(
+        limits,
+        schedule=limits.schedule if arguments.schedule is None else arguments.schedule,
+        time_zone=arguments.time_zone or limits.time_zone,
+        exit_when_off=arguments.exit_when_off or limits.exit_when_off,
+        max_duration=limits.max_duration
+        if duration is None
+        else parse_seconds(duration, "--max-duration"),
+    )
 
 
 def _endpoint(arguments: argparse.Namespace, side: Side) -> Endpoint:

@@ -28,6 +28,7 @@ from rumpx.errors import Side, UsageError
 Address = tuple[str, int]
 OnConflict = Literal["ask", "replace", "skip", "fail"]
 Clock = Literal["refuse", "absolute", "relative"]
+ReadFrom = Literal["primary", "prefer-replica", "replica"]
 Progress = Literal["auto", "bar", "line", "json", "none"]
 
 DEFAULT_PORT: Final = 6379
@@ -132,11 +133,68 @@ class Scope:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What a run may cost the servers, and when it may run. None means no limit.
+
+    Attributes:
+        max_source_latency, max_target_latency: seconds by which a PING may take longer than it
+            does at best.
+        max_keys_per_sec, max_bytes_per_sec, max_ops_per_sec: keys, bytes of payload, and commands
+            that the busier side executes; all workers together.
+        max_source_cpu: of one core, 0.6 for 60 %; of the busiest node.
+        max_source_memory, max_target_memory: of maxmemory; of the fullest node.
+        schedule: a timetable as `rumpx.timetable` reads it; "" for always.
+        time_zone: of the timetable; None for the machine's.
+        exit_when_off: end where the timetable says "off", rather than wait.
+        max_duration: seconds after which the run ends, to be resumed.
+    """
+
+    max_source_latency: float | None = 0.005
+    max_target_latency: float | None = None
+    max_keys_per_sec: float | None = None
+    max_bytes_per_sec: float | None = None
+    max_ops_per_sec: float | None = None
+    max_source_cpu: float | None = None
+    max_source_memory: float | None = None
+    max_target_memory: float | None = 1.0
+    schedule: str = ""
+    time_zone: str | None = None
+    exit_when_off: bool = False
+    max_duration: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, low, high, unit in (
+            ("max_source_latency", 0.0001, 60, " s"),
+            ("max_target_latency", 0.0001, 60, " s"),
+            ("max_keys_per_sec", 1, 1e12, ""),
+            ("max_bytes_per_sec", 1024, 1e15, " bytes"),
+            ("max_ops_per_sec", 10, 1e12, ""),
+            ("max_source_cpu", 0.01, 1, ""),
+            ("max_source_memory", 0.01, 1, ""),
+            ("max_target_memory", 0.01, 1, ""),
+            ("max_duration", 1, 31_536_000, " s"),
+        ):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} is {value:g}{unit}; give something from {low:g} "
+                    f"to {high:g}{unit}, or off."
+                )
+        if self.exit_when_off and not self.schedule:
+            raise UsageError("--exit-when-off needs a --schedule that says when.")
+        if self.schedule:
+            from rumpx.timetable import parse_timetable  # which reads sizes as this module does
+
+            parse_timetable(self.schedule, self.time_zone)
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One copy. Sizes are in bytes, times in seconds.
 
     `batch_keys` and `partitions` of 0 mean "choose from what is measured at the start";
-    `max_failures` of None means that any number of keys may fail.
+    `max_failures` of None means that any number of keys may fail; `read_from` chooses between each
+    source node's primary and its replicas (`servers/replicas.py`).
     """
 
     source: Endpoint
@@ -151,12 +209,14 @@ class Job:
     big_key: int = 64 * 2**20
     max_bytes_in_flight: int = 16 * 2**20
     clock: Clock = "refuse"
+    read_from: ReadFrom = "primary"
     max_failures: int | None = None
     functions: bool = False
     allow_eviction: bool = False
     connect_timeout: float = 5.0
     timeout: float = 30.0
     retry_for: float = 300.0
+    limits: Limits = Limits()
 
     def __post_init__(self) -> None:
         _check_range("--workers", self.workers, 1, 256)
@@ -182,6 +242,11 @@ class Job:
                 "give one of them."
             )
         check_prefixes(self.prefixes)
+        if self.read_from != "primary" and self.source.transport == "unix":
+            raise UsageError(
+                "--read-from needs a source that is reached by TCP, as its replicas are; give its "
+                "host and port as --from."
+            )
         check_databases(self)
 
 

@@ -26,12 +26,14 @@ URIs:
 Exit codes:
   0 done   2 usage   3 some keys failed   4 verify found differences
   5 temporary trouble, resume later   6 source unusable   7 target unusable
-  8 the target cannot read the source's payloads   11 another run holds this job
+  8 the target cannot read the source's payloads   10 time is over, resume later
+  11 another run holds this job
   130, 143 stopped by a signal, can be resumed   1 anything else
 
 Other commands, each with its own --help:
   rumpx resume [JOB]    goes on with a copy that ended early, however it ended
   rumpx jobs            lists copies and how far they are
+  rumpx ctl [JOB] ...   asks a running copy, pauses it, changes its limits
   rumpx check           looks at both sides: what a copy would trip over, and what it would take
   rumpx verify          compares both sides, key by key; --repair mends what differs
   rumpx demo            starts two small servers, copies between them and compares every key
@@ -51,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="rumpx",
         usage="rumpx --from URI --to URI [options]\n"
-        "       rumpx check|resume|jobs|verify|demo|help [options]",
+        "       rumpx check|resume|jobs|ctl|verify|demo|help [options]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -77,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_policy(parser)
     _add_job(parser)
     _add_behaviour(parser)
+    _add_limits(parser)
     _add_cutting(parser)
     _add_display(parser)
     _add_sides(parser)
@@ -100,6 +103,7 @@ def build_resume_parser() -> argparse.ArgumentParser:
     add("--workers", type=int, metavar="N", help="worker processes (default: as before)")
     add("--from", dest="source", metavar="URI", help="the source again, with its password")
     add("--to", dest="target", metavar="URI", help="the target again, with its password")
+    _add_limits(parser)
     _add_display(parser)
     return parser
 
@@ -113,6 +117,24 @@ def build_jobs_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--prune", action="store_true", help="remove those that are done")
     parser.add_argument("--state-dir", metavar="DIR", help="the folder of the ledgers")
+    return parser
+
+
+def build_ctl_parser() -> argparse.ArgumentParser:
+    """The parser of `rumpx ctl`."""
+    parser = Parser(
+        prog="rumpx ctl",
+        usage="rumpx ctl [JOB] status|pause|resume [--json]\n"
+        "       rumpx ctl [JOB] set NAME=VALUE [NAME=VALUE ...]",
+        description="Ask a copy that runs how far it is, pause it, or change its limits. NAME is "
+        "that of a limit's flag, as in max-keys-per-sec, VALUE what the flag takes, or off. Ends "
+        "with 5 if the job does not run now.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("words", nargs="*", metavar="JOB VERB", help="JOB may be left out if only one runs")
+    add("--state-dir", metavar="DIR", help="the folder of its ledger")
+    add("--json", action="store_true", help="print the answer as JSON")
     return parser
 
 
@@ -134,6 +156,7 @@ def build_verify_parser() -> argparse.ArgumentParser:
     _add_comparison(parser)
     _add_scope(parser)
     _add_behaviour(parser)
+    _add_limits(parser)
     _add_display(parser)
     _add_sides(parser)
     parser.set_defaults(
@@ -164,6 +187,7 @@ def build_check_parser() -> argparse.ArgumentParser:
     _add_scope(parser)
     _add_policy(parser)
     _add_behaviour(parser)
+    _add_limits(parser)
     _add_cutting(parser)
     _add_sides(parser)
     parser.set_defaults(max_failures=None)
@@ -334,6 +358,14 @@ def _add_behaviour(parser: argparse.ArgumentParser) -> None:
         "of expiry, or the relative times left",
     )
     add(
+        "--read-from",
+        choices=("primary", "prefer-replica", "replica"),
+        default="primary",
+        metavar="WHICH",
+        help="primary (default: what --from names, a cluster's primaries), prefer-replica (a "
+        "replica of each, the primary where none is fit), or replica (never a primary)",
+    )
+    add(
         "--allow-eviction",
         action="store_true",
         help="read from a source that is nearly full and evicts",
@@ -350,6 +382,58 @@ def _add_behaviour(parser: argparse.ArgumentParser) -> None:
         default="5m",
         metavar="TIME",
         help="give up after so long without any success (default 5m)",
+    )
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("what it may cost the servers").add_argument
+    add(
+        "--max-source-latency",
+        metavar="TIME",
+        help="slow down while a PING to the source takes so much longer than at best (default "
+        "5ms; off to disable)",
+    )
+    add("--max-target-latency", metavar="TIME", help="the same for the target (default off)")
+    add("--max-keys-per-sec", metavar="N", help="copy at most so many keys a second")
+    add("--max-bytes-per-sec", metavar="SIZE", help="at most so many bytes of payloads a second")
+    add(
+        "--max-ops-per-sec",
+        metavar="N",
+        help="at most so many commands a second on the source, which executes more of them",
+    )
+    add(
+        "--max-source-cpu",
+        metavar="PERCENT",
+        help="slow down while a node of the source uses more than this of a core",
+    )
+    add(
+        "--max-source-memory",
+        metavar="PERCENT",
+        help="slow down while a node of the source uses more than this of its maxmemory",
+    )
+    add(
+        "--max-target-memory",
+        metavar="PERCENT",
+        help="stop when the data will not fit into this part of the target's maxmemory (default "
+        "100%%; off to disable)",
+    )
+    add(
+        "--schedule",
+        metavar="TIMETABLE",
+        help='when to copy, and how fast, as in "Mon-Fri 08:00,off Mon-Fri 20:00,50MiB Sat-Sun '
+        '00:00,full"',
+    )
+    add("--time-zone", metavar="ZONE", help="of the timetable, as in Europe/Berlin")
+    add(
+        "--exit-when-off",
+        action="store_true",
+        help="where the timetable says off: end with exit code 10, to be resumed, instead of "
+        "waiting",
+    )
+    add(
+        "--max-duration",
+        metavar="TIME",
+        help="end after so long with exit code 10, to be resumed",
     )
 
 

@@ -35,6 +35,7 @@ from support.copying import (
 )
 from support.data import compare, fill_mixed, keys_of
 from support.faults import full, seeded
+from support.gates import open_gate
 from support.run import Running, start_rumpx
 from support.servers import Cluster, Server
 from support.waiting import wait_until
@@ -199,7 +200,7 @@ def test_wherever_a_walk_ends_cursor_and_counts_belong_together(
     for partition in plan.partitions:
         start = partition.span.start
         connection = plan.source.dialer.connect()
-        replies = list(walk(connection, partition, start, settings))
+        replies = list(walk(connection, partition, start, settings, open_gate(plan)))
         connection.close()
         before = {start: 0}  # keys before each cursor
         for (_, cursor), (keys, later) in pairwise([([], start), *replies]):
@@ -224,7 +225,10 @@ def found_by_scanner(plan: Plan, partition: Partition) -> list[Found]:
 
     run_id = plan.source.run_id(partition.node.address)
     start, shelf = partition.span.start, Shelf()
-    Scanner(partition, 0, start, run_id, plan.scans["source"], shelf, emit).start().join()
+    scans = plan.scans["source"]
+    Scanner(
+        partition, 0, start, run_id, scans, shelf, open_gate(plan), emit
+    ).start().join()
     shelf.clear()
     assert isinstance(told[-1], Walked)
     return [message for message in told if isinstance(message, Found)]

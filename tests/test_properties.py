@@ -29,6 +29,7 @@ from hypothesis.stateful import (
 
 from rumpx.copy.completeness import Census, Tally, missing_keys
 from rumpx.copy.frontier import Frontier
+from rumpx.copy.gate import Gate
 from rumpx.copy.messages import Found
 from rumpx.copy.plan import (
     CursorSpan,
@@ -488,9 +489,10 @@ def test_a_batch_moves_the_cursor_only_where_a_reply_ends(
         found.append(message)
         return True
 
-    settings = ScanSettings(cast(Any, None), Scope(), scan_count, batch_keys, 0.0, False)
+    settings = ScanSettings(cast(Any, None), Scope(), 0.0, False)
+    gate = Gate(cast(Any, None), scan_count, batch_keys)
     partition = Partition(0, Node(None), 0, WholeSpan())
-    scanner = Scanner(partition, 0, 0, "", settings, Shelf(), emit)
+    scanner = Scanner(partition, 0, 0, "", settings, Shelf(), gate, emit)
     keys = 0
     ends = [0]  # of each reply, by its cursor
     for cursor, size in enumerate(replies, start=1):

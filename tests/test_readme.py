@@ -12,8 +12,10 @@ import pytest
 import benchmarks.__main__
 from rumpx import errors
 from rumpx.errors import EXIT_DIFFERENCES, EXIT_OK, EXIT_SOME_KEYS_FAILED, RumpxError
+from rumpx.limits import READERS
 from rumpx.parsers import (
     build_check_parser,
+    build_ctl_parser,
     build_jobs_parser,
     build_parser,
     build_resume_parser,
@@ -72,7 +74,10 @@ def test_readme_has_every_option_and_no_other() -> None:
     told = {cell.split()[0] for cell in first_cells(section(README, "Options"))}
     assert told == known - {"-from", "-to"}
     others = [
-        *(build_check_parser(), build_resume_parser(), build_jobs_parser()),
+        build_check_parser(),
+        build_resume_parser(),
+        build_jobs_parser(),
+        build_ctl_parser(),
         build_verify_parser(),
     ]
     everywhere = known.union(*map(options_of, others))
@@ -83,6 +88,9 @@ def test_readme_has_the_options_of_the_other_commands() -> None:
     resume = options_in(section(README, "Resume"))
     assert resume >= options_of(build_resume_parser()) - {"-h", "--help"}
     assert resume >= options_of(build_jobs_parser()) - {"-h", "--help"}
+    running = section(README, "While it runs")
+    assert options_in(running) >= options_of(build_ctl_parser()) - {"-h", "--help"}
+    assert set(READERS) <= set(re.findall(r"`([a-z-]+)`", running))
     check = options_in(section(README, "Check first") + section(README, "Options"))
     assert check >= options_of(build_check_parser()) - {"-h", "--help"}
     verify = options_in(section(README, "Verify and repair") + section(README, "Options"))

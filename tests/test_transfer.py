@@ -13,18 +13,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rumpx.copy.intake import ChunkLimits, cut
 from rumpx.copy.links import select
 from rumpx.copy.messages import Ack, Batch
 from rumpx.copy.plan import Partition
 from rumpx.copy.prepare import Plan, prepare
 from rumpx.copy.scan import walk
 from rumpx.copy.tasks import Budget, Runner
-from rumpx.copy.transfer import Limits, cut
+from rumpx.copy.throttle import Throttle
 from rumpx.copy.worker import WorkerSpec
 from rumpx.errors import TargetFull, TargetUnusable, TemporaryError
 from rumpx.job import Job, Scope, parse_endpoint
 from rumpx.report.snapshot import Counts
 from support import data
+from support.gates import open_gate
 from support.proxy import Proxy
 from support.servers import Server
 
@@ -41,7 +43,7 @@ def batches(plan: Plan, partition: Partition) -> Iterator[Batch]:
     with closing(plan.source.dialer.connect(partition.node.address)) as connection:
         select(connection, partition.db, "source")
         start = partition.span.start
-        found = walk(connection, partition, start, plan.scans["source"])
+        found = walk(connection, partition, start, plan.scans["source"], open_gate(plan))
         for number, (keys, _) in enumerate(found):
             if keys:
                 yield Batch(number, partition.id, 0, partition.node.address, partition.db, keys)
@@ -53,7 +55,7 @@ def transfer(spec: WorkerSpec, work: list[Batch], in_flight: int = 4) -> list[Ac
     runner = Runner(budget)
     acks: list[Ack] = []
     waiting = iter(work)
-    with closing(spec.build(budget)) as copier:
+    with closing(Throttle()) as throttle, closing(spec.build(budget, throttle)) as copier:
         started = 0
         while len(acks) < len(work):
             while started < len(acks) + in_flight and (batch := next(waiting, None)):
@@ -103,7 +105,7 @@ def test_the_parts_of_a_table_make_the_whole(server: StartServer) -> None:
     for partition in plan.partitions:
         copied = total(copy_partition(plan, partition)).copied
         # A part has a quarter, and what the last SCAN of it gave too much.
-        assert 800 < copied < 1200 + plan.scans["source"].scan_count
+        assert 800 < copied < 1200 + plan.tuning.scan_count
 
     assert data.compare(source, target) == []
 
@@ -271,16 +273,15 @@ def test_large_values_are_read_in_chunks_that_fit_the_budget(
 
 sizes = st.integers(0, 3000)
 limits = st.builds(
-    Limits,
+    ChunkLimits,
     pipeline_keys=st.integers(1, 50),
     chunk_bytes=st.integers(1, 5000),
     big_key=st.integers(1024, 2500),
-    retry_for=st.just(1.0),
 )
 
 
 @given(sizes=st.lists(sizes, max_size=200), limits=limits)
-def test_chunks_by_size(sizes: list[int], limits: Limits) -> None:
+def test_chunks_by_size(sizes: list[int], limits: ChunkLimits) -> None:
     keys = [b"%d" % n for n in range(len(sizes))]
 
     chunks = list(cut(keys, sizes, limits, 512.0))
@@ -298,7 +299,7 @@ def test_chunks_by_size(sizes: list[int], limits: Limits) -> None:
 
 
 @given(count=st.integers(0, 300), guess=st.floats(0.1, 1e6), limits=limits)
-def test_chunks_by_guess(count: int, guess: float, limits: Limits) -> None:
+def test_chunks_by_guess(count: int, guess: float, limits: ChunkLimits) -> None:
     keys = [b"%d" % n for n in range(count)]
 
     chunks = list(cut(keys, None, limits, guess))

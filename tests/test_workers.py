@@ -22,9 +22,11 @@ from rumpx.copy.messages import Ack, Batch, FromWorker
 from rumpx.copy.pool import DEATHS, Pool
 from rumpx.copy.prepare import Plan, prepare
 from rumpx.copy.scan import walk
+from rumpx.copy.throttle import Throttle
 from rumpx.errors import RumpxError
 from rumpx.job import Job, parse_endpoint
 from support import data
+from support.gates import open_gate
 from support.proxy import Proxy
 from support.run import Running, is_worker, start_rumpx
 from support.servers import Server
@@ -143,7 +145,10 @@ class Bench:
         self.said: list[str] = []
         self.acks: list[Ack] = []
         self.work: deque[Batch] = deque()
-        self.pool = Pool(plan.spec, workers, credits, self.selector, self.said.append)
+        self.throttle = Throttle()
+        self.pool = Pool(
+            plan.spec, self.throttle, workers, credits, self.selector, self.said.append
+        )
 
     def turn(self, timeout: float = 0.05) -> None:
         self.pool.dispatch(lambda: self.work.popleft() if self.work else None)
@@ -187,7 +192,7 @@ def batches(plan: Plan) -> Iterator[Batch]:
     (partition,) = plan.partitions
     connection = plan.source.dialer.connect()
     select(connection, 0, "source")
-    walked = walk(connection, partition, 0, plan.scans["source"])
+    walked = walk(connection, partition, 0, plan.scans["source"], open_gate(plan))
     found = [key for keys, _ in walked for key in keys]
     connection.close()
     for number, key in enumerate(sorted(found)):

@@ -53,7 +53,7 @@ def take_census(plan: Plan) -> Census:
 
 
 def _tally(side: SideFacts, databases: set[int]) -> Tally | None:
-    infos = read_infos(side.dialer, side.topology_now())
+    infos = read_infos(side.dialer, side.primaries_now())
     if None in infos:
         return None
     known = [info for info in infos if info]

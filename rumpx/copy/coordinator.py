@@ -1,9 +1,9 @@
 """The copy's coordinator: has the engine settle every partition, proves it, and keeps the ledger.
 
 When all walks are settled come the checks, each of which may add walks, whereupon it all goes on:
-slots of the source that moved, nodes of the target whose process changed (`watch`), and the count
-of keys: if the target has fewer than churn explains, each node is walked once more with one plain
-cursor.
+replicas that were read and are not what they were, slots of the source that moved, nodes of the
+target whose process changed (`watch`), and the count of keys: if the target has fewer than churn
+explains, each node is walked once more with one plain cursor.
 
 Twice a second, and at each partition's end, the books go to the ledger: for each walk the cursor up
 to which all is settled and what the keys before it came to, and what the checks rest on. All of it
@@ -17,10 +17,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 from rumpx.copy.completeness import Census, Tally, missing_keys, take_census
 from rumpx.copy.control import Control
+from rumpx.copy.ctl import CtlServer, Pause, Request, Resume, Set
 from rumpx.copy.engine import Engine, Walk
 from rumpx.copy.ledger import (
     Facts,
@@ -30,24 +31,31 @@ from rumpx.copy.ledger import (
     SavedNode,
     SavedWalk,
     Update,
+    ctl_path,
 )
 from rumpx.copy.messages import Ack
 from rumpx.copy.plan import RETRIED, KeySpan, Partition, SlotSpan, WholeSpan
 from rumpx.copy.prepare import Plan
 from rumpx.copy.progress import overall
+from rumpx.copy.room import Growth, at_the_end, overflows
+from rumpx.copy.scan import read_identity
 from rumpx.copy.watch import SlotWatch, TargetRun, suspect_slots, target_runs
 from rumpx.errors import (
     Interrupted,
     PayloadIncompatible,
     RumpxError,
+    TargetFull,
     TargetUnusable,
     TemporaryError,
+    TimeOver,
     TooManyFailures,
 )
-from rumpx.job import format_address
+from rumpx.job import Address, format_address
+from rumpx.limits import in_words, limits_with
 from rumpx.report.display import Display
 from rumpx.report.snapshot import Counts, KeyFailure, PartitionSummary
-from rumpx.servers.topology import Node
+from rumpx.report.units import size
+from rumpx.servers.topology import Node, Topology, heir
 
 FAILURES_SHOWN: Final = 100_000
 # So many refused payloads and not one accepted: it is the version, not the keys.
@@ -60,6 +68,10 @@ _PAUSE: Final = 0.5
 _MIGRATION_POLLS: Final = 20
 _SAVE_SECONDS: Final = 0.5
 _LAST_SAVE_SECONDS: Final = 5.0
+_UNREMOVED: Final = (
+    " Or have that many keys of the source expired that its primaries, where nobody reads them, "
+    "have not removed yet?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +153,8 @@ class Coordinator:
         self._missing: int | None = None
         self._grace = _MIGRATION_POLLS
         self._suspicions = 0
+        self._begun_at = 0.0
+        self._ctl = CtlServer(ctl_path(ledger.path), self._told, control.wake)
 
     def run(self) -> None:
         """Copy everything; `outcome` tells, then and at any time, what was copied.
@@ -155,12 +169,15 @@ class Coordinator:
                 "The target does not tell its run_id: if it restarts during the copy, keys that "
                 "it lost then are not noticed."
             )
+        if trouble := self._ctl.start():
+            engine.warn(trouble)
+        self._begun_at = engine.fraction
         self._watch = SlotWatch(self._plan.source, facts.owners, facts.disturbed)
         state: JobState = "failed"
         try:
             self._copy()
             state = "done"
-        except Interrupted:
+        except (Interrupted, TimeOver):
             state = "stopped"
             raise
         except RumpxError:
@@ -168,6 +185,7 @@ class Coordinator:
             raise
         finally:
             self._watch.stop()
+            self._ctl.close()
             engine.close(orderly=state == "done")
             self._seconds = self._seconds or engine.elapsed
             self._save(state)
@@ -240,7 +258,10 @@ class Coordinator:
             )
 
     def tick(self, now: float) -> None:
-        """Leave the books to the ledger if that is due, and see whether it can be written."""
+        """Answer `rumpx ctl`, look at the target's memory, leave the books to the ledger if that is
+        due, and see whether it can be written."""
+        self._ctl.serve()
+        self._refuse_overflow()
         if now >= self._save_due:
             self._save_due = now + _SAVE_SECONDS
             self._save("running")
@@ -292,6 +313,56 @@ class Coordinator:
                 "before the end."
             )
 
+    def _refuse_overflow(self) -> None:
+        """Never fill the target: end before that."""
+        engine, limit = self._engine, self._engine.governor.limits.max_target_memory
+        if limit is None or engine.state != "copying":
+            return
+        for used in engine.governor.used("target"):
+            info = self._plan.target.infos.get(used.node[1])
+            if info is None:
+                continue
+            growth = Growth(info.used_memory, used.memory, used.max_memory)
+            if overflows(growth, self._begun_at, engine.fraction, limit):
+                end = at_the_end(growth, self._begun_at, engine.fraction)
+                name = format_address(used.node[1]) if used.node[1] else str(self._plan.job.target)
+                raise TargetFull(
+                    f"The data will not fit: the target {name} uses {size(growth.now)} of its "
+                    f"maxmemory of {size(growth.most)}, and would need about {size(end)}. Enlarge "
+                    "it, and go on; or choose another --max-target-memory."
+                )
+
+    # What `rumpx ctl` asks.
+
+    def _told(self, request: Request) -> dict[str, Any]:
+        governor = self._engine.governor
+        match request:
+            case Set():
+                governor.limits = limits_with(governor.limits, request.changes)
+            case Pause():
+                governor.paused = True
+            case Resume():
+                governor.paused = False
+        return self._status()
+
+    def _status(self) -> dict[str, Any]:
+        now, governor = self._engine.status(), self._engine.governor
+        held = now.held
+        return {
+            "state": now.state,
+            "job": now.job,
+            "fraction": now.fraction,
+            "copied": now.counts.copied,
+            "keys_per_second": now.keys_per_second,
+            "bytes_per_second": now.bytes_per_second,
+            "eta": now.eta,
+            "reason": held.reason,
+            "paused": governor.paused,
+            "limits": in_words(governor.limits),
+            "source_latency_ms": held.source_latency and 1e3 * held.source_latency,
+            "target_latency_ms": held.target_latency and 1e3 * held.target_latency,
+        }
+
     # The books.
 
     def _save(self, state: JobState) -> None:
@@ -321,18 +392,76 @@ class Coordinator:
                 tuple(walks),
                 tuple(failures),
                 tuple(settled),
+                self._engine.governor.limits,
             )
         )
 
     # The checks.
 
     def _checks_add_walks(self) -> bool:
-        return self._check_slots() or self._check_target() or self._check_completeness()
+        return (
+            self._check_replicas()
+            or self._check_slots()
+            or self._check_target()
+            or self._check_completeness()
+        )
 
     def _add_walks(self, partitions: Iterable[Partition], *, in_order: bool = False) -> bool:
         added = self._engine.add_walks(partitions, in_order=in_order)
         self._walked_again.update(walk.partition.reason for walk in added)
         return bool(added)
+
+    def _check_replicas(self) -> bool:
+        """Replicas that were lost, emptied or promoted: workers may have found keys gone there that
+        were not, after the walks that named them had ended."""
+        engine = self._engine
+        read = {w.partition.place for w in engine.walks if w.partition.node.origin}
+        if not read:
+            return False
+        now, identities = engine.ask(self._identities_now)
+        lost = {place for place in read if identities.get(place[1]) != engine.run_ids.get(place)}
+        if not lost:
+            return False
+        engine.warn(
+            f"{len(lost)} replicas of the source restarted, failed over or were filled anew: what "
+            "was read there is read again."
+        )
+        heirs = set()
+        for walk in engine.walks:
+            if walk.partition.place in lost:
+                node = heir(now, walk.partition.node)
+                engine.run_ids["source", node.address] = identities.get(node.address, "")
+                walk.partition = replace(walk.partition, node=node)
+                heirs.add(node)
+        return self._add_walks(
+            Partition(0, node, db, WholeSpan(), reason="the source's replica changed")
+            for node in heirs
+            for db in sorted({place.db for place in self._plan.databases})
+        )
+
+    def _identities_now(self) -> tuple[Topology, dict[Address | None, str]]:
+        """Where the source is read now, and who answers there."""
+        topology = self._topology_now()
+        identities = {}
+        for node in topology.nodes:
+            connection = self._plan.source.dialer.connect(node.address)
+            try:
+                identities[node.address] = read_identity(connection, node)
+            finally:
+                connection.close()
+        return topology, identities
+
+    def _topology_now(self) -> Topology:
+        return self._plan.source.topology_now(
+            {walk.partition.node.address for walk in self._engine.walks}
+        )
+
+    def _places_of(self, primaries: Iterable[Node]) -> list[Node]:
+        """Where the source's primaries are to be read, in the same order."""
+        if self._plan.source.dialer.read_from == "primary":
+            return list(primaries)
+        places = {node.primary: node for node in self._engine.ask(self._topology_now).nodes}
+        return [places.get(node.address, node) for node in primaries]
 
     def _check_slots(self) -> bool:
         """Slots of the source that moved, or were marked, since they were walked."""
@@ -353,10 +482,11 @@ class Coordinator:
         watch.excuse(seen.marked)
         engine.warn(f"{len(disturbed)} slots moved on the source; their keys are walked again.")
         dbs = sorted({place.db for place in self._plan.databases})
+        nodes = self._places_of(seen.takers_last())
         return self._add_walks(
             (
                 Partition(0, node, db, span, slots=disturbed, reason="slots moved")
-                for node in seen.takers_last()
+                for node in nodes
                 for db in dbs
                 for span in self._spans_for(disturbed)
             ),
@@ -427,7 +557,7 @@ class Coordinator:
         ]
 
     def _source_nodes(self) -> tuple[Node, ...]:
-        return self._plan.source.topology_now().nodes
+        return self._topology_now().nodes
 
     def _target_runs(self) -> tuple[TargetRun, ...]:
         target = self._plan.target
@@ -450,6 +580,7 @@ class Coordinator:
             engine.warn(
                 f"The target holds {self._missing:,} keys fewer than it should, also after a "
                 "second walk of the source. Does it evict, or do others delete there?"
+                + _UNREMOVED * (self._plan.source.dialer.read_from != "primary")
             )
             return False
         engine.warn(

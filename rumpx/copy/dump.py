@@ -57,6 +57,8 @@ GROUP_BYTES: Final = 2**20
 _GONE: Final = -2
 _ONLY_BYTES: Final = {bytes}
 _ONLY_INTS: Final = {int}
+# How many commands tell a key's size.
+_SIZE_COMMANDS: Final = {"memory": 1, "length": 2, "none": 0}
 _CLOCK_SPREAD_MS: Final = 2.0
 _CLOCK_TRIES: Final = 10
 
@@ -167,6 +169,11 @@ class DumpReader:
     def tells_sizes(self) -> bool:
         """Whether `sizes` asks the source anything."""
         return self._sizes != "none"
+
+    def ops(self, keys: int) -> int:
+        """Commands that the source executes for so many keys."""
+        groups = -(-keys // GROUP_KEYS) * 2 * (self._multi + (self._expiry == "clock"))
+        return keys * (2 + _SIZE_COMMANDS[self._sizes]) + groups
 
     def sizes(self, wanted: Wanted) -> Task[list[int] | None]:
         """Estimated bytes of each key's payload; None where the source does not tell.

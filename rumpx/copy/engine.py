@@ -6,8 +6,11 @@ it takes from a mailbox and from the workers' channels. In each turn of its loop
 1. waits, at most a quarter of a second, for a message;
 2. books what came: keys found become a batch, acks move a walk's frontier;
 3. starts walks while fewer than `tuning.scanners` are under way;
-4. gives batches to workers that have credit;
+4. gives batches to workers that have credit, as many as the governor allows;
 5. makes a Snapshot for the display, a few times a second, and tells its overseer the time.
+
+What the governor decides goes three ways: to the gate before scanners, to the memory that workers
+look into, and to the number of batches in flight.
 
 It knows nothing of what the work is for. An `Overseer` (the copy's coordinator, a comparison) is
 told of each ack, may add walks at any time, and decides when all is done.
@@ -27,8 +30,13 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Final, Protocol, TypeVar
 
+from rumpx.copy import observer
+from rumpx.copy.channel import Channel, receive
 from rumpx.copy.control import Control
+from rumpx.copy.forks import process_context, signals_blocked
 from rumpx.copy.frontier import Frontier
+from rumpx.copy.gate import Gate
+from rumpx.copy.governor import Decision, Full, Governor
 from rumpx.copy.messages import (
     Ack,
     Batch,
@@ -42,18 +50,22 @@ from rumpx.copy.messages import (
     Trouble,
     Walked,
 )
+from rumpx.copy.observer import Watched
 from rumpx.copy.plan import CursorSpan, KeySpan, Partition, WholeSpan
 from rumpx.copy.pool import Pool
 from rumpx.copy.prepare import Plan
 from rumpx.copy.progress import Progress, ProgressMeter
 from rumpx.copy.scan import Scanner, Shelf
-from rumpx.errors import Interrupted, RumpxError, Side, TemporaryError, unusable
+from rumpx.copy.throttle import Pace, Throttle
+from rumpx.errors import Interrupted, RumpxError, Side, TemporaryError, TimeOver, unusable
 from rumpx.job import Address
 from rumpx.report.display import Display
-from rumpx.report.snapshot import Counts, State, Verb
+from rumpx.report.snapshot import Counts, Held, Snapshot, State, Verb
 from rumpx.servers.topology import Node
+from rumpx.timetable import parse_timetable
 
 TICK: Final = 0.25
+_DECIDE_SECONDS: Final = 0.1
 # Batches that scanners may have found ahead of the workers, beyond what those hold.
 _AHEAD: Final = 2
 _MOST_WALKS: Final = 20
@@ -149,6 +161,14 @@ class Engine:
         self._display = display
         self._control = control
         self._overseer = overseer
+        self.governor = _governor(plan)
+        self._throttle = Throttle()
+        self._gate = Gate(self._throttle, plan.tuning.scan_count, plan.tuning.batch_keys)
+        self._decision: Decision | None = None
+        self._decide_due = 0.0
+        self._next_batch_at = 0.0
+        self._observer: Channel | None = None
+        self._began = time.monotonic()
         self._ids = count()
         self._issued: dict[int, tuple[int, int]] = {}
         self._ready: deque[Batch] = deque()
@@ -175,15 +195,32 @@ class Engine:
             self._display.message(warning)
         self._pool = self._meter.pool = Pool(
             plan.spec,
+            self._throttle,
             plan.job.workers if self.walks else 0,
             plan.tuning.batches_in_flight,
             self._selector,
             self.warn,
         )
+        self._observe()
         while not self._workers.awake:
             self._turn(TICK)
             self.heed()
         self._meter.begin(time.monotonic())
+
+    def _observe(self) -> None:
+        """Start the process that feels what the servers feel."""
+        context = process_context()
+        self._observer, theirs = context.Pipe()
+        sides = [
+            Watched(side.dialer, tuple(side.infos))
+            for side in (self._plan.source, self._plan.target)
+        ]
+        with signals_blocked():
+            context.Process(
+                target=observer.main, args=(theirs, sides), name="rumpx observer", daemon=True
+            ).start()
+        theirs.close()
+        self._selector.register(self._observer, selectors.EVENT_READ)
 
     def run_walks(self) -> None:
         """Until every walk is settled, in the order of the walks' stages.
@@ -194,18 +231,29 @@ class Engine:
         """
         self._start_walks()  # or the first turn would wait for something to happen
         while not all(walk.done or walk.state == "held" for walk in self.walks):
-            self._turn(max(0.0, self._next_tick - time.monotonic()))
+            self._turn(self._pause(time.monotonic()))
             self.heed()
+
+    def _pause(self, now: float) -> float:
+        """Seconds until there is something to do, whatever comes."""
+        due = min(self._next_tick, self._decide_due)
+        if self._ready and self._next_batch_at > now:
+            due = min(due, self._next_batch_at)
+        return max(0.0, due - now)
 
     def close(self, *, orderly: bool) -> None:
         """End scanners and workers; those that may hold something at once."""
         self._cancel(self.walks)
+        self._gate.close()
         self._shelf.clear()
         if self._pool and orderly:
             self._pool.stop()
         elif self._pool:
             self._pool.kill()
+        if self._observer:
+            self._observer.close()  # which ends it
         self._selector.close()
+        self._throttle.close()
 
     @property
     def elapsed(self) -> float:
@@ -216,6 +264,13 @@ class Engine:
     def restarts(self) -> int:
         """Workers that were replaced."""
         return self._pool.restarts if self._pool else 0
+
+    def status(self) -> Snapshot:
+        """The run now."""
+        now = time.monotonic()
+        return self._meter.snapshot(
+            self._progress(), self.state, self.note, self._held(now), now
+        )
 
     @property
     def fraction(self) -> float:
@@ -233,15 +288,43 @@ class Engine:
         for key, _ in self._selector.select(timeout):
             if key.fileobj is self._control.wakened:
                 self._control.drain_wakes()
+            elif key.fileobj is self._observer:
+                self._from_observer()
             else:
                 for message in self._workers.receive(key.data):
                     self._from_worker(message)
         while not self._mail.empty():
             self._from_scanner(self._mail.get())
+        self._decide()
         if self.state not in ("starting", "draining"):
             self._start_walks()
             self._workers.dispatch(self._next_batch)
         self.tick()
+
+    def _from_observer(self) -> None:
+        assert self._observer is not None
+        try:
+            self.governor.observe(receive(self._observer))
+        except (EOFError, OSError):
+            # Somebody killed it: what cannot be felt must not be taken for calm.
+            self._selector.unregister(self._observer)
+            self._observer.close()
+            self._observe()
+
+    def _decide(self) -> None:
+        """Have the governor decide, a few times a second, and pass it on."""
+        now = time.monotonic()
+        if now < self._decide_due or self.state == "draining":
+            return
+        self._decide_due = now + _DECIDE_SECONDS
+        decision = self.governor.decide(now, time.time(), self._meter.mean_payload)
+        if decision == self._decision:
+            return
+        self._decision = decision
+        self._throttle.set(decision.pace)
+        self._gate.set(
+            decision.scan_count, decision.batch_keys, decision.scans_in_flight, decision.wait
+        )
 
     def _start_walks(self) -> None:
         """Start walks while there are fewer than the tuning says, spread over the nodes."""
@@ -270,6 +353,7 @@ class Engine:
             self.run_ids.get(partition.place, ""),
             self._plan.scans[partition.side],
             self._shelf,
+            self._gate,
             self._mailbox(walk.cancelled),
         ).start()
 
@@ -288,10 +372,17 @@ class Engine:
         return emit
 
     def _next_batch(self) -> Batch | None:
+        """The next one to be given out, if the governor allows any."""
+        decision = self._decision
+        assert decision is not None
+        now = time.monotonic() if decision.wait else 0.0
+        if self._workers.in_flight >= decision.batches_in_flight or now < self._next_batch_at:
+            return None
         while self._ready:
             batch = self._ready.popleft()
             self._room.release()
             if batch.id in self._issued:
+                self._next_batch_at = now + decision.wait if decision.wait else 0.0
                 return batch
         return None
 
@@ -487,25 +578,44 @@ class Engine:
 
         Raises:
             Interrupted: asked to.
+            TimeOver: the time that it may take, or in which it may run, is over.
         """
         if self._control.stops:
             self._stop()
+        if why := self._time_over():
+            self._drain(f"{why}: waiting for batches in flight", 1)
+            raise TimeOver(f"{why}; the rest is left for later.")
+
+    def _time_over(self) -> str:
+        limits, decision = self.governor.limits, self._decision
+        if limits.exit_when_off and decision and decision.off and not self.governor.paused:
+            return f"The run is {decision.reason}"
+        longest = limits.max_duration
+        if longest is not None and time.monotonic() - self._began > longest:
+            return f"The run has taken the {longest:g} s of --max-duration"
+        return ""
 
     def _stop(self) -> None:
         """Asked to stop: let what workers hold land; asked again: end at once."""
+        self._drain("stopping: waiting for batches in flight; Ctrl-C again stops at once", 2)
+        raise Interrupted("Stopped by a signal.", self._control.signal_number)
+
+    def _drain(self, note: str, stops: int) -> None:
+        """Let what is in flight land, whatever the rates, until asked so often to stop."""
         self.state = "draining"
-        self.note = "stopping: waiting for batches in flight; Ctrl-C again stops at once"
+        self.note = note
         self._cancel(self.walks)
-        while self._workers.in_flight and self._control.stops < 2:
+        self._throttle.set(Pace(hurry=True))
+        while self._workers.in_flight and self._control.stops < stops:
             self._workers.dispatch(lambda: None)
             self._turn(TICK)
         self.state = "stopped"
         self.tick(force=True)
-        raise Interrupted("Stopped by a signal.", self._control.signal_number)
 
     def give_up(self) -> None:
         """Trouble: let what workers hold land if that is soon, so that the counts are true."""
         self.state = "failed"
+        self._throttle.set(Pace(hurry=True))
         if not self._pool:
             return
         self._cancel(self.walks)
@@ -515,6 +625,9 @@ class Engine:
             for key, _ in self._selector.select(TICK):
                 if key.fileobj is self._control.wakened:
                     self._control.drain_wakes()
+                    continue
+                if key.fileobj is self._observer:
+                    self._from_observer()
                     continue
                 for message in self._pool.receive(key.data):
                     if isinstance(message, Trouble):
@@ -535,6 +648,15 @@ class Engine:
 
     # Telling.
 
+    def _held(self, now: float) -> Held:
+        decision, governor = self._decision, self.governor
+        return Held(
+            decision.reason if decision else "",
+            bool(decision and decision.off),
+            governor.latency("source", now),
+            governor.latency("target", now),
+        )
+
     def _progress(self) -> list[Progress]:
         return [
             Progress(walk.partition, walk.frontier.cursor, walk.counts, walk.done)
@@ -548,8 +670,18 @@ class Engine:
         if not (force or wanted or now >= self._next_tick):
             return
         self._next_tick = now + TICK
-        snapshot = self._meter.snapshot(self._progress(), self.state, self.note, now)
+        snapshot = self.status()
         if wanted:
             self._display.now(snapshot)
         self._display.show(snapshot)
         self._overseer.tick(now)
+
+
+def _governor(plan: Plan) -> Governor:
+    limits = plan.job.limits
+    way = plan.source.clock.round_trip + plan.target.clock.round_trip
+    return Governor(
+        Full.of(plan.tuning, plan.job.workers, way),
+        limits,
+        parse_timetable(limits.schedule, limits.time_zone) if limits.schedule else None,
+    )

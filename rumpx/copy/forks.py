@@ -18,8 +18,9 @@ import multiprocessing
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
+from pathlib import Path
 from typing import Any, Final
 
 _METHOD: Final = "forkserver" if sys.platform == "linux" else "spawn"
@@ -39,6 +40,12 @@ def warm_up() -> None:
 def process_context() -> Any:
     """The multiprocessing context of worker processes. `Any`: they differ by start method."""
     return multiprocessing.get_context(_METHOD)
+
+
+def name_process(name: str) -> None:
+    """How `ps` and `top` call this process, where the system lets us say: at most 15 characters."""
+    with suppress(OSError):
+        Path("/proc/self/comm").write_text(name, encoding="ascii")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from rumpx.copy.ledger import JobRecord, Progressed, is_held, look_into, remove
+from rumpx.copy.ledger import JobRecord, Progressed, ctl_path, is_held, look_into, remove
 from rumpx.copy.prepare import Plan
 from rumpx.errors import JobHeld, Side, UsageError, unusable
 from rumpx.job import Endpoint, Job, parse_endpoint, read_password_file
@@ -127,6 +127,12 @@ def all_jobs(folder: Path) -> list[Listed]:
     """All jobs of a folder, the latest first."""
     jobs = [_listed(path) for path in folder.glob(f"*{_SUFFIX}")]
     return sorted(jobs, key=lambda job: job.record.created if job.record else 0.0, reverse=True)
+
+
+def running_jobs(folder: Path) -> list[Path]:
+    """The ledgers of the jobs that run and have a socket."""
+    ledgers = sorted(folder.glob(f"*{_SUFFIX}"))
+    return [path for path in ledgers if ctl_path(path).exists() and is_held(path)]
 
 
 def _listed(path: Path) -> Listed:

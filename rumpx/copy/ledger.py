@@ -41,7 +41,7 @@ from typing import Any, Final, Literal
 from rumpx.copy.completeness import Census
 from rumpx.copy.plan import NodeKeys, Partition
 from rumpx.errors import JobHeld, Side, UsageError
-from rumpx.job import Address, Job
+from rumpx.job import Address, Job, Limits
 from rumpx.plain import from_plain, to_plain
 from rumpx.report.snapshot import Counts, KeyFailure
 
@@ -161,7 +161,7 @@ class Update:
     """The coordinator's books at one moment, as far as they have changed.
 
     `settled` are failed keys of before that were tried again; those that failed again are among
-    `failures` too.
+    `failures` too. `limits` are those in force, so that whoever goes on keeps them.
     """
 
     state: JobState
@@ -172,6 +172,7 @@ class Update:
     walks: tuple[SavedWalk, ...]
     failures: tuple[LedgerFailure, ...] = ()
     settled: tuple[tuple[int, bytes], ...] = ()
+    limits: Limits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,6 +402,10 @@ class Ledger:
                     "INSERT OR REPLACE INTO nodes VALUES (?, ?, ?, ?, ?)",
                     [(n.side, n.address, n.id, n.run_id, n.role) for n in update.nodes],
                 )
+            if update.limits not in (None, self.record.job.limits):
+                job = replace(self.record.job, limits=update.limits)
+                self.record = replace(self.record, job=job)
+                database.execute("UPDATE job SET record = ?", (json.dumps(to_plain(self.record)),))
             database.execute(
                 "UPDATE job SET state = ?, fraction = ?, seconds = ?",
                 (update.state, update.fraction, update.seconds),
@@ -561,6 +566,11 @@ def dead_letter_path(path: Path) -> Path:
     return path.with_suffix(".failed.jsonl")
 
 
+def ctl_path(path: Path) -> Path:
+    """The socket by which a running job is asked."""
+    return path.with_suffix(".ctl")
+
+
 def is_held(path: Path) -> bool:
     """Whether a live process works on a job."""
     try:
@@ -576,7 +586,7 @@ def is_held(path: Path) -> bool:
 def remove(path: Path) -> None:
     """Delete a job's files."""
     sqlite = Path(f"{path}-wal"), Path(f"{path}-shm")
-    others = _unfinished_path(path), dead_letter_path(path), lock_path(path)
+    others = _unfinished_path(path), dead_letter_path(path), ctl_path(path), lock_path(path)
     for file in (path, *sqlite, *others):
         file.unlink(missing_ok=True)
 

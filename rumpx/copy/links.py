@@ -1,7 +1,9 @@
 """One worker's connections to one side, and which node each key is asked of.
 
-For a standalone server there is one address, None. For a cluster the slot map is learnt from the
-topology, corrected by each MOVED, and read anew after a fault. Connections are kept one a node and
+For a standalone server there is one address, None, or a replica's. For a cluster the slot map is
+learnt from the topology, corrected by each MOVED, and read anew after a fault. Replicas are read
+where the dialer says so; each connection to one proves that it is fit (`servers/replicas`). A MOVED
+names a primary, in whose place its replica is asked. Connections are kept one a node and
 database, so that no SELECT stands between pipelines; a broken one is replaced at its next use.
 
 Not promised: that a route is right. It is where to ask first; MOVED and ASK tell better.
@@ -17,10 +19,11 @@ from typing import Final
 from rumpx.errors import RumpxError, unusable
 from rumpx.job import Address
 from rumpx.servers.dial import Dialer
+from rumpx.servers.replicas import prove, read_places
 from rumpx.servers.replies import explain_refusal, refused
 from rumpx.servers.resp import Connection
 from rumpx.servers.slots import key_slot, key_slots
-from rumpx.servers.topology import Topology, is_error, read_topology
+from rumpx.servers.topology import Topology, is_error
 
 _REFRESH_SECONDS: Final = 0.5
 
@@ -31,44 +34,55 @@ class Links:
     Args:
         dialer: opens them.
         topology: as last seen.
+
+    Attributes:
+        routes: whether keys may come to be served elsewhere than where they were found.
     """
 
     def __init__(self, dialer: Dialer, topology: Topology) -> None:
         self.dialer = dialer
         self.side = dialer.side
         self.cluster = topology.cluster
-        self._owners = topology.owners()
-        self._seeds = [node.address for node in topology.nodes if node.address]
+        self.routes = topology.cluster or dialer.read_from != "primary"
+        self._learn(topology)
         self._connections: dict[tuple[Address | None, int], Connection] = {}
         self._refreshed = 0.0
 
     @property
     def addresses(self) -> list[Address | None]:
         """The nodes; None for a standalone server."""
-        return list(self._seeds) if self.cluster else [None]
+        return [node.address for node in self._topology.nodes]
+
+    def _learn(self, topology: Topology) -> None:
+        self._topology = topology
+        self._owners = topology.owners()
+        self._origins = {node.address: node.origin for node in topology.nodes if node.origin}
+        self._places = {node.primary: node.address for node in topology.nodes}
 
     def connect(self, address: Address | None, db: int) -> Connection:
         """The connection to a node on which a database is selected.
 
         Raises:
-            ConnectionLost: nobody answers there now.
+            ConnectionLost: nobody answers there now, or a replica that is not fit to be read.
             SourceUnusable, TargetUnusable: login or SELECT refused.
         """
         connection = self._connections.get((address, db))
         if connection is None or connection.closed:
             connection = self.dialer.connect(address)
+            if origin := self._origins.get(address):
+                prove(connection, origin)
             select(connection, db, self.side)
             self._connections[address, db] = connection
         return connection
 
     def owner(self, key: bytes) -> Address | None:
         """The node that serves a key, as far as is known."""
-        return self._owners[key_slot(key)] if self.cluster else None
+        return self._owners[key_slot(key)] if self.cluster else self.addresses[0]
 
     def by_owner(self, keys: Sequence[bytes]) -> dict[Address | None, list[int]]:
         """Positions of keys, by the node that serves them."""
         if not self.cluster:
-            return {None: list(range(len(keys)))} if keys else {}
+            return {self.addresses[0]: list(range(len(keys)))} if keys else {}
         owners = self._owners
         routes: defaultdict[Address | None, list[int]] = defaultdict(list)
         for position, slot in enumerate(key_slots(keys)):
@@ -76,8 +90,10 @@ class Links:
         return routes
 
     def moved(self, key: bytes, address: Address) -> None:
-        """A node said that another one serves this key's slot."""
-        self._owners[key_slot(key)] = address
+        """A node said that another one, a primary, serves this key's slot."""
+        if address not in self._places and self.dialer.read_from != "primary":
+            self.refresh()
+        self._owners[key_slot(key)] = self._places.get(address, address)
 
     def announced(self, address: Address, by: Address | None) -> Address:
         """The full address of a redirection: without a host it is the answering node's own."""
@@ -85,15 +101,14 @@ class Links:
 
     def refresh(self) -> None:
         """Something is wrong: read the slot map anew, unless that was just done."""
-        if not self.cluster or time.monotonic() - self._refreshed < _REFRESH_SECONDS:
+        if not self.routes or time.monotonic() - self._refreshed < _REFRESH_SECONDS:
             return
         self._refreshed = time.monotonic()
         try:
-            topology = read_topology(self.dialer, self._seeds)
+            known = self._topology.known if self.cluster else ()
+            self._learn(read_places(self.dialer, known, self.addresses))
         except RumpxError:
             return  # the old map stays; whoever needs it tries again until `--retry-for` is over
-        self._owners = topology.owners()
-        self._seeds = [node.address for node in topology.nodes if node.address]
 
     def drop(self, address: Address | None) -> None:
         """Close a node's connections, since it is not what it was (a primary, say)."""

@@ -30,6 +30,7 @@ from rumpx.copy import worker
 from rumpx.copy.channel import Channel, receive, send
 from rumpx.copy.forks import process_context, signals_blocked
 from rumpx.copy.messages import Ack, Batch, FromWorker, Ready, Stop
+from rumpx.copy.throttle import Throttle
 from rumpx.errors import RumpxError
 from rumpx.report.snapshot import Counts, KeyFailure, WorkerStat
 
@@ -53,7 +54,7 @@ class Pool:
     """Starts, feeds, replaces and ends workers.
 
     Args:
-        spec: sent to each worker.
+        spec, throttle: sent to each worker.
         workers: how many.
         credits: batches that one worker may hold.
         selector: where the workers' channels are registered, with the worker as data.
@@ -63,6 +64,7 @@ class Pool:
     def __init__(
         self,
         spec: worker.Spec,
+        throttle: Throttle,
         workers: int,
         credits: int,
         selector: selectors.BaseSelector,
@@ -70,6 +72,7 @@ class Pool:
     ) -> None:
         self.restarts = 0
         self._spec = spec
+        self._throttle = throttle
         self._credits = credits
         self._selector = selector
         self._announce = announce
@@ -175,7 +178,10 @@ class Pool:
         context = process_context()
         ours, theirs = context.Pipe()
         process = context.Process(
-            target=worker.main, args=(theirs, self._spec), name="rumpx worker", daemon=True
+            target=worker.main,
+            args=(theirs, self._spec, self._throttle),
+            name="rumpx worker",
+            daemon=True,
         )
         with signals_blocked():
             process.start()

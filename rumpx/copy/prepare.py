@@ -20,7 +20,7 @@ those keys fail one by one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -41,6 +41,7 @@ from rumpx.copy.scan import ScanSettings
 from rumpx.copy.worker import Spec, WorkerSpec
 from rumpx.errors import (
     ConnectionLost,
+    NoReplica,
     Side,
     SourceUnusable,
     TargetFull,
@@ -52,10 +53,12 @@ from rumpx.errors import (
 from rumpx.job import Address, Endpoint, Job, Scope, format_address
 from rumpx.servers.dial import Dialer
 from rumpx.servers.probe import ServerClock, ServerInfo, measure_clock, read_info
+from rumpx.servers.replicas import prove, read_places
 from rumpx.servers.replies import Kind, classify, explain_refusal, refused
 from rumpx.servers.resp import Connection, Reply
 from rumpx.servers.topology import (
     Node,
+    Origin,
     Topology,
     is_error,
     read_topology,
@@ -77,8 +80,8 @@ _SAMPLE_COUNT: Final = 50
 
 @dataclass(frozen=True, slots=True)
 class SideFacts:
-    """What was found on one side. `infos` has an entry for each primary, None where INFO is
-    refused; `clock` is of the first primary."""
+    """What was found on one side. `infos` has an entry for each node that is read (or written),
+    None where INFO is refused; `clock` is of the first of them."""
 
     dialer: Dialer
     topology: Topology
@@ -92,20 +95,34 @@ class SideFacts:
         return ", ".join(found) or "a server that hides its version"
 
     def run_id(self, address: Address | None) -> str:
-        """A primary's process identity; "" if unknown."""
+        """The identity of a server's process; "" if unknown."""
         info = self.infos.get(address)
-        return info.run_id if info else ""
+        return info.identity if info else ""
 
-    def topology_now(self) -> Topology:
-        """The primaries of this moment: a failover may have made others than `topology` has.
+    def topology_now(self, before: Iterable[Address | None] = ()) -> Topology:
+        """The nodes of this moment: a failover may have made others than `topology` has.
+
+        Args:
+            before: replicas that are read already; none means those of the start.
+
+        Raises:
+            ConnectionLost: no node answers.
+            NoReplica: a node has no replica that can be read now.
+        """
+        if self.dialer.read_from == "primary":
+            return self.primaries_now()
+        known = self.topology.known if self.topology.cluster else ()
+        return read_places(self.dialer, known, before or self.infos)
+
+    def primaries_now(self) -> Topology:
+        """The same, but the primaries themselves.
 
         Raises:
             ConnectionLost: no node answers.
         """
         if not self.topology.cluster:
-            return self.topology
-        known = [node.address for node in self.topology.nodes if node.address]
-        return read_topology(self.dialer, known)
+            return self.topology.primaries()
+        return read_topology(self.dialer, self.topology.known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +290,7 @@ def _plan(draft: Draft) -> None:
         tuple(places),
         tuple(plan_partitions(places, tuning, job.prefixes, forced=job.partitions > 0)),
         tuning,
-        {"source": scan_settings(job, source, draft.scope, tuning)},
+        {"source": scan_settings(job, source, draft.scope)},
         worker_spec(
             job,
             source,
@@ -302,6 +319,7 @@ STEPS: Final = (
     Step("target eviction", ("target",), lambda d: warn_of_eviction(d.target, d.warnings)),
     Step("modules", ("source", "target"), lambda d: check_modules(d.source, d.target, d.warnings)),
     Step("clocks", ("source", "target"), _compare_clocks),
+    Step("replicas", ("source",), lambda d: check_replicas(d.source, d.warnings)),
     Step("watching", ("source",), lambda d: check_watching(d.source, d.warnings)),
     Step("databases", ("source",), _look_for_databases),
     Step("mapping", ("databases",), _map_databases),
@@ -372,14 +390,12 @@ def worker_spec(
 
 
 def scan_settings(
-    job: Job, side: SideFacts, scope: Scope, tuning: Tuning, sample: float = 1.0
+    job: Job, side: SideFacts, scope: Scope, sample: float = 1.0
 ) -> ScanSettings:
     """How a side is walked."""
     return ScanSettings(
         side.dialer,
         scope,
-        tuning.scan_count,
-        tuning.batch_keys,
         job.retry_for,
         knows_scan_type(side, scope.types),
         sample,
@@ -391,6 +407,11 @@ def at_start(dialer: Dialer) -> Iterator[None]:
     """At the start nothing is retried: who cannot be reached is unusable."""
     try:
         yield
+    except NoReplica as error:
+        raise SourceUnusable(
+            f"{error} Mend that, or have primaries read by leaving out --read-from, or where there "
+            "is no replica by --read-from prefer-replica."
+        ) from None
     except ConnectionLost as error:
         flag = "--from" if dialer.side == "source" else "--to"
         advice = f"Check {flag}, and that the server runs."
@@ -417,9 +438,12 @@ def look(job: Job, side: Side) -> SideFacts:
     """Reach one side and ask it what it is."""
     endpoint: Endpoint = job.source if side == "source" else job.target
     # Until the copy runs no answer takes long: silence is found out within the connect timeout.
-    dialer = Dialer(endpoint, side, job.connect_timeout, job.connect_timeout)
+    read_from = job.read_from if side == "source" else "primary"
+    dialer = Dialer(
+        endpoint, side, job.connect_timeout, job.connect_timeout, read_from=read_from
+    )
     with at_start(dialer):
-        topology = read_topology(dialer)
+        topology = read_places(dialer)
     infos: dict[Address | None, ServerInfo | None] = {}
     clock = ServerClock(None, 0.0)
     no_touch = False
@@ -427,11 +451,21 @@ def look(job: Job, side: Side) -> SideFacts:
         with connected(dialer, node.address) as connection:
             refuse_foreign(side, connection)
             infos[node.address] = read_info(connection)
+            if node.origin:
+                infos[node.address] = _replica_info(connection, node.origin)
             if number == 0:
                 clock = measure_clock(connection)
                 no_touch = connection.call("CLIENT", "NO-TOUCH", "ON") == b"OK"
     dialer = replace(dialer, timeout=job.timeout, no_touch=no_touch)
     return SideFacts(dialer, topology, infos, clock)
+
+
+def _replica_info(connection: Connection, origin: Origin) -> ServerInfo | None:
+    """INFO of a replica that is read in its primary's place."""
+    identity = prove(connection, origin)
+    info = read_info(connection)
+    # A replica evicts nothing of its own accord: it ignores maxmemory (unless told otherwise).
+    return info and replace(info, link=identity.partition(":")[2], max_memory=0)
 
 
 def refuse_foreign(side: Side, connection: Connection) -> None:
@@ -615,6 +649,18 @@ def check_clocks(
             "instants."
         )
     return 0
+
+
+def check_replicas(source: SideFacts, warnings: list[str]) -> None:
+    """Say which primaries are read after all, and what is not noticed of replicas."""
+    warnings += source.topology.notes
+    for node in source.topology.nodes:
+        info = source.infos[node.address]
+        if node.origin and info and not info.link:
+            warnings.append(
+                f"The source's replica {node.label('')} refuses CLIENT LIST: should it be "
+                "resynchronised in full meanwhile, that is not noticed, and keys may be missed."
+            )
 
 
 def check_watching(source: SideFacts, warnings: list[str]) -> None:

@@ -19,7 +19,7 @@ from rumpx.copy.plan import RETRIED, Partition
 from rumpx.copy.prepare import Plan
 from rumpx.errors import Side
 from rumpx.job import Address, format_address
-from rumpx.report.snapshot import Counts, Row, Snapshot, State, Verb, WorkerStat
+from rumpx.report.snapshot import Counts, Held, Row, Snapshot, State, Verb, WorkerStat
 
 if TYPE_CHECKING:
     from rumpx.copy.pool import Pool
@@ -67,6 +67,7 @@ class ProgressMeter:
     """
 
     pool: Pool | None = None
+    mean_payload = 0.0  # bytes of a key so far
 
     def __init__(
         self, plan: Plan, began: float, seconds: float = 0.0, job: str = "", verb: Verb = "copied"
@@ -121,11 +122,14 @@ class ProgressMeter:
             fraction = min(fraction, 0.999)
         return fraction
 
-    def snapshot(self, parts: Sequence[Progress], state: State, note: str, now: float) -> Snapshot:
+    def snapshot(
+        self, parts: Sequence[Progress], state: State, note: str, held: Held, now: float
+    ) -> Snapshot:
         """The run now."""
         first = [part for part in parts if not part.partition.reason]
         counts = overall((part.partition, part.counts) for part in parts)
         fraction = self.whole(parts, state)
+        self.mean_payload = counts.payload_bytes / max(1, counts.copied + counts.compared)
         keys_rate, bytes_rate, progress_rate = self._rates(now, counts, fraction)
         workers, cpu, memory = self._measure(now)
         walking = state in ("copying", "comparing")
@@ -151,6 +155,7 @@ class ProgressMeter:
             coordinator_cpu=cpu,
             coordinator_memory=memory,
             note=note,
+            held=held,
         )
 
     def _rates(self, now: float, counts: Counts, fraction: float) -> tuple[float, float, float]:

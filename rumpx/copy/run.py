@@ -6,6 +6,7 @@ is there; from then on every end, but for SIGKILL, tells the command that goes o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from rumpx.copy.control import Control
@@ -26,8 +27,8 @@ from rumpx.copy.leftovers import copy_functions, left_behind
 from rumpx.copy.plan import RETRIED, key_partitions
 from rumpx.copy.prepare import Ask, Plan, prepare
 from rumpx.copy.resume import reconcile
-from rumpx.errors import EXIT_OK, EXIT_SOME_KEYS_FAILED, RumpxError
-from rumpx.job import Job
+from rumpx.errors import EXIT_OK, EXIT_SOME_KEYS_FAILED, RumpxError, TimeOver
+from rumpx.job import Job, Limits
 from rumpx.report.display import Display
 from rumpx.report.snapshot import State, Summary
 
@@ -40,6 +41,7 @@ class Again:
         source, target: URIs of the same endpoints, for their passwords.
         workers, max_failures: as in Job.
         retry_failed: try the failed keys again, too.
+        limits: makes the limits out of those before.
     """
 
     source: str | None = None
@@ -47,6 +49,7 @@ class Again:
     workers: int | None = None
     max_failures: int | None = None
     retry_failed: bool = False
+    limits: Callable[[Limits], Limits] | None = None
 
 
 def run(
@@ -121,7 +124,8 @@ def _being_retried(walk: Walk) -> bool:
 def _job_with(job: Job, again: Again) -> Job:
     if again.workers is not None:
         job = replace(job, workers=again.workers)
-    return replace(job, max_failures=again.max_failures)
+    limits = again.limits(job.limits) if again.limits else job.limits
+    return replace(job, max_failures=again.max_failures, limits=limits)
 
 
 def _copy(
@@ -144,7 +148,8 @@ def _copy(
                 display.message(copy_functions(plan.source, plan.target, replace=replaces))
             behind = left_behind(plan.source, functions_copied=plan.job.functions)
         except RumpxError as error:
-            state: State = "stopped" if control.stops else "failed"
+            stopped = control.stops or isinstance(error, TimeOver)
+            state: State = "stopped" if stopped else "failed"
             error.summary = summarize(plan, coordinator, ledger, state, error.exit_code, ())
             error.resume = command
             raise

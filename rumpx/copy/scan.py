@@ -5,6 +5,8 @@ long walk of a live server needs: a bound on how far it runs ahead (`emit` block
 growing pauses until `retry_for` is over, and the check that cursors still mean something: a cursor
 is valid only within one server process, so `run_id` is read on every new connection and at the
 end, and where it differs (or cannot be had) the coordinator is told to start the partition over.
+Of a replica that is read in its primary's place the identity says more (`servers/replicas`), and
+one that is not fit counts as unreachable. A walk again begins when it has caught up once more.
 
 Filters: one `--match` or a prefix is pushed down to SCAN, one `--type` likewise where the server
 has SCAN … TYPE; all else is decided here, on the key's bytes or by asking TYPE.
@@ -23,6 +25,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final
 
+from rumpx.copy.gate import Gate, GateClosed
 from rumpx.copy.links import select
 from rumpx.copy.messages import (
     CursorUnproven,
@@ -45,10 +48,11 @@ from rumpx.job import Address, Scope
 from rumpx.servers.dial import Dialer
 from rumpx.servers.globs import compile_glob, escape
 from rumpx.servers.probe import parse_info
+from rumpx.servers.replicas import catch_up, prove, read_place
 from rumpx.servers.replies import Kind, classify, explain_refusal
-from rumpx.servers.resp import Argument, Connection
+from rumpx.servers.resp import Argument, Connection, Reply
 from rumpx.servers.slots import key_slot
-from rumpx.servers.topology import Node, read_topology
+from rumpx.servers.topology import Node, heir, read_topology
 
 # Names in one batch may not be larger than this, so that a batch of long names is no surprise.
 BATCH_NAME_BYTES: Final = 2**20
@@ -68,8 +72,6 @@ class ScanSettings:
 
     dialer: Dialer
     scope: Scope
-    scan_count: int
-    batch_keys: int
     retry_for: float
     scan_type: bool
     sample: float = 1.0
@@ -116,23 +118,28 @@ def scan_options(partition: Partition, settings: ScanSettings) -> list[Argument]
 
 
 def walk(
-    connection: Connection, partition: Partition, cursor: int, settings: ScanSettings
+    connection: Connection,
+    partition: Partition,
+    cursor: int,
+    settings: ScanSettings,
+    gate: Gate,
 ) -> Iterator[tuple[list[bytes], int]]:
     """Walk a partition from a cursor on: yields (keys in scope, next cursor) for each SCAN.
 
     Raises:
+        GateClosed: it is to end.
         ConnectionLost: also for replies that say "later".
         SourceUnusable, TargetUnusable: SCAN is refused.
     """
     if isinstance(partition.span, KeySpan):
-        yield from _listed(partition.span, cursor, settings.batch_keys)
+        yield from _listed(partition.span, cursor, gate)
         return
     options = scan_options(partition, settings)
     keep = key_filter(partition, settings.scope, settings.sample)
     ask_types = len(settings.scope.types) > (1 if settings.scan_type else 0)
-    span, number = partition.span, settings.scan_count
+    span = partition.span
     while True:
-        cursor, found = _scan(connection, partition.side, cursor, number, options)
+        cursor, found = _scan(connection, partition.side, cursor, gate, options)
         if isinstance(span, CursorSpan):
             _check_cursor(connection, cursor)
         ended = span.ended(cursor)
@@ -140,28 +147,29 @@ def walk(
             # A reply is not cut at the span's end: the keys behind it are of the next one, which
             # would count them again.
             if isinstance(span, CursorSpan) and reverse(cursor) > span.high:
-                others = _of_the_next(connection, partition, number, options)
+                others = _of_the_next(connection, partition, gate, options)
                 found = [key for key in found if key not in others]
             elif isinstance(span, SlotSpan):
                 found = [key for key in found if key_slot(key) < span.high]
         if keep is not None:
             found = [key for key in found if keep(key)]
         if ask_types and found:
-            found = _of_types(connection, found, settings.scope.types)
+            found = _of_types(connection, found, settings.scope.types, gate)
         yield found, cursor
         if ended:
             return
 
 
-def _listed(span: KeySpan, cursor: int, step: int) -> Iterator[tuple[list[bytes], int]]:
+def _listed(span: KeySpan, cursor: int, gate: Gate) -> Iterator[tuple[list[bytes], int]]:
     """Keys that need not be scanned for. They were in scope when they were listed."""
-    for start in range(cursor, len(span.keys), step):
-        end = min(start + step, len(span.keys))
-        yield list(span.keys[start:end]), end
+    while cursor < len(span.keys):
+        end = min(cursor + gate.batch_keys, len(span.keys))
+        yield list(span.keys[cursor:end]), end
+        cursor = end
 
 
 def _of_the_next(
-    connection: Connection, partition: Partition, number: int, options: list[Argument]
+    connection: Connection, partition: Partition, gate: Gate, options: list[Argument]
 ) -> set[bytes]:
     """The first keys behind the end of a part of a table.
 
@@ -169,13 +177,14 @@ def _of_the_next(
     """
     assert isinstance(partition.span, CursorSpan)
     cursor = reverse(partition.span.high)
-    return set(_scan(connection, partition.side, cursor, number, options)[1])
+    return set(_scan(connection, partition.side, cursor, gate, options)[1])
 
 
 def _scan(
-    connection: Connection, side: Side, cursor: int, number: int, options: list[Argument]
+    connection: Connection, side: Side, cursor: int, gate: Gate, options: list[Argument]
 ) -> tuple[int, list[bytes]]:
-    reply = connection.call("SCAN", cursor, "COUNT", number, *options)
+    with gate.scan() as number:
+        reply = connection.call("SCAN", cursor, "COUNT", number, *options)
     if not isinstance(reply, list):
         raise _scan_refused(connection, side, reply)
     after, keys = reply
@@ -189,9 +198,14 @@ def _check_cursor(connection: Connection, cursor: int) -> None:
             raise _UnprovenCursor
 
 
-def _of_types(connection: Connection, keys: list[bytes], types: tuple[str, ...]) -> list[bytes]:
+def _of_types(
+    connection: Connection, keys: list[bytes], types: tuple[str, ...], gate: Gate
+) -> list[bytes]:
     wanted = {name.lower().encode() for name in types}
-    replies = connection.call_many([("TYPE", key) for key in keys])
+    replies: list[Reply] = []
+    while (done := len(replies)) < len(keys):
+        with gate.asking() as number:
+            replies += connection.call_many([("TYPE", key) for key in keys[done : done + number]])
     return [
         key
         for key, reply in zip(keys, replies, strict=True)
@@ -212,6 +226,15 @@ def read_run_id(connection: Connection) -> str:
     """The server process's identity; "" where INFO is refused."""
     reply = connection.call("INFO", "server")
     return parse_info(reply.decode(errors="replace")).run_id if isinstance(reply, bytes) else ""
+
+
+def read_identity(connection: Connection, node: Node) -> str:
+    """Of the server that is walked; see the module docstring.
+
+    Raises:
+        ConnectionLost: it is a replica that is not fit to be read.
+    """
+    return prove(connection, node.origin) if node.origin else read_run_id(connection)
 
 
 class Shelf:
@@ -255,6 +278,7 @@ class Scanner:
         run_id: of the server process that the plan was made for; "" if unknown.
         settings: shared by all walks.
         shelf: connections for further walks.
+        gate: what its SCANs pass.
         emit: takes each message; may block, and returns False once the walk is to end.
     """
 
@@ -264,6 +288,7 @@ class Scanner:
     run_id: str
     settings: ScanSettings
     shelf: Shelf
+    gate: Gate
     emit: Callable[[FromScanner], bool]
     _node: Node | None = None
     _connected: bool = False
@@ -287,6 +312,8 @@ class Scanner:
             last = self._walk_until_done()
         except RumpxError as error:
             last = ScanTrouble(error)
+        except GateClosed:
+            last = None
         except _UnprovenCursor:
             last = CursorUnproven(self.partition.id, self.walk)
         except Exception as error:
@@ -326,14 +353,16 @@ class Scanner:
             if connection is None:
                 connection = self.settings.dialer.connect(node.address)
                 select(connection, self.partition.db, self.partition.side)
-                run_id = read_run_id(connection)
+                run_id = read_identity(connection, node)
                 if run_id != self.run_id or (self._connected and not run_id):
                     return NodeChanged(self.partition.id, self.walk, node, run_id)
+            if node.origin and self.partition.reason and not self._connected:
+                catch_up(self.settings.dialer, connection, node.origin)
             self._connected = True
             if not self._walked and not self._walk_connection(connection):
                 return None
             self._walked = True  # so that a connection lost now does not walk it again
-            run_id = read_run_id(connection)
+            run_id = read_identity(connection, node)
             if run_id != self.run_id:
                 return NodeChanged(self.partition.id, self.walk, node, run_id)
             if run_id:
@@ -346,7 +375,8 @@ class Scanner:
 
     def _walk_connection(self, connection: Connection) -> bool:
         """Walk on from the cursor; False if the coordinator has told us to end."""
-        for keys, cursor in walk(connection, self.partition, self.cursor, self.settings):
+        found = walk(connection, self.partition, self.cursor, self.settings, self.gate)
+        for keys, cursor in found:
             if not self._hand_on(keys, cursor):
                 return False
         return not self._pending or self._tell(self.cursor)
@@ -358,10 +388,10 @@ class Scanner:
         before it: whoever walks on from there meets the reply again, and nothing of another one.
         The reply's own cursor goes with its last keys.
         """
-        settings = self.settings
+        most, count = self.gate.batch_keys, self.gate.scan_count
         size = self._pending_bytes + sum(map(len, keys))
         # SCAN gives some more than its COUNT, which should not begin another batch.
-        roomy = settings.batch_keys + settings.scan_count // 8
+        roomy = most + count // 8
         if size <= BATCH_NAME_BYTES and len(self._pending) + len(keys) <= roomy:
             self._pending += keys
             self._pending_bytes = size
@@ -369,7 +399,7 @@ class Scanner:
             return False
         self.cursor = cursor
         waiting = len(self._pending)
-        enough = 2 * waiting >= settings.batch_keys and waiting + settings.scan_count > roomy
+        enough = 2 * waiting >= most and waiting + count > roomy
         if enough or time.monotonic() - self._told > _SIGN_OF_LIFE:
             return self._tell(cursor)
         return True
@@ -381,7 +411,7 @@ class Scanner:
         if untold and not self._tell(self.cursor):
             return False
         for key in keys:
-            full = len(self._pending) >= self.settings.batch_keys
+            full = len(self._pending) >= self.gate.batch_keys
             if (full or self._pending_bytes >= BATCH_NAME_BYTES) and not self._tell(self.cursor):
                 return False
             self._pending.append(key)
@@ -396,18 +426,14 @@ class Scanner:
         return self.emit(Found(self.partition.id, self.walk, node, keys, cursor))
 
     def _locate(self, node: Node) -> Node:
-        """Where the partition's node is now: a failover may have moved its slots elsewhere."""
-        if not node.slots:
+        """Where the partition's node is now: a failover may have moved its slots elsewhere, and
+        another replica may have to be read."""
+        dialer = self.settings.dialer
+        if not node.slots and dialer.read_from == "primary":
             return node
+        known = [node.address, node.primary, *node.replicas] if node.slots else []
         try:
-            topology = read_topology(self.settings.dialer, [node.address, *node.replicas])  # type: ignore[list-item]
+            topology = read_topology(dialer, filter(None, known))
+            return read_place(dialer, heir(topology, node), [node.address])[0]
         except RumpxError:
             return node
-        for now in topology.nodes:
-            if now.id == node.id and now.id:
-                return now
-        first_slot = node.slots[0][0]
-        for now in topology.nodes:
-            if any(low <= first_slot <= high for low, high in now.slots):
-                return now
-        return node

@@ -2,9 +2,7 @@
 
 Algorithm, for one batch (a task, see `tasks`):
 
-1. Ask the sizes of all its keys (the request is on the wire while other batches' DUMPs are, so it
-   costs no round trip), and cut them into chunks: one pipeline each, within the budget of bytes in
-   flight.
+1. Cut it into chunks: one pipeline each (`intake`).
 2. For each chunk get a permit, read it, write it, give the permit back.
 3. Keys that were not settled (a lost connection, a redirection, a server that is loading) are
    repeated: *read* again, never written again from an old payload. After a redirection at once,
@@ -21,17 +19,18 @@ process.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice, product
 from typing import Final, Literal
 
-from rumpx.copy.dump import DumpReader, Read, Wanted, even_parts
+from rumpx.copy.dump import DumpReader, Read, Wanted
+from rumpx.copy.intake import Chunk, Intake
 from rumpx.copy.links import Links
 from rumpx.copy.messages import Ack, Batch
 from rumpx.copy.patience import Patience
 from rumpx.copy.restore import Records, RestoreWriter, Written
-from rumpx.copy.tasks import Budget, Permit, Task
+from rumpx.copy.tasks import Permit, Task
 from rumpx.errors import ConnectionLost
 from rumpx.job import Address, Scope
 from rumpx.report.snapshot import Counts, KeyFailure
@@ -41,92 +40,6 @@ from rumpx.values.compare import ReadRefused, differing
 # Connections a side that are opened before there is work; there may be a hundred nodes.
 _DIALED_AHEAD: Final = 8
 _PASSING: Final = (Kind.TEMPORARY, Kind.MOVED, Kind.ASK)
-# Until payloads have been seen, and where sizes are not asked.
-GUESSED_BYTES: Final = 512
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """`pipeline_keys` and `chunk_bytes`: the most that is asked for at once; `big_key`: bytes from
-    which on a value is DUMPed alone; `retry_for`: seconds."""
-
-    pipeline_keys: int
-    chunk_bytes: int
-    big_key: int
-    retry_for: float
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Keys that are read together, and the bytes expected of them."""
-
-    keys: list[bytes]
-    sizes: list[int] | None
-    size: int
-    alone: bool = False
-
-
-def cut(
-    keys: list[bytes], sizes: list[int] | None, limits: Limits, guess: float
-) -> Iterator[Chunk]:
-    """Chunks of about `pipeline_keys` keys and at most `chunk_bytes`, in order; a key that alone
-    is larger, or big, is a chunk of its own.
-
-    Args:
-        sizes: of the keys; without them each key counts as `guess` bytes.
-    """
-    step = limits.pipeline_keys
-    if sizes is None:
-        # Parts may be an eighth larger.
-        step = min(step, max(1, int(limits.chunk_bytes / max(guess, 1.0) * 8 / 9)))
-    for place in even_parts(keys, step):
-        part = keys[place]
-        if sizes is None:
-            yield Chunk(part, None, int(guess * len(part)))
-            continue
-        part_sizes = sizes[place]
-        total = sum(part_sizes)
-        if total <= limits.chunk_bytes and max(part_sizes) < limits.big_key:
-            yield Chunk(part, part_sizes, total)
-        else:
-            yield from _cut_large(part, part_sizes, limits)
-
-
-def chunks(
-    reader: DumpReader, budget: Budget, wanted: Wanted, limits: Limits, guess: float
-) -> Task[list[Chunk]]:
-    """Ask the sizes of all keys, where the reader can, and cut them; a task."""
-    sizes = None
-    if reader.tells_sizes:
-        # A permit of no bytes: a key that is DUMPed alone holds back size requests too.
-        permit = Permit(0)
-        yield permit
-        try:
-            sizes = yield from reader.sizes(wanted)
-        finally:
-            budget.release(permit)
-    return list(cut(wanted.keys, sizes, limits, guess))
-
-
-def _cut_large(keys: list[bytes], sizes: list[int], limits: Limits) -> Iterator[Chunk]:
-    start = 0
-    total = 0
-    big = False
-    for position, size in enumerate(sizes):
-        after_big, big = big, size >= limits.big_key
-        full = total + size > limits.chunk_bytes
-        if position > start and (full or big or after_big):
-            yield _chunk(keys, sizes, start, position, total, limits)
-            start, total = position, 0
-        total += size
-    yield _chunk(keys, sizes, start, len(keys), total, limits)
-
-
-def _chunk(
-    keys: list[bytes], sizes: list[int], start: int, end: int, total: int, limits: Limits
-) -> Chunk:
-    alone = end == start + 1 and total >= limits.big_key
-    return Chunk(keys[start:end], sizes[start:end], total, alone)
 
 
 @dataclass(slots=True)
@@ -196,7 +109,8 @@ class Transfer:
     Args:
         reader, writer: the two sides.
         aside: further links to source and target, for comparing keys that were there already.
-        budget: bytes in flight of this worker.
+        intake: cuts batches, and says when their chunks may be read.
+        retry_for: seconds of trouble after which it gives up.
         scope: for the target's database.
         on_conflict: what a key that the target has means.
         expiry_shift: ms by which the writer moves expiries.
@@ -207,8 +121,8 @@ class Transfer:
         reader: DumpReader,
         writer: RestoreWriter,
         aside: tuple[Links, Links],
-        budget: Budget,
-        limits: Limits,
+        intake: Intake,
+        retry_for: float,
         scope: Scope,
         on_conflict: Literal["replace", "skip", "fail"],
         expiry_shift: int = 0,
@@ -216,12 +130,11 @@ class Transfer:
         self._reader = reader
         self._writer = writer
         self._aside = aside
-        self._budget = budget
-        self._limits = limits
+        self._intake = intake
+        self._retry_for = retry_for
         self._scope = scope
         self._on_conflict = on_conflict
         self._expiry_shift = expiry_shift
-        self._mean_bytes = float(GUESSED_BYTES)
         self._tallies: dict[int, _Tally] = {}
 
     def dial(self, databases: Sequence[int]) -> None:
@@ -247,9 +160,10 @@ class Transfer:
             SourceUnusable, TargetFull, TargetUnusable: see reader and writer.
         """
         tally = self._tallies[batch.id] = _Tally()
-        chunks = yield from self._chunks(batch, batch.keys, _Unsettled())
-        for chunk in chunks:
-            yield from self._settle_chunk(batch, chunk, tally)
+        for part in self._intake.parts(batch.keys):
+            chunks = yield from self._intake.chunks(_wanted(batch, _Unsettled(), part))
+            for chunk in chunks:
+                yield from self._settle_chunk(batch, chunk, tally)
         del self._tallies[batch.id]
         return Ack(batch.id, tally.counts(), tuple(tally.failures))
 
@@ -261,7 +175,7 @@ class Transfer:
         """Copy a chunk, and what is left of it, until each of its keys is settled."""
         unsettled = _Unsettled()
         chunks = [chunk]
-        patience = Patience(self._limits.retry_for, (self._reader.links, self._writer.links))
+        patience = Patience(self._retry_for, (self._reader.links, self._writer.links))
         while True:
             settled_before = tally.settled
             again: list[bytes] = []
@@ -275,19 +189,18 @@ class Transfer:
                 trouble=unsettled.waits, complaint=unsettled.complaint
             )
             unsettled.waits = False
-            unsettled.by_slot = self._reader.links.cluster
-            chunks = yield from self._chunks(batch, again, unsettled)
+            unsettled.by_slot = self._reader.links.routes
+            chunks = yield from self._intake.chunks(_wanted(batch, unsettled, again))
 
     def _try(
         self, batch: Batch, chunk: Chunk, unsettled: _Unsettled, tally: _Tally
     ) -> Task[list[bytes]]:
         """Read and write a chunk once; the result is the keys to be repeated."""
-        permit = Permit(chunk.size, chunk.alone)
-        yield permit
+        permit = yield from self._intake.permit(chunk)
         try:
             read, written = yield from self._copy_chunk(batch, unsettled, chunk, permit)
         finally:
-            self._budget.release(permit)
+            self._intake.release(permit)
         tally.add(read, written)
         if written.fatal:
             raise written.fatal
@@ -306,14 +219,6 @@ class Transfer:
         for links in (self._reader.links, self._writer.links, *self._aside):
             links.close()
 
-    def _chunks(
-        self, batch: Batch, keys: list[bytes], unsettled: _Unsettled
-    ) -> Task[list[Chunk]]:
-        wanted = _wanted(batch, unsettled, keys)
-        return (
-            yield from chunks(self._reader, self._budget, wanted, self._limits, self._mean_bytes)
-        )
-
     def _copy_chunk(
         self, batch: Batch, unsettled: _Unsettled, chunk: Chunk, permit: Permit
     ) -> Task[tuple[Read, Written]]:
@@ -323,9 +228,7 @@ class Transfer:
         read = yield from self._reader.read(wanted, chunk.sizes)
         if not read.keys:
             return read, Written()
-        real = sum(map(len, read.payloads))
-        self._budget.correct(permit, real)
-        self._mean_bytes += (real / len(read.keys) - self._mean_bytes) / 8
+        self._intake.correct(permit, chunk, sum(map(len, read.payloads)), len(read.keys))
         ask = {}
         if unsettled.write_ask:
             ask = {k: unsettled.write_ask.pop(k) for k in read.keys if k in unsettled.write_ask}

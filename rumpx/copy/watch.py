@@ -82,7 +82,7 @@ class SlotWatch:
         disturbed: frozenset[int] = frozenset(),
     ) -> None:
         self._dialer = source.dialer
-        self._topology = source.topology
+        self._topology = source.topology.primaries()
         self._owners: dict[int, Address | None] = {}
         self._disturbed: set[int] = set(disturbed)
         self._excused: set[int] = set()
@@ -91,7 +91,7 @@ class SlotWatch:
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
         if source.topology.cluster:
-            seen = enumerate(source.topology.owners())
+            seen = enumerate(self._topology.owners())
             self._owners = {slot: owner for slot, owner in seen if owner}
             # What changed hands between the runs is found by the first comparison.
             self._owners |= {s: owner for low, high, owner in owners for s in range(low, high + 1)}

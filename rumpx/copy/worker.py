@@ -14,6 +14,7 @@ A worker keeps nothing that matters. Whatever it held when it dies is given out 
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import os
 import queue
@@ -26,12 +27,14 @@ from typing import Final, Literal, Protocol
 
 from rumpx.copy.channel import Channel, receive, send
 from rumpx.copy.dump import Abilities, DumpReader
-from rumpx.copy.forks import HELD_BACK
+from rumpx.copy.forks import HELD_BACK, name_process
+from rumpx.copy.intake import ChunkLimits, Intake
 from rumpx.copy.links import Links
 from rumpx.copy.messages import Ack, Batch, FromWorker, Notice, Ready, Stop, ToWorker, Trouble
 from rumpx.copy.restore import RestoreWriter
 from rumpx.copy.tasks import Budget, Runner, Task
-from rumpx.copy.transfer import Limits, Transfer
+from rumpx.copy.throttle import Throttle
+from rumpx.copy.transfer import Transfer
 from rumpx.errors import RumpxError
 from rumpx.job import Scope
 from rumpx.report.snapshot import Counts
@@ -75,7 +78,7 @@ class Spec(Protocol):
     def scope(self) -> Scope:
         """Which keys, and where to."""
 
-    def build(self, budget: Budget) -> Handler:
+    def build(self, budget: Budget, throttle: Throttle) -> Handler:
         """What does the work."""
 
 
@@ -106,11 +109,11 @@ class WorkerSpec:
     clock_offset: float | None
     expiry_shift: int
 
-
-    def build(self, budget: Budget) -> Transfer:
+    def build(self, budget: Budget, throttle: Throttle) -> Transfer:
         """Reader, writer and what joins them."""
+        reader = DumpReader(Links(self.source, self.source_topology), self.abilities)
         return Transfer(
-            DumpReader(Links(self.source, self.source_topology), self.abilities),
+            reader,
             RestoreWriter(
                 Links(self.target, self.target_topology),
                 replace=self.on_conflict == "replace",
@@ -119,8 +122,8 @@ class WorkerSpec:
                 clock_offset=self.clock_offset,
             ),
             self.aside(),
-            budget,
-            self.limits(budget),
+            Intake(reader, budget, self.limits(budget), throttle),
+            self.retry_for,
             self.scope,
             self.on_conflict,
             self.expiry_shift,
@@ -130,20 +133,27 @@ class WorkerSpec:
         """Further links to both sides, for questions that are not pipelined with the rest."""
         return Links(self.source, self.source_topology), Links(self.target, self.target_topology)
 
-    def limits(self, budget: Budget) -> Limits:
+    def primaries(self) -> Links | None:
+        """Links to the source's primaries, where replicas are read in their place."""
+        if self.source.read_from == "primary":
+            return None
+        dialer = dataclasses.replace(self.source, read_from="primary")
+        return Links(dialer, self.source_topology.primaries())
+
+    def limits(self, budget: Budget) -> ChunkLimits:
         """What may be asked for at once."""
-        chunk_bytes = max(1, budget.limit // 4)
-        return Limits(self.pipeline_keys, chunk_bytes, self.big_key, self.retry_for)
+        return ChunkLimits(self.pipeline_keys, max(1, budget.limit // 4), self.big_key)
 
 
-def main(channel: Channel, spec: Spec) -> None:
+def main(channel: Channel, spec: Spec, throttle: Throttle) -> None:
     """The process's whole life."""
+    name_process("rumpx-worker")
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
     gc.freeze()  # what has been imported is never garbage: no need to look at it again
     inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(channel, inbox), daemon=True).start()
     budget = Budget(spec.bytes_in_flight)
-    handler = spec.build(budget)
+    handler = spec.build(budget, throttle)
     runner = Runner(budget)
     try:
         handler.dial(spec.databases)

@@ -178,6 +178,9 @@ def _machine(snapshot: Snapshot, width: int) -> list[Text]:
     ]
     if snapshot.job:
         items.append(_named("job", snapshot.job))
+    latency = snapshot.held.source_latency
+    if latency is not None:
+        items.append(_named("source latency", f"{latency * 1e3:.1f} ms"))
     if snapshot.worker_restarts:
         items.append(_named("restarted", units.keys(snapshot.worker_restarts), "yellow"))
     return _flow(items, width)
@@ -188,7 +191,9 @@ def _cost(cpu: float, memory: int) -> str:
 
 
 def _note(snapshot: Snapshot) -> list[Text]:
-    return [Text(one_line(snapshot.note), "yellow")] if snapshot.note else []
+    """What the run waits for, and what holds it."""
+    said = [snapshot.note] if snapshot.state in ENDED else [snapshot.note, snapshot.held.reason]
+    return [Text(one_line(text), "yellow") for text in said if text]
 
 
 def _rows(rows: Sequence[Row], room: int, width: int) -> list[Text]:

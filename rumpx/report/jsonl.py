@@ -21,6 +21,9 @@ Every object has "version" (1), "event" and "time" (RFC 3339, UTC, in millisecon
     batches_in_flight   batches that workers hold
     coordinator_cpu, coordinator_memory
     note                what the run waits for, or ""
+    held                {reason, off, source_latency, target_latency}: what holds the run, or "";
+                        whether it is told to wait; how much longer than at best a PING takes, in
+                        seconds (the second-highest of the last second), or null
 
 "event": "message"
     text                a warning, or something that happened once

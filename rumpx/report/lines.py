@@ -120,6 +120,8 @@ def line(snapshot: Snapshot) -> str:
         parts.append(f"restarts {snapshot.worker_restarts}")
     if snapshot.job:
         parts.append(f"job {snapshot.job}")
+    if snapshot.held.reason and snapshot.state not in ENDED:
+        parts.append(f"({one_line(snapshot.held.reason)})")
     if snapshot.note:
         parts.append(f"({one_line(snapshot.note)})")
     return "  ".join(parts)

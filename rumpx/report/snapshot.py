@@ -108,6 +108,23 @@ class WorkerStat:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """What the governor says.
+
+    Attributes:
+        reason: what holds the run, as in "held by source latency 6.1 ms > 5 ms"; "" if nothing.
+        off: nothing is done now, by the timetable or the user.
+        source_latency, target_latency: the second-highest of the last second of a node's PINGs, in
+            seconds above its best, of the worst node; None before they are known.
+    """
+
+    reason: str = ""
+    off: bool = False
+    source_latency: float | None = None
+    target_latency: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The run at one instant.
 
@@ -129,6 +146,7 @@ class Snapshot:
         coordinator_cpu: in percent of one core.
         coordinator_memory: bytes.
         note: one short sentence on what the run is waiting for, or "".
+        held: what the servers feel, and what holds the run for it.
     """
 
     state: State
@@ -150,6 +168,7 @@ class Snapshot:
     coordinator_cpu: float
     coordinator_memory: int
     note: str = ""
+    held: Held = Held()
 
 
 @dataclass(frozen=True, slots=True)

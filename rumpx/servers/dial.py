@@ -26,7 +26,7 @@ from redis.connection import Connection as RedisConnection
 from redis.connection import SSLConnection, UnixDomainSocketConnection
 
 from rumpx.errors import ConnectionLost, RumpxError, Side, unusable
-from rumpx.job import Address, Endpoint, format_address
+from rumpx.job import Address, Endpoint, ReadFrom, format_address
 from rumpx.servers.resp import Connection
 
 CLIENT_NAME = "rumpx"
@@ -57,6 +57,8 @@ class Dialer:
         connect_timeout: seconds for connecting and logging in.
         timeout: seconds for each later wait.
         no_touch: send CLIENT NO-TOUCH ON, so that reading leaves LRU and LFU alone.
+        read_from: whether replicas are to be read; then READONLY is sent, without which those of
+            a cluster send everybody to their primaries.
     """
 
     endpoint: Endpoint
@@ -64,6 +66,7 @@ class Dialer:
     connect_timeout: float
     timeout: float
     no_touch: bool = False
+    read_from: ReadFrom = "primary"
 
     def connect(self, address: Address | None = None) -> Connection:
         """A connection to a node's announced address, or without one to the endpoint itself.
@@ -171,6 +174,8 @@ class Dialer:
         commands: list[tuple[str, ...]] = [("CLIENT", "SETNAME", CLIENT_NAME)]
         if self.no_touch:
             commands.append(("CLIENT", "NO-TOUCH", "ON"))
+        if self.read_from != "primary":
+            commands.append(("READONLY",))  # refused where there is no cluster, and not needed
         first = connection.call_many(commands)[0]
         if isinstance(first, hiredis.ReplyError) and str(first).startswith("NOAUTH"):
             connection.close()

@@ -28,7 +28,8 @@ class ServerInfo:
     """Facts from INFO; memory in bytes. Empty or zero where the server does not tell.
 
     `keys` maps a database to its number of keys; `modules` are those that may bring types of their
-    own.
+    own; `link` is the number of a replica's connection from its primary, where it is read in the
+    primary's place (`replicas`).
     """
 
     flavour: str = ""
@@ -45,10 +46,18 @@ class ServerInfo:
     evicted_keys: int = 0
     keys: dict[int, int] = field(default_factory=dict)
     modules: tuple[str, ...] = ()
+    link: str | None = None
 
     def __str__(self) -> str:
         version = ".".join(map(str, self.version))
         return f"{self.flavour} {version}" if self.flavour else "a server that hides its version"
+
+    @property
+    def identity(self) -> str:
+        """The process, and of such a replica its dataset: what a cursor belongs to."""
+        if not self.run_id or self.link is None:
+            return self.run_id
+        return f"{self.run_id}:{self.link}"
 
     @property
     def evicts(self) -> bool:
@@ -67,9 +76,14 @@ class ServerInfo:
         return bool(self.version) and self.version[0] in majors
 
 
+def info_fields(text: str) -> dict[str, str]:
+    """INFO's text by field."""
+    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
+
 def parse_info(text: str) -> ServerInfo:
     """INFO's text → ServerInfo. Every Valkey also claims `redis_version:7.2.4`."""
-    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    fields = info_fields(text)
     flavour = "valkey" if "valkey_version" in fields else "redis"
     version = fields.get(f"{flavour}_version", "")
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import hiredis
 
@@ -29,16 +29,38 @@ SlotRange = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """What a replica has its keys from, as it was when the replica was chosen.
+
+    Attributes:
+        primary: its address; None for a standalone server: dial the endpoint itself.
+        history: its replication id.
+        offset: how far it was in that history, in bytes; the replica had got there.
+    """
+
+    primary: Address | None
+    history: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """One primary. `address` is None for a standalone server: dial the endpoint itself.
 
-    `slots` are inclusive ranges; empty for a standalone server.
+    `slots` are inclusive ranges; empty for a standalone server. With an `origin` the address is
+    that of a replica, which is read in the primary's place; all else is the primary's.
     """
 
     address: Address | None
     id: str = ""
     slots: tuple[SlotRange, ...] = ()
     replicas: tuple[Address, ...] = ()
+    origin: Origin | None = None
+
+    @property
+    def primary(self) -> Address | None:
+        """The primary's address, whoever is read."""
+        return self.origin.primary if self.origin else self.address
 
     def label(self, otherwise: str) -> str:
         """`host:port` for people, or `otherwise` for a standalone server."""
@@ -47,11 +69,26 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """The primaries of an endpoint; `ids` are those of all nodes of a cluster, also replicas."""
+    """The primaries of an endpoint; `ids` are those of all nodes of a cluster, also replicas.
+
+    `notes` say of which nodes the primary is read, although a replica was wished for.
+    """
 
     cluster: bool
     nodes: tuple[Node, ...]
     ids: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def known(self) -> list[Address]:
+        """Cluster nodes that may be asked what the cluster is."""
+        places = [address for node in self.nodes for address in (node.address, node.primary)]
+        return list(dict.fromkeys(address for address in places if address))
+
+    def primaries(self) -> Topology:
+        """The same without replicas in the place of primaries."""
+        nodes = tuple(replace(node, address=node.primary, origin=None) for node in self.nodes)
+        return replace(self, nodes=nodes)
 
     def owners(self) -> list[Address | None]:
         """The address of each slot's owner; None for a slot that nobody serves."""
@@ -188,12 +225,17 @@ def _slot_ranges(fields: list[str]) -> tuple[SlotRange, ...]:
 def parse_cluster_slots(reply: Sequence[object], host: str) -> tuple[Node, ...]:
     """CLUSTER SLOTS → the primaries, by their first slot."""
     slots: dict[Address, list[SlotRange]] = {}
+    replicas: dict[Address, tuple[Address, ...]] = {}
     for entry in reply:
         assert isinstance(entry, list)
-        low, high, primary = entry[0], entry[1], entry[2]
-        name = primary[0].decode() if primary[0] else host
-        slots.setdefault((name, primary[1]), []).append((low, high))
-    return tuple(Node(address, "", tuple(sorted(ranges))) for address, ranges in slots.items())
+        low, high, *places = entry
+        primary, *others = ((name.decode() if name else host, port) for name, port, *_ in places)
+        slots.setdefault(primary, []).append((low, high))
+        replicas[primary] = tuple(others)
+    return tuple(
+        Node(address, "", tuple(sorted(ranges)), replicas[address])
+        for address, ranges in slots.items()
+    )
 
 
 def own_view(connection: Connection) -> OwnView | None:
@@ -210,6 +252,20 @@ def own_view(connection: Connection) -> OwnView | None:
             marks = re.findall(r"\[(\d+)-[<>]-", line)
             return OwnView(frozenset(served), frozenset(map(int, marks)))
     return None
+
+
+def heir(topology: Topology, node: Node) -> Node:
+    """The node that now is what another one was: that with its id, else that with its slots."""
+    if not topology.cluster:
+        return topology.nodes[0]
+    for now in topology.nodes:
+        if now.id == node.id and now.id:
+            return now
+    first_slot = node.slots[0][0]
+    for now in topology.nodes:
+        if any(low <= first_slot <= high for low, high in now.slots):
+            return now
+    return node
 
 
 def unserved_slots(topology: Topology) -> int:

@@ -123,8 +123,6 @@ class Calls:
         self, keys: list[bytes], asked: dict[bytes, Address]
     ) -> list[tuple[Address | None, list[bytes], bool]]:
         """(node, keys, whether after ASKING)."""
-        if not self.links.cluster:
-            return [(None, keys, False)] if keys else []
         plain = [key for key in keys if key not in asked]
         parts: list[tuple[Address | None, list[bytes], bool]] = [
             (node, [plain[n] for n in positions], False)

@@ -11,7 +11,8 @@ A batch from the source is compared, cheapest proof first:
 
 A batch from the target is looked for on the source by EXISTS; what is not there, and still on the
 target, is extra. A batch of extras is deleted, each key only if a fresh EXISTS on the source's
-primary has just said 0. A batch of what differs is copied as a copy would.
+primary has just said 0. A batch of what differs is copied as a copy would. Where replicas of the
+source are read, what one of them does not have is asked of its primary before it counts as extra.
 
 What differs is a *finding*, with the prints of what was seen on both sides, so that whoever looks
 again can tell whether the key is being written.
@@ -26,11 +27,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from rumpx.copy.dump import Abilities, DumpReader, Wanted, even_parts
+from rumpx.copy.intake import Chunk, Intake
 from rumpx.copy.links import Links
 from rumpx.copy.messages import Ack, Batch
 from rumpx.copy.patience import Patience
 from rumpx.copy.tasks import Budget, Permit, Task
-from rumpx.copy.transfer import GUESSED_BYTES, Chunk, Limits, Transfer, chunks, passing
+from rumpx.copy.throttle import Throttle
+from rumpx.copy.transfer import Transfer, passing
 from rumpx.copy.worker import WorkerSpec
 from rumpx.errors import ConnectionLost
 from rumpx.job import Address, Scope
@@ -83,17 +86,18 @@ class CompareSpec:
     def scope(self) -> Scope:
         return self.copying.scope
 
-    def build(self, budget: Budget) -> Comparer:
+    def build(self, budget: Budget, throttle: Throttle) -> Comparer:
         """What does the work."""
         spec = self.copying
+        source = DumpReader(Links(spec.source, spec.source_topology), spec.abilities)
         return Comparer(
-            DumpReader(Links(spec.source, spec.source_topology), spec.abilities),
+            source,
             DumpReader(Links(spec.target, spec.target_topology), self.target_abilities),
             spec.aside(),
-            spec.build(budget),
-            budget,
-            spec.limits(budget),
+            spec.build(budget, throttle),
+            Intake(source, budget, spec.limits(budget), throttle, sides=2),
             self,
+            spec.primaries(),
         )
 
 
@@ -156,8 +160,9 @@ class Comparer:
         source, target: readers.
         aside: further links to both, for comparing by type.
         transfer: copies what is to be repaired.
-        budget: bytes in flight of this worker.
+        intake: cuts batches, and says when their chunks may be read.
         spec: tolerance, scope, digests.
+        primaries: connections to the source's primaries, where replicas are read.
     """
 
     def __init__(
@@ -166,23 +171,23 @@ class Comparer:
         target: DumpReader,
         aside: tuple[Links, Links],
         transfer: Transfer,
-        budget: Budget,
-        limits: Limits,
+        intake: Intake,
         spec: CompareSpec,
+        primaries: Links | None = None,
     ) -> None:
         self._source = source
         self._target = target
         self._aside = aside
         self._transfer = transfer
-        self._budget = budget
-        self._limits = limits
+        self._intake = intake
         self._spec = spec
         self._scope = spec.scope
         self._shift = spec.copying.expiry_shift
-        self._mean_bytes = float(GUESSED_BYTES)
-        retry_for = spec.copying.retry_for
-        self._source_calls = Calls(source.links, retry_for)
-        self._target_calls = Calls(target.links, retry_for)
+        self._retry_for = spec.copying.retry_for
+        self._source_calls = self._primary_calls = Calls(source.links, self._retry_for)
+        if primaries:
+            self._primary_calls = Calls(primaries, self._retry_for)
+        self._target_calls = Calls(target.links, self._retry_for)
 
     def dial(self, databases: Sequence[int]) -> None:
         """Nothing is dialled ahead but what a copy would."""
@@ -219,31 +224,30 @@ class Comparer:
         self._transfer.close()
         for links in (self._source.links, self._target.links, *self._aside):
             links.close()
+        self._primary_calls.links.close()
 
     # From the source.
 
     def _compare_batch(self, batch: Batch) -> Task[Ack]:
         verdicts = _Verdicts()
-        keys = batch.keys
-        if self._spec.digests:
-            keys = yield from self._by_digest(batch, keys, verdicts)
-        parts: list[Chunk] = []
-        if keys:
-            wanted = Wanted(batch.db, keys, batch.node)
-            parts = yield from chunks(
-                self._source, self._budget, wanted, self._limits, self._mean_bytes
-            )
-        for chunk in parts:
-            permit = Permit(2 * chunk.size, chunk.alone)
-            yield permit
-            try:
-                yield from self._compare_chunk(batch, chunk, permit, verdicts)
-            finally:
-                self._budget.release(permit)
+        for keys in self._intake.parts(batch.keys):
+            yield from self._compare_part(batch, keys, verdicts)
         if verdicts.unequal:
             yield from self._judge_by_meaning(batch, verdicts)
         failures, findings = tuple(verdicts.failures), tuple(verdicts.findings)
         return Ack(batch.id, verdicts.counts(), failures, findings)
+
+    def _compare_part(self, batch: Batch, keys: list[bytes], verdicts: _Verdicts) -> Task[None]:
+        if self._spec.digests:
+            keys = yield from self._by_digest(batch, keys, verdicts)
+        if not keys:
+            return
+        for chunk in (yield from self._intake.chunks(Wanted(batch.db, keys, batch.node))):
+            permit = yield from self._intake.permit(chunk)
+            try:
+                yield from self._compare_chunk(batch, chunk, permit, verdicts)
+            finally:
+                self._intake.release(permit)
 
     def _compare_chunk(
         self, batch: Batch, chunk: Chunk, permit: Permit, verdicts: _Verdicts
@@ -256,14 +260,13 @@ class Comparer:
         verdicts.gone += len(chunk.keys) - len(keys) - len(here.failures)
         size = sum(map(len, here.payloads))
         verdicts.payload_bytes += size
-        self._budget.correct(permit, 2 * size)
         if not keys:
             return
-        self._mean_bytes += (size / len(keys) - self._mean_bytes) / 8
+        self._intake.correct(permit, chunk, size, len(keys))
         db = self._scope.target_db(batch.db)
         target = self._target
         there = yield from self._fetch(
-            target, Wanted(db, keys, None, by_slot=target.links.cluster), chunk.sizes
+            target, Wanted(db, keys, None, by_slot=target.links.routes), chunk.sizes
         )
         self._judge(batch, here, there, verdicts)
 
@@ -272,7 +275,7 @@ class Comparer:
     ) -> Task[_Seen]:
         """Payload and expiry of keys, tried until each is answered."""
         seen = _Seen()
-        patience = Patience(self._limits.retry_for, (reader.links,))
+        patience = Patience(self._retry_for, (reader.links,))
         single: set[bytes] = set()
         while True:
             read = yield from reader.read(wanted, sizes)
@@ -291,7 +294,7 @@ class Comparer:
                 wanted.db,
                 read.again,
                 wanted.node,
-                by_slot=reader.links.cluster,
+                by_slot=reader.links.routes,
                 ask=read.ask,
                 single=frozenset(single),
             )
@@ -415,7 +418,7 @@ class Comparer:
         self, batch: Batch, keys: list[bytes], failures: list[KeyFailure]
     ) -> Task[dict[bytes, str]]:
         """Values of any size and kind: those that differ."""
-        patience = Patience(self._limits.retry_for, self._aside)
+        patience = Patience(self._retry_for, self._aside)
         types: dict[bytes, str] = {}
         left = keys
         while True:
@@ -445,7 +448,7 @@ class Comparer:
         for key in keys:
             places.setdefault((source.owner(key), target.owner(key)), []).append(key)
         for group in places.values():
-            for part in even_parts(group, self._limits.pipeline_keys):
+            for part in even_parts(group, self._intake.limits.pipeline_keys):
                 yield group[part]
 
     def _unlike(self, batch: Batch, keys: list[bytes]) -> dict[bytes, str]:
@@ -465,6 +468,7 @@ class Comparer:
 
     def _by_digest(self, batch: Batch, keys: list[bytes], verdicts: _Verdicts) -> Task[list[bytes]]:
         """Count the keys whose checksums and expiries agree; the result is all others."""
+        yield from self._intake.turn(len(keys), ops=len(keys))
         here = yield from self._source_calls.each(_digest, "EVAL_RO", batch.db, keys)
         db = self._scope.target_db(batch.db)
         there = yield from self._target_calls.each(_digest, "EVAL_RO", db, keys)
@@ -482,13 +486,16 @@ class Comparer:
 
     def _look_for(self, batch: Batch) -> Task[Ack]:
         db = self._scope.source_db(batch.db)
-        replies = yield from self._source_calls.each(_exists, "EXISTS", db, batch.keys)
+        replies = yield from self._exist(self._source_calls, db, batch.keys)
         failures = tuple(
             KeyFailure(db, key, "cannot be compared", str(reply))
             for key, reply in replies.items()
             if not isinstance(reply, int)
         )
         absent = [key for key, reply in replies.items() if reply == 0]
+        if self._primary_calls is not self._source_calls:
+            asked = yield from self._primary_calls.each(_exists, "EXISTS", db, absent)
+            absent = [key for key, reply in asked.items() if reply == 0]
         # SCAN showed them, but some may be gone by now.
         there = yield from self._target_calls.each(_exists, "EXISTS", batch.db, absent)
         extra = [key for key, reply in there.items() if reply != 0]
@@ -501,9 +508,17 @@ class Comparer:
         findings = tuple(Finding(db, key, "extra") for key in extra)
         return Ack(batch.id, counts, failures, findings)
 
+    def _exist(self, source: Calls, db: int, keys: list[bytes]) -> Task[dict[bytes, Reply]]:
+        """The source's answers to EXISTS."""
+        replies: dict[bytes, Reply] = {}
+        for part in self._intake.parts(keys):
+            yield from self._intake.turn(len(part), ops=len(part))
+            replies |= yield from source.each(_exists, "EXISTS", db, part)
+        return replies
+
     def _delete(self, batch: Batch) -> Task[Ack]:
         db = self._scope.source_db(batch.db)
-        replies = yield from self._source_calls.each(_exists, "EXISTS", db, batch.keys)
+        replies = yield from self._exist(self._primary_calls, db, batch.keys)
         absent = [key for key, reply in replies.items() if reply == 0]
         gone = yield from self._target_calls.each(_unlink, "UNLINK", batch.db, absent)
         failures = tuple(

@@ -19,6 +19,7 @@ from rumpx.copy.prepare import (
     SideFacts,
     check_clocks,
     check_eviction,
+    check_replicas,
     chosen_databases,
     connected,
     database_map,
@@ -64,6 +65,7 @@ def prepare_comparison(request: Request) -> tuple[Plan, CompareSpec]:
     refuse_itself(source, target)
     for side in (source, target):
         refuse_unserved(side)
+    check_replicas(source, warnings)
     check_eviction(job, source, warnings)
     warn_of_eviction(target, warnings)
     shift = check_clocks(job, source, target, warnings)
@@ -111,8 +113,8 @@ def prepare_comparison(request: Request) -> tuple[Plan, CompareSpec]:
         tuple(_partitions(places, back, tuning)),
         tuning,
         {
-            "source": scan_settings(job, source, scope, tuning, request.sample),
-            "target": scan_settings(job, target, scope, tuning, request.sample),
+            "source": scan_settings(job, source, scope, request.sample),
+            "target": scan_settings(job, target, scope, request.sample),
         },
         spec,
         "replace",
@@ -150,7 +152,8 @@ def refuse_itself(source: SideFacts, target: SideFacts) -> None:
 
 def refuse_replica_source(source: SideFacts) -> None:
     """What a replica does not have yet, or has dropped, its primary may have."""
-    if any(info and info.role == "slave" for info in source.infos.values()):
+    infos = [source.infos[node.address] for node in source.topology.nodes if not node.origin]
+    if any(info and info.role == "slave" for info in infos):
         raise SourceUnusable(
             "The source is a replica, which cannot prove that a key is not there: --delete-extra "
             "needs its primary as --from."

@@ -8,7 +8,14 @@ from pathlib import Path
 from rumpx.copy.control import Control
 from rumpx.copy.jobs import state_folder
 from rumpx.copy.prepare import Plan
-from rumpx.errors import EXIT_DIFFERENCES, EXIT_OK, EXIT_SOME_KEYS_FAILED, RumpxError, UsageError
+from rumpx.errors import (
+    EXIT_DIFFERENCES,
+    EXIT_OK,
+    EXIT_SOME_KEYS_FAILED,
+    RumpxError,
+    TimeOver,
+    UsageError,
+)
 from rumpx.report.display import Display
 from rumpx.report.snapshot import State, Verification
 from rumpx.verify.compare import CompareSpec
@@ -49,7 +56,8 @@ def verify(
         try:
             verifier.run()
         except RumpxError as error:
-            state: State = "stopped" if control.stops else "failed"
+            stopped = control.stops or isinstance(error, TimeOver)
+            state: State = "stopped" if stopped else "failed"
             error.summary = _sum_up(plan, spec, request, verifier, findings, state, error.exit_code)
             raise
         finally:

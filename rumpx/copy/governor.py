@@ -1,0 +1,362 @@
+"""The governor: decides how much may be under way now, and says why.
+
+`decide` is a pure function of what was observed, of the limits and of the time. What feedback there
+is (latency of both sides, a source's CPU and memory) moves one number, the *share* of what an
+unhindered run has under way, by multiplicative decrease and increase:
+
+- something above 90 % of its limit: the share is cut to where it should be at two thirds of it, at
+  most to a third, and what is felt from then on counts anew: a cut is judged by what it did;
+- all below half of their limits: it grows by a quarter and a little, five times a second;
+- between: it grows by a twentieth, so that a run is not stuck where others make all the latency.
+
+From the share follow the keys in a pipeline, the batches in flight, the COUNT of a SCAN and the
+SCANs in flight, each by its square root: fewer *and* smaller requests. (A server works through one
+client's pipeline before it turns to the next: 1,000 keys in four pipelines gave other clients a GET
+p99 of 21 ms, 200 in four 7.9, 100 in two 2 ms, at nearly the same speed.) At the low end is one
+batch of ten keys at a time, and below that pauses between them; never nothing.
+
+Rates need no feedback: `throttle` keeps them exactly. Here they only bound the size of a pipeline,
+so that each is smooth, and what is given out ahead, so that a change is soon felt.
+
+How it was chosen: `python -m benchmarks gentle`. A run begins with half a share, since nothing has
+been felt yet; halving on each excess, without regard to its size, took three times as long to
+find the limit; a growth of a tenth took over 10 s to come back after another load had ended.
+
+Not promised: that a limit is kept whatever others do. Where the source is slow without us, the run
+goes on at its slowest, and says so.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from rumpx.copy.latency import Window
+from rumpx.copy.observer import Felt, NodeName, Used
+from rumpx.copy.plan import Tuning
+from rumpx.copy.throttle import QUANTUM, Pace
+from rumpx.errors import Side
+from rumpx.job import Limits
+from rumpx.timetable import Timetable
+from rumpx.timetable import Window as TimeWindow
+
+_FEWEST_KEYS: Final = 10
+_FIRST_SHARE: Final = 0.5
+_SETTLE_SECONDS: Final = 0.3
+_GROW_SECONDS: Final = 0.2
+_NEAR: Final = 0.9
+_AIM: Final = 2 / 3
+_CALM: Final = 0.5
+# Ten keys at a time with this pause between are a load of some tenths of a percent.
+_LONGEST_WAIT: Final = 0.02
+_LOWEST: Final = 0.1
+# How far ahead of a rate batches are given out, in seconds, besides the way to the servers.
+_AHEAD_SECONDS: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """What an unhindered run has under way; `way` is the round trip to both sides, in seconds."""
+
+    scan_count: int
+    scans: int
+    batch_keys: int
+    pipeline_keys: int
+    batches: int
+    way: float = 0.0
+
+    @classmethod
+    def of(cls, tuning: Tuning, workers: int, way: float) -> Full:
+        """As it was planned."""
+        return cls(
+            tuning.scan_count,
+            tuning.scanners,
+            tuning.batch_keys,
+            tuning.pipeline_keys,
+            workers * tuning.batches_in_flight,
+            way,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was observed, of the worst node each: latencies in seconds above the best, of the last
+    second but not from before the last cut; CPU of one core; memory of maxmemory; None where
+    nothing is known. `payload` is the mean of the keys so far, in bytes."""
+
+    source_latency: float | None = None
+    target_latency: float | None = None
+    source_cpu: float | None = None
+    source_memory: float | None = None
+    payload: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """How much of a full run may be under way, when that was changed last and when it was cut last
+    (`time.monotonic()`), and what held it."""
+
+    value: float = _FIRST_SHARE
+    changed: float = -math.inf
+    cut: float = -math.inf
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What may be under way now.
+
+    Attributes:
+        scan_count, scans_in_flight: of SCAN, for all partitions together.
+        batch_keys, batches_in_flight: of batches, for all workers together; none while it is off.
+        wait: seconds between two batches, and between two SCANs.
+        pace: what workers keep to.
+        reason: what holds the run, for people; "" if nothing does.
+        off: it is told to wait, by its timetable or by its user.
+    """
+
+    scan_count: int
+    scans_in_flight: int
+    batch_keys: int
+    batches_in_flight: int
+    wait: float
+    pace: Pace
+    reason: str
+    off: bool = False
+
+
+def decide(
+    share: Share,
+    seen: Seen,
+    limits: Limits,
+    window: TimeWindow | None,
+    paused: bool,
+    full: Full,
+    now: float,
+) -> tuple[Share, Decision]:
+    """What may be under way from now on.
+
+    Args:
+        share: as the last call returned it.
+        window: what the timetable says.
+        paused: by the user.
+        now: `time.monotonic()`.
+    """
+    share = adapt(share, seen, limits, full, now)
+    rates = Pace(
+        keys=limits.max_keys_per_sec or 0.0,
+        payload=_lower(limits.max_bytes_per_sec, window),
+        ops=limits.max_ops_per_sec or 0.0,
+    )
+    decision = settings(full, share.value, rates, seen.payload)
+    if reason := _off(window, paused):
+        nothing = replace(decision, batches_in_flight=0, scans_in_flight=0)
+        return share, replace(nothing, reason=reason, off=True)
+    reasons = [share.reason] if share.value < 1 and share.reason else []
+    return share, replace(decision, reason="; ".join([*reasons, *_rates_in_words(rates)]))
+
+
+def _lower(limit: float | None, window: TimeWindow | None) -> float:
+    scheduled = window.limit if window else "full"
+    if isinstance(scheduled, int):
+        return min(limit or math.inf, scheduled)
+    return limit or 0.0
+
+
+def _off(window: TimeWindow | None, paused: bool) -> str:
+    if paused:
+        return "paused by rumpx ctl"
+    if window is None or window.limit != "off":
+        return ""
+    if math.isinf(window.until):
+        return "off by the timetable"
+    return f"off by the timetable until {time.strftime('%a %H:%M', time.localtime(window.until))}"
+
+
+def _rates_in_words(rates: Pace) -> list[str]:
+    words = []
+    if rates.keys:
+        words.append(f"held to {rates.keys:,.0f} keys/s")
+    if rates.payload:
+        words.append(f"held to {rates.payload / 2**20:,.4g} MiB/s")
+    if rates.ops:
+        words.append(f"held to {rates.ops:,.0f} commands/s")
+    return words
+
+
+def adapt(share: Share, seen: Seen, limits: Limits, full: Full, now: float) -> Share:
+    """The share after what was seen."""
+    excesses = list(_excesses(seen, limits))
+    if not excesses:
+        return Share(1.0, now) if not _has_feedback(limits) else share
+    ratio, reason = max(excesses)
+    if ratio > _NEAR:
+        if now - share.cut < _SETTLE_SECONDS:
+            return replace(share, reason=reason)
+        value = max(_LOWEST * _one_batch(full), share.value * max(1 / 3, _AIM / ratio))
+        return Share(min(value, share.value), now, now, reason)
+    if share.value == 1 or now - share.changed < _GROW_SECONDS:
+        return replace(share, reason=reason)
+    grown = 1.25 * share.value + 0.01 if ratio < _CALM else 1.05 * share.value
+    return replace(share, value=min(1.0, grown), changed=now, reason=reason)
+
+
+def _one_batch(full: Full) -> float:
+    """The share at which one batch of the fewest keys is under way."""
+    return min(1.0, _FEWEST_KEYS / (full.pipeline_keys * full.batches))
+
+
+def _has_feedback(limits: Limits) -> bool:
+    return any(
+        limit is not None
+        for limit in (
+            limits.max_source_latency,
+            limits.max_target_latency,
+            limits.max_source_cpu,
+            limits.max_source_memory,
+        )
+    )
+
+
+def _excesses(seen: Seen, limits: Limits) -> Iterable[tuple[float, str]]:
+    """Of each limit that can be told: how much of it is used, and that in words."""
+    for side, value, limit in (
+        ("source", seen.source_latency, limits.max_source_latency),
+        ("target", seen.target_latency, limits.max_target_latency),
+    ):
+        if value is not None and limit is not None:
+            yield value / limit, _in_words(
+                f"{side} latency", f"{value * 1e3:.1f} ms", f"{limit * 1e3:g} ms", value > limit
+            )
+    for what, value, limit in (
+        ("source CPU", seen.source_cpu, limits.max_source_cpu),
+        ("source memory", seen.source_memory, limits.max_source_memory),
+    ):
+        if value is not None and limit is not None:
+            # What memory there is does not shrink by waiting: any excess cuts deeply.
+            ratio = 3.0 if what == "source memory" and value > limit else value / limit
+            yield ratio, _in_words(what, f"{value:.0%}", f"{limit:.0%}", value > limit)
+
+
+def _in_words(what: str, value: str, limit: str, above: bool) -> str:
+    return f"held by {what} {value} > {limit}" if above else f"held by {what} {value} of {limit}"
+
+
+def settings(full: Full, share: float, rates: Pace, payload: float) -> Decision:
+    """What may be under way with a share, within rates.
+
+    Args:
+        payload: mean bytes of a key's payload, 0 if unknown.
+    """
+    root = math.sqrt(share)
+    pipeline = max(min(_FEWEST_KEYS, full.pipeline_keys), int(full.pipeline_keys * root))
+    batch = max(pipeline, int(full.batch_keys * root))
+    batches = max(1, int(full.batches * root))
+    scan_count = max(_FEWEST_KEYS, int(full.scan_count * root))
+    keys_rate = min(
+        rates.keys or math.inf,
+        rates.ops / 3 or math.inf,
+        rates.payload / payload if rates.payload and payload else math.inf,
+    )
+    if math.isfinite(keys_rate):
+        pipeline = min(pipeline, max(1, int(keys_rate * QUANTUM)))
+        ahead = keys_rate * (_AHEAD_SECONDS + 2 * full.way)
+        batch = pipeline
+        batches = min(batches, max(1, math.ceil(ahead / pipeline)))
+        scan_count = min(scan_count, max(_FEWEST_KEYS, batch))
+    slowness = min(1.0, _LOWEST * _one_batch(full) / share)
+    wait = _LONGEST_WAIT * slowness if share < _one_batch(full) else 0.0
+    unhindered = pipeline == full.pipeline_keys
+    chunk_bytes = max(1, int(rates.payload * QUANTUM)) if rates.payload else 0
+    pace = replace(
+        rates, pipeline_keys=0 if unhindered else pipeline, chunk_bytes=chunk_bytes
+    )
+    return Decision(
+        scan_count, max(1, int(full.scans * root)), batch, batches, wait, pace, ""
+    )
+
+
+@dataclass(slots=True)
+class _Cpu:
+    at: float
+    seconds: float
+    share: float | None = None
+
+
+@dataclass(slots=True)
+class Governor:
+    """Keeps what was observed, and decides.
+
+    Args:
+        full: what an unhindered run has under way.
+        limits: may be set anew while the run goes on.
+        timetable: None for always.
+    """
+
+    full: Full
+    limits: Limits
+    timetable: Timetable | None = None
+    paused: bool = False
+    _share: Share = Share()
+    _window: TimeWindow | None = None
+    _felt: dict[NodeName, Window] = field(default_factory=dict)
+    _used: dict[NodeName, Used] = field(default_factory=dict)
+    _cpu: dict[NodeName, _Cpu] = field(default_factory=dict)
+
+    def observe(self, told: Felt | Used) -> None:
+        """Something was felt."""
+        if isinstance(told, Felt):
+            self._felt.setdefault(told.node, Window()).add(told.at, told.above)
+            return
+        before = self._cpu.get(told.node)
+        share = None
+        if before and told.at > before.at and told.cpu >= before.seconds:
+            share = (told.cpu - before.seconds) / (told.at - before.at)
+        self._cpu[told.node] = _Cpu(told.at, told.cpu, share)
+        self._used[told.node] = told
+
+    def used(self, side: Side) -> list[Used]:
+        """The last word on each node of a side."""
+        return [used for node, used in self._used.items() if node[0] == side]
+
+    def latency(self, side: Side, now: float, since: float = -math.inf) -> float | None:
+        """Of the worst node of a side, in seconds above its best."""
+        values = [
+            value
+            for node, felt in self._felt.items()
+            if node[0] == side and (value := felt.value(now, since)) is not None
+        ]
+        return max(values, default=None)
+
+    def decide(self, now: float, wall: float, payload: float) -> Decision:
+        """What may be under way now.
+
+        Args:
+            now, wall: `time.monotonic()` and `time.time()`.
+            payload: mean bytes of a key's payload, 0 if unknown.
+        """
+        if self.timetable and not (self._window and wall < self._window.until):
+            self._window = self.timetable.at(wall)
+        seen = replace(self._seen(now), payload=payload)
+        self._share, decision = decide(
+            self._share, seen, self.limits, self._window, self.paused, self.full, now
+        )
+        return decision
+
+    def _seen(self, now: float) -> Seen:
+        cut = self._share.cut
+        cpus = [
+            cpu.share
+            for node, cpu in self._cpu.items()
+            if node[0] == "source" and cpu.share is not None
+        ]
+        memories = [u.memory / u.max_memory for u in self.used("source") if u.max_memory]
+        return Seen(
+            self.latency("source", now, cut),
+            self.latency("target", now, cut),
+            max(cpus, default=None),
+            max(memories, default=None),
+        )

@@ -1,0 +1,135 @@
+"""What the coordinator tells all workers at any moment, and the rates that they share.
+
+Forty bytes or so of memory that all processes map: the coordinator writes how large a pipeline may
+be and at which rates keys, payload bytes and commands may be asked for; a worker looks there before
+each pipeline. So a limit holds for all of them together, whoever has work, and a change is felt at
+once, also by batches that were given out before.
+
+Rates are kept by virtual scheduling: for each there is a *due* time, on the system's monotonic
+clock, at which the next may be sent. Who wants to send `n` moves it on by n/rate, and waits until
+what it was before::
+
+    turn = max(due, now - _SLACK);  due = turn + n / rate;  wait = turn - now
+
+Nothing is saved up beyond `_SLACK` seconds, which makes up for processes that wake late; with
+pipelines of at most `QUANTUM` seconds' worth, no second sees more than 1.1 times the rate. A value
+that is larger than that has its turn like any other, and those behind it wait until it is paid off.
+Payload bytes are guessed first and corrected when they are known.
+
+The lock around it is the kernel's, on the file behind the memory: it goes when its holder dies.
+
+Not promised: order among those who wait.
+
+Source of the scheme: the generic cell rate algorithm, ITU-T I.371 (03/2004), annex A.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import struct
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from multiprocessing import reduction
+from typing import Any, Final
+
+# Seconds' worth of a rate that one pipeline may hold, and that may be made up for.
+QUANTUM: Final = 0.03
+_SLACK: Final = 0.05
+_PACE: Final = struct.Struct("=6d")
+_DUE: Final = struct.Struct("=3d")
+_SIZE: Final = _PACE.size + _DUE.size
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast workers may go. 0 means without limit.
+
+    Attributes:
+        keys, payload, ops: a second, all workers together.
+        pipeline_keys: keys in one pipeline.
+        chunk_bytes: bytes of payload in one pipeline; a larger value goes alone.
+        hurry: what is in flight is to land at once, whatever the rates.
+    """
+
+    keys: float = 0.0
+    payload: float = 0.0
+    ops: float = 0.0
+    pipeline_keys: int = 0
+    chunk_bytes: int = 0
+    hurry: bool = False
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is a rate to be kept."""
+        return not self.hurry and bool(self.keys or self.payload or self.ops)
+
+
+class Throttle:
+    """The shared memory. Made by the coordinator; given to a worker as it starts."""
+
+    def __init__(self) -> None:
+        self._descriptor, name = tempfile.mkstemp()
+        os.unlink(name)  # so that nothing is left behind by whoever is killed
+        os.ftruncate(self._descriptor, _SIZE)
+        self._open()
+
+    def _open(self) -> None:
+        self._memory = mmap.mmap(self._descriptor, _SIZE)
+        self._lock = threading.Lock()  # the kernel's lock does not hold between threads
+
+    def __getstate__(self) -> Any:
+        return reduction.DupFd(self._descriptor)
+
+    def __setstate__(self, descriptor: Any) -> None:
+        self._descriptor = descriptor.detach()
+        self._open()
+
+    def set(self, pace: Pace) -> None:
+        """From now on all go at this pace."""
+        _PACE.pack_into(
+            self._memory,
+            0,
+            pace.keys,
+            pace.payload,
+            pace.ops,
+            pace.pipeline_keys,
+            pace.chunk_bytes,
+            pace.hurry,
+        )
+
+    def pace(self) -> Pace:
+        """The pace now."""
+        keys, payload, ops, pipeline_keys, chunk_bytes, hurry = _PACE.unpack_from(self._memory)
+        return Pace(keys, payload, ops, int(pipeline_keys), int(chunk_bytes), bool(hurry))
+
+    def take(self, *, keys: int = 0, payload: float = 0, ops: int = 0) -> float:
+        """Take a turn; returns the seconds to wait for it. A negative `payload` gives back what was
+        guessed too high, and one of its own pays for what was guessed too low."""
+        pace = self.pace()
+        if not pace.limited:
+            return 0.0
+        now = time.monotonic()
+        wait = 0.0
+        with self._lock:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
+            try:
+                due = list(_DUE.unpack_from(self._memory, _PACE.size))
+                asked = ((keys, pace.keys), (payload, pace.payload), (ops, pace.ops))
+                for number, (amount, rate) in enumerate(asked):
+                    if amount and rate:
+                        turn = max(due[number], now - _SLACK)
+                        due[number] = turn + amount / rate
+                        wait = max(wait, turn - now)
+                _DUE.pack_into(self._memory, _PACE.size, *due)
+            finally:
+                fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+        return wait
+
+    def close(self) -> None:
+        """Free the memory; in the coordinator, when all workers have ended."""
+        self._memory.close()
+        os.close(self._descriptor)

@@ -1,0 +1,260 @@
+"""Replicas that are read in the place of their primaries: which, and whether they may be trusted.
+
+A replica is fit to be read if its link to its primary is up and it has got as far in the primary's
+history as that was at the start (`Origin`). What is read there then is what the primary had at some
+moment since: a key that was there at the start and was not deleted is found, also if the replica
+falls behind later.
+
+1. The primary's INFO gives its replication id and offset, and, where there is no cluster, its
+   replicas. (A cluster's are in its topology.)
+2. All replicas are asked until one is fit: the one that is read already if it is attached, else
+   whichever has caught up first. That takes a few seconds at most; if none is attached, none.
+3. Each new connection to it proves it anew (`prove`), and so does the end of each walk. A replica
+   that is not fit counts as unreachable: whoever reads there looks for another place.
+
+**Full resynchronisations** empty a replica and fill it anew within the same process, so that its
+`run_id` stays and a cursor of before has missed keys. What tells of them is the number of the
+replica's own connection from its primary in CLIENT LIST: on Redis 6.2 and 7.0, Valkey 8.1 and 9.1,
+with `repl-diskless-load swapdb` and dual channels too, a partial resynchronisation keeps it and a
+full one never does. (`master_replid` stays, offsets only grow, `sync_full` counts the primary's
+other replicas as well.) It is joined to the `run_id`: together they are the replica's identity,
+which a cursor belongs to.
+
+Not promised: to notice a full resynchronisation where CLIENT LIST is refused; that a value is of
+the last second, since a replica whose link is up may still be behind; to find keys that somebody
+deletes on the replica itself, having detached it, and gives back by attaching it again.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Collection, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Final
+
+from rumpx.errors import ConnectionLost, NoReplica, RumpxError
+from rumpx.job import Address, format_address
+from rumpx.servers.dial import Dialer
+from rumpx.servers.probe import info_fields
+from rumpx.servers.resp import Connection
+from rumpx.servers.topology import Node, Origin, Topology, read_topology
+
+_CATCH_UP_SECONDS: Final = 5.0
+_PAUSE: Final = 0.02
+_QUESTIONS: Final = (
+    ("INFO", "server"),
+    ("INFO", "replication"),
+    ("CLIENT", "LIST", "TYPE", "master"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a server says of its part in replication.
+
+    Attributes:
+        link: the number of the connection from its primary; "" without one, or if it is not told.
+        attached: whether that link is up.
+        histories: the replication ids of the history it has, the present one first.
+        offset: how far it has got in that, in bytes.
+        replicas: those that are connected to it.
+    """
+
+    run_id: str
+    role: str
+    link: str
+    attached: bool
+    histories: tuple[str, ...]
+    offset: int
+    replicas: tuple[Address, ...]
+
+    @property
+    def identity(self) -> str:
+        """The process and its dataset: what a cursor belongs to; "" where run_id is not told."""
+        return f"{self.run_id}:{self.link}" if self.run_id else ""
+
+
+def read_state(connection: Connection) -> State | None:
+    """Ask a server for its state; None where INFO is refused.
+
+    Raises:
+        ConnectionLost: it does not answer.
+    """
+    *infos, clients = connection.call_many(_QUESTIONS)
+    fields: dict[str, str] = {}
+    for info in infos:
+        if not isinstance(info, bytes):
+            return None
+        fields |= info_fields(info.decode(errors="replace"))
+    is_replica = fields.get("role") == "slave"
+    link = re.match(rb"id=(\d+)", clients) if isinstance(clients, bytes) else None
+    return State(
+        run_id=fields.get("run_id", ""),
+        role=fields.get("role", ""),
+        link=link[1].decode() if link else "",
+        attached=fields.get("master_link_status") == "up",
+        histories=(fields.get("master_replid", ""), fields.get("master_replid2", "")),
+        offset=int(fields.get("slave_repl_offset" if is_replica else "master_repl_offset", -1)),
+        replicas=tuple(
+            (place["ip"], int(place["port"]))
+            for name, value in fields.items()
+            if re.fullmatch(r"slave\d+", name)
+            and "ip" in (place := dict(re.findall(r"(\w+)=([^,]*)", value)))
+        ),
+    )
+
+
+def read_places(
+    dialer: Dialer, known: Iterable[Address] = (), before: Iterable[Address | None] = ()
+) -> Topology:
+    """The topology with the address at which each node is to be read: its primary's or a replica's.
+
+    Args:
+        known: as for `read_topology`.
+        before: addresses that are read already, and are stayed with if they are fit.
+
+    Raises:
+        NoReplica: a node has no replica that is fit, and its primary is not to be read.
+        ConnectionLost, SourceUnusable, TargetUnusable: as `read_topology`, of any primary.
+    """
+    topology = read_topology(dialer, known)
+    if dialer.read_from == "primary":
+        return topology
+    before = frozenset(before)
+    places = [read_place(dialer, node, before) for node in topology.nodes]
+    nodes, notes = zip(*places, strict=True)
+    return replace(topology, nodes=nodes, notes=tuple(filter(None, notes)))
+
+
+def read_place(
+    dialer: Dialer, node: Node, before: Collection[Address | None]
+) -> tuple[Node, str]:
+    """A primary with the address at which it is to be read, and why that is its own.
+
+    Raises:
+        NoReplica, ConnectionLost: as `read_places`.
+    """
+    if dialer.read_from == "primary":
+        return node, ""
+    try:
+        return _by_replica(dialer, node, before), ""
+    except NoReplica as error:
+        if dialer.read_from == "replica":
+            raise
+        return node, f"{error} Its primary is read."
+
+
+def _by_replica(dialer: Dialer, node: Node, before: Collection[Address | None]) -> Node:
+    name = node.label(str(dialer.endpoint))
+    primary = _ask_primary(dialer, node.address)
+    if primary is None:
+        raise NoReplica(f"The source's node {name} refuses INFO, which tells how far replicas are.")
+    if primary.role == "slave":
+        raise NoReplica(
+            f"The source's node {name} is a replica itself, so how far it is behind is not known."
+        )
+    origin = Origin(node.address, primary.histories[0], primary.offset)
+    named = node.replicas
+    if not node.slots:  # a primary names only those that are connected to it
+        named = tuple(dict.fromkeys([*primary.replicas, *filter(None, before)]))
+    faults: dict[Address, str] = {}
+    with ExitStack() as stack:
+        connections: dict[Address, Connection] = {}
+        for address in named:
+            try:
+                connections[address] = dialer.connect(address)
+                stack.callback(connections[address].close)
+            except RumpxError:
+                faults[address] = "cannot be reached"
+        until = time.monotonic() + _CATCH_UP_SECONDS
+        while True:
+            states = {address: _ask(connections[address]) for address in connections}
+            attached = [address for address in states if _follows(states[address], origin)]
+            for address, state in states.items():
+                strange = "" if address in attached else "has another primary"
+                faults[address] = _fault(state, origin) or strange
+            fit = [address for address in attached if not faults[address]]
+            over = not attached or time.monotonic() > until
+            # Who is read already is waited for: to read elsewhere is to begin anew.
+            mine = [address for address in attached if address in before] or fit
+            if fit and (over or set(mine) & set(fit)):
+                chosen = min(fit, key=lambda address: (address not in before, address))
+                return replace(node, address=chosen, origin=origin)
+            if over:
+                break
+            time.sleep(_PAUSE)
+    known = [f"{format_address(address)} {fault}" for address, fault in faults.items()]
+    raise NoReplica(
+        f"The source's node {name} has no replica that can be read: "
+        f"{'; '.join(known) or 'it has none at all'}."
+    )
+
+
+def _ask_primary(dialer: Dialer, address: Address | None) -> State | None:
+    connection = dialer.connect(address)
+    try:
+        return read_state(connection)
+    finally:
+        connection.close()
+
+
+def _ask(connection: Connection) -> State | None:
+    try:
+        return read_state(connection)
+    except ConnectionLost:
+        return None
+
+
+def _follows(state: State | None, origin: Origin) -> bool:
+    """Whether a server is attached to the primary's history, though perhaps behind."""
+    return bool(state and state.attached and origin.history in state.histories)
+
+
+def _fault(state: State | None, origin: Origin) -> str:
+    """Why a server cannot be read as a replica of that origin; "" if it can."""
+    if state is None:
+        return "does not answer INFO"
+    if state.role != "slave":
+        return "is not a replica any more"
+    if not state.attached:
+        return "has lost the link to its primary"
+    # A history that began later holds nothing that is older than the start.
+    if origin.history in state.histories and state.offset < origin.offset:
+        return f"is {origin.offset - state.offset:,} bytes behind its primary"
+    return ""
+
+
+def prove(connection: Connection, origin: Origin) -> str:
+    """The identity of a replica, which must be fit to be read.
+
+    Raises:
+        ConnectionLost: it is not, or does not answer; the connection is closed then.
+    """
+    state = read_state(connection)
+    fault = _fault(state, origin)
+    if state is None or fault:
+        connection.close()
+        raise ConnectionLost(f"The source's replica at {connection.name} {fault}.")
+    return state.identity
+
+
+def catch_up(dialer: Dialer, connection: Connection, origin: Origin) -> None:
+    """Wait until a replica has all that its primary has now.
+
+    Raises:
+        ConnectionLost: it has not after a few seconds, or one of them does not answer.
+    """
+    primary = _ask_primary(dialer, origin.primary)
+    until = time.monotonic() + _CATCH_UP_SECONDS
+    while primary and primary.role != "slave" and time.monotonic() < until:
+        now = Origin(origin.primary, primary.histories[0], primary.offset)
+        state = read_state(connection)
+        if _follows(state, now) and not _fault(state, now):
+            return
+        time.sleep(_PAUSE)
+    connection.close()
+    raise ConnectionLost(
+        f"The source's replica at {connection.name} has not caught up with its primary."
+    )

@@ -1,0 +1,392 @@
+"""The governor's decisions as pure functions: shares, settings, rates, latency, room."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rumpx.copy.governor import (
+    Decision,
+    Full,
+    Governor,
+    Seen,
+    Share,
+    adapt,
+    decide,
+    settings,
+)
+from rumpx.copy.latency import Best, Window, with_omitted
+from rumpx.copy.observer import Felt, Used
+from rumpx.copy.room import Growth, at_the_end, overflows
+from rumpx.copy.throttle import QUANTUM, Pace
+from rumpx.errors import UsageError
+from rumpx.job import Limits
+from rumpx.limits import READERS, in_words, limits_with
+from rumpx.timetable import Window as TimeWindow
+from rumpx.timetable import parse_timetable
+
+FULL = Full(scan_count=500, scans=4, batch_keys=1000, pipeline_keys=200, batches=12)
+WHOLE = Share(1.0)
+STEP = 0.1
+LIMIT = 0.005
+
+shares = st.floats(1e-6, 1.0)
+rates = st.one_of(st.just(0.0), st.floats(1, 1e7))
+paces = st.builds(Pace, rates, st.one_of(st.just(0.0), st.floats(1024, 1e10)), rates)
+fulls = st.builds(
+    Full,
+    scan_count=st.integers(1, 2000),
+    scans=st.integers(1, 32),
+    batch_keys=st.integers(1, 10_000),
+    pipeline_keys=st.integers(1, 10_000),
+    batches=st.integers(1, 5000),
+    way=st.floats(0, 1),
+)
+maybe = st.one_of(st.none(), st.floats(0, 2))
+seen = st.builds(Seen, maybe, maybe, maybe, maybe, st.floats(0, 1e8))
+limits = st.builds(
+    Limits,
+    max_source_latency=st.one_of(st.none(), st.floats(0.0001, 1)),
+    max_target_latency=st.one_of(st.none(), st.floats(0.0001, 1)),
+    max_keys_per_sec=st.one_of(st.none(), st.floats(1, 1e6)),
+    max_bytes_per_sec=st.one_of(st.none(), st.floats(1024, 1e9)),
+    max_ops_per_sec=st.one_of(st.none(), st.floats(10, 1e6)),
+    max_source_cpu=st.one_of(st.none(), st.floats(0.01, 1)),
+    max_source_memory=st.one_of(st.none(), st.floats(0.01, 1)),
+)
+
+
+def run(
+    latencies: list[float | None],
+    share: Share = WHOLE,
+) -> list[tuple[Share, Decision]]:
+    """Decide once a step, with these latencies of the source seen."""
+    decided = []
+    for number, latency in enumerate(latencies):
+        share, decision = decide(
+            share, Seen(latency), Limits(), None, False, FULL, 100 + number * STEP
+        )
+        decided.append((share, decision))
+    return decided
+
+
+# --- what always holds ----------------------------------------------------------------------
+
+
+@given(full=fulls, share=shares, pace=paces, payload=st.floats(0, 1e8))
+def test_settings_are_never_nothing_and_never_too_much(
+    full: Full, share: float, pace: Pace, payload: float
+) -> None:
+    made = settings(full, share, pace, payload)
+
+    assert 1 <= made.batches_in_flight <= full.batches
+    assert 1 <= made.scans_in_flight <= full.scans
+    assert made.batch_keys >= 1 and made.scan_count >= 1
+    assert 0 <= made.wait <= 0.02
+    assert 0 <= made.pace.pipeline_keys <= full.pipeline_keys
+    assert (made.pace.keys, made.pace.payload, made.pace.ops) == (pace.keys, pace.payload, pace.ops)
+    pipeline = made.pace.pipeline_keys or full.pipeline_keys
+    assert pipeline <= max(1, QUANTUM * (pace.keys or math.inf)), "no lumps"
+    assert made.pace.chunk_bytes <= max(1, QUANTUM * pace.payload)
+
+
+@given(
+    full=fulls,
+    steps=st.lists(st.tuples(seen, limits, st.booleans(), st.floats(0.01, 5)), max_size=30),
+)
+def test_whatever_is_seen_a_run_goes_on(
+    full: Full, steps: list[tuple[Seen, Limits, bool, float]]
+) -> None:
+    share, now = Share(), 0.0
+    for found, wanted, paused, wait in steps:
+        now += wait
+        share, decision = decide(share, found, wanted, None, paused, full, now)
+        assert 0 < share.value <= 1
+        assert decision.off == paused
+        assert (decision.batches_in_flight == 0) == paused
+        if share.value == 1 and not paused:
+            assert "latency" not in decision.reason, "nothing holds it"
+
+
+@given(full=fulls)
+def test_without_limits_all_is_full(full: Full) -> None:
+    wanted = Limits(max_source_latency=None)
+
+    _, decision = decide(Share(0.01), Seen(1.0, 1.0, 1.0, 1.0), wanted, None, False, full, 0.0)
+
+    assert decision.batches_in_flight == full.batches
+    assert decision.scans_in_flight == full.scans
+    assert decision.scan_count >= full.scan_count
+    assert decision.pace == Pace() and decision.wait == 0 and decision.reason == ""
+
+
+@given(st.lists(shares, min_size=2, max_size=2), fulls)
+def test_a_smaller_share_asks_for_less(values: list[float], full: Full) -> None:
+    less, more = (settings(full, share, Pace(), 0.0) for share in sorted(values))
+
+    assert less.batches_in_flight <= more.batches_in_flight
+    assert less.scans_in_flight <= more.scans_in_flight
+    assert less.batch_keys <= more.batch_keys and less.scan_count <= more.scan_count
+    assert less.wait >= more.wait
+
+
+# --- feedback -------------------------------------------------------------------------------
+
+
+def test_it_backs_off_within_two_seconds() -> None:
+    decided = run([4 * LIMIT] * 20)
+
+    share, decision = decided[-1]
+    assert share.value < 0.02
+    assert decision.batches_in_flight == 1
+    assert decision.reason == "held by source latency 20.0 ms > 5 ms"
+
+
+def test_at_its_slowest_it_sends_ten_keys_at_a_time_with_pauses() -> None:
+    _, decision = run([1.0] * 100)[-1]
+
+    assert decision.pace.pipeline_keys == 10
+    assert decision.batches_in_flight == decision.scans_in_flight == 1
+    assert decision.scan_count <= 16
+    assert decision.wait == pytest.approx(0.02)
+
+
+def test_it_is_back_within_five_seconds() -> None:
+    slowest = run([1.0] * 100)[-1][0]
+    # What the window of a second still holds of before.
+    decided = run([1.0] * 10 + [0.0001] * 40, replace(slowest, cut=99.9, changed=99.9))
+
+    share, decision = decided[-1]
+    assert share.value == 1 and decision.reason == ""
+
+
+def test_it_is_not_stuck_where_others_make_the_latency() -> None:
+    """Between half of the limit and 90 % it grows, slowly."""
+    decided = run([0.7 * LIMIT] * 300, Share(0.01))
+
+    assert decided[50][0].value > 0.01
+    assert decided[-1][0].value > 0.1
+    assert "3.5 ms of 5 ms" in decided[50][1].reason
+
+
+def test_a_cut_is_judged_by_what_it_did() -> None:
+    """Not twice for what was felt before it had any effect."""
+    shares_after = [share.value for share, _ in run([2 * LIMIT] * 3)]
+
+    assert shares_after[0] < 1 and shares_after[0] == shares_after[1] == shares_after[2]
+
+
+def test_until_something_is_felt_half_of_it_goes() -> None:
+    share, decision = run([None] * 50, Share())[-1]
+
+    assert share.value == 0.5 and decision.batches_in_flight < FULL.batches
+
+
+@pytest.mark.parametrize(("each", "least"), [(0.02, 0.5), (0.2, 0.02), (2.0, 0.001)])
+def test_it_settles_below_the_limit(each: float, least: float) -> None:
+    """A server whose latency grows with what is under way: ms for each whole share, and noise."""
+    rng = random.Random(1)
+    share, over, values = Share(), 0, []
+    for step in range(600):
+        latency = each * share.value * rng.uniform(0.8, 1.2)
+        share = adapt(share, Seen(latency), Limits(), FULL, step * STEP)
+        if step > 50:
+            over += latency > LIMIT
+            values.append(share.value)
+    assert over <= 0.05 * len(values)
+    assert sum(values) / len(values) > 0.5 * min(1.0, LIMIT / each), "and not far below"
+    assert min(values) > least / 4
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "reason"),
+    [
+        (Seen(target_latency=0.03), Limits(max_target_latency=0.01), "target latency 30.0 ms > 10"),
+        (Seen(source_cpu=0.8), Limits(max_source_cpu=0.6), "held by source CPU 80% > 60%"),
+        (Seen(source_memory=0.95), Limits(max_source_memory=0.9), "source memory 95% > 90%"),
+        (Seen(0.02, 0.5), Limits(max_target_latency=1.0), "source latency 20.0 ms > 5 ms"),
+    ],
+)
+def test_each_limit_holds_and_is_named(found: Seen, wanted: Limits, reason: str) -> None:
+    share, decision = decide(Share(1.0), found, wanted, None, False, FULL, 1.0)
+
+    assert share.value < 1
+    assert reason in decision.reason
+
+
+# What a PING took above its best, in ms, ten times a second: a copy of a million keys on two
+# cores, into which redis-benchmark with 50 clients fell for four seconds.
+RECORDED = [
+    *(1.1, 1.2, 2.0, 2.0, 2.4, 2.6, 3.1, 3.0, 2.8, 3.9, 4.2, 4.1, 3.3, 3.6, 3.9, 2.8, 3.1, 3.8),
+    *(9.5, 12.8, 13.2, 13.2, 12.7, 15.6, 15.6, 14.1, 11.0, 12.2, 10.1, 9.9, 11.3, 13.0, 8.7, 9.0),
+    *(10.4, 11.0, 12.9, 9.7, 8.8, 9.9, 10.7, 11.5, 9.1, 8.4, 9.9, 10.2, 8.9, 9.3, 10.0, 9.6, 9.8),
+    *(9.6, 9.6, 9.6, 9.6, 8.9, 8.9, 8.9, 1.9, 1.1, 0.9, 0.8, 1.0, 0.9, 0.8, 1.1, 1.3, 1.2, 1.0),
+    *(0.9, 1.2, 1.4, 1.3, 1.6, 1.8, 1.7, 1.9, 2.2, 2.0, 2.3, 2.1, 2.4, 2.3, 2.2, 2.4, 2.1, 2.3),
+]
+
+
+def test_recorded_observations() -> None:
+    decided = run([ms / 1000 for ms in RECORDED], Share())
+
+    values = [share.value for share, _ in decided]
+    begins = next(n for n, ms in enumerate(RECORDED) if ms > 9)
+    ends = max(n for n, ms in enumerate(RECORDED) if ms > 8)
+    assert values[begins - 1] == 1
+    assert values[begins + 20] < 0.1, "two seconds after it began"
+    assert values[min(ends + 50, len(values) - 1)] > 0.9, "soon after it ended"
+
+
+# --- the governor itself --------------------------------------------------------------------
+
+
+def test_the_worst_node_counts_and_each_has_its_own_window() -> None:
+    governor = Governor(FULL, Limits())
+    for number, worst in enumerate((0.001, 0.02, 0.003)):
+        node = ("source", ("127.0.0.1", number))
+        governor.observe(Felt(node, 10.0, (worst, worst / 2), 0.0001))  # type: ignore[arg-type]
+
+    assert governor.latency("source", 10.1) == pytest.approx(0.01)
+    assert governor.latency("target", 10.1) is None
+    assert governor.latency("source", 11.5) is None, "a second later it is no more"
+
+
+def test_cpu_is_what_was_used_between_two_words() -> None:
+    governor = Governor(FULL, Limits(max_source_latency=None, max_source_cpu=0.5))
+    node = ("source", None)
+    for at, cpu in ((1.0, 50.0), (2.0, 50.9)):
+        governor.observe(Used(node, at, cpu, 0, 0))  # type: ignore[arg-type]
+
+    decision = governor.decide(2.0, 0.0, 0.0)
+
+    assert decision.reason == "held by source CPU 90% > 50%"
+
+
+def test_off_by_the_timetable_and_by_the_user() -> None:
+    governor = Governor(FULL, Limits(), parse_timetable("00:00,off 12:00,1MiB", "UTC"))
+    noon = 12 * 3600.0
+
+    assert governor.decide(0.0, noon - 60, 0.0).off
+    assert "off by the timetable until" in governor.decide(0.0, noon - 60, 0.0).reason
+    later = governor.decide(0.0, noon + 60, 0.0)
+    assert not later.off and later.pace.payload == 2**20
+    governor.paused = True
+    assert governor.decide(0.0, noon + 60, 0.0).reason == "paused by rumpx ctl"
+
+
+def test_of_two_rates_the_lower_one_holds() -> None:
+    window = TimeWindow(2**20, -math.inf, math.inf)
+    for given_rate, held in ((2**19, 2**19), (2**21, 2**20), (None, 2**20)):
+        wanted = Limits(max_bytes_per_sec=given_rate)
+        _, decision = decide(Share(), Seen(), wanted, window, False, FULL, 0.0)
+        assert decision.pace.payload == held
+
+
+# --- latency --------------------------------------------------------------------------------
+
+
+def test_the_second_highest_of_the_last_second() -> None:
+    window = Window()
+    for tenth in range(20):
+        window.add(tenth / 10, (0.001, 0.0005))
+    window.add(2.0, (0.5, 0.004))
+
+    assert window.value(2.0) == 0.004, "one late packet is nothing"
+    window.add(2.1, (0.3,))
+    assert window.value(2.1) == 0.3
+    assert window.value(2.1, since=2.05) is None, "one probe says nothing"
+    assert window.value(3.3) is None
+
+
+def test_a_stall_is_not_one_sample_of_fifty() -> None:
+    assert list(with_omitted(0.1, 0.02)) == pytest.approx([0.1, 0.08, 0.06, 0.04, 0.02], abs=1e-9)
+    assert list(with_omitted(0.001, 0.02)) == [0.001]
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.floats(1e-5, 10)), min_size=1, max_size=60))
+def test_the_best_of_the_last_ten_minutes(waits: list[tuple[float, float]]) -> None:
+    best, now, told = Best(), 0.0, []
+    for wait, took in waits:
+        now += wait
+        best.add(now, took)
+        told.append((now, took))
+    lately = min(took for at, took in told if at > now - 540)
+    ever = min(took for at, took in told if at >= now - 660)
+
+    assert ever <= best.value <= lately, "it forgets a minute at a time"
+
+
+# --- room -----------------------------------------------------------------------------------
+
+
+def test_growth_goes_on_as_it_began() -> None:
+    assert at_the_end(Growth(100, 300, 0), 0.0, 0.5) == 500
+    assert at_the_end(Growth(100, 300, 0), 0.5, 0.75) == 500, "a run that goes on"
+    assert not overflows(Growth(100, 300, 0), 0.0, 0.1, 1.0), "no maxmemory, no limit"
+    assert overflows(Growth(100, 300, 1000), 0.0, 0.1, 1.0)
+    assert not overflows(Growth(100, 300, 3000), 0.0, 0.1, 1.0)
+    assert overflows(Growth(100, 300, 3000), 0.0, 0.1, 0.5)
+    assert overflows(Growth(100, 1000, 1000), 0.0, 0.01, 1.0), "full is full"
+
+
+@given(
+    size=st.integers(10_000, 10**9),
+    room=st.floats(0.1, 10),
+    done=st.floats(0.03, 0.99),
+    before=st.integers(0, 10**9),
+)
+def test_even_growth_is_judged_rightly(size: int, room: float, done: float, before: int) -> None:
+    """Said only where it does not fit, and always where it is far from fitting."""
+    growth = Growth(before, before + int(size * done), before + int(size * room))
+    said = overflows(growth, 0.0, done, 1.0)
+
+    if room > 1.001:
+        assert not said
+    if before == 0 and room < 0.75:
+        assert said
+
+
+# --- limits by name -------------------------------------------------------------------------
+
+
+def test_limits_are_read_and_written() -> None:
+    given_words = {
+        "max-source-latency": "2ms",
+        "max-target-latency": "10ms",
+        "max-keys-per-sec": "5000",
+        "max-bytes-per-sec": "20MiB",
+        "max-ops-per-sec": "20000",
+        "max-source-cpu": "60%",
+        "max-source-memory": "90%",
+        "max-target-memory": "80%",
+    }
+    assert list(given_words) == list(READERS)
+    made = limits_with(Limits(), given_words.items())
+
+    assert made.max_source_latency == 0.002 and made.max_bytes_per_sec == 20 * 2**20
+    assert in_words(made) == given_words
+    assert limits_with(made, [("max-keys-per-sec", "off")]).max_keys_per_sec is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max-keys-per-sec", "many"),
+        ("max-keys-per-sec", "0"),
+        ("max-keys-per-sec", "-5"),
+        ("max-source-cpu", "0%"),
+        ("max-source-cpu", "700%"),
+        ("max-source-latency", "5 parsecs"),
+        ("max-bytes-per-sec", "1"),
+        ("max-everything", "1"),
+    ],
+)
+def test_limits_that_cannot_be_meant(name: str, value: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        limits_with(Limits(), [(name, value)])
+
+    assert name in str(caught.value) and "\n" not in str(caught.value)
