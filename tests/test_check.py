@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from io import StringIO
 from typing import Any
@@ -19,12 +20,15 @@ import rumpx as package
 from rumpx.check.document import Checkup
 from rumpx.check.estimate import Distance, memory_needed, most_keys_a_second, seconds_needed
 from rumpx.check.payloads import LIFETIME
+from rumpx.check.sample import take_sample
 from rumpx.copy import prepare
 from rumpx.copy.plan import tune
 from rumpx.errors import UsageError
+from rumpx.job import Job, Scope, parse_endpoint
 from rumpx.report.checkup import Report
 from rumpx.servers.probe import ServerInfo, parse_info
 from rumpx.servers.resp import Connection
+from rumpx.servers.slots import SLOTS, key_slot
 from support import data
 from support.proxy import Proxy
 from support.raw import Raw
@@ -634,6 +638,20 @@ def test_a_sample_of_a_known_keyspace(server: StartServer, target: Server) -> No
     held = int(source.info("memory")["used_memory_dataset"])
     assert 0.7 * held < estimate["bytes"] < 1.5 * held
     assert 0.2 < estimate["quickest"] < estimate["slowest"] < 60
+
+
+def test_a_sample_comes_from_all_slots(cluster: StartCluster) -> None:
+    """On Valkey 9 a scan goes from slot to slot: its beginning would be the first few."""
+    source, target = cluster("9.1", primaries=1), cluster("9.1", primaries=1)
+    data.fill_mixed(source, 20_000)
+    job = Job(parse_endpoint(source.uri, "source"), parse_endpoint(target.uri, "target"))
+    plan = prepare.prepare(job)
+
+    sample = take_sample(plan.source, plan.databases, Scope(), 400)
+
+    quarters = Counter(key_slot(key.name) * 4 // SLOTS for key in sample.keys)
+    assert len(sample.keys) == len({key.name for key in sample.keys}) == 400
+    assert all(quarters[quarter] > 50 for quarter in range(4)), quarters
 
 
 def test_all_of_a_small_keyspace_is_seen(server: StartServer, target: Server) -> None:

@@ -11,6 +11,9 @@ that it must refuse):
 5. A target that holds keys needs a conflict policy.
 6. Plan partitions, tuned to the distance of both sides.
 
+These steps are a list, `STEPS`: a copy stops at the first that refuses, a check (`rumpx.check`)
+takes all that it can.
+
 Not promised: that a permission which holds for one key holds for all (ACLs go by key pattern);
 those keys fail one by one.
 """
