@@ -8,6 +8,10 @@ For tools that do not tell, it is the command's whole time.
 machine's mood is shared; the median round counts. A copy whose key count is wrong ends the
 benchmark.
 
+rumpx runs with `--max-source-latency off` (`TOP_SPEED`) unless it says "governed": by default it
+slows down where other clients of the source have to wait, and on few cores that is early. What it
+does by default is measured by `benchmarks.gentle`.
+
 `rump` and `redis-shake` (version 4) were not at hand when this was written: how they are called
 follows their documentation.
 """
@@ -33,6 +37,7 @@ from rumpx.copy.plan import tune
 RUMPX_PIPELINE: Final = tune(0.0, 0.0, keys=0, workers=1, nodes=1).pipeline_keys
 RUMPX_GROUP: Final = GROUP_KEYS
 LONG_PIPELINE: Final = 1000
+TOP_SPEED: Final = ("--max-source-latency", "off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +56,16 @@ class Round:
 Contender = Callable[[Side, Side], Round]
 
 
-def rumpx(*flags: str, proxied: tuple[str, str] | None = None) -> Contender:
+def rumpx(
+    *flags: str, proxied: tuple[str, str] | None = None, governed: bool = False
+) -> Contender:
     """The command as a user runs it.
 
     Args:
         proxied: URIs to give in the place of the sides' own.
+        governed: with the limits of its defaults, not at its top speed.
     """
+    limits = () if governed else TOP_SPEED
 
     def copy(source: Side, target: Side) -> Round:
         uris = proxied or (source.uri, target.uri)
@@ -64,7 +73,7 @@ def rumpx(*flags: str, proxied: tuple[str, str] | None = None) -> Contender:
             summary_path = Path(folder, "summary.json")
             command = [sys.executable, "-m", "rumpx", "--from", uris[0], "--to", uris[1]]
             command += ["--progress", "none", "--summary", str(summary_path)]
-            command += ["--state-dir", folder, *flags]
+            command += ["--state-dir", folder, *limits, *flags]
             cost = measure(command, source.servers, target.servers)
             summary = json.loads(summary_path.read_text(encoding="utf-8"))
         counts = summary["counts"]
