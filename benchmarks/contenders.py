@@ -57,13 +57,17 @@ Contender = Callable[[Side, Side], Round]
 
 
 def rumpx(
-    *flags: str, proxied: tuple[str, str] | None = None, governed: bool = False
+    *flags: str,
+    proxied: tuple[str, str] | None = None,
+    governed: bool = False,
+    with_gets: bool = True,
 ) -> Contender:
     """The command as a user runs it.
 
     Args:
         proxied: URIs to give in the place of the sides' own.
         governed: with the limits of its defaults, not at its top speed.
+        with_gets: as for `measure`.
     """
     limits = () if governed else TOP_SPEED
 
@@ -74,7 +78,7 @@ def rumpx(
             command = [sys.executable, "-m", "rumpx", "--from", uris[0], "--to", uris[1]]
             command += ["--progress", "none", "--summary", str(summary_path)]
             command += ["--state-dir", folder, *limits, *flags]
-            cost = measure(command, source.servers, target.servers)
+            cost = measure(command, source.servers, target.servers, with_gets=with_gets)
             summary = json.loads(summary_path.read_text(encoding="utf-8"))
         counts = summary["counts"]
         return Round(summary["seconds"], counts["copied"], counts["payload_bytes"], cost)
@@ -82,13 +86,13 @@ def rumpx(
     return copy
 
 
-def rival(name: str, *numbers: int) -> Contender:
+def rival(name: str, *numbers: int, with_gets: bool = True) -> Contender:
     """One of `benchmarks.rivals`."""
 
     def copy(source: Side, target: Side) -> Round:
         ports = (",".join(map(str, side.ports)) for side in (source, target))
         command = [sys.executable, "-m", "benchmarks.rivals", name, *ports, *map(str, numbers)]
-        cost = measure(command, source.servers, target.servers)
+        cost = measure(command, source.servers, target.servers, with_gets=with_gets)
         told: dict[str, Any] = json.loads(cost.output)
         return Round(told["seconds"], told["copied"], told["payload_bytes"], cost)
 
