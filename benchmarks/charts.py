@@ -114,6 +114,7 @@ def _name_dots(axes: Any, panel: Panel) -> None:
             ha="center",
             va="bottom" if points > 0 else "top",
             fontsize=7,
+            bbox={"facecolor": "white", "linewidth": 0, "pad": 1, "alpha": 0.8},
         )
 
 
