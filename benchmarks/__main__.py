@@ -16,8 +16,8 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import cluster, distance, loopback, parsing, proof, scaling, startup, values
-from benchmarks.charts import draw
+from benchmarks import cluster, distance, gentle, loopback, parsing, proof, scaling, startup, values
+from benchmarks.charts import draw, draw_plot
 from benchmarks.measure import Failed, Options, Report, Scenario, environment
 from rumpx.errors import RumpxError
 
@@ -29,6 +29,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "scaling": scaling.run,
     "start-up": startup.run,
     "proof": proof.run,
+    "gentle": gentle.run,
     "parsing": parsing.run,
 }
 
@@ -53,11 +54,15 @@ def main() -> int:
         for name in arguments.scenarios or SCENARIOS:
             report = SCENARIOS[name](options)
             console.print(_table(report))
+            for note in report.notes:
+                console.print(note)
             if name in before:
                 console.print(_comparison(before[name], report.ratios))
             document["scenarios"][name] = {"ratios": report.ratios, **report.data}
             if arguments.charts and report.chart:
                 draw(report.chart, report.title, arguments.charts / f"{name}.png")
+            for suffix, plot in report.plots.items() if arguments.charts else ():
+                draw_plot(plot, arguments.charts / f"{name}{suffix}.png")
             if arguments.json:  # after each, so that a long run is not lost to its last part
                 text = json.dumps(document, indent=2) + "\n"
                 arguments.json.write_text(text, encoding="utf-8")

@@ -8,6 +8,10 @@ For tools that do not tell, it is the command's whole time.
 machine's mood is shared; the median round counts. A copy whose key count is wrong ends the
 benchmark.
 
+rumpx runs with `--max-source-latency off` (`TOP_SPEED`) unless it says "governed": by default it
+slows down where other clients of the source have to wait, and on few cores that is early. What it
+does by default is measured by `benchmarks.gentle`.
+
 `rump` and `redis-shake` (version 4) were not at hand when this was written: how they are called
 follows their documentation.
 """
@@ -33,6 +37,7 @@ from rumpx.copy.plan import tune
 RUMPX_PIPELINE: Final = tune(0.0, 0.0, keys=0, workers=1, nodes=1).pipeline_keys
 RUMPX_GROUP: Final = GROUP_KEYS
 LONG_PIPELINE: Final = 1000
+TOP_SPEED: Final = ("--max-source-latency", "off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +56,20 @@ class Round:
 Contender = Callable[[Side, Side], Round]
 
 
-def rumpx(*flags: str, proxied: tuple[str, str] | None = None) -> Contender:
+def rumpx(
+    *flags: str,
+    proxied: tuple[str, str] | None = None,
+    governed: bool = False,
+    with_gets: bool = True,
+) -> Contender:
     """The command as a user runs it.
 
     Args:
         proxied: URIs to give in the place of the sides' own.
+        governed: with the limits of its defaults, not at its top speed.
+        with_gets: as for `measure`.
     """
+    limits = () if governed else TOP_SPEED
 
     def copy(source: Side, target: Side) -> Round:
         uris = proxied or (source.uri, target.uri)
@@ -64,8 +77,8 @@ def rumpx(*flags: str, proxied: tuple[str, str] | None = None) -> Contender:
             summary_path = Path(folder, "summary.json")
             command = [sys.executable, "-m", "rumpx", "--from", uris[0], "--to", uris[1]]
             command += ["--progress", "none", "--summary", str(summary_path)]
-            command += ["--state-dir", folder, *flags]
-            cost = measure(command, source.servers, target.servers)
+            command += ["--state-dir", folder, *limits, *flags]
+            cost = measure(command, source.servers, target.servers, with_gets=with_gets)
             summary = json.loads(summary_path.read_text(encoding="utf-8"))
         counts = summary["counts"]
         return Round(summary["seconds"], counts["copied"], counts["payload_bytes"], cost)
@@ -73,13 +86,13 @@ def rumpx(*flags: str, proxied: tuple[str, str] | None = None) -> Contender:
     return copy
 
 
-def rival(name: str, *numbers: int) -> Contender:
+def rival(name: str, *numbers: int, with_gets: bool = True) -> Contender:
     """One of `benchmarks.rivals`."""
 
     def copy(source: Side, target: Side) -> Round:
         ports = (",".join(map(str, side.ports)) for side in (source, target))
         command = [sys.executable, "-m", "benchmarks.rivals", name, *ports, *map(str, numbers)]
-        cost = measure(command, source.servers, target.servers)
+        cost = measure(command, source.servers, target.servers, with_gets=with_gets)
         told: dict[str, Any] = json.loads(cost.output)
         return Round(told["seconds"], told["copied"], told["payload_bytes"], cost)
 

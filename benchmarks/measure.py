@@ -8,6 +8,7 @@ alike. Meanwhile others look on:
   largest sum of resident sets, in which pages that processes share count once for each.
 - Another is a client of the source that sends a GET each millisecond and notes how long the answer
   takes. On a machine with fewer cores than busy processes that is mostly its own turn for a core.
+  (`benchmarks.client` is one that is not held up by others, and is used where that matters.)
 - The servers' CPU is their own account of it (INFO cpu), before and after.
 """
 
@@ -21,7 +22,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
@@ -58,6 +59,36 @@ class Chart:
 
 
 @dataclass(frozen=True, slots=True)
+class Panel:
+    """A diagram over two axes.
+
+    Attributes:
+        series: dots by the name of their series.
+        names: of the dots, by their place in each series; without them dots are joined to lines.
+        log: whether the y axis is logarithmic.
+        level: a height that is marked, and what it is.
+        span: from where to where on the x axis something was the case, and what.
+    """
+
+    title: str
+    x: str
+    y: str
+    series: dict[str, list[tuple[float, float]]]
+    names: list[str] = field(default_factory=list)
+    log: bool = False
+    level: tuple[float, str] | None = None
+    span: tuple[float, float, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """Panels one below another, over one x axis."""
+
+    title: str
+    panels: list[Panel]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """A scenario's result.
 
@@ -65,6 +96,8 @@ class Report:
         title, columns, rows: a table for people.
         ratios: by name; what may be compared with a run on another day or machine.
         chart: None if a picture would not tell more than the table.
+        plots: other pictures, by what is added to the scenario's name in theirs.
+        notes: sentences below the table.
         data: everything measured, for the JSON file.
     """
 
@@ -73,6 +106,8 @@ class Report:
     rows: Sequence[tuple[str, ...]]
     ratios: dict[str, float]
     chart: Chart | None = None
+    plots: dict[str, Plot] = field(default_factory=dict)
+    notes: Sequence[str] = ()
     data: dict[str, Any] = field(default_factory=dict)
 
 
@@ -87,7 +122,7 @@ class Cost:
         wall: from its start to its end, the start of Python included.
         cpu_main: of the command's own process; cpu_others: of those that it started.
         source_cpu, target_cpu: of all servers of a side.
-        get_p50, get_p99, get_p999: a GET by another client of the source.
+        get_p50, get_p99, get_p999: a GET by another client of the source; 0 if there was none.
     """
 
     wall: float
@@ -106,8 +141,17 @@ class Failed(Exception):
     """A command that was to be measured did not do what it should."""
 
 
-def measure(command: Sequence[str], source: Sequence[Server], target: Sequence[Server]) -> Cost:
+def measure(
+    command: Sequence[str],
+    source: Sequence[Server],
+    target: Sequence[Server],
+    *,
+    with_gets: bool = True,
+) -> Cost:
     """Run a command to its end.
+
+    Args:
+        with_gets: while another client of the source sends GETs.
 
     Raises:
         Failed: its exit code is not 0.
@@ -117,7 +161,8 @@ def measure(command: Sequence[str], source: Sequence[Server], target: Sequence[S
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
     )
-    with _TreeWatch(process.pid) as tree, OtherClient(source[0]) as other:
+    other = OtherClient(source[0])
+    with _TreeWatch(process.pid) as tree, other if with_gets else nullcontext():
         output, errors = process.communicate()
         wall = time.perf_counter() - began
     if process.returncode:
@@ -137,7 +182,7 @@ def measure(command: Sequence[str], source: Sequence[Server], target: Sequence[S
     )
 
 
-class _Watch(threading.Thread):
+class Watch(threading.Thread):
     """A thread that looks until its `with` ends."""
 
     def __init__(self) -> None:
@@ -153,7 +198,7 @@ class _Watch(threading.Thread):
         self.join()
 
 
-class _TreeWatch(_Watch):
+class _TreeWatch(Watch):
     """CPU seconds by process id, and the peak of the memory of all, of a process tree."""
 
     def __init__(self, pid: int) -> None:
@@ -186,7 +231,7 @@ class _TreeWatch(_Watch):
             return []
 
 
-class OtherClient(_Watch):
+class OtherClient(Watch):
     """What somebody else's GETs on a server take meanwhile."""
 
     def __init__(self, server: Server) -> None:

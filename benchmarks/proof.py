@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from benchmarks.contenders import TOP_SPEED
 from benchmarks.measure import MEGA, Chart, Failed, Options, Report, measure, server_facts
 from benchmarks.servers import Side, standalone
 from rumpx.demo import SEED, fill
@@ -127,7 +128,7 @@ def _command(patch: str, *words: str) -> list[str]:
 
 def _words(options: Options, source: Side, target: Side) -> list[str]:
     ends = ["--from", source.uri, "--to", target.uri]
-    return [*ends, "--workers", str(options.workers), "--progress", "none"]
+    return [*ends, *TOP_SPEED, "--workers", str(options.workers), "--progress", "none"]
 
 
 def _measured(options: Options, source: Side, target: Side, patch: str, *words: str) -> _Made:

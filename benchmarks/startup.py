@@ -12,6 +12,7 @@ import sys
 import time
 from typing import Final
 
+from benchmarks.contenders import TOP_SPEED
 from benchmarks.measure import Chart, Failed, Options, Report, ask, server_facts
 from benchmarks.servers import standalone
 
@@ -29,7 +30,7 @@ def run(options: Options) -> Report:
         version = str(server_facts(source.servers[0]))
         ask(full.servers[0], "SET", "key", "value")
         rumpx = [sys.executable, "-m", "rumpx"]
-        to = ["--to", target.uri, "--on-conflict", "replace", "--progress", "none"]
+        to = ["--to", target.uri, "--on-conflict", "replace", "--progress", "none", *TOP_SPEED]
         commands = {
             "bare Python": ([sys.executable, "-c", "pass"], 0),
             "rumpx --help": ([*rumpx, "--help"], 0),
