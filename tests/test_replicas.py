@@ -428,6 +428,23 @@ def test_a_replica_is_detached_and_emptied(server: StartServer) -> None:
     assert node_of(read) not in nodes_read(done)
 
 
+def test_a_replica_comes_back_empty(server: StartServer) -> None:
+    """Until it has all again, that it lacks a key says nothing."""
+    source, replica = with_replicas(server, "7.0")
+    target = server("7.0")
+    with untouched(source), Copying(source, target, *REPLICA) as copying:
+        copying.wait_keys(target, KEYS // 4)
+        with copying.held():
+            replica.restart()
+            assert replica.do("DBSIZE") == 0
+        wait_until(lambda: calls(replica, "client|list") > 5, 20, "scanners and workers ask it")
+        assert copying.run.alive and len(keys_of(target)) < KEYS
+        replica.replicate(source)
+        done = copying.finish()
+    assert compare(source, target) == []
+    assert done.counts["gone"] == 0
+
+
 @pytest.mark.parametrize("version", ["7.0", "9.1"])
 def test_slots_move_during_a_copy(cluster: StartCluster, server: StartServer, version: str) -> None:
     """In both directions, some to the end and some not before the walks are over."""
