@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Callable, Iterator
+from random import Random
 
 import pytest
 
@@ -260,6 +261,19 @@ def test_a_source_that_is_a_replica_itself(server: StartServer) -> None:
     assert compare(source, target) == []
 
 
+def test_what_a_replica_must_allow(cluster: StartCluster, server: StartServer) -> None:
+    source, target = filled_cluster(cluster, "7.0"), server("7.0")
+    for node in source.nodes:
+        node.do("ACL", "SETUSER", "default", "-readonly")
+    done = copy(source, target, *REPLICA, code=SOURCE)
+    assert "READONLY" in done.stderr and "+readonly" in done.stderr
+    for node in source.nodes:
+        node.do("ACL", "SETUSER", "default", "+readonly", "-client|list")
+    done = copy(source, target, *REPLICA)
+    assert "refuses CLIENT LIST" in done.warnings
+    assert compare(source, target) == []
+
+
 def test_flags_that_cannot_be_meant(server: StartServer) -> None:
     done = rumpx("--from", "redis://a", "--to", "redis://b", "--read-from", "secondary")
     assert done.returncode == 2 and "--read-from" in done.stderr
@@ -426,6 +440,56 @@ def test_a_replica_is_detached_and_emptied(server: StartServer) -> None:
         done = copying.finish()
     assert compare(source, target) == []
     assert node_of(read) not in nodes_read(done)
+
+
+def test_a_replica_is_emptied_after_the_walk(server: StartServer, proxy: StartProxy) -> None:
+    """Over a connection that is there already, a worker then finds the last keys gone."""
+    servers = [server("7.0") for _ in range(3)]
+    source, *replicas = servers
+    target = server("7.0")
+    random = Random(1)
+    with source.raw() as raw:
+        raw.many([("SET", b"large:%d" % n, random.randbytes(30_000)) for n in range(60)])
+    for replica in replicas:
+        replica.replicate(source)
+    way = proxy(target)
+    way.trickle = True  # and so little is in flight that most keys are read late
+    with Copying(source, way, *REPLICA, "--max-bytes-in-flight", "64k") as copying:
+        copying.wait_keys(target, 1)
+        (read,) = (one for one in replicas if calls(one, "scan"))
+        wait_until(lambda: walked(read), 20, "the walk has ended")
+        read.do("REPLICAOF", "NO", "ONE")
+        read.do("FLUSHALL")
+        assert len(keys_of(target)) < 50
+        way.trickle = False
+        done = copying.finish()
+    assert compare(source, target) == []
+    assert set(done.summary["walked_again"]) == {"the source's replica changed"}
+
+
+def walked(replica: Server) -> bool:
+    """Whether the last that one of our connections asked was the replica's identity."""
+    return any(
+        b"name=rumpx" in line and b"cmd=client|list" in line
+        for line in replica.do("CLIENT", "LIST").splitlines()
+    )
+
+
+def test_a_replica_comes_back_empty(server: StartServer) -> None:
+    """Until it has all again, that it lacks a key says nothing."""
+    source, replica = with_replicas(server, "7.0")
+    target = server("7.0")
+    with untouched(source), Copying(source, target, *REPLICA) as copying:
+        copying.wait_keys(target, KEYS // 4)
+        with copying.held():
+            replica.restart()
+            assert replica.do("DBSIZE") == 0
+        wait_until(lambda: calls(replica, "client|list") > 5, 20, "scanners and workers ask it")
+        assert copying.run.alive and len(keys_of(target)) < KEYS
+        replica.replicate(source)
+        done = copying.finish()
+    assert compare(source, target) == []
+    assert done.counts["gone"] == 0
 
 
 @pytest.mark.parametrize("version", ["7.0", "9.1"])

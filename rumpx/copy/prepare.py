@@ -455,6 +455,8 @@ def look(job: Job, side: Side) -> SideFacts:
             infos[node.address] = read_info(connection)
             if node.origin:
                 infos[node.address] = _replica_info(connection, node.origin)
+                if topology.cluster:
+                    _prove_readonly(connection)
             if number == 0:
                 clock = measure_clock(connection)
                 no_touch = connection.call("CLIENT", "NO-TOUCH", "ON") == b"OK"
@@ -468,6 +470,15 @@ def _replica_info(connection: Connection, origin: Origin) -> ServerInfo | None:
     info = read_info(connection)
     # A replica evicts nothing of its own accord: it ignores maxmemory (unless told otherwise).
     return info and replace(info, link=identity.partition(":")[2], max_memory=0)
+
+
+def _prove_readonly(connection: Connection) -> None:
+    reply = connection.call("READONLY")
+    if is_error(reply):
+        raise SourceUnusable(
+            f"The source's replica at {connection.name} refused READONLY, without which replicas "
+            f"of a cluster are not read: {explain_refusal(reply, 'READONLY')}."
+        )
 
 
 def refuse_foreign(side: Side, connection: Connection) -> None:
