@@ -84,7 +84,7 @@ def test_keys_that_expire_meanwhile_are_gone_and_never_immortal(
     def over() -> bool:
         return not any(key.startswith(b"short:") for key in keys_of(source) | keys_of(target))
 
-    wait_until(over, 10, "every short-lived key is gone from both sides")
+    wait_until(over, 30, "every short-lived key is gone from both sides")
     assert compare(source, target, ttl_tolerance_ms=tolerance(version)) == []
 
 

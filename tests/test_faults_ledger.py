@@ -8,6 +8,7 @@ import fcntl
 import os
 import random
 import resource
+import signal
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ import psutil
 import pytest
 
 from rumpx.copy.ledger import is_held
-from support.copying import Copying, assert_exact, at_rest, copy, follow, resume
+from support.copying import Copying, assert_exact, at_rest, copy, follow, frozen, resume
 from support.data import compare, fill_mixed, keys_of
 from support.faults import full, seeded
 from support.proxy import Proxy
@@ -132,17 +133,25 @@ def test_a_disk_that_is_full_for_a_while(
     source, target = ends
     flags = ("--job", "job", "--state-dir", disk.folder)
     with Copying(source, target, *flags, "--progress", "none") as copying:
-        copying.wait_keys(target, KEYS // 4)
-        disk.fill(copying.run)
-        copying.wait_keys(target, KEYS // 2)
-        if killed:
-            copying.run.send_signal(9)
-            copying.run.wait()
+        with copying.held_at(target, KEYS // 4):
+            disk.fill(copying.run)
+        with copying.held_at(target, KEYS // 2):
+            # Asked seldom: what it answers may not fill the disk either.
+            wait_until(lambda: complains(copying.run), 60, "the ledger is in trouble", interval=1)
+            if killed:
+                copying.run.send_signal(9)
+                copying.run.wait()
         disk.make_room(copying.run)
         if not killed:
             copying.finish()
     done = resume("--state-dir", disk.folder)
     assert_exact(done, source, target, KEYS)
+
+
+def complains(run: Running) -> bool:
+    """Whether a run tells, when it is asked how it goes, that it cannot write its ledger."""
+    run.send_signal(signal.SIGUSR1)
+    return "cannot be written" in run.stderr
 
 
 @pytest.mark.parametrize("disk", [Quota, full(SmallDisk)], indirect=True)
@@ -154,9 +163,9 @@ def test_a_disk_that_stays_full(
     way = proxy(source)
     flags = ("--job", "job", "--state-dir", disk.folder, "--retry-for", "1s")
     with Copying(way, target, *flags, "--progress", "none") as copying:
-        copying.wait_keys(target, KEYS // 4)
-        way.rtt_ms = 300  # so that it has not done all before
-        disk.fill(copying.run)
+        with copying.held_at(target, KEYS // 4):
+            way.rtt_ms = 300  # so that it has not done all before
+            disk.fill(copying.run)
         ended = copying.finish(5)
         way.rtt_ms = 0
         disk.make_room(copying.run)
@@ -185,8 +194,7 @@ def test_a_read_only_disk(
     source, target = ends
     flags = ("--job", "job", "--state-dir", small_disk.folder)
     with Copying(source, target, *flags) as copying:
-        copying.wait_keys(target, KEYS // 4)
-        copying.stop(number)
+        copying.stop_at(target, KEYS // 4, number)
         copying.run.wait()
     mount("-o", "remount,ro", small_disk.folder)
     there = len(keys_of(target))
@@ -210,8 +218,7 @@ def test_a_read_only_disk(
 def interrupted(source: Server | Proxy, target: Server, number: int, *flags: str) -> None:
     """A job that was ended in the middle by a signal."""
     with Copying(source, target, "--job", "job", *flags) as copying:
-        copying.wait_keys(target, KEYS // 4)
-        copying.stop(number)
+        copying.stop_at(target, KEYS // 4, number)
         copying.run.wait()
 
 
@@ -342,8 +349,7 @@ def test_a_job_that_is_being_done_is_left_alone(
 ) -> None:
     source, target = ends
     with Copying(source, target, "--job", "job") as copying:
-        copying.wait_keys(target, KEYS // 4)
-        with copying.held():
+        with copying.held_at(target, KEYS // 4):
             there = len(keys_of(target))
             second = rumpx(*words)
             assert second.returncode == (11 if words[0] == "resume" else 0)
@@ -366,7 +372,7 @@ def test_of_several_that_go_on_at_the_same_moment_one_does(
         runs = [
             stack.enter_context(start_rumpx("resume", "job")) for _ in range(number)
         ]
-        wait_until(lambda: sum(run.alive for run in runs) == 1, 30, "all but one are refused")
+        wait_until(lambda: sum(run.alive for run in runs) == 1, 60, "all but one are refused")
         way.go()
         codes = sorted(run.wait().returncode for run in runs)
     assert codes == [0, *[11] * (number - 1)]
@@ -387,9 +393,10 @@ def test_a_job_that_is_just_being_looked_at_can_be_taken(
             fcntl.flock(file, fcntl.LOCK_SH)
         assert not is_held(state_home / "job.ledger"), "several may look"
         run = stack.enter_context(start_rumpx("resume", "job", *TOLD))
-        wait_until(lambda: not run.alive or opened(run, lock), 20, "it wants the lock", interval=0)
-        for file in looking:
-            file.close()
+        # It asks for half a second only, whatever keeps us from looking at it meanwhile.
+        with frozen(run, lambda: opened(run, lock)):
+            for file in looking:
+                file.close()
         assert run.wait().returncode == 0, run.stderr
     assert_exact(resume(), source, target, KEYS)
 

@@ -73,8 +73,8 @@ def hurry(way: Proxy) -> None:
 FAULTS = (
     Fault("cut", lambda way, n: way.cut()),
     Fault("reset", lambda way, n: way.reset()),
-    Fault("cut within the replies", lambda way, n: way.cut_after(3_001 + 777 * n, "down")),
-    Fault("cut within the commands", lambda way, n: way.cut_after(3_001 + 777 * n, "up")),
+    Fault("cut within the replies", lambda way, n: way.cut_after(1_001 + 577 * n, "down")),
+    Fault("cut within the commands", lambda way, n: way.cut_after(1_001 + 577 * n, "up")),
     Fault("cut within a key", lambda way, n: way.cut_within(b"k1:", n % 3, "up")),
     Fault("cut before a length", lambda way, n: way.cut_within(b"\r\n$", n % 3, "up")),
     Fault("cut within a reply's end", lambda way, n: way.cut_within(b"\r", n % 2, "down")),
@@ -119,17 +119,19 @@ class Ways:
     def copying(self, *flags: str) -> Copying:
         return Copying(self.ends["source"], self.ends["target"], "--job", "job", *SHORT, *flags)
 
-    def strike(self, fault: Fault, number: int) -> None:
-        """Trouble on all ways that are to have it, until one of them has felt it."""
-        before = [getattr(way, fault.counter) for way in self.disturbed]
-        for way in self.disturbed:
-            fault.begin(way, number)
+    def strike(self, copying: Copying, keys: int, fault: Fault, number: int) -> None:
+        """When so many keys are copied, trouble on all ways that are to have it, until one of them
+        has felt it."""
+        with copying.held_at(self.target, keys):
+            before = [getattr(way, fault.counter) for way in self.disturbed]
+            for way in self.disturbed:
+                fault.begin(way, number)
 
         def felt() -> bool:
             now = [getattr(way, fault.counter) for way in self.disturbed]
             return any(b - a >= fault.count for a, b in zip(before, now, strict=True))
 
-        wait_until(felt, 20, f"{fault.name} was felt")
+        wait_until(felt, 60, f"{fault.name} was felt")
         for way in self.disturbed:
             fault.end(way)
 
@@ -141,8 +143,7 @@ def test_a_network_that_fails_again_and_again(
     ways = Ways(server("7.0"), server("8.1"), proxy, sides)
     with ways.copying() as copying:
         for number, keys in enumerate(STEPS):
-            copying.wait_keys(ways.target, keys)
-            ways.strike(fault, number)
+            ways.strike(copying, keys, fault, number)
         done = copying.finish()
     assert_exact(done, ways.source, ways.target, KEYS)
 
@@ -156,13 +157,13 @@ def test_every_fifth_connection_fails(
     writes must not be taken for others' keys."""
     ways = Ways(server("7.0"), server("8.1"), proxy, sides)
     with ways.copying("--on-conflict", policy) as copying:
-        copying.wait_keys(ways.target, 10)
-        for way in ways.disturbed:
-            way.fail_fraction = 0.2
-        for keys in range(100, KEYS - 500, 100):
-            copying.wait_keys(ways.target, keys)
+        with copying.held_at(ways.target, 10):
             for way in ways.disturbed:
-                way.cut()
+                way.fail_fraction = 0.2
+        for keys in range(100, KEYS - 1_000, 100):
+            with copying.held_at(ways.target, keys):
+                for way in ways.disturbed:
+                    way.cut()
         done = copying.finish()
     assert all(way.refused > 0 for way in ways.disturbed)
     assert_exact(done, ways.source, ways.target, KEYS)
@@ -178,8 +179,8 @@ def test_trouble_that_lasts_ends_with_the_line_that_goes_on(
     ways = Ways(server("7.0"), server("8.1"), proxy, [side])
     (way,) = ways.disturbed
     with ways.copying("--retry-for", "1s") as copying:
-        copying.wait_keys(ways.target, KEYS // 3)
-        trouble(way)
+        with copying.held_at(ways.target, KEYS // 3):
+            trouble(way)
         ended = copying.finish(5)
     assert ended.summary["state"] == "failed" and ended.counts["failed"] == 0
     # An answer that was lost is not counted, though its keys are there.
@@ -201,8 +202,7 @@ def test_a_side_that_is_away_when_a_job_goes_on(
     ways = Ways(server("7.0"), server("8.1"), proxy, [side])
     (way,) = ways.disturbed
     with ways.copying() as copying:
-        copying.wait_keys(ways.target, KEYS // 3)
-        copying.stop()
+        copying.stop_at(ways.target, KEYS // 3)
         ended = copying.finish(130)
     way.refuse = True
 
@@ -239,11 +239,11 @@ def test_the_ways_to_a_cluster_fail(
     ends = (ways[0], single) if side == "from" else (single, ways[0])
     with Copying(*ends, "--job", "job", *flags) as copying:
         for number, keys in enumerate(STEPS):
-            copying.wait_keys(target, keys)
             way = ways[number % len(ways)]
-            before = way.connections
-            fault.begin(way, number)
-            wait_until(lambda w=way, b=before: w.connections > b, 20, f"{fault.name} was felt")  # type: ignore[misc]
+            with copying.held_at(target, keys):
+                before = way.connections
+                fault.begin(way, number)
+            wait_until(lambda w=way, b=before: w.connections > b, 60, f"{fault.name} was felt")  # type: ignore[misc]
             fault.end(way)
         done = copying.finish()
     assert_exact(done, source, target, KEYS)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import rumpx
-from support.copying import Copied, Copying, at_rest, copy, uri_of
+from support.copying import Copied, Copying, Resuming, at_rest, copy, uri_of
 from support.data import compare, fill_mixed, keys_of
 from support.proxy import Proxy
 from support.run import rumpx as run_rumpx
@@ -47,9 +47,8 @@ def fill(source: Server) -> None:
 def interrupted(source: Any, target: Any, *flags: str, number: int = signal.SIGKILL) -> str:
     """A copy of job "j" that ended when some keys were there; its standard error."""
     with Copying(source, target, "--job", "j", *flags) as copying:
-        copying.wait_keys(target, 300)
-        copying.run.send_signal(number)
-        copying.run.wait(30)
+        copying.stop_at(target, 300, number)
+        copying.run.wait()
         return copying.run.stderr
 
 
@@ -127,10 +126,10 @@ def test_trouble_that_outlasts_retry_for_can_be_resumed(
     source, target = pair
     way = proxy(target)
     with Copying(source, way, "--job", "j", "--retry-for", "1s") as copying:
-        copying.wait_keys(target, 300)
-        way.refuse = True
-        way.cut()
-        copying.run.wait(30)
+        with copying.held_at(target, 300):
+            way.refuse = True
+            way.cut()
+        copying.run.wait()
         assert copying.run.process.returncode == TEMPORARY
         assert copying.run.stderr.splitlines()[-1] == "rumpx resume j"
     way.refuse = False
@@ -151,12 +150,10 @@ def test_a_cluster_copy_goes_on(
 def test_a_resumed_copy_can_be_resumed(pair: tuple[Server, Server]) -> None:
     source, target = pair
     interrupted(source, target, number=signal.SIGINT)
-    stopped = 0
-    with Copying.of("resume", "j", "--workers", "1") as copying:
-        copying.wait_keys(target, len(keys_of(target)) + 300)
-        copying.run.send_signal(signal.SIGINT)
-        stopped = copying.run.wait(30).returncode
-    assert stopped == INTERRUPTED
+    there = len(keys_of(target))
+    with Resuming(job="j") as copying:
+        copying.stop_at(target, there + 300)
+        copying.finish(INTERRUPTED)
 
     done = resume("j")
 

@@ -16,7 +16,7 @@ import pytest
 
 from rumpx import guides
 from rumpx.cli import main
-from support.copying import Copied, Verified, copy, verify
+from support.copying import Copied, Verified, copy, held, verify
 from support.data import compare, fill_mixed, fingerprint, keys_of
 from support.proxy import Proxy
 from support.raw import Raw
@@ -34,7 +34,6 @@ from support.services import (
     Managed,
     Service,
 )
-from support.waiting import wait_until
 
 StartServer = Callable[..., Server]
 StartManaged = Callable[[Service], Managed]
@@ -164,17 +163,14 @@ def test_a_service_is_copied_to_and_compared(
 # A copy that is stopped, and goes on
 
 
-def copy_in_two_runs(source: str, target: Server, way: Proxy) -> int:
+def copy_in_two_runs(source: str, target: Server) -> int:
     """Stop a copy in its middle and resume it; returns how many keys the first run copied."""
-    words = ["--from", source, "--to", way.uri, "--workers", "1", "--batch-keys", "20"]
+    words = ["--from", source, "--to", target.uri, "--workers", "1", "--batch-keys", "5"]
     with start_rumpx(*words, "--job", "stopped") as run:
-        wait_until(run.workers, 20, "the worker starts")
-        way.rtt_ms = 100
-        wait_until(lambda: keys_of(target), 20, "the copy is under way")
-        run.send_signal()
-        assert run.wait(20).returncode == INTERRUPTED, run.stderr
+        with held(run, lambda: keys_of(target)):
+            run.send_signal()
+        assert run.wait().returncode == INTERRUPTED, run.stderr
     copied = len(fingerprint(target))
-    way.rtt_ms = 0
     done = rumpx("resume", "stopped", "--from", source, "--summary", "-")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["runs"] == 2
@@ -183,27 +179,25 @@ def copy_in_two_runs(source: str, target: Server, way: Proxy) -> int:
 
 @each_service
 def test_a_copy_from_a_service_is_resumed(
-    managed: StartManaged, server: StartServer, proxy: StartProxy, service: Service
+    managed: StartManaged, server: StartServer, service: Service
 ) -> None:
     source, target = managed(service), server(service.version)
     number = fill(source, service)
 
-    copied = copy_in_two_runs(source.uri, target, proxy(target))
+    copied = copy_in_two_runs(source.uri, target)
 
     assert 0 < copied < number
     assert_equal(source, target, service)
 
 
-def test_a_copy_is_resumed_where_the_source_does_not_tell_its_process(
-    server: StartServer, proxy: StartProxy
-) -> None:
+def test_a_copy_is_resumed_where_the_source_does_not_tell_its_process(server: StartServer) -> None:
     source, target = server("7.0"), server("7.0")
     fill_mixed(source, KEYS)
     everything = ("on", ">secret", "~*", "&*", "+@all", "-info")
     source.do("ACL", "SETUSER", "limited", *everything)
 
     uri = f"redis://limited:secret@127.0.0.1:{source.port}"
-    copied = copy_in_two_runs(uri, target, proxy(target))
+    copied = copy_in_two_runs(uri, target)
 
     assert 0 < copied < KEYS
     assert compare(source, target) == []

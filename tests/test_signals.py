@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from support import data
-from support.copying import at_rest
+from support.copying import at_rest, held
 from support.proxy import Proxy
 from support.run import Running, rumpx_pty, start_rumpx
 from support.servers import Server
@@ -40,9 +40,9 @@ class Slow:
     def start(self, *words: str) -> Running:
         """A copy that has copied some keys and has most of them before it."""
         run = start_rumpx(*self.words, *words)
-        wait_until(run.workers, 20, "the workers start")
-        self.proxy.rtt_ms = SLOW_MS
-        wait_until(lambda: self.target.do("DBSIZE") > 100, 30, "the copy is under way")
+        with held(run):
+            self.proxy.rtt_ms = SLOW_MS
+        wait_until(lambda: self.target.do("DBSIZE") > 100, 60, "the copy is under way")
         return run
 
     def summary(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def copying(slow: Slow) -> Iterator[Running]:
 
 def check_alone(run: Running) -> None:
     """Whoever is still there is ending by itself (the tracker that multiprocessing starts)."""
-    wait_until(lambda: run.orphans() == [], 2, "nobody is left")
+    wait_until(lambda: run.orphans() == [], 10, "nobody is left")
 
 
 def check_stopped(slow: Slow, run: Running) -> None:
@@ -106,14 +106,14 @@ def test_sigterm_does_the_same(slow: Slow, copying: Running) -> None:
 def test_the_second_ctrl_c_does_not_wait(slow: Slow, copying: Running) -> None:
     slow.proxy.stall()  # what is in flight will not land
     copying.send_signal(signal.SIGINT)
-    wait_until(lambda: '"draining"' in copying.stderr, 10, "it drains")
+    wait_until(lambda: '"draining"' in copying.stderr, 20, "it drains")
     assert copying.alive
 
     began = time.monotonic()
     copying.send_signal(signal.SIGINT)
 
     assert copying.wait(20).returncode == 130
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10  # and not the half minute after which a server is given up
     check_alone(copying)
     summary = slow.summary()
     assert summary["state"] == "stopped"
@@ -130,7 +130,7 @@ def test_ctrl_c_before_the_copy_begins(server: StartServer) -> None:
 
         run.send_signal(signal.SIGINT)
 
-        assert run.wait(10).returncode == 130
+        assert run.wait(20).returncode == 130
         assert "Traceback" not in run.stderr
     source.resume()
 
@@ -161,10 +161,10 @@ def test_sigusr1_shows_a_line_now(slow: Slow) -> None:
 
         run.send_signal(signal.SIGUSR1)
 
-        line = wait_until(lambda: run.stderr, 5, "a line")
+        line = wait_until(lambda: run.stderr, 20, "a line")
         assert "copying" in line and f"of ~{KEYS:,} keys" in line
         run.send_signal(signal.SIGUSR1)
-        wait_until(lambda: run.stderr.count("copying") == 2, 5, "another line")
+        wait_until(lambda: run.stderr.count("copying") == 2, 20, "another line")
         assert run.alive
 
 
@@ -173,7 +173,7 @@ def test_workers_end_when_the_coordinator_is_killed(slow: Slow, copying: Running
 
     copying.send_signal(signal.SIGKILL)
 
-    wait_until(lambda: copying.orphans() == [], 2, "the workers have ended")
+    wait_until(lambda: copying.orphans() == [], 10, "the workers have ended")
 
 
 def test_workers_that_wait_for_a_silent_server_end_too(slow: Slow, copying: Running) -> None:
@@ -181,13 +181,15 @@ def test_workers_that_wait_for_a_silent_server_end_too(slow: Slow, copying: Runn
 
     copying.send_signal(signal.SIGKILL)
 
-    wait_until(lambda: copying.orphans() == [], 3, "the workers have ended")
+    wait_until(lambda: copying.orphans() == [], 10, "the workers have ended")
 
 
 @pytest.mark.parametrize("key", [b"\x03", b"\x03\x03"])
 def test_ctrl_c_gives_the_terminal_back(slow: Slow, key: bytes) -> None:
-    slow.proxy.rtt_ms = 50
-    shown = rumpx_pty(*slow.words, keys=[("copying", key)], cols=100, rows=30)
+    # With a few keys in each batch it takes seconds, though there are many in flight.
+    slow.proxy.rtt_ms = SLOW_MS
+    words = (*slow.words, "--batch-keys", "2")
+    shown = rumpx_pty(*words, keys=[("copying", key)], cols=100, rows=30)
 
     assert shown.sent == [key]
     assert shown.returncode == 130, shown.text

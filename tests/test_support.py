@@ -16,6 +16,7 @@ import pytest
 import redis
 
 from support import run
+from support.copying import Copying
 from support.data import (
     ODD_NAMES,
     compare,
@@ -523,3 +524,23 @@ def test_a_program_with_workers(
     assert not one.orphans()
     with pytest.raises(pytest.fail.Exception, match="not finished after"):
         run.rumpx(script, timeout=0.5)
+
+
+def test_a_copy_that_is_held(server: StartServer) -> None:
+    source, target = server("7.0"), server("8.1")
+    fill_mixed(source, 5000)
+    with Copying(source, target) as copying:
+        with copying.held_at(target, 1000):
+            workers, others = copying.run.workers(), copying.run.descendants()
+            assert workers and all(one.status() == psutil.STATUS_STOPPED for one in workers)
+            moving = [psutil.Process(copying.run.pid), *(o for o in others if o not in workers)]
+            assert all(one.status() != psutil.STATUS_STOPPED for one in moving)
+            there = target.do("DBSIZE")
+            assert 1000 <= there < 2000
+            workers[0].kill()  # another takes its place
+        with copying.held_at(target, there + 1000):
+            assert [one.pid for one in copying.run.workers()] != [one.pid for one in workers]
+            assert target.do("DBSIZE") < 5000
+        with pytest.raises(AssertionError, match="ended too early"), copying.held_at(target, 5001):
+            pass
+        assert copying.finish().counts["copied"] == len(keys_of(target)) == 5000

@@ -481,7 +481,7 @@ def test_a_replica_is_compared_with_its_primary_but_not_mended(server: StartServ
     primary, replica = server("7.0"), server("7.0")
     primary.do("SET", "key", "")
     replica.replicate(primary)
-    wait_until(lambda: replica.do("DBSIZE") == 1, 10, "the replica has the key")
+    wait_until(lambda: replica.do("DBSIZE") == 1, 30, "the replica has the key")
 
     assert verify(primary, replica).counts["equal"] == 1
     refused = verify(primary, replica, "--repair", code=7)

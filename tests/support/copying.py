@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import random
 import signal
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +18,7 @@ import psutil
 
 from support.data import compare, keys_of
 from support.proxy import Proxy
-from support.run import Running, rumpx, run_line
+from support.run import Running, is_worker, rumpx, run_line
 from support.servers import Cluster, Server
 from support.waiting import wait_until
 
@@ -140,20 +142,60 @@ def verify(
     return verified(done.returncode, done.stdout, done.stderr)
 
 
+TURN, FIRST_TURN = 0.002, 0.02
+"""Seconds for which a run's coordinator moves, and then at most the others; the latter before there
+are workers, while most of what they do is to import."""
+
+
 @contextlib.contextmanager
-def held(run: Running) -> Iterator[None]:
-    """While this is open no worker moves, so that the run cannot end."""
-    assert run.alive, f"ended too early:\n{run.stderr[-4000:]}"
-    workers = run.workers()
-    assert workers
-    for worker in workers:
-        worker.suspend()
+def frozen(run: Running, ready: Callable[[], object], timeout: float = 60) -> Iterator[None]:
+    """From the moment that this is so, and while this is open, none of the run's processes moves.
+
+    Until then the coordinator and the others move in turns, and nobody while we look. So between
+    two looks no more is done than workers hold (64 batches each at most), however long we are kept
+    from the CPU: a copy of thousands of keys takes a fraction of a second.
+    """
+    until = time.monotonic() + timeout
     try:
+        while True:
+            run.freeze()
+            assert run.alive, f"ended too early:\n{run.stderr[-4000:]}"
+            if ready():
+                break
+            assert time.monotonic() < until, f"not within {timeout:g} s:\n{run.stderr[-4000:]}"
+            _move(run)
         yield
     finally:
-        for worker in workers:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                worker.resume()
+        run.thaw()
+
+
+def _move(run: Running) -> None:
+    others = run.descendants()
+    working = any(map(is_worker, others))
+    run.send_signal(signal.SIGCONT)
+    time.sleep(TURN if working else FIRST_TURN)
+    run.send_signal(signal.SIGSTOP)
+    for process in others:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.resume()
+    # Random, so that workers are stopped anywhere in a batch.
+    time.sleep(random.uniform(0, TURN) if working else FIRST_TURN)
+
+
+@contextlib.contextmanager
+def held(
+    run: Running, ready: Callable[[], object] = lambda: True, timeout: float = 60
+) -> Iterator[None]:
+    """From the moment that this is so and there are workers, and while this is open, none of them
+    moves, so that the run cannot end (unless they hold all that is left). The coordinator does, and
+    may notice what happens; so do workers that begin meanwhile."""
+    with frozen(run, lambda: ready() and run.workers(), timeout):
+        workers = run.workers()
+        for process in run.descendants():
+            if process not in workers:
+                process.resume()
+        run.send_signal(signal.SIGCONT)
+        yield
 
 
 def resume(
@@ -192,7 +234,7 @@ def at_rest(*servers: Server) -> None:
     """Until no table of database 0 grows any more: while one does, SCAN returns keys twice, and
     they are counted twice."""
     for server in servers:
-        wait_until(lambda s=server: _is_still(s), 10, f"still tables of {server!r}")  # type: ignore[misc]
+        wait_until(lambda s=server: _is_still(s), 30, f"still tables of {server!r}")  # type: ignore[misc]
 
 
 def _is_still(server: Server) -> bool:
@@ -200,6 +242,13 @@ def _is_still(server: Server) -> bool:
     return b"rehashing target" not in told and told.count(b"rehashing index: -1") == told.count(
         b"rehashing index:"
     )
+
+
+def _count(target: Server | Cluster, prefix: bytes) -> int:
+    if prefix:
+        return sum(key.startswith(prefix) for key in keys_of(target))
+    nodes = target.primaries() if isinstance(target, Cluster) else [target]
+    return sum(node.do("DBSIZE") for node in nodes)
 
 
 class Copying:
@@ -210,31 +259,21 @@ class Copying:
         slow += [] if "--batch-keys" in flags else ["--batch-keys", "10"]
         self.run = Running(_arguments(source, target, (*slow, *flags)))
 
-    @classmethod
-    def of(cls, *words: str | Path) -> Self:
-        """Any other command, as `resume`, with the displays that `finish` reads."""
-        copying = cls.__new__(cls)
-        copying.run = Running([*words, "--progress", "json", "--summary", "-"])
-        return copying
+    @contextlib.contextmanager
+    def held_at(
+        self, target: Server | Cluster, number: int, *, prefix: bytes = b"", timeout: float = 60
+    ) -> Iterator[None]:
+        """From the moment that the target has so many keys (that begin so) in database 0, and while
+        this is open, no worker moves, so that the copy cannot end."""
+        with held(self.run, lambda: _count(target, prefix) >= number, timeout):
+            yield
 
-    def wait_keys(
-        self, target: Server | Cluster, number: int, *, prefix: bytes = b"", timeout: float = 30
+    def stop_at(
+        self, target: Server | Cluster, keys: int, number: int = signal.SIGINT
     ) -> None:
-        """Until the target has so many keys (that begin so) in database 0."""
-
-        def enough() -> bool:
-            assert self.run.alive, f"ended too early:\n{self.run.stderr[-4000:]}"
-            return sum(key.startswith(prefix) for key in keys_of(target)) >= number
-
-        wait_until(enough, timeout, f"{number} keys are copied")
-
-    def held(self) -> contextlib.AbstractContextManager[None]:
-        """While this is open the copy cannot end."""
-        return held(self.run)
-
-    def stop(self, number: int = signal.SIGINT) -> None:
-        """Send a signal to a copy that cannot end before it comes; `finish` waits for the end."""
-        with self.held():
+        """Send a signal to a copy that has copied so many keys, and cannot end before the signal
+        comes; `finish` waits for the end."""
+        with self.held_at(target, keys):
             self.run.send_signal(number)
 
     def finish(self, code: int = 0, timeout: float = 60) -> Copied:

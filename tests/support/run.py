@@ -133,6 +133,18 @@ class Running:
             else:
                 self.process.send_signal(number)
 
+    def freeze(self) -> None:
+        """Stop all its processes at once, also those that are just being forked."""
+        self._signal_all(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let all that are left of them go on."""
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
     def descendants(self) -> list[psutil.Process]:
         """Every living process below the main one."""
         try:

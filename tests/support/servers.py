@@ -723,7 +723,7 @@ class Cluster:
         for node in [dst, src, *others]:
             node.do("CLUSTER", "SETSLOT", slot, "NODE", self.ids[dst.port])
         wait_until(
-            lambda: self._slot_known(slot, dst), 10, f"all nodes know that slot {slot} moved"
+            lambda: self._slot_known(slot, dst), 30, f"all nodes know that slot {slot} moved"
         )
 
     def _slot_known(self, slot: int, owner: Server) -> bool:
@@ -757,6 +757,17 @@ class Cluster:
         """CLUSTER FAILOVER on a replica; wait until every living node has understood it."""
         replica.do("CLUSTER", "FAILOVER", *(("FORCE",) if force else ()))
         self._wait_promoted([replica], timeout)
+
+    @staticmethod
+    def make_deaf(replica: Server, primary: Server) -> None:
+        """From now on a replica gets no writes of its primary."""
+        primary.do("ACL", "SETUSER", "default", "-psync", "-sync")
+        primary.do("CLIENT", "KILL", "TYPE", "replica")
+        wait_until(
+            lambda: replica.info("replication")["master_link_status"] == "down",
+            30,
+            f"{replica!r} is cut off",
+        )
 
     def kill_primary(self, index: int = 0, timeout: float = 30) -> Server:
         """Kill the index-th primary, wait for the takeover, and return the new primary."""
