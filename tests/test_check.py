@@ -487,9 +487,9 @@ def test_a_target_that_is_large_enough_or_does_not_say(
 def test_a_target_that_is_too_small_and_evicts(large: Server, server: StartServer) -> None:
     small = server("7.0", maxmemory="20mb", maxmemory_policy="allkeys-lru")
 
-    checked = check(large.uri, small.uri)
+    checked = refused_alike(TEMPORARY, large.uri, small.uri)
 
-    assert "would evict keys (allkeys-lru)" in checked.warned["memory"][0]
+    assert "would evict keys (allkeys-lru)" in checked.failed["memory"][0]
     assert "The target evicts keys" in checked.warned["eviction"][0]
 
 
@@ -525,7 +525,8 @@ def test_a_target_that_is_full(source: Server, server: StartServer) -> None:
 
 
 def test_a_copy_says_at_once_what_will_hardly_fit(large: Server, server: StartServer) -> None:
-    small = server("7.0", maxmemory="20mb")
+    used = int(large.info("memory")["used_memory"])
+    small = server("7.0", maxmemory=str(int(used / 1.2)))
 
     run = rumpx("--from", large.uri, "--to", small.uri, "--progress", "none")
 

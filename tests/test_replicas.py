@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 from collections.abc import Callable, Iterator
 from random import Random
 
 import pytest
 
-from support.copying import Copied, Copying, copy, resume, verify
+from support.copying import Copied, Copying, copy, held, resume, verify
 from support.data import compare, fill_mixed, keys_of
 from support.proxy import Proxy
 from support.run import rumpx
@@ -289,8 +288,7 @@ def test_a_replica_that_dies(server: StartServer) -> None:
     source, *replicas = with_replicas(server, "7.0", 2)
     target = server("7.0")
     with untouched(source), Copying(source, target, *REPLICA) as copying:
-        copying.wait_keys(target, KEYS // 4)
-        with copying.held():
+        with copying.held_at(target, KEYS // 4):
             (dead,) = (one for one in replicas if calls(one, "scan"))
             dead.kill()
         done = copying.finish()
@@ -307,8 +305,7 @@ def test_the_last_replica_dies(cluster: StartCluster, server: StartServer, versi
     (dead,) = source.replicas(primary)
     flags = ("--job", "job", "--retry-for", "2s")
     with Copying(source, target, *REPLICA, *flags) as copying:
-        copying.wait_keys(target, KEYS // 4)
-        with copying.held():
+        with copying.held_at(target, KEYS // 4):
             dead.kill()
         ended = copying.finish(TEMPORARY)
     assert node_of(dead) in ended.stderr
@@ -327,8 +324,7 @@ def test_the_primary_stands_in_for_its_last_replica(
     primary = source.primaries()[1]
     (dead,) = source.replicas(primary)
     with Copying(source, target, *PREFER) as copying:
-        copying.wait_keys(target, KEYS // 4)
-        with copying.held():
+        with copying.held_at(target, KEYS // 4):
             dead.kill()
         done = copying.finish()
     assert compare(source, target) == []
@@ -346,8 +342,7 @@ def test_a_full_resynchronisation_has_the_walks_start_over(
     replica.do("CONFIG", "SET", "repl-diskless-load", load)
     process = replica.info("server")["run_id"]
     with untouched(source), Copying(source, target, *REPLICA) as copying:
-        copying.wait_keys(target, KEYS // 4)
-        with copying.held():
+        with copying.held_at(target, KEYS // 4):
             resynchronise(replica, source)
         done = copying.finish()
     assert replica.info("server")["run_id"] == process
@@ -373,8 +368,7 @@ def test_a_partial_resynchronisation_does_not(server: StartServer, version: str)
     source, replica = with_replicas(server, version)
     target = server(version)
     with Copying(source, target, *REPLICA) as copying:
-        copying.wait_keys(target, KEYS // 4)
-        with copying.held():
+        with copying.held_at(target, KEYS // 4):
             source.do("CLIENT", "KILL", "TYPE", "replica")
             wait_until(lambda: link(replica) == "up", 20, "it is attached again")
         done = copying.finish()
@@ -388,8 +382,8 @@ def test_a_replica_that_is_cut_off_for_a_while(server: StartServer) -> None:
     source, replica = with_replicas(server, "7.0")
     target = server("7.0")
     with Copying(source, target, *REPLICA) as copying:
-        copying.wait_keys(target, KEYS // 4)
-        cut_off(replica, source)
+        with copying.held_at(target, KEYS // 4):
+            cut_off(replica, source)
         copying.wait_keys(target, KEYS)
         assert copying.run.alive
         attach(replica, source)
@@ -402,8 +396,7 @@ def test_a_replica_that_is_cut_off_for_good(server: StartServer) -> None:
     source, replica = with_replicas(server, "7.0")
     target = server("7.0")
     with Copying(source, target, *REPLICA, "--retry-for", "1s") as copying:
-        copying.wait_keys(target, KEYS // 4)
-        with copying.held():
+        with copying.held_at(target, KEYS // 4):
             cut_off(replica, source)
         ended = copying.finish(TEMPORARY)
     assert "lost the link to its primary" in ended.stderr
@@ -418,8 +411,7 @@ def test_a_replica_becomes_the_primary(
     primary = source.primaries()[1]
     (replica,) = source.replicas(primary)
     with Copying(source, target, *REPLICA) as copying:
-        copying.wait_keys(target, KEYS // 4)
-        with copying.held():
+        with copying.held_at(target, KEYS // 4):
             source.failover(replica)
             wait_until(lambda: link(primary) == "up", 20, "it is a replica")
         done = copying.finish()
@@ -432,8 +424,7 @@ def test_a_replica_is_detached_and_emptied(server: StartServer) -> None:
     source, *replicas = with_replicas(server, "7.0", 2)
     target = server("7.0")
     with Copying(source, target, *REPLICA) as copying:
-        copying.wait_keys(target, KEYS // 4)
-        with copying.held():
+        with copying.held_at(target, KEYS // 4):
             (read,) = (one for one in replicas if calls(one, "scan"))
             read.do("REPLICAOF", "NO", "ONE")
             read.do("FLUSHALL")
@@ -480,8 +471,7 @@ def test_a_replica_comes_back_empty(server: StartServer) -> None:
     source, replica = with_replicas(server, "7.0")
     target = server("7.0")
     with untouched(source), Copying(source, target, *REPLICA) as copying:
-        copying.wait_keys(target, KEYS // 4)
-        with copying.held():
+        with copying.held_at(target, KEYS // 4):
             replica.restart()
             assert replica.do("DBSIZE") == 0
         wait_until(lambda: calls(replica, "client|list") > 5, 20, "scanners and workers ask it")
@@ -503,8 +493,7 @@ def test_slots_move_during_a_copy(cluster: StartCluster, server: StartServer, ve
         slots.setdefault(ports[key_slot(key)], []).append(key_slot(key))
     mine = {port: list(dict.fromkeys(found))[:8] for port, found in slots.items()}
     with Copying(source, target, *REPLICA) as copying:
-        copying.wait_keys(target, KEYS // 4)
-        with copying.held():
+        with copying.held_at(target, KEYS // 4):
             for number, here in enumerate(primaries):
                 for slot in mine[here.port][:4]:
                     source.migrate_slot(slot, here, primaries[number - 1])
@@ -549,8 +538,7 @@ def test_a_job_goes_on_with_another_replica(server: StartServer) -> None:
 def stopped_and_resumed(source: Server, target: Server, between: Callable[[], object]) -> Copied:
     with untouched(source):
         with Copying(source, target, *REPLICA, "--job", "job") as copying:
-            copying.wait_keys(target, KEYS // 4)
-            copying.stop(signal.SIGINT)
+            copying.stop_at(target, KEYS // 4)
             copying.finish(130)
         between()
         done = resume()
@@ -588,8 +576,7 @@ def test_what_a_replica_lacks_its_primary_may_have(server: StartServer, proxy: S
     flags = ("--repair", "--delete-extra", "--yes", "--batch-keys", "10", "--workers", "1")
     words = ["verify", "--from", source.uri, "--to", target.uri, *REPLICA, *flags]
     with Copying.of(*words) as verifying:
-        wait_until(lambda: calls(replica, "dump") > 1000, 20, "it compares")
-        with verifying.held():
+        with held(verifying.run, lambda: calls(replica, "dump") > 1000):
             way.stall("down")
             for end in (source, target):
                 end.do("SET", "new", "x")

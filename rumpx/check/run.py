@@ -195,7 +195,8 @@ def _tight(draft: Draft, node: Node, info: ServerInfo, needed: int) -> Line | No
     """What to say of a primary that may have too little room for its share."""
     if draft.target.topology.cluster:
         needed = needed * sum(last - first + 1 for first, last in node.slots) // SLOTS
-    room = room_on(info, getattr(draft, "target_keys", 0))
+    limit = draft.job.limits.max_target_memory
+    room = int((limit or 1.0) * room_on(info, getattr(draft, "target_keys", 0)))
     if (1 + UNCERTAINTY) * needed <= room:
         return None
     text = (
@@ -203,11 +204,10 @@ def _tight(draft: Draft, node: Node, info: ServerInfo, needed: int) -> Line | No
         f"{units.size(room)} below its maxmemory, and the copy needs about {units.size(needed)} "
         "there"
     )
-    if (1 - UNCERTAINTY) * needed <= room:
+    if limit is None or (1 - UNCERTAINTY) * needed <= room:
         return Line("warn", "memory", f"{text}: that may be too much", _RAISE)
-    if info.evicts:
-        return Line("warn", "memory", f"{text}: it would evict keys ({info.policy})", _RAISE)
-    return Line("fail", "memory", f"{text}: it would run full", _RAISE, TargetFull.exit_code)
+    end = f"evict keys ({info.policy})" if info.evicts else "run full"
+    return Line("fail", "memory", f"{text}: it would {end}", _RAISE, TargetFull.exit_code)
 
 
 def _ends(side: SideFacts, latency: Latency | None) -> Ends:

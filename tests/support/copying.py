@@ -259,6 +259,15 @@ class Copying:
         slow += [] if "--batch-keys" in flags else ["--batch-keys", "10"]
         self.run = Running(_arguments(source, target, (*slow, *flags)))
 
+    def wait_keys(self, target: Server | Cluster, number: int, timeout: float = 60) -> None:
+        """Until the target has so many keys; the copy goes on, and must be one that lasts."""
+
+        def enough() -> bool:
+            assert self.run.alive, f"ended too early:\n{self.run.stderr[-4000:]}"
+            return _count(target, b"") >= number
+
+        wait_until(enough, timeout, f"{number} keys are copied")
+
     @contextlib.contextmanager
     def held_at(
         self, target: Server | Cluster, number: int, *, prefix: bytes = b"", timeout: float = 60
