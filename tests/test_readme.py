@@ -71,7 +71,8 @@ def options_in(text: str) -> set[str]:
 
 def test_readme_has_every_option_and_no_other() -> None:
     known = options_of(build_parser())
-    told = {cell.split()[0] for cell in first_cells(section(README, "Options"))}
+    gentle = section(README, "Gentle on production")
+    told = {cell.split()[0] for cell in first_cells(section(README, "Options") + gentle)}
     assert told == known - {"-from", "-to"}
     others = [
         build_check_parser(),
@@ -85,15 +86,17 @@ def test_readme_has_every_option_and_no_other() -> None:
 
 
 def test_readme_has_the_options_of_the_other_commands() -> None:
-    resume = options_in(section(README, "Resume"))
+    limits = section(README, "Gentle on production")
+    options = section(README, "Options") + limits
+    resume = options_in(section(README, "Resume") + limits)
     assert resume >= options_of(build_resume_parser()) - {"-h", "--help"}
     assert resume >= options_of(build_jobs_parser()) - {"-h", "--help"}
     running = section(README, "While it runs")
     assert options_in(running) >= options_of(build_ctl_parser()) - {"-h", "--help"}
     assert set(READERS) <= set(re.findall(r"`([a-z-]+)`", running))
-    check = options_in(section(README, "Check first") + section(README, "Options"))
+    check = options_in(section(README, "Check first") + options)
     assert check >= options_of(build_check_parser()) - {"-h", "--help"}
-    verify = options_in(section(README, "Verify and repair") + section(README, "Options"))
+    verify = options_in(section(README, "Verify and repair") + options)
     assert verify >= options_of(build_verify_parser()) - {"-h", "--help"}
 
 
