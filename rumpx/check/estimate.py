@@ -26,6 +26,9 @@ _START: Final = 0.3
 # full, and the entry of an expiry, which has a table of its own.
 _TABLE_BYTES: Final = 12
 _EXPIRY_BYTES: Final = 40
+# A key's entry in the table, and the head of its value: MEMORY USAGE counts them, the memory of the
+# data in INFO does not.
+ENTRY_BYTES: Final = 24
 # Versions store the same values differently.
 UNCERTAINTY: Final = 0.2
 

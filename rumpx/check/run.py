@@ -28,7 +28,13 @@ from rumpx.check.document import (
     Sampled,
     Server,
 )
-from rumpx.check.estimate import UNCERTAINTY, Distance, memory_needed, seconds_needed
+from rumpx.check.estimate import (
+    ENTRY_BYTES,
+    UNCERTAINTY,
+    Distance,
+    memory_needed,
+    seconds_needed,
+)
 from rumpx.check.latency import measure_latency
 from rumpx.check.payloads import not_proven, prove_payloads
 from rumpx.check.request import Request
@@ -161,15 +167,17 @@ def _estimated(draft: Draft, sample: Sampled) -> Estimate | None:
 def _bytes_needed(draft: Draft, sample: Sampled, keys: int) -> tuple[int | None, str]:
     """Memory on the target, and what that was reckoned from.
 
-    A sample misses rare large keys; where everything is copied, the source's INFO counts them.
+    A sample has rare large keys either not at all or far too many of them; where everything is
+    copied, the source's INFO knows better.
     """
     whole = data_in_scope(draft) if hasattr(draft, "scope") else None
+    expiring = sample.expiring / max(1, sample.keys)
+    if whole is not None:
+        mean = whole / max(1, keys) + ENTRY_BYTES
+        return memory_needed(keys, mean, expiring), "the memory of the source's data"
     if sample.mean_bytes is None:
-        return whole, "the source's memory" if whole else "no sizes, since MEMORY USAGE is refused"
-    needed = memory_needed(keys, sample.mean_bytes, sample.expiring / max(1, sample.keys))
-    if whole is not None and whole > needed:
-        return whole, "the source's memory"
-    return needed, "the sample's sizes"
+        return None, "no sizes, since MEMORY USAGE is refused"
+    return memory_needed(keys, sample.mean_bytes, expiring), "the sample's sizes"
 
 
 def _memory(draft: Draft, estimate: Estimate) -> list[Line]:

@@ -40,6 +40,7 @@ class ServerInfo:
     role: str = ""
     used_memory: int = 0
     startup_memory: int = 0
+    dataset_memory: int = 0
     max_memory: int = 0
     policy: str = ""
     expired_keys: int = 0
@@ -66,8 +67,8 @@ class ServerInfo:
 
     @property
     def data_memory(self) -> int:
-        """Bytes that the data take, their tables included, and whatever clients' buffers take."""
-        return self.used_memory - self.startup_memory
+        """Bytes that keys and values take, without their tables and without clients' buffers."""
+        return self.dataset_memory or max(0, self.used_memory - self.startup_memory)
 
     @property
     def proven_cursors(self) -> bool:
@@ -99,6 +100,7 @@ def parse_info(text: str) -> ServerInfo:
         role=fields.get("role", ""),
         used_memory=number("used_memory"),
         startup_memory=number("used_memory_startup"),
+        dataset_memory=number("used_memory_dataset"),
         max_memory=number("maxmemory"),
         policy=fields.get("maxmemory_policy", ""),
         expired_keys=number("expired_keys"),
