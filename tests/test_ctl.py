@@ -202,7 +202,7 @@ def test_words_and_lines_are_requests(words: str, name: str | None, request_: Re
         ("nightly set", "set needs what is to be set"),
         ("set max-keys-per-sec", "'max-keys-per-sec': a limit is set by NAME=VALUE"),
         ("set max-keys-per-sec=", "max-keys-per-sec needs a value"),
-        ("set workers=8", "'workers' cannot be set while a copy runs; what can be is max-keys"),
+        ("set workers=8", "'workers' cannot be set while a copy runs; what can be is max-source"),
         ("set max-source-cpu=5 max-source-cpu=6", "max-source-cpu is set twice"),
         ("nightly pause now", "Nothing comes after pause; leave out 'now'"),
     ],
@@ -537,7 +537,7 @@ def test_status_for_people_and_for_programs(engine: Engine) -> None:
         "  copied   412,345 keys, 5,000 keys/s, 1.3 MB/s",
         "  limits   max-keys-per-sec 5000, max-target-latency 5ms",
         "  latency  source 0.8 ms, target 1.2 ms",
-        "  held by  the limit of keys a second",
+        "  now      the limit of keys a second",
     ]
     assert json.loads(programs.stdout) == ANSWER
 

@@ -259,6 +259,13 @@ class Copying:
         slow += [] if "--batch-keys" in flags else ["--batch-keys", "10"]
         self.run = Running(_arguments(source, target, (*slow, *flags)))
 
+    @classmethod
+    def of(cls, *words: str | Path) -> Self:
+        """Any other command, as `resume`, with the displays that `finish` reads."""
+        copying = cls.__new__(cls)
+        copying.run = Running([*words, "--progress", "json", "--summary", "-"])
+        return copying
+
     def wait_keys(self, target: Server | Cluster, number: int, timeout: float = 60) -> None:
         """Until the target has so many keys; the copy goes on, and must be one that lasts."""
 
