@@ -311,9 +311,13 @@ def test_a_job_is_stopped_many_times(server: StartServer, version: str) -> None:
     fill_mixed(source, KEYS)
     at_rest(source)
     for part in range(1, 5):
-        run = Copying(source, target, "--job", "job") if part == 1 else Resuming()
+        there = target.do("DBSIZE")
+        # In one partition keys are new when those of a reply that was not settled whole, which the
+        # ledger leaves out, have been copied again.
+        flags = ("--job", "job", "--partitions", "1", "--batch-keys", "2")
+        run = Copying(source, target, *flags) if part == 1 else Resuming()
         with run as copying:
-            copying.stop_at(target, part * KEYS // 6)
+            copying.stop_at(target, there + 500)
             ended = copying.finish(130)
         assert ended.summary["runs"] == part
         assert ended.counts["copied"] == len(keys_of(target))

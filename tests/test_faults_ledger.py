@@ -164,7 +164,7 @@ def test_a_disk_that_stays_full(
     flags = ("--job", "job", "--state-dir", disk.folder, "--retry-for", "1s")
     with Copying(way, target, *flags, "--progress", "none") as copying:
         with copying.held_at(target, KEYS // 4):
-            way.rtt_ms = 300  # so that it has not done all before
+            way.rtt_ms = 1000  # so that it has not done all before
             disk.fill(copying.run)
         ended = copying.finish(5)
         way.rtt_ms = 0

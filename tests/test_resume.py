@@ -381,8 +381,10 @@ def test_if_all_of_the_first_keys_fail_for_one_reason_it_stops(
 ) -> None:
     source, target = pair
     busy(source, target, KEYS)
+    # In small batches, or all would be in flight when it stops.
+    flags = ("--on-conflict", "fail", "--batch-keys", "5", "--job", "j")
 
-    done = copy(source, target, "--on-conflict", "fail", "--job", "j", code=SOME_FAILED)
+    done = copy(source, target, *flags, code=SOME_FAILED)
 
     assert done.summary["state"] == "failed"
     assert 1000 <= done.counts["failed"] < KEYS

@@ -23,7 +23,7 @@ StartServer = Callable[..., Server]
 KEYS = 20_000
 # With a round trip of 0.2 s, which is added once the workers start, this takes many seconds. (A
 # longer way from the start would be made up for by more batches in flight.)
-SLOWLY = ("--workers", "2", "--batch-keys", "100", "--partitions", "2")
+SLOWLY = ("--workers", "2", "--batch-keys", "5", "--partitions", "2")
 SLOW_MS = 200
 
 
@@ -186,10 +186,8 @@ def test_workers_that_wait_for_a_silent_server_end_too(slow: Slow, copying: Runn
 
 @pytest.mark.parametrize("key", [b"\x03", b"\x03\x03"])
 def test_ctrl_c_gives_the_terminal_back(slow: Slow, key: bytes) -> None:
-    # With a few keys in each batch it takes seconds, though there are many in flight.
     slow.proxy.rtt_ms = SLOW_MS
-    words = (*slow.words, "--batch-keys", "2")
-    shown = rumpx_pty(*words, keys=[("copying", key)], cols=100, rows=30)
+    shown = rumpx_pty(*slow.words, keys=[("copying", key)], cols=100, rows=30)
 
     assert shown.sent == [key]
     assert shown.returncode == 130, shown.text

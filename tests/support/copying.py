@@ -142,7 +142,7 @@ def verify(
     return verified(done.returncode, done.stdout, done.stderr)
 
 
-TURN, FIRST_TURN = 0.002, 0.02
+TURN, FIRST_TURN = 0.004, 0.02
 """Seconds for which a run's coordinator moves, and then at most the others; the latter before there
 are workers, while most of what they do is to import."""
 
@@ -152,8 +152,9 @@ def frozen(run: Running, ready: Callable[[], object], timeout: float = 60) -> It
     """From the moment that this is so, and while this is open, none of the run's processes moves.
 
     Until then the coordinator and the others move in turns, and nobody while we look. So between
-    two looks no more is done than workers hold (64 batches each at most), however long we are kept
-    from the CPU: a copy of thousands of keys takes a fraction of a second.
+    two looks no more is done than workers hold (64 batches each at most, of five times
+    `--batch-keys`), however long we are kept from the CPU: a copy of thousands of keys takes a
+    fraction of a second.
     """
     until = time.monotonic() + timeout
     try:
@@ -256,7 +257,7 @@ class Copying:
 
     def __init__(self, source: Side, target: Side, *flags: str | Path) -> None:
         slow = ["--workers", "1"]
-        slow += [] if "--batch-keys" in flags else ["--batch-keys", "10"]
+        slow += [] if "--batch-keys" in flags else ["--batch-keys", "5"]
         self.run = Running(_arguments(source, target, (*slow, *flags)))
 
     @classmethod
