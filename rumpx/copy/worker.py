@@ -42,6 +42,9 @@ from rumpx.servers.dial import Dialer
 from rumpx.servers.topology import Topology
 
 _GRACE_SECONDS: Final = 1.0
+# A server on this machine goes first. On two cores that both servers share with four workers, the
+# source's other clients then wait 10 ms (p99) instead of 15, at the same speed.
+_NICENESS: Final = 10
 
 
 class Handler(Protocol):
@@ -148,6 +151,7 @@ class WorkerSpec:
 def main(channel: Channel, spec: Spec, throttle: Throttle) -> None:
     """The process's whole life."""
     name_process("rumpx-worker")
+    os.nice(_NICENESS)
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
     gc.freeze()  # what has been imported is never garbage: no need to look at it again
     inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
