@@ -166,12 +166,12 @@ def test_it_is_back_within_five_seconds() -> None:
 
 
 def test_it_is_not_stuck_where_others_make_the_latency() -> None:
-    """Between half of the limit and 90 % it grows, slowly."""
-    decided = run([0.7 * LIMIT] * 300, Share(0.01))
+    """Well below the limit it grows, slowly."""
+    decided = run([0.5 * LIMIT] * 300, Share(0.01))
 
     assert decided[50][0].value > 0.01
     assert decided[-1][0].value > 0.1
-    assert "3.5 ms of 5 ms" in decided[50][1].reason
+    assert "2.5 ms of 5 ms" in decided[50][1].reason
 
 
 def test_a_cut_is_judged_by_what_it_did() -> None:
@@ -181,10 +181,10 @@ def test_a_cut_is_judged_by_what_it_did() -> None:
     assert shares_after[0] < 1 and shares_after[0] == shares_after[1] == shares_after[2]
 
 
-def test_until_something_is_felt_half_of_it_goes() -> None:
+def test_until_something_is_felt_a_part_of_it_goes() -> None:
     share, decision = run([None] * 50, Share())[-1]
 
-    assert share.value == 0.5 and decision.batches_in_flight < FULL.batches
+    assert share.value == 0.25 and decision.batches_in_flight < FULL.batches
 
 
 @pytest.mark.parametrize(("each", "least"), [(0.02, 0.5), (0.2, 0.02), (2.0, 0.001)])
@@ -199,7 +199,7 @@ def test_it_settles_below_the_limit(each: float, least: float) -> None:
             over += latency > LIMIT
             values.append(share.value)
     assert over <= 0.05 * len(values)
-    assert sum(values) / len(values) > 0.5 * min(1.0, LIMIT / each), "and not far below"
+    assert sum(values) / len(values) > 0.4 * min(1.0, LIMIT / each), "and not far below"
     assert min(values) > least / 4
 
 
@@ -219,26 +219,33 @@ def test_each_limit_holds_and_is_named(found: Seen, wanted: Limits, reason: str)
     assert reason in decision.reason
 
 
-# What a PING took above its best, in ms, ten times a second: a copy of a million keys on two
-# cores, into which redis-benchmark with 50 clients fell for four seconds.
+# The second-highest PING of the last second above the best, in ms, ten times a second: recorded on
+# two cores while a copy began after a second, redis-benchmark with 50 clients after four, and that
+# ended after nine.
 RECORDED = [
-    *(1.1, 1.2, 2.0, 2.0, 2.4, 2.6, 3.1, 3.0, 2.8, 3.9, 4.2, 4.1, 3.3, 3.6, 3.9, 2.8, 3.1, 3.8),
-    *(9.5, 12.8, 13.2, 13.2, 12.7, 15.6, 15.6, 14.1, 11.0, 12.2, 10.1, 9.9, 11.3, 13.0, 8.7, 9.0),
-    *(10.4, 11.0, 12.9, 9.7, 8.8, 9.9, 10.7, 11.5, 9.1, 8.4, 9.9, 10.2, 8.9, 9.3, 10.0, 9.6, 9.8),
-    *(9.6, 9.6, 9.6, 9.6, 8.9, 8.9, 8.9, 1.9, 1.1, 0.9, 0.8, 1.0, 0.9, 0.8, 1.1, 1.3, 1.2, 1.0),
-    *(0.9, 1.2, 1.4, 1.3, 1.6, 1.8, 1.7, 1.9, 2.2, 2.0, 2.3, 2.1, 2.4, 2.3, 2.2, 2.4, 2.1, 2.3),
+    *(0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 4.1, 4.1, 4.2, 4.2, 4.2),
+    *(4.2, 4.2, 4.1, 4.1, 4.1, 3.6, 3.6, 1.9, 2.9, 2.9, 2.9, 2.9, 2.9, 2.9, 2.9, 2.9, 2.9, 2.9),
+    *(2.4, 2.4, 2.1, 2.3, 5.9, 5.9, 5.9, 5.9, 5.9, 5.9, 5.9, 5.9, 5.9, 5.9, 3.6, 3.6, 5.3, 5.3),
+    *(5.3, 6.5, 6.5, 6.5, 6.5, 6.5, 6.5, 6.5, 6.5, 6.5, 6.5, 3.7, 3.7, 3.5, 3.5, 3.5, 3.5, 3.7),
+    *(3.7, 3.7, 3.7, 3.7, 3.7, 3.7, 4.7, 4.7, 4.7, 5.6, 5.6, 5.6, 12.3, 16.5, 16.5, 16.5, 16.5),
+    *(16.5, 16.5, 16.5, 16.5, 16.5, 8.1, 3.4, 2.7, 2.0, 2.0, 2.0, 2.0, 1.9, 1.9, 1.9, 1.5, 1.5),
+    *(1.5, 1.4, 1.2, 1.2, 1.3, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.9, 0.8, 0.8, 1.2),
+    *(1.3, 1.7, 1.7, 1.9, 1.9, 1.9, 1.9, 1.9, 1.9, 1.9, 1.7, 1.6, 1.6, 1.5),
 ]
+LOAD_BEGINS, LOAD_ENDS = 39, 88
 
 
 def test_recorded_observations() -> None:
     decided = run([ms / 1000 for ms in RECORDED], Share())
 
     values = [share.value for share, _ in decided]
-    begins = next(n for n, ms in enumerate(RECORDED) if ms > 9)
-    ends = max(n for n, ms in enumerate(RECORDED) if ms > 8)
-    assert values[begins - 1] == 1
-    assert values[begins + 20] < 0.1, "two seconds after it began"
-    assert values[min(ends + 50, len(values) - 1)] > 0.9, "soon after it ended"
+    assert values[12] == 1, "while nobody does anything"
+    assert values[LOAD_BEGINS + 20] < values[LOAD_BEGINS - 1] / 2
+    assert min(values) > 0
+    calm = next(n for n, ms in enumerate(RECORDED) if n > LOAD_ENDS and ms < 2.1)
+    assert values[calm + 35] > 10 * values[calm]
+    for (share, decision), ms in zip(decided, RECORDED, strict=True):
+        assert share.value == 1 or f"{ms:.1f} ms" in decision.reason
 
 
 # --- the governor itself --------------------------------------------------------------------

@@ -7,6 +7,7 @@ only a repair needs is asked for only if there is to be one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
@@ -99,6 +100,9 @@ def prepare_comparison(request: Request) -> tuple[Plan, CompareSpec]:
     tolerance = request.tolerance
     if tolerance is None:
         tolerance = _EXACT_TOLERANCE if exact else _COARSE_TOLERANCE
+        if shift:
+            # The skew was measured anew, to within half a round trip of each side, as for the copy.
+            tolerance += math.ceil(1000 * (source.clock.round_trip + target.clock.round_trip))
     spec = CompareSpec(
         copying,
         target_abilities,
