@@ -268,9 +268,29 @@ def test_cpu_is_what_was_used_between_two_words() -> None:
     for at, cpu in ((1.0, 50.0), (2.0, 50.9)):
         governor.observe(Used(node, at, cpu, 0, 0))  # type: ignore[arg-type]
 
-    decision = governor.decide(2.0, 0.0, 0.0)
+    decision = governor.decide(2.1, 0.0, 0.0)
+    cut = governor.decide(2.5, 0.0, 0.0)
+    assert decision.reason == cut.reason == "held by source CPU 90% > 50%"
+    assert cut.batches_in_flight == decision.batches_in_flight, "nothing new is known"
 
-    assert decision.reason == "held by source CPU 90% > 50%"
+    governor.observe(Used(node, 3.0, 51.8, 0, 0))  # type: ignore[arg-type]  # began before the cut
+    assert governor.decide(3.1, 0.0, 0.0).batches_in_flight == cut.batches_in_flight
+    governor.observe(Used(node, 4.0, 52.7, 0, 0))  # type: ignore[arg-type]
+    assert governor.decide(4.1, 0.0, 0.0).batches_in_flight < cut.batches_in_flight
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted"),
+    [
+        (Seen(source_memory=0.89), Limits(max_source_memory=0.9)),
+        (Seen(source_cpu=0.55), Limits(max_source_cpu=0.6)),
+    ],
+)
+def test_what_is_within_its_limit_does_not_hold(found: Seen, wanted: Limits) -> None:
+    share = Share(0.5)
+    for step in range(400):
+        share, _ = decide(share, found, wanted, None, False, FULL, step * STEP)
+    assert share.value == 1
 
 
 def test_off_by_the_timetable_and_by_the_user() -> None:

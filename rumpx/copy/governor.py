@@ -4,13 +4,13 @@
 is (latency of both sides, a source's CPU and memory) moves one number, the *share* of what an
 unhindered run has under way, by multiplicative decrease and increase:
 
-- something above 60 % of its limit: the share is cut to where it should be at 45 % of it, at most
-  to a third, and what is felt from then on counts anew: a cut is judged by what it did;
-- all below 30 % of their limits: it grows by a quarter and a little, five times a second;
+- each limit has a *pressure*: a CPU's is what is used of the limit; a latency's is 1 at 60 % of the
+  limit already, since the second-highest of fifty PINGs is about the p97 of what other clients wait
+  for, and it is their p99 that should be within it; memory has none until it is above its limit;
+- the highest is above 1: the share is cut to where it should be at three quarters, at most to a
+  third, and what is felt from then on counts anew: a cut is judged by what it did;
+- it is below a half: the share grows by a quarter and a little, five times a second;
 - between: it grows by a twentieth, so that a run is not stuck where others make all the latency.
-
-So far below the limit since others see more than we do: the second-highest of fifty PINGs is about
-their p97, and it is their p99 that should be within it.
 
 From the share follow the keys in a pipeline, the batches in flight, the COUNT of a SCAN and the
 SCANs in flight, each by its square root: fewer *and* smaller requests. (A server works through one
@@ -50,9 +50,11 @@ _FEWEST_KEYS: Final = 10
 _FIRST_SHARE: Final = 0.25
 _SETTLE_SECONDS: Final = 0.3
 _GROW_SECONDS: Final = 0.2
-_NEAR: Final = 0.6
-_AIM: Final = 0.45
-_CALM: Final = 0.3
+# A latency's share of its limit at which the pressure is 1.
+_LATENCY_HIGH: Final = 0.6
+_MEMORY_HIGH: Final = 3.0
+_AIM: Final = 0.75
+_CALM: Final = 0.5
 # Ten keys at a time with this pause between are a load of some tenths of a percent.
 _LONGEST_WAIT: Final = 0.02
 _LOWEST: Final = 0.1
@@ -192,18 +194,18 @@ def _rates_in_words(rates: Pace) -> list[str]:
 
 def adapt(share: Share, seen: Seen, limits: Limits, full: Full, now: float) -> Share:
     """The share after what was seen."""
-    excesses = list(_excesses(seen, limits))
-    if not excesses:
+    pressures = list(_pressures(seen, limits))
+    if not pressures:
         return Share(1.0, now) if not _has_feedback(limits) else share
-    ratio, reason = max(excesses)
-    if ratio > _NEAR:
+    highest, reason = max(pressures)
+    if highest > 1:
         if now - share.cut < _SETTLE_SECONDS:
             return replace(share, reason=reason)
-        value = max(_LOWEST * _one_batch(full), share.value * max(1 / 3, _AIM / ratio))
+        value = max(_LOWEST * _one_batch(full), share.value * max(1 / 3, _AIM / highest))
         return Share(min(value, share.value), now, now, reason)
     if share.value == 1 or now - share.changed < _GROW_SECONDS:
         return replace(share, reason=reason)
-    grown = 1.25 * share.value + 0.01 if ratio < _CALM else 1.05 * share.value
+    grown = 1.25 * share.value + 0.01 if highest < _CALM else 1.05 * share.value
     return replace(share, value=min(1.0, grown), changed=now, reason=reason)
 
 
@@ -224,24 +226,25 @@ def _has_feedback(limits: Limits) -> bool:
     )
 
 
-def _excesses(seen: Seen, limits: Limits) -> Iterable[tuple[float, str]]:
-    """Of each limit that can be told: how much of it is used, and that in words."""
+def _pressures(seen: Seen, limits: Limits) -> Iterable[tuple[float, str]]:
+    """Of each limit that can be told: its pressure, and what it is in words."""
     for side, value, limit in (
         ("source", seen.source_latency, limits.max_source_latency),
         ("target", seen.target_latency, limits.max_target_latency),
     ):
         if value is not None and limit is not None:
-            yield value / limit, _in_words(
+            yield value / limit / _LATENCY_HIGH, _in_words(
                 f"{side} latency", f"{value * 1e3:.1f} ms", f"{limit * 1e3:g} ms", value > limit
             )
-    for what, value, limit in (
-        ("source CPU", seen.source_cpu, limits.max_source_cpu),
-        ("source memory", seen.source_memory, limits.max_source_memory),
-    ):
-        if value is not None and limit is not None:
-            # What memory there is does not shrink by waiting: any excess cuts deeply.
-            ratio = 3.0 if what == "source memory" and value > limit else value / limit
-            yield ratio, _in_words(what, f"{value:.0%}", f"{limit:.0%}", value > limit)
+    value, limit = seen.source_cpu, limits.max_source_cpu
+    if value is not None and limit is not None:
+        words = _in_words("source CPU", f"{value:.0%}", f"{limit:.0%}", value > limit)
+        yield value / limit, words
+    value, limit = seen.source_memory, limits.max_source_memory
+    if value is not None and limit is not None:
+        above = value > limit
+        words = _in_words("source memory", f"{value:.0%}", f"{limit:.0%}", above)
+        yield _MEMORY_HIGH if above else 0.0, words
 
 
 def _in_words(what: str, value: str, limit: str, above: bool) -> str:
@@ -284,9 +287,12 @@ def settings(full: Full, share: float, rates: Pace, payload: float) -> Decision:
 
 @dataclass(slots=True)
 class _Cpu:
+    """`share` of a core between `since` and `at`; `seconds` since the server's start."""
+
     at: float
     seconds: float
-    share: float | None = None
+    since: float = math.inf
+    share: float = 0.0
 
 
 @dataclass(slots=True)
@@ -315,10 +321,10 @@ class Governor:
             self._felt.setdefault(told.node, Window()).add(told.at, told.above)
             return
         before = self._cpu.get(told.node)
-        share = None
+        cpu = self._cpu[told.node] = _Cpu(told.at, told.cpu)
         if before and told.at > before.at and told.cpu >= before.seconds:
-            share = (told.cpu - before.seconds) / (told.at - before.at)
-        self._cpu[told.node] = _Cpu(told.at, told.cpu, share)
+            cpu.since = before.at
+            cpu.share = (told.cpu - before.seconds) / (told.at - before.at)
         self._used[told.node] = told
 
     def used(self, side: Side) -> list[Used]:
@@ -354,7 +360,7 @@ class Governor:
         cpus = [
             cpu.share
             for node, cpu in self._cpu.items()
-            if node[0] == "source" and cpu.share is not None
+            if node[0] == "source" and math.inf > cpu.since >= cut
         ]
         memories = [u.memory / u.max_memory for u in self.used("source") if u.max_memory]
         return Seen(
