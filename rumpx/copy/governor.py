@@ -88,15 +88,24 @@ class Full:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What was observed, of the worst node each: latencies in seconds above the best, of the last
-    second but not from before the last cut; CPU of one core; memory of maxmemory; None where
-    nothing is known. `payload` is the mean of the keys so far, in bytes."""
+    """What was observed, of the worst node each; None where nothing is known.
+
+    Attributes:
+        source_latency, target_latency: seconds above the best, of the last second, but not from
+            before the last cut.
+        source_cpu: of one core.
+        source_memory: of maxmemory.
+        payload: mean bytes of the keys so far.
+        source_second, target_second: the latencies of the whole last second, for people.
+    """
 
     source_latency: float | None = None
     target_latency: float | None = None
     source_cpu: float | None = None
     source_memory: float | None = None
     payload: float = 0.0
+    source_second: float | None = None
+    target_second: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,13 +237,14 @@ def _has_feedback(limits: Limits) -> bool:
 
 def _pressures(seen: Seen, limits: Limits) -> Iterable[tuple[float, str]]:
     """Of each limit that can be told: its pressure, and what it is in words."""
-    for side, value, limit in (
-        ("source", seen.source_latency, limits.max_source_latency),
-        ("target", seen.target_latency, limits.max_target_latency),
+    for side, value, second, limit in (
+        ("source", seen.source_latency, seen.source_second, limits.max_source_latency),
+        ("target", seen.target_latency, seen.target_second, limits.max_target_latency),
     ):
         if value is not None and limit is not None:
+            told = max(value, second or 0.0)
             yield value / limit / _LATENCY_HIGH, _in_words(
-                f"{side} latency", f"{value * 1e3:.1f} ms", f"{limit * 1e3:g} ms", value > limit
+                f"{side} latency", f"{told * 1e3:.1f} ms", f"{limit * 1e3:g} ms", told > limit
             )
     value, limit = seen.source_cpu, limits.max_source_cpu
     if value is not None and limit is not None:
@@ -368,4 +378,6 @@ class Governor:
             self.latency("target", now, cut),
             max(cpus, default=None),
             max(memories, default=None),
+            source_second=self.latency("source", now),
+            target_second=self.latency("target", now),
         )
