@@ -22,6 +22,7 @@ from rumpx.errors import (
     TargetFull,
     TargetUnusable,
     TemporaryError,
+    TimeOver,
     TooManyFailures,
     UsageError,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "TargetFull",
     "TargetUnusable",
     "TemporaryError",
+    "TimeOver",
     "Tls",
     "TooManyFailures",
     "UsageError",

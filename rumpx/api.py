@@ -96,6 +96,7 @@ def copy(
         SourceUnusable, TargetUnusable: refused before the first write, or permanently.
         TemporaryError: trouble outlasted `retry_for`. `error.summary` tells what was copied, and
             `resume` goes on.
+        TimeOver: the time that `limits` leave it is over; `resume` goes on.
         TooManyFailures: more keys failed than `max_failures`, or all of the first thousand.
     """
     from rumpx.job import Job, Limits, Scope, parse_endpoint
@@ -324,6 +325,8 @@ def check(
     connect_timeout: float = 5.0,
     timeout: float = 30.0,
     retry_for: float = 300.0,
+    read_from: ReadFrom = "primary",
+    limits: Limits | None = None,
 ) -> Checkup:
     """Look at both sides before a copy: what it would trip over, and what it would take.
 
@@ -336,7 +339,8 @@ def check(
         read_only: write nothing, and so leave out the proof by real payloads.
         workers, databases, map_db, match, exclude, types, on_conflict, partitions, prefixes,
             batch_keys, size_check, big_key, max_bytes_in_flight, clock, functions,
-            allow_eviction, connect_timeout, timeout, retry_for: those of the copy that is meant.
+            allow_eviction, connect_timeout, timeout, retry_for, read_from, limits: those of the
+            copy that is meant.
 
     Returns:
         What was found. Trouble with a side is in its lines, not raised; `exit_code` is 0, or the
@@ -347,7 +351,7 @@ def check(
     """
     from rumpx.check.request import Request
     from rumpx.check.run import check as run
-    from rumpx.job import Job, Scope, parse_endpoint
+    from rumpx.job import Job, Limits, Scope, parse_endpoint
 
     wanted = Job(
         source=parse_endpoint(source, "source") if isinstance(source, str) else source,
@@ -373,6 +377,8 @@ def check(
         connect_timeout=connect_timeout,
         timeout=timeout,
         retry_for=retry_for,
+        read_from=read_from,
+        limits=limits or Limits(),
     )
     return run(Request(wanted, sample, read_only))
 

@@ -155,15 +155,19 @@ def limits_given(arguments: argparse.Namespace, limits: Limits) -> Limits:
     given: dict[str, Any] = vars(arguments)
     changes = [(name, given[name.replace("-", "_")]) for name in READERS]
     limits = limits_with(limits, ((name, text) for name, text in changes if text is not None))
-    duration = arguments.max_duration
+    if arguments.schedule == "off":
+        limits = replace(limits, schedule="", time_zone=None, exit_when_off=False)
+    elif arguments.schedule is not None:
+        limits = replace(limits, schedule=arguments.schedule, exit_when_off=False)
+    if arguments.max_duration == "off":
+        limits = replace(limits, max_duration=None)
+    elif arguments.max_duration is not None:
+        seconds = parse_seconds(arguments.max_duration, "--max-duration")
+        limits = replace(limits, max_duration=seconds)
     return replace(
         limits,
-        schedule=limits.schedule if arguments.schedule is None else arguments.schedule,
         time_zone=arguments.time_zone or limits.time_zone,
         exit_when_off=arguments.exit_when_off or limits.exit_when_off,
-        max_duration=limits.max_duration
-        if duration is None
-        else parse_seconds(duration, "--max-duration"),
     )
 
 

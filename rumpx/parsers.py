@@ -421,7 +421,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         "--schedule",
         metavar="TIMETABLE",
         help='when to copy, and how fast, as in "Mon-Fri 08:00,off Mon-Fri 20:00,50MiB Sat-Sun '
-        '00:00,full"',
+        '00:00,full"; off for always',
     )
     add("--time-zone", metavar="ZONE", help="of the timetable, as in Europe/Berlin")
     add(
@@ -433,7 +433,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     add(
         "--max-duration",
         metavar="TIME",
-        help="end after so long with exit code 10, to be resumed",
+        help="end after so long with exit code 10, to be resumed; off for no such limit",
     )
 
 

@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, time, timedelta, tzinfo
 from itertools import pairwise
 from operator import itemgetter
@@ -53,11 +53,13 @@ _REACH: Final = 16
 @dataclass(frozen=True, slots=True)
 class Window:
     """A time during which one limit holds: from `since` until before `until`, both in seconds
-    since 1970; infinite where the limit never changes."""
+    since 1970; infinite where the limit never changes. `ends` is when, on the clock on the wall, as
+    in "Mon 20:00"."""
 
     limit: Limit
     since: float
     until: float
+    ends: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ class Timetable:
         ]
         last = bisect_right(changes, now, key=itemgetter(0)) - 1
         (since, limit), (until, _) = changes[last : last + 2]
-        return Window(limit, since, until)
+        return Window(limit, since, until, f"{self._wall(until):%a %H:%M}")
 
     def _moments_around(self, now: float) -> dict[float, Limit]:
         """When entries take effect, in order. Of those that a jump brings to one moment the last

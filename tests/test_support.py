@@ -493,6 +493,7 @@ def test_a_program_in_a_terminal() -> None:
 _POOL = """
 import multiprocessing as mp, sys, time
 def work():
+    open("/proc/self/comm", "w").write("rumpx-worker")
     time.sleep(60)
 if __name__ == "__main__":
     context = mp.get_context("forkserver")

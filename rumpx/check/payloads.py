@@ -30,6 +30,8 @@ LIFETIME: Final = 10_000
 # Larger ones would be felt by other clients.
 LARGEST: Final = 2**20
 # Tried of a kind, since one may be deleted meanwhile.
+# Where sizes are not told: values that cannot be large.
+_SMALL_ENCODINGS: Final = {"int", "embstr", "listpack", "ziplist", "intset"}
 _CANDIDATES: Final = 3
 
 
@@ -85,7 +87,8 @@ def _candidates(keys: Sequence[Key]) -> list[list[Key]]:
     """The smallest keys of each kind."""
     kinds: defaultdict[tuple[str, str], list[Key]] = defaultdict(list)
     for key in keys:
-        if (key.bytes or 0) <= LARGEST:
+        small = key.encoding in _SMALL_ENCODINGS if key.bytes is None else key.bytes <= LARGEST
+        if small:
             kinds[key.type, key.encoding].append(key)
     for found in kinds.values():
         found.sort(key=lambda key: key.bytes or 0)

@@ -14,6 +14,7 @@ Not promised: that a copy goes well. A check sees one moment, and of most things
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -49,12 +50,15 @@ from rumpx.copy.prepare import (
     with_schemes,
 )
 from rumpx.errors import EXIT_OK, RumpxError, TargetFull
+from rumpx.job import Limits
 from rumpx.report import units
 from rumpx.report.entries import count_of
 from rumpx.servers.probe import ServerInfo
 from rumpx.servers.slots import SLOTS
 from rumpx.servers.topology import Node
 
+# Commands on the source for each key: size, payload, expiry.
+_COMMANDS: Final = 3
 _RAISE: Final = "Raise its maxmemory"
 
 
@@ -96,7 +100,7 @@ def _sampled(request: Request, draft: Draft, lines: list[Line]) -> Sample | None
     if not hasattr(draft, "databases"):
         return None
     # What SCAN refuses has been said.
-    if any(line.subject == "reading" and "SCAN" in line.advice for line in lines):
+    if any(line.subject == "reading" and "+scan" in line.advice for line in lines):
         return None
     try:
         places = with_schemes(draft.source, draft.databases)
@@ -153,6 +157,8 @@ def _estimated(draft: Draft, sample: Sampled) -> Estimate | None:
         workers=draft.job.workers,
         partitions=walks,
     )
+    least = _seconds_at_rates(draft.job.limits, keys, needed or 0)
+    quickest, slowest = max(quickest, least), max(slowest, least)
     return Estimate(
         keys,
         needed,
@@ -161,6 +167,15 @@ def _estimated(draft: Draft, sample: Sampled) -> Estimate | None:
         f"{count_of(keys, 'key')}, {sizes}, round trips of {1000 * distance.source:.2f} and "
         f"{1000 * distance.target:.2f} ms, and rates measured elsewhere; not from the network's "
         "bandwidth or the servers' load",
+    )
+
+
+def _seconds_at_rates(limits: Limits, keys: int, size: int) -> float:
+    """What fixed rates make a copy take at least; a timetable is not reckoned with."""
+    return max(
+        keys / (limits.max_keys_per_sec or math.inf),
+        size / (limits.max_bytes_per_sec or math.inf),
+        _COMMANDS * keys / (limits.max_ops_per_sec or math.inf),
     )
 
 

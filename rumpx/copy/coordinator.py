@@ -316,7 +316,7 @@ class Coordinator:
     def _refuse_overflow(self) -> None:
         """Never fill the target: end before that."""
         engine, limit = self._engine, self._engine.governor.limits.max_target_memory
-        if limit is None or engine.state != "copying":
+        if limit is None or all(walk.done for walk in engine.walks):
             return
         for used in engine.governor.used("target"):
             info = self._plan.target.infos.get(used.node[1])
@@ -324,12 +324,14 @@ class Coordinator:
                 continue
             growth = Growth(info.used_memory, used.memory, used.max_memory)
             if overflows(growth, self._begun_at, engine.fraction, limit):
+                full = growth.now >= limit * growth.most
                 end = at_the_end(growth, self._begun_at, engine.fraction)
+                more = "" if full else f", and would need about {size(end)}"
                 name = format_address(used.node[1]) if used.node[1] else str(self._plan.job.target)
                 raise TargetFull(
                     f"The data will not fit: the target {name} uses {size(growth.now)} of its "
-                    f"maxmemory of {size(growth.most)}, and would need about {size(end)}. Enlarge "
-                    "it, and go on; or choose another --max-target-memory."
+                    f"maxmemory of {size(growth.most)}{more}. Enlarge it, and go on; or choose "
+                    "another --max-target-memory."
                 )
 
     # What `rumpx ctl` asks.
@@ -343,6 +345,7 @@ class Coordinator:
                 governor.paused = True
             case Resume():
                 governor.paused = False
+        self._engine.decide_anew()
         return self._status()
 
     def _status(self) -> dict[str, Any]:

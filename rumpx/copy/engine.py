@@ -66,6 +66,7 @@ from rumpx.timetable import parse_timetable
 
 TICK: Final = 0.25
 _DECIDE_SECONDS: Final = 0.1
+_OBSERVE_AGAIN_SECONDS: Final = 1.0
 # Batches that scanners may have found ahead of the workers, beyond what those hold.
 _AHEAD: Final = 2
 _MOST_WALKS: Final = 20
@@ -168,6 +169,7 @@ class Engine:
         self._decide_due = 0.0
         self._next_batch_at = 0.0
         self._observer: Channel | None = None
+        self._observe_at = 0.0
         self._began = time.monotonic()
         self._ids = count()
         self._issued: dict[int, tuple[int, int]] = {}
@@ -309,7 +311,13 @@ class Engine:
             # Somebody killed it: what cannot be felt must not be taken for calm.
             self._selector.unregister(self._observer)
             self._observer.close()
-            self._observe()
+            self._observer = None
+            self._observe_at = time.monotonic() + _OBSERVE_AGAIN_SECONDS
+
+    def decide_anew(self) -> None:
+        """Something was told to the governor: it decides at once."""
+        self._decide_due = 0.0
+        self._decide()
 
     def _decide(self) -> None:
         """Have the governor decide, a few times a second, and pass it on."""
@@ -317,6 +325,8 @@ class Engine:
         if now < self._decide_due or self.state == "draining":
             return
         self._decide_due = now + _DECIDE_SECONDS
+        if self._observer is None and self._observe_at and now >= self._observe_at:
+            self._observe()
         decision = self.governor.decide(now, time.time(), self._meter.mean_payload)
         if decision == self._decision:
             return
@@ -588,7 +598,7 @@ class Engine:
 
     def _time_over(self) -> str:
         limits, decision = self.governor.limits, self._decision
-        if limits.exit_when_off and decision and decision.off and not self.governor.paused:
+        if limits.exit_when_off and decision and self.governor.closed:
             return f"The run is {decision.reason}"
         longest = limits.max_duration
         if longest is not None and time.monotonic() - self._began > longest:

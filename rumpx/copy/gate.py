@@ -91,8 +91,8 @@ class Gate:
             yield count
 
     def _take(self, ops: int) -> None:
-        if (wait := self._throttle.take(ops=ops)) > 0:
-            time.sleep(wait)
+        for seconds in self._throttle.turn(ops=ops):
+            time.sleep(seconds)
 
     def close(self) -> None:
         """Nobody passes any more; who waits gives up."""

@@ -10,7 +10,8 @@ unhindered run has under way, by multiplicative decrease and increase:
 - the highest is above 1: the share is cut to where it should be at three quarters, at most to a
   third, and what is felt from then on counts anew: a cut is judged by what it did;
 - it is below a half: the share grows by a quarter and a little, five times a second;
-- between: it grows by a twentieth, so that a run is not stuck where others make all the latency.
+- between: it grows by a twentieth, so that a run is not stuck where others make all the latency;
+- something that has a limit is not known now, or not yet after the last change: it does not grow.
 
 From the share follow the keys in a pipeline, the batches in flight, the COUNT of a SCAN and the
 SCANs in flight, each by its square root: fewer *and* smaller requests. (A server works through one
@@ -32,13 +33,12 @@ goes on at its slowest, and says so.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from rumpx.copy.latency import Window
-from rumpx.copy.observer import Felt, NodeName, Used
+from rumpx.copy.observer import Felt, NodeName, Used, Watching
 from rumpx.copy.plan import Tuning
 from rumpx.copy.throttle import QUANTUM, Pace
 from rumpx.errors import Side
@@ -53,6 +53,9 @@ _GROW_SECONDS: Final = 0.2
 # A latency's share of its limit at which the pressure is 1.
 _LATENCY_HIGH: Final = 0.6
 _MEMORY_HIGH: Final = 3.0
+_UNKNOWN: Final = -1.0
+# INFO that is older tells nothing of now, in seconds.
+_INFO_AGE: Final = 5.0
 _AIM: Final = 0.75
 _CALM: Final = 0.5
 # Ten keys at a time with this pause between are a load of some tenths of a percent.
@@ -187,7 +190,7 @@ def _off(window: TimeWindow | None, paused: bool) -> str:
         return ""
     if math.isinf(window.until):
         return "off by the timetable"
-    return f"off by the timetable until {time.strftime('%a %H:%M', time.localtime(window.until))}"
+    return f"off by the timetable until {window.ends}"
 
 
 def _rates_in_words(rates: Pace) -> list[str]:
@@ -205,14 +208,17 @@ def adapt(share: Share, seen: Seen, limits: Limits, full: Full, now: float) -> S
     """The share after what was seen."""
     pressures = list(_pressures(seen, limits))
     if not pressures:
-        return Share(1.0, now) if not _has_feedback(limits) else share
+        return Share(1.0, now)
     highest, reason = max(pressures)
     if highest > 1:
         if now - share.cut < _SETTLE_SECONDS:
             return replace(share, reason=reason)
         value = max(_LOWEST * _one_batch(full), share.value * max(1 / 3, _AIM / highest))
         return Share(min(value, share.value), now, now, reason)
-    if share.value == 1 or now - share.changed < _GROW_SECONDS:
+    known = all(pressure > _UNKNOWN for pressure, _ in pressures)
+    if not known:
+        reason = share.reason or min(pressures)[1]
+    if share.value == 1 or not known or now - share.changed < _GROW_SECONDS:
         return replace(share, reason=reason)
     grown = 1.25 * share.value + 0.01 if highest < _CALM else 1.05 * share.value
     return replace(share, value=min(1.0, grown), changed=now, reason=reason)
@@ -223,38 +229,37 @@ def _one_batch(full: Full) -> float:
     return min(1.0, _FEWEST_KEYS / (full.pipeline_keys * full.batches))
 
 
-def _has_feedback(limits: Limits) -> bool:
-    return any(
-        limit is not None
-        for limit in (
-            limits.max_source_latency,
-            limits.max_target_latency,
-            limits.max_source_cpu,
-            limits.max_source_memory,
-        )
-    )
-
-
 def _pressures(seen: Seen, limits: Limits) -> Iterable[tuple[float, str]]:
-    """Of each limit that can be told: its pressure, and what it is in words."""
+    """Of each limit its pressure, and what it is in words."""
     for side, value, second, limit in (
         ("source", seen.source_latency, seen.source_second, limits.max_source_latency),
         ("target", seen.target_latency, seen.target_second, limits.max_target_latency),
     ):
-        if value is not None and limit is not None:
+        if limit is not None and value is None:
+            yield _UNKNOWN, _not_known(f"{side} latency")
+        elif limit is not None and value is not None:
             told = max(value, second or 0.0)
             yield value / limit / _LATENCY_HIGH, _in_words(
                 f"{side} latency", f"{told * 1e3:.1f} ms", f"{limit * 1e3:g} ms", told > limit
             )
     value, limit = seen.source_cpu, limits.max_source_cpu
-    if value is not None and limit is not None:
+    if limit is not None and value is None:
+        yield _UNKNOWN, _not_known("source CPU")
+    elif limit is not None and value is not None:
         words = _in_words("source CPU", f"{value:.0%}", f"{limit:.0%}", value > limit)
         yield value / limit, words
     value, limit = seen.source_memory, limits.max_source_memory
-    if value is not None and limit is not None:
+    if limit is not None and value is None:
+        yield _UNKNOWN, _not_known("source memory")
+    elif limit is not None and value is not None:
         above = value > limit
         words = _in_words("source memory", f"{value:.0%}", f"{limit:.0%}", above)
         yield _MEMORY_HIGH if above else 0.0, words
+
+
+def _not_known(what: str) -> str:
+    """What to say where something is not known, as before the first word and after a change."""
+    return f"held until the {what} is known"
 
 
 def _in_words(what: str, value: str, limit: str, above: bool) -> str:
@@ -269,7 +274,8 @@ def settings(full: Full, share: float, rates: Pace, payload: float) -> Decision:
     """
     root = math.sqrt(share)
     pipeline = max(min(_FEWEST_KEYS, full.pipeline_keys), int(full.pipeline_keys * root))
-    batch = max(pipeline, int(full.batch_keys * root))
+    slowest = share < _one_batch(full)
+    batch = pipeline if slowest else max(pipeline, int(full.batch_keys * root))
     batches = max(1, int(full.batches * root))
     scan_count = max(_FEWEST_KEYS, int(full.scan_count * root))
     keys_rate = min(
@@ -282,9 +288,7 @@ def settings(full: Full, share: float, rates: Pace, payload: float) -> Decision:
         ahead = keys_rate * (_AHEAD_SECONDS + 2 * full.way)
         batch = pipeline
         batches = min(batches, max(1, math.ceil(ahead / pipeline)))
-        scan_count = min(scan_count, max(_FEWEST_KEYS, batch))
-    slowness = min(1.0, _LOWEST * _one_batch(full) / share)
-    wait = _LONGEST_WAIT * slowness if share < _one_batch(full) else 0.0
+    wait = _LONGEST_WAIT * min(1.0, _LOWEST * _one_batch(full) / share) if slowest else 0.0
     unhindered = pipeline == full.pipeline_keys
     chunk_bytes = max(1, int(rates.payload * QUANTUM)) if rates.payload else 0
     pace = replace(
@@ -325,8 +329,18 @@ class Governor:
     _used: dict[NodeName, Used] = field(default_factory=dict)
     _cpu: dict[NodeName, _Cpu] = field(default_factory=dict)
 
-    def observe(self, told: Felt | Used) -> None:
-        """Something was felt."""
+    @property
+    def closed(self) -> bool:
+        """Whether the timetable says "off"."""
+        return bool(self._window and self._window.limit == "off")
+
+    def observe(self, told: Felt | Used | Watching) -> None:
+        """Something was felt, or other nodes are watched from now on."""
+        if isinstance(told, Watching):
+            for known in (self._felt, self._used, self._cpu):
+                for node in [n for n in known if n[0] == told.side and n not in told.nodes]:
+                    del known[node]
+            return
         if isinstance(told, Felt):
             self._felt.setdefault(told.node, Window()).add(told.at, told.above)
             return
@@ -366,16 +380,22 @@ class Governor:
         return decision
 
     def _seen(self, now: float) -> Seen:
-        cut = self._share.cut
+        share = self._share
         cpus = [
             cpu.share
             for node, cpu in self._cpu.items()
-            if node[0] == "source" and math.inf > cpu.since >= cut
+            if node[0] == "source"
+            and math.inf > cpu.since >= share.cut
+            and cpu.at > max(share.changed, now - _INFO_AGE)
         ]
-        memories = [u.memory / u.max_memory for u in self.used("source") if u.max_memory]
+        memories = [
+            used.memory / used.max_memory if used.max_memory else 0.0
+            for used in self.used("source")
+            if used.at > max(share.cut, now - _INFO_AGE)
+        ]
         return Seen(
-            self.latency("source", now, cut),
-            self.latency("target", now, cut),
+            self.latency("source", now, share.cut),
+            self.latency("target", now, share.cut),
             max(cpus, default=None),
             max(memories, default=None),
             source_second=self.latency("source", now),

@@ -23,8 +23,6 @@ from rumpx.copy.throttle import Throttle
 
 # Until payloads have been seen, and where sizes are not asked.
 _GUESSED_BYTES: Final = 512.0
-# While a chunk waits for its turn it looks this often, in seconds, whether rates still hold.
-_LOOK_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +118,8 @@ class Intake:
 
     def turn(self, keys: int, payload: float = 0.0, ops: int = 0) -> Task[None]:
         """Wait until so much may be asked for; a task."""
-        wait = self._throttle.take(keys=keys, payload=payload, ops=ops)
-        while wait > 0 and self._throttle.pace().limited:
-            yield Pause(min(wait, _LOOK_SECONDS))
-            wait -= _LOOK_SECONDS
+        for seconds in self._throttle.turn(keys=keys, payload=payload, ops=ops):
+            yield Pause(seconds)
 
     def _guess(self, chunk: Chunk) -> float:
         return chunk.size if chunk.sizes is None else self._ratio * chunk.size

@@ -1,6 +1,7 @@
 """How long a server makes others wait: what its probes told, put together.
 
-A probe is a bare PING on a connection of its own, at least fifty times a second for each side. The
+A probe is a bare PING on a connection of its own, fifty times a second (fewer where the round trip
+takes longer than that allows: there is one at a time). The
 value is the second-highest of the last second, so that one late packet is nothing, above the lowest
 of the last ten minutes, so that distance does not count.
 
@@ -22,10 +23,11 @@ _BEST_SLICES: Final = 10
 
 
 def with_omitted(took: float, interval: float) -> Iterator[float]:
-    """A probe's time, and those of the probes that it held up; all in seconds."""
-    while took > 0:
-        yield took
-        took -= interval
+    """A probe's time, and that of the first probe that it held up, if any; in seconds. (Those after
+    were held up for less: nobody asks for more than the two worst.)"""
+    yield took
+    if took > interval:
+        yield took - interval
 
 
 @dataclass(slots=True)

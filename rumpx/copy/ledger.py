@@ -389,7 +389,7 @@ class Ledger:
 
     def _write(self, pending: _Pending) -> None:
         """One transaction."""
-        update = pending.update
+        update, record = pending.update, self.record
         database = self._database
         with self._mutex:
             walks, rows = list(pending.walks.values()), list(pending.rows)
@@ -402,10 +402,9 @@ class Ledger:
                     "INSERT OR REPLACE INTO nodes VALUES (?, ?, ?, ?, ?)",
                     [(n.side, n.address, n.id, n.run_id, n.role) for n in update.nodes],
                 )
-            if update.limits not in (None, self.record.job.limits):
-                job = replace(self.record.job, limits=update.limits)
-                self.record = replace(self.record, job=job)
-                database.execute("UPDATE job SET record = ?", (json.dumps(to_plain(self.record)),))
+            if update.limits and update.limits != record.job.limits:
+                record = replace(record, job=replace(record.job, limits=update.limits))
+                database.execute("UPDATE job SET record = ?", (json.dumps(to_plain(record)),))
             database.execute(
                 "UPDATE job SET state = ?, fraction = ?, seconds = ?",
                 (update.state, update.fraction, update.seconds),
@@ -419,6 +418,7 @@ class Ledger:
                     (walk.partition.id, walk.number),
                 )
                 self._write_walk(walk)
+        self.record = record
         self._facts, self._nodes = update.facts, update.nodes
         self._bounds |= {walk.partition.id: walk.partition for walk in walks}
         with self._mutex:

@@ -3,15 +3,17 @@
 It is a process of its own since the coordinator's threads wait for each other: what they would
 measure is themselves. For each node it has
 
-- a thread that sends a bare PING on a connection of its own and waits for the answer, at fixed
-  intervals. A PING that gets no answer, or no connection, counts as its timeout, never as nothing;
-- a question for INFO's CPU and memory once a second, on another connection.
+- a thread that sends a bare PING on a connection of its own and waits for the answer. One that gets
+  no answer, or a connection that cannot be had again, counts as the time for which it has been
+  waited, never as nothing;
+- a thread that asks INFO for CPU and memory once a second, on another connection.
 
 Ten times a second it tells of each node the two worst times since (`latency`), with those that
-still wait. It ends when its coordinator does.
+still wait. Where a node has not answered for some seconds, it reads the topology anew: another may
+serve in its place. It ends when its coordinator does.
 
-Not promised: fifty PINGs a second for each node of a large cluster; there it is fifty or more for
-each side, and five for each node.
+Not promised: fifty PINGs a second for each node of a large cluster; there it is fifty for each side
+and five for each node. Nor from afar, since there is one PING at a time.
 """
 
 from __future__ import annotations
@@ -32,13 +34,18 @@ from rumpx.copy.latency import Best, with_omitted
 from rumpx.errors import RumpxError, Side
 from rumpx.job import Address
 from rumpx.servers.dial import Dialer
+from rumpx.servers.replies import Kind, classify
 from rumpx.servers.resp import Connection
+from rumpx.servers.topology import is_error, read_topology
 
 PROBE_TIMEOUT: Final = 1.0
 _INTERVAL: Final = 0.02
 _LONGEST_INTERVAL: Final = 0.2
 _TELL_SECONDS: Final = 0.1
 _INFO_SECONDS: Final = 1.0
+_INFO_TIMEOUT: Final = 5.0
+_LONGEST_PAUSE: Final = 1.0
+_SILENT_SECONDS: Final = 3.0
 
 NodeName = tuple[Side, Address | None]
 
@@ -46,12 +53,11 @@ NodeName = tuple[Side, Address | None]
 @dataclass(frozen=True, slots=True)
 class Felt:
     """The two worst times of a node's PINGs since the last word, in seconds above its best; `at` is
-    `time.monotonic()`, `best` its quickest of the last ten minutes."""
+    `time.monotonic()`."""
 
     node: NodeName
     at: float
     above: tuple[float, ...]
-    best: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,14 @@ class Used:
 
 
 @dataclass(frozen=True, slots=True)
+class Watching:
+    """The nodes of a side have changed: these are watched from now on."""
+
+    side: Side
+    nodes: tuple[NodeName, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Watched:
     """One side, and the nodes of it that are read or written."""
 
@@ -75,50 +89,68 @@ class Watched:
 
 
 class Pinger:
-    """Sends PINGs to one node, in a thread of its own."""
+    """Sends PINGs to one node, in a thread of its own, until it is stopped."""
 
     def __init__(self, dialer: Dialer, address: Address | None, interval: float) -> None:
         self.node: NodeName = (dialer.side, address)
-        self._dialer = replace(dialer, timeout=PROBE_TIMEOUT)
+        self.stopped = threading.Event()
+        self._dialer = replace(
+            dialer,
+            timeout=PROBE_TIMEOUT,
+            connect_timeout=max(PROBE_TIMEOUT, dialer.connect_timeout / 5),
+        )
         self._address = address
         self._interval = interval
         self._lock = threading.Lock()
         self._best = Best()
         self._took: list[float] = []
         self._waits_since: float | None = None
+        self._answered = time.monotonic()
 
     def start(self) -> None:
-        """Begin; it ends with the process."""
+        """Begin."""
         threading.Thread(target=self._run, daemon=True).start()
 
+    def silent(self, now: float) -> bool:
+        """Whether it has had no answer for some seconds."""
+        return now - self._answered > _SILENT_SECONDS
+
     def _run(self) -> None:
-        while True:
+        failures = 0
+        while not self.stopped.is_set():
             try:
                 connection = self._dialer.connect(self._address)
+                failures = 0
                 self._ping(connection)
-            except RumpxError:
+            except Exception:  # whatever it is: nobody answers
                 with self._lock:
-                    self._waits_since = None
-                    self._took.append(PROBE_TIMEOUT)
-                time.sleep(self._interval)
+                    self._waits_since = self._waits_since or time.monotonic()
+                failures += 1
+                self.stopped.wait(min(_LONGEST_PAUSE, self._interval * 2 ** min(failures, 10)))
 
     def _ping(self, connection: Connection) -> None:
         """Until the connection is lost. It may have led elsewhere than the one before."""
-        self._best = Best()
         connection.call("PING")  # the first is slower, by what the server does for a new client
+        with self._lock:
+            self._best = Best()
+            self._waits_since = None
         due = time.monotonic()
-        while True:
+        while not self.stopped.is_set():
             due = max(due + self._interval, time.monotonic())
             time.sleep(max(0.0, due - time.monotonic()))
             sent = time.monotonic()
             with self._lock:
                 self._waits_since = sent
-            connection.call("PING")
+            reply = connection.call("PING")
             now = time.monotonic()
+            if is_error(reply) and classify(reply).kind is Kind.TEMPORARY:
+                continue  # it is loading, say: whoever waits for it waits on
             with self._lock:
                 self._waits_since = None
+                self._answered = now
                 self._best.add(now, now - sent)
                 self._took.append(now - sent)
+        connection.close()
 
     def take(self, now: float) -> Felt | None:
         """What was felt since the last call."""
@@ -129,9 +161,80 @@ class Pinger:
             took.append(now - waits)
         if not took:
             return None
-        all_of_them = (each for one in took for each in with_omitted(one, self._interval))
-        worst = heapq.nlargest(2, all_of_them)
-        return Felt(self.node, now, tuple(max(0.0, each - best) for each in worst), best)
+        both = (each for one in took for each in with_omitted(one, self._interval))
+        worst = heapq.nlargest(2, both)
+        return Felt(self.node, now, tuple(max(0.0, each - best) for each in worst))
+
+
+class Observer:
+    """All nodes of both sides."""
+
+    def __init__(self, channel: Channel, sides: Sequence[Watched]) -> None:
+        self._channel = channel
+        self._lock = threading.Lock()  # of the channel
+        self._sides = {side.dialer.side: side for side in sides}
+        self._pingers: dict[NodeName, Pinger] = {}
+        self._looked = time.monotonic()
+
+    def run(self) -> None:
+        """Until the coordinator is gone."""
+        for side in self._sides.values():
+            self._watch(side.dialer, side.nodes)
+        while True:
+            time.sleep(_TELL_SECONDS)
+            now = time.monotonic()
+            for pinger in list(self._pingers.values()):
+                if felt := pinger.take(now):
+                    self._tell(felt)
+            if now - self._looked > _SILENT_SECONDS:
+                self._looked = now
+                silent = {p.node[0] for p in self._pingers.values() if p.silent(now)}
+                for name in silent:
+                    threading.Thread(target=self._look_again, args=(name,), daemon=True).start()
+
+    def _watch(self, dialer: Dialer, nodes: Sequence[Address | None]) -> None:
+        interval = min(_LONGEST_INTERVAL, _INTERVAL * len(nodes))
+        for address in nodes:
+            pinger = self._pingers[dialer.side, address] = Pinger(dialer, address, interval)
+            pinger.start()
+            threading.Thread(target=self._ask_info, args=(dialer, pinger), daemon=True).start()
+
+    def _look_again(self, name: Side) -> None:
+        """Another node may serve in the place of one that is silent."""
+        side = self._sides[name]
+        known = [address for address in side.nodes if address]
+        try:
+            topology = read_topology(side.dialer, known)
+        except RumpxError:
+            return  # nobody answers: that is what is felt
+        nodes = tuple(node.address for node in topology.nodes)
+        if set(nodes) == set(side.nodes):
+            return
+        self._sides[name] = replace(side, nodes=nodes)
+        for address in set(side.nodes) - set(nodes):
+            self._pingers.pop((name, address)).stopped.set()
+        self._watch(side.dialer, [address for address in nodes if address not in side.nodes])
+        self._tell(Watching(name, tuple((name, address) for address in nodes)))
+
+    def _ask_info(self, dialer: Dialer, pinger: Pinger) -> None:
+        while not pinger.stopped.is_set():
+            try:
+                connection = replace(dialer, timeout=_INFO_TIMEOUT).connect(pinger.node[1])
+                while not pinger.stopped.is_set():
+                    told = _usage(connection, pinger.node)
+                    if told is None:
+                        return  # INFO is refused here
+                    self._tell(told)
+                    pinger.stopped.wait(_INFO_SECONDS)
+            except Exception:  # whatever it is: nothing is known now
+                pinger.stopped.wait(_INFO_SECONDS)
+
+    def _tell(self, message: Felt | Used | Watching) -> None:
+        with self._lock:
+            try:
+                send(self._channel, message)
+            except OSError:
+                os._exit(0)  # nobody listens any more
 
 
 def main(channel: Channel, sides: Sequence[Watched]) -> None:
@@ -139,37 +242,7 @@ def main(channel: Channel, sides: Sequence[Watched]) -> None:
     name_process("rumpx-observer")
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
     threading.Thread(target=_end_with_coordinator, args=(channel,), daemon=True).start()
-    lock = threading.Lock()
-    pingers: list[Pinger] = []
-    for side in sides:
-        interval = min(_LONGEST_INTERVAL, _INTERVAL * len(side.nodes))
-        pingers += [Pinger(side.dialer, address, interval) for address in side.nodes]
-        for address in side.nodes:
-            threading.Thread(
-                target=_ask_info, args=(channel, lock, side.dialer, address), daemon=True
-            ).start()
-    for pinger in pingers:
-        pinger.start()
-    while True:
-        time.sleep(_TELL_SECONDS)
-        now = time.monotonic()
-        for pinger in pingers:
-            if felt := pinger.take(now):
-                _tell(channel, lock, felt)
-
-
-def _ask_info(
-    channel: Channel, lock: threading.Lock, dialer: Dialer, address: Address | None
-) -> None:
-    while True:
-        try:
-            connection = dialer.connect(address)
-            while told := _usage(connection, (dialer.side, address)):
-                _tell(channel, lock, told)
-                time.sleep(_INFO_SECONDS)
-            return  # INFO is refused here
-        except RumpxError:
-            time.sleep(_INFO_SECONDS)
+    Observer(channel, sides).run()
 
 
 def _usage(connection: Connection, node: NodeName) -> Used | None:
@@ -187,14 +260,6 @@ def _usage(connection: Connection, node: NodeName) -> Used | None:
         int(fields.get("used_memory", 0)),
         int(fields.get("maxmemory", 0)),
     )
-
-
-def _tell(channel: Channel, lock: threading.Lock, message: Felt | Used) -> None:
-    with lock:
-        try:
-            send(channel, message)
-        except OSError:
-            os._exit(0)  # nobody listens any more
 
 
 def _end_with_coordinator(channel: Channel) -> None:

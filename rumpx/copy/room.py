@@ -45,12 +45,12 @@ def overflows(growth: Growth, begun: float, done: float, limit: float) -> bool:
         limit: of its maxmemory, 0.0 to 1.0.
     """
     room = limit * growth.most
-    if not growth.most or done >= 1:
+    if not growth.most:
         return False
     if growth.now >= room:
         return True
     share = done - begun
-    if share < _LITTLE:
+    if share < _LITTLE or done >= 1:
         return False
     margin = _MARGINS[share >= _MUCH]
     return at_the_end(growth, begun, done) > margin * room

@@ -1,6 +1,6 @@
 """What the coordinator tells all workers at any moment, and the rates that they share.
 
-Forty bytes or so of memory that all processes map: the coordinator writes how large a pipeline may
+A few bytes of memory that all processes map: the coordinator writes how large a pipeline may
 be and at which rates keys, payload bytes and commands may be asked for; a worker looks there before
 each pipeline. So a limit holds for all of them together, whoever has work, and a change is felt at
 once, also by batches that were given out before.
@@ -14,6 +14,7 @@ what it was before::
 Nothing is saved up beyond `_SLACK` seconds, which makes up for processes that wake late; with
 pipelines of at most `QUANTUM` seconds' worth, no second sees more than 1.1 times the rate. A value
 that is larger than that has its turn like any other, and those behind it wait until it is paid off.
+Where a rate changes, what is still to be waited for changes with it.
 Payload bytes are guessed first and corrected when they are known.
 
 The lock around it is the kernel's, on the file behind the memory: it goes when its holder dies.
@@ -32,6 +33,8 @@ import struct
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import reduction
 from typing import Any, Final
@@ -39,6 +42,8 @@ from typing import Any, Final
 # Seconds' worth of a rate that one pipeline may hold, and that may be made up for.
 QUANTUM: Final = 0.03
 _SLACK: Final = 0.05
+# While a turn is waited for, rates are looked at this often, in seconds.
+_LOOK_SECONDS: Final = 0.1
 _PACE: Final = struct.Struct("=6d")
 _DUE: Final = struct.Struct("=3d")
 _SIZE: Final = _PACE.size + _DUE.size
@@ -63,9 +68,24 @@ class Pace:
     hurry: bool = False
 
     @property
+    def rates(self) -> tuple[float, float, float]:
+        """All three."""
+        return self.keys, self.payload, self.ops
+
+    @property
     def limited(self) -> bool:
         """Whether there is a rate to be kept."""
         return not self.hurry and bool(self.keys or self.payload or self.ops)
+
+
+def _slower(before: Pace, now: Pace) -> float:
+    """By how much longer what is still to be waited for takes at another pace."""
+    if not now.limited:
+        return 0.0
+    if now.rates == before.rates:
+        return 1.0
+    pairs = zip(before.rates, now.rates, strict=True)
+    return max((old / new for old, new in pairs if old and new), default=0.0)
 
 
 class Throttle:
@@ -90,16 +110,26 @@ class Throttle:
 
     def set(self, pace: Pace) -> None:
         """From now on all go at this pace."""
-        _PACE.pack_into(
-            self._memory,
-            0,
-            pace.keys,
-            pace.payload,
-            pace.ops,
-            pace.pipeline_keys,
-            pace.chunk_bytes,
-            pace.hurry,
-        )
+        with self._locked():
+            now, before = time.monotonic(), self.pace()
+            due = _DUE.unpack_from(self._memory, _PACE.size)
+            scaled = [
+                now + max(0.0, each - now) * old / new if old and new else 0.0
+                for each, old, new in zip(due, before.rates, pace.rates, strict=True)
+            ]
+            _DUE.pack_into(self._memory, _PACE.size, *scaled)
+            _PACE.pack_into(
+                self._memory, 0, *pace.rates, pace.pipeline_keys, pace.chunk_bytes, pace.hurry
+            )
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with self._lock:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
 
     def pace(self) -> Pace:
         """The pace now."""
@@ -107,27 +137,35 @@ class Throttle:
         return Pace(keys, payload, ops, int(pipeline_keys), int(chunk_bytes), bool(hurry))
 
     def take(self, *, keys: int = 0, payload: float = 0, ops: int = 0) -> float:
-        """Take a turn; returns the seconds to wait for it. A negative `payload` gives back what was
-        guessed too high, and one of its own pays for what was guessed too low."""
+        """Take a turn; returns the seconds to wait for it, as rates are now. A negative `payload`
+        gives back what was guessed too high, and one of its own pays for what was guessed too
+        low."""
         pace = self.pace()
         if not pace.limited:
             return 0.0
         now = time.monotonic()
         wait = 0.0
-        with self._lock:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
-            try:
-                due = list(_DUE.unpack_from(self._memory, _PACE.size))
-                asked = ((keys, pace.keys), (payload, pace.payload), (ops, pace.ops))
-                for number, (amount, rate) in enumerate(asked):
-                    if amount and rate:
-                        turn = max(due[number], now - _SLACK)
-                        due[number] = turn + amount / rate
-                        wait = max(wait, turn - now)
-                _DUE.pack_into(self._memory, _PACE.size, *due)
-            finally:
-                fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+        with self._locked():
+            due = list(_DUE.unpack_from(self._memory, _PACE.size))
+            for number, amount in enumerate((keys, payload, ops)):
+                if amount and (rate := pace.rates[number]):
+                    turn = max(due[number], now - _SLACK)
+                    due[number] = turn + amount / rate
+                    wait = max(wait, turn - now)
+            _DUE.pack_into(self._memory, _PACE.size, *due)
         return wait
+
+    def turn(self, *, keys: int = 0, payload: float = 0, ops: int = 0) -> Iterator[float]:
+        """Take a turn; yields the seconds to wait until it has come, a little at a time, since
+        rates may change meanwhile."""
+        before = self.pace()
+        wait = self.take(keys=keys, payload=payload, ops=ops)
+        while wait > 0:
+            piece = min(wait, _LOOK_SECONDS)
+            yield piece
+            now = self.pace()
+            wait = (wait - piece) * _slower(before, now)
+            before = now
 
     def close(self) -> None:
         """Free the memory; in the coordinator, when all workers have ended."""

@@ -30,7 +30,7 @@ from rumpx.copy.messages import Ack
 from rumpx.copy.plan import KeySpan, key_partitions
 from rumpx.copy.prepare import Plan
 from rumpx.copy.watch import SlotWatch
-from rumpx.errors import Interrupted, RumpxError, TemporaryError
+from rumpx.errors import Interrupted, RumpxError, TemporaryError, TimeOver
 from rumpx.report.display import Display
 from rumpx.report.entries import count_of
 from rumpx.report.snapshot import Back, Counts, Finding, KeyFailure
@@ -132,7 +132,7 @@ class Verifier:
             engine.state, engine.note = "done", ""
             engine.tick(force=True)
             orderly = True
-        except Interrupted:
+        except (Interrupted, TimeOver):
             raise
         except RumpxError:
             engine.give_up()

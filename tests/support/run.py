@@ -58,9 +58,10 @@ def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
 
 def _command(args: Sequence[str | Path]) -> list[str]:
     words = [str(arg) for arg in args]
-    if "--from" in words and "--max-source-latency" not in words:
+    place = 1 if words[:1] in (["check"], ["verify"]) else 0
+    begins = "--from" in words and words[place].startswith("-")
+    if begins and "--max-source-latency" not in words:
         # Other tests' load, and proxies that change their delay, are not to hold it back.
-        place = 1 if words[0] in ("check", "verify") else 0
         words[place:place] = ["--max-source-latency", "off"]
     return [sys.executable, "-m", "rumpx", *words]
 
