@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from dataclasses import replace
 
 import pytest
@@ -23,7 +24,7 @@ from rumpx.copy.governor import (
 from rumpx.copy.latency import Best, Window, with_omitted
 from rumpx.copy.observer import Felt, Used, Watching
 from rumpx.copy.room import Growth, at_the_end, overflows
-from rumpx.copy.throttle import QUANTUM, Pace
+from rumpx.copy.throttle import QUANTUM, Pace, Throttle
 from rumpx.errors import UsageError
 from rumpx.job import Limits
 from rumpx.limits import READERS, in_words, limits_with
@@ -419,6 +420,62 @@ def test_even_growth_is_judged_rightly(size: int, room: float, done: float, befo
         assert not said
     if before == 0 and room < 0.75:
         assert said
+
+
+# --- rates ----------------------------------------------------------------------------------
+
+
+def test_what_is_waited_for_changes_with_the_rate() -> None:
+    """A rate that was set far too low by mistake is not paid off when it is mended."""
+    throttle = Throttle()
+    throttle.set(Pace(keys=1))
+    for _ in range(12):
+        throttle.take(keys=200)
+    assert throttle.take(keys=1) > 2000
+
+    throttle.set(Pace(keys=50_000))
+    assert throttle.take(keys=1) < 0.1
+    throttle.set(Pace(keys=1))
+    throttle.take(keys=2000)
+    throttle.set(Pace())
+    assert throttle.take(keys=1) == 0
+    throttle.set(Pace(keys=10))
+    assert throttle.take(keys=1) <= 0
+    throttle.close()
+
+
+def test_whoever_waits_feels_it_too() -> None:
+    throttle = Throttle()
+    throttle.set(Pace(keys=10))
+    throttle.take(keys=1000)
+    turn = throttle.turn(keys=1)
+    assert next(turn) == 0.1, "of a hundred seconds"
+    throttle.set(Pace(keys=10_000))
+    assert sum(turn) < 0.2
+    throttle.set(Pace(keys=10))
+    throttle.take(keys=1000)
+    turn = throttle.turn(keys=1)
+    assert next(turn) > 0
+    throttle.set(Pace(keys=10, hurry=True))
+    assert list(turn) == []
+    throttle.close()
+
+
+@given(
+    amounts=st.lists(st.integers(1, 50), min_size=1, max_size=100),
+    rate=st.floats(1000, 1e6),
+)
+def test_turns_follow_each_other_at_the_rate(amounts: list[int], rate: float) -> None:
+    throttle = Throttle()
+    throttle.set(Pace(keys=rate))
+    began = time.monotonic()
+    waits = [throttle.take(keys=amount) for amount in amounts]
+    took = time.monotonic() - began
+    throttle.close()
+
+    due = sum(amounts[:-1]) / rate
+    assert waits[-1] <= due + 1e-3, "nobody waits for more than those before"
+    assert waits[-1] >= due - 0.05 - took - 1e-3, "what may be made up for is little"
 
 
 # --- limits by name -------------------------------------------------------------------------

@@ -343,6 +343,34 @@ def test_a_small_cluster_node_counts(
     assert "The data will not fit" in ended.stderr and f":{small.port}" in ended.stderr
 
 
+# --- failovers ------------------------------------------------------------------------------
+
+
+def test_after_a_failover_the_new_node_is_felt(
+    server: StartServer, cluster: Callable[..., Cluster]
+) -> None:
+    """The dead one holds the run no longer than it takes to find that out."""
+    source, target = cluster("7.0", replicas=1), server("7.0")
+    fill_mixed(source, KEYS)
+    primary = source.primaries()[1]
+    (replica,) = source.replicas(primary)
+    flags = ("--max-source-latency", "500ms", "--max-keys-per-sec", "200", "--job", "j")
+    with Copying(source, target, *flags) as copying:
+        copying.wait_keys(target, 100)
+        primary.kill()
+        wait_until(lambda: replica.info("replication")["role"] == "master", 30, "the takeover")
+        wait_until(lambda: held(copying.run, "source latency"), 30, "the dead one is felt")
+        wait_until(lambda: felt_again(copying.run), 30, "only living nodes are felt")
+        ctl("j", "set", "max-keys-per-sec=off")
+        copying.finish()
+    assert compare(source, target) == []
+
+
+def felt_again(run: Running) -> bool:
+    latency = progress(run)[-1]["held"]["source_latency"]
+    return latency is not None and latency < 0.5
+
+
 # --- time -----------------------------------------------------------------------------------
 
 
