@@ -99,18 +99,12 @@ def copy(
         TimeOver: the time that `limits` leave it is over; `resume` goes on.
         TooManyFailures: more keys failed than `max_failures`, or all of the first thousand.
     """
-    from rumpx.job import Job, Limits, Scope, parse_endpoint
+    from rumpx.job import Limits
 
-    wanted = Job(
-        source=parse_endpoint(source, "source") if isinstance(source, str) else source,
-        target=parse_endpoint(target, "target") if isinstance(target, str) else target,
-        scope=Scope(
-            tuple(databases),
-            tuple((map_db or {}).items()),
-            tuple(match),
-            tuple(exclude),
-            tuple(types),
-        ),
+    wanted = _job(
+        source,
+        target,
+        _scope(databases, map_db, match, exclude, types),
         workers=workers,
         partitions=partitions,
         prefixes=tuple(prefixes),
@@ -255,8 +249,6 @@ def verify(
         SourceUnusable, TargetUnusable: refused before the comparison, or permanently.
         TemporaryError: trouble outlasted `retry_for`, or slots of a cluster moved.
     """
-    from rumpx.job import Scope
-
     how = ({} if limits is None else {"limits": limits}) | {
         "workers": workers,
         "batch_keys": batch_keys,
@@ -270,13 +262,7 @@ def verify(
         "timeout": timeout,
         "retry_for": retry_for,
     }
-    scope = Scope(
-        tuple(databases),
-        tuple((map_db or {}).items()),
-        tuple(match),
-        tuple(exclude),
-        tuple(types),
-    )
+    scope = _scope(databases, map_db, match, exclude, types)
     wanted = _compared_job(source, target, job, state_dir, scope, how)
     from rumpx.verify.request import Request
 
@@ -351,18 +337,12 @@ def check(
     """
     from rumpx.check.request import Request
     from rumpx.check.run import check as run
-    from rumpx.job import Job, Limits, Scope, parse_endpoint
+    from rumpx.job import Limits
 
-    wanted = Job(
-        source=parse_endpoint(source, "source") if isinstance(source, str) else source,
-        target=parse_endpoint(target, "target") if isinstance(target, str) else target,
-        scope=Scope(
-            tuple(databases),
-            tuple((map_db or {}).items()),
-            tuple(match),
-            tuple(exclude),
-            tuple(types),
-        ),
+    wanted = _job(
+        source,
+        target,
+        _scope(databases, map_db, match, exclude, types),
         workers=workers,
         partitions=partitions,
         prefixes=tuple(prefixes),
@@ -392,7 +372,7 @@ def _compared_job(
     how: dict[str, Any],
 ) -> Job:
     from rumpx.errors import UsageError
-    from rumpx.job import Job, Scope, parse_endpoint
+    from rumpx.job import Scope
 
     if name is not None:
         from rumpx.copy.jobs import Place, job_to_compare
@@ -404,11 +384,36 @@ def _compared_job(
         return job_to_compare(Place(state_dir, name), source, target, how)
     if source is None or target is None:
         raise UsageError("Give source and target, or the name of a job.")
+    return _job(source, target, scope, **how)
+
+
+def _job(source: str | Endpoint, target: str | Endpoint, scope: Scope, **how: Any) -> Job:
+    """A Job; `how` are its other fields."""
+    from rumpx.job import Job, parse_endpoint
+
     return Job(
         source=parse_endpoint(source, "source") if isinstance(source, str) else source,
         target=parse_endpoint(target, "target") if isinstance(target, str) else target,
         scope=scope,
         **how,
+    )
+
+
+def _scope(
+    databases: Iterable[int],
+    map_db: Mapping[int, int] | None,
+    match: Iterable[bytes],
+    exclude: Iterable[bytes],
+    types: Iterable[str],
+) -> Scope:
+    from rumpx.job import Scope
+
+    return Scope(
+        tuple(databases),
+        tuple((map_db or {}).items()),
+        tuple(match),
+        tuple(exclude),
+        tuple(types),
     )
 
 

@@ -42,6 +42,7 @@ from rumpx.check.request import Request
 from rumpx.check.rights import denied_reads, denied_writes
 from rumpx.check.sample import Key, Sample, describe, take_sample
 from rumpx.check.steps import take_steps
+from rumpx.copy.dump import COMMANDS_A_KEY
 from rumpx.copy.prepare import (
     Draft,
     SideFacts,
@@ -57,8 +58,6 @@ from rumpx.servers.probe import ServerInfo
 from rumpx.servers.slots import SLOTS
 from rumpx.servers.topology import Node
 
-# Commands on the source for each key: size, payload, expiry.
-_COMMANDS: Final = 3
 _RAISE: Final = "Raise its maxmemory"
 
 
@@ -175,7 +174,7 @@ def _seconds_at_rates(limits: Limits, keys: int, size: int) -> float:
     return max(
         keys / (limits.max_keys_per_sec or math.inf),
         size / (limits.max_bytes_per_sec or math.inf),
-        _COMMANDS * keys / (limits.max_ops_per_sec or math.inf),
+        COMMANDS_A_KEY * keys / (limits.max_ops_per_sec or math.inf),
     )
 
 

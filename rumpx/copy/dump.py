@@ -57,6 +57,8 @@ GROUP_BYTES: Final = 2**20
 _GONE: Final = -2
 _ONLY_BYTES: Final = {bytes}
 _ONLY_INTS: Final = {int}
+# As a rule, on the source: its size, its payload, its expiry.
+COMMANDS_A_KEY: Final = 3
 # How many commands tell a key's size.
 _SIZE_COMMANDS: Final = {"memory": 1, "length": 2, "none": 0}
 _CLOCK_SPREAD_MS: Final = 2.0

@@ -25,7 +25,7 @@ import selectors
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Final, Protocol, TypeVar
@@ -287,14 +287,8 @@ class Engine:
     # The loop.
 
     def _turn(self, timeout: float) -> None:
-        for key, _ in self._selector.select(timeout):
-            if key.fileobj is self._control.wakened:
-                self._control.drain_wakes()
-            elif key.fileobj is self._observer:
-                self._from_observer()
-            else:
-                for message in self._workers.receive(key.data):
-                    self._from_worker(message)
+        for message in self._received(timeout):
+            self._from_worker(message)
         while not self._mail.empty():
             self._from_scanner(self._mail.get())
         self._decide()
@@ -302,6 +296,16 @@ class Engine:
             self._start_walks()
             self._workers.dispatch(self._next_batch)
         self.tick()
+
+    def _received(self, timeout: float) -> Iterator[FromWorker]:
+        """Wait for something to come; what workers say is the caller's."""
+        for key, _ in self._selector.select(timeout):
+            if key.fileobj is self._control.wakened:
+                self._control.drain_wakes()
+            elif key.fileobj is self._observer:
+                self._from_observer()
+            else:
+                yield from self._workers.receive(key.data)
 
     def _from_observer(self) -> None:
         assert self._observer is not None
@@ -632,18 +636,11 @@ class Engine:
         self._pool.close()
         until = time.monotonic() + _DRAIN_SECONDS
         while self._pool.in_flight and time.monotonic() < until and not self._control.stops:
-            for key, _ in self._selector.select(TICK):
-                if key.fileobj is self._control.wakened:
-                    self._control.drain_wakes()
-                    continue
-                if key.fileobj is self._observer:
-                    self._from_observer()
-                    continue
-                for message in self._pool.receive(key.data):
-                    if isinstance(message, Trouble):
-                        self._book_unfinished(message)
-                    elif isinstance(message, Ack):
-                        self._settle_late(message)
+            for message in self._received(TICK):
+                if isinstance(message, Trouble):
+                    self._book_unfinished(message)
+                elif isinstance(message, Ack):
+                    self._settle_late(message)
         self.tick(force=True)
 
     def _settle_late(self, ack: Ack) -> None:

@@ -37,6 +37,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from rumpx.copy.dump import COMMANDS_A_KEY
 from rumpx.copy.latency import Window
 from rumpx.copy.observer import Felt, NodeName, Used, Watching
 from rumpx.copy.plan import Tuning
@@ -280,7 +281,7 @@ def settings(full: Full, share: float, rates: Pace, payload: float) -> Decision:
     scan_count = max(_FEWEST_KEYS, int(full.scan_count * root))
     keys_rate = min(
         rates.keys or math.inf,
-        rates.ops / 3 or math.inf,
+        rates.ops / COMMANDS_A_KEY or math.inf,
         rates.payload / payload if rates.payload and payload else math.inf,
     )
     if math.isfinite(keys_rate):

@@ -34,6 +34,7 @@ from rumpx.copy.latency import Best, with_omitted
 from rumpx.errors import RumpxError, Side
 from rumpx.job import Address
 from rumpx.servers.dial import Dialer
+from rumpx.servers.probe import parse_info
 from rumpx.servers.replies import Kind, classify
 from rumpx.servers.resp import Connection
 from rumpx.servers.topology import is_error, read_topology
@@ -246,20 +247,14 @@ def main(channel: Channel, sides: Sequence[Watched]) -> None:
 
 
 def _usage(connection: Connection, node: NodeName) -> Used | None:
-    fields: dict[str, str] = {}
+    told = ""
     for section in ("cpu", "memory"):
         reply = connection.call("INFO", section)
         if not isinstance(reply, bytes):
             return None
-        lines = reply.decode(errors="replace").splitlines()
-        fields |= dict(line.split(":", 1) for line in lines if ":" in line)
-    return Used(
-        node,
-        time.monotonic(),
-        sum(float(fields.get(f"used_cpu_{kind}", 0)) for kind in ("sys", "user")),
-        int(fields.get("used_memory", 0)),
-        int(fields.get("maxmemory", 0)),
-    )
+        told += reply.decode(errors="replace")
+    info = parse_info(told)
+    return Used(node, time.monotonic(), info.cpu_seconds, info.used_memory, info.max_memory)
 
 
 def _end_with_coordinator(channel: Channel) -> None:

@@ -41,6 +41,7 @@ class ServerInfo:
     used_memory: int = 0
     startup_memory: int = 0
     dataset_memory: int = 0
+    cpu_seconds: float = 0.0
     max_memory: int = 0
     policy: str = ""
     expired_keys: int = 0
@@ -101,6 +102,7 @@ def parse_info(text: str) -> ServerInfo:
         used_memory=number("used_memory"),
         startup_memory=number("used_memory_startup"),
         dataset_memory=number("used_memory_dataset"),
+        cpu_seconds=sum(float(fields.get(f"used_cpu_{kind}", 0)) for kind in ("sys", "user")),
         max_memory=number("maxmemory"),
         policy=fields.get("maxmemory_policy", ""),
         expired_keys=number("expired_keys"),
