@@ -35,7 +35,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from rumpx.copy.dump import COMMANDS_A_KEY
 from rumpx.copy.latency import Window
@@ -112,6 +112,13 @@ class Seen:
     target_second: float | None = None
 
 
+class Hold(NamedTuple):
+    """What holds a run: `by` is one of `report.snapshot.HOLDS`, `words` are for people."""
+
+    by: str
+    words: str
+
+
 @dataclass(frozen=True, slots=True)
 class Share:
     """How much of a full run may be under way, when that was changed last and when it was cut last
@@ -120,7 +127,7 @@ class Share:
     value: float = _FIRST_SHARE
     changed: float = -math.inf
     cut: float = -math.inf
-    reason: str = ""
+    hold: Hold | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +139,7 @@ class Decision:
         batch_keys, batches_in_flight: of batches, for all workers together; none while it is off.
         wait: seconds between two batches, and between two SCANs.
         pace: what workers keep to.
-        reason: what holds the run, for people; "" if nothing does.
+        holds: what holds the run.
         off: it is told to wait, by its timetable or by its user.
     """
 
@@ -142,8 +149,13 @@ class Decision:
     batches_in_flight: int
     wait: float
     pace: Pace
-    reason: str
+    holds: tuple[Hold, ...] = ()
     off: bool = False
+
+    @property
+    def reason(self) -> str:
+        """What holds the run, for people; "" if nothing does."""
+        return "; ".join(hold.words for hold in self.holds)
 
 
 def decide(
@@ -170,11 +182,11 @@ def decide(
         ops=limits.max_ops_per_sec or 0.0,
     )
     decision = settings(full, share.value, rates, seen.payload)
-    if reason := _off(window, paused):
+    if off := _off(window, paused):
         nothing = replace(decision, batches_in_flight=0, scans_in_flight=0)
-        return share, replace(nothing, reason=reason, off=True)
-    reasons = [share.reason] if share.value < 1 and share.reason else []
-    return share, replace(decision, reason="; ".join([*reasons, *_rates_in_words(rates)]))
+        return share, replace(nothing, holds=(off,), off=True)
+    holds = [share.hold] if share.value < 1 and share.hold else []
+    return share, replace(decision, holds=(*holds, *_rates_hold(rates)))
 
 
 def _lower(limit: float | None, window: TimeWindow | None) -> float:
@@ -184,25 +196,22 @@ def _lower(limit: float | None, window: TimeWindow | None) -> float:
     return limit or 0.0
 
 
-def _off(window: TimeWindow | None, paused: bool) -> str:
+def _off(window: TimeWindow | None, paused: bool) -> Hold | None:
     if paused:
-        return "paused by rumpx ctl"
+        return Hold("pause", "paused by rumpx ctl")
     if window is None or window.limit != "off":
-        return ""
-    if math.isinf(window.until):
-        return "off by the timetable"
-    return f"off by the timetable until {window.ends}"
+        return None
+    until = "" if math.isinf(window.until) else f" until {window.ends}"
+    return Hold("timetable", f"off by the timetable{until}")
 
 
-def _rates_in_words(rates: Pace) -> list[str]:
-    words = []
+def _rates_hold(rates: Pace) -> Iterable[Hold]:
     if rates.keys:
-        words.append(f"held to {rates.keys:,.0f} keys/s")
+        yield Hold("keys a second", f"held to {rates.keys:,.0f} keys/s")
     if rates.payload:
-        words.append(f"held to {rates.payload / 2**20:,.4g} MiB/s")
+        yield Hold("bytes a second", f"held to {rates.payload / 2**20:,.4g} MiB/s")
     if rates.ops:
-        words.append(f"held to {rates.ops:,.0f} commands/s")
-    return words
+        yield Hold("commands a second", f"held to {rates.ops:,.0f} commands/s")
 
 
 def adapt(share: Share, seen: Seen, limits: Limits, full: Full, now: float) -> Share:
@@ -210,19 +219,19 @@ def adapt(share: Share, seen: Seen, limits: Limits, full: Full, now: float) -> S
     pressures = list(_pressures(seen, limits))
     if not pressures:
         return Share(1.0, now)
-    highest, reason = max(pressures)
+    highest, hold = max(pressures)
     if highest > 1:
         if now - share.cut < _SETTLE_SECONDS:
-            return replace(share, reason=reason)
+            return replace(share, hold=hold)
         value = max(_LOWEST * _one_batch(full), share.value * max(1 / 3, _AIM / highest))
-        return Share(min(value, share.value), now, now, reason)
+        return Share(min(value, share.value), now, now, hold)
     known = all(pressure > _UNKNOWN for pressure, _ in pressures)
     if not known:
-        reason = share.reason or min(pressures)[1]
+        hold = share.hold or min(pressures)[1]
     if share.value == 1 or not known or now - share.changed < _GROW_SECONDS:
-        return replace(share, reason=reason)
+        return replace(share, hold=hold)
     grown = 1.25 * share.value + 0.01 if highest < _CALM else 1.05 * share.value
-    return replace(share, value=min(1.0, grown), changed=now, reason=reason)
+    return replace(share, value=min(1.0, grown), changed=now, hold=hold)
 
 
 def _one_batch(full: Full) -> float:
@@ -230,37 +239,33 @@ def _one_batch(full: Full) -> float:
     return min(1.0, _FEWEST_KEYS / (full.pipeline_keys * full.batches))
 
 
-def _pressures(seen: Seen, limits: Limits) -> Iterable[tuple[float, str]]:
-    """Of each limit its pressure, and what it is in words."""
-    for side, value, second, limit in (
-        ("source", seen.source_latency, seen.source_second, limits.max_source_latency),
-        ("target", seen.target_latency, seen.target_second, limits.max_target_latency),
+def _pressures(seen: Seen, limits: Limits) -> Iterable[tuple[float, Hold]]:
+    """Of each limit its pressure, and what to say if it holds the run."""
+    for by, value, second, limit in (
+        ("source latency", seen.source_latency, seen.source_second, limits.max_source_latency),
+        ("target latency", seen.target_latency, seen.target_second, limits.max_target_latency),
     ):
         if limit is not None and value is None:
-            yield _UNKNOWN, _not_known(f"{side} latency")
+            yield _UNKNOWN, _not_known(by)
         elif limit is not None and value is not None:
             told = max(value, second or 0.0)
-            yield value / limit / _LATENCY_HIGH, _in_words(
-                f"{side} latency", f"{told * 1e3:.1f} ms", f"{limit * 1e3:g} ms", told > limit
-            )
-    value, limit = seen.source_cpu, limits.max_source_cpu
-    if limit is not None and value is None:
-        yield _UNKNOWN, _not_known("source CPU")
-    elif limit is not None and value is not None:
-        words = _in_words("source CPU", f"{value:.0%}", f"{limit:.0%}", value > limit)
-        yield value / limit, words
-    value, limit = seen.source_memory, limits.max_source_memory
-    if limit is not None and value is None:
-        yield _UNKNOWN, _not_known("source memory")
-    elif limit is not None and value is not None:
-        above = value > limit
-        words = _in_words("source memory", f"{value:.0%}", f"{limit:.0%}", above)
-        yield _MEMORY_HIGH if above else 0.0, words
+            words = _in_words(by, f"{told * 1e3:.1f} ms", f"{limit * 1e3:g} ms", told > limit)
+            yield value / limit / _LATENCY_HIGH, Hold(by, words)
+    for by, value, limit in (
+        ("source CPU", seen.source_cpu, limits.max_source_cpu),
+        ("source memory", seen.source_memory, limits.max_source_memory),
+    ):
+        if limit is not None and value is None:
+            yield _UNKNOWN, _not_known(by)
+        elif limit is not None and value is not None:
+            above = value > limit
+            pressure = value / limit if by == "source CPU" else _MEMORY_HIGH * above
+            yield pressure, Hold(by, _in_words(by, f"{value:.0%}", f"{limit:.0%}", above))
 
 
-def _not_known(what: str) -> str:
+def _not_known(by: str) -> Hold:
     """What to say where something is not known, as before the first word and after a change."""
-    return f"held until the {what} is known"
+    return Hold(by, f"held until the {by} is known")
 
 
 def _in_words(what: str, value: str, limit: str, above: bool) -> str:
@@ -295,9 +300,7 @@ def settings(full: Full, share: float, rates: Pace, payload: float) -> Decision:
     pace = replace(
         rates, pipeline_keys=0 if unhindered else pipeline, chunk_bytes=chunk_bytes
     )
-    return Decision(
-        scan_count, max(1, int(full.scans * root)), batch, batches, wait, pace, ""
-    )
+    return Decision(scan_count, max(1, int(full.scans * root)), batch, batches, wait, pace)
 
 
 @dataclass(slots=True)
@@ -318,17 +321,42 @@ class Governor:
         full: what an unhindered run has under way.
         limits: may be set anew while the run goes on.
         timetable: None for always.
+
+    Attributes:
+        held_seconds: for how long each of `report.snapshot.HOLDS` has held the run, if any.
     """
 
     full: Full
     limits: Limits
     timetable: Timetable | None = None
     paused: bool = False
+    held_seconds: dict[str, float] = field(default_factory=dict)
     _share: Share = Share()
+    _decided: float | None = None
     _window: TimeWindow | None = None
     _felt: dict[NodeName, Window] = field(default_factory=dict)
     _used: dict[NodeName, Used] = field(default_factory=dict)
     _cpu: dict[NodeName, _Cpu] = field(default_factory=dict)
+
+    @property
+    def share(self) -> float:
+        """0.0 to 1.0 of what an unhindered run has under way."""
+        return self._share.value
+
+    def node(self, node: NodeName, now: float) -> tuple[float | None, float | None, Used | None]:
+        """Of one node: seconds above its best, share of a core, and the last word on it; None where
+        nothing is known."""
+        felt, cpu = self._felt.get(node), self._cpu.get(node)
+        return (
+            felt.value(now) if felt else None,
+            cpu.share if cpu and math.isfinite(cpu.since) else None,
+            self._used.get(node),
+        )
+
+    @property
+    def nodes(self) -> list[NodeName]:
+        """All that are watched."""
+        return list({**self._felt, **self._used})
 
     @property
     def closed(self) -> bool:
@@ -378,6 +406,10 @@ class Governor:
         self._share, decision = decide(
             self._share, seen, self.limits, self._window, self.paused, self.full, now
         )
+        passed = now - self._decided if self._decided is not None else 0.0
+        self._decided = now
+        for by, _ in decision.holds:
+            self.held_seconds[by] = self.held_seconds.get(by, 0.0) + max(0.0, passed)
         return decision
 
     def _seen(self, now: float) -> Seen:
