@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
+from rumpx.copy.kinds import NO_KINDS, Kinds
 from rumpx.report.snapshot import Counts, KeyFailure
 
 _NOTHING = Counts()
@@ -25,18 +26,21 @@ class Frontier:
     Attributes:
         cursor: walk on from here.
         counts: what the keys before the cursor came to.
+        kinds: types and sizes of those that were copied.
 
     Args:
         cursor: where the walk begins.
-        counts: what was settled before it, if it goes on where another ended.
+        counts, kinds: what was settled before it, if it goes on where another ended.
     """
 
-    def __init__(self, cursor: int, counts: Counts = _NOTHING) -> None:
+    def __init__(self, cursor: int, counts: Counts = _NOTHING, kinds: Kinds = NO_KINDS) -> None:
         self.cursor = cursor
         self.counts = counts
+        self.kinds = kinds
         self._order: deque[tuple[int, int]] = deque()
-        self._settled: dict[int, tuple[Counts, Sequence[KeyFailure]]] = {}
+        self._settled: dict[int, tuple[Counts, Sequence[KeyFailure], Kinds]] = {}
         self._held = _NOTHING  # settled in order, but at no new cursor yet
+        self._held_kinds = NO_KINDS
         self._held_failures: list[KeyFailure] = []
         self._failures: list[KeyFailure] = []
 
@@ -50,15 +54,20 @@ class Frontier:
         self._order.append((batch, cursor))
 
     def settle(
-        self, batch: int, counts: Counts = _NOTHING, failures: Sequence[KeyFailure] = ()
+        self,
+        batch: int,
+        counts: Counts = _NOTHING,
+        failures: Sequence[KeyFailure] = (),
+        kinds: Kinds = NO_KINDS,
     ) -> None:
         """Every key of an issued batch is settled; this is what they came to."""
-        self._settled[batch] = counts, failures
+        self._settled[batch] = counts, failures, kinds
         while self._order and self._order[0][0] in self._settled:
             settled, cursor = self._order.popleft()
-            counts, failures = self._settled.pop(settled)
+            counts, failures, kinds = self._settled.pop(settled)
             if counts is not _NOTHING:
                 self._held += counts
+                self._held_kinds += kinds
                 self._held_failures += failures
             if cursor != self.cursor:
                 self.cursor = cursor
@@ -67,13 +76,16 @@ class Frontier:
     def book(self) -> None:
         """What is settled in order counts; to be called when the walk has ended, since its last
         cursor may be its first."""
+        if self._held is _NOTHING:
+            return
         self.counts += self._held
+        self.kinds += self._held_kinds
         self._failures += self._held_failures
-        self._held, self._held_failures = _NOTHING, []
+        self._held, self._held_kinds, self._held_failures = _NOTHING, NO_KINDS, []
 
     def ahead(self) -> list[KeyFailure]:
         """Failures that do not count yet: who goes on from the cursor meets these keys again."""
-        later = [failure for _, failures in self._settled.values() for failure in failures]
+        later = [failure for _, failures, _ in self._settled.values() for failure in failures]
         return self._held_failures + later
 
     def take_failures(self) -> list[KeyFailure]:

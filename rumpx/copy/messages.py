@@ -9,6 +9,7 @@ import marshal
 from dataclasses import dataclass
 from typing import Any
 
+from rumpx.copy.kinds import NO_KINDS, Kinds, Large
 from rumpx.copy.plan import Work
 from rumpx.errors import RumpxError
 from rumpx.job import Address
@@ -53,16 +54,32 @@ def _batch(
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """Every key of a batch is settled. `findings` are the differences that a comparison found."""
+    """Every key of a batch is settled. `findings` are the differences that a comparison found;
+    `kinds` and `large` tell of the values that were copied."""
 
     batch: int
     counts: Counts
     failures: tuple[KeyFailure, ...] = ()
     findings: tuple[Finding, ...] = ()
+    kinds: Kinds = NO_KINDS
+    large: tuple[Large, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # As for Counts: the generic way takes twice as long.
-        return Ack, (self.batch, self.counts, self.failures, self.findings)
+        large = tuple(map(tuple, self.large))
+        fields = self.batch, self.counts, self.failures, self.findings, self.kinds.numbers, large
+        return _ack, fields
+
+
+def _ack(
+    batch: int,
+    counts: Counts,
+    failures: tuple[KeyFailure, ...],
+    findings: tuple[Finding, ...],
+    kinds: dict[int, int],
+    large: tuple[tuple[int, int, int, bytes], ...],
+) -> Ack:
+    return Ack(batch, counts, failures, findings, Kinds(kinds), tuple(map(Large._make, large)))
 
 
 @dataclass(frozen=True, slots=True)

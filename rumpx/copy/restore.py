@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from rumpx.copy.kinds import NO_KINDS, Kinds, Large, Scale
 from rumpx.copy.links import Links
 from rumpx.copy.tasks import Replies, Task
 from rumpx.errors import ConnectionLost, RumpxError, TargetFull, TargetUnusable
@@ -29,9 +30,11 @@ from rumpx.servers.topology import is_error
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """Payloads to write into a database; the three lists belong together. `ask` as in Wanted."""
+    """Payloads to write into a database; the three lists belong together. `ask` as in Wanted;
+    `source_db` is where they come from, for what is told of them."""
 
     db: int
+    source_db: int
     keys: list[bytes]
     payloads: list[bytes]
     expiries: list[int]
@@ -45,6 +48,8 @@ class Written:
 
     copied: int = 0
     payload_bytes: int = 0
+    kinds: Kinds = NO_KINDS
+    large: list[Large] = field(default_factory=list)
     gone: int = 0
     busy: list[bytes] = field(default_factory=list)
     failures: list[KeyFailure] = field(default_factory=list)
@@ -81,6 +86,7 @@ class RestoreWriter:
         self._encoder = RestoreEncoder(replace=replace, absolute=absolute)
         self._shift = shift
         self._clock_offset = clock_offset if absolute else None
+        self._scale = Scale()
 
     def write(self, records: Records) -> Task[Written]:
         """Write records; a task. `fatal` is
@@ -113,10 +119,14 @@ class RestoreWriter:
 
     def _count(self, records: Records, positions: Sequence[int], result: Written) -> None:
         result.copied += len(positions)
-        payloads = records.payloads
+        keys, payloads = records.keys, records.payloads
         if len(positions) < len(payloads):
+            keys = [keys[n] for n in positions]
             payloads = [payloads[n] for n in positions]
         result.payload_bytes += sum(map(len, payloads))
+        kinds, large = self._scale.weigh(records.source_db, keys, payloads)
+        result.kinds += kinds
+        result.large += large
 
     def _fresh(self, records: Records, result: Written) -> Records:
         """Records shifted to the target's clock, without those that have expired on it."""
@@ -136,6 +146,7 @@ class RestoreWriter:
         result.gone += len(expiries) - len(kept)
         return Records(
             records.db,
+            records.source_db,
             [records.keys[n] for n in kept],
             [records.payloads[n] for n in kept],
             [expiries[n] for n in kept],
@@ -212,7 +223,7 @@ class RestoreWriter:
                 )
             case Kind.KEY:
                 result.failures.append(
-                    KeyFailure(records.db, key, verdict.reason, str(error))
+                    KeyFailure(records.source_db, key, verdict.reason, str(error))
                 )
 
     def _repeat(self, result: Written, keys: list[bytes], complaint: str) -> None:

@@ -26,6 +26,7 @@ from typing import Final, Literal
 
 from rumpx.copy.dump import DumpReader, Read, Wanted
 from rumpx.copy.intake import Chunk, Intake
+from rumpx.copy.kinds import NO_KINDS, Kinds, Large
 from rumpx.copy.links import Links
 from rumpx.copy.messages import Ack, Batch
 from rumpx.copy.patience import Patience
@@ -75,11 +76,15 @@ class _Tally:
     repeated: int = 0
     payload_bytes: int = 0
     failures: list[KeyFailure] = field(default_factory=list)
+    kinds: Kinds = NO_KINDS
+    large: list[Large] = field(default_factory=list)
 
     def add(self, read: Read, written: Written) -> None:
         self.copied += written.copied
         self.gone += read.gone + written.gone
         self.payload_bytes += written.payload_bytes
+        self.kinds += written.kinds
+        self.large += written.large
         if read.failures or written.failures:
             self.failures += read.failures + written.failures
 
@@ -165,7 +170,13 @@ class Transfer:
             for chunk in chunks:
                 yield from self._settle_chunk(batch, chunk, tally)
         del self._tallies[batch.id]
-        return Ack(batch.id, tally.counts(), tuple(tally.failures))
+        return Ack(
+            batch.id,
+            tally.counts(),
+            tuple(tally.failures),
+            kinds=tally.kinds,
+            large=tuple(tally.large),
+        )
 
     def unfinished(self) -> dict[int, Counts]:
         """Of each batch that was begun and not acknowledged, what has become of its keys so far."""
@@ -234,7 +245,7 @@ class Transfer:
             ask = {k: unsettled.write_ask.pop(k) for k in read.keys if k in unsettled.write_ask}
         db = self._scope.target_db(batch.db)
         written = yield from self._writer.write(
-            Records(db, read.keys, read.payloads, read.expiries, ask)
+            Records(db, batch.db, read.keys, read.payloads, read.expiries, ask)
         )
         return read, written
 
