@@ -276,6 +276,7 @@ def verify(
         delete_extra,
         yes,
         state_dir,
+        job,
     )
     from rumpx.copy.forks import warm_up
 

@@ -250,7 +250,7 @@ DAMAGES = [
     full(overwrite(0, b"no SQLite file\n" * 20), "damaged", id="another file"),
     pytest.param(overwrite(0.5, bytes(4096)), "damaged", id="a page of zeros"),
     full(overwrite(0.3, random.Random(1).randbytes(4096)), "damaged", id="a page of noise"),
-    pytest.param(run_sql("PRAGMA user_version = 2"), "newer rumpx", id="a newer schema"),
+    pytest.param(run_sql("PRAGMA user_version = 99"), "newer rumpx", id="a newer schema"),
     full(run_sql("PRAGMA application_id = 7"), "damaged", id="another program's"),
 ]
 
@@ -263,6 +263,10 @@ CONTENTS = [
     full(run_sql("UPDATE partitions SET cursor = 'x'")),
     full(run_sql("UPDATE partitions SET bounds = '{}'")),
     full(run_sql("UPDATE partitions SET counts = 'null'")),
+    full(run_sql("UPDATE partitions SET kinds = 'null'")),
+    full(run_sql("DROP TABLE series")),
+    full(run_sql("UPDATE series SET held = '{'")),
+    run_sql("UPDATE runs SET run = '{}'"),
     full(run_sql("UPDATE partitions SET after = '['")),
 ]
 

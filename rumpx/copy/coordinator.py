@@ -19,24 +19,24 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
 
+from rumpx.copy.books import (
+    Facts,
+    JobState,
+    LedgerFailure,
+    SavedNode,
+    SavedWalk,
+    open_books,
+)
 from rumpx.copy.completeness import Census, Tally, missing_keys, take_census
 from rumpx.copy.control import Control
 from rumpx.copy.ctl import CtlServer, Pause, Request, Resume, Set
 from rumpx.copy.engine import Engine, Walk
-from rumpx.copy.ledger import (
-    Facts,
-    JobState,
-    Ledger,
-    LedgerFailure,
-    SavedNode,
-    SavedWalk,
-    Update,
-    ctl_path,
-)
+from rumpx.copy.kinds import Largest
+from rumpx.copy.ledger import Ledger, Update, ctl_path
 from rumpx.copy.messages import Ack
 from rumpx.copy.plan import RETRIED, KeySpan, Partition, SlotSpan, WholeSpan
 from rumpx.copy.prepare import Plan
-from rumpx.copy.progress import overall
+from rumpx.copy.progress import copied_content, overall, partition_summary
 from rumpx.copy.room import Growth, at_the_end, overflows
 from rumpx.copy.scan import read_identity
 from rumpx.copy.watch import SlotWatch, TargetRun, suspect_slots, target_runs
@@ -52,8 +52,10 @@ from rumpx.errors import (
 )
 from rumpx.job import Address, format_address
 from rumpx.limits import in_words, limits_with
+from rumpx.report.content import Content
 from rumpx.report.display import Display
-from rumpx.report.snapshot import Counts, KeyFailure, PartitionSummary
+from rumpx.report.series import Recorder, held_seconds
+from rumpx.report.snapshot import Counts, KeyFailure, PartitionSummary, Snapshot
 from rumpx.report.units import size
 from rumpx.servers.topology import Node, Topology, heir
 
@@ -89,6 +91,8 @@ class Outcome:
     missing: int | None
     restarts: int
     warnings: tuple[str, ...]
+    held_seconds: dict[str, float]
+    content: Content
 
 
 def first_facts(plan: Plan) -> Facts:
@@ -142,7 +146,6 @@ class Coordinator:
         self._watch: SlotWatch | None = None
         self._saved: dict[int, SavedWalk] = {}
         self._save_due = 0.0
-        self._reasons: Counter[str] = Counter()
         self._walked_again: Counter[str] = Counter(
             walk.partition.reason
             for walk in walks
@@ -154,6 +157,13 @@ class Coordinator:
         self._grace = _MIGRATION_POLLS
         self._suspicions = 0
         self._begun_at = 0.0
+        self._recorder = Recorder(
+            ledger.earlier.runs,
+            ledger.books.points(),
+            ledger.earlier.seconds,
+            overall((walk.partition, walk.counts) for walk in walks),
+        )
+        self._engine.largest = Largest(ledger.books.largest())
         self._ctl = CtlServer(ctl_path(ledger.path), self._told, control.wake)
 
     def run(self) -> None:
@@ -188,6 +198,7 @@ class Coordinator:
             self._ctl.close()
             engine.close(orderly=state == "done")
             self._seconds = self._seconds or engine.elapsed
+            self._recorder.finish(time.time())
             self._save(state)
             written = self._ledger.flush(_LAST_SAVE_SECONDS)
             if not written and state != "done":
@@ -200,23 +211,28 @@ class Coordinator:
         walks = self._engine.walks
         counts = overall((walk.partition, walk.counts) for walk in walks)
         ahead = [failure for walk in walks for failure in walk.frontier.ahead()]
-        reasons = Counter(self._ledger.failures_by_reason())
+        with open_books(self._ledger.path) as books:
+            reasons = Counter(books.failures_by_reason())
+            listed = [failed.failure for failed in islice(books.failures(), FAILURES_SHOWN)]
         reasons.update(failure.reason for failure in ahead)
-        listed = (failed.failure for failed in self._ledger.failures())
-        shown = [*islice(listed, FAILURES_SHOWN), *ahead][:FAILURES_SHOWN]
+        shown = [*listed, *ahead][:FAILURES_SHOWN]
         failed = sum(walk.counts.failed for walk in walks)
         return Outcome(
             seconds=self._seconds or self._engine.elapsed,
             counts=replace(counts, failed=min(failed, max(reasons.total(), counts.failed))),
             failures=tuple(shown),
             failures_by_reason=dict(reasons.most_common()),
-            partitions=tuple(_partition_summary(walk) for walk in walks),
+            partitions=tuple(partition_summary(w.partition, w.counts, w.done) for w in walks),
             walked_again=dict(self._walked_again),
             before=self._facts.before,
             after=self._after,
             missing=self._missing,
             restarts=self._engine.restarts,
             warnings=tuple(self._engine.warnings),
+            held_seconds=held_seconds(self._recorder.points),
+            content=copied_content(
+                ((walk.partition, walk.frontier.kinds) for walk in walks), self._engine.largest
+            ),
         )
 
     def _copy(self) -> None:
@@ -240,7 +256,6 @@ class Coordinator:
             self._save_due = 0.0
         if not ack.failures or walk.partition.reason == RETRIED:
             return
-        self._reasons.update(failure.reason for failure in ack.failures)
         self._refuse_hopeless(at_end=False, example=ack.failures[0])
 
     def started_over(self, walks: int, node: Node, why: str) -> None:
@@ -257,9 +272,11 @@ class Coordinator:
                 "cursor a node."
             )
 
-    def tick(self, now: float) -> None:
-        """Answer `rumpx ctl`, look at the target's memory, leave the books to the ledger if that is
-        due, and see whether it can be written."""
+    def tick(self, now: float, snapshot: Snapshot) -> None:
+        """Record the Snapshot, answer `rumpx ctl`, look at the target's memory, leave the books to
+        the ledger if that is due, and see whether it can be written."""
+        if snapshot.state != "starting":
+            self._recorder.see(snapshot, time.time())
         self._ctl.serve()
         self._refuse_overflow()
         if now >= self._save_due:
@@ -288,7 +305,7 @@ class Coordinator:
         if not counts.failed:
             return
         self._refuse_many(counts, at_end=at_end)
-        reasons = list(self._reasons)
+        reasons = list(self._engine.reasons)
         if counts.copied or counts.repeated or counts.skipped or len(reasons) != 1:
             return
         if reasons[0] == "bad payload" and (at_end or counts.failed >= _HOPELESS_PAYLOADS):
@@ -385,6 +402,7 @@ class Coordinator:
         if self._watch:
             owners, disturbed = self._watch.books()
             self._facts = replace(self._facts, owners=owners, disturbed=disturbed)
+        anew, points = self._recorder.take()
         self._ledger.save(
             Update(
                 state,
@@ -396,6 +414,9 @@ class Coordinator:
                 tuple(failures),
                 tuple(settled),
                 self._engine.governor.limits,
+                self._engine.largest.top,
+                points,
+                anew,
             )
         )
 
@@ -606,6 +627,7 @@ def saved_walk(walk: Walk, run_id: str) -> SavedWalk:
         walk.done,
         frontier.counts,
         walk.after,
+        frontier.kinds,
     )
 
 
@@ -640,11 +662,3 @@ def saved_nodes(plan: Plan, engine: Engine) -> tuple[SavedNode, ...]:
                 )
             )
     return tuple(nodes)
-
-
-def _partition_summary(walk: Walk) -> PartitionSummary:
-    partition = walk.partition
-    bounds = f"{partition}, again: {partition.reason}" if partition.reason else str(partition)
-    return PartitionSummary(
-        partition.node.label(""), partition.db, bounds, walk.counts, walk.done
-    )

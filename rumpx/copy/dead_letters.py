@@ -14,21 +14,26 @@ import json
 import os
 from pathlib import Path
 
-from rumpx.copy.ledger import Ledger, dead_letter_path
+from rumpx.copy.books import open_books
+from rumpx.copy.ledger import dead_letter_path
 
 
-def write_dead_letters(ledger: Ledger) -> Path | None:
+def write_dead_letters(ledger: Path) -> Path | None:
     """Write the file in one piece; None where no key has failed, and then no file is left.
 
     Raises:
         OSError: it cannot be written.
+        UsageError: the ledger cannot be read.
     """
-    path = dead_letter_path(ledger.path)
-    bounds = {walk.partition.id: str(walk.partition) for walk in ledger.walks()}
+    path = dead_letter_path(ledger)
     temporary = path.with_name(f"{path.name}.new")
     count = 0
-    with open(temporary, "w", encoding="ascii", opener=_private) as file:
-        for failed in ledger.failures():
+    with (
+        open_books(ledger) as books,
+        open(temporary, "w", encoding="ascii", opener=_private) as file,
+    ):
+        bounds = {walk.partition.id: str(walk.partition) for walk in books.walks()}
+        for failed in books.failures():
             failure = failed.failure
             line = {
                 "db": failure.db,

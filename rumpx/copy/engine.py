@@ -37,6 +37,7 @@ from rumpx.copy.forks import process_context, signals_blocked
 from rumpx.copy.frontier import Frontier
 from rumpx.copy.gate import Gate
 from rumpx.copy.governor import Decision, Full, Governor
+from rumpx.copy.kinds import NO_KINDS, Kinds, Largest
 from rumpx.copy.messages import (
     Ack,
     Batch,
@@ -54,13 +55,13 @@ from rumpx.copy.observer import Watched
 from rumpx.copy.plan import CursorSpan, KeySpan, Partition, WholeSpan
 from rumpx.copy.pool import Pool
 from rumpx.copy.prepare import Plan
-from rumpx.copy.progress import Progress, ProgressMeter
+from rumpx.copy.progress import Progress, ProgressMeter, Told
 from rumpx.copy.scan import Scanner, Shelf
 from rumpx.copy.throttle import Pace, Throttle
 from rumpx.errors import Interrupted, RumpxError, Side, TemporaryError, TimeOver, unusable
-from rumpx.job import Address
+from rumpx.job import Address, format_address
 from rumpx.report.display import Display
-from rumpx.report.snapshot import Counts, Held, Snapshot, State, Verb
+from rumpx.report.snapshot import Counts, Held, NodeStat, Snapshot, State, Verb
 from rumpx.servers.topology import Node
 from rumpx.timetable import parse_timetable
 
@@ -83,8 +84,8 @@ class Walk:
     Attributes:
         state: "waiting", then "walking", then "walked"; before that it may be "held", until the
             overseer decides whether it is needed.
-        cursor, booked: where it begins (-1: at the span's start), and what was settled before, if
-            it goes on where an earlier run ended.
+        cursor, booked, booked_kinds: where it begins (-1: at the span's start), and what was
+            settled before, if it goes on where an earlier run ended.
         counts: what its batches came to, in whatever order.
         frontier: the same in order, and up to which cursor.
         after: partitions that must be done before this walk begins.
@@ -96,6 +97,7 @@ class Walk:
     cursor: int = -1
     booked: Counts = field(default_factory=Counts)
     after: tuple[int, ...] = ()
+    booked_kinds: Kinds = NO_KINDS
     counts: Counts = field(init=False)
     frontier: Frontier = field(init=False)
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -104,7 +106,7 @@ class Walk:
         if self.cursor < 0:
             self.cursor = self.partition.span.start
         self.counts = self.booked
-        self.frontier = Frontier(self.cursor, self.booked)
+        self.frontier = Frontier(self.cursor, self.booked, self.booked_kinds)
 
     @property
     def done(self) -> bool:
@@ -120,7 +122,7 @@ class Overseer(Protocol):
     def started_over(self, walks: int, node: Node, why: str) -> None:
         """So many partitions of a node are walked anew."""
 
-    def tick(self, now: float) -> None:
+    def tick(self, now: float, snapshot: Snapshot) -> None:
         """Called a few times a second, between turns; `now` is `time.monotonic()`."""
 
 
@@ -158,6 +160,8 @@ class Engine:
         }
         self.state: State = "starting"
         self.note = ""
+        self.reasons: Counter[str] = Counter()
+        self.largest = Largest()
         self._plan = plan
         self._display = display
         self._control = control
@@ -271,7 +275,16 @@ class Engine:
         """The run now."""
         now = time.monotonic()
         return self._meter.snapshot(
-            self._progress(), self.state, self.note, self._held(now), now
+            self._progress(),
+            now,
+            Told(
+                self.state,
+                self.note,
+                self._held(now),
+                self._nodes(now),
+                dict(self.reasons),
+                self.largest,
+            ),
         )
 
     @property
@@ -458,7 +471,11 @@ class Engine:
             return  # its walk was started over
         walk = self.walks[issued[0]]
         walk.counts += ack.counts
-        walk.frontier.settle(ack.batch, ack.counts, ack.failures)
+        walk.frontier.settle(ack.batch, ack.counts, ack.failures, ack.kinds)
+        if ack.large:
+            self.largest.add(ack.large)
+        if ack.failures:
+            self.reasons.update(failure.reason for failure in ack.failures)
         self._after_batch(walk)
         self._overseer.acknowledged(walk, ack)
 
@@ -662,11 +679,34 @@ class Engine:
             bool(decision and decision.off),
             governor.latency("source", now),
             governor.latency("target", now),
+            tuple(dict.fromkeys(hold.by for hold in decision.holds)) if decision else (),
+            governor.share,
+            dict(governor.held_seconds),
         )
+
+    def _nodes(self, now: float) -> tuple[NodeStat, ...]:
+        job = self._plan.job
+        stats = []
+        for side, address in self.governor.nodes:
+            latency, cpu, used = self.governor.node((side, address), now)
+            label = str(job.source if side == "source" else job.target)
+            stats.append(
+                NodeStat(
+                    side,
+                    format_address(address) if address else label,
+                    latency,
+                    None if cpu is None else 100 * cpu,
+                    used.memory if used else None,
+                    used.max_memory if used else None,
+                )
+            )
+        return tuple(sorted(stats, key=lambda stat: (stat.side, stat.label)))
 
     def _progress(self) -> list[Progress]:
         return [
-            Progress(walk.partition, walk.frontier.cursor, walk.counts, walk.done)
+            Progress(
+                walk.partition, walk.frontier.cursor, walk.counts, walk.done, walk.frontier.kinds
+            )
             for walk in self.walks
         ]
 
@@ -681,7 +721,7 @@ class Engine:
         if wanted:
             self._display.now(snapshot)
         self._display.show(snapshot)
-        self._overseer.tick(now)
+        self._overseer.tick(now, snapshot)
 
 
 def _governor(plan: Plan) -> Governor:

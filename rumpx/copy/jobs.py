@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from rumpx.copy.ledger import JobRecord, Progressed, ctl_path, is_held, look_into, remove
+from rumpx.copy.books import JobRecord, Progressed, look_into
+from rumpx.copy.ledger import ctl_path, is_held, remove
 from rumpx.copy.prepare import Plan
 from rumpx.errors import JobHeld, Side, UsageError, unusable
 from rumpx.job import Endpoint, Job, parse_endpoint, read_password_file
@@ -120,6 +121,19 @@ def new_ledger_path(place: Place) -> Path:
                 f"on with it by rumpx resume {place.name}, or choose another --job."
             )
         remove(path)
+    return path
+
+
+def existing_ledger(place: Place) -> Path:
+    """The ledger of a job that is named.
+
+    Raises:
+        UsageError: there is none.
+    """
+    assert place.name is not None
+    path = ledger_path(state_folder(place.folder), place.name)
+    if not path.exists():
+        raise UsageError(f"There is no job {place.name} ({path}). rumpx jobs lists all.")
     return path
 
 
@@ -234,11 +248,7 @@ def job_to_compare(
     Raises:
         UsageError: there is no such job, its ledger cannot be read, or as `job_again`.
     """
-    assert place.name is not None
-    path = ledger_path(state_folder(place.folder), place.name)
-    if not path.exists():
-        raise UsageError(f"There is no job {place.name} ({path}). rumpx jobs lists all.")
-    record, _ = look_into(path)
+    record, _ = look_into(existing_ledger(place))
     job = endpoints_again(record, source, target)
     if behaviour["clock"] == "refuse":
         behaviour = behaviour | {"clock": job.clock}  # by which its expiries were copied

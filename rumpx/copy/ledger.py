@@ -1,22 +1,11 @@
-"""The ledger: the SQLite file from which a stopped copy goes on.
-
-One file a job. It holds
-
-- `job`: one row: what the copy is to do (no password, ever), who the two sides are, what was found
-  at the start and what has happened since (`Facts`), and how far it is;
-- `nodes`: each server's process (`run_id`) and role as last seen;
-- `partitions`: for each walk its bounds, the cursor up to which every batch has been answered by
-  the target, without a gap, the `run_id` for which that cursor is valid, and what the keys before
-  it came to;
-- `failures`: the keys before those cursors that could not be copied, and why.
+"""The ledger: holds one job, and keeps its file (`books`), from which a stopped copy goes on.
 
 Algorithm: the coordinator leaves an `Update` twice a second; a thread writes what is pending
 in one transaction. Whatever moment the process is killed at, the file holds one of the states that
 the coordinator left, whole: to go on from an older one repeats some keys and skips none. The WAL
 is not synced at each commit: a power cut may cost the last seconds, which is an older state again.
 
-While the disk is full the updates are kept and tried again; `trouble` tells. A file that is damaged
-or of a newer version is refused, and never replaced.
+While the disk is full the updates are kept and tried again; `trouble` tells.
 
 A job is held by a lock on a file beside it (`flock`), which the system lets go of when the process
 ends, however it ends.
@@ -33,127 +22,38 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from rumpx.copy.completeness import Census
-from rumpx.copy.plan import NodeKeys, Partition
-from rumpx.errors import JobHeld, Side, UsageError
-from rumpx.job import Address, Job, Limits
-from rumpx.plain import from_plain, to_plain
-from rumpx.report.snapshot import Counts, KeyFailure
+from rumpx.copy.books import (
+    APPLICATION,
+    SCHEMA,
+    TABLES,
+    Books,
+    Facts,
+    JobRecord,
+    JobState,
+    LedgerFailure,
+    Progressed,
+    SavedNode,
+    SavedWalk,
+    check,
+    connect,
+    explained,
+    point_row,
+    upgrade,
+)
+from rumpx.copy.kinds import Large
+from rumpx.copy.plan import Partition
+from rumpx.errors import JobHeld, UsageError
+from rumpx.job import Limits
+from rumpx.plain import to_plain
+from rumpx.report.series import Point
 
-SCHEMA: Final = 1
-_APPLICATION: Final = 0x72756D70  # "rump": how `file` and we tell a ledger from other databases
 _RETRY_SECONDS: Final = 1.0
-_BUSY_SECONDS: Final = 5.0
 # To look whether a job is held takes its lock for a moment.
 _LOOK_SECONDS: Final = 0.5
-
-JobState = Literal["running", "stopped", "failed", "done"]
-
-_TABLES: Final = """
-CREATE TABLE job (
-    one INTEGER PRIMARY KEY CHECK (one = 1),
-    record TEXT NOT NULL, facts TEXT NOT NULL,
-    state TEXT NOT NULL, fraction REAL NOT NULL, seconds REAL NOT NULL, runs INTEGER NOT NULL
-);
-CREATE TABLE nodes (
-    side TEXT NOT NULL, address TEXT NOT NULL, id TEXT NOT NULL, run_id TEXT NOT NULL,
-    role TEXT NOT NULL, PRIMARY KEY (side, address)
-);
-CREATE TABLE partitions (
-    id INTEGER PRIMARY KEY, bounds TEXT NOT NULL, walk INTEGER NOT NULL, cursor TEXT NOT NULL,
-    run_id TEXT NOT NULL, done INTEGER NOT NULL, counts TEXT NOT NULL, after TEXT NOT NULL
-);
-CREATE TABLE failures (
-    db INTEGER NOT NULL, key BLOB NOT NULL, reason TEXT NOT NULL, message TEXT NOT NULL,
-    partition INTEGER NOT NULL, walk INTEGER NOT NULL, PRIMARY KEY (db, key)
-) WITHOUT ROWID;
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class JobRecord:
-    """What a job is: fixed when it begins.
-
-    Attributes:
-        name: chosen by the user, or made up.
-        created: seconds since 1970.
-        job: what it does, without passwords; the conflict policy is decided.
-        databases: of the source, those that held keys at the start.
-        source_nodes, target_nodes: ids of the cluster's nodes; none for one server.
-        source_password, target_password: whether one is needed.
-    """
-
-    name: str
-    created: float
-    job: Job
-    databases: tuple[int, ...]
-    source_nodes: tuple[str, ...]
-    target_nodes: tuple[str, ...]
-    source_password: bool
-    target_password: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What the checks at the end rest on; changes seldom.
-
-    Attributes:
-        databases: with the number of keys at the start.
-        before: both sides' number of keys at the start.
-        target_keys: keys that the target's databases held then.
-        target_runs: (first slot, last slot, run_id) of the processes to which the acknowledged
-            writes went; one entry with slots 0 to 0 for a single server.
-        owners: (first slot, last slot, owner) of the source's slots as last seen.
-        disturbed: slots of the source that moved, or were marked, and were not walked again yet.
-        counted_again: the source was walked again for keys that the target lacked.
-    """
-
-    databases: tuple[NodeKeys, ...]
-    before: Census
-    target_keys: int
-    target_runs: tuple[tuple[int, int, str], ...] = ()
-    owners: tuple[tuple[int, int, Address | None], ...] = ()
-    disturbed: frozenset[int] = frozenset()
-    counted_again: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class SavedWalk:
-    """One walk: `counts` are those of the keys before `cursor`; `run_id` says for which process
-    the cursor is valid; `after` are the partitions that must be done before it begins."""
-
-    partition: Partition
-    number: int
-    cursor: int
-    run_id: str
-    done: bool
-    counts: Counts
-    after: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class SavedNode:
-    """A server as last seen."""
-
-    side: Side
-    address: str
-    id: str
-    run_id: str
-    role: str
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerFailure:
-    """A failed key, and the walk that met it."""
-
-    failure: KeyFailure
-    partition: int
-    walk: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +61,8 @@ class Update:
     """The coordinator's books at one moment, as far as they have changed.
 
     `settled` are failed keys of before that were tried again; those that failed again are among
-    `failures` too. `limits` are those in force, so that whoever goes on keeps them.
+    `failures` too. `limits` are those in force, so that whoever goes on keeps them. `points` are
+    added to the series, or with `anew` take its place.
     """
 
     state: JobState
@@ -173,18 +74,9 @@ class Update:
     failures: tuple[LedgerFailure, ...] = ()
     settled: tuple[tuple[int, bytes], ...] = ()
     limits: Limits | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Progressed:
-    """How far a job is: `fraction` is 0.0 to 1.0, `runs` how often it was begun or gone on with,
-    `failures` the number of failed keys."""
-
-    state: JobState
-    fraction: float
-    seconds: float
-    runs: int
-    failures: int
+    largest: tuple[Large, ...] = ()
+    points: tuple[Point, ...] = ()
+    anew: bool = False
 
 
 @dataclass(slots=True)
@@ -220,6 +112,7 @@ class Ledger:
         self._pending: _Pending | None = None
         self._facts: Facts | None = None
         self._nodes: tuple[SavedNode, ...] = ()
+        self._largest: tuple[Large, ...] = ()
         self._bounds: dict[int, Partition] = {}  # as they are in the file
         self._mutex = threading.Condition()
         self._ending = False
@@ -234,7 +127,7 @@ class Ledger:
             JobHeld: another process holds a job of that name.
             UsageError: the file is there already, or cannot be written.
         """
-        with _explained(path):
+        with explained(path):
             lock = _hold(path)
             try:
                 if path.exists():
@@ -244,7 +137,7 @@ class Ledger:
                     )
                 _make(path, record, first)
                 try:
-                    ledger = cls(path, lock, _connect(path))
+                    ledger = cls(path, lock, connect(path))
                     ledger.record = record
                     ledger._begin()
                 except BaseException:
@@ -271,17 +164,21 @@ class Ledger:
         """
         if not path.exists():
             raise UsageError(f"There is no job {path.stem} ({path}). rumpx jobs lists all.")
-        with _explained(path):
+        with explained(path):
             lock = _hold(path)
             try:
-                database = _connect(path)
+                database = connect(path)
                 ledger = cls(path, lock, database)
-                _check(path, database)
-                ledger.record = _read_record(database)
-                before = _progressed(database)
-                ledger.facts(), ledger.walks()  # what cannot be read is left as it is
+                schema = check(path, database)
+                books = ledger.books
+                ledger.record, before = books.record(), books.progressed()
+                if schema < SCHEMA:
+                    upgrade(database, schema)
+                # What cannot be read is left as it is.
+                books.facts(), books.walks(), books.largest(), books.points(), books.runs()
                 with database:
                     database.execute("UPDATE job SET state = 'running', runs = runs + 1")
+                    database.execute("DELETE FROM verification")  # it tells nothing of this run
                 ledger.earlier = replace(before, state="running", runs=before.runs + 1)
                 ledger._begin()
             except BaseException:
@@ -289,48 +186,10 @@ class Ledger:
                 raise
         return ledger
 
-    # Reading, before the first save.
-
-    def facts(self) -> Facts:
-        """What the checks at the end rest on."""
-        with _explained(self.path):
-            (text,) = self._database.execute("SELECT facts FROM job").fetchone()
-            facts: Facts = from_plain(Facts, json.loads(text))
-            return facts
-
-    def walks(self) -> list[SavedWalk]:
-        """All walks, in the order of their partitions' ids."""
-        rows = (
-            "SELECT bounds, walk, cursor, run_id, done, counts, after FROM partitions ORDER BY id"
-        )
-        with _explained(self.path):
-            return [
-                SavedWalk(
-                    from_plain(Partition, json.loads(bounds)),
-                    number,
-                    int(cursor),
-                    run_id,
-                    bool(done),
-                    from_plain(Counts, json.loads(counts)),
-                    tuple(json.loads(after)),
-                )
-                for bounds, number, cursor, run_id, done, counts, after in self._database.execute(
-                    rows
-                )
-            ]
-
-    def failures(self) -> Iterator[LedgerFailure]:
-        """The failed keys, by database and key."""
-        rows = "SELECT db, key, reason, message, partition, walk FROM failures ORDER BY db, key"
-        with _explained(self.path), contextlib.closing(_connect(self.path)) as database:
-            for db, key, reason, message, partition, walk in database.execute(rows):
-                yield LedgerFailure(KeyFailure(db, key, reason, message), partition, walk)
-
-    def failures_by_reason(self) -> dict[str, int]:
-        """Number of failed keys by reason, the most frequent first."""
-        rows = "SELECT reason, count(*) AS n FROM failures GROUP BY reason ORDER BY n DESC"
-        with _explained(self.path), contextlib.closing(_connect(self.path)) as database:
-            return dict(database.execute(rows).fetchall())
+    @property
+    def books(self) -> Books:
+        """What it holds; to be read before the first save."""
+        return Books(self._database)
 
     # Writing.
 
@@ -411,6 +270,11 @@ class Ledger:
             )
             for statement, values in rows:
                 database.execute(statement, values)
+            if update.largest != self._largest:
+                database.execute("DELETE FROM largest")
+                database.executemany(
+                    "INSERT INTO largest (size, head, db, key) VALUES (?, ?, ?, ?)", update.largest
+                )
             for walk in walks:
                 # What failed in an earlier walk of the partition is tried again by this one.
                 database.execute(
@@ -419,7 +283,7 @@ class Ledger:
                 )
                 self._write_walk(walk)
         self.record = record
-        self._facts, self._nodes = update.facts, update.nodes
+        self._facts, self._nodes, self._largest = update.facts, update.nodes, update.largest
         self._bounds |= {walk.partition.id: walk.partition for walk in walks}
         with self._mutex:
             del pending.rows[: len(rows)]
@@ -431,7 +295,7 @@ class Ledger:
             return
         self._database.execute(
             "UPDATE partitions SET walk = ?, cursor = ?, run_id = ?, done = ?, counts = ?, "
-            "after = ? WHERE id = ?",
+            "after = ?, kinds = ? WHERE id = ?",
             (*_changing(walk), partition.id),
         )
 
@@ -443,12 +307,12 @@ def _make(path: Path, record: JobRecord, first: Update) -> None:
     try:
         new.unlink(missing_ok=True)
         os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        with contextlib.closing(_connect(new)) as database:
+        with contextlib.closing(connect(new)) as database:
             # What is left of a killed process or after a power cut is made anew.
             database.execute("PRAGMA journal_mode = OFF")
             database.execute("PRAGMA synchronous = OFF")
-            database.executescript(_TABLES)
-            database.execute(f"PRAGMA application_id = {_APPLICATION}")
+            database.executescript(TABLES)
+            database.execute(f"PRAGMA application_id = {APPLICATION}")
             database.execute(f"PRAGMA user_version = {SCHEMA}")
             row = json.dumps(to_plain(record)), _facts_text(first.facts)
             with database:
@@ -480,7 +344,7 @@ def _sync(path: Path) -> None:
 def _insert_walk(database: sqlite3.Connection, walk: SavedWalk) -> None:
     bounds = json.dumps(to_plain(walk.partition))
     database.execute(
-        "INSERT OR REPLACE INTO partitions VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO partitions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (walk.partition.id, bounds, *_changing(walk)),
     )
 
@@ -494,6 +358,7 @@ def _changing(walk: SavedWalk) -> tuple[Any, ...]:
         int(walk.done),
         json.dumps(to_plain(walk.counts)),
         json.dumps(walk.after),
+        json.dumps(list(walk.kinds.numbers.items())),
     )
 
 
@@ -510,6 +375,12 @@ def _merged(pending: _Pending | None, update: Update) -> _Pending:
     merged.rows += [
         ("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?)", _failure_row(failure))
         for failure in update.failures
+    ]
+    if update.anew:
+        merged.rows.append(("DELETE FROM series", ()))
+    merged.rows += [
+        ("INSERT INTO series VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", point_row(point))
+        for point in update.points
     ]
     return merged
 
@@ -528,10 +399,6 @@ def _failure_row(failed: LedgerFailure) -> tuple[Any, ...]:
 
 def _facts_text(facts: Facts) -> str:
     return json.dumps(to_plain(facts))
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, timeout=_BUSY_SECONDS, check_same_thread=False)
 
 
 def _hold(path: Path) -> int:
@@ -589,66 +456,3 @@ def remove(path: Path) -> None:
     others = _unfinished_path(path), dead_letter_path(path), ctl_path(path), lock_path(path)
     for file in (path, *sqlite, *others):
         file.unlink(missing_ok=True)
-
-
-def look_into(path: Path) -> tuple[JobRecord, Progressed]:
-    """A job's record and how far it is, without holding it.
-
-    Raises:
-        UsageError: it cannot be read.
-    """
-    with _explained(path), contextlib.closing(_connect(path)) as database:
-        _check(path, database)
-        return _read_record(database), _progressed(database)
-
-
-def _progressed(database: sqlite3.Connection) -> Progressed:
-    failures = "(SELECT count(*) FROM failures)"
-    columns = f"state, fraction, seconds, runs, {failures}"
-    return Progressed(*database.execute(f"SELECT {columns} FROM job").fetchone())
-
-
-def _read_record(database: sqlite3.Connection) -> JobRecord:
-    (text,) = database.execute("SELECT record FROM job").fetchone()
-    record: JobRecord = from_plain(JobRecord, json.loads(text))
-    return record
-
-
-def _check(path: Path, database: sqlite3.Connection) -> None:
-    (application,) = database.execute("PRAGMA application_id").fetchone()
-    (schema,) = database.execute("PRAGMA user_version").fetchone()
-    if application == _APPLICATION and schema > SCHEMA:
-        raise UsageError(
-            f"The ledger {path} was written by a newer rumpx (its schema is {schema}, this one "
-            f"knows {SCHEMA}): go on with that version."
-        )
-    (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
-    if application != _APPLICATION or schema != SCHEMA or verdict != "ok":
-        raise ValueError(verdict if verdict != "ok" else "it is no ledger")
-
-
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Faults of the file as one clear sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(
-            f"The ledger {path} cannot be written: {error.strerror}. Choose another --state-dir."
-        ) from None
-    except sqlite3.OperationalError as error:
-        if "no such" in str(error):  # a table, a column
-            raise _damaged(path, error) from None
-        raise UsageError(
-            f"The ledger {path} cannot be written: {error}. Free space or mend its permissions, "
-            "or choose another --state-dir."
-        ) from None
-    except (sqlite3.DatabaseError, ValueError, TypeError, LookupError) as error:
-        raise _damaged(path, error) from None
-
-
-def _damaged(path: Path, error: Exception) -> UsageError:
-    return UsageError(
-        f"The ledger {path} is damaged ({str(error)[:100]}). It was left as it is; what it "
-        "knew is lost, so start the copy anew, with another --job and --on-conflict replace."
-    )

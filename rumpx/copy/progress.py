@@ -10,16 +10,28 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import psutil
 
+from rumpx.copy.kinds import NO_KINDS, Kinds, Largest, content
 from rumpx.copy.plan import RETRIED, Partition
 from rumpx.copy.prepare import Plan
 from rumpx.errors import Side
 from rumpx.job import Address, format_address
-from rumpx.report.snapshot import Counts, Held, Row, Snapshot, State, Verb, WorkerStat
+from rumpx.report.content import NO_CONTENT, Content
+from rumpx.report.snapshot import (
+    Counts,
+    Held,
+    NodeStat,
+    PartitionSummary,
+    Row,
+    Snapshot,
+    State,
+    Verb,
+    WorkerStat,
+)
 
 if TYPE_CHECKING:
     from rumpx.copy.pool import Pool
@@ -40,6 +52,18 @@ def overall(parts: Iterable[tuple[Partition, Counts]]) -> Counts:
     return counts
 
 
+def copied_content(parts: Iterable[tuple[Partition, Kinds]], largest: Largest) -> Content:
+    """What the keys that `overall` counts as copied are."""
+    kinds = [found for partition, found in parts if partition.reason in ("", RETRIED)]
+    return content(kinds, largest.top)
+
+
+def partition_summary(partition: Partition, counts: Counts, done: bool) -> PartitionSummary:
+    """One partition, as the end of a run tells of it."""
+    bounds = f"{partition}, again: {partition.reason}" if partition.reason else str(partition)
+    return PartitionSummary(partition.node.label(""), partition.db, bounds, counts, done)
+
+
 def _place(partition: Partition) -> tuple[Side, Address | None, int]:
     return *partition.place, partition.db
 
@@ -47,13 +71,28 @@ def _place(partition: Partition) -> tuple[Side, Address | None, int]:
 class Progress:
     """One partition's share of the picture, as the coordinator books it."""
 
-    __slots__ = ("counts", "cursor", "done", "partition")
+    __slots__ = ("counts", "cursor", "done", "kinds", "partition")
 
-    def __init__(self, partition: Partition, cursor: int, counts: Counts, done: bool) -> None:
+    def __init__(
+        self, partition: Partition, cursor: int, counts: Counts, done: bool, kinds: Kinds = NO_KINDS
+    ) -> None:
         self.partition = partition
         self.cursor = cursor
         self.counts = counts
         self.done = done
+        self.kinds = kinds
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the engine says of the run besides its partitions; as in Snapshot."""
+
+    state: State
+    note: str
+    held: Held
+    nodes: tuple[NodeStat, ...]
+    failures: dict[str, int]
+    largest: Largest
 
 
 class ProgressMeter:
@@ -83,6 +122,8 @@ class ProgressMeter:
         self._process = psutil.Process()
         self._usage: tuple[tuple[WorkerStat, ...], float, int] = ((), 0.0, 0)
         self._usage_due = 0.0
+        self._content = NO_CONTENT
+        self._content_due = 0.0
 
     def begin(self, now: float) -> None:
         """The first SCAN is sent now."""
@@ -122,10 +163,9 @@ class ProgressMeter:
             fraction = min(fraction, 0.999)
         return fraction
 
-    def snapshot(
-        self, parts: Sequence[Progress], state: State, note: str, held: Held, now: float
-    ) -> Snapshot:
+    def snapshot(self, parts: Sequence[Progress], now: float, told: Told) -> Snapshot:
         """The run now."""
+        state = told.state
         first = [part for part in parts if not part.partition.reason]
         counts = overall((part.partition, part.counts) for part in parts)
         fraction = self.whole(parts, state)
@@ -135,6 +175,7 @@ class ProgressMeter:
         walking = state in ("copying", "comparing")
         eta = (1 - fraction) / progress_rate if walking and progress_rate > 0 else None
         pool = self.pool
+        partitions = self._partitions(first)
         return Snapshot(
             state=state,
             job=self._job,
@@ -148,15 +189,27 @@ class ProgressMeter:
             keys_per_second=keys_rate,
             bytes_per_second=bytes_rate,
             eta=eta,
-            rows=self._rows(first),
+            rows=self._rows(first, partitions),
+            partitions=partitions,
             workers=workers,
             worker_restarts=pool.restarts if pool else 0,
             batches_in_flight=pool.in_flight if pool else 0,
             coordinator_cpu=cpu,
             coordinator_memory=memory,
-            note=note,
-            held=held,
+            note=told.note,
+            held=told.held,
+            nodes=told.nodes,
+            failures=told.failures,
+            content=self._weighed(parts, told, now),
         )
+
+    def _weighed(self, parts: Sequence[Progress], told: Told, now: float) -> Content:
+        if now >= self._content_due or told.state in ("done", "failed", "stopped"):
+            self._content_due = now + _USAGE_SECONDS
+            self._content = copied_content(
+                ((part.partition, part.kinds) for part in parts), told.largest
+            )
+        return self._content
 
     def _rates(self, now: float, counts: Counts, fraction: float) -> tuple[float, float, float]:
         history = self._history
@@ -183,38 +236,46 @@ class ProgressMeter:
             )
         return self._usage
 
-    def _rows(self, parts: Sequence[Progress]) -> tuple[Row, ...]:
+    def _partitions(self, parts: Sequence[Progress]) -> tuple[Row, ...]:
+        """A row a partition: `part 3/16`, with its node and database where there are several."""
+        one_node = len(self._plan.source.topology.nodes) == 1
+        several = len({part.partition.db for part in parts}) > 1
+        return tuple(
+            Row(
+                ("" if one_node else f"{self._node(part)} ")
+                + f"part {number}/{len(parts)}"
+                + (f" db{part.partition.db}" if several else ""),
+                self.fraction(part),
+                part.counts,
+                part.done,
+            )
+            for number, part in enumerate(parts, start=1)
+        )
+
+    def _rows(
+        self, parts: Sequence[Progress], partitions: tuple[Row, ...]
+    ) -> tuple[Row, ...]:
         """A row a node and database; a row a partition where there is one node."""
         if len(self._plan.source.topology.nodes) == 1:
-            databases = {part.partition.db for part in parts}
-            return tuple(
-                Row(
-                    f"part {number}/{len(parts)}"
-                    + (f" db{part.partition.db}" if len(databases) > 1 else ""),
-                    self.fraction(part),
-                    part.counts,
-                    part.done,
-                )
-                for number, part in enumerate(parts, start=1)
-            )
-        places: dict[tuple[str, int], list[Progress]] = {}
-        for part in parts:
-            node = part.partition.node.address
-            label = format_address(node) if node else str(self._plan.job.source)
-            places.setdefault((label, part.partition.db), []).append(part)
+            return partitions
+        places: dict[tuple[str, int], list[tuple[Progress, Row]]] = {}
+        for part, row in zip(parts, partitions, strict=True):
+            places.setdefault((self._node(part), part.partition.db), []).append((part, row))
         several = len({db for _, db in places}) > 1
         rows = []
         for (label, db), members in places.items():
-            weights = [self.weight(member.partition) for member in members]
-            done = sum(w * self.fraction(m) for w, m in zip(weights, members, strict=True))
+            weights = [self.weight(part.partition) for part, _ in members]
+            done = sum(w * row.fraction for w, (_, row) in zip(weights, members, strict=True))
             rows.append(
                 Row(
                     f"{label} db{db}" if several else label,
                     done / sum(weights),
-                    sum((member.counts for member in members), Counts()),
-                    all(member.done for member in members),
+                    sum((row.counts for _, row in members), Counts()),
+                    all(row.done for _, row in members),
                 )
             )
         return tuple(rows)
 
-
+    def _node(self, part: Progress) -> str:
+        address = part.partition.node.address
+        return format_address(address) if address else str(self._plan.job.source)

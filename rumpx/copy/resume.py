@@ -18,8 +18,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from rumpx.copy.books import Facts, SavedWalk
 from rumpx.copy.engine import Walk
-from rumpx.copy.ledger import Facts, SavedWalk
 from rumpx.copy.plan import CursorSpan, KeySpan
 from rumpx.copy.prepare import Plan, SideFacts
 from rumpx.servers.topology import Node, Topology
@@ -59,7 +59,9 @@ def _walk_now(saved: SavedWalk, source: SideFacts) -> Walk:
     lasting = isinstance(span, KeySpan) or (saved.done and not isinstance(span, CursorSpan))
     if not (same_process or lasting):
         return Walk(partition, saved.number + 1, after=saved.after)
-    walk = Walk(partition, saved.number, "waiting", saved.cursor, saved.counts, saved.after)
+    walk = Walk(
+        partition, saved.number, "waiting", saved.cursor, saved.counts, saved.after, saved.kinds
+    )
     if saved.done:
         walk.state = "walked"
     return walk

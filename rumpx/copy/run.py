@@ -6,9 +6,12 @@ is there; from then on every end, but for SIGKILL, tells the command that goes o
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from rumpx import __version__
+from rumpx.copy.books import Facts, keep_run
 from rumpx.copy.control import Control
 from rumpx.copy.coordinator import Coordinator, first_facts, saved_walk
 from rumpx.copy.dead_letters import write_dead_letters
@@ -22,14 +25,15 @@ from rumpx.copy.jobs import (
     refuse_other_clusters,
     resume_command,
 )
-from rumpx.copy.ledger import Facts, Ledger, Update
+from rumpx.copy.ledger import Ledger, Update
 from rumpx.copy.leftovers import copy_functions, left_behind
 from rumpx.copy.plan import RETRIED, key_partitions
 from rumpx.copy.prepare import Ask, Plan, prepare
 from rumpx.copy.resume import reconcile
-from rumpx.errors import EXIT_OK, EXIT_SOME_KEYS_FAILED, RumpxError, TimeOver
+from rumpx.errors import EXIT_OK, EXIT_SOME_KEYS_FAILED, RumpxError, TimeOver, UsageError
 from rumpx.job import Job, Limits
 from rumpx.report.display import Display
+from rumpx.report.record import RunRecord, Standing
 from rumpx.report.snapshot import State, Summary
 
 
@@ -101,14 +105,14 @@ def resume(again: Again, display: Display, control: Control, place: Place) -> Su
             job = _job_with(job_again(ledger.record, again.source, again.target), again)
             plan = prepare(job)
             refuse_other_clusters(ledger.record, plan)
-            plan, walks, facts = reconcile(plan, ledger.walks(), ledger.facts())
+            plan, walks, facts = reconcile(plan, ledger.books.walks(), ledger.books.facts())
         except RumpxError as error:
             ledger.close()
             error.resume = resume_command(path, place.folder, job)
             raise
         control.running = True
         if again.retry_failed and not any(_being_retried(walk) for walk in walks):
-            failed = ((entry.failure.db, entry.failure.key) for entry in ledger.failures())
+            failed = ((entry.failure.db, entry.failure.key) for entry in ledger.books.failures())
             tried = key_partitions(plan.source.topology, failed, reason=RETRIED)
             walks += [Walk(replace(p, id=n)) for n, p in enumerate(tried, len(walks))]
         return _copy(plan, walks, facts, ledger, display, control, place)
@@ -138,6 +142,10 @@ def _copy(
     place: Place,
 ) -> Summary:
     command = resume_command(ledger.path, place.folder, plan.job)
+    run = RunRecord(
+        ledger.earlier.runs, time.time(), __version__, plan.source.version, plan.target.version
+    )
+    _note(ledger, run)
     try:
         coordinator = Coordinator(plan, walks, facts, ledger, display, control)
         display.start()
@@ -150,18 +158,61 @@ def _copy(
         except RumpxError as error:
             stopped = control.stops or isinstance(error, TimeOver)
             state: State = "stopped" if stopped else "failed"
-            error.summary = summarize(plan, coordinator, ledger, state, error.exit_code, ())
+            summary = summarize(plan, coordinator, ledger, state, error.exit_code, ())
+            error.summary = _ended(ledger, run, replace(summary, error=str(error)))
             error.resume = command
             raise
         except Exception as error:
             unforeseen = RumpxError(f"Something that nobody foresaw ended the run: {error!r}.")
             unforeseen.resume = command
+            _note(
+                ledger,
+                replace(
+                    run,
+                    ended=time.time(),
+                    state="failed",
+                    exit_code=unforeseen.exit_code,
+                    error=str(unforeseen),
+                ),
+            )
             raise unforeseen from error
         finally:
             display.stop()
-        return summarize(plan, coordinator, ledger, "done", None, behind)
+        return _ended(ledger, run, summarize(plan, coordinator, ledger, "done", None, behind))
     finally:
         ledger.close()
+
+
+def _note(ledger: Ledger, run: RunRecord) -> str:
+    """Have a run written down for reports; why that cannot be, or ""."""
+    try:
+        keep_run(ledger.path, run)
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
+def _ended(ledger: Ledger, run: RunRecord, summary: Summary) -> Summary:
+    """Write down how a run ended; the same summary, with a warning if that cannot be."""
+    states: dict[State, Standing] = {"done": "done", "stopped": "stopped"}
+    ended = replace(
+        run,
+        ended=time.time(),
+        state=states.get(summary.state, "failed"),
+        exit_code=summary.exit_code,
+        error=summary.error,
+        seconds=summary.seconds,
+        counts=summary.counts,
+        source_keys_after=summary.source_keys_after,
+        target_keys_after=summary.target_keys_after,
+        missing=summary.missing,
+        walked_again=summary.walked_again,
+        worker_restarts=summary.worker_restarts,
+        left_behind=summary.left_behind,
+        warnings=summary.warnings,
+    )
+    complaint = _note(ledger, ended)
+    return replace(summary, warnings=(*summary.warnings, complaint)) if complaint else summary
 
 
 def summarize(
@@ -185,7 +236,7 @@ def summarize(
     warnings = outcome.warnings
     letters = None
     try:
-        letters = write_dead_letters(ledger)
+        letters = write_dead_letters(ledger.path)
     except OSError as error:
         warnings += (f"The failed keys could not be listed in a file: {error.strerror}.",)
     return Summary(
@@ -214,4 +265,6 @@ def summarize(
         left_behind=behind,
         warnings=warnings,
         partitions=outcome.partitions,
+        held_seconds=outcome.held_seconds,
+        content=outcome.content,
     )

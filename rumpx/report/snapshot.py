@@ -12,10 +12,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from rumpx.errors import Side
+from rumpx.report.content import NO_CONTENT, Content
+
 State = Literal[
     "starting", "copying", "checking", "comparing", "draining", "done", "failed", "stopped"
 ]
 Verb = Literal["copied", "compared"]
+# What can hold a run.
+HOLDS: Final = (
+    "source latency",
+    "target latency",
+    "source CPU",
+    "source memory",
+    "keys a second",
+    "bytes a second",
+    "commands a second",
+    "timetable",
+    "pause",
+)
 SUMMARY_VERSION: Final = 1
 
 
@@ -108,6 +123,26 @@ class WorkerStat:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeStat:
+    """One server process as it is felt, and as its INFO says.
+
+    Attributes:
+        side: "source" or "target".
+        label: its address, or its side's URI where it is the only one.
+        latency: as `Held.source_latency`, of this node; None where nothing is known.
+        cpu: percent of one core, or None.
+        memory, max_memory: bytes, or None; `max_memory` 0 is no limit.
+    """
+
+    side: Side
+    label: str
+    latency: float | None
+    cpu: float | None
+    memory: int | None
+    max_memory: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Held:
     """What the governor says.
 
@@ -116,12 +151,18 @@ class Held:
         off: nothing is done now, by the timetable or the user.
         source_latency, target_latency: the second-highest of the last second of a node's PINGs, in
             seconds above its best, of the worst node; None before they are known.
+        by: the same as `reason` without numbers: names of `HOLDS`.
+        share: 0.0 to 1.0 of what an unhindered run has under way.
+        seconds: for how many seconds of this run each of `HOLDS` has held it, if any.
     """
 
     reason: str = ""
     off: bool = False
     source_latency: float | None = None
     target_latency: float | None = None
+    by: tuple[str, ...] = ()
+    share: float = 1.0
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +181,7 @@ class Snapshot:
         keys_per_second, bytes_per_second: over the last few seconds.
         eta: seconds left, or None while unknown.
         rows: a row a node, or a row a partition where there is one node.
+        partitions: a row a partition.
         workers: the live worker processes.
         worker_restarts: workers that died and were replaced.
         batches_in_flight: batches that workers hold now.
@@ -147,6 +189,9 @@ class Snapshot:
         coordinator_memory: bytes.
         note: one short sentence on what the run is waiting for, or "".
         held: what the servers feel, and what holds the run for it.
+        nodes: the servers, one by one.
+        failures: number of keys that failed, by reason, as this run met them.
+        content: what the copied keys are; renewed once a second.
     """
 
     state: State
@@ -169,6 +214,10 @@ class Snapshot:
     coordinator_memory: int
     note: str = ""
     held: Held = Held()
+    partitions: tuple[Row, ...] = ()
+    nodes: tuple[NodeStat, ...] = ()
+    failures: dict[str, int] = field(default_factory=dict)
+    content: Content = NO_CONTENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +295,7 @@ class Verification:
         differences_file: lists all of them, as JSON lines; None if there are none.
         repaired: differences that were mended, and found equal after that.
         failures_by_reason, failures: keys that could not be compared; at most 1,000 are listed.
-        worker_restarts, warnings: as in Summary.
+        worker_restarts, warnings, error: as in Summary.
     """
 
     state: State
@@ -270,6 +319,7 @@ class Verification:
     failures: tuple[KeyFailure, ...]
     worker_restarts: int
     warnings: tuple[str, ...]
+    error: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The document that `--summary` writes: every attribute by its name, and "version"."""
@@ -302,6 +352,9 @@ class Summary:
         left_behind: what a copy of keys leaves on the source ("3 functions", "2 ACL users").
         warnings: sentences, in the order in which they came up.
         partitions: one entry a partition.
+        error: why the run ended early, or "".
+        held_seconds: for how many seconds each of `HOLDS` held the job, the longest first.
+        content: types, sizes and largest keys of what was copied.
     """
 
     state: State
@@ -329,6 +382,9 @@ class Summary:
     left_behind: tuple[str, ...]
     warnings: tuple[str, ...]
     partitions: tuple[PartitionSummary, ...] = field(default=())
+    error: str = ""
+    held_seconds: dict[str, float] = field(default_factory=dict)
+    content: Content = NO_CONTENT
 
     def to_json(self) -> dict[str, Any]:
         """The document that `--summary` writes: every attribute by its name, and "version".
@@ -342,4 +398,6 @@ def _document(result: Summary | Verification) -> dict[str, Any]:
     document = dataclasses.asdict(result)
     for failure in document["failures"]:
         failure["key"] = failure["key"].decode("utf-8", "backslashreplace")
+    if isinstance(result, Summary):
+        document["content"] = result.content.to_json()
     return {"version": SUMMARY_VERSION, **document}

@@ -22,6 +22,7 @@ class Request:
         delete_extra: and delete what only the target has.
         yes: without asking.
         state_dir: the folder of ledgers, if given.
+        name: of the copy that is compared, whose ledger then takes the result.
     """
 
     job: Job
@@ -33,6 +34,7 @@ class Request:
     delete_extra: bool = False
     yes: bool = False
     state_dir: str | None = None
+    name: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.sample <= 1:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
+from rumpx.copy.books import keep_verification
 from rumpx.copy.control import Control
-from rumpx.copy.jobs import state_folder
+from rumpx.copy.jobs import ledger_path, state_folder
 from rumpx.copy.prepare import Plan
 from rumpx.errors import (
     EXIT_DIFFERENCES,
@@ -58,13 +60,26 @@ def verify(
         except RumpxError as error:
             stopped = control.stops or isinstance(error, TimeOver)
             state: State = "stopped" if stopped else "failed"
-            error.summary = _sum_up(plan, spec, request, verifier, findings, state, error.exit_code)
+            result = _sum_up(plan, spec, request, verifier, findings, state, error.exit_code)
+            error.summary = replace(result, error=str(error))
             raise
         finally:
             display.stop()
-        return _sum_up(plan, spec, request, verifier, findings, "done", None)
+        return _kept(_sum_up(plan, spec, request, verifier, findings, "done", None), request)
     finally:
         control.close()
+
+
+def _kept(result: Verification, request: Request) -> Verification:
+    """Write the result down in the ledger of the job that was compared, for reports; with a warning
+    if that cannot be."""
+    if request.name is None:
+        return result
+    try:
+        keep_verification(ledger_path(state_folder(request.state_dir), request.name), result)
+    except UsageError as error:
+        return replace(result, warnings=(*result.warnings, str(error)))
+    return result
 
 
 def _differences_path(request: Request) -> Path:

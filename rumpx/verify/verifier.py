@@ -33,7 +33,7 @@ from rumpx.copy.watch import SlotWatch
 from rumpx.errors import Interrupted, RumpxError, TemporaryError, TimeOver
 from rumpx.report.display import Display
 from rumpx.report.entries import count_of
-from rumpx.report.snapshot import Back, Counts, Finding, KeyFailure
+from rumpx.report.snapshot import Back, Counts, Finding, KeyFailure, Snapshot
 from rumpx.servers.topology import Node
 from rumpx.verify.findings import NAMES_REMEMBERED, Findings, Line
 from rumpx.verify.request import Request
@@ -212,7 +212,7 @@ class Verifier:
             f"its own: {walks} partitions are compared anew."
         )
 
-    def tick(self, now: float) -> None:
+    def tick(self, now: float, snapshot: Snapshot) -> None:
         """Begin second looks that are due."""
         if self.engine.state == "comparing":
             self._judge_finished()

@@ -1,0 +1,117 @@
+"""From a job's ledger to the Record that its report is drawn from, at any time.
+
+It makes no difference whether the job has just ended, ended last week, was killed, or runs: what is
+known is what the ledger has. Where the last run could tell of its end, its own words and counts
+hold; where it was killed, or runs, the counts are those of the keys that are booked, which are a
+second older at most.
+"""
+
+from __future__ import annotations
+
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from rumpx import __version__
+from rumpx.copy.books import Books, Progressed, SavedWalk, open_books
+from rumpx.copy.kinds import Largest
+from rumpx.copy.ledger import dead_letter_path, is_held
+from rumpx.copy.progress import copied_content, overall, partition_summary
+from rumpx.options import options_of
+from rumpx.report.record import Record, RunRecord, Standing
+from rumpx.report.series import held_seconds
+from rumpx.report.snapshot import PartitionSummary, State, Summary
+
+_FAILURES_SHOWN: Final = 1000
+_STATES: Final[dict[Standing, State]] = {
+    "done": "done",
+    "failed": "failed",
+    "stopped": "stopped",
+    "killed": "stopped",
+    "running": "copying",
+}
+
+
+def read_story(path: Path) -> Record:
+    """All that a report says of a job.
+
+    Args:
+        path: of its ledger.
+
+    Raises:
+        UsageError: the ledger cannot be read.
+    """
+    held = is_held(path)
+    with open_books(path) as books:
+        progressed, runs, compared = books.progressed(), books.runs(), books.verification()
+        standing: Standing = progressed.state
+        if standing == "running" and not held:
+            standing = "killed"
+        ended = [run for run in runs if run.number == progressed.runs and run.ended is not None]
+        last = ended[0] if ended and standing not in ("running", "killed") else None
+        summary = _summary(path, books, progressed, standing, last)
+        return Record(
+            state=standing,
+            exit_code=last.exit_code if last else None,
+            fraction=1.0 if standing == "done" else progressed.fraction,
+            summary=summary,
+            options=options_of(books.record().job),
+            points=books.points(),
+            runs=runs,
+            verification=compared[1] if compared else None,
+            verified=compared[0] if compared else None,
+            written=time.time(),
+            version=__version__,
+        )
+
+
+def _summary(
+    path: Path,
+    books: Books,
+    progressed: Progressed,
+    standing: Standing,
+    last: RunRecord | None,
+) -> Summary:
+    record, facts, walks = books.record(), books.facts(), books.walks()
+    runs = books.runs()
+    latest = last or (runs[-1] if runs else RunRecord(progressed.runs, record.created, "", "", ""))
+    counts = last.counts if last else overall((walk.partition, walk.counts) for walk in walks)
+    seconds = last.seconds if last else progressed.seconds
+    letters = dead_letter_path(path)
+    return Summary(
+        state=_STATES[standing],
+        exit_code=(last and last.exit_code) or 0,
+        job=record.name,
+        runs=progressed.runs,
+        source=str(record.job.source),
+        target=str(record.job.target),
+        source_version=latest.source_version,
+        target_version=latest.target_version,
+        seconds=seconds,
+        counts=counts,
+        keys_per_second=counts.settled / max(seconds, 1e-6),
+        bytes_per_second=counts.payload_bytes / max(seconds, 1e-6),
+        failures_by_reason=books.failures_by_reason(),
+        failures=tuple(failed.failure for failed in islice(books.failures(), _FAILURES_SHOWN)),
+        dead_letters=str(letters) if progressed.failures and letters.exists() else None,
+        source_keys_before=sum(place.keys for place in facts.databases),
+        source_keys_after=latest.source_keys_after,
+        target_keys_before=facts.before.target.keys if facts.before.target else None,
+        target_keys_after=latest.target_keys_after,
+        missing=latest.missing,
+        walked_again=latest.walked_again,
+        worker_restarts=sum(run.worker_restarts for run in runs),
+        left_behind=latest.left_behind,
+        warnings=tuple(dict.fromkeys(text for run in runs for text in run.warnings)),
+        partitions=tuple(map(_partition, walks)),
+        error=latest.error,
+        held_seconds=held_seconds(books.points()),
+        content=copied_content(
+            ((walk.partition, walk.kinds) for walk in walks), Largest(books.largest())
+        ),
+    )
+
+
+def _partition(walk: SavedWalk) -> PartitionSummary:
+    return partition_summary(walk.partition, walk.counts, walk.done)
