@@ -18,8 +18,9 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
+from rumpx.config import blaming_config, with_config
 from rumpx.errors import Interrupted, RumpxError, UsageError
 from rumpx.parsers import (
     build_check_parser,
@@ -27,14 +28,18 @@ from rumpx.parsers import (
     build_demo_parser,
     build_jobs_parser,
     build_parser,
+    build_report_parser,
     build_resume_parser,
     build_verify_parser,
 )
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from rumpx.check.request import Request as CheckRequest
     from rumpx.copy.control import Control
     from rumpx.copy.prepare import Policy
+    from rumpx.outputs import Outputs
     from rumpx.report.display import Display
     from rumpx.report.snapshot import Summary, Verification
 
@@ -42,22 +47,37 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    command = _COMMANDS.get(words[0]) if words else None
+    code, _ = _guarded(lambda: command(words[1:]) if command else _copy(words))
+    return code
+
+
+def _guarded(
+    call: Callable[[], int | None], told: Callable[[RumpxError], bool] = lambda error: False
+) -> tuple[int, RumpxError | None]:
+    """The exit code of a call, and the error that ended it early, of which the user has then read.
+
+    Args:
+        told: is called with the error; whether the user has read of it there.
+    """
     try:
-        command = _COMMANDS.get(words[0]) if words else None
-        return command(words[1:]) if command else _copy(words)
+        return call() or 0, None
     except RumpxError as error:
         if error.__cause__ is not None:  # nobody foresaw it: whoever mends it needs to know where
             traceback.print_exception(error.__cause__)
-        print(f"rumpx: {error}", file=sys.stderr)
-        if error.resume:
-            print(error.resume, file=sys.stderr)
-        return error.exit_code
+        if not told(error):
+            # Of a run that was interrupted its summary tells.
+            if not (isinstance(error, Interrupted) and error.summary):
+                print(f"rumpx: {error}", file=sys.stderr)
+            if error.resume:
+                print(error.resume, file=sys.stderr)
+        return error.exit_code, error
     except KeyboardInterrupt:
         print("rumpx: Stopped.", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return 128 + signal.SIGINT, Interrupted("Stopped.", signal.SIGINT)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 1, None
 
 
 def _demo(words: list[str]) -> int:
@@ -77,7 +97,7 @@ def _help(words: list[str]) -> int:
 
 def _copy(words: list[str]) -> int:
     parser = build_parser()
-    arguments = parser.parse_args(words)
+    arguments = with_config(parser, words)
     if arguments.version:
         from rumpx import __version__
 
@@ -85,42 +105,44 @@ def _copy(words: list[str]) -> int:
         return 0
     if arguments.print_completion:
         return _print_completion(parser, arguments.print_completion)
+    if arguments.dry_run:
+        from rumpx.check.request import Request as DryRun
+        from rumpx.flags import make_job
+
+        with blaming_config(arguments):
+            return _checked(DryRun(make_job(arguments), dry_run=True), as_json=False)
+    return _watched(arguments, lambda outputs: _do_copy(arguments, outputs))
+
+
+def _do_copy(arguments: argparse.Namespace, outputs: Outputs) -> int:
     from rumpx.flags import make_job
 
     job = make_job(arguments)
-    if arguments.dry_run:
-        from rumpx.check.request import Request as DryRun
-
-        return _checked(DryRun(job, dry_run=True), as_json=False)
-    _check_summary(arguments)
+    outputs.open()
     _warm_up()
     from rumpx.copy.jobs import Place
     from rumpx.copy.run import run
 
     place = Place(arguments.state_dir, arguments.job)
     ask = _ask if sys.stdin.isatty() and sys.stderr.isatty() else None
-    done: list[Summary] = []
-
-    def copy(display: Display, control: Control) -> Summary:
-        done.append(run(job, display, control, place, ask))
-        return done[0]
-
-    code = _shown(arguments, copy, last=not arguments.verify)
-    if not (arguments.verify and done):
-        return code
+    copied = _shown(outputs, lambda display, control: run(job, display, control, place, ask))
+    if not (arguments.verify and outputs.copied):
+        return copied.exit_code
     from rumpx.verify.request import Request
     from rumpx.verify.run import verify
 
-    request = Request(job, state_dir=arguments.state_dir)
-    verdict = _shown(
-        arguments, lambda display, control: verify(request, display, control), copied=done[0]
-    )
-    return verdict or code
+    request = Request(job, state_dir=arguments.state_dir, name=outputs.copied.job)
+    compared = _shown(outputs, lambda display, control: verify(request, display, control))
+    return compared.exit_code or copied.exit_code
 
 
 def _resume(words: list[str]) -> int:
-    arguments = build_resume_parser().parse_args(words)
-    _check_summary(arguments)
+    arguments = with_config(build_resume_parser(), words, names_job=True)
+    return _watched(arguments, lambda outputs: _do_resume(arguments, outputs), arguments.name)
+
+
+def _do_resume(arguments: argparse.Namespace, outputs: Outputs) -> int:
+    outputs.open()
     _warm_up()
     from rumpx.copy.jobs import Place
     from rumpx.copy.run import Again, resume
@@ -135,7 +157,9 @@ def _resume(words: list[str]) -> int:
         arguments.retry_failed,
         lambda before: limits_given(arguments, before),
     )
-    return _shown(arguments, lambda display, control: resume(again, display, control, place))
+    return _shown(
+        outputs, lambda display, control: resume(again, display, control, place)
+    ).exit_code
 
 
 def _jobs(words: list[str]) -> int:
@@ -169,11 +193,38 @@ def _ctl(words: list[str]) -> int:
     else:
         print("\n".join(status_lines(answer)) or "Done.")
     return 0
+
+
+def _report(words: list[str]) -> int:
+    arguments = build_report_parser().parse_args(words)
+    from rumpx.copy.jobs import Place, existing_ledger
+    from rumpx.copy.story import read_story
+
+    record = read_story(existing_ledger(Place(arguments.state_dir, arguments.name)))
+    if arguments.html:
+        from rumpx.report.html import check_html_path, write_html
+
+        check_html_path(arguments.html)
+        write_html(record, arguments.html)
+    else:
+        from rumpx.report.tables import render_record
+
+        _print_rich(render_record(record))
+    return 0
+
+
+def _example(words: list[str]) -> int:
+    from rumpx import examples
+
+    return examples.run(words)
+
+
 def _check(words: list[str]) -> int:
-    arguments = build_check_parser().parse_args(words)
+    arguments = with_config(build_check_parser(), words)
     from rumpx.flags import make_check
 
-    return _checked(make_check(arguments), as_json=arguments.json)
+    with blaming_config(arguments):
+        return _checked(make_check(arguments), as_json=arguments.json)
 
 
 def _checked(request: CheckRequest, *, as_json: bool) -> int:
@@ -186,24 +237,35 @@ def _checked(request: CheckRequest, *, as_json: bool) -> int:
 
         print(json.dumps(checkup.to_json(), indent=2))
     else:
-        import io
-
-        from rich.console import Console
-
         from rumpx.report.checkup import Report
 
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")
-        Console(soft_wrap=False, highlight=False).print(Report(checkup))
+        _print_rich(Report(checkup))
     return checkup.exit_code
 
 
+def _print_rich(drawn: RenderableType) -> None:
+    """Print for people on standard output."""
+    import io
+
+    from rich.console import Console
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    Console(soft_wrap=False, highlight=False).print(drawn)
+
+
 def _verify(words: list[str]) -> int:
-    arguments = build_verify_parser().parse_args(words)
+    arguments = with_config(build_verify_parser(), words)
+    return _watched(arguments, lambda outputs: _do_verify(arguments, outputs), arguments.name)
+
+
+def _do_verify(arguments: argparse.Namespace, outputs: Outputs) -> int:
     from rumpx.flags import make_comparison
+    from rumpx.options import options_of
 
     request = make_comparison(arguments)
-    _check_summary(arguments)
+    outputs.options = options_of(request.job)
+    outputs.open()
     _warm_up()
     from rumpx.verify.run import verify
 
@@ -212,14 +274,7 @@ def _verify(words: list[str]) -> int:
         confirm = (lambda question: _confirm(question, control)) if asks else None
         return verify(request, display, control, confirm)
 
-    return _shown(arguments, compare)
-
-
-def _check_summary(arguments: argparse.Namespace) -> None:
-    from rumpx.report.summary import check_summary_path
-
-    if arguments.summary:
-        check_summary_path(arguments.summary)
+    return _shown(outputs, compare).exit_code
 
 
 def _warm_up() -> None:
@@ -228,61 +283,49 @@ def _warm_up() -> None:
     warm_up()  # before our own imports
 
 
-def _shown(
-    arguments: argparse.Namespace,
-    call: Callable[[Display, Control], Summary | Verification],
-    *,
-    last: bool = True,
-    copied: Summary | None = None,
+def _watched(
+    arguments: argparse.Namespace, work: Callable[[Outputs], int], name: str | None = None
 ) -> int:
-    """Do something long with a display, signals and a summary; returns the exit code.
+    """Do something long, with all that is to be shown and left; returns the exit code.
 
     Args:
-        last: nothing comes after it, so that its summary is written even if all is well.
-        copied: the copy that was done before.
+        work: opens the outputs when it has understood its flags.
+        name: of the job that is gone on with, or compared, if one was named.
     """
+    from rumpx.flags import make_wanted
+    from rumpx.outputs import Outputs
+
+    outputs = Outputs(make_wanted(arguments), arguments.state_dir, name)
+    try:
+        code, error = _guarded(blaming_config(arguments)(lambda: work(outputs)), outputs.failed)
+        unwritten, complaint = _guarded(outputs.write_summary)
+        code = code or unwritten
+        outputs.end(code, error or complaint)
+    except Exception as error:
+        outputs.end(1, RumpxError(f"Something that nobody foresaw: {error!r}."))
+        raise
+    finally:
+        outputs.close()
+    return code
+
+
+Result = TypeVar("Result", "Summary", "Verification")
+
+
+def _shown(outputs: Outputs, call: Callable[[Display, Control], Result]) -> Result:
+    """Do a part of the work with displays and signals."""
     from rumpx.copy.control import Control
-    from rumpx.report.display import choose, open_display
-    from rumpx.report.summary import write_summary
 
     control = Control()
     _catch_signals(control)
-    display = open_display(arguments.progress, sys.stderr)
-    drawn = choose(arguments.progress, sys.stderr)
     try:
-        summary = call(display, control)
+        result = call(outputs.display(), control)
     except RumpxError as error:
         if error.summary:
-            _finish(error.summary, drawn, arguments.summary, copied)
-            if isinstance(error, Interrupted):
-                if error.resume:
-                    print(error.resume, file=sys.stderr)
-                return error.exit_code  # the summary says it
-        elif copied and arguments.summary:
-            write_summary(copied, arguments.summary)
+            outputs.part(error.summary)
         raise
-    _finish(summary, drawn, arguments.summary if last else None, copied)
-    return summary.exit_code
-
-
-def _finish(
-    summary: Summary | Verification, drawn: str, destination: str | None, copied: Summary | None
-) -> None:
-    """Show the end of a run in the way in which its progress was shown."""
-    from rumpx.report.summary import render_summary, summary_lines, write_summary
-
-    if drawn == "bar":
-        from rich.console import Console
-
-        Console(stderr=True).print("", render_summary(summary))
-    elif drawn == "line":
-        print("\n".join(summary_lines(summary)), file=sys.stderr)
-    elif drawn == "json":
-        from rumpx.report.jsonl import summary_json
-
-        print(summary_json(summary), file=sys.stderr)
-    if destination:
-        write_summary(summary, destination, copied)
+    outputs.part(result)
+    return result
 
 
 def _catch_signals(control: Control) -> None:
@@ -340,4 +383,6 @@ _COMMANDS: Final[dict[str, Callable[[list[str]], int]]] = {
     "jobs": _jobs,
     "ctl": _ctl,
     "verify": _verify,
+    "report": _report,
+    "example": _example,
 }

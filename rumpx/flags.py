@@ -22,10 +22,25 @@ from rumpx.job import (
     read_password_file,
 )
 from rumpx.limits import READERS, limits_with
+from rumpx.outputs import Wanted
 
 if TYPE_CHECKING:
     from rumpx.check.request import Request as CheckRequest
     from rumpx.verify.request import Request
+
+
+def make_wanted(arguments: argparse.Namespace) -> Wanted:
+    """Flags → what is to be shown and left."""
+    return Wanted(
+        arguments.progress,
+        arguments.top,
+        arguments.summary,
+        arguments.report,
+        arguments.log_file,
+        arguments.log_format,
+        arguments.metrics,
+        arguments.on_end,
+    )
 
 
 def make_check(arguments: argparse.Namespace) -> CheckRequest:
@@ -60,6 +75,7 @@ def make_comparison(arguments: argparse.Namespace) -> Request:
         delete_extra=arguments.delete_extra,
         yes=arguments.yes,
         state_dir=arguments.state_dir,
+        name=arguments.name,
     )
 
 

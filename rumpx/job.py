@@ -30,6 +30,7 @@ OnConflict = Literal["ask", "replace", "skip", "fail"]
 Clock = Literal["refuse", "absolute", "relative"]
 ReadFrom = Literal["primary", "prefer-replica", "replica"]
 Progress = Literal["auto", "bar", "line", "json", "none"]
+LogFormat = Literal["text", "json"]
 
 DEFAULT_PORT: Final = 6379
 DEFAULT_SENTINEL_PORT: Final = 26379

@@ -33,11 +33,13 @@ Exit codes:
 Other commands, each with its own --help:
   rumpx resume [JOB]    goes on with a copy that ended early, however it ended
   rumpx jobs            lists copies and how far they are
+  rumpx report JOB      what a copy did and how it went; --html FILE as a page
   rumpx ctl [JOB] ...   asks a running copy, pauses it, changes its limits
   rumpx check           looks at both sides: what a copy would trip over, and what it would take
   rumpx verify          compares both sides, key by key; --repair mends what differs
   rumpx demo            starts two small servers, copies between them and compares every key
   rumpx help            lists the guides; rumpx help services: what managed services refuse
+  rumpx example         lists ready files: systemd, container, grafana, config
 """
 
 
@@ -53,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="rumpx",
         usage="rumpx --from URI --to URI [options]\n"
-        "       rumpx check|resume|jobs|ctl|verify|demo|help [options]",
+        "       rumpx check|resume|jobs|ctl|verify|report|demo|help|example [options]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -75,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="SHELL",
         help="print a completion script for bash, zsh or tcsh (needs rumpx[completion])",
     )
+    _add_config(parser)
     _add_scope(parser)
     _add_policy(parser)
     _add_job(parser)
@@ -103,6 +106,7 @@ def build_resume_parser() -> argparse.ArgumentParser:
     add("--workers", type=int, metavar="N", help="worker processes (default: as before)")
     add("--from", dest="source", metavar="URI", help="the source again, with its password")
     add("--to", dest="target", metavar="URI", help="the target again, with its password")
+    _add_config(parser)
     _add_limits(parser)
     _add_display(parser)
     return parser
@@ -117,6 +121,21 @@ def build_jobs_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--prune", action="store_true", help="remove those that are done")
     parser.add_argument("--state-dir", metavar="DIR", help="the folder of the ledgers")
+    return parser
+
+
+def build_report_parser() -> argparse.ArgumentParser:
+    """The parser of `rumpx report`."""
+    parser = Parser(
+        prog="rumpx report",
+        description="Tell from its ledger what a copy did and how it went, whether it is done, "
+        "stopped, was killed, or runs.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("name", metavar="JOB", help="its name; rumpx jobs lists all")
+    add("--html", metavar="FILE", help="write it as one HTML page, with charts")
+    add("--state-dir", metavar="DIR", help="the folder of its ledger")
     return parser
 
 
@@ -153,6 +172,7 @@ def build_verify_parser() -> argparse.ArgumentParser:
     add("--from", dest="source", metavar="URI", help="the source, which is only read")
     add("--to", dest="target", metavar="URI", help="the target")
     add("--workers", type=int, default=4, metavar="N", help="worker processes (default 4)")
+    _add_config(parser)
     _add_comparison(parser)
     _add_scope(parser)
     _add_behaviour(parser)
@@ -180,6 +200,7 @@ def build_check_parser() -> argparse.ArgumentParser:
     add("--from", dest="source", metavar="URI", help="the source, which is only read")
     add("--to", dest="target", metavar="URI", help="the target")
     add("--workers", type=int, default=4, metavar="N", help="worker processes (default 4)")
+    _add_config(parser)
     add = parser.add_argument_group("the check").add_argument
     add("--sample", type=int, metavar="N", help="look at so many keys (default 10000)")
     add("--read-only", action="store_true", help="write nothing: no proof by real payloads")
@@ -447,7 +468,44 @@ def _add_display(parser: argparse.ArgumentParser) -> None:
         help="auto (default: bars on a terminal, else line), bar, line (one each 30 s), json "
         "(one object a second), none; SIGUSR1 shows a line at any time",
     )
+    add(
+        "--top",
+        action="store_true",
+        help="a full-screen view: throughput, latencies, nodes, workers; q leaves it",
+    )
     add("--summary", metavar="FILE", help="write the final summary as JSON; - is standard output")
+    add(
+        "--report",
+        metavar="FILE",
+        help="write a report at the end, as one HTML page (also: rumpx report JOB --html FILE)",
+    )
+    add("--log-file", metavar="FILE", help="append lines, one each 30 s, and how the run ended")
+    add(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        metavar="HOW",
+        help="of lines, there and with --progress line: text (default) or json",
+    )
+    add(
+        "--metrics",
+        metavar="[HOST:]PORT",
+        help="serve metrics for Prometheus there; without HOST on 127.0.0.1 (needs rumpx[metrics])",
+    )
+    add(
+        "--on-end",
+        metavar="COMMAND",
+        help="run a shell command at the end, however it came: the summary as JSON is on its "
+        "standard input, the exit code in RUMPX_EXIT_CODE",
+    )
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="a TOML file with options of these names; see rumpx example config",
+    )
 
 
 def _add_side(parser: argparse.ArgumentParser, side: str) -> None:

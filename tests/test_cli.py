@@ -94,7 +94,7 @@ def test_help_names_every_flag_and_exit_code() -> None:
     assert run.returncode == 0 and run.stderr == ""
     for word in ("--from URI", "--to URI", "--on-conflict", "redis+sentinel://"):
         assert word in run.stdout
-    for command in ("resume", "jobs", "ctl", "verify", "demo", "help"):
+    for command in ("resume", "jobs", "report", "ctl", "verify", "demo", "help", "example"):
         assert f"  rumpx {command}" in run.stdout
     assert ", ".join(KEY_TYPES) in " ".join(run.stdout.split())
     assert max(map(len, run.stdout.splitlines())) <= 100

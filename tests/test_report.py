@@ -21,8 +21,9 @@ from rich.console import Console, RenderableType
 from rumpx.errors import UsageError
 from rumpx.job import Progress
 from rumpx.report import jsonl, lines, units
-from rumpx.report.bars import MAX_ROWS, render, shortened, slowest
+from rumpx.report.bars import MAX_ROWS, render
 from rumpx.report.display import Background, choose, open_display
+from rumpx.report.draw import shortened, slowest
 from rumpx.report.snapshot import (
     Counts,
     KeyFailure,
@@ -640,7 +641,7 @@ def test_summary_stays_within_the_width(width: int) -> None:
 
 def test_write_summary_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     check_summary_path("-")
-    write_summary(troubled(), "-")
+    write_summary(troubled().to_json(), "-")
     document = json.loads(capsys.readouterr().out)
     assert document["version"] == 1
     assert document["counts"]["failed"] == 5
@@ -653,7 +654,7 @@ def test_write_summary_replaces_a_file_and_leaves_nothing_beside_it(tmp_path: Pa
     link.symlink_to(file)
     check_summary_path(str(link))
     assert file.read_text() == "old"
-    write_summary(make_summary(), str(link))
+    write_summary(make_summary().to_json(), str(link))
     assert link.is_symlink()
     assert json.loads(file.read_text())["state"] == "done"
     assert sorted(tmp_path.iterdir()) == [link, file]
@@ -669,7 +670,7 @@ def test_write_summary_keeps_the_old_file_when_the_new_one_fails(
     file.write_text("old")
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UsageError, match="No space left on device"):
-        write_summary(make_summary(), str(file))
+        write_summary(make_summary().to_json(), str(file))
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
 
@@ -678,7 +679,7 @@ def test_write_summary_writes_to_a_pipe_without_replacing_it() -> None:
     reader, writer = os.pipe()
     destination = f"/dev/fd/{writer}"
     check_summary_path(destination)
-    write_summary(make_summary(), destination)
+    write_summary(make_summary().to_json(), destination)
     os.close(writer)
     with os.fdopen(reader) as file:
         assert json.load(file)["exit_code"] == 0
@@ -692,7 +693,7 @@ def test_an_unwritable_summary_is_a_usage_error(tmp_path: Path, tail: str) -> No
     with pytest.raises(UsageError, match=message):
         check_summary_path(destination)
     with pytest.raises(UsageError, match=message):
-        write_summary(make_summary(), destination)
+        write_summary(make_summary().to_json(), destination)
 
 
 def test_plain_displays_and_the_summary_file_do_not_import_rich() -> None:

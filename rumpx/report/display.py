@@ -14,11 +14,11 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, Literal, Protocol, TextIO
 
-from rumpx.job import Progress
+from rumpx.job import LogFormat, Progress
 from rumpx.report.lines import lines, quiet
 from rumpx.report.snapshot import Snapshot
 
@@ -63,11 +63,25 @@ def choose(
     return "bar" if capable and unicode and stream.isatty() else "line"
 
 
-def open_display(progress: Progress, stream: TextIO) -> Display:
-    """The display for a run, not started yet, that writes to `stream`."""
+def open_display(
+    progress: Progress,
+    stream: TextIO,
+    log_format: LogFormat = "text",
+    top: TextIO | None = None,
+) -> Display:
+    """The display for a run, not started yet, that writes to `stream`.
+
+    Args:
+        log_format: of lines.
+        top: where keys are typed, for a full-screen view in the place of bars.
+    """
     kind = choose(progress, stream)
     display: Display
-    if kind == "bar":
+    if top:
+        from rumpx.report.screen import Top
+
+        display = Top(stream, top)
+    elif kind == "bar":
         from rumpx.report.bars import Bars  # rich costs what only bars should pay
 
         display = Bars(stream)
@@ -75,9 +89,23 @@ def open_display(progress: Progress, stream: TextIO) -> Display:
         from rumpx.report.jsonl import json_lines
 
         display = json_lines(stream)
+    elif kind == "line" and log_format == "json":
+        from rumpx.report.jsonl import json_log
+
+        display = json_log(stream)
     else:
         display = lines(stream) if kind == "line" else quiet(stream)
     return Background(display, fallback=quiet(stream))
+
+
+def beside(main: Display, display: Display, name: str) -> Display:
+    """A display in a thread of its own, beside the one that people look at; if it fails, `main`
+    says so, and the run goes on without it.
+
+    Args:
+        name: of what it is, as in "log".
+    """
+    return Background(display, fallback=_Complaint(main), name=name)
 
 
 class Background:
@@ -86,14 +114,17 @@ class Background:
     `stop` waits a few seconds at most for what is still to be written.
     """
 
-    def __init__(self, display: Display, fallback: Display) -> None:
+    def __init__(
+        self, display: Display, fallback: Display, name: str = "progress display"
+    ) -> None:
         self._display = display
         self._fallback = fallback
+        self._name = name
         self._latest: Snapshot | None = None
         self._shown: Snapshot | None = None
         self._pending: deque[Callable[[Display], None]] = deque(maxlen=_PENDING_LIMIT)
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="display", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         """Start the thread, and the display in it."""
@@ -168,4 +199,71 @@ class Background:
             failed.stop()
         reason = f"{type(error).__name__}: {error}"
         with suppress(Exception):
-            self._display.message(f"The progress display stopped ({reason}); the copy goes on.")
+            self._display.message(f"The {self._name} stopped ({reason}); the copy goes on.")
+
+
+class Silent:
+    """A display that shows nothing; a base for those that do one thing."""
+
+    def start(self) -> None:
+        return
+
+    def show(self, snapshot: Snapshot) -> None:
+        return
+
+    def now(self, snapshot: Snapshot) -> None:
+        return
+
+    def message(self, text: str) -> None:
+        return
+
+    def pause(self) -> None:
+        return
+
+    def go_on(self) -> None:
+        return
+
+    def stop(self) -> None:
+        return
+
+
+class _Complaint(Silent):
+    """What is left of a display that failed: its complaint goes to the other one."""
+
+    def __init__(self, display: Display) -> None:
+        self.message = display.message  # type: ignore[method-assign]
+
+
+class Several:
+    """Displays in one; the first is the one that people look at."""
+
+    def __init__(self, displays: Sequence[Display]) -> None:
+        self._displays = tuple(displays)
+
+    def start(self) -> None:
+        for display in self._displays:
+            display.start()
+
+    def show(self, snapshot: Snapshot) -> None:
+        for display in self._displays:
+            display.show(snapshot)
+
+    def now(self, snapshot: Snapshot) -> None:
+        for display in self._displays:
+            display.now(snapshot)
+
+    def message(self, text: str) -> None:
+        for display in self._displays:
+            display.message(text)
+
+    def pause(self) -> None:
+        for display in self._displays:
+            display.pause()
+
+    def go_on(self) -> None:
+        for display in self._displays:
+            display.go_on()
+
+    def stop(self) -> None:
+        for display in reversed(self._displays):  # the others may complain to the first
+            display.stop()

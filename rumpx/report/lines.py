@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Final, TextIO
 
 from rumpx.errors import printable
@@ -98,6 +99,11 @@ def lines(stream: TextIO) -> TextDisplay:
     return TextDisplay(stream, LINE_PERIOD, lambda snapshot: stamped(line(snapshot)), stamped)
 
 
+def text_log(stream: TextIO) -> TextDisplay:
+    """The display behind `--log-file`."""
+    return TextDisplay(stream, LINE_PERIOD, lambda snapshot: dated(line(snapshot)), dated)
+
+
 def quiet(stream: TextIO) -> TextDisplay:
     """The display behind `--progress none`."""
     return _Quiet(stream, math.inf, lambda snapshot: stamped(line(snapshot)), stamped)
@@ -161,3 +167,8 @@ def one_line(text: str) -> str:
 def stamped(text: str) -> str:
     """The text behind the local time of day."""
     return f"{time.strftime('%H:%M:%S')} {text}"
+
+
+def dated(text: str) -> str:
+    """The text behind the local date and time, with the offset from UTC."""
+    return f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}"

@@ -2,25 +2,21 @@
 
 What there is to say is in `copied` for a copy and in `verdict` for a comparison. `summary_lines`
 gives plain text and `render_summary` the same entries as a table for a terminal; both show only
-what there is to say. `write_summary` writes the summary's JSON in one piece: a reader sees the old
-file or the whole new one, never a part. `check_summary_path` finds out before the run whether that
-will be possible; it cannot promise that the disk is not full by the end.
+what there is to say. `write_summary` writes the summary's JSON in one piece (`files`), and
+`check_summary_path` finds out before the run whether that will be possible.
 
 Only the first few failed keys of each reason are shown; the file has up to 100,000.
 """
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from rumpx.errors import UsageError
 from rumpx.report import copied, verdict
 from rumpx.report.entries import Entry
+from rumpx.report.files import check_writable, unwritable, write_text
 from rumpx.report.snapshot import Summary, Verification
 
 if TYPE_CHECKING:
@@ -29,6 +25,7 @@ if TYPE_CHECKING:
 
 STDOUT: Final = "-"
 LABEL_WIDTH: Final = len("completeness")
+_FLAG: Final = "--summary"
 
 
 def told(summary: Summary | Verification) -> tuple[str, list[Entry]]:
@@ -95,75 +92,32 @@ def check_summary_path(destination: str) -> None:
     Raises:
         UsageError: it could not.
     """
-    if destination == STDOUT:
-        return
-    try:
-        if _replaceable(destination):
-            temporary = _beside(_real(destination))
-            temporary.touch(exist_ok=False)
-            temporary.unlink()
-        elif Path(destination).is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        elif not os.access(destination, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        raise _unwritable(destination, error) from None
+    if destination != STDOUT:
+        check_writable(destination, _FLAG)
 
 
-def write_summary(
-    summary: Summary | Verification, destination: str, copied: Summary | None = None
-) -> None:
-    """Write the summary as JSON to stdout ("-") or a file, whose old content it replaces.
+def document(copied: Summary | None, compared: Verification | None) -> dict[str, Any]:
+    """What `--summary` writes: of a copy; a comparison after it stands in it as "verification"."""
+    if copied and compared:
+        return copied.to_json() | {"verification": compared.to_json()}
+    result = copied or compared
+    return result.to_json() if result else {}
 
-    A comparison after a copy (`copied`) stands in the copy's document, as "verification". What is
-    no regular file (a pipe, /dev/stderr) is written to and not replaced.
+
+def write_summary(document: dict[str, Any], destination: str) -> None:
+    """Write a document as JSON to stdout ("-") or a file, whose old content it replaces.
+
+    What is no regular file (a pipe, /dev/stderr) is written to and not replaced.
 
     Raises:
         UsageError: it cannot be written.
     """
-    document = summary.to_json()
-    if copied:
-        document = {**copied.to_json(), "verification": document}
     text = json.dumps(document, indent=2) + "\n"
+    if destination != STDOUT:
+        write_text(destination, text, _FLAG)
+        return
     try:
-        if destination == STDOUT:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        elif _replaceable(destination):
-            _replace(_real(destination), text)
-        else:
-            Path(destination).write_text(text, encoding="utf-8")
+        sys.stdout.write(text)
+        sys.stdout.flush()
     except OSError as error:
-        raise _unwritable(destination, error) from None
-
-
-def _replaceable(destination: str) -> bool:
-    """Whether a regular file is there, or nothing: a device must never be renamed over."""
-    path = Path(destination)
-    return path.is_file() or not path.exists()
-
-
-def _real(destination: str) -> Path:
-    """The file that is meant, so that a symlink to it stays a symlink."""
-    return Path(os.path.realpath(destination))
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = _beside(path)
-    try:
-        with temporary.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _unwritable(destination: str, error: OSError) -> UsageError:
-    return UsageError(f"--summary: {destination} cannot be written: {error.strerror or error}.")
+        raise unwritable(destination, _FLAG, error) from None
