@@ -1,0 +1,45 @@
+"""`rumpx example [NAME]`: ready files for other programs, to be adapted; they lie beside this one.
+
+A file is printed as it is, so that it can be sent where it belongs. Files are read as resources of
+the package, as the guides are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from typing import Final
+
+from rumpx.errors import UsageError
+
+FILES: Final = {
+    "config": ("config.toml", "All options of a copy, for --config"),
+    "container": ("Containerfile", "An image to run rumpx in"),
+    "grafana": ("grafana.json", "A dashboard for --metrics, to be imported into Grafana"),
+    "systemd": ("systemd.ini", "A service and a timer: a copy each night, off-peak"),
+}
+"""The file of each example, and what it is."""
+
+
+def run(words: Sequence[str]) -> int:
+    """Print the example that is named, or which there are; returns the exit code.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if len(words) > 1:
+        raise UsageError("rumpx example takes the name of one file. See rumpx example.")
+    if not words or words[0] in ("-h", "--help"):
+        width = max(map(len, FILES))
+        for name, (_, title) in FILES.items():
+            print(f"  rumpx example {name:{width}}   {title}")
+    elif words[0] in FILES:
+        print(read_example(words[0]), end="")
+    else:
+        raise UsageError(f"There is no example {words[0]!r}. There is: {', '.join(FILES)}.")
+    return 0
+
+
+def read_example(name: str) -> str:
+    """The text of one of `FILES`."""
+    return resources.files(__name__).joinpath(FILES[name][0]).read_text(encoding="utf-8")

@@ -1,0 +1,334 @@
+"""`--metrics [HOST:]PORT`: the run as metrics for Prometheus, over HTTP.
+
+A `Metrics` is a display that keeps the latest Snapshot and does nothing else: metrics are made of
+it when somebody scrapes, so a run pays nothing in between. They are served as Prometheus' text
+format or as OpenMetrics, whichever the client asks for, on any path. The server listens before the
+run begins and until `close`, so that the last state can still be scraped after the run's end.
+
+Names begin with `rumpx_`; units are seconds, bytes, and ratios of 0 to 1 (of CPU, 1 is one core).
+Before there is a Snapshot there are only `rumpx_info` and `rumpx_state`; a sample whose value is
+not known is left out. The job's name is the label `job_name`, since Prometheus has a `job` of its
+own. No label holds a key's name or a number that changes, so the number of time series grows with
+workers, partitions and nodes only.
+
+Not promised: counters that never fall. They go on with a job that is resumed, but a walk that is
+started over since a server's process changed takes its counts back, and `outcome="failed"` falls
+where `--retry-failed` copies keys after all; Prometheus takes that for a restart. Nor secrecy:
+whoever reaches the address may read, which is why it is the loopback's unless another is given.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Final, get_args
+from wsgiref.simple_server import WSGIServer
+
+from rumpx.errors import UsageError
+from rumpx.job import Address, format_address
+from rumpx.report.display import Silent
+from rumpx.report.lines import one_line
+from rumpx.report.snapshot import HOLDS, Counts, NodeStat, Row, Snapshot, State
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+    from prometheus_client.registry import Collector
+
+LOOPBACK: Final = "127.0.0.1"
+_OUTCOMES: Final = tuple(
+    field.name for field in dataclasses.fields(Counts) if field.name != "payload_bytes"
+)
+
+
+def parse_listen(text: str) -> Address:
+    """`9121` or `:9121`, which mean the loopback, `127.0.0.1:9121` or `[::1]:9121` → (host, port).
+
+    Raises:
+        UsageError: it is nothing of this.
+    """
+    match = re.fullmatch(r"(?:(?:\[([^\[\]\s]+)\]|([^\[\]:/\s]*)):)?([0-9]{1,5})", text)
+    if not match or not 1 <= int(match[3]) <= 65_535:
+        raise UsageError(
+            f"--metrics: '{one_line(text)[:60]}' is not [HOST:]PORT; write it as in 9121, "
+            "0.0.0.0:9121 or [::1]:9121."
+        )
+    return match[1] or match[2] or LOOPBACK, int(match[3])
+
+
+class Metrics(Silent):
+    """The display behind `--metrics`: keeps the latest Snapshot for who scrapes, and serves already
+    when it is made.
+
+    Args:
+        address: where, as `parse_listen` reads it.
+
+    Raises:
+        UsageError: nothing can be served there, or prometheus-client is not installed.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self._latest: Snapshot | None = None
+        self._server, self._thread = _serve(address, self)
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Keep it."""
+        self._latest = snapshot
+
+    def collect(self) -> Iterator[Metric]:
+        """What prometheus_client asks for at each scrape."""
+        return metrics_of(self._latest)
+
+    def close(self) -> None:
+        """Serve no longer; takes up to half a second, and is harmless when repeated."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._server.server_close()
+            self._thread.join()
+
+
+def _serve(address: Address, collector: Collector) -> tuple[WSGIServer, threading.Thread]:
+    try:
+        from prometheus_client import CollectorRegistry, start_http_server
+    except ImportError:
+        raise UsageError(
+            "--metrics needs the package prometheus-client: pip install 'rumpx[metrics]'."
+        ) from None
+    registry = CollectorRegistry()
+    registry.register(collector)
+    host, port = address
+    try:
+        server, thread = start_http_server(port, host, registry)
+    except (OSError, UnicodeError) as error:  # the latter for names that no host can have
+        reason = error.strerror if isinstance(error, OSError) else "that is no host"
+        raise UsageError(
+            f"--metrics: nothing can be served at {format_address(address)}: {reason}. Give "
+            "another [HOST:]PORT."
+        ) from None
+    server.handle_error = _ignore  # type: ignore[method-assign]
+    return server, thread
+
+
+def _ignore(request: object, client_address: object) -> None:
+    """A client that breaks off is nobody's concern; else it would be a traceback among the bars."""
+
+
+def metrics_of(snapshot: Snapshot | None) -> Iterator[Metric]:
+    """All metrics of a run; None where there is no Snapshot yet."""
+    yield from _always(snapshot)
+    if snapshot is not None:
+        yield from _metrics(snapshot)
+
+
+def _always(snapshot: Snapshot | None) -> Iterator[Metric]:
+    from prometheus_client.core import InfoMetricFamily
+
+    from rumpx import __version__
+
+    told = {"version": __version__, "job_name": "", "source": "", "target": ""}
+    state: State = "starting"
+    if snapshot is not None:
+        told |= {"job_name": snapshot.job, "source": snapshot.source, "target": snapshot.target}
+        state = snapshot.state
+    about = "The run: rumpx's version, the job's name, and both sides without credentials."
+    yield InfoMetricFamily("rumpx", about, {name: one_line(text) for name, text in told.items()})
+    states = [((name,), float(name == state)) for name in get_args(State)]
+    yield _metric("state", "1 for what the run is doing now, else 0.", ("state",), states)
+
+
+def _metrics(snapshot: Snapshot) -> Iterator[Metric]:
+    for name, text, measure in _SINGLE:
+        value = measure(snapshot)
+        yield _metric(name, text, (), [] if value is None else [((), value)])
+    for name, label, text, list_all in _LABELLED:
+        samples = [((value,), number) for value, number in list_all(snapshot)]
+        yield _metric(name, text, (label,), samples)
+    for name, text, of_node in _NODES:
+        known = [((node.side, node.label), of_node(node)) for node in snapshot.nodes]
+        samples_known = [(labels, number) for labels, number in known if number is not None]
+        yield _metric(name, f"{text} Absent while unknown.", ("side", "node"), samples_known)
+
+
+def _metric(
+    name: str,
+    text: str,
+    labels: tuple[str, ...],
+    samples: Iterable[tuple[tuple[str, ...], float]],
+) -> Metric:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    make = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+    metric = make(f"rumpx_{name}", text, labels=labels)
+    for values, number in samples:
+        metric.add_metric([one_line(value) for value in values], number)
+    return metric
+
+
+def _walk_states(snapshot: Snapshot) -> Iterable[tuple[str, float]]:
+    states = [_walk_state(row) for row in snapshot.partitions]
+    return [(state, states.count(state)) for state in ("waiting", "walking", "done")]
+
+
+def _walk_state(row: Row) -> str:
+    if row.done:
+        return "done"
+    return "walking" if row.fraction or row.counts.settled else "waiting"
+
+
+def _latencies(snapshot: Snapshot) -> Iterable[tuple[str, float]]:
+    held = snapshot.held
+    sides = (("source", held.source_latency), ("target", held.target_latency))
+    return [(side, latency) for side, latency in sides if latency is not None]
+
+
+# Name, help, value; None where it is not known. A name that ends in _total is a counter's.
+_SINGLE: Final[tuple[tuple[str, str, Callable[[Snapshot], float | None]], ...]] = (
+    ("progress_ratio", "Part of the walk that is settled.", lambda s: s.fraction),
+    (
+        "elapsed_seconds",
+        "Time since the copy began, with that of earlier runs of the job.",
+        lambda s: s.elapsed,
+    ),
+    ("eta_seconds", "Estimated time left; absent while unknown.", lambda s: s.eta),
+    (
+        "payload_bytes_total",
+        "Bytes of the DUMP payloads of keys copied or compared.",
+        lambda s: s.counts.payload_bytes,
+    ),
+    (
+        "keys_expected",
+        "Keys of the source in scope at the start; with filters an upper bound.",
+        lambda s: s.keys_expected,
+    ),
+    (
+        "keys_per_second",
+        "Keys settled a second, over the last few seconds.",
+        lambda s: s.keys_per_second,
+    ),
+    (
+        "bytes_per_second",
+        "Bytes of payloads a second, over the last few seconds.",
+        lambda s: s.bytes_per_second,
+    ),
+    (
+        "governor_share_ratio",
+        "Part that the governor allows now of what an unhindered run has under way.",
+        lambda s: s.held.share,
+    ),
+    (
+        "governor_off",
+        "1 while nothing is done, by the timetable or since the run is paused, else 0.",
+        lambda s: s.held.off,
+    ),
+    (
+        "worker_restarts_total",
+        "Workers that died and were replaced.",
+        lambda s: s.worker_restarts,
+    ),
+    ("batches_in_flight", "Batches that workers hold now.", lambda s: s.batches_in_flight),
+    (
+        "coordinator_cpu_ratio",
+        "CPU of the coordinator process; 1 is one core.",
+        lambda s: s.coordinator_cpu / 100,
+    ),
+    (
+        "coordinator_memory_bytes",
+        "Resident memory of the coordinator process.",
+        lambda s: s.coordinator_memory,
+    ),
+)
+
+# Name, label, help, pairs of the label's value and the number.
+_LABELLED: Final[
+    tuple[tuple[str, str, str, Callable[[Snapshot], Iterable[tuple[str, float]]]], ...]
+] = (
+    (
+        "keys_total",
+        "outcome",
+        "Keys that are settled, by what became of them.",
+        lambda s: [(name, getattr(s.counts, name)) for name in _OUTCOMES],
+    ),
+    (
+        "failures_total",
+        "reason",
+        "Keys that failed, by reason, as this run met them.",
+        lambda s: s.failures.items(),
+    ),
+    (
+        "copied_keys_total",
+        "type",
+        "Keys copied, by the type of their values.",
+        lambda s: [(count.type, count.keys) for count in s.content.types],
+    ),
+    (
+        "copied_bytes_total",
+        "type",
+        "Bytes of the DUMP payloads copied, by the type of the values.",
+        lambda s: [(count.type, count.payload_bytes) for count in s.content.types],
+    ),
+    (
+        "partition_progress_ratio",
+        "partition",
+        "Part of each partition that is settled.",
+        lambda s: [(row.label, row.fraction) for row in s.partitions],
+    ),
+    ("partitions", "state", "Partitions that wait, are walked, or are done.", _walk_states),
+    (
+        "latency_seconds",
+        "side",
+        "How much longer than at best a PING takes, on the worst node of the side: the "
+        "second-highest of the last second. Absent while unknown.",
+        _latencies,
+    ),
+    (
+        "held",
+        "by",
+        "1 for what holds the run back now, else 0.",
+        lambda s: [(by, by in s.held.by) for by in HOLDS],
+    ),
+    (
+        "held_seconds_total",
+        "by",
+        "For how long each has held this run back; several may at once.",
+        lambda s: [(by, s.held.seconds.get(by, 0.0)) for by in HOLDS],
+    ),
+    (
+        "worker_cpu_ratio",
+        "worker",
+        "CPU of a worker process; 1 is one core.",
+        lambda s: [(str(n), worker.cpu / 100) for n, worker in enumerate(s.workers, 1)],
+    ),
+    (
+        "worker_memory_bytes",
+        "worker",
+        "Resident memory of a worker process.",
+        lambda s: [(str(n), worker.memory) for n, worker in enumerate(s.workers, 1)],
+    ),
+    (
+        "worker_batches",
+        "worker",
+        "Batches that a worker holds now.",
+        lambda s: [(str(n), worker.batches) for n, worker in enumerate(s.workers, 1)],
+    ),
+)
+
+# Name, help, value of one server process.
+_NODES: Final[tuple[tuple[str, str, Callable[[NodeStat], float | None]], ...]] = (
+    (
+        "node_latency_seconds",
+        "How much longer than at best a PING to the node takes.",
+        lambda node: node.latency,
+    ),
+    (
+        "node_cpu_ratio",
+        "CPU of the node by its INFO; 1 is one core.",
+        lambda node: None if node.cpu is None else node.cpu / 100,
+    ),
+    ("node_memory_bytes", "Memory of the node by its INFO.", lambda node: node.memory),
+    (
+        "node_max_memory_bytes",
+        "The node's maxmemory; 0 is no limit.",
+        lambda node: node.max_memory,
+    ),
+)
