@@ -203,6 +203,7 @@ def _ended(ledger: Ledger, run: RunRecord, summary: Summary) -> Summary:
         error=summary.error,
         seconds=summary.seconds,
         counts=summary.counts,
+        failures_by_reason=summary.failures_by_reason,
         source_keys_after=summary.source_keys_after,
         target_keys_after=summary.target_keys_after,
         missing=summary.missing,

@@ -92,7 +92,7 @@ def _summary(
         counts=counts,
         keys_per_second=counts.settled / max(seconds, 1e-6),
         bytes_per_second=counts.payload_bytes / max(seconds, 1e-6),
-        failures_by_reason=books.failures_by_reason(),
+        failures_by_reason=last.failures_by_reason if last else books.failures_by_reason(),
         failures=tuple(failed.failure for failed in islice(books.failures(), _FAILURES_SHOWN)),
         dead_letters=str(letters) if progressed.failures and letters.exists() else None,
         source_keys_before=sum(place.keys for place in facts.databases),

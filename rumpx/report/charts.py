@@ -1,0 +1,281 @@
+"""Charts as inline SVG, drawn from points: pure functions from numbers to markup.
+
+A chart is an SVG as wide as its box and of a fixed height. Text stands in the outer one, placed by
+percent and as large as the page's style says, so that it is as readable on a phone as on paper; the
+data is in an inner one of 1000 units that is stretched to the width. Where it is narrow there is
+room for fewer labels: both sets are drawn, and the style shows one (classes `wide`, `narrow`).
+Colours are the style's, by class.
+
+Values are drawn as steps, a stretch as long as it was, so that a single second is to be seen too.
+
+Not promised: anything where points are not in the order of time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+from rumpx.report import units
+from rumpx.report.content import SizeCount
+from rumpx.report.lines import one_line
+from rumpx.report.scales import BRIEF, binned, extent, ticks, time_ticks
+from rumpx.report.series import Point
+
+_UNITS: Final = 1000
+_LABELS: Final = {"wide": (8, 7.0), "narrow": (4, 16.0)}  # intervals of time, percents between runs
+_LANE_MOST_BINS: Final = 300
+_LANE, _STRIP = 34, 10
+_BAR, _BAR_GAP = 14, 8
+# A reason that held for less of a stretch than this is not drawn.
+_LEAST_SHARE: Final = 0.02
+
+
+class Line(NamedTuple):
+    """A series: a value a point, None where nothing is known; `style` is its class."""
+
+    style: str
+    values: Sequence[float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """What a chart over time shows.
+
+    Attributes:
+        name: for identifiers.
+        title, description: for whoever cannot see it.
+        unit: of the values, as it stands at the axis.
+        lines: drawn one over the other.
+        limits: values at which a line goes across, with its class.
+        label: writes a value at the axis.
+        least: the axis reaches at least this.
+        height: of the area of the data, in pixels.
+        filled: whether the first line stands on an area.
+    """
+
+    name: str
+    title: str
+    description: str
+    unit: str
+    lines: tuple[Line, ...]
+    label: Callable[[float], str]
+    limits: tuple[tuple[str, float], ...] = ()
+    least: float = 1.0
+    height: int = 200
+    filled: bool = False
+
+
+# Over time
+
+
+def over_time(chart: Chart, points: Sequence[Point]) -> str:
+    """A chart of values over the running time.
+
+    Args:
+        points: those that the values belong to.
+    """
+    values = [v for line in chart.lines for v in line.values if v is not None]
+    top = max([chart.least, *values, *(value for _, value in chart.limits)])
+    marks = ticks(top, 5 if chart.height > 150 else 3)
+    top, height = marks[-1], chart.height
+    total = _total(points)
+    parts = [_axis(marks, top, height, chart.label), _runs(points, total, height)]
+    parts.append(_inner(height, "".join(_drawn(chart, line, points, top) for line in chart.lines)))
+    parts += [_rule("limit " + style, y=_down(value, top, height)) for style, value in chart.limits]
+    parts += [_time_axis(total, height), _text("unit", "-64", "-16", chart.unit)]
+    return _outer(chart.name, chart.title, chart.description, height + 44, parts)
+
+
+def _drawn(chart: Chart, line: Line, points: Sequence[Point], top: float) -> str:
+    total, height = _total(points), chart.height
+    strokes, areas = [], []
+    for stretch in _stretches(points, line.values):
+        first, path = stretch[0][0], ""
+        for point, value in stretch:
+            path += f"V{_down(value, top, height):.1f}H{_along(point.elapsed, total):.1f}"
+        start = _along(first.elapsed - first.seconds, total)
+        strokes.append(f"M{start:.1f} {path[1:]}")
+        areas.append(f"M{start:.1f} {height}{path}V{height}Z")
+    drawn = f'<path class="line {line.style}" d="{"".join(strokes)}"/>'
+    if chart.filled and line is chart.lines[0]:
+        drawn = f'<path class="area {line.style}" d="{"".join(areas)}"/>' + drawn
+    return drawn
+
+
+def _stretches(
+    points: Sequence[Point], values: Sequence[float | None]
+) -> list[list[tuple[Point, float]]]:
+    """Points with values that follow one another without a gap."""
+    found: list[list[tuple[Point, float]]] = []
+    end = -math.inf
+    for point, value in zip(points, values, strict=True):
+        if value is None:
+            end = -math.inf
+            continue
+        if point.elapsed - point.seconds - end > point.seconds / 2:
+            found.append([])
+        found[-1].append((point, value))
+        end = point.elapsed
+    return found
+
+
+def held_lanes(name: str, title: str, points: Sequence[Point], held: Sequence[str]) -> str:
+    """When each reason held the run: a strip for each, the darker the more of the time.
+
+    Args:
+        held: the reasons.
+    """
+    points, total = binned(points, _LANE_MOST_BINS), _total(points)
+    height = _LANE * len(held)
+    parts = [_runs(points, total, height)]
+    for number, reason in enumerate(held):
+        y = _LANE * (number + 1) - _STRIP
+        parts += [
+            _text("lane", "0", str(y - 7), one_line(reason)),
+            f'<rect class="track" x="0" y="{y}" width="100%" height="{_STRIP}"/>',
+        ]
+    parts.append(_inner(height, "".join(_strips(points, total, held))))
+    parts.append(_time_axis(total, height + 4))
+    told = one_line(f"In this order: {', '.join(held)}.")
+    return _outer(name, title, told, height + 48, parts, "plot lanes")
+
+
+def _strips(points: Sequence[Point], total: float, held: Sequence[str]) -> list[str]:
+    """A path for each reason and strength (1 to 3)."""
+    paths: dict[tuple[int, int], str] = {}
+    for number, reason in enumerate(held):
+        y = _LANE * (number + 1) - _STRIP
+        for point in points:
+            share = min(1.0, point.held.get(reason, 0.0) / point.seconds) if point.seconds else 0.0
+            strength = math.ceil(3 * share) if share > _LEAST_SHARE else 0
+            x, start = _along(point.elapsed, total), _along(point.elapsed - point.seconds, total)
+            if strength:
+                path = paths.get((number, strength), "")
+                paths[number, strength] = path + f"M{start:.1f} {y}H{x:.1f}v{_STRIP}H{start:.1f}Z"
+    return [f'<path class="held s{strength}" d="{d}"/>' for (_, strength), d in paths.items()]
+
+
+# Of sizes
+
+
+def histogram(name: str, title: str, groups: Sequence[SizeCount]) -> str:
+    """A bar for each group of sizes."""
+    most = max(group.keys for group in groups)
+    marks = ticks(max(1.0, most), 4)
+    height = len(groups) * (_BAR + _BAR_GAP) + _BAR_GAP
+    parts = []
+    for number, mark in enumerate(marks):
+        x, style = _percent(mark, marks[-1]), "" if number % 2 == 0 else " odd"
+        parts += [
+            f'<line class="grid" x1="{x}" x2="{x}" y1="0" y2="{height}"/>',
+            _text(f"x{style}", x, str(height + 18), units.short_keys(mark)),
+        ]
+    for number, group in enumerate(groups):
+        y, x = _BAR_GAP + number * (_BAR + _BAR_GAP), _percent(group.keys, marks[-1])
+        parts.append(_text("y", "-10", str(y + _BAR - 3), extent(group)))
+        if group.keys:
+            parts.append(f'<rect class="bar" y="{y}" width="{x}" height="{_BAR}" rx="2"/>')
+            parts.append(_text("count", x, str(y + _BAR - 3), units.keys(group.keys), dx="8"))
+    parts += [_text("unit", "-144", "-12", "payload size"), _unit_x("keys", height)]
+    description = "; ".join(
+        f"{extent(group)}: {units.keys(group.keys)} keys" for group in groups if group.keys
+    )
+    return _outer(name, title, description, height + 44, parts, "plot sizes")
+
+
+# Pieces
+
+
+def _outer(
+    name: str, title: str, description: str, height: int, parts: Iterable[str], style: str = "plot"
+) -> str:
+    return (
+        f'<svg class="{style}" role="img" width="100%" height="{height}" '
+        f'aria-labelledby="{name}-title {name}-desc"><title id="{name}-title">{escape(title)}'
+        f'</title><desc id="{name}-desc">{escape(description)}</desc>{"".join(parts)}</svg>'
+    )
+
+
+def _inner(height: int, paths: str) -> str:
+    return (
+        f'<svg width="100%" height="{height}" viewBox="0 0 {_UNITS} {height}" '
+        f'preserveAspectRatio="none">{paths}</svg>'
+    )
+
+
+def _text(style: str, x: str, y: str, text: str, dx: str = "") -> str:
+    more = f' dx="{dx}"' if dx else ""
+    return f'<text class="{style}" x="{x}" y="{y}"{more}>{escape(text)}</text>'
+
+
+def _rule(style: str, y: float) -> str:
+    return f'<line class="{style}" x1="0" x2="100%" y1="{y:.1f}" y2="{y:.1f}"/>'
+
+
+def _axis(marks: Sequence[float], top: float, height: int, label: Callable[[float], str]) -> str:
+    drawn = []
+    for mark in marks:
+        y = _down(mark, top, height)
+        drawn += [_rule("grid", y), _text("y", "-10", f"{y + 4:.1f}", label(mark))]
+    return "".join(drawn)
+
+
+def _time_axis(total: float, height: int) -> str:
+    label = units.duration if total < BRIEF else units.clock
+    drawn = []
+    for style, (most, _) in _LABELS.items():
+        drawn.append(f'<g class="{style}">')
+        for at in time_ticks(total, most):
+            x = _percent(at, total)
+            drawn += [
+                f'<line class="tick" x1="{x}" x2="{x}" y1="{height}" y2="{height + 5}"/>',
+                _text("x", x, str(height + 20), label(at)),
+            ]
+        drawn.append("</g>")
+    return "".join([*drawn, _unit_x("running time", height)])
+
+
+def _unit_x(unit: str, height: int) -> str:
+    return _text("unit end", "100%", str(height + 40), unit)
+
+
+def _runs(points: Sequence[Point], total: float, height: int) -> str:
+    """A line where a new run began, and its name where there is room."""
+    starts: list[tuple[int, float]] = []
+    for before, point in pairwise(points):
+        if point.run != before.run:
+            starts.append((point.run, 100 * (point.elapsed - point.seconds) / total))
+    drawn = [
+        f'<line class="run" x1="{x:.2f}%" x2="{x:.2f}%" y1="-4" y2="{height}"/>' for _, x in starts
+    ]
+    for style, (_, gap) in _LABELS.items():
+        drawn.append(f'<g class="{style}">')
+        free = 0.0
+        for run, x in starts:
+            if x >= free:
+                free = x + gap
+                middle = min(max(x, gap / 2), 100 - gap / 2)
+                drawn.append(_text("run", f"{middle:.2f}%", "-10", f"run {run}"))
+        drawn.append("</g>")
+    return "".join(drawn)
+
+
+def _total(points: Sequence[Point]) -> float:
+    return max(points[-1].elapsed, 1e-6)
+
+
+def _along(at: float, total: float) -> float:
+    return _UNITS * max(0.0, at) / total
+
+
+def _down(value: float, top: float, height: int) -> float:
+    return height * (1 - value / top)
+
+
+def _percent(value: float, whole: float) -> str:
+    return f"{100 * value / whole:.2f}%"

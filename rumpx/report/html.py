@@ -1,0 +1,318 @@
+"""The report as one HTML page: nothing is fetched, nothing is a script, and it prints.
+
+What it says is in `facts` and `sections`, the charts are in `charts`, how it looks is in
+`report.css`, which goes into the page. A reader of the file sees the old page or the whole new one
+(`files`). All text is escaped here, and only here.
+
+Not promised: that a browser from before 2020 draws it well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from html import escape
+from importlib import resources
+from statistics import median_low
+from typing import Final
+
+from rumpx.errors import Side, UsageError
+from rumpx.job import parse_seconds
+from rumpx.report import facts, units
+from rumpx.report.charts import Chart, Line, held_lanes, histogram, over_time
+from rumpx.report.entries import Entry
+from rumpx.report.facts import Figure, Tone, Verdict, moment, tone_of
+from rumpx.report.files import check_writable, write_text
+from rumpx.report.lines import one_line
+from rumpx.report.record import Record
+from rumpx.report.scales import binned, size_groups
+from rumpx.report.sections import SIZES, Column, Section, Table, sections
+from rumpx.report.series import Point, held_seconds
+from rumpx.report.snapshot import Summary
+
+_FLAG: Final = "--report"
+_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
+_LENGTHY: Final = 90
+_MOST_NARROW: Final = 3
+_MOST_TOGETHER: Final = 20
+_MARKS: Final[dict[Tone, str]] = {
+    "good": "M7 12.5l3.4 3.4L17 8.6",
+    "warn": "M12 6.5v7M12 17v.2",
+    "bad": "M8 8l8 8M16 8l-8 8",
+    "busy": "M8 12h8M13 8.5l3.5 3.5L13 15.500",
+    "": "",
+}
+
+
+def check_html_path(destination: str) -> None:
+    """Find out whether `write_html` could write there.
+
+    Raises:
+        UsageError: it could not.
+    """
+    check_writable(destination, _FLAG)
+
+
+def write_html(record: Record, destination: str) -> None:
+    """Write the page to a file, whose old content it replaces.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    write_text(destination, render_html(record), _FLAG)
+
+
+def render_html(record: Record) -> str:
+    """The whole page."""
+    summary = record.summary
+    what = "copy" if isinstance(summary, Summary) else "comparison"
+    name = f" {one_line(summary.job)}" if isinstance(summary, Summary) else ""
+    verdict = facts.reckoned(record)
+    style = resources.files("rumpx.report").joinpath("report.css").read_text(encoding="utf-8")
+    return "".join(
+        [
+            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">\n',
+            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n',
+            '<meta name="color-scheme" content="light dark">\n',
+            f"<title>rumpx: {what}{escape(name)}, {escape(verdict.word.lower())}</title>\n",
+            f"<style>\n{style}</style>\n</head>\n<body>\n<main>\n<header>\n",
+            f'<p class="brand"><b>rumpx</b> report of a {what}</p>\n',
+            _verdict(verdict, record),
+            _route(record),
+            _list(facts.head(record), "head"),
+            _figures(facts.figures(record)),
+            "</header>\n",
+            *(_section(section, record) for section in sections(record)),
+            f"</main>\n{_footer(record)}</body>\n</html>\n",
+        ]
+    )
+
+
+# The head
+
+
+def _verdict(verdict: Verdict, record: Record) -> str:
+    size = ' class="lengthy"' if len(verdict.sentence) > _LENGTHY else ""
+    parts = [
+        f'<div class="verdict {verdict.tone}"><svg class="mark" viewBox="0 0 24 24" aria-hidden='
+        f'"true"><circle cx="12" cy="12" r="12"/><path d="{_MARKS[verdict.tone]}"/></svg><div>',
+        f'<p class="word">{escape(verdict.word)}</p><h1{size}>{escape(verdict.sentence)}</h1>',
+        *(f"<p>{escape(note)}</p>" for note in verdict.notes),
+    ]
+    if verdict.command:
+        parts.append(f"<p>{verdict.purpose}: <code>{escape(verdict.command)}</code></p>")
+    if record.state != "done":
+        percent = units.percent(record.fraction)
+        width = percent.replace(" ", "")
+        parts.append(
+            f'<p class="progress"><span><i style="width:{width}"></i></span> {percent} done</p>'
+        )
+    return "".join([*parts, "</div></div>\n"])
+
+
+def _route(record: Record) -> str:
+    parts = [
+        f"<div><dt>{word}</dt><dd><code>{escape(uri)}</code> <span>{escape(version)}</span></dd>"
+        "</div>"
+        for word, uri, version in facts.ends(record)
+    ]
+    return f'<dl class="route">{"".join(parts)}</dl>\n'
+
+
+def _figures(figures: Iterable[Figure]) -> str:
+    parts = []
+    for label, value, note, tone in figures:
+        style = f"figure {tone}" if value else f"figure said {tone}"
+        parts.append(f'<div class="{style.strip()}"><dt>{escape(label)}</dt>')
+        if value:
+            parts.append(f'<dd class="value">{escape(value)}</dd>')
+        parts.append(f"<dd>{escape(note)}</dd></div>")
+    return f'<dl class="figures">{"".join(parts)}</dl>\n'
+
+
+# Sections
+
+
+def _section(section: Section, record: Record) -> str:
+    charts = _course(record) if section.name == "pace" and record.points else []
+    tables = [_sizes(record) if table.title == SIZES else _table(table) for table in section.tables]
+    return "".join(
+        [
+            f'<section id="{section.name}" aria-labelledby="{section.name}-title">\n'
+            f'<h2 id="{section.name}-title">{escape(section.title)}</h2>\n',
+            *charts,
+            *(f"<p>{escape(sentence)}</p>\n" for sentence in section.sentences),
+            _list(section.entries, "entries"),
+            *tables,
+            *(
+                f"<details><summary>{escape(table.title)}</summary>\n{_table(table)}</details>\n"
+                for table in section.folded
+            ),
+            "</section>\n",
+        ]
+    )
+
+
+def _list(entries: Sequence[Entry], style: str) -> str:
+    if not entries:
+        return ""
+    parts = []
+    for entry in entries:
+        tone = f' class="{tone_of(entry)}"' if tone_of(entry) else ""
+        parts.append(
+            f"<div><dt>{escape(entry.label)}</dt><dd{tone}>{escape(entry.text)}</dd></div>"
+        )
+    return f'<dl class="{style}">{"".join(parts)}</dl>\n'
+
+
+def _table(table: Table) -> str:
+    """In a box of its own, within which it can be moved where it does not fit."""
+    kinds = [column.kind for column in table.columns]
+    label = f' aria-label="{escape(table.title)}"' if table.title else ""
+    heads = "".join(
+        f'<th scope="col" class="{kind}">{escape(title)}</th>' for title, kind in table.columns
+    )
+    # Many columns are stacked where it is narrow; many rows may be parted on paper.
+    style = "stack " * (len(kinds) > _MOST_NARROW) + "long" * (len(table.rows) > _MOST_TOGETHER)
+    parts = [f'<div class="scroll" tabindex="0" role="group"{label}><table class="{style}">']
+    if table.title:
+        parts.append(f"<caption>{escape(table.title)}</caption>")
+    parts.append(f"<thead><tr>{heads}</tr></thead>\n<tbody>\n")
+    for number, row in enumerate(table.rows):
+        share = table.shares[number] if table.shares else 0.0
+        cells = [
+            _cell(
+                text,
+                column,
+                share if column.kind == "share" else None,
+                heads=place == table.row_head,
+            )
+            for place, (text, column) in enumerate(zip(row, table.columns, strict=True))
+        ]
+        parts.append(f"<tr>{''.join(cells)}</tr>\n")
+    parts.append("</tbody></table></div>\n")
+    return "".join(parts)
+
+
+def _cell(text: str, column: Column, share: float | None, *, heads: bool) -> str:
+    tag, scope = ("th", ' scope="row"') if heads else ("td", "")
+    bar = ""
+    if share is not None:
+        bar = f'<span class="share-bar"><i style="width:{100 * share:.1f}%"></i></span>'
+    label = f' data-label="{escape(column.title)}"'
+    return f'<{tag}{scope} class="{column.kind}"{label}>{escape(text)}{bar}</{tag}>'
+
+
+# Charts
+
+
+def _sizes(record: Record) -> str:
+    assert isinstance(record.summary, Summary)
+    return _figure(SIZES, "", histogram("sizes", SIZES, size_groups(record.summary.content.sizes)))
+
+
+def _course(record: Record) -> list[str]:
+    """What happened over the running time."""
+    points = binned(record.points)
+    charts = [*_throughput(record.points, points), *_latencies(record, points)]
+    held = list(held_seconds(points))
+    if held:
+        title, told = "When it was held", "the stronger the colour, the more of the time"
+        charts.append(_figure(title, told, held_lanes("held", title, points, held)))
+    return charts
+
+
+def _throughput(every: Sequence[Point], points: Sequence[Point]) -> Iterator[str]:
+    seconds = max(sum(point.seconds for point in every), 1e-6)
+    step = units.duration(median_low([point.seconds for point in points]))
+    rates = [point.keys_per_second for point in points]
+    mean = units.key_rate(sum(point.keys for point in every) / seconds)
+    told = f"mean {mean}, highest {units.key_rate(max(rates))}; each step a mean of {step}"
+    yield _over_time(
+        Chart(
+            *("keys", "Throughput", told, "keys/s"),
+            *((Line("first", rates),), units.short_keys),
+            filled=True,
+        ),
+        points,
+    )
+    rates = [point.bytes_per_second for point in points]
+    mean = units.byte_rate(sum(point.payload_bytes for point in every) / seconds)
+    told = f"mean {mean}, highest {units.byte_rate(max(rates))}"
+    yield _over_time(
+        Chart(
+            *("bytes", "Payload bytes", told, "bytes/s"),
+            *((Line("first", rates),), units.size),
+            height=110,
+            filled=True,
+        ),
+        points,
+    )
+
+
+def _latencies(record: Record, points: Sequence[Point]) -> Iterator[str]:
+    known: dict[Side, list[float | None]] = {
+        "source": [_ms(point.source_latency) for point in points],
+        "target": [_ms(point.target_latency) for point in points],
+    }
+    known = {side: values for side, values in known.items() if any(v is not None for v in values)}
+    if not known:
+        return
+    limits = {side: limit for side in known if (limit := _limit(record, side)) is not None}
+    highest = ", ".join(
+        f"{side} {max(v for v in values if v is not None):.1f} ms" for side, values in known.items()
+    )
+    chart = Chart(
+        *("latencies", "Latency above the best", f"highest: {highest}", "ms"),
+        tuple(Line(side, values) for side, values in known.items()),
+        lambda value: f"{value:g}",
+        tuple(limits.items()),
+    )
+    legend = [(f"line {side}", str(side)) for side in known]
+    legend += [(f"limit {side}", f"limit of the {side}: {ms:g} ms") for side, ms in limits.items()]
+    yield _over_time(chart, points, _legend(legend))
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1e3
+
+
+def _limit(record: Record, side: Side) -> float | None:
+    """What a side's latency was limited to, in ms."""
+    for option in record.options:
+        if option.flag == f"--max-{side}-latency" and option.value not in ("", "off"):
+            try:
+                return parse_seconds(option.value, option.flag) * 1e3
+            except UsageError:  # a word of another version
+                return None
+    return None
+
+
+def _legend(items: Iterable[tuple[str, str]]) -> str:
+    parts = [
+        f'<li><svg width="30" height="10" aria-hidden="true"><path class="{style}" '
+        f'd="M0 5H30"/></svg>{escape(text)}</li>'
+        for style, text in items
+    ]
+    return f'<ul class="legend">{"".join(parts)}</ul>'
+
+
+def _over_time(chart: Chart, points: Sequence[Point], legend: str = "") -> str:
+    return _figure(chart.title, chart.description, legend + over_time(chart, points))
+
+
+def _figure(title: str, told: str, drawn: str) -> str:
+    told = f"<p>{escape(told)}</p>" if told else ""
+    return f"<figure><figcaption><h3>{escape(title)}</h3>{told}</figcaption>{drawn}</figure>\n"
+
+
+# The end
+
+
+def _footer(record: Record) -> str:
+    return (
+        "<footer>\n"
+        f"<p>Made by rumpx {escape(one_line(record.version))} on {moment(record.written)}.</p>\n"
+        f"<p>{escape(facts.EXPLAINED)}</p>\n"
+        "</footer>\n"
+    )

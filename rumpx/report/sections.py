@@ -1,0 +1,383 @@
+"""What a report says at length, as plain data: sections of sentences, entries and tables.
+
+Every text from outside has gone through `one_line` or `printable`; for HTML it is still to be
+escaped.
+
+Not promised: all failed keys (at most 50 are shown, some of each reason) and all partitions (64,
+those not done first).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal, NamedTuple
+
+from rumpx.errors import printable
+from rumpx.report import units, verdict
+from rumpx.report.entries import Entry, count_of
+from rumpx.report.facts import moment, sentence
+from rumpx.report.lines import one_line
+from rumpx.report.record import Record, RunRecord
+from rumpx.report.scales import extent, size_groups
+from rumpx.report.series import held_seconds
+from rumpx.report.snapshot import KeyFailure, PartitionSummary, Summary, Verification
+from rumpx.report.summary import told
+
+Kind = Literal["text", "brief", "number", "share", "name"]
+
+EXAMPLES_SHOWN: Final = 50
+PARTITIONS_SHOWN: Final = 64
+KEY_LIMIT: Final = 200
+_NODES_SHOWN: Final = 16
+_PACE: Final = "Speed, and what held it"
+SIZES: Final = "Sizes"
+NOTHING_HELD: Final = "nothing (as fast as the servers allow)"
+
+
+class Column(NamedTuple):
+    """A table's column. "brief" stays on one line, "name" is to be read letter by letter, "share"
+    can be drawn, by the number behind it."""
+
+    title: str
+    kind: Kind = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of texts; `shares` has the number behind each row's cell of kind "share"."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+    shares: tuple[float, ...] = ()
+
+    @property
+    def row_head(self) -> int:
+        """The column that says what a row is of."""
+        kinds = [column.kind for column in self.columns]
+        return next(n for n, kind in enumerate(kinds) if kind not in ("number", "share"))
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Sentences, labelled entries, tables; `folded` are those that few want to see."""
+
+    name: str
+    title: str
+    sentences: tuple[str, ...] = ()
+    entries: tuple[Entry, ...] = ()
+    tables: tuple[Table, ...] = ()
+    folded: tuple[Table, ...] = ()
+
+
+def sections(record: Record) -> list[Section]:
+    """The rest, in the order of reading; the charts belong to the first."""
+    summary = record.summary
+    pace = _pace(record)
+    options = _options(record)
+    if isinstance(summary, Verification):
+        return [pace, _comparison(record), _failures(record), _notes(record), options]
+    return [
+        pace,
+        _content(summary),
+        _failures(record),
+        _comparison(record),
+        _runs(record),
+        _notes(record),
+        _partitions(_placed(summary)),
+        options,
+    ]
+
+
+def _numbers(*titles: str) -> list[Column]:
+    return [Column(title, "number") for title in titles]
+
+
+def _pace(record: Record) -> Section:
+    points = record.points
+    total = sum(point.seconds for point in points)
+    if not total:
+        return Section("pace", _PACE, ("It was too short for its course to be drawn.",))
+    held = held_seconds(points)
+    free = sum(max(0.0, point.seconds - sum(point.held.values())) for point in points)
+    times = {**held, NOTHING_HELD: free}
+    shares = {by: min(1.0, seconds / total) for by, seconds in times.items()}
+    table = Table(
+        "What held it",
+        (Column("held by"), Column("for", "number"), Column("of the running time", "share")),
+        tuple(
+            (one_line(by), units.duration(seconds), units.percent(shares[by]))
+            for by, seconds in times.items()
+        ),
+        tuple(shares.values()),
+    )
+    both = ("Two may hold at once, so that shares can add up to more than the whole.",)
+    several = sum(times.values()) > total * 1.01
+    return Section("pace", _PACE, both if several else (), tables=(table,))
+
+
+def _content(summary: Summary) -> Section:
+    content = summary.content
+    title = "What was copied"
+    if not summary.counts.copied:
+        return Section("content", title, ("No key was copied.",))
+    if not content.types:
+        return Section("content", title, ("Types and sizes were not recorded.",))
+    keys = sum(row.keys for row in content.types)
+    types = Table(
+        "Types",
+        (
+            Column("type", "brief"),
+            Column("keys", "number"),
+            Column("share of keys", "share"),
+            *_numbers("payloads", "mean"),
+        ),
+        tuple(
+            (
+                one_line(row.type),
+                units.keys(row.keys),
+                units.percent(row.keys / keys),
+                units.size(row.payload_bytes),
+                units.size(row.payload_bytes / max(1, row.keys)),
+            )
+            for row in content.types
+        ),
+        tuple(row.keys / keys for row in content.types),
+    )
+    sizes = Table(
+        SIZES,
+        (Column("payload size", "brief"), *_numbers("keys")),
+        tuple((extent(group), units.keys(group.keys)) for group in size_groups(content.sizes)),
+    )
+    largest = Table(
+        "Largest keys",
+        (Column("key", "name"), Column("type", "brief"), *_numbers("db", "payload")),
+        tuple(
+            (
+                printable(row.key, limit=KEY_LIMIT),
+                one_line(row.type),
+                str(row.db),
+                units.size(row.payload_bytes),
+            )
+            for row in content.largest
+        ),
+    )
+    tables = tuple(table for table in (types, sizes, largest) if table.rows)
+    return Section("content", title, tables=tables)
+
+
+def _failures(record: Record) -> Section:
+    summary = record.summary
+    failed = summary.counts.failed
+    if not failed:
+        return Section("failures", "Failures", ("No key failed.",))
+    verb = "copied" if isinstance(summary, Summary) else "compared"
+    reasons = Table(
+        "By reason",
+        (Column("reason", "brief"), Column("keys", "number"), Column("share", "share")),
+        tuple(
+            (one_line(reason), units.keys(count), units.percent(count / failed))
+            for reason, count in summary.failures_by_reason.items()
+        ),
+        tuple(min(1.0, count / failed) for count in summary.failures_by_reason.values()),
+    )
+    shown = examples(summary.failures)
+    title = "The failed keys"
+    if len(shown) < failed:
+        title = f"{count_of(len(shown), 'example')} of {units.keys(failed)}"
+    keys = Table(
+        title,
+        (
+            Column("db", "number"),
+            Column("key", "name"),
+            Column("reason", "brief"),
+            Column("message"),
+        ),
+        tuple(
+            (
+                str(each.db),
+                printable(each.key, limit=KEY_LIMIT),
+                one_line(each.reason),
+                one_line(each.message),
+            )
+            for each in shown
+        ),
+    )
+    lists = ("listed in", "try again") if isinstance(summary, Summary) else ()
+    return Section(
+        "failures",
+        "Failures",
+        (f"{count_of(failed, 'key')} could not be {verb}.",),
+        _labelled(summary, *lists),
+        tuple(table for table in (reasons, keys) if table.rows),
+    )
+
+
+def examples(failures: Sequence[KeyFailure], most: int = EXAMPLES_SHOWN) -> list[KeyFailure]:
+    """As many failures, of each reason in turn, in the order in which they came."""
+    seen: Counter[str] = Counter()
+    ranked = []
+    for number, failure in enumerate(failures):
+        ranked.append((seen[failure.reason], number))
+        seen[failure.reason] += 1
+    return [failures[number] for number in sorted(number for _, number in sorted(ranked)[:most])]
+
+
+def _comparison(record: Record) -> Section:
+    summary = record.summary
+    alone = isinstance(summary, Verification)
+    result = summary if isinstance(summary, Verification) else record.verification
+    title = "Comparison of both sides"
+    if result is None:
+        job = summary.job if isinstance(summary, Summary) else ""
+        text = f"Not compared. rumpx verify {one_line(job)} compares both sides."
+        return Section("comparison", title, (text,))
+    outcome, entries = told(result)
+    left_out = {"from", "to"} | ({"warning", *result.failures_by_reason} if alone else set())
+    entries = [entry for entry in entries if entry.label not in left_out]
+    if record.verified is not None and not alone:
+        entries.insert(0, Entry("when", moment(record.verified)))
+    kinds = [kind for kind in verdict.KINDS if result.differences.get(kind)]
+    prefixes = Table(
+        "Differences by the beginning of the key",
+        (Column("keys", "name"), *_numbers(*kinds)),
+        tuple(map(tuple, verdict.prefix_rows(result, kinds))),
+    )
+    return Section(
+        "comparison",
+        title,
+        (sentence(outcome),),
+        tuple(entries),
+        (prefixes,) if prefixes.rows else (),
+    )
+
+
+def _runs(record: Record) -> Section:
+    if not record.runs:
+        return Section("runs", "Runs", ("Nothing is known of its runs.",))
+    table = Table(
+        "",
+        (
+            Column("run", "brief"),
+            Column("began", "brief"),
+            Column("ended", "brief"),
+            Column("how it ended"),
+            Column("copied by then", "number"),
+            Column("rumpx", "brief"),
+            Column("error"),
+        ),
+        tuple(_run(record, run) for run in record.runs),
+    )
+    text = f"It took {count_of(len(record.runs), 'run')}."
+    return Section("runs", "Runs", (text,), tables=(table,))
+
+
+def _run(record: Record, run: RunRecord) -> tuple[str, ...]:
+    if run.ended is None:
+        goes_on = record.state == "running" and run is record.runs[-1]
+        how = ("", "running" if goes_on else "killed", "")
+    else:
+        code = "" if run.exit_code is None else f", exit code {run.exit_code}"
+        how = (moment(run.ended), f"{run.state}{code}", units.keys(run.counts.copied))
+    return (str(run.number), moment(run.began), *how, one_line(run.version), one_line(run.error))
+
+
+def _notes(record: Record) -> Section:
+    labels = ("walked again", "workers", "left behind", "warning")
+    entries = _labelled(record.summary, *labels)
+    none = (
+        "There are no warnings, nothing was left behind, no partition was walked twice, and no "
+        "worker died."
+    )
+    if isinstance(record.summary, Verification):
+        none = "There are no warnings."
+    return Section("notes", "Warnings and notes", () if entries else (none,), entries)
+
+
+def _labelled(summary: Summary | Verification, *labels: str) -> tuple[Entry, ...]:
+    return tuple(entry for entry in told(summary)[1] if entry.label in labels)
+
+
+def _placed(summary: Summary) -> list[PartitionSummary]:
+    """The partitions; that of an only node has its side's URI for a name."""
+    return [replace(each, node=each.node or summary.source) for each in summary.partitions]
+
+
+def _partitions(partitions: Sequence[PartitionSummary]) -> Section:
+    if not partitions:
+        return Section("partitions", "Partitions", ("There were none.",))
+    done = sum(each.complete for each in partitions)
+    number = count_of(len(partitions), "partition")
+    text = f"{number}, {'all' if done == len(partitions) else units.keys(done)} done."
+    nodes = list(dict.fromkeys(each.node for each in partitions))
+    by_node = Table(
+        f"By node: {count_of(len(nodes), 'node')}",
+        (Column("node", "name"), *_numbers("partitions", "done", "copied", "failed")),
+        tuple(_node(node, [each for each in partitions if each.node == node]) for node in nodes),
+    )
+    shown, title = list(partitions), f"All {number}" if len(partitions) > 1 else number
+    if len(partitions) > PARTITIONS_SHOWN:
+        shown = sorted(partitions, key=lambda each: each.complete)[:PARTITIONS_SHOWN]
+        title = f"{len(shown)} of {number}" + ", those not done first" * (done < len(partitions))
+    each_one = Table(
+        title,
+        (
+            Column("node", "name"),
+            Column("db", "number"),
+            Column("partition"),
+            *_numbers("copied", "failed"),
+            Column("state", "brief"),
+        ),
+        tuple(
+            (
+                one_line(each.node),
+                str(each.db),
+                one_line(each.bounds),
+                units.keys(each.counts.copied),
+                units.keys(each.counts.failed),
+                "done" if each.complete else "not done",
+            )
+            for each in shown
+        ),
+    )
+    few = len(nodes) <= _NODES_SHOWN
+    return Section(
+        "partitions",
+        "Partitions",
+        (text,),
+        tables=(by_node,) if few else (),
+        folded=(each_one,) if few else (by_node, each_one),
+    )
+
+
+def _node(node: str, partitions: Sequence[PartitionSummary]) -> tuple[str, ...]:
+    return (
+        one_line(node),
+        units.keys(len(partitions)),
+        units.keys(sum(each.complete for each in partitions)),
+        units.keys(sum(each.counts.copied for each in partitions)),
+        units.keys(sum(each.counts.failed for each in partitions)),
+    )
+
+
+def _options(record: Record) -> Section:
+    if not record.options:
+        return Section("options", "Options", ("They are not known.",))
+    columns = (Column("option", "name"), Column("value", "name"))
+    given, usual = (
+        tuple(
+            (one_line(option.flag), one_line(option.value) or "not set")
+            for option in record.options
+            if option.given is wanted
+        )
+        for wanted in (True, False)
+    )
+    return Section(
+        "options",
+        "Options",
+        ("Those that were given. Passwords are in no report, nor in the ledger.",),
+        tables=(Table("", columns, given),) if given else (),
+        folded=(Table(count_of(len(usual), "default"), columns, usual),) if usual else (),
+    )

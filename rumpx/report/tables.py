@@ -1,0 +1,179 @@
+"""The report in a terminal: what the page says, as text and tables, from 40 columns on.
+
+The same `facts` and `sections` as in `html`; of the charts a line of blocks each for throughput and
+latencies. A table that does not fit has its rows below each other, their cells behind their names.
+What is folded on the page is left out. Where a terminal has no ✓, plain words stand for the marks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.table import Table as Drawn
+from rich.text import Text
+
+from rumpx.report import facts, units
+from rumpx.report.entries import Entry
+from rumpx.report.facts import Tone, Verdict, tone_of
+from rumpx.report.lines import one_line
+from rumpx.report.record import Record
+from rumpx.report.sections import Section, Table, sections
+from rumpx.report.series import Point
+from rumpx.report.sparkline import sparkline
+
+MOST_WIDTH: Final = 120
+_MARKS: Final[dict[Tone, str]] = {"good": "✓", "warn": "⚠", "bad": "✗", "busy": "▶"}
+_STYLES: Final[dict[Tone, str]] = {"good": "green", "warn": "yellow", "bad": "red", "busy": "cyan"}
+# A column of long texts needs no more than this; they fold.
+_FOLDED_WIDTH: Final = 24
+_GAP: Final = 2
+# As in the full-screen view: a latency that is lower is not drawn as if it were one.
+_LEAST_LATENCY: Final = 1e-3
+
+
+def render_record(record: Record) -> RenderableType:
+    """The report, for a console of any width."""
+    return _Report(record)
+
+
+class _Report:
+    """Something that rich can print."""
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        record, width = self._record, min(options.max_width, MOST_WIDTH)
+        yield from _head(record, facts.reckoned(record), options.ascii_only)
+        for section in sections(record):
+            yield Text()
+            yield Rule(Text(section.title, "bold"), align="left", characters="-", style="dim")
+            if section.name == "pace" and not options.ascii_only:
+                yield from _course(record.points, width)
+            yield from _section(section, width)
+        yield Text()
+        yield Text(facts.EXPLAINED, "dim")
+
+
+def _head(record: Record, verdict: Verdict, ascii_only: bool) -> Iterator[RenderableType]:
+    style = f"bold {_STYLES[verdict.tone]}"
+    mark = "" if ascii_only else f"{_MARKS[verdict.tone]} "
+    yield Text(f"{mark}{verdict.word}", style)
+    yield Text(verdict.sentence, style)
+    yield from map(Text, verdict.notes)
+    if verdict.command:
+        yield Text.assemble(f"{verdict.purpose}: ", (verdict.command, "bold"))
+    yield Text()
+    ends = [
+        Entry(word, one_line(f"{uri} ({version})" if version else uri))
+        for word, uri, version in facts.ends(record)
+    ]
+    yield _grid([*ends, *facts.head(record)])
+    yield Text()
+    yield _grid(
+        [
+            Entry(label, f"{value}  {note}".strip(), _STYLES.get(tone, ""))
+            for label, value, note, tone in facts.figures(record)
+        ]
+    )
+
+
+def _section(section: Section, width: int) -> Iterator[RenderableType]:
+    yield from map(Text, section.sentences)
+    if section.entries:
+        yield _grid(section.entries)
+    for table in section.tables:
+        if table.title:
+            yield Text(f"\n{table.title}", "bold")
+        yield from _table(table, width)
+    for table in section.folded:
+        yield Text(f"{table.title}: see the page (--html FILE)", "dim")
+
+
+def _grid(entries: Iterable[Entry]) -> Drawn:
+    grid = Drawn.grid(padding=(0, _GAP, 0, 0))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for entry in entries:
+        grid.add_row(entry.label, Text(entry.text, _STYLES.get(tone_of(entry), entry.style)))
+    return grid
+
+
+def _table(table: Table, width: int) -> Iterator[RenderableType]:
+    if sum(_needs(table)) + _GAP * (len(table.columns) - 1) > width:
+        yield from _stacked(table)
+        return
+    drawn = Drawn(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
+    for column in table.columns:
+        right = column.kind in ("number", "share")
+        folds = column.kind in ("text", "name")
+        drawn.add_column(
+            column.title, justify="right" if right else "left", no_wrap=not folds, overflow="fold"
+        )
+    for row in table.rows:
+        drawn.add_row(*map(Text, row))
+    yield drawn
+
+
+def _needs(table: Table) -> Iterator[int]:
+    """The least width of each column."""
+    for number, column in enumerate(table.columns):
+        widest = max(map(cell_len, (column.title, *(row[number] for row in table.rows))))
+        yield min(widest, _FOLDED_WIDTH) if column.kind in ("text", "name") else widest
+
+
+def _stacked(table: Table) -> Iterator[RenderableType]:
+    """Each row as a few lines: what it is of, then its other cells."""
+    first = table.row_head
+    for row in table.rows:
+        yield Text.assemble((f"{table.columns[first].title} ", "dim"), row[first])
+        cells = [
+            Text.assemble((f"{column.title} ", "dim"), cell)
+            for number, (column, cell) in enumerate(zip(table.columns, row, strict=True))
+            if number != first and cell
+        ]
+        yield Padding(Text("   ").join(cells), (0, 0, 0, 2))
+
+
+# In the place of charts
+
+
+def _course(points: Sequence[Point], width: int) -> Iterator[Text]:
+    """A line for throughput and for each side's latency, over the whole running time."""
+    if not points:
+        return
+    rows: list[tuple[str, list[float | None], Callable[[float], str], float]] = [
+        ("keys/s", [point.keys_per_second for point in points], units.short_keys, 0.0),
+        ("source", [point.source_latency for point in points], _milliseconds, _LEAST_LATENCY),
+        ("target", [point.target_latency for point in points], _milliseconds, _LEAST_LATENCY),
+    ]
+    for name, values, label, top in rows:
+        known = [value for value in values if value is not None]
+        if known:
+            columns = _columns(points, values, width - len("keys/s ") - len("  max 12345.6 ms"))
+            (line,) = sparkline(columns, len(columns), top=top)
+            yield Text.assemble((f"{name} ", "dim"), (line, "cyan"), f"  max {label(max(known))}")
+
+
+def _columns(
+    points: Sequence[Point], values: Sequence[float | None], width: int
+) -> list[float | None]:
+    """The highest value in each of so many equal parts of the running time."""
+    step = max(points[-1].elapsed, 1e-6) / width
+    columns: list[float | None] = [None] * width
+    for point, value in zip(points, values, strict=True):
+        first = int((point.elapsed - point.seconds) / step + 0.5)
+        for column in range(first, min(width, max(first + 1, int(point.elapsed / step + 0.5)))):
+            before = columns[column]
+            columns[column] = value if before is None else max(before, value or 0.0)
+    return columns
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f} ms"
