@@ -16,7 +16,18 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import cluster, distance, gentle, loopback, parsing, proof, scaling, startup, values
+from benchmarks import (
+    cluster,
+    distance,
+    gentle,
+    loopback,
+    parsing,
+    proof,
+    scaling,
+    startup,
+    values,
+    watching,
+)
 from benchmarks.charts import draw, draw_plot
 from benchmarks.measure import Failed, Options, Report, Scenario, environment
 from rumpx.errors import RumpxError
@@ -30,6 +41,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "start-up": startup.run,
     "proof": proof.run,
     "gentle": gentle.run,
+    "watching": watching.run,
     "parsing": parsing.run,
 }
 

@@ -1,58 +1,199 @@
-"""`python -m benchmarks.picture`: draw README's picture of the bars from a real copy.
+"""`python -m benchmarks.picture [PICTURE …]`: draw README's pictures of rumpx anew, from real runs.
 
-Two servers of `rumpx.demo`, a copy between them through the API, and the Snapshot nearest to
-60 %, rendered by the display that the command uses. Nothing in the picture is made up, but its
-addresses: loopback ports mean nothing to a reader, so the snapshot shows names.
+- bars, top: a copy between two servers of `rumpx.demo` through the API, and the Snapshot nearest to
+  60 %, rendered by the displays that the command uses;
+- report: a copy by the command that is held to a rate, stopped by Ctrl-C, gone on with, killed, and
+  gone on with to its end without the rate, then compared; its report as a browser shows it (needs
+  Chromium on PATH).
+
+Nothing in the pictures is made up, but addresses: loopback ports mean nothing to a reader, so names
+stand in their place.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 import rumpx
 from rumpx.demo import SEED, Server, fill
-from rumpx.report.bars import render
+from rumpx.report.bars import render as render_bars
+from rumpx.report.series import Point, Recorder
+from rumpx.report.top import render as render_top
 
-PICTURE: Final = Path(__file__).with_name("bars.svg")
-_WIDTH: Final = 100
+_FOLDER: Final = Path(__file__).parent
 _MOMENT: Final = 0.6
+_BARS_WIDTH: Final = 100
+_TOP_SIZE: Final = (140, 40)
+_PAGE_SIZE: Final = (1200, 1900)
+_NAMES: Final = ("old.example:6379", "new.example:6379")
+_RATE: Final = "50000"
+_STOPPED_AT, _KILLED_AT = 0.35, 0.7
 
 
-def take(keys: int) -> rumpx.Snapshot:
-    """Copy, and return the snapshot nearest to the moment."""
-    snapshots: list[rumpx.Snapshot] = []
+def take(keys: int) -> tuple[rumpx.Snapshot, list[Point]]:
+    """Copy, and return the snapshot nearest to the moment, with the series until then."""
+    recorder = Recorder()
+    seen: list[tuple[rumpx.Snapshot, list[Point]]] = []
+
+    def see(snapshot: rumpx.Snapshot) -> None:
+        if snapshot.state == "copying":
+            recorder.see(snapshot, time.time())
+            seen.append((snapshot, list(recorder.points)))
+
     with Server() as source, Server() as target, TemporaryDirectory() as folder:
         fill(source.port, keys, SEED)
-        rumpx.copy(
-            source.uri, target.uri, on_progress=snapshots.append, job="move", state_dir=folder
-        )
-    under_way = [shot for shot in snapshots if shot.state == "copying" and shot.workers]
-    return min(under_way, key=lambda shot: abs(shot.fraction - _MOMENT))
+        rumpx.copy(source.uri, target.uri, on_progress=see, job="move", state_dir=folder)
+        ports = source.port, target.port
+    under_way = [(shot, points) for shot, points in seen if shot.workers]
+    shot, points = min(under_way, key=lambda pair: abs(pair[0].fraction - _MOMENT))
+    return _named(shot, ports), points
 
 
-def draw(snapshot: rumpx.Snapshot) -> str:
-    """The snapshot as SVG."""
-    named = replace(snapshot, source="redis://old.example:6379", target="redis://new.example:6379")
-    console = Console(record=True, width=_WIDTH, file=StringIO(), force_terminal=True)
-    console.print(render(named, _WIDTH))
-    picture = console.export_svg(title="rumpx --from redis://… --to redis://…")
+def _named(snapshot: rumpx.Snapshot, ports: tuple[int, int]) -> rumpx.Snapshot:
+    old, new = (f"redis://{name}" for name in _NAMES)
+    labels = {f"redis://127.0.0.1:{port}": uri for port, uri in zip(ports, (old, new), strict=True)}
+    nodes = tuple(replace(n, label=labels.get(n.label, n.label)) for n in snapshot.nodes)
+    return replace(snapshot, source=old, target=new, nodes=nodes)
+
+
+def draw(picture: RenderableType, width: int, title: str) -> str:
+    """What a terminal shows, as SVG."""
+    console = Console(record=True, width=width, file=StringIO(), force_terminal=True)
+    console.print(picture)
+    drawn = console.export_svg(title=title)
     # No font from elsewhere: a picture of a repository should load nothing.
-    return re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL)
+    return re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.DOTALL)
+
+
+def draw_bars(keys: int) -> Path:
+    """The bars."""
+    snapshot, _ = take(keys)
+    path = _FOLDER / "bars.svg"
+    picture = render_bars(snapshot, _BARS_WIDTH)
+    path.write_text(
+        draw(picture, _BARS_WIDTH, "rumpx --from redis://… --to redis://…"), encoding="utf-8"
+    )
+    return path
+
+
+def draw_top(keys: int) -> Path:
+    """The full-screen view."""
+    snapshot, points = take(keys)
+    path = _FOLDER / "top.svg"
+    width, height = _TOP_SIZE
+    picture = render_top(snapshot, points, (), width, height)
+    path.write_text(draw(picture, width, "rumpx … --top"), encoding="utf-8")
+    return path
+
+
+def draw_report(keys: int) -> Path:
+    """The report."""
+    path = _FOLDER / "report.png"
+    with TemporaryDirectory() as folder:
+        page = Path(folder, "report.html")
+        page.write_text(make_report(keys, folder), encoding="utf-8")
+        photograph(page, path)
+    return path
+
+
+def make_report(keys: int, folder: str) -> str:
+    """The page of a job that was held, stopped, killed, and gone on with.
+
+    Args:
+        folder: for its ledger.
+    """
+    with Server() as source, Server() as target:
+        fill(source.port, keys, SEED)
+        ends = ["--from", source.uri, "--to", target.uri, "--job", "move"]
+        _until(_STOPPED_AT, folder, [*ends, "--max-keys-per-sec", _RATE], signal.SIGINT)
+        _until(_KILLED_AT, folder, ["resume", "move"], signal.SIGKILL)
+        _rumpx(folder, "resume", "move", "--max-keys-per-sec", "off")
+        _rumpx(folder, "verify", "move")
+        page = Path(folder, "page.html")
+        _rumpx(folder, "report", "move", "--html", str(page), shown=False)
+        text = page.read_text(encoding="utf-8")
+        for port, name in zip((source.port, target.port), _NAMES, strict=True):
+            text = text.replace(f"127.0.0.1:{port}", name)
+    return text
+
+
+def _words(folder: str, *words: str) -> list[str]:
+    return [sys.executable, "-m", "rumpx", *words, "--state-dir", folder]
+
+
+def _rumpx(folder: str, *words: str, shown: bool = True) -> None:
+    quiet = ["--progress", "none"] if shown else []
+    subprocess.run([*_words(folder, *words), *quiet], check=True)
+
+
+def _until(fraction: float, folder: str, words: list[str], number: int) -> None:
+    """Begin, and send a signal when so much of the job is done."""
+    from rumpx.copy.books import look_into
+    from rumpx.errors import UsageError
+
+    ledger = Path(folder, "move.ledger")
+    process = subprocess.Popen([*_words(folder, *words), "--progress", "none"])
+    while process.poll() is None:
+        time.sleep(0.2)
+        try:
+            if ledger.exists() and look_into(ledger)[1].fraction >= fraction:
+                process.send_signal(number)
+                break
+        except UsageError:
+            continue  # it is just being made
+    process.wait()
+
+
+def photograph(page: Path, picture: Path, *flags: str) -> None:
+    """A page as Chromium shows it, as PNG.
+
+    Raises:
+        SystemExit: there is no Chromium.
+    """
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        raise SystemExit("A picture of the report needs Chromium on PATH.")
+    width, height = _PAGE_SIZE
+    command = [
+        *(browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
+        *("--no-first-run", "--disable-background-networking", "--disable-component-update"),
+        *(f"--window-size={width},{height}", f"--screenshot={picture}", *flags, page.as_uri()),
+    ]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL, timeout=120)
+
+
+PICTURES: Final[dict[str, Callable[[int], Path]]] = {
+    "bars": draw_bars,
+    "top": draw_top,
+    "report": draw_report,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.picture", description=__doc__)
+    parser.add_argument(
+        "pictures", nargs="*", metavar="PICTURE", help=f"{', '.join(PICTURES)}; all by default"
+    )
     parser.add_argument("--keys", type=int, default=1_000_000, help="default %(default)s")
-    PICTURE.write_text(draw(take(parser.parse_args().keys)), encoding="utf-8")
-    print(PICTURE.name)
+    arguments = parser.parse_args()
+    if unknown := set(arguments.pictures) - set(PICTURES):
+        parser.error(f"there is no picture {unknown.pop()}")
+    for name in arguments.pictures or PICTURES:
+        print(PICTURES[name](arguments.keys).name)
 
 
 if __name__ == "__main__":
