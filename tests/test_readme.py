@@ -18,6 +18,7 @@ from rumpx.parsers import (
     build_ctl_parser,
     build_jobs_parser,
     build_parser,
+    build_report_parser,
     build_resume_parser,
     build_verify_parser,
 )
@@ -80,6 +81,7 @@ def test_readme_has_every_option_and_no_other() -> None:
         build_jobs_parser(),
         build_ctl_parser(),
         build_verify_parser(),
+        build_report_parser(),
     ]
     everywhere = known.union(*map(options_of, others))
     assert options_in(re.sub(BENCHMARK, "", README)) <= everywhere
@@ -96,6 +98,8 @@ def test_readme_has_the_options_of_the_other_commands() -> None:
     assert set(READERS) <= set(re.findall(r"`([a-z-]+)`", running))
     check = options_in(section(README, "Check first") + options)
     assert check >= options_of(build_check_parser()) - {"-h", "--help"}
+    report = options_in(section(README, "Watch it, and show it"))
+    assert report >= options_of(build_report_parser()) - {"-h", "--help"}
     verify = options_in(section(README, "Verify and repair") + options)
     assert verify >= options_of(build_verify_parser()) - {"-h", "--help"}
 
