@@ -31,13 +31,15 @@ from rumpx.report.bars import Bars
 from rumpx.report.lines import line, one_line, stamped
 from rumpx.report.panels import MOST_MESSAGE_ROWS
 from rumpx.report.series import Point, Recorder
-from rumpx.report.snapshot import Snapshot
+from rumpx.report.snapshot import Snapshot, State
 from rumpx.report.sparkline import SPAN_SECONDS
 from rumpx.report.top import render
 
 _MOST_POINTS: Final = int(2 * SPAN_SECONDS)
 _MOST_MESSAGES: Final = 1000
 _MOST_BYTES: Final = 1024
+# A frame takes some 6 ms of CPU, which on a machine that is full the copy lacks.
+_DRAW_SECONDS: Final = 0.5
 _LOCAL_MODES: Final = 3  # their place in what termios tells
 
 
@@ -60,17 +62,20 @@ class Top:
         self._unprinted: deque[str] = deque(maxlen=_MOST_MESSAGES)
         self._latest: Snapshot | None = None
         self._inside = False
+        self._drawn: State | None = None
+        self._draw_due = 0.0
         self._bars: Bars | None = None
 
     def start(self) -> None:
         """Take the whole screen and the keyboard."""
         self._inside = True
+        self._drawn = None
         self._keyboard.take()
         self._console.set_alt_screen(True)
         self._console.show_cursor(False)
 
     def show(self, snapshot: Snapshot) -> None:
-        """Draw the snapshot, or leave if that was asked for."""
+        """Draw the snapshot, twice a second at most, or leave if that was asked for."""
         self._latest = snapshot
         if self._bars:
             self._bars.show(snapshot)
@@ -80,7 +85,9 @@ class Top:
             return  # somebody asks a question: screen and keys are theirs
         if {"q", "Q"} & set(self._keyboard.pressed()):
             self._change_to_bars()
-        else:
+        elif snapshot.state != self._drawn or time.monotonic() >= self._draw_due:
+            self._drawn = snapshot.state
+            self._draw_due = time.monotonic() + _DRAW_SECONDS
             self._draw(snapshot, points)
 
     def now(self, snapshot: Snapshot) -> None:
@@ -95,6 +102,7 @@ class Top:
         said = stamped(one_line(text))
         self._shown_messages.append(said)
         self._unprinted.append(said)
+        self._draw_due = 0.0
 
     def pause(self) -> None:
         """Go back to the normal screen."""

@@ -377,7 +377,7 @@ def _options(record: Record) -> Section:
     return Section(
         "options",
         "Options",
-        ("Those that were given. Passwords are in no report, nor in the ledger.",),
+        ("In force at the end, as far as they are not the defaults. No report holds a password.",),
         tables=(Table("", columns, given),) if given else (),
         folded=(Table(count_of(len(usual), "default"), columns, usual),) if usual else (),
     )
