@@ -202,10 +202,10 @@ def _report(words: list[str]) -> int:
 
     record = read_story(existing_ledger(Place(arguments.state_dir, arguments.name)))
     if arguments.html:
-        from rumpx.report.html import check_html_path, write_html
+        from rumpx.report.files import write_text
+        from rumpx.report.html import render_html
 
-        check_html_path(arguments.html)
-        write_html(record, arguments.html)
+        write_text(arguments.html, render_html(record), "--html")
     else:
         from rumpx.report.tables import render_record
 
@@ -261,10 +261,10 @@ def _verify(words: list[str]) -> int:
 
 def _do_verify(arguments: argparse.Namespace, outputs: Outputs) -> int:
     from rumpx.flags import make_comparison
-    from rumpx.options import options_of
+    from rumpx.options import options_of_comparison
 
     request = make_comparison(arguments)
-    outputs.options = options_of(request.job)
+    outputs.options = options_of_comparison(request)
     outputs.open()
     _warm_up()
     from rumpx.verify.run import verify
@@ -296,15 +296,16 @@ def _watched(
     from rumpx.outputs import Outputs
 
     outputs = Outputs(make_wanted(arguments), arguments.state_dir, name)
+    code: int = RumpxError.exit_code
+    error: RumpxError | None = RumpxError("Something that nobody foresaw ended the run.")
     try:
         code, error = _guarded(blaming_config(arguments)(lambda: work(outputs)), outputs.failed)
+        _ignore_signals()
         unwritten, complaint = _guarded(outputs.write_summary)
-        code = code or unwritten
-        outputs.end(code, error or complaint)
-    except Exception as error:
-        outputs.end(1, RumpxError(f"Something that nobody foresaw: {error!r}."))
-        raise
+        code, error = code or unwritten, error or complaint
     finally:
+        _ignore_signals()
+        outputs.end(code, error)
         outputs.close()
     return code
 
@@ -337,6 +338,12 @@ def _catch_signals(control: Control) -> None:
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGUSR1, lambda number, frame: control.report())
+
+
+def _ignore_signals() -> None:
+    """The work has ended: what is left to be written is not to be interrupted."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda number, frame: None)
 
 
 def _ask(question: str) -> Policy | None:

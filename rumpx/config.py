@@ -45,6 +45,13 @@ from rumpx.parsers import build_parser
 NOT_IN_FILES: Final = ("help", "version", "print-completion", "dry-run", "config")
 _COMMA_LISTS: Final = ("type", "prefixes")
 _LIST: Final = "a text or a number, or a list of these"
+# What stands on the command line leaves out the file's.
+_EXCLUDES: Final = {
+    "top": "progress",
+    "progress": "top",
+    "prefixes": "match",
+    "match": "prefixes",
+}
 _SCOPE: Final = ("db", "map-db", "match", "exclude", "type")
 
 Words = dict[str, list[str]]
@@ -70,6 +77,7 @@ def with_config(
     file = read_config(arguments.config)
     given = _given(parser, words)
     named = getattr(arguments, "name", None) is not None
+    given |= {_EXCLUDES[name] for name in given if name in _EXCLUDES}
     taken = [
         name
         for name in file

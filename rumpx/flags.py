@@ -180,6 +180,8 @@ def limits_given(arguments: argparse.Namespace, limits: Limits) -> Limits:
     elif arguments.max_duration is not None:
         seconds = parse_seconds(arguments.max_duration, "--max-duration")
         limits = replace(limits, max_duration=seconds)
+    if arguments.schedule == "off":
+        return limits  # without what hangs on one
     return replace(
         limits,
         time_zone=arguments.time_zone or limits.time_zone,

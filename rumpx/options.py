@@ -6,13 +6,18 @@ What is secret is not in it: a password shows as where it came from. `flags` is 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
 
 from rumpx.errors import Side, printable
 from rumpx.job import Endpoint, Job, Limits, Scope, Tls, format_address
 from rumpx.limits import READERS, in_words
 from rumpx.report.record import Option
 
-_NOT_GIVEN = ""
+if TYPE_CHECKING:
+    from rumpx.verify.request import Request
+
+_NOT_GIVEN: Final = ""
+_OF_COPIES: Final = ("--on-conflict", "--functions", "--max-failures", "--partitions", "--prefixes")
 
 
 def options_of(job: Job) -> tuple[Option, ...]:
@@ -38,6 +43,21 @@ def options_of(job: Job) -> tuple[Option, ...]:
         *_side("target", job.target),
     ]
     return tuple(told)
+
+
+def options_of_comparison(request: Request) -> tuple[Option, ...]:
+    """The same for a comparison that is not of a copy: those that it has, and its own."""
+    shared = [o for o in options_of(request.job) if o.flag not in _OF_COPIES]
+    tolerance = request.tolerance
+    return (
+        *shared,
+        _one("--sample", f"{100 * request.sample:g}%", "100%"),
+        _switch("--digest", request.digests),
+        _one("--ttl-tolerance", None if tolerance is None else f"{tolerance}ms", None),
+        _one("--differences", request.differences, None),
+        _switch("--repair", request.repair),
+        _switch("--delete-extra", request.delete_extra),
+    )
 
 
 def _scope(scope: Scope) -> Iterator[Option]:

@@ -7,16 +7,19 @@ summary, report, and a command to run.
     end     the whole has: the report is written, the hook is run
 
 What people look at goes to standard error. No display can stop the work (`report.display`), and
-what fails at the end is told on standard error and changes no exit code: the copy is what it is.
+what fails at the end is told on standard error and changes no exit code, since the copy is what it
+is; but for a summary that cannot be written, which others wait for.
 
-Not promised: a report or a hook of a process that was killed. `rumpx report` makes the former
-later.
+Not promised: a report or a hook of a process that was killed (`rumpx report` makes the former
+later), or while standard error takes nothing, as a terminal after Ctrl-S.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
@@ -90,9 +93,9 @@ class Outputs:
 
             check_summary_path(wanted.summary)
         if wanted.report:
-            from rumpx.report.html import check_html_path
+            from rumpx.report.files import check_writable
 
-            check_html_path(wanted.report)
+            check_writable(wanted.report, "--report")
         if wanted.log_file:
             self._log = _open_log(wanted.log_file)
             self._stack.callback(_close_log, self._log)
@@ -105,7 +108,7 @@ class Outputs:
     def _refuse_top(self) -> None:
         if self._wanted.progress not in ("auto", "bar"):
             raise UsageError("--top and --progress exclude each other; give one of them.")
-        if self._drawn != "bar" or not sys.stdin.isatty():
+        if self._drawn != "bar" or not (sys.stderr.isatty() and sys.stdin.isatty()):
             raise UsageError(
                 "--top needs a terminal that can draw (TERM, UTF-8), on standard error and on "
                 "standard input; leave it out."
@@ -124,7 +127,7 @@ class Outputs:
             displays.append(beside(main, _log_display(self._log, wanted.log_format), "log"))
         if self._metrics:
             displays.append(self._metrics)
-        if wanted.report:
+        if wanted.report and self.options:
             displays.append(self._series)
         return Several(displays) if len(displays) > 1 else main
 
@@ -150,32 +153,45 @@ class Outputs:
             write_summary(document(self.copied, self.compared), self._wanted.summary)
 
     def _show_end(self, result: Summary | Verification) -> None:
-        from rumpx.report.lines import dated
+        self._log_end(result)
+        with suppress(OSError, SystemExit):  # rich's word for a pipe that nobody reads
+            self._tell_end(result)
+
+    def _log_end(self, result: Summary | Verification) -> None:
+        if self._logs_json:
+            from rumpx.report.jsonl import summary_json
+
+            self._write_log(summary_json(result))
+        else:
+            from rumpx.report.lines import dated
+            from rumpx.report.summary import summary_lines
+
+            self._write_log(*map(dated, summary_lines(result)))
+
+    def _tell_end(self, result: Summary | Verification) -> None:
+        """Tell people, in the way in which they were shown the progress."""
         from rumpx.report.summary import render_summary, summary_lines
 
-        as_json = self._wanted.log_format == "json"
         if self._drawn == "bar":
             from rich.console import Console
 
             Console(stderr=True).print("", render_summary(result))
-        elif self._drawn == "json" or (self._drawn == "line" and as_json):
+        elif self._drawn == "json" or (self._drawn == "line" and self._logs_json):
             from rumpx.report.jsonl import summary_json
 
             print(summary_json(result), file=sys.stderr)
         elif self._drawn == "line":
             print("\n".join(summary_lines(result)), file=sys.stderr)
-        if self._log and as_json:
-            from rumpx.report.jsonl import summary_json
 
-            self._write_log(summary_json(result))
-        else:
-            self._write_log(*map(dated, summary_lines(result)))
+    @property
+    def _logs_json(self) -> bool:
+        return self._wanted.log_format == "json"
 
     def failed(self, error: RumpxError) -> bool:
         """The work ended early; whether this was told on standard error here."""
         from rumpx.report.lines import dated
 
-        if self._wanted.log_format == "text":
+        if not self._logs_json:
             self._write_log(dated(str(error)), *([dated(error.resume)] if error.resume else []))
             return False
         from rumpx.report.jsonl import error_json
@@ -196,33 +212,50 @@ class Outputs:
             self._log = None
 
     def end(self, exit_code: int, error: RumpxError | None) -> None:
-        """Everything has ended: write the report, run the hook.
+        """Everything has ended: write the report, run the hook. Never raises.
 
         Args:
             exit_code: the command's.
             error: what ended it early.
         """
-        if self._wanted.report and not isinstance(error, UsageError):
-            self._write_report(self._wanted.report)
+        if self._wanted.report and (self._begun or not isinstance(error, UsageError)):
+            self._last(lambda: self._write_report(self._wanted.report or ""))
         if self._wanted.on_end:
-            from rumpx.report.hook import run_hook
-            from rumpx.report.summary import document
+            self._last(lambda: self._run_hook(self._wanted.on_end or "", exit_code, error))
 
-            told = document(self.copied, self.compared) or _nothing_done(exit_code)
-            told |= {"error": str(error or ""), "resume": error.resume if error else None}
-            if complaint := run_hook(self._wanted.on_end, told, exit_code):
-                _complain(complaint)
+    @property
+    def _begun(self) -> bool:
+        return bool(self.copied or self.compared)
+
+    def _last(self, act: Callable[[], None]) -> None:
+        """Do one of the last things; its faults are told, and are its own."""
+        try:
+            act()
+        except RumpxError as error:
+            _complain(str(error))
+        except Exception as error:
+            _complain(f"Something that nobody foresaw: {error!r}.")
+
+    def _run_hook(self, command: str, exit_code: int, error: RumpxError | None) -> None:
+        from rumpx.report.hook import run_hook
+        from rumpx.report.summary import document
+
+        told = document(self.copied, self.compared) or _nothing_done(exit_code)
+        told |= {"error": str(error or ""), "resume": error.resume if error else None}
+        if complaint := run_hook(command, told, exit_code):
+            _complain(complaint)
 
     def _write_report(self, path: str) -> None:
-        from rumpx.report.html import write_html
+        from rumpx.report.files import write_text
+        from rumpx.report.html import render_html
 
         try:
-            record = self._record()
-            if record:
-                write_html(record, path)
-        except RumpxError as error:
-            later = f" rumpx report {self.copied.job} --html FILE makes it." if self.copied else ""
-            _complain(f"{error}{later}")
+            if record := self._record():
+                write_text(path, render_html(record), "--report")
+        except Exception:
+            if self.copied:
+                _complain(f"rumpx report {self.copied.job} --html FILE makes the report later.")
+            raise
 
     def _record(self) -> Record | None:
         """Of the job if there is one, else of the comparison; None if nothing has begun."""
@@ -231,9 +264,15 @@ class Outputs:
             from rumpx.copy.jobs import Place, existing_ledger
             from rumpx.copy.story import read_story
 
-            return read_story(existing_ledger(Place(self._state_dir, name)))
-        if self.compared is None:
-            return None
+            try:
+                return read_story(existing_ledger(Place(self._state_dir, name)))
+            except UsageError:  # the ledger is of an older version: then of the comparison alone
+                if self.copied or not self.compared:
+                    raise
+        return self._record_of_comparison() if self.compared else None
+
+    def _record_of_comparison(self) -> Record:
+        assert self.compared is not None
         from rumpx import __version__
         from rumpx.report.record import Record
 
@@ -272,8 +311,15 @@ class _Series(Silent):
 
 
 def _open_log(path: str) -> TextIO:
+    """A pipe that nobody empties must be an error: waiting for it would hold up the end."""
     try:
-        return open(path, "a", encoding="utf-8", errors="backslashreplace")
+        return open(
+            path,
+            "a",
+            encoding="utf-8",
+            errors="backslashreplace",
+            opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK, 0o666),
+        )
     except OSError as error:
         raise UsageError(f"--log-file: {path} cannot be written: {error.strerror}.") from None
 
@@ -299,4 +345,5 @@ def _nothing_done(exit_code: int) -> dict[str, Any]:
 
 
 def _complain(text: str) -> None:
-    print(f"rumpx: {text}", file=sys.stderr)
+    with suppress(OSError):
+        print(f"rumpx: {text}", file=sys.stderr)

@@ -21,7 +21,8 @@ from rich.console import Console
 from rumpx.errors import UsageError, printable
 from rumpx.report import facts
 from rumpx.report.content import SizeCount
-from rumpx.report.html import check_html_path, render_html, write_html
+from rumpx.report.files import check_writable, write_text
+from rumpx.report.html import render_html
 from rumpx.report.record import Option, Record
 from rumpx.report.scales import BRIEF, binned, extent, size_groups, ticks, time_ticks
 from rumpx.report.sections import EXAMPLES_SHOWN, NOTHING_HELD, Table, examples, sections
@@ -403,9 +404,9 @@ def test_lines_are_broken_where_nothing_is_known() -> None:
 def test_a_page_replaces_a_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
     file = tmp_path / "report.html"
     file.write_text("old")
-    check_html_path(str(file))
+    check_writable(str(file), "--report")
     assert file.read_text() == "old"
-    write_html(RECORDS["plain"], str(file))
+    write_text(str(file), render_html(RECORDS["plain"]), "--report")
     assert file.read_text(encoding="utf-8") == PAGES["plain"]
     assert list(tmp_path.iterdir()) == [file]
 
@@ -420,7 +421,7 @@ def test_the_old_page_stays_when_the_new_one_fails(
     file.write_text("old")
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UsageError, match=r"--report: .* No space left on device\."):
-        write_html(RECORDS["empty"], str(file))
+        write_text(str(file), render_html(RECORDS["empty"]), "--report")
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
 
@@ -429,7 +430,7 @@ def test_the_old_page_stays_when_the_new_one_fails(
 def test_an_unwritable_page_is_a_usage_error(tmp_path: Path, tail: str) -> None:
     (tmp_path / "file").write_text("")
     destination = str(tmp_path / tail)
-    for call in (check_html_path, lambda path: write_html(RECORDS["empty"], path)):
+    for call in (check_writable, lambda path, flag: write_text(path, "text", flag)):
         with pytest.raises(UsageError, match=r"--report: .* cannot be written: .+\."):
             call(destination)
 
@@ -473,7 +474,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every page, as a file."""
     place = tmp_path_factory.mktemp("pages")
     for name, record in RECORDS.items():
-        write_html(record, str(place / f"{name}.html"))
+        write_text(str(place / f"{name}.html"), render_html(record), "--report")
     return place
 
 

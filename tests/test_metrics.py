@@ -40,6 +40,7 @@ from support.copying import Copying
 from support.data import fill_mixed
 from support.run import rumpx as run_rumpx
 from support.servers import Server
+from support.snapshots import make_snapshot
 from support.waiting import wait_until
 
 Labels = tuple[tuple[str, str], ...]
@@ -48,16 +49,11 @@ Scraped = dict[tuple[str, Labels], float]
 
 def full_snapshot(**changes: Any) -> Snapshot:
     """Everything that can be known is known."""
-    snapshot = Snapshot(
-        state="copying",
-        job="nightly",
-        verb="copied",
-        source="redis://10.0.0.1:6379/0",
+    snapshot = make_snapshot(
         target="rediss://cache.example.com:6380",
         elapsed=62.5,
         fraction=0.25,
         counts=Counts(copied=400, gone=12, failed=5, payload_bytes=110_000),
-        keys_expected=1_000_000,
         keys_per_second=172_345.5,
         bytes_per_second=46_000_000.0,
         eta=187.5,
@@ -71,8 +67,6 @@ def full_snapshot(**changes: Any) -> Snapshot:
         workers=(WorkerStat(4711, 78.0, 52_000_000, 4), WorkerStat(4712, 150.0, 53_000_000, 3)),
         worker_restarts=2,
         batches_in_flight=7,
-        coordinator_cpu=43.0,
-        coordinator_memory=61_000_000,
         held=Held(
             reason="held by source latency 6.1 ms > 5 ms",
             off=False,

@@ -39,6 +39,7 @@ from rumpx.report.summary import (
     summary_lines,
     write_summary,
 )
+from support.snapshots import make_rows, make_snapshot
 
 ROOT = Path(__file__).parents[1]
 WIDTHS = (40, 60, 80, 120, 200)
@@ -53,36 +54,6 @@ STATES: tuple[State, ...] = (
     "stopped",
 )
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-
-
-def make_rows(count: int, fraction: float = 0.4) -> tuple[Row, ...]:
-    return tuple(
-        Row(f"part {n + 1}/{count}", fraction, Counts(copied=1000 * n), False) for n in range(count)
-    )
-
-
-def make_snapshot(state: State = "copying", **changes: Any) -> Snapshot:
-    snapshot = Snapshot(
-        state=state,
-        job="nightly",
-        verb="copied",
-        source="redis://10.0.0.1:6379/0",
-        target="rediss://cache.prod.example.com:6380/0",
-        elapsed=62.4,
-        fraction=0.4139,
-        counts=Counts(copied=412_345, gone=12, payload_bytes=110_000_000),
-        keys_expected=1_000_000,
-        keys_per_second=172_345.4,
-        bytes_per_second=46_100_000.0,
-        eta=3.4,
-        rows=make_rows(16),
-        workers=tuple(WorkerStat(100 + n, 78.2, 52_000_000, 4) for n in range(4)),
-        worker_restarts=0,
-        batches_in_flight=16,
-        coordinator_cpu=43.0,
-        coordinator_memory=61_000_000,
-    )
-    return dataclasses.replace(snapshot, **changes)
 
 
 def crowded() -> Snapshot:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from rumpx.report import series
 from rumpx.report.series import Point, Recorder, held_seconds, joined, thinned
 from rumpx.report.snapshot import Counts, Held, Snapshot
+from support.snapshots import make_snapshot
 
 BEGAN = 1_700_000_000.0
 latencies = st.one_of(st.none(), st.floats(0, 1))
@@ -44,28 +44,12 @@ def many_points(draw: st.DrawFn) -> list[Point]:
 
 
 def snapshot(elapsed: float, keys: int, held: Held | None = None, **changes: Any) -> Snapshot:
-    shot = Snapshot(
-        state="copying",
-        job="j",
-        verb="copied",
-        source="redis://a:1",
-        target="redis://b:1",
+    return make_snapshot(
         elapsed=elapsed,
-        fraction=0.1,
-        counts=Counts(copied=keys, payload_bytes=10 * keys),
-        keys_expected=100,
-        keys_per_second=0.0,
-        bytes_per_second=0.0,
-        eta=None,
-        rows=(),
-        workers=(),
-        worker_restarts=0,
-        batches_in_flight=0,
-        coordinator_cpu=0.0,
-        coordinator_memory=0,
+        work=Counts(copied=keys, payload_bytes=10 * keys),
         held=held or Held(),
+        **changes,
     )
-    return replace(shot, **changes)
 
 
 def highest(values: list[float | None]) -> float | None:

@@ -37,6 +37,7 @@ from rumpx.report.top import render, share_out
 from support import data
 from support.run import Action, Terminal, rumpx_pty, run_pty
 from support.servers import Server
+from support.snapshots import make_snapshot as plain_snapshot
 
 TESTS = Path(__file__).parent
 SIZES = [(60, 20), (80, 24), (120, 40), (200, 50)]
@@ -48,28 +49,14 @@ ENTERED, LEFT = b"\x1b[?1049h", b"\x1b[?1049l"
 
 def make_snapshot(state: State = "copying", **changes: Any) -> Snapshot:
     """A run in which there is something to say of everything."""
-    snapshot = Snapshot(
-        state=state,
-        job="nightly",
-        verb="copied",
-        source="redis://10.0.0.1:6379/0",
-        target="rediss://cache.prod.example.com:6380/0",
-        elapsed=62.4,
-        fraction=0.4139,
+    snapshot = plain_snapshot(
+        state,
         counts=Counts(copied=412_345, gone=12, failed=5, payload_bytes=110_000_000),
-        keys_expected=1_000_000,
-        keys_per_second=172_345.4,
-        bytes_per_second=46_100_000.0,
-        eta=3.4,
         rows=(),
         partitions=tuple(
             Row(f"part {n + 1}/16", n / 16, Counts(copied=1000 * n), n == 15) for n in range(16)
         ),
-        workers=tuple(WorkerStat(100 + n, 78.2, 52_000_000, 4) for n in range(4)),
         worker_restarts=1,
-        batches_in_flight=16,
-        coordinator_cpu=43.0,
-        coordinator_memory=61_000_000,
         held=Held("held by source latency 6.1 ms > 5 ms", False, 0.0061, 0.0003, share=0.25),
         nodes=(
             NodeStat("source", "redis://10.0.0.1:6379/0", 0.0061, 43.2, 10**9, 0),

@@ -3,7 +3,9 @@ any of it."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import signal
 import socket
@@ -15,9 +17,9 @@ import jsonschema
 import pytest
 
 from rumpx.report.hook import run_hook
-from support.copying import Copying, copy, resume, verify
+from support.copying import Copying, copy, held, resume, verify
 from support.data import compare, fill_mixed, keys_of
-from support.run import rumpx, rumpx_pty
+from support.run import Running, rumpx, rumpx_pty, run_line
 from support.servers import Server
 from support.waiting import wait_until
 
@@ -157,6 +159,48 @@ def test_a_log_that_cannot_be_written_any_more_does_not_stop_the_copy(
     assert f"copied {KEYS:,} keys in" in done.stderr
 
 
+def test_a_log_that_nobody_reads_does_not_hold_up_the_end(
+    pair: tuple[Server, Server], tmp_path: Path
+) -> None:
+    source, target = pair
+    pipe = tmp_path / "log"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(4096))
+
+    done = copy(source, target, "--log-file", pipe, "--progress", "line")
+
+    assert "The log stopped" in done.stderr and done.counts["copied"] == KEYS
+    os.close(reader)
+    os.close(writer)
+
+
+def test_people_who_do_not_listen_do_not_stop_what_remains(
+    pair: tuple[Server, Server], tmp_path: Path
+) -> None:
+    """Standard error that takes nothing: the comparison, the summary, the log and the hook come all
+    the same."""
+    source, target = pair
+    line = " ".join(
+        [
+            f"rumpx --from {source.uri} --to {target.uri} --progress line --verify",
+            f"--summary {tmp_path}/s.json --log-file {tmp_path}/log",
+            f"--on-end 'cat > {tmp_path}/hook.json' 2> /dev/full",
+        ]
+    )
+
+    done = run_line(line)
+
+    assert done.returncode == 0
+    for name in ("s.json", "hook.json"):
+        told = json.loads((tmp_path / name).read_text(encoding="utf-8"))
+        assert told["verification"]["counts"]["equal"] == KEYS
+    assert f"compared {KEYS:,} keys" in (tmp_path / "log").read_text(encoding="utf-8")
+
+
 # --- refused before the copy starts ---------------------------------------------------------
 
 
@@ -249,6 +293,23 @@ def test_the_hook_of_a_run_that_did_not_begin(
     assert told["state"] == "failed" and error in told["error"]
 
 
+def test_the_hook_is_ended_by_a_signal_and_comes_once(
+    server: StartServer, tmp_path: Path
+) -> None:
+    """Also where the copy was refused, so that nothing had begun."""
+    target = server("7.0")
+    hook = f"echo $RUMPX_EXIT_CODE >> {tmp_path}/codes; sleep 60"
+    words = ("--from", "redis://127.0.0.1:1", "--to", target.uri, "--on-end", hook)
+    with Running(words) as run:
+        wait_until((tmp_path / "codes").exists, 20, "the hook")
+        run.send_signal(signal.SIGINT)
+        done = run.wait(20)
+
+    assert done.returncode == SOURCE_UNUSABLE
+    assert (tmp_path / "codes").read_text().split() == [str(SOURCE_UNUSABLE)]
+    assert done.stderr.splitlines()[-1] == "rumpx: --on-end ended with a signal."
+
+
 def test_a_hook_that_fails_changes_no_exit_code(pair: tuple[Server, Server]) -> None:
     source, target = pair
 
@@ -325,8 +386,8 @@ def test_the_report_of_a_comparison(
 
     assert run.returncode == DIFFERENCES
     text = page.read_text(encoding="utf-8")
-    assert ("copied" in text) == of_job or "compared" in text
-    assert "missing" in text
+    assert ("report of a copy" in text, "report of a comparison" in text) == (of_job, not of_job)
+    assert "missing" in text and ("--on-conflict" in text) == of_job
 
 
 def test_a_report_that_cannot_be_written_at_the_end(
@@ -344,7 +405,29 @@ def test_a_report_that_cannot_be_written_at_the_end(
 
     assert done.counts["copied"] == KEYS
     assert f"rumpx: --report: {page} cannot be written" in done.stderr
-    assert "rumpx report job --html FILE makes it" in done.stderr
+    assert "rumpx report job --html FILE makes the report later" in done.stderr
+
+
+def test_what_cannot_be_listed_or_told_does_not_take_the_end_away(
+    pair: tuple[Server, Server], tmp_path: Path, state_home: Path
+) -> None:
+    """The list of failed keys cannot be written, nor the summary: the report still comes."""
+    source, target = pair
+    target.do("SET", "k1:7", "theirs")
+    (state_home / "job.failed.jsonl.new").mkdir(parents=True)
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    words = ("--job", "job", "--on-conflict", "fail", "--report", tmp_path / "report.html")
+    ends = ("--from", source.uri, "--to", target.uri)
+    flags = ("--batch-keys", "5", "--workers", "1", "--summary", folder / "s.json")
+    with Running([*ends, *words, *flags, "--progress", "line"]) as run:
+        with held(run, lambda: target.do("DBSIZE") > 500):
+            folder.rmdir()
+        done = run.wait()
+
+    assert done.returncode == SOME_FAILED, done.stderr
+    assert "The failed keys could not be listed in a file" in done.stderr
+    assert "except for failed keys" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_job_that_is_not_there() -> None:

@@ -279,6 +279,7 @@ def open_books(path: Path) -> Iterator[Books]:
         UsageError: it cannot be read, or is of an older version.
     """
     with _opened(path) as database:
+        database.execute("BEGIN")  # all that is read is of one moment
         yield Books(database)
 
 
@@ -320,7 +321,7 @@ def _put(path: Path, statement: str, *values: Any) -> None:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
-    with explained(path), contextlib.closing(connect(path)) as database:
+    with _damage_explained(path), contextlib.closing(connect(path)) as database:
         if check(path, database) < SCHEMA:
             raise UsageError(
                 f"The ledger {path} was written by an older rumpx and lacks what is wanted of it. "
@@ -349,8 +350,9 @@ def point_row(point: Point) -> tuple[Any, ...]:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection that any thread may use."""
-    return sqlite3.connect(path, timeout=_BUSY_SECONDS, check_same_thread=False)
+    """A connection to a file that is there, which any thread may use."""
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    return sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, check_same_thread=False)
 
 
 def check(path: Path, database: sqlite3.Connection) -> int:
@@ -386,11 +388,19 @@ def upgrade(database: sqlite3.Connection, schema: int) -> None:
 def explained(path: Path) -> Iterator[None]:
     """Faults of the file as one clear sentence."""
     try:
-        yield
+        with _damage_explained(path):
+            yield
     except OSError as error:
         raise UsageError(
             f"The ledger {path} cannot be written: {error.strerror}. Choose another --state-dir."
         ) from None
+
+
+@contextlib.contextmanager
+def _damage_explained(path: Path) -> Iterator[None]:
+    """Those of what is in it; not those of other files that are written meanwhile."""
+    try:
+        yield
     except sqlite3.OperationalError as error:
         if "no such" in str(error):  # a table, a column
             raise _damaged(path, error) from None

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
@@ -161,13 +161,16 @@ class Coordinator:
             ledger.earlier.runs,
             ledger.books.points(),
             ledger.earlier.seconds,
-            overall((walk.partition, walk.counts) for walk in walks),
+            sum((walk.counts for walk in walks), Counts()),
         )
         self._engine.largest = Largest(ledger.books.largest())
         self._ctl = CtlServer(ctl_path(ledger.path), self._told, control.wake)
 
-    def run(self) -> None:
+    def run(self, finish: Callable[[], None]) -> None:
         """Copy everything; `outcome` tells, then and at any time, what was copied.
+
+        Args:
+            finish: what remains to be done when all keys are there, before the job is done.
 
         Raises:
             Interrupted: asked to stop.
@@ -186,6 +189,7 @@ class Coordinator:
         state: JobState = "failed"
         try:
             self._copy()
+            finish()
             state = "done"
         except (Interrupted, TimeOver):
             state = "stopped"

@@ -212,6 +212,7 @@ class Engine:
             self._turn(TICK)
             self.heed()
         self._meter.begin(time.monotonic())
+        self.governor.held_seconds.clear()
 
     def _observe(self) -> None:
         """Start the process that feels what the servers feel."""

@@ -92,7 +92,8 @@ def ledger_path(folder: Path, name: str) -> Path:
 
 
 def new_ledger_path(place: Place) -> Path:
-    """Where a new job's ledger is to be. A job of that name that ended well makes room.
+    """Where a new job's ledger is to be. One that is there already is of a job that ended well; it
+    makes room when the new one begins.
 
     Raises:
         JobHeld: somebody works on a job of that name.
@@ -120,8 +121,14 @@ def new_ledger_path(place: Place) -> Path:
                 f"There is a job {place.name} already, which is not done or has failed keys. Go "
                 f"on with it by rumpx resume {place.name}, or choose another --job."
             )
-        remove(path)
     return path
+
+
+def make_room(path: Path) -> None:
+    """Remove a job that is done, since one of the same name begins: not before that has been found
+    fit to begin, and never one that somebody has begun meanwhile."""
+    if path.exists() and not is_held(path) and _listed(path).state == "done":
+        remove(path)
 
 
 def existing_ledger(place: Place) -> Path:

@@ -9,7 +9,7 @@ Largest keys are candidates: a worker names those that are larger than the tenth
 the coordinator keeps ten of them, by name.
 
 Not promised: the very largest ten where a worker has died that had named some whose batch did not
-count.
+count; nor the size of now of a key that was copied again and is not among the largest any more.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Scale:
 
     def __init__(self) -> None:
         self._floor = 0
-        self._named: list[int] = []
+        self._named: dict[tuple[int, bytes], int] = {}
 
     def weigh(
         self, db: int, keys: Sequence[bytes], payloads: Sequence[bytes]
@@ -109,9 +109,10 @@ class Scale:
             if len(payload) > self._floor
         ]
         found = nlargest(LARGEST_KEPT, found)
-        self._named = nlargest(LARGEST_KEPT, [*self._named, *(large.size for large in found)])
+        named = self._named | {(large.db, large.key): large.size for large in found}
+        self._named = dict(nlargest(LARGEST_KEPT, named.items(), key=lambda item: item[1]))
         if len(self._named) == LARGEST_KEPT:
-            self._floor = self._named[-1]
+            self._floor = min(self._named.values())
         return found
 
 
@@ -123,7 +124,7 @@ class Largest:
         self.add(known)
 
     def add(self, named: Iterable[Large]) -> None:
-        """Some more, each as it was last."""
+        """Some more, each as it was named last."""
         self._by_name |= {(large.db, large.key): large for large in named}
         if len(self._by_name) > 10 * LARGEST_KEPT:
             self._by_name = {(large.db, large.key): large for large in self.top}

@@ -47,8 +47,9 @@ from rumpx.copy.books import (
 from rumpx.copy.kinds import Large
 from rumpx.copy.plan import Partition
 from rumpx.errors import JobHeld, UsageError
-from rumpx.job import Limits
+from rumpx.job import Job, Limits
 from rumpx.plain import to_plain
+from rumpx.report.record import RunRecord
 from rumpx.report.series import Point
 
 _RETRY_SECONDS: Final = 1.0
@@ -139,7 +140,7 @@ class Ledger:
                 try:
                     ledger = cls(path, lock, connect(path))
                     ledger.record = record
-                    ledger._begin()
+                    ledger._start()
                 except BaseException:
                     remove(path)  # nothing has been copied
                     raise
@@ -148,7 +149,31 @@ class Ledger:
                 raise
         return ledger
 
-    def _begin(self) -> None:
+    def begin(self, run: RunRecord, job: Job) -> None:
+        """A run of the job begins. Until then nothing that is known of the job is changed, so that
+        one that is refused leaves no trace.
+
+        Args:
+            run: its record, `number` as in `earlier`.
+            job: what it does; workers and the like may be others than before.
+
+        Raises:
+            UsageError: it cannot be written.
+        """
+        record = self.record
+        changed = replace(record.job, workers=job.workers, max_failures=job.max_failures)
+        self.record = replace(record, job=replace(changed, limits=job.limits))
+        with explained(self.path), self._database as database:
+            text = json.dumps(to_plain(self.record))
+            database.execute(
+                "UPDATE job SET record = ?, state = 'running', runs = ?", (text, run.number)
+            )
+            database.execute("DELETE FROM verification")  # it tells nothing of this run
+            database.execute(
+                "INSERT OR REPLACE INTO runs VALUES (?, ?)", (run.number, json.dumps(to_plain(run)))
+            )
+
+    def _start(self) -> None:
         """Write in a way that leaves a whole state at each moment, from now on."""
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = NORMAL")
@@ -176,11 +201,8 @@ class Ledger:
                     upgrade(database, schema)
                 # What cannot be read is left as it is.
                 books.facts(), books.walks(), books.largest(), books.points(), books.runs()
-                with database:
-                    database.execute("UPDATE job SET state = 'running', runs = runs + 1")
-                    database.execute("DELETE FROM verification")  # it tells nothing of this run
                 ledger.earlier = replace(before, state="running", runs=before.runs + 1)
-                ledger._begin()
+                ledger._start()
             except BaseException:
                 os.close(lock)
                 raise

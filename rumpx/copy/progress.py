@@ -170,7 +170,8 @@ class ProgressMeter:
         counts = overall((part.partition, part.counts) for part in parts)
         fraction = self.whole(parts, state)
         self.mean_payload = counts.payload_bytes / max(1, counts.copied + counts.compared)
-        keys_rate, bytes_rate, progress_rate = self._rates(now, counts, fraction)
+        work = sum((part.counts for part in parts), Counts())
+        keys_rate, bytes_rate, progress_rate = self._rates(now, work, fraction)
         workers, cpu, memory = self._measure(now)
         walking = state in ("copying", "comparing")
         eta = (1 - fraction) / progress_rate if walking and progress_rate > 0 else None
@@ -185,6 +186,7 @@ class ProgressMeter:
             elapsed=self.elapsed(now),
             fraction=fraction,
             counts=counts,
+            work=work,
             keys_expected=self._plan.keys_expected,
             keys_per_second=keys_rate,
             bytes_per_second=bytes_rate,

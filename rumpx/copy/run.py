@@ -21,6 +21,7 @@ from rumpx.copy.jobs import (
     job_again,
     job_to_resume,
     make_record,
+    make_room,
     new_ledger_path,
     refuse_other_clusters,
     resume_command,
@@ -80,6 +81,7 @@ def run(
         saved = tuple(saved_walk(w, plan.source.run_id(w.partition.node.address)) for w in walks)
         first = Update("running", 0.0, 0.0, facts, (), saved)
         control.running = True  # from here on a signal stops the run, which can then be resumed
+        make_room(path)
         ledger = Ledger.create(path, make_record(path, plan), first)
         return _copy(plan, walks, facts, ledger, display, control, place)
     finally:
@@ -145,51 +147,54 @@ def _copy(
     run = RunRecord(
         ledger.earlier.runs, time.time(), __version__, plan.source.version, plan.target.version
     )
-    _note(ledger, run)
+    behind: list[str] = []
+
+    def finish() -> None:
+        if plan.job.functions:
+            replaces = plan.on_conflict == "replace"
+            display.message(copy_functions(plan.source, plan.target, replace=replaces))
+        behind.extend(left_behind(plan.source, functions_copied=plan.job.functions))
+
     try:
+        ledger.begin(run, plan.job)
         coordinator = Coordinator(plan, walks, facts, ledger, display, control)
         display.start()
         try:
-            coordinator.run()
-            if plan.job.functions:
-                replaces = plan.on_conflict == "replace"
-                display.message(copy_functions(plan.source, plan.target, replace=replaces))
-            behind = left_behind(plan.source, functions_copied=plan.job.functions)
+            coordinator.run(finish)
         except RumpxError as error:
+            error.resume = command
             stopped = control.stops or isinstance(error, TimeOver)
             state: State = "stopped" if stopped else "failed"
-            summary = summarize(plan, coordinator, ledger, state, error.exit_code, ())
-            error.summary = _ended(ledger, run, replace(summary, error=str(error)))
-            error.resume = command
+            _sum_up_early(plan, coordinator, ledger, run, error, state)
             raise
         except Exception as error:
             unforeseen = RumpxError(f"Something that nobody foresaw ended the run: {error!r}.")
             unforeseen.resume = command
-            _note(
-                ledger,
-                replace(
-                    run,
-                    ended=time.time(),
-                    state="failed",
-                    exit_code=unforeseen.exit_code,
-                    error=str(unforeseen),
-                ),
-            )
+            _sum_up_early(plan, coordinator, ledger, run, unforeseen, "failed")
             raise unforeseen from error
         finally:
             display.stop()
-        return _ended(ledger, run, summarize(plan, coordinator, ledger, "done", None, behind))
+        summary = summarize(plan, coordinator, ledger, "done", None, tuple(behind))
+        return _ended(ledger, run, summary)
     finally:
         ledger.close()
 
 
-def _note(ledger: Ledger, run: RunRecord) -> str:
-    """Have a run written down for reports; why that cannot be, or ""."""
+def _sum_up_early(
+    plan: Plan,
+    coordinator: Coordinator,
+    ledger: Ledger,
+    run: RunRecord,
+    error: RumpxError,
+    state: State,
+) -> None:
+    """Give an error its summary, and write down how the run ended. What goes wrong with that must
+    not take the error's place: the ledger goes on without."""
     try:
-        keep_run(ledger.path, run)
-    except UsageError as error:
-        return str(error)
-    return ""
+        summary = summarize(plan, coordinator, ledger, state, error.exit_code, ())
+        error.summary = _ended(ledger, run, replace(summary, error=str(error)))
+    except Exception as trouble:
+        error.add_note(f"There is no summary of it: {trouble}")
 
 
 def _ended(ledger: Ledger, run: RunRecord, summary: Summary) -> Summary:
@@ -212,8 +217,11 @@ def _ended(ledger: Ledger, run: RunRecord, summary: Summary) -> Summary:
         left_behind=summary.left_behind,
         warnings=summary.warnings,
     )
-    complaint = _note(ledger, ended)
-    return replace(summary, warnings=(*summary.warnings, complaint)) if complaint else summary
+    try:
+        keep_run(ledger.path, ended)
+    except UsageError as error:
+        return replace(summary, warnings=(*summary.warnings, str(error)))
+    return summary
 
 
 def summarize(
@@ -238,8 +246,9 @@ def summarize(
     letters = None
     try:
         letters = write_dead_letters(ledger.path)
-    except OSError as error:
-        warnings += (f"The failed keys could not be listed in a file: {error.strerror}.",)
+    except (OSError, UsageError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        warnings += (f"The failed keys could not be listed in a file: {why}.",)
     return Summary(
         state=state,
         exit_code=exit_code,

@@ -9,6 +9,7 @@ second older at most.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -20,7 +21,7 @@ from rumpx.copy.ledger import dead_letter_path, is_held
 from rumpx.copy.progress import copied_content, overall, partition_summary
 from rumpx.options import options_of
 from rumpx.report.record import Record, RunRecord, Standing
-from rumpx.report.series import held_seconds
+from rumpx.report.series import Point, held_seconds
 from rumpx.report.snapshot import PartitionSummary, State, Summary
 
 _FAILURES_SHOWN: Final = 1000
@@ -44,20 +45,21 @@ def read_story(path: Path) -> Record:
     """
     held = is_held(path)
     with open_books(path) as books:
-        progressed, runs, compared = books.progressed(), books.runs(), books.verification()
+        progressed, runs, points = books.progressed(), books.runs(), books.points()
+        compared = books.verification()
         standing: Standing = progressed.state
-        if standing == "running" and not held:
+        latest = next((run for run in runs if run.number == progressed.runs), None)
+        if latest and latest.ended is not None:
+            standing = latest.state
+        elif standing == "running" and not held:
             standing = "killed"
-        ended = [run for run in runs if run.number == progressed.runs and run.ended is not None]
-        last = ended[0] if ended and standing not in ("running", "killed") else None
-        summary = _summary(path, books, progressed, standing, last)
         return Record(
             state=standing,
-            exit_code=last.exit_code if last else None,
+            exit_code=latest.exit_code if latest else None,
             fraction=1.0 if standing == "done" else progressed.fraction,
-            summary=summary,
+            summary=_summary(path, books, progressed, standing, runs, points),
             options=options_of(books.record().job),
-            points=books.points(),
+            points=points,
             runs=runs,
             verification=compared[1] if compared else None,
             verified=compared[0] if compared else None,
@@ -71,11 +73,13 @@ def _summary(
     books: Books,
     progressed: Progressed,
     standing: Standing,
-    last: RunRecord | None,
+    runs: Sequence[RunRecord],
+    points: Sequence[Point],
 ) -> Summary:
     record, facts, walks = books.record(), books.facts(), books.walks()
-    runs = books.runs()
-    latest = last or (runs[-1] if runs else RunRecord(progressed.runs, record.created, "", "", ""))
+    known = [run for run in runs if run.number == progressed.runs]
+    latest = known[0] if known else RunRecord(progressed.runs, record.created, "", "", "")
+    last = latest if latest.ended is not None else None
     counts = last.counts if last else overall((walk.partition, walk.counts) for walk in walks)
     seconds = last.seconds if last else progressed.seconds
     letters = dead_letter_path(path)
@@ -106,7 +110,7 @@ def _summary(
         warnings=tuple(dict.fromkeys(text for run in runs for text in run.warnings)),
         partitions=tuple(map(_partition, walks)),
         error=latest.error,
-        held_seconds=held_seconds(books.points()),
+        held_seconds=held_seconds(points),
         content=copied_content(
             ((walk.partition, walk.kinds) for walk in walks), Largest(books.largest())
         ),

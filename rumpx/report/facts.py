@@ -92,6 +92,10 @@ def reckoned(record: Record) -> Verdict:
 def _done(summary: Summary, then: Verification | None, outcome: str) -> Verdict:
     job = one_line(summary.job)
     notes = (sentence(f"then {verdict.outcome(then)}"),) if then else ()
+    if then and then.state != "done":
+        todo = ("To compare all of it", f"rumpx verify {job}")
+        differ: Tone = "bad" if any(then.differences.values()) else "warn"
+        return Verdict(differ, "Done, but the comparison did not end", outcome, notes, *todo)
     if then and then.exit_code == EXIT_DIFFERENCES:
         todo = ("To mend what differs", f"rumpx verify {job} --repair")
         return Verdict("bad", "Done, but the sides differ", outcome, notes, *todo)

@@ -1,9 +1,9 @@
 """`--on-end COMMAND`: tell somebody how a run ended.
 
 The command is run by the shell, with the summary's JSON on its standard input and the exit code in
-RUMPX_EXIT_CODE. What it prints goes to standard error. It is given a minute, and is a session of
-its own: a Ctrl-C is for the run, not for it. Passwords that rumpx got from its environment are not
-in the command's.
+RUMPX_EXIT_CODE. What it prints goes to standard error. It is given a minute, or until SIGINT or
+SIGTERM, and is a session of its own. Passwords that rumpx got from its environment are not in the
+command's.
 
 Not promised: that it succeeds. Whether it does changes nothing but a sentence.
 """
@@ -15,7 +15,8 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 EXIT_VARIABLE: Final = "RUMPX_EXIT_CODE"
@@ -45,14 +46,32 @@ def run_hook(
         )
     except OSError as error:
         return f"--on-end could not be run: {error.strerror}."
-    try:
-        hook.communicate(json.dumps(document).encode(), timeout=seconds)
-    except subprocess.TimeoutExpired:
-        with suppress(ProcessLookupError):
-            os.killpg(hook.pid, signal.SIGKILL)
-        hook.communicate()
-        return f"--on-end was not done after {seconds:g} s and was killed."
+    told = json.dumps(document).encode()
+    with _signals_end(hook):
+        try:
+            hook.communicate(told, timeout=seconds)
+        except subprocess.TimeoutExpired:
+            _kill(hook)
+            hook.communicate()
+            return f"--on-end was not done after {seconds:g} s and was killed."
     if hook.returncode:
         how = f"exit code {hook.returncode}" if hook.returncode > 0 else "a signal"
         return f"--on-end ended with {how}."
     return ""
+
+
+def _kill(hook: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(hook.pid, signal.SIGKILL)
+
+
+@contextmanager
+def _signals_end(hook: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Whoever presses Ctrl-C now does not want to wait for the command."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: _kill(hook)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

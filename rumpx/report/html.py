@@ -21,7 +21,6 @@ from rumpx.report import facts, units
 from rumpx.report.charts import Chart, Line, held_lanes, histogram, over_time
 from rumpx.report.entries import Entry
 from rumpx.report.facts import Figure, Tone, Verdict, moment, tone_of
-from rumpx.report.files import check_writable, write_text
 from rumpx.report.lines import one_line
 from rumpx.report.record import Record
 from rumpx.report.scales import binned, size_groups
@@ -29,7 +28,6 @@ from rumpx.report.sections import SIZES, Column, Section, Table, sections
 from rumpx.report.series import Point, held_seconds
 from rumpx.report.snapshot import Summary
 
-_FLAG: Final = "--report"
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
 _LENGTHY: Final = 90
 _MOST_NARROW: Final = 3
@@ -41,24 +39,6 @@ _MARKS: Final[dict[Tone, str]] = {
     "busy": "M8 12h8M13 8.5l3.5 3.5L13 15.500",
     "": "",
 }
-
-
-def check_html_path(destination: str) -> None:
-    """Find out whether `write_html` could write there.
-
-    Raises:
-        UsageError: it could not.
-    """
-    check_writable(destination, _FLAG)
-
-
-def write_html(record: Record, destination: str) -> None:
-    """Write the page to a file, whose old content it replaces.
-
-    Raises:
-        UsageError: it cannot be written.
-    """
-    write_text(destination, render_html(record), _FLAG)
 
 
 def render_html(record: Record) -> str:

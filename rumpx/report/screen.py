@@ -130,7 +130,7 @@ class Top:
     def _record(self, snapshot: Snapshot) -> Sequence[Point]:
         """The last minutes, from the first snapshot on."""
         if self._recorder is None:
-            self._recorder = Recorder(elapsed=snapshot.elapsed, counts=snapshot.counts)
+            self._recorder = Recorder(elapsed=snapshot.elapsed, work=snapshot.work)
         self._recorder.see(snapshot, time.time())
         del self._recorder.points[:-_MOST_POINTS]
         return self._recorder.points

@@ -239,6 +239,8 @@ def _comparison(record: Record) -> Section:
     entries = [entry for entry in entries if entry.label not in left_out]
     if record.verified is not None and not alone:
         entries.insert(0, Entry("when", moment(record.verified)))
+    if result.error and not alone:
+        entries.insert(0, Entry("ended early", one_line(result.error), "yellow"))
     kinds = [kind for kind in verdict.KINDS if result.differences.get(kind)]
     prefixes = Table(
         "Differences by the beginning of the key",

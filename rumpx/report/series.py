@@ -33,7 +33,7 @@ class Point:
         at: when the stretch ended, in seconds since 1970.
         elapsed: seconds of all runs together until then.
         seconds: its length.
-        keys, payload_bytes: settled in it.
+        keys, payload_bytes: settled in it, also those that were walked again.
         source_latency, target_latency: the highest that was shown, in seconds above the best; None
             where nothing was known.
         held: for how many seconds what held the run, as in {"source latency": 0.8}.
@@ -64,7 +64,7 @@ class _Mark(NamedTuple):
     """Where a point begins or ends."""
 
     elapsed: float
-    counts: Counts
+    work: Counts
     held: Mapping[str, float] = MappingProxyType({})
 
 
@@ -111,7 +111,7 @@ class Recorder:
     Args:
         run: which run of the job this is.
         points: of earlier runs.
-        elapsed, counts: where this run begins, as in Snapshot.
+        elapsed, work: where this run begins, as in Snapshot.
 
     Attributes:
         points: so far, without the one that is not closed yet.
@@ -122,12 +122,12 @@ class Recorder:
         run: int = 1,
         points: Iterable[Point] = (),
         elapsed: float = 0.0,
-        counts: Counts | None = None,
+        work: Counts | None = None,
     ) -> None:
         self.points = list(points)
         self._run = run
         self._length = max([FIRST_SECONDS, *(_length_of(point) for point in self.points)])
-        self._since = _Mark(elapsed, counts or Counts())
+        self._since = _Mark(elapsed, work or Counts())
         self._latest = self._since
         self._latencies: tuple[float | None, float | None] = (None, None)
         self._taken = len(self.points)
@@ -136,7 +136,7 @@ class Recorder:
     def see(self, snapshot: Snapshot, wall: float) -> None:
         """The next Snapshot; `wall` is `time.time()`."""
         held = snapshot.held
-        self._latest = _Mark(snapshot.elapsed, snapshot.counts, held.seconds)
+        self._latest = _Mark(snapshot.elapsed, snapshot.work, held.seconds)
         self._latencies = (
             _highest(self._latencies[0], held.source_latency),
             _highest(self._latencies[1], held.target_latency),
@@ -165,8 +165,8 @@ class Recorder:
                 wall,
                 now.elapsed,
                 max(0.0, now.elapsed - before.elapsed),
-                max(0, now.counts.settled - before.counts.settled),
-                max(0, now.counts.payload_bytes - before.counts.payload_bytes),
+                max(0, now.work.settled - before.work.settled),
+                max(0, now.work.payload_bytes - before.work.payload_bytes),
                 *self._latencies,
                 _differences(before.held, now.held),
             )

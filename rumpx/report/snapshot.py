@@ -176,7 +176,8 @@ class Snapshot:
         source, target: the endpoints' URIs without credentials.
         elapsed: seconds since the copy began.
         fraction: 0.0 to 1.0 of the walk that is settled; exact where cursors tell, else by keys.
-        counts: of the whole run.
+        counts: of the whole run, each key once.
+        work: the same with what is walked, or tried, again; what rates are made of.
         keys_expected: the source's DBSIZE in scope at the start; with filters an upper bound.
         keys_per_second, bytes_per_second: over the last few seconds.
         eta: seconds left, or None while unknown.
@@ -218,6 +219,7 @@ class Snapshot:
     nodes: tuple[NodeStat, ...] = ()
     failures: dict[str, int] = field(default_factory=dict)
     content: Content = NO_CONTENT
+    work: Counts = Counts()
 
 
 @dataclass(frozen=True, slots=True)

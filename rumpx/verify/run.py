@@ -6,9 +6,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from rumpx.copy.books import keep_verification
+from rumpx.copy.books import keep_verification, look_into
 from rumpx.copy.control import Control
 from rumpx.copy.jobs import ledger_path, state_folder
+from rumpx.copy.ledger import is_held
 from rumpx.copy.prepare import Plan
 from rumpx.errors import (
     EXIT_DIFFERENCES,
@@ -47,6 +48,7 @@ def verify(
                 "--delete-extra asks before it deletes, and there is no terminal to ask on; give "
                 "--yes."
             )
+        run = _run_compared(request)
         listed = _differences_path(request)
         plan, spec = prepare_comparison(request)
         findings = Findings(listed, spec.scope)
@@ -61,22 +63,33 @@ def verify(
             stopped = control.stops or isinstance(error, TimeOver)
             state: State = "stopped" if stopped else "failed"
             result = _sum_up(plan, spec, request, verifier, findings, state, error.exit_code)
-            error.summary = replace(result, error=str(error))
+            error.summary = _kept(replace(result, error=str(error)), request, run)
             raise
         finally:
             display.stop()
-        return _kept(_sum_up(plan, spec, request, verifier, findings, "done", None), request)
+        result = _sum_up(plan, spec, request, verifier, findings, "done", None)
+        return _kept(result, request, run)
     finally:
         control.close()
 
 
-def _kept(result: Verification, request: Request) -> Verification:
-    """Write the result down in the ledger of the job that was compared, for reports; with a warning
-    if that cannot be."""
+def _run_compared(request: Request) -> int | None:
+    """After which run of the job that is compared the comparison begins; None if there is no job,
+    or one that is under way."""
     if request.name is None:
+        return None
+    path = ledger_path(state_folder(request.state_dir), request.name)
+    return None if is_held(path) else look_into(path)[1].runs
+
+
+def _kept(result: Verification, request: Request, run: int | None) -> Verification:
+    """Write the result down in the ledger of the job that was compared, for reports; with a warning
+    if that cannot be. It is of no use if the job was gone on with meanwhile."""
+    if request.name is None or run is None:
         return result
     try:
-        keep_verification(ledger_path(state_folder(request.state_dir), request.name), result)
+        if _run_compared(request) == run:
+            keep_verification(ledger_path(state_folder(request.state_dir), request.name), result)
     except UsageError as error:
         return replace(result, warnings=(*result.warnings, str(error)))
     return result
