@@ -13,7 +13,8 @@ as leaving it out. What takes several values is a list, or one value.
 
 Algorithm: each key becomes the words that would stand on the command line, and these are put in
 front of the words that do stand there, for the same parser. An option that stands on the command
-line wins over the file's, also if it is repeatable: then the file's are left out.
+line wins over the file's, also if it is repeatable: then the file's are left out. (`--top` also
+leaves out the file's `progress`, and the other way round.)
 
 One file serves a copy, `rumpx check`, `verify` and `resume`; each takes from it the options that it
 has, and leaves out the others.
@@ -46,12 +47,7 @@ NOT_IN_FILES: Final = ("help", "version", "print-completion", "dry-run", "config
 _COMMA_LISTS: Final = ("type", "prefixes")
 _LIST: Final = "a text or a number, or a list of these"
 # What stands on the command line leaves out the file's.
-_EXCLUDES: Final = {
-    "top": "progress",
-    "progress": "top",
-    "prefixes": "match",
-    "match": "prefixes",
-}
+EXCLUDES: Final = {"top": "progress", "progress": "top"}
 _SCOPE: Final = ("db", "map-db", "match", "exclude", "type")
 
 Words = dict[str, list[str]]
@@ -77,7 +73,7 @@ def with_config(
     file = read_config(arguments.config)
     given = _given(parser, words)
     named = getattr(arguments, "name", None) is not None
-    given |= {_EXCLUDES[name] for name in given if name in _EXCLUDES}
+    given |= {EXCLUDES[name] for name in given if name in EXCLUDES}
     taken = [
         name
         for name in file

@@ -17,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rumpx import cli
-from rumpx.config import NOT_IN_FILES, blaming_config, with_config
+from rumpx.config import EXCLUDES, NOT_IN_FILES, blaming_config, with_config
 from rumpx.errors import UsageError
 from rumpx.flags import make_comparison, make_job
+from rumpx.job import Limits
 from rumpx.parsers import (
     build_check_parser,
     build_parser,
@@ -120,7 +121,8 @@ def test_the_file_says_the_same_as_the_command_line(
 ) -> None:
     parser = build_parser()
     typed = {name: value for name, value in typed.items() if value is not False and value != []}
-    wins = {name: value for name, value in in_file.items() if name not in typed}
+    left_out = typed.keys() | {EXCLUDES[name] for name in typed if name in EXCLUDES}
+    wins = {name: value for name, value in in_file.items() if name not in left_out}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "all.toml"
         path.write_text(_toml(in_file), encoding="utf-8")
@@ -137,6 +139,14 @@ def test_what_is_typed_wins(write: Callable[[str], str]) -> None:
     assert (arguments.source, arguments.target) == ("redis://old:6379", "redis://other")
     assert arguments.workers == 2 and arguments.progress == "line" and arguments.functions
     assert arguments.match == ["z*"] and arguments.exclude == ["c*"]
+
+
+def test_a_view_that_is_typed_leaves_the_files_out(write: Callable[[str], str]) -> None:
+    """And `--schedule off` what hangs on a timetable."""
+    file = write(ENDS + 'progress = "line"\nschedule = "08:00,off"\nexit-when-off = true\n')
+    arguments = with_config(build_parser(), ["--config", file, "--top", "--schedule", "off"])
+    assert arguments.top and arguments.progress == "auto"
+    assert make_job(arguments).limits == Limits()
 
 
 def test_a_typed_default_wins_too(write: Callable[[str], str]) -> None:

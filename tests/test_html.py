@@ -411,6 +411,13 @@ def test_a_page_replaces_a_file_and_leaves_nothing_beside_it(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_a_page_is_for_nobody_who_may_not_read_the_old_one(tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    file.touch(mode=0o600)
+    write_text(str(file), "new", "--report")
+    assert file.read_text() == "new" and file.stat().st_mode & 0o777 == 0o600
+
+
 def test_the_old_page_stays_when_the_new_one_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -432,7 +439,7 @@ def test_an_unwritable_page_is_a_usage_error(tmp_path: Path, tail: str) -> None:
     destination = str(tmp_path / tail)
     for call in (check_writable, lambda path, flag: write_text(path, "text", flag)):
         with pytest.raises(UsageError, match=r"--report: .* cannot be written: .+\."):
-            call(destination)
+            call(destination, "--report")
 
 
 # In a terminal

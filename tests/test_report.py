@@ -682,6 +682,7 @@ def test_plain_displays_and_the_summary_file_do_not_import_rich() -> None:
 FRAME = "\x1b]2;frame\x07"
 CHILD = """
 import sys
+sys.path.append("tests")
 from rumpx.report.bars import Bars
 from tests.test_report import FRAME, frames
 bars = Bars(sys.stderr)
@@ -766,8 +767,9 @@ def test_bars_on_a_terminal(columns: int, height: int) -> None:
 def test_auto_draws_bars_on_a_terminal() -> None:
     code = (
         "import sys\n"
+        "sys.path.append('tests')\n"
         "from rumpx.report.display import open_display\n"
-        "from tests.test_report import make_snapshot\n"
+        "from support.snapshots import make_snapshot\n"
         "display = open_display('auto', sys.stderr)\n"
         "display.start()\n"
         "display.show(make_snapshot('done'))\n"
