@@ -4,8 +4,8 @@ Everything here is told by the payloads that went through: a payload's first byt
 length is its size. So nothing more is asked of the source. (What a value takes in memory is mostly
 more than its payload, and differs between versions.)
 
-Not promised: keys that were skipped, had gone, or failed; of those no payload was written. Nor, of a
-run that failed, the last keys that were copied: they count when all before them are settled.
+Not promised: keys that were skipped, had gone, or failed; of those no payload was written. Nor, of
+a run that failed, the last keys that were copied: they count when all before them are settled.
 """
 
 from __future__ import annotations
