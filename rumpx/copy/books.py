@@ -93,7 +93,8 @@ _UPGRADES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """What a job is: fixed when it begins.
+    """What a job is: fixed when it begins, but for limits, workers and the like, which are those of
+    the run that began last.
 
     Attributes:
         name: chosen by the user, or made up.

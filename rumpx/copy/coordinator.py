@@ -409,18 +409,18 @@ class Coordinator:
         anew, points = self._recorder.take()
         self._ledger.save(
             Update(
-                state,
-                self._engine.fraction,
-                self._seconds or self._engine.elapsed,
-                self._facts,
-                saved_nodes(self._plan, self._engine),
-                tuple(walks),
-                tuple(failures),
-                tuple(settled),
-                self._engine.governor.limits,
-                self._engine.largest.top,
-                points,
-                anew,
+                state=state,
+                fraction=self._engine.fraction,
+                seconds=self._seconds or self._engine.elapsed,
+                facts=self._facts,
+                nodes=saved_nodes(self._plan, self._engine),
+                walks=tuple(walks),
+                failures=tuple(failures),
+                settled=tuple(settled),
+                limits=self._engine.governor.limits,
+                largest=self._engine.largest.top,
+                points=points,
+                anew=anew,
             )
         )
 
