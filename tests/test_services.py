@@ -355,7 +355,11 @@ def test_a_guide_is_drawn_on_a_terminal(cols: int) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nothing"], r"rumpx: There is no guide 'nothing'\. There is: services, throttling\.\n"),
+        (
+            ["nothing"],
+            r"rumpx: There is no guide 'nothing'\. There is: report, resume, services, "
+            r"throttling\.\n",
+        ),
         (["services", "more"], r"rumpx: rumpx help takes the name of one guide\. .*\n"),
     ],
 )
