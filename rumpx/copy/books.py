@@ -85,6 +85,7 @@ CREATE TABLE failures (
 """
     + _SINCE_2
 )
+PUT_RUN: Final = "INSERT OR REPLACE INTO runs VALUES (?, ?)"
 # By the version that a file has, what makes the next one of it.
 _UPGRADES: Final = {
     1: "ALTER TABLE partitions ADD COLUMN kinds TEXT NOT NULL DEFAULT '[]';" + _SINCE_2
@@ -302,7 +303,7 @@ def keep_run(path: Path, run: RunRecord) -> None:
     Raises:
         UsageError: it cannot be written.
     """
-    _put(path, "INSERT OR REPLACE INTO runs VALUES (?, ?)", run.number, _text(run))
+    _put(path, PUT_RUN, run.number, as_text(run))
 
 
 def keep_verification(path: Path, result: Verification) -> None:
@@ -312,7 +313,7 @@ def keep_verification(path: Path, result: Verification) -> None:
         UsageError: it cannot be written.
     """
     statement = "INSERT OR REPLACE INTO verification VALUES (1, ?, ?)"
-    _put(path, statement, time.time(), _text(result))
+    _put(path, statement, time.time(), as_text(result))
 
 
 def _put(path: Path, statement: str, *values: Any) -> None:
@@ -331,7 +332,8 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
         yield database
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """How dataclasses stand in columns."""
     return json.dumps(to_plain(value))
 
 

@@ -282,7 +282,7 @@ class Coordinator:
         if snapshot.state != "starting":
             self._recorder.see(snapshot, time.time())
         self._ctl.serve()
-        self._refuse_overflow()
+        self._refuse_overflow(snapshot.fraction)
         if now >= self._save_due:
             self._save_due = now + _SAVE_SECONDS
             self._save("running")
@@ -334,7 +334,7 @@ class Coordinator:
                 "before the end."
             )
 
-    def _refuse_overflow(self) -> None:
+    def _refuse_overflow(self, fraction: float) -> None:
         """Never fill the target: end before that."""
         engine, limit = self._engine, self._engine.governor.limits.max_target_memory
         if limit is None or all(walk.done for walk in engine.walks):
@@ -344,9 +344,9 @@ class Coordinator:
             if info is None:
                 continue
             growth = Growth(info.used_memory, used.memory, used.max_memory)
-            if overflows(growth, self._begun_at, engine.fraction, limit):
+            if overflows(growth, self._begun_at, fraction, limit):
                 full = growth.now >= limit * growth.most
-                end = at_the_end(growth, self._begun_at, engine.fraction)
+                end = at_the_end(growth, self._begun_at, fraction)
                 more = "" if full else f", and would need about {size(end)}"
                 name = format_address(used.node[1]) if used.node[1] else str(self._plan.job.target)
                 raise TargetFull(

@@ -47,6 +47,11 @@ class Kinds:
 
     numbers: dict[int, int] = field(default_factory=dict)
 
+    @property
+    def payload_bytes(self) -> int:
+        """Of all of them."""
+        return sum(number for name, number in self.numbers.items() if _BYTES <= name < _SIZES)
+
     def __add__(self, other: Kinds) -> Kinds:
         if not self.numbers or not other.numbers:
             return other if other.numbers else self

@@ -28,6 +28,7 @@ from typing import Any, Final
 
 from rumpx.copy.books import (
     APPLICATION,
+    PUT_RUN,
     SCHEMA,
     TABLES,
     Books,
@@ -38,6 +39,7 @@ from rumpx.copy.books import (
     Progressed,
     SavedNode,
     SavedWalk,
+    as_text,
     check,
     connect,
     explained,
@@ -48,7 +50,6 @@ from rumpx.copy.kinds import Large
 from rumpx.copy.plan import Partition
 from rumpx.errors import JobHeld, UsageError
 from rumpx.job import Job, Limits
-from rumpx.plain import to_plain
 from rumpx.report.record import RunRecord
 from rumpx.report.series import Point
 
@@ -164,14 +165,12 @@ class Ledger:
         changed = replace(record.job, workers=job.workers, max_failures=job.max_failures)
         self.record = replace(record, job=replace(changed, limits=job.limits))
         with explained(self.path), self._database as database:
-            text = json.dumps(to_plain(self.record))
             database.execute(
-                "UPDATE job SET record = ?, state = 'running', runs = ?", (text, run.number)
+                "UPDATE job SET record = ?, state = 'running', runs = ?",
+                (as_text(self.record), run.number),
             )
             database.execute("DELETE FROM verification")  # it tells nothing of this run
-            database.execute(
-                "INSERT OR REPLACE INTO runs VALUES (?, ?)", (run.number, json.dumps(to_plain(run)))
-            )
+            database.execute(PUT_RUN, (run.number, as_text(run)))
 
     def _start(self) -> None:
         """Write in a way that leaves a whole state at each moment, from now on."""
@@ -276,7 +275,7 @@ class Ledger:
             walks, rows = list(pending.walks.values()), list(pending.rows)
         with database:
             if update.facts != self._facts:
-                database.execute("UPDATE job SET facts = ?", (_facts_text(update.facts),))
+                database.execute("UPDATE job SET facts = ?", (as_text(update.facts),))
             if update.nodes != self._nodes:
                 database.execute("DELETE FROM nodes")
                 database.executemany(
@@ -285,7 +284,7 @@ class Ledger:
                 )
             if update.limits and update.limits != record.job.limits:
                 record = replace(record, job=replace(record.job, limits=update.limits))
-                database.execute("UPDATE job SET record = ?", (json.dumps(to_plain(record)),))
+                database.execute("UPDATE job SET record = ?", (as_text(record),))
             database.execute(
                 "UPDATE job SET state = ?, fraction = ?, seconds = ?",
                 (update.state, update.fraction, update.seconds),
@@ -336,7 +335,7 @@ def _make(path: Path, record: JobRecord, first: Update) -> None:
             database.executescript(TABLES)
             database.execute(f"PRAGMA application_id = {APPLICATION}")
             database.execute(f"PRAGMA user_version = {SCHEMA}")
-            row = json.dumps(to_plain(record)), _facts_text(first.facts)
+            row = as_text(record), as_text(first.facts)
             with database:
                 database.execute("INSERT INTO job VALUES (1, ?, ?, 'running', 0, 0, 1)", row)
                 for walk in first.walks:
@@ -364,7 +363,7 @@ def _sync(path: Path) -> None:
 
 
 def _insert_walk(database: sqlite3.Connection, walk: SavedWalk) -> None:
-    bounds = json.dumps(to_plain(walk.partition))
+    bounds = as_text(walk.partition)
     database.execute(
         "INSERT OR REPLACE INTO partitions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (walk.partition.id, bounds, *_changing(walk)),
@@ -378,7 +377,7 @@ def _changing(walk: SavedWalk) -> tuple[Any, ...]:
         str(walk.cursor),  # up to 2**64, which an INTEGER does not hold
         walk.run_id,
         int(walk.done),
-        json.dumps(to_plain(walk.counts)),
+        as_text(walk.counts),
         json.dumps(walk.after),
         json.dumps(list(walk.kinds.numbers.items())),
     )
@@ -417,10 +416,6 @@ def _failure_row(failed: LedgerFailure) -> tuple[Any, ...]:
         failed.partition,
         failed.walk,
     )
-
-
-def _facts_text(facts: Facts) -> str:
-    return json.dumps(to_plain(facts))
 
 
 def _hold(path: Path) -> int:

@@ -123,8 +123,8 @@ class RestoreWriter:
         if len(positions) < len(payloads):
             keys = [keys[n] for n in positions]
             payloads = [payloads[n] for n in positions]
-        result.payload_bytes += sum(map(len, payloads))
         kinds, large = self._scale.weigh(records.source_db, keys, payloads)
+        result.payload_bytes += kinds.payload_bytes
         result.kinds += kinds
         result.large += large
 

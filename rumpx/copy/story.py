@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Final
 
 from rumpx import __version__
-from rumpx.copy.books import Books, Progressed, SavedWalk, open_books
+from rumpx.copy.books import Books, Progressed, open_books
 from rumpx.copy.kinds import Largest
 from rumpx.copy.ledger import dead_letter_path, is_held
 from rumpx.copy.progress import copied_content, overall, partition_summary
 from rumpx.options import options_of
 from rumpx.report.record import Record, RunRecord, Standing
 from rumpx.report.series import Point, held_seconds
-from rumpx.report.snapshot import PartitionSummary, State, Summary
+from rumpx.report.snapshot import State, Summary
 
 _FAILURES_SHOWN: Final = 1000
 _STATES: Final[dict[Standing, State]] = {
@@ -57,7 +57,7 @@ def read_story(path: Path) -> Record:
             state=standing,
             exit_code=latest.exit_code if latest else None,
             fraction=1.0 if standing == "done" else progressed.fraction,
-            summary=_summary(path, books, progressed, standing, runs, points),
+            summary=_summary(path, books, progressed, standing, runs, latest, points),
             options=options_of(books.record().job),
             points=points,
             runs=runs,
@@ -74,11 +74,11 @@ def _summary(
     progressed: Progressed,
     standing: Standing,
     runs: Sequence[RunRecord],
+    run: RunRecord | None,
     points: Sequence[Point],
 ) -> Summary:
     record, facts, walks = books.record(), books.facts(), books.walks()
-    known = [run for run in runs if run.number == progressed.runs]
-    latest = known[0] if known else RunRecord(progressed.runs, record.created, "", "", "")
+    latest = run or RunRecord(progressed.runs, record.created, "", "", "")
     last = latest if latest.ended is not None else None
     counts = last.counts if last else overall((walk.partition, walk.counts) for walk in walks)
     seconds = last.seconds if last else progressed.seconds
@@ -108,14 +108,10 @@ def _summary(
         worker_restarts=sum(run.worker_restarts for run in runs),
         left_behind=latest.left_behind,
         warnings=tuple(dict.fromkeys(text for run in runs for text in run.warnings)),
-        partitions=tuple(map(_partition, walks)),
+        partitions=tuple(partition_summary(w.partition, w.counts, w.done) for w in walks),
         error=latest.error,
         held_seconds=held_seconds(points),
         content=copied_content(
             ((walk.partition, walk.kinds) for walk in walks), Largest(books.largest())
         ),
     )
-
-
-def _partition(walk: SavedWalk) -> PartitionSummary:
-    return partition_summary(walk.partition, walk.counts, walk.done)
