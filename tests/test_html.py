@@ -23,8 +23,18 @@ from rumpx.report import facts
 from rumpx.report.content import SizeCount
 from rumpx.report.files import check_writable, write_text
 from rumpx.report.html import render_html
+from rumpx.report.latencies import latencies
 from rumpx.report.record import Option, Record
-from rumpx.report.scales import BRIEF, binned, extent, size_groups, ticks, time_ticks
+from rumpx.report.scales import (
+    BRIEF,
+    Axis,
+    binned,
+    extent,
+    powers,
+    size_groups,
+    ticks,
+    time_ticks,
+)
 from rumpx.report.sections import EXAMPLES_SHOWN, NOTHING_HELD, Table, examples, sections
 from rumpx.report.series import Point, held_seconds
 from rumpx.report.snapshot import KeyFailure, Summary
@@ -132,6 +142,18 @@ def test_ticks_reach_the_top_in_few_steps(top: float, most: int) -> None:
     assert re.fullmatch(r"[125]\.0e[+-]\d+", f"{marks[1]:.1e}")
 
 
+@given(st.floats(1e-3, 1e3), st.floats(1e-4, 1e7), st.floats(0, 1e8), st.floats(0, 1e8))
+def test_an_axis_of_powers(least: float, top: float, low: float, high: float) -> None:
+    marks = powers(least, top)
+    assert len(marks) >= 2 and marks[0] <= least * 1.01 and marks[-1] >= top * 0.99
+    axis = Axis(marks, powers=True)
+    places = [axis.place(mark) for mark in marks]
+    steps = [b - a for a, b in pairwise(places)]
+    assert (places[0], places[-1]) == (0, 1) and steps == pytest.approx([steps[0]] * len(steps))
+    low, high = sorted((low, high))
+    assert 0 <= axis.place(low) <= axis.place(high) <= 1
+
+
 @pytest.mark.parametrize(
     ("total", "most", "expected"),
     [
@@ -213,17 +235,32 @@ def test_examples_are_of_every_reason() -> None:
 
 
 def test_times_held_and_not_held() -> None:
-    (table,) = next(s for s in sections(RECORDS["throttled"]) if s.name == "pace").tables
+    _, table = next(s for s in sections(RECORDS["throttled"]) if s.name == "pace").tables
     rows = {row[0]: row[1:] for row in table.rows}
     assert list(rows) == ["source latency", "timetable", NOTHING_HELD]
     assert rows["timetable"] == ("4:09", "6.6 %")
     assert sum(table.shares) == pytest.approx(1, abs=0.01)
 
 
+def test_latencies_in_figures() -> None:
+    values = [(1, 1.0, 5, ms / 1e3) for ms in range(1, 99)]
+    some = tuple(series(*values, (1, 2.0, 5, 0.25), (1, 50.0, 5, None)))
+    limit = Option("--max-source-latency", "90ms", True)
+    (felt,) = latencies(replace(RECORDS["brief"], points=some, options=(limit,)))
+    assert felt == ("source", 100.0, 0.05, 0.25, 0.25, 0.09, 10.0)
+    (table, _) = sections(replace(RECORDS["brief"], points=some, options=(limit,)))[0].tables
+    assert table.rows == (
+        ("source", "50.0 ms", "250.0 ms", "250.0 ms", "90 ms", "10.0 s (10.0 %)"),
+    )
+    (table, _) = sections(replace(RECORDS["brief"], points=some, options=()))[0].tables
+    assert table.rows[0][-2:] == ("off", "")
+
+
 def test_times_held_at_once_are_explained() -> None:
     point = Point(1, BEGAN, 4.0, 4.0, 9, 9, None, None, {"pause": 3.0, "timetable": 4.0})
     pace = sections(replace(RECORDS["brief"], points=(point,)))[0]
     assert "more than the whole" in pace.sentences[0]
+    assert [table.title for table in pace.tables] == ["What held it"], "no latency is known"
     assert pace.tables[0].rows[-1] == (NOTHING_HELD, "0.0 s", "0.0 %")
 
 

@@ -24,7 +24,6 @@ from rumpx.report.draw import (
     cost,
     fit,
     flow,
-    milliseconds,
     named,
     numbers,
     row_bars,
@@ -123,7 +122,7 @@ def _machine(snapshot: Snapshot, width: int) -> list[Text]:
         items.append(named("job", snapshot.job))
     latency = snapshot.held.source_latency
     if latency is not None:
-        items.append(named("source latency", milliseconds(latency)))
+        items.append(named("source latency", units.milliseconds(latency)))
     if snapshot.worker_restarts:
         items.append(named("restarted", units.keys(snapshot.worker_restarts), "yellow"))
     return flow(items, width)

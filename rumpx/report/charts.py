@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 from rumpx.report import units
 from rumpx.report.content import SizeCount
 from rumpx.report.lines import one_line
-from rumpx.report.scales import BRIEF, binned, extent, ticks, time_ticks
+from rumpx.report.scales import BRIEF, Axis, binned, extent, powers, ticks, time_ticks
 from rumpx.report.series import Point
 
 _UNITS: Final = 1000
@@ -53,7 +53,8 @@ class Chart:
         lines: drawn one over the other.
         limits: values at which a line goes across, with its class.
         label: writes a value at the axis.
-        least: the axis reaches at least this.
+        least: the axis reaches at least this; one of powers begins there.
+        powers: whether the axis is one of powers of ten, for what differs that much.
         height: of the area of the data, in pixels.
         filled: whether the first line stands on an area.
     """
@@ -66,6 +67,7 @@ class Chart:
     label: Callable[[float], str]
     limits: tuple[tuple[str, float], ...] = ()
     least: float = 1.0
+    powers: bool = False
     height: int = 200
     filled: bool = False
 
@@ -80,24 +82,26 @@ def over_time(chart: Chart, points: Sequence[Point]) -> str:
         points: those that the values belong to.
     """
     values = [v for line in chart.lines for v in line.values if v is not None]
-    top = max([chart.least, *values, *(value for _, value in chart.limits)])
-    marks = ticks(top, 5 if chart.height > 150 else 3)
-    top, height = marks[-1], chart.height
-    total = _total(points)
-    parts = [_axis(marks, top, height, chart.label), _runs(points, total, height)]
-    parts.append(_inner(height, "".join(_drawn(chart, line, points, top) for line in chart.lines)))
-    parts += [_rule("limit " + style, y=_down(value, top, height)) for style, value in chart.limits]
+    limits = [value for _, value in chart.limits]
+    top, height, total = max([chart.least, *values, *limits]), chart.height, _total(points)
+    if chart.powers:
+        axis = Axis(powers(min([chart.least, *limits]), top), powers=True)
+    else:
+        axis = Axis(ticks(top, 5 if height > 150 else 3))
+    parts = [_axis(axis, height, chart.label), _runs(points, total, height)]
+    parts.append(_inner(height, "".join(_drawn(chart, line, points, axis) for line in chart.lines)))
+    parts += [_rule("limit " + style, _down(value, axis, height)) for style, value in chart.limits]
     parts += [_time_axis(total, height), _text("unit", "-64", "-16", chart.unit)]
     return _outer(chart.name, chart.title, chart.description, height + 44, parts)
 
 
-def _drawn(chart: Chart, line: Line, points: Sequence[Point], top: float) -> str:
+def _drawn(chart: Chart, line: Line, points: Sequence[Point], axis: Axis) -> str:
     total, height = _total(points), chart.height
     strokes, areas = [], []
     for stretch in _stretches(points, line.values):
         first, path = stretch[0][0], ""
         for point, value in stretch:
-            path += f"V{_down(value, top, height):.1f}H{_along(point.elapsed, total):.1f}"
+            path += f"V{_down(value, axis, height):.1f}H{_along(point.elapsed, total):.1f}"
         start = _along(first.elapsed - first.seconds, total)
         strokes.append(f"M{start:.1f} {path[1:]}")
         areas.append(f"M{start:.1f} {height}{path}V{height}Z")
@@ -217,10 +221,10 @@ def _rule(style: str, y: float) -> str:
     return f'<line class="{style}" x1="0" x2="100%" y1="{y:.1f}" y2="{y:.1f}"/>'
 
 
-def _axis(marks: Sequence[float], top: float, height: int, label: Callable[[float], str]) -> str:
+def _axis(axis: Axis, height: int, label: Callable[[float], str]) -> str:
     drawn = []
-    for mark in marks:
-        y = _down(mark, top, height)
+    for mark in axis.marks:
+        y = _down(mark, axis, height)
         drawn += [_rule("grid", y), _text("y", "-10", f"{y + 4:.1f}", label(mark))]
     return "".join(drawn)
 
@@ -273,8 +277,8 @@ def _along(at: float, total: float) -> float:
     return _UNITS * max(0.0, at) / total
 
 
-def _down(value: float, top: float, height: int) -> float:
-    return height * (1 - value / top)
+def _down(value: float, axis: Axis, height: int) -> float:
+    return height * (1 - axis.place(value))
 
 
 def _percent(value: float, whole: float) -> str:

@@ -184,11 +184,6 @@ def cost(cpu: float, memory: int) -> str:
     return f"{cpu:.0f} % {units.size(memory)}"
 
 
-def milliseconds(seconds: float) -> str:
-    """A latency: `6.1 ms`."""
-    return f"{seconds * 1e3:.1f} ms"
-
-
 def column(cells: Sequence[str], *, right: bool = False) -> list[str]:
     """The cells of a table's column, all as wide as the widest, which may be none."""
     width = max(map(cell_len, cells), default=0)

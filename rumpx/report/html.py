@@ -15,12 +15,12 @@ from importlib import resources
 from statistics import median_low
 from typing import Final
 
-from rumpx.errors import Side, UsageError
-from rumpx.job import parse_seconds
+from rumpx.errors import Side
 from rumpx.report import facts, units
 from rumpx.report.charts import Chart, Line, held_lanes, histogram, over_time
 from rumpx.report.entries import Entry
 from rumpx.report.facts import Figure, Tone, Verdict, moment, tone_of
+from rumpx.report.latencies import latencies, latency
 from rumpx.report.lines import one_line
 from rumpx.report.record import Record
 from rumpx.report.scales import binned, size_groups
@@ -31,6 +31,7 @@ from rumpx.report.snapshot import Summary
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
 _LENGTHY: Final = 90
 _MOST_NARROW: Final = 3
+_LEAST_LATENCY: Final = 0.1  # ms; what is less is drawn as that
 _MOST_TOGETHER: Final = 20
 _MARKS: Final[dict[Tone, str]] = {
     "good": "M7 12.5l3.4 3.4L17 8.6",
@@ -204,10 +205,9 @@ def _course(record: Record) -> list[str]:
 
 def _throughput(every: Sequence[Point], points: Sequence[Point]) -> Iterator[str]:
     seconds = max(sum(point.seconds for point in every), 1e-6)
-    step = units.duration(median_low([point.seconds for point in points]))
     rates = [point.keys_per_second for point in points]
     mean = units.key_rate(sum(point.keys for point in every) / seconds)
-    told = f"mean {mean}, highest {units.key_rate(max(rates))}; each step a mean of {step}"
+    told = f"mean {mean}, highest {units.key_rate(max(rates))}; each step a mean of {_step(points)}"
     yield _over_time(
         Chart(
             *("keys", "Throughput", told, "keys/s"),
@@ -231,41 +231,32 @@ def _throughput(every: Sequence[Point], points: Sequence[Point]) -> Iterator[str
 
 
 def _latencies(record: Record, points: Sequence[Point]) -> Iterator[str]:
-    known: dict[Side, list[float | None]] = {
-        "source": [_ms(point.source_latency) for point in points],
-        "target": [_ms(point.target_latency) for point in points],
-    }
-    known = {side: values for side, values in known.items() if any(v is not None for v in values)}
-    if not known:
+    sides = latencies(record)
+    if not sides:
         return
-    limits = {side: limit for side in known if (limit := _limit(record, side)) is not None}
-    highest = ", ".join(
-        f"{side} {max(v for v in values if v is not None):.1f} ms" for side, values in known.items()
-    )
+    limits = [(each.side, each.limit * 1e3) for each in sides if each.limit is not None]
+    told = f"each step the highest of {_step(points)}; each line across is ten times the one below"
     chart = Chart(
-        *("latencies", "Latency above the best", f"highest: {highest}", "ms"),
-        tuple(Line(side, values) for side, values in known.items()),
+        *("latencies", "Latency above the best", told, "ms"),
+        tuple(Line(each.side, _milliseconds(points, each.side)) for each in sides),
         lambda value: f"{value:g}",
-        tuple(limits.items()),
+        tuple(limits),
+        least=_LEAST_LATENCY,
+        powers=True,
     )
-    legend = [(f"line {side}", str(side)) for side in known]
-    legend += [(f"limit {side}", f"limit of the {side}: {ms:g} ms") for side, ms in limits.items()]
+    legend = [(f"line {each.side}", str(each.side)) for each in sides]
+    legend += [(f"limit {side}", f"limit of the {side}: {ms:g} ms") for side, ms in limits]
     yield _over_time(chart, points, _legend(legend))
 
 
-def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else seconds * 1e3
+def _step(points: Sequence[Point]) -> str:
+    """How long most of them are."""
+    return units.duration(median_low([point.seconds for point in points]))
 
 
-def _limit(record: Record, side: Side) -> float | None:
-    """What a side's latency was limited to, in ms."""
-    for option in record.options:
-        if option.flag == f"--max-{side}-latency" and option.value not in ("", "off"):
-            try:
-                return parse_seconds(option.value, option.flag) * 1e3
-            except UsageError:  # a word of another version
-                return None
-    return None
+def _milliseconds(points: Sequence[Point], side: Side) -> list[float | None]:
+    values = [latency(point, side) for point in points]
+    return [None if value is None else value * 1e3 for value in values]
 
 
 def _legend(items: Iterable[tuple[str, str]]) -> str:

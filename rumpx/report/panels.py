@@ -20,7 +20,6 @@ from rumpx.report.draw import (
     QUIET,
     bar,
     column,
-    milliseconds,
     named,
     row_bars,
     shortened,
@@ -100,7 +99,7 @@ def pace(snapshot: Snapshot, points: Sequence[Point], width: int) -> Panel:
     for side in sides:
         known = [value for value in values[side] if value is not None]
         if known:
-            said.append(named(f"max {side}", milliseconds(max(known))))
+            said.append(named(f"max {side}", units.milliseconds(max(known))))
 
     def draw(rows: int) -> list[Text]:
         lines = [heading("latency", said, width)]
@@ -125,7 +124,7 @@ def _now(snapshot: Snapshot, side: Side) -> float | None:
 
 def _beside(side: Side, chart: Sequence[str], now: float | None) -> list[Text]:
     """A side's chart between its name and its present latency."""
-    value = milliseconds(now) if now is not None else "not known"
+    value = units.milliseconds(now) if now is not None else "not known"
     lines = [Text.assemble(" " * len("source "), (line, "magenta")) for line in chart]
     lines[-1] = Text.assemble(
         (f"{side} ", QUIET), (chart[-1], "magenta"), (f"{value:>12}", "bold" * (now is not None))

@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from rumpx.report import units
-from rumpx.report.draw import QUIET, column, milliseconds, named, shortened
+from rumpx.report.draw import QUIET, column, named, shortened
 from rumpx.report.lines import one_line
 from rumpx.report.panels import SIDES, Panel, heading
 from rumpx.report.snapshot import NodeStat, Snapshot
@@ -57,7 +57,10 @@ def _node_lines(stats: Sequence[NodeStat], width: int) -> list[Text]:
     figures = [
         (column(cells, right=True), styles)
         for cells, styles in (
-            ([milliseconds(s.latency) if s.latency is not None else "" for s in stats], plain),
+            (
+                [units.milliseconds(s.latency) if s.latency is not None else "" for s in stats],
+                plain,
+            ),
             ([f"{s.cpu:.0f} % CPU" if s.cpu is not None else "" for s in stats], plain),
             ([_memory(s) for s in stats], [_fullness(s) for s in stats]),
         )

@@ -1,4 +1,4 @@
-"""The arithmetic of charts: points joined to as many as can be seen, and round numbers for axes.
+"""The arithmetic of charts: points joined to as many as can be seen, and axes with round numbers.
 
 Of many points neighbours are joined: rates are then means, latencies the highest.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from rumpx.report import units
 from rumpx.report.content import SizeCount
@@ -43,6 +43,29 @@ def binned(points: Sequence[Point], most: int = MOST_BINS) -> list[Point]:
         else:
             bins.append(point)
     return bins
+
+
+class Axis(NamedTuple):
+    """The marks on an axis, from its one end to the other, and whether they are powers of ten, at
+    equal distances."""
+
+    marks: Sequence[float]
+    powers: bool = False
+
+    def place(self, value: float) -> float:
+        """Where a value is: 0.0 at the first mark, 1.0 at the last; what is beyond is there."""
+        first, last = self.marks[0], self.marks[-1]
+        if self.powers:
+            first, last = math.log10(first), math.log10(last)
+            value = math.log10(max(value, self.marks[0]))
+        return min(1.0, max(0.0, (value - first) / (last - first)))
+
+
+def powers(least: float, top: float) -> list[float]:
+    """The powers of ten from `least` or a little below to `top` or a little above; two at least."""
+    first = math.floor(math.log10(least) + 1e-9)
+    last = max(first + 1, math.ceil(math.log10(top) - 1e-9))
+    return [10.0**power for power in range(first, last + 1)]
 
 
 def ticks(top: float, most: int) -> list[float]:

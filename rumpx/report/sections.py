@@ -18,6 +18,7 @@ from rumpx.errors import printable
 from rumpx.report import units, verdict
 from rumpx.report.entries import Entry, count_of
 from rumpx.report.facts import moment, sentence
+from rumpx.report.latencies import latencies
 from rumpx.report.lines import one_line
 from rumpx.report.record import Record, RunRecord
 from rumpx.report.scales import extent, size_groups
@@ -115,7 +116,28 @@ def _pace(record: Record) -> Section:
     )
     both = ("Two may hold at once, so that shares can add up to more than the whole.",)
     several = sum(times.values()) > total * 1.01
-    return Section("pace", _PACE, both if several else (), tables=(table,))
+    return Section(
+        "pace",
+        _PACE,
+        both if several else (),
+        tables=tuple(each for each in (_felt(record), table) if each.rows),
+    )
+
+
+def _felt(record: Record) -> Table:
+    """What both sides' clients felt."""
+    columns = ("half the time below", "99 % of the time below", "highest", "limit", "above it for")
+    rows = []
+    for each in latencies(record):
+        figures = (each.half, each.most, each.highest)
+        limit = ("off", "")
+        if each.limit is not None:
+            share = units.percent(each.above / each.known if each.known else 0.0)
+            limit = (f"{each.limit * 1e3:g} ms", f"{units.duration(each.above)} ({share})")
+        rows.append((each.side, *map(units.milliseconds, figures), *limit))
+    return Table(
+        "Latency in figures", (Column("side", "brief"), *_numbers(*columns)), tuple(rows)
+    )
 
 
 def _content(summary: Summary) -> Section:

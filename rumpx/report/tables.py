@@ -150,8 +150,8 @@ def _course(points: Sequence[Point], width: int) -> Iterator[Text]:
         return
     rows: list[tuple[str, list[float | None], Callable[[float], str], float]] = [
         ("keys/s", [point.keys_per_second for point in points], units.short_keys, 0.0),
-        ("source", [point.source_latency for point in points], _milliseconds, _LEAST_LATENCY),
-        ("target", [point.target_latency for point in points], _milliseconds, _LEAST_LATENCY),
+        ("source", [point.source_latency for point in points], units.milliseconds, _LEAST_LATENCY),
+        ("target", [point.target_latency for point in points], units.milliseconds, _LEAST_LATENCY),
     ]
     for name, values, label, top in rows:
         known = [value for value in values if value is not None]
@@ -173,7 +173,3 @@ def _columns(
             before = columns[column]
             columns[column] = value if before is None else max(before, value or 0.0)
     return columns
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1e3:.1f} ms"

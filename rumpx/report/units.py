@@ -56,6 +56,11 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 59.95 else clock(round(seconds))
 
 
+def milliseconds(seconds: float) -> str:
+    """A latency: `6.1 ms`."""
+    return f"{seconds * 1e3:.1f} ms"
+
+
 def _scaled(value: float, units: tuple[str, ...]) -> str:
     """The value in the first unit where it stays below 1000, in three digits at most."""
     if value < 999.5:
