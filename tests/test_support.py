@@ -461,16 +461,14 @@ _SHOW = """
 import os, shutil, signal, sys
 size = shutil.get_terminal_size()
 print("\\x1b[31msize\\x1b[0m", size.columns, size.lines, sys.stdout.isatty(), flush=True)
-def resized(*_):
-    print("now", os.get_terminal_size().columns, flush=True)
-signal.signal(signal.SIGWINCH, resized)
-try:
-    print("got", input("? "), flush=True)
-    signal.pause()
-    signal.pause()
-except KeyboardInterrupt:
-    print("interrupted")
-    sys.exit(3)
+# Blocked, so that one which comes before it is waited for is not lost.
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGWINCH, signal.SIGINT})
+print("got", input("? "), flush=True)
+assert signal.sigwait({signal.SIGWINCH}) == signal.SIGWINCH
+print("now", os.get_terminal_size().columns, flush=True)
+assert signal.sigwait({signal.SIGINT}) == signal.SIGINT
+print("interrupted")
+sys.exit(3)
 """
 
 
