@@ -17,6 +17,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -63,21 +64,33 @@ def _guarded(
     try:
         return call() or 0, None
     except RumpxError as error:
-        if error.__cause__ is not None:  # nobody foresaw it: whoever mends it needs to know where
-            traceback.print_exception(error.__cause__)
-        if not told(error):
-            # Of a run that was interrupted its summary tells.
-            if not (isinstance(error, Interrupted) and error.summary):
-                print(f"rumpx: {error}", file=sys.stderr)
-            if error.resume:
-                print(error.resume, file=sys.stderr)
+        with suppress(OSError):  # of a standard error that takes nothing
+            _tell(error, told)
         return error.exit_code, error
     except KeyboardInterrupt:
-        print("rumpx: Stopped.", file=sys.stderr)
+        with suppress(OSError):
+            print("rumpx: Stopped.", file=sys.stderr)
         return 128 + signal.SIGINT, Interrupted("Stopped.", signal.SIGINT)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence_output()
         return 1, None
+
+
+def _tell(error: RumpxError, told: Callable[[RumpxError], bool]) -> None:
+    if error.__cause__ is not None:  # nobody foresaw it: whoever mends it needs to know where
+        traceback.print_exception(error.__cause__)
+    if told(error):
+        return
+    # Of a run that was interrupted its summary tells.
+    if not (isinstance(error, Interrupted) and error.summary):
+        print(f"rumpx: {error}", file=sys.stderr)
+    if error.resume:
+        print(error.resume, file=sys.stderr)
+
+
+def _silence_output() -> None:
+    """What is left to be written would fail again when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _demo(words: list[str]) -> int:
@@ -251,7 +264,14 @@ def _print_rich(drawn: RenderableType) -> None:
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    Console(soft_wrap=False, highlight=False).print(drawn)
+    try:
+        Console(soft_wrap=False, highlight=False).print(drawn)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _silence_output()
+        raise RumpxError(f"Standard output cannot be written: {error.strerror}.") from None
 
 
 def _verify(words: list[str]) -> int:

@@ -127,7 +127,7 @@ def new_ledger_path(place: Place) -> Path:
 def make_room(path: Path) -> None:
     """Remove a job that is done, since one of the same name begins: not before that has been found
     fit to begin, and never one that somebody has begun meanwhile."""
-    if path.exists() and not is_held(path) and _listed(path).state == "done":
+    if path.exists() and _listed(path).state == "done" and not is_held(path):
         remove(path)
 
 

@@ -15,8 +15,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any, Final
 
 EXIT_VARIABLE: Final = "RUMPX_EXIT_CODE"
@@ -35,19 +36,20 @@ def run_hook(
         seconds: it is killed after that.
     """
     environment = {name: value for name, value in os.environ.items() if name not in _SECRETS}
-    try:
-        hook = subprocess.Popen(
-            command,
-            shell=True,
-            stdin=subprocess.PIPE,
-            stdout=sys.stderr.fileno(),
-            start_new_session=True,
-            env=environment | {EXIT_VARIABLE: str(exit_code)},
-        )
-    except OSError as error:
-        return f"--on-end could not be run: {error.strerror}."
     told = json.dumps(document).encode()
-    with _signals_end(hook):
+    with _ended_by_signals() as begun:
+        try:
+            hook = subprocess.Popen(
+                command,
+                shell=True,
+                stdin=subprocess.PIPE,
+                stdout=sys.stderr.fileno(),
+                start_new_session=True,
+                env=environment | {EXIT_VARIABLE: str(exit_code)},
+            )
+        except OSError as error:
+            return f"--on-end could not be run: {error.strerror}."
+        begun(hook)
         try:
             hook.communicate(told, timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -66,12 +68,25 @@ def _kill(hook: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def _signals_end(hook: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Whoever presses Ctrl-C now does not want to wait for the command."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda *_: _kill(hook)) for number in numbers]
+def _ended_by_signals() -> Iterator[Callable[[subprocess.Popen[bytes]], None]]:
+    """Whoever presses Ctrl-C now does not want to wait for the command; nor if that was just before
+    it had begun. Gives what is to be called when it has."""
+    hooks: list[subprocess.Popen[bytes]] = []
+    came: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        for hook in hooks:
+            _kill(hook)
+
+    def begun(hook: subprocess.Popen[bytes]) -> None:
+        hooks.append(hook)
+        if came:
+            _kill(hook)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield begun
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)
