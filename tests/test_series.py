@@ -90,15 +90,35 @@ def test_a_point_a_second_with_what_came_before_the_first_snapshot() -> None:
     for tick in range(1, 21):
         held = Held("", source_latency=0.001 * tick, seconds={"pause": 0.1 * tick})
         recorder.see(snapshot(tick / 4, 100 * tick, held), BEGAN + tick / 4)
-    recorder.see(snapshot(5.1, 2010), BEGAN + 5.1)
-    recorder.finish(BEGAN + 5.1)
+    recorder.see(snapshot(5.6, 2010), BEGAN + 5.6)
+    recorder.finish(BEGAN + 5.6)
 
-    assert [point.elapsed for point in recorder.points] == [1, 2, 3, 4, 5, 5.1]
+    assert [point.elapsed for point in recorder.points] == [1, 2, 3, 4, 5, 5.6]
     assert [point.keys for point in recorder.points] == [400] * 5 + [10]
     assert recorder.points[0].payload_bytes == 4000
     assert recorder.points[1].source_latency == 0.008, "the highest since the point before"
     assert recorder.points[1].held == pytest.approx({"pause": 0.4})
-    assert recorder.points[-1].seconds == pytest.approx(0.1)
+    assert recorder.points[-1].seconds == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_rest_too_short_for_a_rate_joins_the_point_before_it(taken: bool) -> None:
+    recorder = Recorder()
+    for tick in range(1, 3):
+        recorder.see(snapshot(tick, 100 * tick), BEGAN + tick)
+    before = recorder.take()[1] if taken else ()
+    recorder.see(snapshot(2.02, 290), BEGAN + 2.02)
+    recorder.finish(BEGAN + 2.02)
+
+    assert [(point.elapsed, point.keys) for point in recorder.points] == [(1, 100), (2.02, 190)]
+    assert (len(before), recorder.take()) == (2 * taken, (True, tuple(recorder.points)))
+
+
+def test_a_short_run_is_not_joined_to_another() -> None:
+    recorder = Recorder(2, [Point(1, BEGAN, 10.0, 1.0, 5, 50)], 10.0, Counts(copied=1000))
+    recorder.see(snapshot(10.1, 1100), BEGAN + 500)
+    recorder.finish(BEGAN + 500)
+    assert [point.run for point in recorder.points] == [1, 2]
 
 
 def test_a_run_that_goes_on_counts_from_where_it_begins() -> None:

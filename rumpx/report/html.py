@@ -195,7 +195,7 @@ def _sizes(record: Record) -> str:
 def _course(record: Record) -> list[str]:
     """What happened over the running time."""
     points = binned(record.points)
-    charts = [*_throughput(record.points, points), *_latencies(record, points)]
+    charts = [*_throughput(points), *_latencies(record, points)]
     held = list(held_seconds(points))
     if held:
         title, told = "When it was held", "the stronger the colour, the more of the time"
@@ -203,11 +203,9 @@ def _course(record: Record) -> list[str]:
     return charts
 
 
-def _throughput(every: Sequence[Point], points: Sequence[Point]) -> Iterator[str]:
-    seconds = max(sum(point.seconds for point in every), 1e-6)
+def _throughput(points: Sequence[Point]) -> Iterator[str]:
     rates = [point.keys_per_second for point in points]
-    mean = units.key_rate(sum(point.keys for point in every) / seconds)
-    told = f"mean {mean}, highest {units.key_rate(max(rates))}; each step a mean of {_step(points)}"
+    told = f"highest {units.key_rate(max(rates))}; each step a mean of {_step(points)}"
     yield _over_time(
         Chart(
             *("keys", "Throughput", told, "keys/s"),
@@ -217,8 +215,7 @@ def _throughput(every: Sequence[Point], points: Sequence[Point]) -> Iterator[str
         points,
     )
     rates = [point.bytes_per_second for point in points]
-    mean = units.byte_rate(sum(point.payload_bytes for point in every) / seconds)
-    told = f"mean {mean}, highest {units.byte_rate(max(rates))}"
+    told = f"highest {units.byte_rate(max(rates))}"
     yield _over_time(
         Chart(
             *("bytes", "Payload bytes", told, "bytes/s"),

@@ -148,6 +148,7 @@ class Recorder:
         """The run has ended: close what is open."""
         if self._latest is not self._since:
             self._close(wall)
+            self._join_rest()
 
     def take(self) -> tuple[bool, tuple[Point, ...]]:
         """Whether what was taken before is to be replaced, and the points: all, or those that are
@@ -156,6 +157,13 @@ class Recorder:
         new = self.points if rewritten else self.points[self._taken :]
         self._taken = len(self.points)
         return rewritten, tuple(new)
+
+    def _join_rest(self) -> None:
+        """A last point that is much shorter than others tells of chance, not of a rate."""
+        *_, before, last = [None, None, *self.points]
+        if before and last and before.run == last.run and last.seconds < self._length / 2:
+            self.points[-2:] = [joined(before, last)]
+            self._rewritten = True
 
     def _close(self, wall: float) -> None:
         before, now = self._since, self._latest
