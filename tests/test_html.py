@@ -219,6 +219,26 @@ def test_a_target_that_falls_short_is_not_done_well() -> None:
     assert any("falls short by 7" in figure.note for figure in facts.figures(short))
 
 
+def test_a_sample_is_no_proof_of_the_whole() -> None:
+    then = replace(records.verification_of(39), sample="39 of 4,503 keys")
+    record = replace(RECORDS["plain"], verification=then)
+    assert "compared a sample of 39 keys" in facts.reckoned(record).notes[0]
+    assert facts.figures(record)[-1].tone == ""
+    alone = facts.reckoned(replace(RECORDS["comparison"], summary=then))
+    assert (alone.tone, alone.word) == ("", "The sample is equal")
+
+
+def test_keys_that_could_not_be_compared_are_told_first() -> None:
+    equal = records.verification_of(39)
+    then = replace(equal, exit_code=3, counts=replace(equal.counts, failed=7))
+    record = replace(RECORDS["plain"], verification=then)
+    verdict = facts.reckoned(record)
+    assert (verdict.tone, verdict.word) == ("warn", "Done, but not all could be compared")
+    assert verdict.command.startswith("rumpx verify ")
+    (code,) = [entry.text for entry in facts.head(record) if entry.label == "exit code"]
+    assert code == "0, then 3 of the comparison"
+
+
 def test_a_failure_is_told_by_its_error() -> None:
     verdict = facts.reckoned(RECORDS["failed"])
     assert verdict.sentence.startswith("The target cache.prod.example.com:6380 is out of memory")

@@ -104,6 +104,9 @@ def _done(summary: Summary, then: Verification | None, outcome: str) -> Verdict:
         return Verdict("bad", "Done, except for failed keys", outcome, notes, *todo)
     if summary.missing:
         return Verdict("bad", "Done, but the target falls short", outcome, notes)
+    if then and then.counts.failed:
+        todo = ("To compare again", f"rumpx verify {job}")
+        return Verdict("warn", "Done, but not all could be compared", outcome, notes, *todo)
     return Verdict("good", "Done", outcome, notes)
 
 
@@ -116,7 +119,7 @@ def _compared(result: Verification) -> tuple[Tone, str]:
         return "bad", "The sides differ"
     if result.counts.failed:
         return "warn", "Equal, except for failed keys"
-    return "good", "Equal"
+    return ("", "The sample is equal") if result.sample else ("good", "Equal")
 
 
 def sentence(text: str) -> str:
@@ -151,7 +154,9 @@ def head(record: Record) -> list[Entry]:
     within = f", in {runs} runs" if runs > 1 else ""
     entries.append(Entry("running time", units.duration(summary.seconds) + within))
     if record.exit_code is not None:
-        entries.append(Entry("exit code", str(record.exit_code)))
+        then = record.verification
+        both = f"{record.exit_code}, then {then.exit_code} of the comparison" if then else ""
+        entries.append(Entry("exit code", both or str(record.exit_code)))
     return entries
 
 

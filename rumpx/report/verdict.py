@@ -23,8 +23,9 @@ _MEANING: Final = {
 
 def outcome(result: Verification) -> str:
     """The whole comparison in one sentence."""
-    compared = f"compared {count_of(result.counts.compared, 'key')} in "
-    compared += units.duration(result.seconds)
+    sample = "a sample of " if result.sample else ""
+    keys = count_of(result.counts.compared, "key")
+    compared = f"compared {sample}{keys} in {units.duration(result.seconds)}"
     if result.state != "done":
         return f"{result.state}: {compared}"
     differing = sum(result.differences.values())
