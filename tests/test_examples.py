@@ -20,7 +20,7 @@ import pytest
 
 from rumpx import examples
 from rumpx.config import NOT_IN_FILES, with_config
-from rumpx.errors import TemporaryError, TimeOver, UsageError
+from rumpx.errors import EXIT_SOME_KEYS_FAILED, TemporaryError, TimeOver, UsageError
 from rumpx.examples import FILES, read_example
 from rumpx.flags import make_job
 from rumpx.job import Limits
@@ -411,13 +411,16 @@ class Nights:
         self.state.mkdir()
 
     def prepare(self) -> str:
-        """What the first command says."""
-        (line,) = settings_of(parts()[SERVICE])["ExecStartPre"]
-        line = line.replace("${STATE_DIRECTORY}", str(self.state))
-        with Running([], command=command(line, str(self.program))) as run:
-            done = run.wait()
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        """What the commands before it say."""
+        said = ""
+        for line in settings_of(parts()[SERVICE])["ExecStartPre"]:
+            line = line.replace("${STATE_DIRECTORY}", str(self.state)).replace("$$", "$")
+            places = {"STATE_DIRECTORY": str(self.state)}
+            with Running([], command=command(line, str(self.program)), env=places) as run:
+                done = run.wait()
+            assert done.returncode == 0, done.stderr
+            said += done.stdout
+        return said
 
     def start(self, schedule: str = "00:00,full") -> Running:
         """The second command, under way, by another timetable."""
@@ -455,9 +458,19 @@ def test_nights(tmp_path: Path, server: Callable[..., Server]) -> None:
     assert compare(source, target) == []
     assert json.loads(done.stderr.splitlines()[-1])
 
-    # The next one begins, over what is there.
+    # The next one begins, over what is there, and may not write one key.
     source.do("SET", "new", "1")
+    target.do("ACL", "SETUSER", "default", "resetkeys", "%R~*", "~[a-mo-z0-9]*")
     assert nights.prepare() == "Removed 1: nightly.\n"
+    with nights.start() as run:
+        done = run.wait()
+    assert done.returncode == EXIT_SOME_KEYS_FAILED, done.stderr
+
+    # Next time that key's name is kept.
+    target.do("ACL", "SETUSER", "default", "allkeys")
+    assert nights.prepare() == "Removed 1: nightly.\n"
+    (failed,) = (nights.state / "last.failed.jsonl").read_text().splitlines()
+    assert json.loads(failed)["key"] == "new"
     with nights.start() as run:
         done = run.wait()
     assert done.returncode == 0, done.stderr

@@ -3,7 +3,7 @@
 A `Metrics` is a display that keeps the latest Snapshot and does nothing else: metrics are made of
 it when somebody scrapes, so a run pays nothing in between. They are served as Prometheus' text
 format or as OpenMetrics, whichever the client asks for, on any path. The server listens before the
-run begins and until `close`, so that the last state can still be scraped after the run's end.
+run begins and until `close`, so that the last state can be scraped as long as `--on-end` works.
 
 Names begin with `rumpx_`; units are seconds, bytes, and ratios of 0 to 1 (of CPU, 1 is one core).
 Before there is a Snapshot there are only `rumpx_info` and `rumpx_state`; a sample whose value is
@@ -13,7 +13,8 @@ workers, partitions and nodes only.
 
 Not promised: counters that never fall. They go on with a job that is resumed, but a walk that is
 started over since a server's process changed takes its counts back, and `outcome="failed"` falls
-where `--retry-failed` copies keys after all; Prometheus takes that for a restart. Nor secrecy:
+where `--retry-failed` copies keys after all, and a comparison after the copy (`--verify`) counts
+from nothing; Prometheus takes that for a restart. Nor that the end is scraped at all. Nor secrecy:
 whoever reaches the address may read, which is why it is the loopback's unless another is given.
 """
 

@@ -106,7 +106,13 @@ class Verifier:
         forward = [Walk(p) for p in plan.partitions if p.work == "compare"]
         self._backward = [Walk(p, state="held") for p in plan.partitions if p.work == "look for"]
         self.engine = Engine(
-            plan, [*forward, *self._backward], display, control, self, verb="compared"
+            plan,
+            [*forward, *self._backward],
+            display,
+            control,
+            self,
+            job=request.name or "",
+            verb="compared",
         )
         self._waiting: dict[_Name, _Candidate] = {}
         self._looked_at: dict[int, dict[_Name, _Candidate]] = {}
