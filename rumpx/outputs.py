@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rumpx.errors import RumpxError, UsageError
 from rumpx.job import LogFormat, Progress
 from rumpx.report.display import Display, Several, Silent, beside, choose, open_display
+from rumpx.report.files import STDOUT
 from rumpx.report.series import Recorder
 from rumpx.report.snapshot import SUMMARY_VERSION, Snapshot, State, Summary, Verification
 
@@ -86,6 +87,9 @@ class Outputs:
             UsageError: a file cannot be written, a port is taken, there is no terminal.
         """
         wanted = self._wanted
+        self._refuse_empty()
+        if wanted.report == wanted.summary == STDOUT:
+            raise UsageError("--report and --summary are both standard output; name a file.")
         if wanted.top:
             self._refuse_top()
         if wanted.summary:
@@ -104,6 +108,12 @@ class Outputs:
 
             self._metrics = Metrics(parse_listen(wanted.metrics))
             self._stack.callback(self._metrics.close)
+
+    def _refuse_empty(self) -> None:
+        """Of a script whose variable is not set."""
+        for name in ("summary", "report", "log_file", "metrics", "on_end"):
+            if getattr(self._wanted, name) == "":
+                raise UsageError(f"--{name.replace('_', '-')} is empty; leave it out.")
 
     def _refuse_top(self) -> None:
         if self._wanted.progress not in ("auto", "bar"):
@@ -220,6 +230,8 @@ class Outputs:
         """
         if self._wanted.report and (self._begun or not isinstance(error, UsageError)):
             self._last(lambda: self._write_report(self._wanted.report or ""))
+        if self._wanted.summary and not self._begun and not isinstance(error, UsageError):
+            _tell_of_old("--summary", self._wanted.summary)
         if self._wanted.on_end:
             self._last(lambda: self._run_hook(self._wanted.on_end or "", exit_code, error))
 
@@ -252,6 +264,8 @@ class Outputs:
         try:
             if record := self._record():
                 write_text(path, render_html(record), "--report")
+            else:
+                _tell_of_old("--report", path)
         except Exception:
             if self.copied:
                 _complain(f"rumpx report {self.copied.job} --html FILE makes the report later.")
@@ -342,6 +356,12 @@ def _log_display(stream: TextIO, log_format: LogFormat) -> Display:
 def _nothing_done(exit_code: int) -> dict[str, Any]:
     """The summary of a run that ended before it began."""
     return {"version": SUMMARY_VERSION, "state": "failed", "exit_code": exit_code}
+
+
+def _tell_of_old(flag: str, path: str) -> None:
+    """Nothing has begun, so nothing was written; what is there must not be taken for news."""
+    if os.path.isfile(path):
+        _complain(f"{flag}: nothing has begun, so {path} was left as it is, of an earlier run.")
 
 
 def _complain(text: str) -> None:

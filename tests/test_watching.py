@@ -109,7 +109,8 @@ def test_a_log_beside_the_bars(pair: tuple[Server, Server], tmp_path: Path) -> N
     stamp = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d "
     assert all(re.match(stamp, line) for line in lines), lines
     told = [re.sub(stamp, "", line) for line in lines]
-    assert told[0].startswith("starting") and any(line.startswith("done 100.0 %") for line in told)
+    assert told[0].startswith(("starting", "copying"))
+    assert any(line.startswith("done 100.0 %") for line in told)
     assert any(line.startswith(f"copied {KEYS:,} keys in") for line in told)
 
 
@@ -201,6 +202,40 @@ def test_people_who_do_not_listen_do_not_stop_what_remains(
     assert f"compared {KEYS:,} keys" in (tmp_path / "log").read_text(encoding="utf-8")
 
 
+def test_an_error_that_nobody_hears_keeps_its_exit_code(
+    server: StartServer, tmp_path: Path
+) -> None:
+    target = server("7.0")
+    ends = f"--from redis://127.0.0.1:1 --to {target.uri}"
+
+    done = run_line(f"rumpx {ends} --on-end '{KEEP}' 2> /dev/full", env={"WHERE": str(tmp_path)})
+
+    assert done.returncode == SOURCE_UNUSABLE
+    assert "127.0.0.1:1" in hook_told(tmp_path, SOURCE_UNUSABLE)["error"]
+
+
+def test_what_is_of_an_earlier_run_is_not_taken_for_news(
+    server: StartServer, tmp_path: Path
+) -> None:
+    """Where nothing has begun there is nothing to write."""
+    target = server("7.0")
+    page, summary = tmp_path / "page.html", tmp_path / "summary.json"
+    words = ("--from", "redis://127.0.0.1:1", "--to", target.uri)
+    more = ("--report", page, "--summary", summary)
+    said = rumpx(*words, *more).stderr
+    assert "earlier run" not in said and not page.exists() and not summary.exists()
+
+    page.write_text("old")
+    summary.write_text("old")
+    run = rumpx(*words, *more)
+
+    assert run.returncode == SOURCE_UNUSABLE
+    for flag, path in (("--report", page), ("--summary", summary)):
+        told = f"rumpx: {flag}: nothing has begun, so {path} was left as it is, of an earlier run."
+        assert told in run.stderr.splitlines()
+        assert path.read_text() == "old"
+
+
 # --- refused before the copy starts ---------------------------------------------------------
 
 
@@ -209,6 +244,9 @@ def test_people_who_do_not_listen_do_not_stop_what_remains(
     [
         (("--report", "{tmp}/no/such/report.html"), "--report: {tmp}/no/such/report.html cannot"),
         (("--report", "{tmp}"), "--report: {tmp} cannot be written: Is a directory"),
+        (("--report", "-", "--summary", "-"), "--report and --summary are both standard output"),
+        (("--report", ""), "--report is empty; leave it out."),
+        (("--on-end", ""), "--on-end is empty; leave it out."),
         (("--log-file", "{tmp}/no/log"), "--log-file: {tmp}/no/log cannot be written: No such"),
         (("--metrics", "{port}"), "--metrics"),
         (("--top",), "--top needs a terminal"),
@@ -298,15 +336,16 @@ def test_the_hook_is_ended_by_a_signal_and_comes_once(
 ) -> None:
     """Also where the copy was refused, so that nothing had begun."""
     target = server("7.0")
-    hook = f"echo $RUMPX_EXIT_CODE >> {tmp_path}/codes; sleep 60"
+    codes = tmp_path / "codes"
+    hook = f"echo $RUMPX_EXIT_CODE >> {codes}; sleep 60"
     words = ("--from", "redis://127.0.0.1:1", "--to", target.uri, "--on-end", hook)
     with Running(words) as run:
-        wait_until((tmp_path / "codes").exists, 20, "the hook")
+        wait_until(lambda: codes.exists() and codes.read_text().split(), 20, "the hook")
         run.send_signal(signal.SIGINT)
         done = run.wait(20)
 
     assert done.returncode == SOURCE_UNUSABLE
-    assert (tmp_path / "codes").read_text().split() == [str(SOURCE_UNUSABLE)]
+    assert codes.read_text().split() == [str(SOURCE_UNUSABLE)]
     assert done.stderr.splitlines()[-1] == "rumpx: --on-end ended with a signal."
 
 
@@ -325,7 +364,7 @@ def test_a_hook_has_a_time_and_reads_what_it_likes(tmp_path: Path) -> None:
     assert run_hook("true", large, 0) == ""
     assert run_hook(f"wc -c > {tmp_path}/size", large, 0) == ""
     assert int((tmp_path / "size").read_text()) > 10**7
-    assert "killed" in run_hook(f"echo $$ > {tmp_path}/pid; sleep 60", {}, 0, seconds=0.5)
+    assert "killed" in run_hook(f"echo $$ > {tmp_path}/pid; sleep 60", {}, 0, seconds=3)
     pid = int((tmp_path / "pid").read_text())
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), 10, "the hook's end")
     assert run_hook("kill -9 $$", {}, 0) == "--on-end ended with a signal."
@@ -428,6 +467,20 @@ def test_what_cannot_be_listed_or_told_does_not_take_the_end_away(
     assert done.returncode == SOME_FAILED, done.stderr
     assert "The failed keys could not be listed in a file" in done.stderr
     assert "except for failed keys" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_report_on_standard_output(pair: tuple[Server, Server], tmp_path: Path) -> None:
+    source, target = pair
+    done = rumpx("--from", source.uri, "--to", target.uri, "--job", "job", "--report", "-")
+    page = rumpx("report", "job", "--html", "-")
+    unheard = run_line("rumpx report job > /dev/full")
+
+    for text in (done.stdout, page.stdout):
+        assert text.startswith("<!DOCTYPE html>") and text.endswith("</html>\n")
+    assert page.returncode == 0 and page.stderr == ""
+    assert unheard.returncode == 1
+    told = "rumpx: Standard output cannot be written: No space left on device.\n"
+    assert unheard.stderr == told
 
 
 def test_a_job_that_is_not_there() -> None:

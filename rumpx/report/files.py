@@ -1,8 +1,8 @@
 """Files written in one piece: a reader sees the old one or the whole new one, never a part.
 
 The text goes into a file beside it, which is then renamed over it; a symlink stays one. What is no
-regular file (a pipe, /dev/stderr) is written to and not replaced. `check_writable` finds out
-beforehand whether that will be possible.
+regular file (a pipe, /dev/stderr) is written to and not replaced, nor is "-", standard output.
+`check_writable` finds out beforehand whether that will be possible.
 
 Not promised: that the disk is not full by then.
 """
@@ -11,9 +11,13 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from pathlib import Path
+from typing import Final
 
 from rumpx.errors import UsageError
+
+STDOUT: Final = "-"
 
 
 def check_writable(destination: str, flag: str) -> None:
@@ -25,6 +29,8 @@ def check_writable(destination: str, flag: str) -> None:
     Raises:
         UsageError: it could not.
     """
+    if destination == STDOUT:
+        return
     try:
         if _replaceable(destination):
             temporary = _beside(_real(destination))
@@ -48,7 +54,10 @@ def write_text(destination: str, text: str, flag: str) -> None:
         UsageError: it cannot be written.
     """
     try:
-        if _replaceable(destination):
+        if destination == STDOUT:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        elif _replaceable(destination):
             _replace(_real(destination), text)
         else:
             Path(destination).write_text(text, encoding="utf-8")
@@ -68,7 +77,8 @@ def _real(destination: str) -> Path:
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """A name that none has: one that was killed here may have left its own, under our pid."""
+    return path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
 
 
 def _replace(path: Path, text: str) -> None:

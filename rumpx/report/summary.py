@@ -11,19 +11,17 @@ Only the first few failed keys of each reason are shown; the file has up to 100,
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from rumpx.report import copied, verdict
 from rumpx.report.entries import Entry
-from rumpx.report.files import check_writable, unwritable, write_text
+from rumpx.report.files import check_writable, write_text
 from rumpx.report.snapshot import Summary, Verification
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-STDOUT: Final = "-"
 LABEL_WIDTH: Final = len("completeness")
 _FLAG: Final = "--summary"
 
@@ -92,8 +90,7 @@ def check_summary_path(destination: str) -> None:
     Raises:
         UsageError: it could not.
     """
-    if destination != STDOUT:
-        check_writable(destination, _FLAG)
+    check_writable(destination, _FLAG)
 
 
 def document(copied: Summary | None, compared: Verification | None) -> dict[str, Any]:
@@ -112,12 +109,4 @@ def write_summary(document: dict[str, Any], destination: str) -> None:
     Raises:
         UsageError: it cannot be written.
     """
-    text = json.dumps(document, indent=2) + "\n"
-    if destination != STDOUT:
-        write_text(destination, text, _FLAG)
-        return
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except OSError as error:
-        raise unwritable(destination, _FLAG, error) from None
+    write_text(destination, json.dumps(document, indent=2) + "\n", _FLAG)
