@@ -30,8 +30,8 @@ from rumpx.timetable import parse_timetable
 from support.copying import held
 from support.data import compare, fill_mixed
 from support.run import Running
-from support.servers import Server
-from test_metrics import exposition, families_of, free_port, full_snapshot
+from support.servers import Server, free_port
+from test_metrics import exposition, families_of, full_snapshot
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -39,7 +39,7 @@ from rumpx.report.snapshot import (
 from support.copying import Copying
 from support.data import fill_mixed
 from support.run import rumpx as run_rumpx
-from support.servers import Server
+from support.servers import Server, free_port
 from support.snapshots import make_snapshot
 from support.waiting import wait_until
 
@@ -120,13 +120,6 @@ def by_label(text: str, name: str) -> dict[str, float]:
     return {
         labels[0][1]: value for (known, labels), value in samples_of(text).items() if known == name
     }
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def scrape(port: int, accept: str = "", host: str = "127.0.0.1") -> tuple[str, str]:
@@ -426,21 +419,22 @@ def test_a_copy_is_scraped_while_it_runs(server: Callable[..., Server]) -> None:
     source, target = server("7.0", requirepass="geheim"), server("8.1", requirepass="geheim")
     fill_mixed(source, 3000, ttl_share=0)
     port = free_port()
+
+    def copied_and_latencies() -> str:
+        text = scrape(port)[1]
+        copied = told(text, "rumpx_keys_total", outcome="copied") or 0
+        sides = by_label(text, "rumpx_latency_seconds")
+        return text if copied > 0 and {"source", "target"} == set(sides) else ""
+
     with Copying(source, target, "--metrics", f"127.0.0.1:{port}", "--job", "told") as copying:
         with copying.held_at(target, 500):
             # The coordinator moves: its next Snapshots say how far the workers had come.
-            wait_until(
-                lambda: (told(scrape(port)[1], "rumpx_keys_total", outcome="copied") or 0) > 0,
-                30,
-                "copied keys are told",
-            )
-            first = scrape(port)[1]
+            first = wait_until(copied_and_latencies, 30, "copied keys and latencies are told")
             names = {name: value for (name, _), value in samples_of(first).items()}
             assert told(first, "rumpx_state", state="copying") == 1
             assert 0 < names["rumpx_progress_ratio"] < 1
             assert names["rumpx_keys_expected"] == 3000
             assert names["rumpx_worker_memory_bytes"] > 1e6
-            assert {"source", "target"} == set(by_label(first, "rumpx_latency_seconds"))
             assert 'job_name="told"' in first
             assert "geheim" not in first
         done = copying.finish()

@@ -60,7 +60,7 @@ def refused(
     source: str,
     target: str,
     *flags: str | Path,
-    within: float = 8,
+    within: float = 20,
     env: dict[str, str] | None = None,
 ) -> str:
     """Run a copy that is refused; returns its message."""

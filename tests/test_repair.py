@@ -179,7 +179,7 @@ def answer(
     words = ["verify", "--from", uri_of(pair[0]), "--to", uri_of(pair[1]), "--workers", "1"]
     words += ["--repair", "--delete-extra", "--differences", str(listed), "--progress", progress]
     keys = [("[y/N]", action) for action in actions]
-    shown = rumpx_pty(*words, keys=keys, cols=100, rows=40, timeout=30)
+    shown = rumpx_pty(*words, keys=keys, cols=100, rows=40, timeout=60)
     assert shown.sent == list(actions), shown.text
     assert shown.modes_restored and not shown.cursor_hidden
     return shown
@@ -253,7 +253,7 @@ def test_a_repair_that_is_stopped_leaves_the_list_as_it_was(
         ("stopping: waiting", b"\x03"),
     ]
 
-    shown = rumpx_pty(*words, "--repair", "--delete-extra", keys=actions, cols=100, timeout=30)
+    shown = rumpx_pty(*words, "--repair", "--delete-extra", keys=actions, cols=100, timeout=60)
 
     assert len(shown.sent) == len(actions), shown.text
     assert shown.returncode == 130

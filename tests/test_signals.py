@@ -138,7 +138,10 @@ def test_ctrl_c_before_the_copy_begins(server: StartServer) -> None:
 def connected_to(run: Running, server: Server) -> bool:
     import psutil
 
-    links = psutil.Process(run.pid).net_connections("tcp")
+    try:
+        links = psutil.Process(run.pid).net_connections("tcp")
+    except psutil.Error:  # it has just ended
+        return False
     return any(link.raddr and link.raddr.port == server.port for link in links)
 
 

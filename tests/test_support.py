@@ -327,18 +327,23 @@ def test_the_proxy_delays_without_throttling(server: StartServer, proxy: StartPr
     one.client().set("big", b"x" * 8_000_000)
     link = proxy(one, rtt_ms=40)
     with Raw(("127.0.0.1", link.port)) as raw:
+
+        def once() -> float:
+            """Of several, as a busy machine makes some slow."""
+            took = []
+            for _ in range(10):
+                start = time.monotonic()
+                raw.do("PING")
+                took.append(time.monotonic() - start)
+            return min(took)
+
         raw.do("PING")
-        start = time.monotonic()
-        raw.do("PING")
-        once = time.monotonic() - start
-        assert 0.04 <= once < 0.2
+        assert 0.04 <= once() < 0.2
         start = time.monotonic()
         assert raw.many([("GET", "big"), ("ECHO", "end")])[1] == b"end"
         assert time.monotonic() - start < 1
         link.rtt_ms = 0
-        start = time.monotonic()
-        raw.do("PING")
-        assert time.monotonic() - start < 0.03
+        assert once() < 0.03
     assert link.connections == 1 and link.bytes_down > 8_000_000 > link.bytes_up > 0
     wait_until(lambda: link.open_connections == 0, 5, "the proxy notices the close")
 
@@ -390,12 +395,14 @@ def test_the_proxy_cuts_and_resets(server: StartServer, proxy: StartProxy) -> No
 
 def test_the_proxy_stalls(server: StartServer, proxy: StartProxy) -> None:
     link = proxy(server("7.0"))
-    with Raw(("127.0.0.1", link.port), timeout=0.2) as raw:
+    with Raw(("127.0.0.1", link.port), timeout=20) as raw:
         raw.do("PING")
         link.stall()
         raw.send(b"*1\r\n$4\r\nPING\r\n")
+        raw.sock.settimeout(0.2)
         with pytest.raises(TimeoutError):
             raw.replies(1)
+        raw.sock.settimeout(20)
         link.go()
         assert raw.replies(1) == [b"PONG"]
 
@@ -403,12 +410,14 @@ def test_the_proxy_stalls(server: StartServer, proxy: StartProxy) -> None:
 def test_the_proxy_stalls_one_direction(server: StartServer, proxy: StartProxy) -> None:
     one = server("7.0")
     link = proxy(one)
-    with Raw(("127.0.0.1", link.port), timeout=0.2) as raw:
+    with Raw(("127.0.0.1", link.port), timeout=20) as raw:
         raw.do("PING")
         link.stall("down")
+        raw.sock.settimeout(0.2)
         with pytest.raises(TimeoutError):
             raw.do("SET", "key", "value")
-        assert one.do("GET", "key") == b"value", "the command has arrived"
+        raw.sock.settimeout(20)
+        wait_until(lambda: one.do("GET", "key") == b"value", 20, "the command has arrived")
         link.go()
         assert raw.replies(1) == [b"OK"]
 
@@ -527,19 +536,25 @@ def test_a_program_with_workers(
 
 def test_a_copy_that_is_held(server: StartServer) -> None:
     source, target = server("7.0"), server("8.1")
-    fill_mixed(source, 5000)
+    fill_mixed(source, 10_000)
     with Copying(source, target) as copying:
         with copying.held_at(target, 1000):
             workers, others = copying.run.workers(), copying.run.descendants()
-            assert workers and all(one.status() == psutil.STATUS_STOPPED for one in workers)
+            assert workers
+            wait_until(
+                lambda: all(one.status() == psutil.STATUS_STOPPED for one in workers),
+                10,
+                "the workers have stopped",
+            )
             moving = [psutil.Process(copying.run.pid), *(o for o in others if o not in workers)]
             assert all(one.status() != psutil.STATUS_STOPPED for one in moving)
             there = target.do("DBSIZE")
-            assert 1000 <= there < 2000
+            assert 1000 <= there < 2700  # they had 64 batches of 5 * 5 keys at most
             workers[0].kill()  # another takes its place
         with copying.held_at(target, there + 1000):
             assert [one.pid for one in copying.run.workers()] != [one.pid for one in workers]
-            assert target.do("DBSIZE") < 5000
-        with pytest.raises(AssertionError, match="ended too early"), copying.held_at(target, 5001):
+            assert target.do("DBSIZE") < 10_000
+        too_many = copying.held_at(target, 10_001)
+        with pytest.raises(AssertionError, match="ended too early"), too_many:
             pass
-        assert copying.finish().counts["copied"] == len(keys_of(target)) == 5000
+        assert copying.finish().counts["copied"] == len(keys_of(target)) == 10_000

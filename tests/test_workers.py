@@ -53,7 +53,8 @@ def kill_workers(run: Running, target: Server, times: int, keys: int) -> None:
             workers = run.workers()
             # A suspect batch is alone with a new worker: if that were killed three times in a row,
             # it would rightly be set aside.
-            victim = rng.choice([w for w in workers if w.pid in old] if number % 2 else workers)
+            older = [w for w in workers if w.pid in old] if number % 2 else []
+            victim = rng.choice(older or workers)
             victim.kill()
             victim.wait(20)
             old = {worker.pid for worker in workers if worker != victim}

@@ -194,7 +194,8 @@ def held(
         workers = run.workers()
         for process in run.descendants():
             if process not in workers:
-                process.resume()
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.resume()
         run.send_signal(signal.SIGCONT)
         yield
 

@@ -338,6 +338,7 @@ def run_pty(
             os.close(slave)
         deadline = time.monotonic() + timeout
         while True:
+            ended = process.poll() is not None  # first: its last lines are read then
             ready = select.select([master], [], [], 0.05)[0]
             if ready:
                 try:
@@ -351,7 +352,7 @@ def run_pty(
                 lines = [line.rstrip() for line in screen.display]
                 if not frames or frames[-1] != lines:
                     frames.append(lines)
-            elif process.poll() is not None:
+            elif ended:
                 break
             while waiting and waiting[0][0] in "\n".join(screen.display):
                 action = waiting.pop(0)[1]
