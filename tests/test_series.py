@@ -114,6 +114,15 @@ def test_a_rest_too_short_for_a_rate_joins_the_point_before_it(taken: bool) -> N
     assert (len(before), recorder.take()) == (2 * taken, (True, tuple(recorder.points)))
 
 
+def test_a_point_in_which_the_machine_stood_still_does_not_make_all_others_long() -> None:
+    before = [Point(1, BEGAN, float(n), 1.0, 5, 50) for n in range(1, 9)]
+    before.append(Point(1, BEGAN, 708.0, 700.0, 5, 50))
+    recorder = Recorder(2, before, 708.0, Counts(copied=1000))
+    for tick in range(1, 5):
+        recorder.see(snapshot(708.0 + tick, 1000 + tick), BEGAN + tick)
+    assert [point.seconds for point in recorder.points[len(before) :]] == [1] * 4
+
+
 def test_a_short_run_is_not_joined_to_another() -> None:
     recorder = Recorder(2, [Point(1, BEGAN, 10.0, 1.0, 5, 50)], 10.0, Counts(copied=1000))
     recorder.see(snapshot(10.1, 1100), BEGAN + 500)

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 from collections.abc import Callable
@@ -364,7 +365,7 @@ def test_a_hook_has_a_time_and_reads_what_it_likes(tmp_path: Path) -> None:
     assert run_hook("true", large, 0) == ""
     assert run_hook(f"wc -c > {tmp_path}/size", large, 0) == ""
     assert int((tmp_path / "size").read_text()) > 10**7
-    assert "killed" in run_hook(f"echo $$ > {tmp_path}/pid; sleep 60", {}, 0, seconds=3)
+    assert "killed" in run_hook(f"sleep 60 & echo $! > {tmp_path}/pid; wait", {}, 0, seconds=3)
     pid = int((tmp_path / "pid").read_text())
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), 10, "the hook's end")
     assert run_hook("kill -9 $$", {}, 0) == "--on-end ended with a signal."
@@ -481,6 +482,19 @@ def test_a_report_on_standard_output(pair: tuple[Server, Server], tmp_path: Path
     assert unheard.returncode == 1
     told = "rumpx: Standard output cannot be written: No space left on device.\n"
     assert unheard.stderr == told
+
+
+def test_a_copy_that_is_done_stays_done_though_its_ledger_is_lost(
+    pair: tuple[Server, Server], state_home: Path
+) -> None:
+    source, target = pair
+    with Copying(source, target, "--job", "job") as copying:
+        with copying.held_at(target, 500):
+            shutil.rmtree(state_home)
+        done = copying.finish()
+
+    assert done.counts["copied"] == KEYS and compare(source, target) == []
+    assert any("The failed keys cannot be told" in text for text in done.summary["warnings"])
 
 
 def test_a_job_that_is_not_there() -> None:

@@ -49,6 +49,7 @@ from rumpx.errors import (
     TemporaryError,
     TimeOver,
     TooManyFailures,
+    UsageError,
 )
 from rumpx.job import Address, format_address
 from rumpx.limits import in_words, limits_with
@@ -215,9 +216,7 @@ class Coordinator:
         walks = self._engine.walks
         counts = overall((walk.partition, walk.counts) for walk in walks)
         ahead = [failure for walk in walks for failure in walk.frontier.ahead()]
-        with open_books(self._ledger.path) as books:
-            reasons = Counter(books.failures_by_reason())
-            listed = [failed.failure for failed in islice(books.failures(), FAILURES_SHOWN)]
+        reasons, listed, trouble = self._booked_failures()
         reasons.update(failure.reason for failure in ahead)
         shown = [*listed, *ahead][:FAILURES_SHOWN]
         failed = sum(walk.counts.failed for walk in walks)
@@ -232,12 +231,22 @@ class Coordinator:
             after=self._after,
             missing=self._missing,
             restarts=self._engine.restarts,
-            warnings=tuple(self._engine.warnings),
+            warnings=(*self._engine.warnings, *trouble),
             held_seconds=held_seconds(self._recorder.points),
             content=copied_content(
                 ((walk.partition, walk.frontier.kinds) for walk in walks), self._engine.largest
             ),
         )
+
+    def _booked_failures(self) -> tuple[Counter[str], list[KeyFailure], list[str]]:
+        """By reason, some of them, and why not if they cannot be read: a copy that is done stays
+        done, though its ledger is lost."""
+        try:
+            with open_books(self._ledger.path) as books:
+                listed = [each.failure for each in islice(books.failures(), FAILURES_SHOWN)]
+                return Counter(books.failures_by_reason()), listed, []
+        except UsageError as error:
+            return Counter(), [], [f"The failed keys cannot be told: {error}"]
 
     def _copy(self) -> None:
         engine = self._engine

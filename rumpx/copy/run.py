@@ -162,20 +162,21 @@ def _copy(
         try:
             coordinator.run(finish)
         except RumpxError as error:
-            error.resume = command
             stopped = control.stops or isinstance(error, TimeOver)
             state: State = "stopped" if stopped else "failed"
             _sum_up_early(plan, coordinator, ledger, run, error, state)
             raise
         except Exception as error:
             unforeseen = RumpxError(f"Something that nobody foresaw ended the run: {error!r}.")
-            unforeseen.resume = command
             _sum_up_early(plan, coordinator, ledger, run, unforeseen, "failed")
             raise unforeseen from error
         finally:
             display.stop()
         summary = summarize(plan, coordinator, ledger, "done", None, tuple(behind))
         return _ended(ledger, run, summary)
+    except RumpxError as error:
+        error.resume = command
+        raise
     finally:
         ledger.close()
 

@@ -51,7 +51,7 @@ def read_story(path: Path) -> Record:
         latest = next((run for run in runs if run.number == progressed.runs), None)
         if latest and latest.ended is not None:
             standing = latest.state
-        elif standing == "running" and not held:
+        elif standing == "running" and not (held or is_held(path)):  # begun meanwhile
             standing = "killed"
         return Record(
             state=standing,

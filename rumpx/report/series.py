@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from statistics import median_low
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -126,7 +127,8 @@ class Recorder:
     ) -> None:
         self.points = list(points)
         self._run = run
-        self._length = max([FIRST_SECONDS, *(_length_of(point) for point in self.points)])
+        # A single point is longer where the run, or its machine, stood still.
+        self._length = median_low([_length_of(point) for point in self.points] or [FIRST_SECONDS])
         self._since = _Mark(elapsed, work or Counts())
         self._latest = self._since
         self._latencies: tuple[float | None, float | None] = (None, None)
