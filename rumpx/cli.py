@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if sys.stderr is None:  # it was closed, as by 2>&-
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - to the end
     command = _COMMANDS.get(words[0]) if words else None
     code, _ = _guarded(lambda: command(words[1:]) if command else _copy(words))
     return code

@@ -13,8 +13,9 @@ as leaving it out. What takes several values is a list, or one value.
 
 Algorithm: each key becomes the words that would stand on the command line, and these are put in
 front of the words that do stand there, for the same parser. An option that stands on the command
-line wins over the file's, also if it is repeatable: then the file's are left out. (`--top` also
-leaves out the file's `progress`, and the other way round.)
+line wins over the file's (but a flag that is true there cannot be taken back), also if it is
+repeatable: then the file's are left out. (`--top` also leaves out the file's `progress`, and the
+other way round.)
 
 One file serves a copy, `rumpx check`, `verify` and `resume`; each takes from it the options that it
 has, and leaves out the others.

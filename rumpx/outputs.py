@@ -24,7 +24,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
-from rumpx.errors import RumpxError, UsageError
+from rumpx.errors import Interrupted, RumpxError, UsageError
 from rumpx.job import LogFormat, Progress
 from rumpx.report.display import Display, Several, Silent, beside, choose, open_display
 from rumpx.report.files import STDOUT
@@ -252,7 +252,7 @@ class Outputs:
         from rumpx.report.hook import run_hook
         from rumpx.report.summary import document
 
-        told = document(self.copied, self.compared) or _nothing_done(exit_code)
+        told = document(self.copied, self.compared) or _nothing_done(exit_code, error)
         told |= {"error": str(error or ""), "resume": error.resume if error else None}
         if complaint := run_hook(command, told, exit_code):
             _complain(complaint)
@@ -353,9 +353,10 @@ def _log_display(stream: TextIO, log_format: LogFormat) -> Display:
     return text_log(stream)
 
 
-def _nothing_done(exit_code: int) -> dict[str, Any]:
+def _nothing_done(exit_code: int, error: RumpxError | None) -> dict[str, Any]:
     """The summary of a run that ended before it began."""
-    return {"version": SUMMARY_VERSION, "state": "failed", "exit_code": exit_code}
+    state: State = "stopped" if isinstance(error, Interrupted) else "failed"
+    return {"version": SUMMARY_VERSION, "state": state, "exit_code": exit_code}
 
 
 def _tell_of_old(flag: str, path: str) -> None:

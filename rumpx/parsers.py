@@ -134,7 +134,11 @@ def build_report_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("name", metavar="JOB", help="its name; rumpx jobs lists all")
-    add("--html", metavar="FILE", help="write it as one HTML page, with charts; - is standard output")
+    add(
+        "--html",
+        metavar="FILE",
+        help="write it as one HTML page, with charts; - is standard output",
+    )
     add("--state-dir", metavar="DIR", help="the folder of its ledger")
     return parser
 

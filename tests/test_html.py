@@ -255,7 +255,7 @@ def test_examples_are_of_every_reason() -> None:
 
 
 def test_times_held_and_not_held() -> None:
-    _, table = next(s for s in sections(RECORDS["throttled"]) if s.name == "pace").tables
+    table, _ = next(s for s in sections(RECORDS["throttled"]) if s.name == "pace").tables
     rows = {row[0]: row[1:] for row in table.rows}
     assert list(rows) == ["source latency", "timetable", NOTHING_HELD]
     assert rows["timetable"] == ("4:09", "6.6 %")
@@ -268,11 +268,11 @@ def test_latencies_in_figures() -> None:
     limit = Option("--max-source-latency", "90ms", True)
     (felt,) = latencies(replace(RECORDS["brief"], points=some, options=(limit,)))
     assert felt == ("source", 100.0, 0.05, 0.25, 0.25, 0.09, 10.0)
-    (table, _) = sections(replace(RECORDS["brief"], points=some, options=(limit,)))[0].tables
+    (_, table) = sections(replace(RECORDS["brief"], points=some, options=(limit,)))[0].tables
     assert table.rows == (
         ("source", "50.0 ms", "250.0 ms", "250.0 ms", "90 ms", "10.0 s (10.0 %)"),
     )
-    (table, _) = sections(replace(RECORDS["brief"], points=some, options=()))[0].tables
+    (_, table) = sections(replace(RECORDS["brief"], points=some, options=()))[0].tables
     assert table.rows[0][-2:] == ("off", "")
 
 

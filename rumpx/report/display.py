@@ -228,10 +228,16 @@ class Silent:
 
 
 class _Complaint(Silent):
-    """What is left of a display that failed: its complaint goes to the other one."""
+    """What is left of a display that failed: its complaint goes to the other one, which has all
+    other messages anyway."""
 
     def __init__(self, display: Display) -> None:
-        self.message = display.message  # type: ignore[method-assign]
+        self._other: Display | None = display
+
+    def message(self, text: str) -> None:
+        other, self._other = self._other, None
+        if other:
+            other.message(text)
 
 
 class Several:

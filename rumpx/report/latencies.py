@@ -25,7 +25,7 @@ class Latencies(NamedTuple):
 
     Attributes:
         known: for how many seconds something was known.
-        half, most: below these it stayed for half, and for 99 %, of the time.
+        half, most: above these it was not for half, and for 99 %, of the time.
         highest: of all.
         limit: None if there was none.
         above: for how many seconds the limit was exceeded; stretches count whole.

@@ -4,14 +4,15 @@
 another program left there stays. It has the terminal hand over keys one by one and without an echo
 (Ctrl-C and Ctrl-Z remain signals). `q` gives the terminal back, and bars go on in its place. What
 cannot scroll on a full screen, messages, is kept and printed on the normal one as soon as that is
-there again. However it ends, `stop` first restores the terminal's modes, then leaves the alternate
-screen, then prints.
+there again. However it ends, `stop` first leaves the alternate screen, then restores the terminal's
+modes, then prints. Until then a Ctrl-C does not have the terminal forget what it has not drawn yet
+(NOFLSH).
 
 It may be stopped by Ctrl-Z and go on by `fg`: the modes are set again if a shell has changed them.
 As long as it is stopped, the shell's prompt is on the alternate screen; and while it is in the
 background, it draws but reads no keys and leaves the modes alone.
 
-Not promised: a terminal as it was after SIGKILL or SIGQUIT.
+Not promised: a terminal as it was after SIGKILL, SIGQUIT or SIGHUP.
 """
 
 from __future__ import annotations
@@ -161,10 +162,10 @@ class Top:
         if self._inside:
             self._inside = False
             try:
-                self._keyboard.give_back()
-            finally:
                 self._console.show_cursor(True)
                 self._console.set_alt_screen(False)
+            finally:
+                self._keyboard.give_back()
         while self._unprinted:
             self._console.print(self._unprinted.popleft())
 
@@ -207,7 +208,7 @@ class Keyboard:
 
     def _set_modes(self) -> None:
         modes = termios.tcgetattr(self._fd)
-        wanted = modes[_LOCAL_MODES] & ~(termios.ECHO | termios.ICANON)
+        wanted = modes[_LOCAL_MODES] & ~(termios.ECHO | termios.ICANON) | termios.NOFLSH
         if modes[_LOCAL_MODES] != wanted:
             modes[_LOCAL_MODES] = wanted
             termios.tcsetattr(self._fd, termios.TCSANOW, modes)

@@ -120,13 +120,13 @@ def _pace(record: Record) -> Section:
         "pace",
         _PACE,
         both if several else (),
-        tables=tuple(each for each in (_felt(record), table) if each.rows),
+        tables=tuple(each for each in (table, _felt(record)) if each.rows),
     )
 
 
 def _felt(record: Record) -> Table:
     """What both sides' clients felt."""
-    columns = ("half the time below", "99 % of the time below", "highest", "limit", "above it for")
+    columns = ("half the time up to", "99 % of the time up to", "highest", "limit", "above it for")
     rows = []
     for each in latencies(record):
         figures = (each.half, each.most, each.highest)
@@ -134,10 +134,15 @@ def _felt(record: Record) -> Table:
         if each.limit is not None:
             share = units.percent(each.above / each.known if each.known else 0.0)
             limit = (f"{each.limit * 1e3:g} ms", f"{units.duration(each.above)} ({share})")
-        rows.append((each.side, *map(units.milliseconds, figures), *limit))
+        rows.append((each.side, *map(_fine, figures), *limit))
     return Table(
         "Latency in figures", (Column("side", "brief"), *_numbers(*columns)), tuple(rows)
     )
+
+
+def _fine(seconds: float) -> str:
+    """`0.03 ms`, `6.1 ms`: hundredths where tenths would be nothing."""
+    return f"{seconds * 1e3:.2f} ms" if seconds < 1e-3 else units.milliseconds(seconds)
 
 
 def _content(summary: Summary) -> Section:

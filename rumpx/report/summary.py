@@ -48,7 +48,7 @@ def render_summary(summary: Summary | Verification) -> RenderableType:
     table.add_column(style="dim", no_wrap=True, min_width=LABEL_WIDTH)
     table.add_column(overflow="fold")
     for label, text, text_style in entries:
-        table.add_row(label, Text(text, text_style))
+        table.add_row(Text(label), Text(text, text_style))
     blocks: list[RenderableType] = [head, Padding(table, (0, 0, 0, 2))]
     if isinstance(summary, Verification) and summary.prefixes:
         blocks.append(Padding(_prefix_table(summary), (1, 0, 0, 2)))
@@ -59,13 +59,14 @@ def _prefix_table(result: Verification) -> Table:
     """Differing keys by prefix and kind."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     kinds = [kind for kind in verdict.KINDS if result.differences.get(kind)]
     table = Table("keys", *kinds, box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
     for column in table.columns[1:]:
         column.justify = "right"
     for name, *cells in verdict.prefix_rows(result, kinds):
-        table.add_row(name, *cells)
+        table.add_row(Text(name), *cells)
     return table
 
 

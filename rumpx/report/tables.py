@@ -101,7 +101,7 @@ def _grid(entries: Iterable[Entry]) -> Drawn:
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for entry in entries:
-        grid.add_row(entry.label, Text(entry.text, _STYLES.get(tone_of(entry), entry.style)))
+        grid.add_row(Text(entry.label), Text(entry.text, _STYLES.get(tone_of(entry), entry.style)))
     return grid
 
 
@@ -153,10 +153,11 @@ def _course(points: Sequence[Point], width: int) -> Iterator[Text]:
         ("source", [point.source_latency for point in points], units.milliseconds, _LEAST_LATENCY),
         ("target", [point.target_latency for point in points], units.milliseconds, _LEAST_LATENCY),
     ]
-    for name, values, label, top in rows:
+    room = width - len("keys/s ") - len("  max 12345.6 ms")
+    for name, values, label, top in rows if room > 0 else ():
         known = [value for value in values if value is not None]
         if known:
-            columns = _columns(points, values, width - len("keys/s ") - len("  max 12345.6 ms"))
+            columns = _columns(points, values, room)
             (line,) = sparkline(columns, len(columns), top=top)
             yield Text.assemble((f"{name} ", "dim"), (line, "cyan"), f"  max {label(max(known))}")
 
