@@ -155,8 +155,10 @@ def head(record: Record) -> list[Entry]:
     entries.append(Entry("running time", units.duration(summary.seconds) + within))
     if record.exit_code is not None:
         then = record.verification
-        both = f"{record.exit_code}, then {then.exit_code} of the comparison" if then else ""
-        entries.append(Entry("exit code", both or str(record.exit_code)))
+        told = str(record.exit_code)
+        if then and then.exit_code != record.exit_code:
+            told += f", then {then.exit_code} of the comparison"
+        entries.append(Entry("exit code", told))
     return entries
 
 
