@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rumpx.report.snapshot import Summary, Verification
 
 Side = Literal["source", "target"]
+SIDES: Final[tuple[Side, Side]] = ("source", "target")
 
 EXIT_OK: Final = 0
 EXIT_SOME_KEYS_FAILED: Final = 3

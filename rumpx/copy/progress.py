@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _WINDOW_SECONDS: Final = 5.0
 _USAGE_SECONDS: Final = 1.0
+_ENDED: Final[tuple[State, ...]] = ("done", "failed", "stopped")
 
 
 def overall(parts: Iterable[tuple[Partition, Counts]]) -> Counts:
@@ -62,6 +63,11 @@ def partition_summary(partition: Partition, counts: Counts, done: bool) -> Parti
     """One partition, as the end of a run tells of it."""
     bounds = f"{partition}, again: {partition.reason}" if partition.reason else str(partition)
     return PartitionSummary(partition.node.label(""), partition.db, bounds, counts, done)
+
+
+def _let_go(held: Held) -> Held:
+    """Nothing holds a run that has ended."""
+    return replace(held, reason="", by=(), off=False)
 
 
 def _place(partition: Partition) -> tuple[Side, Address | None, int]:
@@ -199,14 +205,14 @@ class ProgressMeter:
             coordinator_cpu=cpu,
             coordinator_memory=memory,
             note=told.note,
-            held=told.held,
+            held=_let_go(told.held) if state in _ENDED else told.held,
             nodes=told.nodes,
             failures=told.failures,
             content=self._weighed(parts, told, now),
         )
 
     def _weighed(self, parts: Sequence[Progress], told: Told, now: float) -> Content:
-        if now >= self._content_due or told.state in ("done", "failed", "stopped"):
+        if now >= self._content_due or told.state in _ENDED:
             self._content_due = now + _USAGE_SECONDS
             self._content = copied_content(
                 ((part.partition, part.kinds) for part in parts), told.largest

@@ -20,7 +20,7 @@ from rumpx.report import facts, units
 from rumpx.report.charts import Chart, Line, held_lanes, histogram, over_time
 from rumpx.report.entries import Entry
 from rumpx.report.facts import Figure, Tone, Verdict, moment, tone_of
-from rumpx.report.latencies import latencies, latency
+from rumpx.report.latencies import latencies
 from rumpx.report.lines import one_line
 from rumpx.report.record import Record
 from rumpx.report.scales import binned, size_groups
@@ -252,7 +252,7 @@ def _step(points: Sequence[Point]) -> str:
 
 
 def _milliseconds(points: Sequence[Point], side: Side) -> list[float | None]:
-    values = [latency(point, side) for point in points]
+    values = [point.latency(side) for point in points]
     return [None if value is None else value * 1e3 for value in values]
 
 

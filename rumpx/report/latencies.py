@@ -10,14 +10,11 @@ Not promised: limits that were other ones in earlier runs; those of the last run
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from rumpx.errors import Side, UsageError
+from rumpx.errors import SIDES, Side, UsageError
 from rumpx.job import parse_seconds
 from rumpx.report.record import Option, Record
-from rumpx.report.series import Point
-
-SIDES: Final[tuple[Side, ...]] = ("source", "target")
 
 
 class Latencies(NamedTuple):
@@ -47,7 +44,7 @@ def latencies(record: Record) -> list[Latencies]:
         values = sorted(
             (value, point.seconds)
             for point in record.points
-            if (value := latency(point, side)) is not None
+            if (value := point.latency(side)) is not None
         )
         if values:
             limit = limit_of(record.options, side)
@@ -56,11 +53,6 @@ def latencies(record: Record) -> list[Latencies]:
             half, most = _below(values, known / 2), _below(values, known * 0.99)
             found.append(Latencies(side, known, half, most, values[-1][0], limit, above))
     return found
-
-
-def latency(point: Point, side: Side) -> float | None:
-    """A point's latency of one side, in seconds."""
-    return point.source_latency if side == "source" else point.target_latency
 
 
 def limit_of(options: Sequence[Option], side: Side) -> float | None:

@@ -14,7 +14,7 @@ from typing import Final
 from rich.cells import cell_len
 from rich.text import Text
 
-from rumpx.errors import Side, printable
+from rumpx.errors import SIDES, Side, printable
 from rumpx.report import units
 from rumpx.report.draw import (
     QUIET,
@@ -31,7 +31,6 @@ from rumpx.report.series import Point
 from rumpx.report.snapshot import Snapshot
 from rumpx.report.sparkline import column_seconds, key_rates, latencies, sparkline
 
-SIDES: Final[tuple[Side, Side]] = ("source", "target")
 MOST_MESSAGE_ROWS: Final = 8
 
 _CHART_ROWS: Final = 15

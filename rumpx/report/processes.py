@@ -13,10 +13,11 @@ from typing import Final
 from rich.cells import cell_len
 from rich.text import Text
 
+from rumpx.errors import SIDES
 from rumpx.report import units
 from rumpx.report.draw import QUIET, column, named, shortened
 from rumpx.report.lines import one_line
-from rumpx.report.panels import SIDES, Panel, heading
+from rumpx.report.panels import Panel, heading
 from rumpx.report.snapshot import NodeStat, Snapshot
 
 _GAP: Final = 2

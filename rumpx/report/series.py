@@ -19,6 +19,7 @@ from statistics import median_low
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from rumpx.errors import Side
 from rumpx.report.snapshot import Counts, Snapshot
 
 MOST_POINTS: Final = 3600
@@ -49,6 +50,10 @@ class Point:
     source_latency: float | None = None
     target_latency: float | None = None
     held: dict[str, float] = field(default_factory=dict)
+
+    def latency(self, side: Side) -> float | None:
+        """A side's, in seconds above the best."""
+        return self.source_latency if side == "source" else self.target_latency
 
     @property
     def keys_per_second(self) -> float:

@@ -171,7 +171,7 @@ class Snapshot:
 
     Attributes:
         state: what the run is doing.
-        job: its name; "" for a comparison.
+        job: its name; of a comparison, that of the copy that is compared, or "".
         verb: what is done with keys, as in "copied" or "compared".
         source, target: the endpoints' URIs without credentials.
         elapsed: seconds since the copy began.

@@ -65,7 +65,7 @@ def latencies(points: Sequence[Point], width: int, side: Side) -> list[float | N
     known."""
     highest: list[float | None] = [None] * width
     for column, point, _ in _parts(points, width):
-        value = point.source_latency if side == "source" else point.target_latency
+        value = point.latency(side)
         if value is not None:
             highest[column] = max(value, highest[column] or 0.0)
     return highest
