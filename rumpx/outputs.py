@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rumpx.errors import Interrupted, RumpxError, UsageError
 from rumpx.job import LogFormat, Progress
 from rumpx.report.display import Display, Several, Silent, beside, choose, open_display
-from rumpx.report.files import STDOUT
+from rumpx.report.files import STDOUT, check_writable, write_text
 from rumpx.report.series import Recorder
 from rumpx.report.snapshot import SUMMARY_VERSION, Snapshot, State, Summary, Verification
 
@@ -93,12 +93,8 @@ class Outputs:
         if wanted.top:
             self._refuse_top()
         if wanted.summary:
-            from rumpx.report.summary import check_summary_path
-
-            check_summary_path(wanted.summary)
+            check_writable(wanted.summary, "--summary")
         if wanted.report:
-            from rumpx.report.files import check_writable
-
             check_writable(wanted.report, "--report")
         if wanted.log_file:
             self._log = _open_log(wanted.log_file)
@@ -258,7 +254,6 @@ class Outputs:
             _complain(complaint)
 
     def _write_report(self, path: str) -> None:
-        from rumpx.report.files import write_text
         from rumpx.report.html import render_html
 
         try:

@@ -24,6 +24,7 @@ from rumpx.report import jsonl, lines, units
 from rumpx.report.bars import MAX_ROWS, render
 from rumpx.report.display import Background, choose, open_display
 from rumpx.report.draw import shortened, slowest
+from rumpx.report.files import check_writable
 from rumpx.report.snapshot import (
     Counts,
     KeyFailure,
@@ -34,7 +35,6 @@ from rumpx.report.snapshot import (
     WorkerStat,
 )
 from rumpx.report.summary import (
-    check_summary_path,
     render_summary,
     summary_lines,
     write_summary,
@@ -611,7 +611,7 @@ def test_summary_stays_within_the_width(width: int) -> None:
 
 
 def test_write_summary_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
-    check_summary_path("-")
+    check_writable("-", "--summary")
     write_summary(troubled().to_json(), "-")
     document = json.loads(capsys.readouterr().out)
     assert document["version"] == 1
@@ -623,7 +623,7 @@ def test_write_summary_replaces_a_file_and_leaves_nothing_beside_it(tmp_path: Pa
     file, link = tmp_path / "summary.json", tmp_path / "link.json"
     file.write_text("old")
     link.symlink_to(file)
-    check_summary_path(str(link))
+    check_writable(str(link), "--summary")
     assert file.read_text() == "old"
     write_summary(make_summary().to_json(), str(link))
     assert link.is_symlink()
@@ -649,7 +649,7 @@ def test_write_summary_keeps_the_old_file_when_the_new_one_fails(
 def test_write_summary_writes_to_a_pipe_without_replacing_it() -> None:
     reader, writer = os.pipe()
     destination = f"/dev/fd/{writer}"
-    check_summary_path(destination)
+    check_writable(destination, "--summary")
     write_summary(make_summary().to_json(), destination)
     os.close(writer)
     with os.fdopen(reader) as file:
@@ -662,7 +662,7 @@ def test_an_unwritable_summary_is_a_usage_error(tmp_path: Path, tail: str) -> No
     destination = str(tmp_path / tail)
     message = r"--summary: .* cannot be written: .+\."
     with pytest.raises(UsageError, match=message):
-        check_summary_path(destination)
+        check_writable(destination, "--summary")
     with pytest.raises(UsageError, match=message):
         write_summary(make_summary().to_json(), destination)
 

@@ -167,8 +167,10 @@ class Recorder:
 
     def _join_rest(self) -> None:
         """A last point that is much shorter than others tells of chance, not of a rate."""
-        *_, before, last = [None, None, *self.points]
-        if before and last and before.run == last.run and last.seconds < self._length / 2:
+        if len(self.points) < 2:
+            return
+        before, last = self.points[-2:]
+        if before.run == last.run and last.seconds < self._length / 2:
             self.points[-2:] = [joined(before, last)]
             self._rewritten = True
 

@@ -2,8 +2,7 @@
 
 What there is to say is in `copied` for a copy and in `verdict` for a comparison. `summary_lines`
 gives plain text and `render_summary` the same entries as a table for a terminal; both show only
-what there is to say. `write_summary` writes the summary's JSON in one piece (`files`), and
-`check_summary_path` finds out before the run whether that will be possible.
+what there is to say. `write_summary` writes the summary's JSON in one piece (`files`).
 
 Only the first few failed keys of each reason are shown; the file has up to 100,000.
 """
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rumpx.report import copied, verdict
 from rumpx.report.entries import Entry
-from rumpx.report.files import check_writable, write_text
+from rumpx.report.files import write_text
 from rumpx.report.snapshot import Summary, Verification
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 LABEL_WIDTH: Final = len("completeness")
-_FLAG: Final = "--summary"
 
 
 def told(summary: Summary | Verification) -> tuple[str, list[Entry]]:
@@ -85,15 +83,6 @@ def _outcome_style(summary: Summary | Verification) -> str:
     return "green" if summary.exit_code == 0 else "red"
 
 
-def check_summary_path(destination: str) -> None:
-    """Find out whether `write_summary` could write there; called before the copy.
-
-    Raises:
-        UsageError: it could not.
-    """
-    check_writable(destination, _FLAG)
-
-
 def document(copied: Summary | None, compared: Verification | None) -> dict[str, Any]:
     """What `--summary` writes: of a copy; a comparison after it stands in it as "verification"."""
     if copied and compared:
@@ -110,4 +99,4 @@ def write_summary(document: dict[str, Any], destination: str) -> None:
     Raises:
         UsageError: it cannot be written.
     """
-    write_text(destination, json.dumps(document, indent=2) + "\n", _FLAG)
+    write_text(destination, json.dumps(document, indent=2) + "\n", "--summary")

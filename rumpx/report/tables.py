@@ -146,15 +146,15 @@ def _stacked(table: Table) -> Iterator[RenderableType]:
 
 def _course(points: Sequence[Point], width: int) -> Iterator[Text]:
     """A line for throughput and for each side's latency, over the whole running time."""
-    if not points:
+    room = width - len("keys/s ") - len("  max 12345.6 ms")
+    if not points or room < 1:
         return
     rows: list[tuple[str, list[float | None], Callable[[float], str], float]] = [
         ("keys/s", [point.keys_per_second for point in points], units.short_keys, 0.0),
         ("source", [point.source_latency for point in points], units.milliseconds, _LEAST_LATENCY),
         ("target", [point.target_latency for point in points], units.milliseconds, _LEAST_LATENCY),
     ]
-    room = width - len("keys/s ") - len("  max 12345.6 ms")
-    for name, values, label, top in rows if room > 0 else ():
+    for name, values, label, top in rows:
         known = [value for value in values if value is not None]
         if known:
             columns = _columns(points, values, room)
