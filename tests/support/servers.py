@@ -616,7 +616,11 @@ class Cluster:
         return info["role"] == "master" or info.get("master_link_status") == "up"
 
     def _agreed(self) -> bool:
-        """All living nodes are fine and have the same view of roles and slots."""
+        """All living nodes are fine and have the same view of roles, slots and epochs.
+
+        Only with equal views, and no epoch that two primaries have, is the next node that takes
+        a slot sure to get the greatest epoch: else an older claim may win, and stay.
+        """
         living = [node for node in self.nodes if node.alive]
         if not all(self._node_ok(node) for node in living):
             return False
@@ -624,14 +628,19 @@ class Cluster:
         ports = {node.port for node in living}
         for node in living:
             lines = []
+            epochs = []
             for words in self._view(node):
                 if int(words[1].split("@")[0].split(":")[1]) not in ports:
                     continue
                 flags = {flag for flag in words[2].split(",") if flag != "myself"}
                 if flags & {"fail", "fail?", "handshake", "noaddr"}:
                     return False
+                if "master" in flags:
+                    epochs.append(words[6])
                 slots = [word for word in words[8:] if not word.startswith("[")]
-                lines.append(f"{words[0]} {sorted(flags)} {words[3]} {slots}")
+                lines.append(f"{words[0]} {sorted(flags)} {words[3]} {words[6]} {slots}")
+            if len(epochs) != len(set(epochs)):
+                return False
             views.add("\n".join(sorted(lines)))
         return len(views) == 1
 
@@ -723,7 +732,9 @@ class Cluster:
         for node in [dst, src, *others]:
             node.do("CLUSTER", "SETSLOT", slot, "NODE", self.ids[dst.port])
         wait_until(
-            lambda: self._slot_known(slot, dst), 30, f"all nodes know that slot {slot} moved"
+            lambda: self._slot_known(slot, dst) and self._agreed(),
+            30,
+            f"all nodes know that slot {slot} moved",
         )
 
     def _slot_known(self, slot: int, owner: Server) -> bool:
