@@ -357,14 +357,20 @@ def _catch_signals(control: Control) -> None:
             raise Interrupted("Stopped before it began; nothing was written.", number)
         control.stop(number)
 
+    def hang_up(number: int, frame: FrameType | None) -> None:
+        if not control.stops:  # a terminal that goes away says so more than once
+            stop(number, frame)
+
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGUSR1, lambda number, frame: control.report())
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGHUP, hang_up)
 
 
 def _ignore_signals() -> None:
     """The work has ended: what is left to be written is not to be interrupted."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, lambda number, frame: None)
 
 

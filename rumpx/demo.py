@@ -4,8 +4,8 @@
     → copy, as the command does it, bars and all → compare every key → stop both
 
 The servers keep nothing on disk but a log, in a temporary folder, and are stopped by process id
-however the demo ends: done, failed, Ctrl-C or SIGTERM. `Server`, `find_server` and `fill` are also
-what the benchmarks stand on.
+however the demo ends: done, failed, Ctrl-C, SIGTERM or SIGHUP. `Server`, `find_server` and `fill`
+are also what the benchmarks stand on.
 
 Not promised: that the servers end with a demo that is killed (`kill -9`).
 """
@@ -98,12 +98,13 @@ def _say(line: str) -> None:
 
 @contextmanager
 def _signals_raise() -> Iterator[None]:
-    """Let SIGINT and SIGTERM unwind the stack, so that the servers are stopped."""
+    """Let SIGINT, SIGTERM and SIGHUP unwind the stack, so that the servers are stopped."""
 
     def stop(number: int, _frame: FrameType | None) -> None:
         raise Interrupted("The demo was stopped; its servers are gone.", number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = [number for number in ends if signal.getsignal(number) != signal.SIG_IGN]
     before = [signal.signal(number, stop) for number in numbers]
     try:
         yield

@@ -12,7 +12,7 @@
     ├── PayloadIncompatible       8   the target cannot read what this source's DUMP writes
     ├── TimeOver                 10   the time in which the run may work is over
     ├── JobHeld                  11   another run holds this job
-    └── Interrupted         130/143   stopped by SIGINT or SIGTERM
+    └── Interrupted     129/130/143   stopped by SIGHUP, SIGINT or SIGTERM
 
 Exit 0 means that everything in scope was copied, exit 3 that the run is complete but some keys
 could not be copied, exit 4 that a comparison found differences; these come with a Summary, not

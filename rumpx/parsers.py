@@ -28,7 +28,7 @@ Exit codes:
   5 temporary trouble, resume later   6 source unusable   7 target unusable
   8 the target cannot read the source's payloads   10 time is over, resume later
   11 another run holds this job
-  130, 143 stopped by a signal, can be resumed   1 anything else
+  129, 130, 143 stopped by a signal, can be resumed   1 anything else
 
 Other commands, each with its own --help:
   rumpx resume [JOB]    goes on with a copy that ended early, however it ended

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from support import data
 from support.copying import at_rest, held
 from support.proxy import Proxy
-from support.run import Running, rumpx_pty, start_rumpx
+from support.run import HANG_UP, Running, rumpx_pty, start_rumpx
 from support.servers import Server
 from support.waiting import wait_until
 
@@ -101,6 +102,44 @@ def test_sigterm_does_the_same(slow: Slow, copying: Running) -> None:
 
     assert copying.wait(20).returncode == 143
     check_stopped(slow, copying)
+
+
+def test_a_terminal_that_goes_away_ends_it_like_ctrl_c(slow: Slow, tmp_path: Path) -> None:
+    """It gets SIGHUP, and can write nothing there any more."""
+    told = tmp_path / "told"
+    slow.proxy.rtt_ms = SLOW_MS
+    hook = ("--on-end", f'echo "$RUMPX_EXIT_CODE" > {told}')
+    shown = rumpx_pty(*slow.words, "--top", *hook, keys=[("copying", HANG_UP)])
+
+    assert shown.returncode == 129
+    summary = slow.summary()
+    assert summary["state"] == "stopped" and summary["exit_code"] == 129
+    assert summary["counts"]["copied"] == slow.target.do("DBSIZE") < KEYS
+    assert summary["worker_restarts"] == 0
+    assert told.read_text() == "129\n"
+
+
+def test_hanging_up_twice_is_no_second_ctrl_c(slow: Slow, copying: Running) -> None:
+    """A shell that loses its terminal tells its jobs once more."""
+    slow.proxy.stall()
+    for _ in range(3):
+        copying.send_signal(signal.SIGHUP, group=True)
+        wait_until(lambda: '"draining"' in copying.stderr, 20, "it drains")
+    slow.proxy.go()
+
+    assert copying.wait(20).returncode == 129
+    check_stopped(slow, copying)
+
+
+def test_nohup_is_respected(server: StartServer) -> None:
+    source, target = server("7.0"), server("9.1")
+    data.fill_mixed(source, KEYS)
+    words = [sys.executable, "-m", "rumpx", "--from", source.uri, "--to", target.uri]
+    with Running([], command=["nohup", *words]) as run:
+        with held(run):
+            run.send_signal(signal.SIGHUP, group=True)
+        assert run.wait(60).returncode == 0
+    assert data.compare(source, target) == []
 
 
 def test_the_second_ctrl_c_does_not_wait(slow: Slow, copying: Running) -> None:

@@ -25,8 +25,9 @@ from typing import Any, Final
 
 _METHOD: Final = "forkserver" if sys.platform == "linux" else "spawn"
 _PRELOADED: Final = "rumpx.copy.worker"
-# A Ctrl-C reaches the whole process group; what happens then is the coordinator's decision.
-HELD_BACK: Final = (signal.SIGINT, signal.SIGTERM)
+# A Ctrl-C, and a terminal that goes away, reach the whole process group; what happens then is the
+# coordinator's decision.
+HELD_BACK: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def warm_up() -> None:
@@ -50,11 +51,12 @@ def name_process(name: str) -> None:
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Block SIGINT and SIGTERM: they stay blocked in a process that is started here, from its first
+    """Block what is held back: it stays blocked in a process that is started here, from its first
     instruction on, and in what the fork server starts."""
-    resource_tracker.ensure_running()  # it would unblock them, so it goes first
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
     try:
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)  # it has unblocked some of them
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

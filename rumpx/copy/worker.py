@@ -5,9 +5,9 @@ are in flight together. A second thread does nothing but read the channel: the c
 then never wait for a busy worker, and the end of the channel is seen even while the main thread
 waits for a server. A worker whose coordinator is gone ends within a second or so.
 
-SIGINT and SIGTERM are blocked by the coordinator before a worker starts (and by the worker, should
-a fork server of the calling program have started it): a Ctrl-C reaches the whole process group, and
-it is the coordinator that decides what happens then.
+SIGINT, SIGTERM and SIGHUP are blocked by the coordinator before a worker starts (and by the worker,
+should a fork server of the calling program have started it): a Ctrl-C, or a terminal that goes
+away, reaches the whole process group, and it is the coordinator that decides what happens then.
 
 A worker keeps nothing that matters. Whatever it held when it dies is given out again.
 """

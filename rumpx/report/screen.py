@@ -12,7 +12,7 @@ It may be stopped by Ctrl-Z and go on by `fg`: the modes are set again if a shel
 As long as it is stopped, the shell's prompt is on the alternate screen; and while it is in the
 background, it draws but reads no keys and leaves the modes alone.
 
-Not promised: a terminal as it was after SIGKILL, SIGQUIT or SIGHUP.
+Not promised: a terminal as it was after SIGKILL or SIGQUIT.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Literal, Self
 
 import psutil
 import pytest
@@ -247,8 +247,11 @@ def run_line(
 
 # --- in a terminal --------------------------------------------------------------------------
 
-Action = bytes | int | tuple[int, int] | Callable[[], object]
-"""Bytes to type, a signal to send to the main process, a new size (columns, rows), or a call."""
+Action = bytes | int | tuple[int, int] | Callable[[], object] | Literal["hang up"]
+"""Bytes to type, a signal to send to the main process, a new size (columns, rows), a call, or the
+terminal's end."""
+
+HANG_UP: Final = "hang up"
 
 # Makes the terminal on standard input the controlling one, so that Ctrl-C and a change of
 # size reach the program as signals, and becomes the program.
@@ -317,6 +320,7 @@ def run_pty(
     screen = pyte.HistoryScreen(cols, rows, history=100_000)
     stream = pyte.ByteStream(screen)
     master, slave = os.openpty()
+    nowhere = os.open(os.devnull, os.O_RDWR)
     process: subprocess.Popen[bytes] | None = None
     raw = bytearray()
     frames: list[list[str]] = []
@@ -357,7 +361,9 @@ def run_pty(
             while waiting and waiting[0][0] in "\n".join(screen.display):
                 action = waiting.pop(0)[1]
                 sent.append(action)
-                if isinstance(action, bytes):
+                if action == HANG_UP:
+                    os.dup2(nowhere, master)  # which closes it
+                elif isinstance(action, bytes):
                     os.write(master, action)
                 elif isinstance(action, int):
                     process.send_signal(action)
@@ -370,13 +376,14 @@ def run_pty(
                 shown = "\n".join(frames[-1] if frames else ())
                 pytest.fail(f"not finished after {timeout:g} s: {command}\n{shown}")
         code = process.wait(max(1.0, deadline - time.monotonic()))
-        restored = termios.tcgetattr(master) == before
+        restored = HANG_UP not in sent and termios.tcgetattr(master) == before
     finally:
         if process is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         os.close(master)
+        os.close(nowhere)
     history = ["".join(line[x].data for x in range(screen.columns)) for line in screen.history.top]
     return Terminal(
         returncode=code,
