@@ -29,14 +29,18 @@ from rumpx.report.draw import (
 from rumpx.report.lines import one_line
 from rumpx.report.series import Point
 from rumpx.report.snapshot import Snapshot
-from rumpx.report.sparkline import column_seconds, key_rates, latencies, sparkline
+from rumpx.report.sparkline import (
+    LEAST_LATENCY,
+    column_seconds,
+    key_rates,
+    latencies,
+    sparkline,
+)
 
 MOST_MESSAGE_ROWS: Final = 8
 
 _CHART_ROWS: Final = 15
 _LATENCY_ROWS: Final = 5
-# A latency that is lower than this is not drawn as if it were one.
-_LEAST_LATENCY: Final = 1e-3
 _STAMP: Final = len("12:31:05 ")
 _PACE_WIDTH: Final = 20
 _LEAST_PACE_WIDTH: Final = 5
@@ -104,7 +108,7 @@ def pace(snapshot: Snapshot, points: Sequence[Point], width: int) -> Panel:
         lines = [heading("latency", said, width)]
         for number, side in enumerate(sides):
             height = (rows - 2 + number) // len(sides)
-            chart = sparkline(values[side], room, height, _LEAST_LATENCY)
+            chart = sparkline(values[side], room, height, LEAST_LATENCY)
             lines += _beside(side, chart, _now(snapshot, side))
         return [*lines, _pace(snapshot, width)]
 

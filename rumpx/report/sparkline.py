@@ -17,6 +17,8 @@ from rumpx.errors import Side
 from rumpx.report.series import Point
 
 SPAN_SECONDS: Final = 300.0
+# A top for charts of latencies, in seconds: where all are lower, none is drawn as if it were high.
+LEAST_LATENCY: Final = 1e-3
 
 _BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 _NOTHING: Final = "."

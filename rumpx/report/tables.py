@@ -25,7 +25,7 @@ from rumpx.report.lines import one_line
 from rumpx.report.record import Record
 from rumpx.report.sections import Section, Table, sections
 from rumpx.report.series import Point
-from rumpx.report.sparkline import sparkline
+from rumpx.report.sparkline import LEAST_LATENCY, sparkline
 
 MOST_WIDTH: Final = 120
 _MARKS: Final[dict[Tone, str]] = {"good": "✓", "warn": "⚠", "bad": "✗", "busy": "▶"}
@@ -33,8 +33,6 @@ _STYLES: Final[dict[Tone, str]] = {"good": "green", "warn": "yellow", "bad": "re
 # A column of long texts needs no more than this; they fold.
 _FOLDED_WIDTH: Final = 24
 _GAP: Final = 2
-# As in the full-screen view: a latency that is lower is not drawn as if it were one.
-_LEAST_LATENCY: Final = 1e-3
 
 
 def render_record(record: Record) -> RenderableType:
@@ -151,8 +149,8 @@ def _course(points: Sequence[Point], width: int) -> Iterator[Text]:
         return
     rows: list[tuple[str, list[float | None], Callable[[float], str], float]] = [
         ("keys/s", [point.keys_per_second for point in points], units.short_keys, 0.0),
-        ("source", [point.source_latency for point in points], units.milliseconds, _LEAST_LATENCY),
-        ("target", [point.target_latency for point in points], units.milliseconds, _LEAST_LATENCY),
+        ("source", [point.source_latency for point in points], units.milliseconds, LEAST_LATENCY),
+        ("target", [point.target_latency for point in points], units.milliseconds, LEAST_LATENCY),
     ]
     for name, values, label, top in rows:
         known = [value for value in values if value is not None]
