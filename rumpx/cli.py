@@ -48,11 +48,18 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if sys.stderr is None:  # it was closed, as by 2>&-
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - to the end
+    _open_streams()
     command = _COMMANDS.get(words[0]) if words else None
     code, _ = _guarded(lambda: command(words[1:]) if command else _copy(words))
     return code
+
+
+def _open_streams() -> None:
+    """Have those that were closed, as by 2>&-, lead nowhere: no file or socket of ours is to get
+    their numbers, under which others would write to it."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - to the end
 
 
 def _guarded(
@@ -74,7 +81,6 @@ def _guarded(
             print("rumpx: Stopped.", file=sys.stderr)
         return 128 + signal.SIGINT, Interrupted("Stopped.", signal.SIGINT)
     except BrokenPipeError:
-        _silence_output()
         return 1, None
 
 
@@ -88,11 +94,6 @@ def _tell(error: RumpxError, told: Callable[[RumpxError], bool]) -> None:
         print(f"rumpx: {error}", file=sys.stderr)
     if error.resume:
         print(error.resume, file=sys.stderr)
-
-
-def _silence_output() -> None:
-    """What is left to be written would fail again when the interpreter ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _demo(words: list[str]) -> int:
@@ -116,8 +117,7 @@ def _copy(words: list[str]) -> int:
     if arguments.version:
         from rumpx import __version__
 
-        print(f"rumpx {__version__}")
-        return 0
+        return _print(f"rumpx {__version__}")
     if arguments.print_completion:
         return _print_completion(parser, arguments.print_completion)
     if arguments.dry_run:
@@ -183,12 +183,10 @@ def _jobs(words: list[str]) -> int:
     from rumpx.report.jobs import job_lines
 
     folder = state_folder(arguments.state_dir)
-    if arguments.prune:
-        removed = prune(folder)
-        print(f"Removed {len(removed)}: {', '.join(removed)}." if removed else "None is done.")
-    else:
-        print("\n".join(job_lines(all_jobs(folder))))
-    return 0
+    if not arguments.prune:
+        return _print("\n".join(job_lines(all_jobs(folder))))
+    removed = prune(folder)
+    return _print(f"Removed {len(removed)}: {', '.join(removed)}." if removed else "None is done.")
 
 
 def _ctl(words: list[str]) -> int:
@@ -204,14 +202,14 @@ def _ctl(words: list[str]) -> int:
 
     answer = ask(running_job(Place(arguments.state_dir, name)), request)
     if arguments.json:
-        print(json.dumps(answer))
-    else:
-        print("\n".join(status_lines(answer)) or "Done.")
-    return 0
+        return _print(json.dumps(answer))
+    return _print("\n".join(status_lines(answer)) or "Done.")
 
 
 def _report(words: list[str]) -> int:
     arguments = build_report_parser().parse_args(words)
+    if arguments.html == "":  # of a script whose variable is not set
+        raise UsageError("--html is empty; leave it out.")
     from rumpx.copy.jobs import Place, existing_ledger
     from rumpx.copy.story import read_story
 
@@ -250,7 +248,7 @@ def _checked(request: CheckRequest, *, as_json: bool) -> int:
     if as_json:
         import json
 
-        print(json.dumps(checkup.to_json(), indent=2))
+        _print(json.dumps(checkup.to_json(), indent=2))
     else:
         from rumpx.report.checkup import Report
 
@@ -258,22 +256,22 @@ def _checked(request: CheckRequest, *, as_json: bool) -> int:
     return checkup.exit_code
 
 
+def _print(text: str) -> int:
+    """Print on standard output; returns 0, the exit code of a command that has done so."""
+    from rumpx.report.files import print_text
+
+    print_text(text)
+    return 0
+
+
 def _print_rich(drawn: RenderableType) -> None:
     """Print for people on standard output."""
-    import io
-
     from rich.console import Console
 
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
+    from rumpx.report.files import standard_output
+
+    with standard_output():
         Console(soft_wrap=False, highlight=False).print(drawn)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _silence_output()
-        raise RumpxError(f"Standard output cannot be written: {error.strerror}.") from None
 
 
 def _verify(words: list[str]) -> int:
@@ -395,8 +393,7 @@ def _print_completion(parser: argparse.ArgumentParser, shell: str) -> int:
         raise UsageError(
             "--print-completion needs the package shtab: pip install 'rumpx[completion]'."
         ) from None
-    print(shtab.complete(parser, shell))
-    return 0
+    return _print(shtab.complete(parser, shell))
 
 
 def _confirm(question: str, control: Control) -> bool:

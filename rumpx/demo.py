@@ -34,6 +34,7 @@ import hiredis
 
 from rumpx.errors import EXIT_OK, ConnectionLost, Interrupted, RumpxError, UsageError
 from rumpx.job import Progress
+from rumpx.report.files import print_text
 from rumpx.report.snapshot import Summary
 from rumpx.servers.resp import Connection, encode
 from rumpx.values.compare import differing
@@ -68,14 +69,16 @@ def run(workers: int, keys: int, progress: Progress) -> int:
         summary = _copy(source, target, workers, progress)
         if summary.exit_code != EXIT_OK:
             counts = summary.counts
-            print(f"The copy {summary.state}: {counts.copied:,} copied, {counts.failed:,} failed.")
+            print_text(
+                f"The copy {summary.state}: {counts.copied:,} copied, {counts.failed:,} failed."
+            )
             return summary.exit_code
         _say("Comparing every key …")
         compared, different = _compare(source, target)
     if different:
-        print(f"{different:,} of {compared:,} keys differ after the copy.")
+        print_text(f"{different:,} of {compared:,} keys differ after the copy.")
         return EXIT_DIFFERENT
-    print(
+    print_text(
         f"{compared:,} keys copied in {summary.seconds:.1f} s "
         f"({compared / summary.seconds:,.0f} keys/s); "
         "every one is equal on both servers, value and expiry."

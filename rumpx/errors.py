@@ -24,6 +24,7 @@ It never holds a value or a password; key names are bytes and go through `printa
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 Side = Literal["source", "target"]
 SIDES: Final[tuple[Side, Side]] = ("source", "target")
+
+_USERINFO: Final = re.compile(r"://\S*@")
 
 EXIT_OK: Final = 0
 EXIT_SOME_KEYS_FAILED: Final = 3
@@ -52,9 +55,15 @@ class RumpxError(Exception):
 
 
 class UsageError(RumpxError):
-    """A flag, URI, pattern or file that cannot be meant; nothing was contacted or written."""
+    """A flag, URI, pattern or file that cannot be meant; nothing was contacted or written.
+
+    Words of the user's may be quoted: credentials in a URI among them are left out.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_USERINFO.sub("://", message))
 
 
 class TooManyFailures(RumpxError):

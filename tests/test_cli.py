@@ -17,7 +17,7 @@ import rumpx as package
 from rumpx.job import KEY_TYPES
 from support import data
 from support.proxy import Proxy
-from support.run import Terminal, rumpx, rumpx_pty
+from support.run import Terminal, rumpx, rumpx_pty, run_line
 from support.servers import Server
 
 StartServer = Callable[..., Server]
@@ -121,6 +121,53 @@ def test_completion_for_bash() -> None:
 
 
 # The flags of a copy
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["example config", "example", "help report", "help", "jobs", "--version", "report job"],
+)
+def test_standard_output_that_takes_nothing(pair: Pair, command: str, tmp_path: Path) -> None:
+    assert rumpx(*ends(pair), "--job", "job", "--state-dir", tmp_path).returncode == 0
+    where = f"--state-dir {tmp_path}" if command in ("jobs", "report job") else ""
+
+    full = run_line(f"rumpx {command} {where} > /dev/full")
+    closed = run_line(f"rumpx {command} {where} >&-")
+
+    told = "rumpx: Standard output cannot be written: No space left on device.\n"
+    assert (full.returncode, full.stderr) == (1, told)
+    assert (closed.returncode, closed.stderr) == (0, "")
+
+
+def test_standard_streams_that_are_closed(pair: Pair, tmp_path: Path) -> None:
+    """As those of a daemon; sockets and files do not get their numbers."""
+    source, target = pair
+    flags = f"--state-dir {tmp_path} --job job --verify --log-file {tmp_path}/log"
+
+    done = run_line(f"rumpx {' '.join(ends(pair))} {flags} <&- >&- 2>&-")
+
+    assert done.returncode == 0
+    assert data.compare(source, target) == []
+    assert "all equal" in (tmp_path / "log").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["redis://me:secret@old"],
+        ["--too", "redis://me:secret@old:6379", "--from", "redis://:secret@new"],
+        ["resume", "redis://:secret@old"],
+        ["verify", "redis://:secret@old"],
+        ["help", "redis://:secret@old"],
+        ["ctl", "redis://:secret@old", "pause"],
+        ["--workers", "redis://:secret@old", "--from", "redis://a", "--to", "redis://b"],
+    ],
+)
+def test_a_password_in_the_wrong_place_is_not_repeated(words: list[str]) -> None:
+    done = rumpx(*words)
+
+    assert done.returncode == 2
+    assert "redis://" in done.stderr and "secret" not in done.stderr
 
 
 @pytest.mark.smoke

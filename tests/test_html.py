@@ -35,7 +35,14 @@ from rumpx.report.scales import (
     ticks,
     time_ticks,
 )
-from rumpx.report.sections import EXAMPLES_SHOWN, NOTHING_HELD, Table, examples, sections
+from rumpx.report.sections import (
+    EXAMPLES_SHOWN,
+    NOT_RECORDED,
+    NOTHING_HELD,
+    Table,
+    examples,
+    sections,
+)
 from rumpx.report.series import Point, held_seconds
 from rumpx.report.snapshot import KeyFailure, Summary
 from rumpx.report.tables import render_record
@@ -260,6 +267,18 @@ def test_times_held_and_not_held() -> None:
     assert list(rows) == ["source latency", "timetable", NOTHING_HELD]
     assert rows["timetable"] == ("4:09", "6.6 %")
     assert sum(table.shares) == pytest.approx(1, abs=0.01)
+
+
+def test_time_that_was_not_recorded() -> None:
+    """As the last moments of a run that was killed: shares are of the whole running time."""
+    point = Point(1, BEGAN, 6.0, 6.0, 9, 9, None, None, {"pause": 3.0})
+    summary = replace(RECORDS["brief"].summary, seconds=10.0)
+    (table,) = sections(replace(RECORDS["brief"], points=(point,), summary=summary))[0].tables
+    assert table.rows == (
+        ("pause", "3.0 s", "30.0 %"),
+        (NOTHING_HELD, "3.0 s", "30.0 %"),
+        (NOT_RECORDED, "4.0 s", "40.0 %"),
+    )
 
 
 def test_latencies_in_figures() -> None:

@@ -11,6 +11,7 @@ from importlib import resources
 from typing import Final
 
 from rumpx.errors import UsageError
+from rumpx.report.files import print_text
 
 FILES: Final = {
     "config": ("config.toml", "All options of a copy, for --config"),
@@ -30,14 +31,21 @@ def run(words: Sequence[str]) -> int:
     if len(words) > 1:
         raise UsageError("rumpx example takes the name of one file. See rumpx example.")
     if not words or words[0] in ("-h", "--help"):
-        width = max(map(len, FILES))
-        for name, (_, title) in FILES.items():
-            print(f"  rumpx example {name:{width}}   {title}")
+        text = list_examples()
     elif words[0] in FILES:
-        print(read_example(words[0]), end="")
+        text = read_example(words[0])
     else:
         raise UsageError(f"There is no example {words[0]!r}. There is: {', '.join(FILES)}.")
+    print_text(text, end="")
     return 0
+
+
+def list_examples() -> str:
+    """A line for each."""
+    width = max(map(len, FILES))
+    return "".join(
+        f"  rumpx example {name:{width}}   {title}\n" for name, (_, title) in FILES.items()
+    )
 
 
 def read_example(name: str) -> str:

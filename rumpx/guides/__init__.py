@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from importlib import resources
 
 from rumpx.errors import UsageError
+from rumpx.report.files import print_text, standard_output
 
 
 def run(words: Sequence[str]) -> int:
@@ -23,12 +24,12 @@ def run(words: Sequence[str]) -> int:
     guides = read_guides()
     if len(words) > 1:
         raise UsageError("rumpx help takes the name of one guide. See rumpx help.")
-    if not words or words[0] in ("-h", "--help"):
-        print(list_guides(guides))
-    elif words[0] in guides:
+    if words and words[0] not in ("-h", "--help", *guides):
+        raise UsageError(f"There is no guide {words[0]!r}. There is: {', '.join(guides)}.")
+    if words and words[0] in guides:
         show(guides[words[0]])
     else:
-        raise UsageError(f"There is no guide {words[0]!r}. There is: {', '.join(guides)}.")
+        print_text(list_guides(guides))
     return 0
 
 
@@ -57,6 +58,7 @@ def show(text: str) -> None:
         from rich.console import Console
         from rich.markdown import Markdown
 
-        Console().print(Markdown(text))
+        with standard_output():
+            Console().print(Markdown(text))
     else:
-        print(text, end="")
+        print_text(text, end="")

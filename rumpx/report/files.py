@@ -1,4 +1,6 @@
-"""Files written in one piece: a reader sees the old one or the whole new one, never a part.
+"""Files written in one piece, and standard output.
+
+A reader sees the old file or the whole new one, never a part.
 
 The text goes into a file beside it, which is then renamed over it; a symlink stays one. What is no
 regular file (a pipe, /dev/stderr) is written to and not replaced, nor is "-", standard output.
@@ -10,12 +12,15 @@ Not promised: that the disk is not full by then.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from rumpx.errors import UsageError
+from rumpx.errors import RumpxError, UsageError
 
 STDOUT: Final = "-"
 
@@ -52,17 +57,50 @@ def write_text(destination: str, text: str, flag: str) -> None:
 
     Raises:
         UsageError: it cannot be written.
+        RumpxError: standard output cannot be.
     """
     try:
         if destination == STDOUT:
-            sys.stdout.write(text)
-            sys.stdout.flush()
+            print_text(text, end="")
         elif _replaceable(destination):
             _replace(_real(destination), text)
         else:
             Path(destination).write_text(text, encoding="utf-8")
     except OSError as error:
         raise unwritable(destination, flag, error) from None
+
+
+def print_text(text: str, end: str = "\n") -> None:
+    """Print on standard output; raises as `standard_output` does."""
+    with standard_output():
+        print(text, end=end)
+
+
+@contextmanager
+def standard_output() -> Iterator[None]:
+    """What is printed meanwhile is written when this ends; characters that its encoding does not
+    have, escaped.
+
+    Raises:
+        RumpxError: it cannot be.
+        BrokenPipeError: nobody reads it.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence()
+        raise
+    except OSError as error:
+        _silence()
+        raise RumpxError(f"Standard output cannot be written: {error.strerror}.") from None
+
+
+def _silence() -> None:
+    """What is left to be written would fail again when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _replaceable(destination: str) -> bool:

@@ -35,6 +35,9 @@ _NODES_SHOWN: Final = 16
 _PACE: Final = "Speed, and what held it"
 SIZES: Final = "Sizes"
 NOTHING_HELD: Final = "nothing (as fast as the servers allow)"
+NOT_RECORDED: Final = "not recorded"
+# What the first and the last moments of runs come to is not worth a word.
+_LEAST_UNRECORDED: Final = 0.01
 
 
 class Column(NamedTuple):
@@ -98,12 +101,15 @@ def _numbers(*titles: str) -> list[Column]:
 
 def _pace(record: Record) -> Section:
     points = record.points
-    total = sum(point.seconds for point in points)
-    if not total:
+    recorded = sum(point.seconds for point in points)
+    if not recorded:
         return Section("pace", _PACE, ("It was too short for its course to be drawn.",))
     held = held_seconds(points)
     free = sum(max(0.0, point.seconds - sum(point.held.values())) for point in points)
     times = {**held, NOTHING_HELD: free}
+    total = max(recorded, record.summary.seconds)
+    if total - recorded > _LEAST_UNRECORDED * total:  # as when a run was killed
+        times[NOT_RECORDED] = total - recorded
     shares = {by: min(1.0, seconds / total) for by, seconds in times.items()}
     table = Table(
         "What held it",
