@@ -350,20 +350,18 @@ def _shown(outputs: Outputs, call: Callable[[Display, Control], Result]) -> Resu
 
 
 def _catch_signals(control: Control) -> None:
+    from rumpx.copy.control import stopping_signals
+
     def stop(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP and control.stops:
+            return  # a terminal that goes away says so more than once
         if not control.running:
             raise Interrupted("Stopped before it began; nothing was written.", number)
         control.stop(number)
 
-    def hang_up(number: int, frame: FrameType | None) -> None:
-        if not control.stops:  # a terminal that goes away says so more than once
-            stop(number, frame)
-
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
+    for number in stopping_signals():
+        signal.signal(number, stop)
     signal.signal(signal.SIGUSR1, lambda number, frame: control.report())
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
-        signal.signal(signal.SIGHUP, hang_up)
 
 
 def _ignore_signals() -> None:

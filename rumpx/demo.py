@@ -32,6 +32,7 @@ from typing import Final, Self
 
 import hiredis
 
+from rumpx.copy.control import stopping_signals
 from rumpx.errors import EXIT_OK, ConnectionLost, Interrupted, RumpxError, UsageError
 from rumpx.job import Progress
 from rumpx.report.files import print_text
@@ -101,13 +102,12 @@ def _say(line: str) -> None:
 
 @contextmanager
 def _signals_raise() -> Iterator[None]:
-    """Let SIGINT, SIGTERM and SIGHUP unwind the stack, so that the servers are stopped."""
+    """Let what stops a run unwind the stack, so that the servers are stopped."""
 
     def stop(number: int, _frame: FrameType | None) -> None:
         raise Interrupted("The demo was stopped; its servers are gone.", number)
 
-    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    numbers = [number for number in ends if signal.getsignal(number) != signal.SIG_IGN]
+    numbers = stopping_signals()
     before = [signal.signal(number, stop) for number in numbers]
     try:
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,14 @@ from support.proxy import Proxy
 from support.servers import Cluster, Sentinel, Server
 from support.services import Managed, Service, start_service
 from support.tls import TlsFiles, make_tls_files
+
+
+def pytest_configure() -> None:
+    """Let programs that tests start be stopped by what stops them, though the tests run under nohup
+    or behind an &: that a signal is ignored is inherited, a handler for it is not."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: None)
 
 
 @pytest.fixture(autouse=True)

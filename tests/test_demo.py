@@ -318,7 +318,7 @@ def test_an_error_in_the_copy_stops_the_servers(stage: Stage) -> None:
         stage.run(copy)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_the_servers(stage: Stage, number: signal.Signals) -> None:
     def copy(source: Server, target: Server) -> Summary:
         os.kill(os.getpid(), number)

@@ -11,6 +11,13 @@ import signal
 import socket
 
 
+def stopping_signals() -> tuple[signal.Signals, ...]:
+    """Those that stop a run; SIGHUP not where whoever started it has it ignored, as nohup does."""
+    always = (signal.SIGINT, signal.SIGTERM)
+    nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return always if nohup else (*always, signal.SIGHUP)
+
+
 class Control:
     """The handle on one run.
 
