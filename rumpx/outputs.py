@@ -151,7 +151,7 @@ class Outputs:
         """Write `--summary`, if any part has ended.
 
         Raises:
-            UsageError: it cannot be written.
+            RumpxError: it cannot be written, as `write_text` tells.
         """
         if self._wanted.summary and (self.copied or self.compared):
             from rumpx.report.summary import document, write_summary

@@ -120,7 +120,7 @@ def test_completion_for_bash() -> None:
     assert syntax.returncode == 0, syntax.stderr
 
 
-# The flags of a copy
+# Streams that take nothing, and words in the wrong place
 
 
 @pytest.mark.parametrize(
@@ -168,6 +168,9 @@ def test_a_password_in_the_wrong_place_is_not_repeated(words: list[str]) -> None
 
     assert done.returncode == 2
     assert "redis://" in done.stderr and "secret" not in done.stderr
+
+
+# The flags of a copy
 
 
 @pytest.mark.smoke

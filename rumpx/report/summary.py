@@ -97,6 +97,6 @@ def write_summary(document: dict[str, Any], destination: str) -> None:
     What is no regular file (a pipe, /dev/stderr) is written to and not replaced.
 
     Raises:
-        UsageError: it cannot be written.
+        RumpxError: it cannot be written, as `write_text` tells.
     """
     write_text(destination, json.dumps(document, indent=2) + "\n", "--summary")
