@@ -4,6 +4,9 @@ Of each type and encoding in the sample the smallest key is read by DUMP and res
 under a name that nobody can guess, with a time to live of 10 seconds in the same command, and then
 deleted: whatever ends the check in between, nothing stays.
 
+Payloads of modules' types are never restored: one may write elsewhere than under the key's name (a
+graph of FalkorDB writes into the graph of its own name).
+
 Not promised: anything for types and encodings that are not in the sample, or whose keys there are
 all large; and nothing is written over, but a target that is full may evict for these few bytes.
 """
@@ -33,17 +36,21 @@ LARGEST: Final = 2**20
 # Where sizes are not told: values that cannot be large.
 _SMALL_ENCODINGS: Final = {"int", "embstr", "listpack", "ziplist", "intset"}
 _CANDIDATES: Final = 3
+# A payload's first byte where its value is a module's, in the old and the new form.
+_OF_MODULES: Final = (6, 7)
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What became of one payload: `error` is the target's answer, "" if it took it."""
+    """What became of one payload: `error` is the target's answer, "" if it took it; one that is
+    `opaque` is a module's, and was not tried."""
 
     type: str
     encoding: str
     version: int
     error: str = ""
     left: bool = False
+    opaque: bool = False
 
     @property
     def incompatible(self) -> bool:
@@ -101,6 +108,8 @@ def _try_one(
     for key in candidates:
         payload = source.connect(key.node, key.db).call("DUMP", key.name)
         if isinstance(payload, bytes):
+            if payload[0] in _OF_MODULES:
+                return Trial(key.type, key.encoding, 0, opaque=True)
             version = int.from_bytes(payload[-FOOTER_BYTES:-CHECKSUM_BYTES], "little")
             error, left = _restore(target, scope.target_db(key.db), payload)
             return Trial(key.type, key.encoding, version, error, left)
@@ -119,8 +128,20 @@ def _restore(target: Links, db: int, payload: bytes) -> tuple[str, bool]:
     return "", all(is_error(connection.call(command, name)) for command in ("UNLINK", "DEL"))
 
 
-def _told(draft: Draft, keys: Sequence[Key], trials: Sequence[Trial]) -> list[Line]:
+def _told(draft: Draft, keys: Sequence[Key], found: Sequence[Trial]) -> list[Line]:
     lines = []
+    opaque = sorted({trial.type for trial in found if trial.opaque})
+    if opaque:
+        lines.append(
+            Line(
+                "info",
+                "payloads",
+                f"Not proven, module types {', '.join(opaque)}: a module's payload may write "
+                "elsewhere than where it is restored, so none is restored as a proof",
+            )
+        )
+    keys = [key for key in keys if key.type not in opaque]
+    trials = [trial for trial in found if not trial.opaque]
     taken = [trial for trial in trials if not trial.error]
     bad = [trial for trial in trials if trial.incompatible]
     versions = ", ".join(str(version) for version in sorted({trial.version for trial in trials}))

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from rumpx.servers.resp import Argument
 from rumpx.values.reading import Reader, ValueChanged
+from rumpx.values.sketches import registers
 
 # By type: the command, and what stands in it after the key.
 READS: Final[dict[bytes, tuple[str, list[str]]]] = {
@@ -71,7 +72,10 @@ def read_command(kind: bytes, key: bytes) -> list[Argument]:
 
 
 def meaning(kind: bytes, reply: Any) -> Any:
-    """A reply without what does not count: the order of members, the digits of a score."""
+    """A reply without what does not count: the order of members, the digits of a score, what a
+    HyperLogLog has cached."""
+    if kind == b"string" and (sketch := registers(reply or b"")):
+        return "HyperLogLog", sketch
     if kind == b"set":
         return set(reply)
     if kind == b"hash":
