@@ -450,7 +450,7 @@ def look(job: Job, side: Side) -> SideFacts:
     with at_start(dialer):
         try:
             topology = read_places(dialer)
-        except ConnectionLost:
+        except (ConnectionLost, NoReplica):
             raise
         except TemporaryError:
             with connected(dialer, None) as connection:

@@ -27,7 +27,7 @@ _SILENT_SECONDS: Final = 25
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """A replica's link, as INFO tells of it.
+    """A replica's link to its primary, from INFO.
 
     Attributes:
         primary: its primary, host:port.
@@ -51,7 +51,7 @@ class Upstream:
 
     @property
     def fault(self) -> str:
-        """Why it does not hold its primary's data, for the end of a sentence; "" if it does."""
+        """Why the replica lacks its primary's data, to end a sentence; "" if it has them."""
         if self.loading or self.syncing:
             return f"is loading the data of its primary {self.primary}"
         if self.up:
@@ -64,7 +64,7 @@ class Upstream:
 
     @property
     def lag(self) -> str:
-        """How far it is behind for certain, for the end of a sentence; "" if it is not."""
+        """How far the replica is known to be behind, to end a sentence; "" if it is not."""
         if self.up and self.silent_for > _SILENT_SECONDS:
             return f"has heard nothing from its primary {self.primary} for {self.silent_for:,} s"
         if self.up:
