@@ -59,7 +59,7 @@ def fill_large(server: Server, number: int) -> None:
 @contextmanager
 def slow_synchronisation(primary: Server, replica: Server) -> Iterator[None]:
     """One that is under way while this is open."""
-    primary.do("CONFIG", "SET", "rdb-key-save-delay", 20_000)
+    primary.do("CONFIG", "SET", "rdb-key-save-delay", 50_000)
     replica.do("REPLICAOF", "127.0.0.1", primary.port)
     wait_until(
         lambda: replica.info()["master_sync_in_progress"] == "1", 20, "the primary sends its keys"
