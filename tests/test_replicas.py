@@ -11,6 +11,7 @@ import pytest
 from support.copying import Copied, Copying, copy, held, resume, verify
 from support.data import compare, fill_mixed, keys_of
 from support.proxy import Proxy
+from support.replication import attach, cut_off, link, replicated, resynchronise
 from support.run import rumpx
 from support.servers import Cluster, Sentinel, Server, key_slot
 from support.waiting import wait_until
@@ -50,16 +51,6 @@ def nodes_read(done: Copied) -> set[str]:
     return {part["node"] for part in done.summary["partitions"]}
 
 
-def replicated(primary: Server, replica: Server) -> None:
-    """Until the replica has all that was written."""
-    end = int(primary.info("replication")["master_repl_offset"])
-    wait_until(
-        lambda: int(replica.info("replication").get("slave_repl_offset", -1)) >= end,
-        10,
-        f"{replica!r} has caught up",
-    )
-
-
 def with_replicas(server: StartServer, version: str, count: int = 1) -> list[Server]:
     """A filled primary, and its replicas."""
     servers = [server(version) for _ in range(1 + count)]
@@ -78,24 +69,6 @@ def filled_cluster(cluster: StartCluster, version: str) -> Cluster:
         for replica in nodes.replicas(primary):
             replicated(primary, replica)
     return nodes
-
-
-def cut_off(replica: Server, primary: Server) -> None:
-    """From now on a replica gets nothing of its primary, and knows it."""
-    primary.do("ACL", "SETUSER", "default", "-psync", "-sync")
-    primary.do("CLIENT", "KILL", "TYPE", "replica")
-    wait_until(lambda: link(replica) == "down", 10, "it is cut off")
-
-
-def link(replica: Server) -> str:
-    return replica.info("replication")["master_link_status"]
-
-
-def attach(replica: Server, primary: Server) -> None:
-    """End that."""
-    # Without SYNC, which a replica falls back to that was refused PSYNC a moment ago.
-    primary.do("ACL", "SETUSER", "default", "+psync")
-    wait_until(lambda: link(replica) == "up", 20, "it is attached again")
 
 
 # --- all is well ----------------------------------------------------------------------------
@@ -348,19 +321,6 @@ def test_a_full_resynchronisation_has_the_walks_start_over(
     assert replica.info("server")["run_id"] == process
     assert compare(source, target, ttl_tolerance_ms=2 if version == "6.2" else 0) == []
     assert done.summary["walked_again"]["the source's node changed"] > 0
-
-
-def resynchronise(replica: Server, primary: Server) -> None:
-    """In full."""
-    before = int(primary.info("stats")["sync_full"])
-    primary.do("CONFIG", "SET", "repl-backlog-size", 16_384)
-    cut_off(replica, primary)
-    with primary.raw() as raw:
-        raw.many([("SET", "filling", b"x" * 10_000) for _ in range(10)])
-        raw.do("DEL", "filling")
-    attach(replica, primary)
-    replicated(primary, replica)
-    assert int(primary.info("stats")["sync_full"]) == before + 1
 
 
 @pytest.mark.parametrize("version", ["7.0", "9.1"])

@@ -130,6 +130,13 @@ def _role(draft: Draft) -> str:
     return "The target is a primary" if known else ""
 
 
+def _replication(draft: Draft) -> str:
+    infos = [draft.source.infos[n.address] for n in draft.source.topology.nodes if not n.origin]
+    links = [info.upstream for info in infos if info and info.upstream]
+    primaries = sorted({link.primary for link in links if not link.lag})
+    return f"The source is a replica in touch with {', '.join(primaries)}" if primaries else ""
+
+
 def _eviction(side: SideFacts) -> str:
     policies = eviction_policies(side)
     if None in side.infos.values():
@@ -184,6 +191,7 @@ _TELLS: Final[dict[str, Callable[[Draft], str]]] = {
     "target": lambda draft: _side(draft.target),
     "identity": _identity,
     "role": _role,
+    "replication": _replication,
     "source slots": lambda draft: _slots(draft.source),
     "target slots": lambda draft: _slots(draft.target),
     "eviction": lambda draft: _eviction(draft.source),

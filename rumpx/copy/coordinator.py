@@ -27,7 +27,7 @@ from rumpx.copy.books import (
     SavedWalk,
     open_books,
 )
-from rumpx.copy.completeness import Census, Tally, missing_keys, take_census
+from rumpx.copy.completeness import Census, Tally, count_shown, missing_keys, take_census
 from rumpx.copy.control import Control
 from rumpx.copy.ctl import CtlServer, Pause, Request, Resume, Set
 from rumpx.copy.engine import Engine, Walk
@@ -58,6 +58,7 @@ from rumpx.report.display import Display
 from rumpx.report.series import Recorder, held_seconds
 from rumpx.report.snapshot import Counts, KeyFailure, PartitionSummary, Snapshot
 from rumpx.report.units import size
+from rumpx.servers.replicas import other_dataset
 from rumpx.servers.topology import Node, Topology, heir
 
 FAILURES_SHOWN: Final = 100_000
@@ -71,10 +72,6 @@ _PAUSE: Final = 0.5
 _MIGRATION_POLLS: Final = 20
 _SAVE_SECONDS: Final = 0.5
 _LAST_SAVE_SECONDS: Final = 5.0
-_UNREMOVED: Final = (
-    " Or have that many keys of the source expired that its primaries, where nobody reads them, "
-    "have not removed yet?"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -452,11 +449,13 @@ class Coordinator:
         """Replicas that were lost, emptied or promoted: workers may have found keys gone there that
         were not, after the walks that named them had ended."""
         engine = self._engine
-        read = {w.partition.place for w in engine.walks if w.partition.node.origin}
-        if not read:
-            return False
         now, identities = engine.ask(self._identities_now)
-        lost = {place for place in read if identities.get(place[1]) != engine.run_ids.get(place)}
+        lost = set()
+        read = {walk.partition.place: walk.partition.node.origin for walk in engine.walks}
+        for place, origin in read.items():
+            before, after = engine.run_ids.get(place, ""), identities.get(place[1], "")
+            if other_dataset(before, after) or (origin and before != after):
+                lost.add(place)
         if not lost:
             return False
         engine.warn(
@@ -602,10 +601,17 @@ class Coordinator:
 
     def _check_completeness(self) -> bool:
         """If the target holds fewer keys than it should, walk the source once more."""
-        engine, before = self._engine, self._facts.before
+        engine, plan, before = self._engine, self._plan, self._facts.before
         self._after = engine.ask(lambda: take_census(self._plan))
         counts = overall((walk.partition, walk.counts) for walk in engine.walks)
-        self._missing = missing_keys(self._plan, before, self._after, counts)
+        self._missing = missing_keys(plan, before, self._after, counts)
+        again = self._all_again("keys missing", None) if self._missing else []
+        if self._missing and self._after.source:
+            # Of those that the source counts, some may have expired.
+            settings = plan.scans["source"]
+            shown = engine.ask_at_length(lambda gate: count_shown(settings, gate, again))
+            if shown is not None:
+                self._missing = max(0, self._missing - max(0, self._after.source.keys - shown))
         if evicted := _evicted(before, self._after):
             engine.warn(
                 f"The target evicted {evicted:,} keys during the copy, of these or of others: its "
@@ -617,14 +623,12 @@ class Coordinator:
             engine.warn(
                 f"The target holds {self._missing:,} keys fewer than it should, also after a "
                 "second walk of the source. Does it evict, or do others delete there?"
-                + _UNREMOVED * (self._plan.source.dialer.read_from != "primary")
             )
             return False
         engine.warn(
             f"The target holds {self._missing:,} keys fewer than it should: the source is walked "
             "once more by one plain cursor a node."
         )
-        again = self._all_again("keys missing", None)
         self._facts = replace(self._facts, counted_again=True)
         return self._add_walks(again)
 

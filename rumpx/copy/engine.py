@@ -591,6 +591,21 @@ class Engine:
                 self.note = str(error)
             self.wait(_PAUSE)
 
+    def ask_at_length(self, question: Callable[[Gate], T]) -> T:
+        """Ask something that takes long and passes the gate, and turn the loop meanwhile.
+
+        Args:
+            question: must not raise.
+        """
+        answers: list[T] = []
+        thread = threading.Thread(
+            target=lambda: answers.append(question(self._gate)), name="question", daemon=True
+        )
+        thread.start()
+        while thread.is_alive():
+            self.wait(TICK)
+        return answers[0]
+
     def wait(self, seconds: float) -> None:
         """Turn the loop for a while, so that displays live and signals are seen."""
         until = time.monotonic() + seconds

@@ -4,8 +4,9 @@ The order is cheapest first, and everything here only reads (RESTORE is proved b
 that it must refuse):
 
 1. Reach both sides, log in, read the topology and every primary's INFO.
-2. Refuse: one replication chain on both sides, a target that is a replica, a cluster with slots
-   that nobody serves, a source about to evict, clocks too far apart.
+2. Refuse: one replication chain on both sides, a target that is a replica, a source that is one
+   without its primary's data, a cluster with slots that nobody serves, a source about to evict,
+   clocks too far apart.
 3. Find the databases in scope; prove by SELECT that both sides have them.
 4. Find out what the source lets us use, and prove that both users may do what a copy needs.
 5. A target that holds keys needs a conflict policy.
@@ -42,6 +43,7 @@ from rumpx.copy.worker import Spec, WorkerSpec
 from rumpx.errors import (
     ConnectionLost,
     NoReplica,
+    RumpxError,
     Side,
     SourceUnusable,
     TargetFull,
@@ -53,7 +55,7 @@ from rumpx.errors import (
 from rumpx.job import Address, Endpoint, Job, Scope, format_address
 from rumpx.servers.dial import Dialer
 from rumpx.servers.probe import ServerClock, ServerInfo, measure_clock, read_info
-from rumpx.servers.replicas import prove, read_places
+from rumpx.servers.replicas import prove, read_places, read_state
 from rumpx.servers.replies import Kind, classify, explain_refusal, refused
 from rumpx.servers.resp import Connection, Reply
 from rumpx.servers.topology import (
@@ -315,6 +317,7 @@ STEPS: Final = (
     Step("target", (), _look_at_target),
     Step("identity", ("source", "target"), lambda d: refuse_same_chain(d.source, d.target)),
     Step("role", ("target",), lambda d: refuse_replica(d.target)),
+    Step("replication", ("source",), lambda d: check_upstreams(d.source, d.warnings)),
     Step("source slots", ("source",), lambda d: refuse_unserved(d.source)),
     Step("target slots", ("target",), lambda d: refuse_unserved(d.target)),
     Step("eviction", ("source",), lambda d: check_eviction(d.job, d.source, d.warnings)),
@@ -445,18 +448,30 @@ def look(job: Job, side: Side) -> SideFacts:
         endpoint, side, job.connect_timeout, job.connect_timeout, read_from=read_from
     )
     with at_start(dialer):
-        topology = read_places(dialer)
+        try:
+            topology = read_places(dialer)
+        except (ConnectionLost, NoReplica):
+            raise
+        except TemporaryError:
+            with connected(dialer, None) as connection:
+                refuse_silent_replica(side, connection)
+            raise
     infos: dict[Address | None, ServerInfo | None] = {}
     clock = ServerClock(None, 0.0)
     no_touch = False
     for number, node in enumerate(topology.nodes):
         with connected(dialer, node.address) as connection:
             refuse_foreign(side, connection)
-            infos[node.address] = read_info(connection)
+            info = read_info(connection)
+            infos[node.address] = info
             if node.origin:
                 infos[node.address] = _replica_info(connection, node.origin)
                 if topology.cluster:
                     _prove_readonly(connection)
+            elif info and info.upstream:
+                refuse_silent_replica(side, connection)
+                state = read_state(connection)
+                infos[node.address] = replace(info, link=state.dataset if state else None)
             if number == 0:
                 clock = measure_clock(connection)
                 no_touch = connection.call("CLIENT", "NO-TOUCH", "ON") == b"OK"
@@ -488,8 +503,60 @@ def refuse_foreign(side: Side, connection: Connection) -> None:
         return
     text = str(reply)
     if text.startswith(("LOADING", "MASTERDOWN", "BUSY ")):
+        refuse_silent_replica(side, connection)
         raise TemporaryError(f"The {side} at {connection.name} is not ready: {text}")
     raise unusable(side)(f"The {side} at {connection.name} does not let us in: {text}")
+
+
+def refuse_silent_replica(side: Side, connection: Connection) -> None:
+    """A replica that loads its primary's data, or that answers no reads while it is cut off."""
+    info = read_info(connection)
+    upstream = info and info.upstream
+    if not upstream:
+        return
+    reply = connection.call("DBSIZE")
+    if str(reply).startswith("LOADING"):
+        raise _unfit(side, connection.name, upstream.fault or "is loading its data")
+    if str(reply).startswith("MASTERDOWN"):
+        raise unusable(side)(
+            f"The {side} at {connection.name} {upstream.fault or upstream.lag}, and answers no "
+            "reads until the link is up again (replica-serve-stale-data no). Mend the link, or "
+            "give its primary."
+        )
+
+
+def _unfit(side: Side, name: str, fault: str) -> RumpxError:
+    return unusable(side)(
+        f"The {side} at {name} is a replica and {fault}: what it holds is not its primary's data. "
+        "Wait until INFO says master_link_status:up there, or give its primary (or, if its own "
+        "data are wanted, detach it by REPLICAOF NO ONE)."
+    )
+
+
+def check_upstreams(side: SideFacts, warnings: list[str]) -> None:
+    """Refuse replicas that do not have their primary's data, and say how far others are behind."""
+    name = side.dialer.side
+    for node in side.topology.nodes:
+        info = side.infos[node.address]
+        if node.origin or not info or not info.upstream:
+            continue
+        where = node.label(str(side.dialer.endpoint))
+        if info.upstream.fault:
+            raise _unfit(name, where, info.upstream.fault)
+        if info.upstream.lag:
+            warnings.append(
+                f"The {name} at {where} is a replica that {info.upstream.lag}: what was written "
+                "since then it does not have."
+            )
+        if info.upstream.up and not info.link:
+            warnings.append(_unnoticed(name, where))
+
+
+def _unnoticed(side: Side, name: str) -> str:
+    return (
+        f"The {side}'s replica {name} refuses CLIENT LIST: should it be resynchronised in full "
+        "meanwhile, that is not noticed, and keys may be missed."
+    )
 
 
 def refuse_same_chain(source: SideFacts, target: SideFacts) -> None:
@@ -681,10 +748,7 @@ def check_replicas(source: SideFacts, warnings: list[str]) -> None:
     for node in source.topology.nodes:
         info = source.infos[node.address]
         if node.origin and info and not info.link:
-            warnings.append(
-                f"The source's replica {node.label('')} refuses CLIENT LIST: should it be "
-                "resynchronised in full meanwhile, that is not noticed, and keys may be missed."
-            )
+            warnings.append(_unnoticed("source", node.label("")))
 
 
 def check_watching(source: SideFacts, warnings: list[str]) -> None:

@@ -7,7 +7,9 @@
   one by now: its hash seed decides which keys were in that part;
 - if it is not, it goes on at its cursor, or, where the process changed or cannot be told, starts
   over, since a cursor means nothing to another process;
-- keys that are known by name need no process: they go on where they were.
+- keys that are known by name need no process: they go on where they were;
+- where a replica is read that may have been filled anew, all of that starts over, since workers may
+  have found keys gone that only were not there yet.
 
 Slots that changed hands between the runs, and a target that restarted, are found by the checks at
 the end, which compare with what the ledger has.
@@ -22,6 +24,7 @@ from rumpx.copy.books import Facts, SavedWalk
 from rumpx.copy.engine import Walk
 from rumpx.copy.plan import CursorSpan, KeySpan
 from rumpx.copy.prepare import Plan, SideFacts
+from rumpx.servers.replicas import other_dataset
 from rumpx.servers.topology import Node, Topology
 
 
@@ -57,7 +60,7 @@ def _walk_now(saved: SavedWalk, source: SideFacts) -> Walk:
     same_process = bool(run_id) and run_id == saved.run_id
     span = partition.span
     lasting = isinstance(span, KeySpan) or (saved.done and not isinstance(span, CursorSpan))
-    if not (same_process or lasting):
+    if other_dataset(saved.run_id, run_id) or not (same_process or lasting):
         return Walk(partition, saved.number + 1, after=saved.after)
     walk = Walk(
         partition, saved.number, "waiting", saved.cursor, saved.counts, saved.after, saved.kinds

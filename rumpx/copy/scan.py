@@ -5,8 +5,8 @@ long walk of a live server needs: a bound on how far it runs ahead (`emit` block
 growing pauses until `retry_for` is over, and the check that cursors still mean something: a cursor
 is valid only within one server process, so `run_id` is read on every new connection and at the
 end, and where it differs (or cannot be had) the coordinator is told to start the partition over.
-Of a replica that is read in its primary's place the identity says more (`servers/replicas`), and
-one that is not fit counts as unreachable. A walk again begins when it has caught up once more.
+Of a replica the identity says more (`servers/replicas`), and one that is not fit to be read counts
+as unreachable. A walk again begins when it has caught up once more.
 
 Filters: one `--match` or a prefix is pushed down to SCAN, one `--type` likewise where the server
 has SCAN … TYPE; all else is decided here, on the key's bytes or by asking TYPE.
@@ -47,8 +47,7 @@ from rumpx.errors import ConnectionLost, RumpxError, Side, TemporaryError, unusa
 from rumpx.job import Address, Scope
 from rumpx.servers.dial import Dialer
 from rumpx.servers.globs import compile_glob, escape
-from rumpx.servers.probe import parse_info
-from rumpx.servers.replicas import catch_up, prove, read_place
+from rumpx.servers.replicas import catch_up, identify, prove, read_place
 from rumpx.servers.replies import Kind, classify, explain_refusal
 from rumpx.servers.resp import Argument, Connection, Reply
 from rumpx.servers.slots import key_slot
@@ -222,19 +221,13 @@ def _scan_refused(connection: Connection, side: Side, reply: object) -> RumpxErr
     )
 
 
-def read_run_id(connection: Connection) -> str:
-    """The server process's identity; "" where INFO is refused."""
-    reply = connection.call("INFO", "server")
-    return parse_info(reply.decode(errors="replace")).run_id if isinstance(reply, bytes) else ""
-
-
 def read_identity(connection: Connection, node: Node) -> str:
     """Of the server that is walked; see the module docstring.
 
     Raises:
         ConnectionLost: it is a replica that is not fit to be read.
     """
-    return prove(connection, node.origin) if node.origin else read_run_id(connection)
+    return prove(connection, node.origin) if node.origin else identify(connection)
 
 
 class Shelf:

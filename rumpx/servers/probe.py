@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from rumpx.servers.resp import Connection
+from rumpx.servers.upstream import Upstream, parse_upstream
 
 _CLOCK_SAMPLES: Final = 5
 # Servers on which the cursor arithmetic of `copy.plan` was tested; newer majors are not trusted.
@@ -28,8 +29,8 @@ class ServerInfo:
     """Facts from INFO; memory in bytes. Empty or zero where the server does not tell.
 
     `keys` maps a database to its number of keys; `modules` are those that may bring types of their
-    own; `link` is the number of a replica's connection from its primary, where it is read in the
-    primary's place (`replicas`).
+    own; `upstream` is a replica's word about its primary, and `link` stands for the dataset that
+    it has from there (`replicas`).
     """
 
     flavour: str = ""
@@ -45,9 +46,11 @@ class ServerInfo:
     max_memory: int = 0
     policy: str = ""
     expired_keys: int = 0
+    expired_fields: int = 0
     evicted_keys: int = 0
     keys: dict[int, int] = field(default_factory=dict)
     modules: tuple[str, ...] = ()
+    upstream: Upstream | None = None
     link: str | None = None
 
     def __str__(self) -> str:
@@ -56,7 +59,7 @@ class ServerInfo:
 
     @property
     def identity(self) -> str:
-        """The process, and of such a replica its dataset: what a cursor belongs to."""
+        """The process, and of a replica its dataset: what a cursor belongs to."""
         if not self.run_id or self.link is None:
             return self.run_id
         return f"{self.run_id}:{self.link}"
@@ -106,6 +109,8 @@ def parse_info(text: str) -> ServerInfo:
         max_memory=number("maxmemory"),
         policy=fields.get("maxmemory_policy", ""),
         expired_keys=number("expired_keys"),
+        # Redis from 7.4 on; Valkey from 9.0 on.
+        expired_fields=number("expired_subkeys") or number("expired_fields"),
         evicted_keys=number("evicted_keys"),
         keys={
             int(database[2:]): int(re.findall(r"keys=(\d+)", stats)[0])
@@ -117,6 +122,7 @@ def parse_info(text: str) -> ServerInfo:
             for name in re.findall(r"^module:name=([^,\s]+)", text, re.M)
             if name not in _NO_TYPES
         ),
+        upstream=parse_upstream(fields),
     )
 
 

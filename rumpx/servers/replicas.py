@@ -18,7 +18,8 @@ replica's own connection from its primary in CLIENT LIST: on Redis 6.2 and 7.0, 
 with `repl-diskless-load swapdb` and dual channels too, a partial resynchronisation keeps it and a
 full one never does. (`master_replid` stays, offsets only grow, `sync_full` counts the primary's
 other replicas as well.) It is joined to the `run_id`: together they are the replica's identity,
-which a cursor belongs to.
+which a cursor belongs to. So it is for a replica that is itself named as an endpoint (`identify`):
+it is taken as it is, behind or cut off, as long as it has its primary's data at all (`upstream`).
 
 Not promised: to notice a full resynchronisation where CLIENT LIST is refused; that a value is of
 the last second, since a replica whose link is up may still be behind; to find keys that somebody
@@ -38,16 +39,19 @@ from rumpx.errors import ConnectionLost, NoReplica, RumpxError
 from rumpx.job import Address, format_address
 from rumpx.servers.dial import Dialer
 from rumpx.servers.probe import info_fields
-from rumpx.servers.resp import Connection
+from rumpx.servers.resp import Connection, Reply
 from rumpx.servers.topology import Node, Origin, Topology, read_topology
+from rumpx.servers.upstream import Upstream, parse_upstream
 
 _CATCH_UP_SECONDS: Final = 5.0
 _PAUSE: Final = 0.02
 _QUESTIONS: Final = (
     ("INFO", "server"),
     ("INFO", "replication"),
+    ("INFO", "keyspace"),
     ("CLIENT", "LIST", "TYPE", "master"),
 )
+_WHO: Final = _QUESTIONS[:2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class State:
         histories: the replication ids of the history it has, the present one first.
         offset: how far it has got in that, in bytes.
         replicas: those that are connected to it.
+        upstream: of a replica.
     """
 
     run_id: str
@@ -69,11 +74,25 @@ class State:
     histories: tuple[str, ...]
     offset: int
     replicas: tuple[Address, ...]
+    upstream: Upstream | None
+
+    @property
+    def dataset(self) -> str | None:
+        """What stands for a replica's dataset, beside the process; None of other servers.
+
+        While the link is down the connection from the primary has no number, but the offset stands
+        still, until a synchronisation changes it.
+        """
+        if self.upstream is None:
+            return None
+        return self.link if self.attached else f"@{self.offset}"
 
     @property
     def identity(self) -> str:
         """The process and its dataset: what a cursor belongs to; "" where run_id is not told."""
-        return f"{self.run_id}:{self.link}" if self.run_id else ""
+        if not self.run_id or self.dataset is None:
+            return self.run_id
+        return f"{self.run_id}:{self.dataset}"
 
 
 def read_state(connection: Connection) -> State | None:
@@ -83,12 +102,11 @@ def read_state(connection: Connection) -> State | None:
         ConnectionLost: it does not answer.
     """
     *infos, clients = connection.call_many(_QUESTIONS)
-    fields: dict[str, str] = {}
-    for info in infos:
-        if not isinstance(info, bytes):
-            return None
-        fields |= info_fields(info.decode(errors="replace"))
-    is_replica = fields.get("role") == "slave"
+    fields = _fields(infos)
+    if fields is None:
+        return None
+    upstream = parse_upstream(fields)
+    is_replica = upstream is not None
     link = re.match(rb"id=(\d+)", clients) if isinstance(clients, bytes) else None
     return State(
         run_id=fields.get("run_id", ""),
@@ -103,7 +121,36 @@ def read_state(connection: Connection) -> State | None:
             if re.fullmatch(r"slave\d+", name)
             and "ip" in (place := dict(re.findall(r"(\w+)=([^,]*)", value)))
         ),
+        upstream=upstream,
     )
+
+
+def _fields(infos: Iterable[Reply]) -> dict[str, str] | None:
+    """What several sections of INFO tell; None where one is refused."""
+    fields: dict[str, str] = {}
+    for info in infos:
+        if not isinstance(info, bytes):
+            return None
+        fields |= info_fields(info.decode(errors="replace"))
+    return fields
+
+
+def identify(connection: Connection) -> str:
+    """The identity of a server that is read as itself, a replica or not; "" where INFO is refused.
+
+    Raises:
+        ConnectionLost: it is a replica that does not hold its primary's data, or does not answer;
+            the connection is closed then.
+    """
+    fields = _fields(connection.call_many(_WHO))
+    if fields is None or fields.get("role") != "slave":
+        # CLIENT LIST goes through all clients, of which a primary may have thousands.
+        return fields.get("run_id", "") if fields else ""
+    state = read_state(connection)
+    if state and state.upstream and (fault := state.upstream.fault):
+        connection.close()
+        raise ConnectionLost(f"The replica at {connection.name} {fault}.")
+    return state.identity if state else ""
 
 
 def read_places(
@@ -224,6 +271,12 @@ def _fault(state: State | None, origin: Origin) -> str:
     if origin.history in state.histories and state.offset < origin.offset:
         return f"is {origin.offset - state.offset:,} bytes behind its primary"
     return ""
+
+
+def other_dataset(before: str, after: str) -> bool:
+    """Whether two identities are of a server that is, or was, a replica and may have been filled
+    anew in between."""
+    return bool(before and after) and before != after and ":" in before + after
 
 
 def prove(connection: Connection, origin: Origin) -> str:

@@ -9,6 +9,9 @@ A batch from the source is compared, cheapest proof first:
    set, an encoding, a version's footer do not count.
 3. Expiries may differ by the tolerance.
 
+What only one side still has does not count as missing or extra once it has expired: by the other
+side's clock, or field by field (`_without_fields`).
+
 A batch from the target is looked for on the source by EXISTS; what is not there, and still on the
 target, is extra. A batch of extras is deleted, each key only if a fresh EXISTS on the source's
 primary has just said 0. A batch of what differs is copied as a copy would. Where replicas of the
@@ -25,6 +28,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from rumpx.copy.dump import Abilities, DumpReader, Wanted, even_parts
 from rumpx.copy.intake import Chunk, Intake
@@ -47,6 +51,8 @@ from rumpx.verify.calls import Calls
 from rumpx.verify.prints import in_order, print_of
 
 _GONE = -2
+# Asked for together when it is looked whether a hash has any field.
+_FIELDS_SEEN = 10
 # The checksum at the end of what DUMP gives (CRC64), and the expiry.
 _DIGEST_SCRIPT = (
     "local d = redis.call('DUMP', KEYS[1]) "
@@ -67,12 +73,14 @@ class CompareSpec:
         target_abilities: what the target lets us use for reading.
         tolerance: ms by which expiries may differ.
         digests: have the servers send checksums.
+        clocks: the source's and the target's minus ours, ms, where known.
     """
 
     copying: WorkerSpec
     target_abilities: Abilities
     tolerance: int
     digests: bool
+    clocks: tuple[float | None, float | None]
 
     @property
     def databases(self) -> tuple[int, ...]:
@@ -140,6 +148,7 @@ class _Verdicts:
     findings: list[Finding] = field(default_factory=list)
     failures: list[KeyFailure] = field(default_factory=list)
     unequal: list[_Unequal] = field(default_factory=list)
+    missing_hashes: list[Finding] = field(default_factory=list)
 
     def counts(self) -> Counts:
         missing = sum(finding.kind == "missing" for finding in self.findings)
@@ -234,6 +243,8 @@ class Comparer:
             yield from self._compare_part(batch, keys, verdicts)
         if verdicts.unequal:
             yield from self._judge_by_meaning(batch, verdicts)
+        if verdicts.missing_hashes:
+            yield from self._judge_missing_hashes(batch, verdicts)
         failures, findings = tuple(verdicts.failures), tuple(verdicts.findings)
         return Ack(batch.id, verdicts.counts(), failures, findings)
 
@@ -324,12 +335,35 @@ class Comparer:
                 if key in states:
                     pairs.append((key, mine, states[key]))
                 elif key not in refused:
-                    prints = print_of(in_order(mine[0])), b""
-                    verdicts.findings.append(
-                        Finding(batch.db, key, "missing", "", prints, (mine[1], _GONE))
-                    )
+                    self._judge_missing(batch, key, mine, verdicts)
         for key, mine, theirs in pairs:
             self._judge_pair(batch, key, mine, theirs, verdicts)
+
+    def _judge_missing(
+        self, batch: Batch, key: bytes, mine: State, verdicts: _Verdicts
+    ) -> None:
+        payload, expiry = mine
+        if self._has_expired(expiry + self._shift if expiry >= 0 else expiry, side=1):
+            verdicts.gone += 1
+            return
+        prints = print_of(in_order(payload)), b""
+        finding = Finding(batch.db, key, "missing", "", prints, (expiry, _GONE))
+        expires = fields_expire(payload)
+        (verdicts.missing_hashes if expires else verdicts.findings).append(finding)
+
+    def _has_expired(self, instant: int, side: Literal[0, 1]) -> bool:
+        """Whether an expiry is over by the clock of one side."""
+        offset = self._spec.clocks[side]
+        if instant < 0 or offset is None:
+            return False
+        return instant <= time.time() * 1000 + offset
+
+    def _judge_missing_hashes(self, batch: Batch, verdicts: _Verdicts) -> Task[None]:
+        """Hashes with fields that expire, which only the source has."""
+        keys = [finding.key for finding in verdicts.missing_hashes]
+        empty = yield from self._without_fields(self._source_calls, batch.db, keys)
+        verdicts.gone += len(empty)
+        verdicts.findings += [f for f in verdicts.missing_hashes if f.key not in empty]
 
     def _judge_pair(
         self, batch: Batch, key: bytes, mine: State, theirs: State, verdicts: _Verdicts
@@ -499,6 +533,9 @@ class Comparer:
         # SCAN showed them, but some may be gone by now.
         there = yield from self._target_calls.each(_exists, "EXISTS", batch.db, absent)
         extra = [key for key, reply in there.items() if reply != 0]
+        if extra:
+            over = yield from self._all_over(batch.db, extra)
+            extra = [key for key in extra if key not in over]
         counts = Counts(
             gone=len(absent) - len(extra),
             failed=len(failures),
@@ -507,6 +544,44 @@ class Comparer:
         )
         findings = tuple(Finding(db, key, "extra") for key in extra)
         return Ack(batch.id, counts, failures, findings)
+
+    def _all_over(self, db: int, keys: list[bytes]) -> Task[set[bytes]]:
+        """Those keys of the target that have expired, or all of whose fields have: the source may
+        have removed them, or its clock be ahead."""
+        calls = self._target_calls
+        types = yield from calls.each(_type, "", db, keys, needed=False)
+        hashes = [key for key, reply in types.items() if reply == b"hash"]
+        over = yield from self._without_fields(calls, db, hashes)
+        source, target = self._spec.clocks
+        if source is None or target is None:
+            return over
+        left = yield from calls.each(_pttl, "", db, keys, needed=False)
+        now = time.time() * 1000 + target - self._shift
+        return over | {
+            key
+            for key, reply in left.items()
+            if isinstance(reply, int) and reply >= 0 and self._has_expired(int(now) + reply, side=0)
+        }
+
+    def _without_fields(self, calls: Calls, db: int, keys: list[bytes]) -> Task[set[bytes]]:
+        """Those hashes all of whose fields have expired, or are gone: a server keeps such keys, and
+        says that they exist, until it removes them."""
+        empty: set[bytes] = set()
+        cursors: dict[bytes, bytes] = dict.fromkeys(keys, b"0")
+
+        def look(key: bytes) -> bytes:
+            return encode("HSCAN", key, cursors[key], "COUNT", _FIELDS_SEEN)
+
+        while cursors:
+            replies = yield from calls.each(look, "", db, list(cursors), needed=False)
+            for key, reply in replies.items():
+                del cursors[key]
+                if isinstance(reply, list) and not reply[1]:
+                    if reply[0] == b"0":
+                        empty.add(key)
+                    else:
+                        cursors[key] = reply[0]  # type: ignore[assignment]
+        return empty
 
     def _exist(self, source: Calls, db: int, keys: list[bytes]) -> Task[dict[bytes, Reply]]:
         """The source's answers to EXISTS."""
@@ -545,6 +620,14 @@ def _instants(left: list[int]) -> list[int]:
 def _exists(key: bytes) -> bytes:
     # A template: the only command here that every key of a side may cost.
     return b"*2\r\n$6\r\nEXISTS\r\n$%d\r\n%b\r\n" % (len(key), key)
+
+
+def _type(key: bytes) -> bytes:
+    return encode("TYPE", key)
+
+
+def _pttl(key: bytes) -> bytes:
+    return encode("PTTL", key)
 
 
 def _unlink(key: bytes) -> bytes:

@@ -21,6 +21,7 @@ from rumpx.copy.prepare import (
     check_clocks,
     check_eviction,
     check_replicas,
+    check_upstreams,
     chosen_databases,
     connected,
     database_map,
@@ -65,6 +66,7 @@ def prepare_comparison(request: Request) -> tuple[Plan, CompareSpec]:
     source, target = look(job, "source"), look(job, "target")
     refuse_itself(source, target)
     for side in (source, target):
+        check_upstreams(side, warnings)
         refuse_unserved(side)
     check_replicas(source, warnings)
     check_eviction(job, source, warnings)
@@ -108,6 +110,7 @@ def prepare_comparison(request: Request) -> tuple[Plan, CompareSpec]:
         target_abilities,
         tolerance,
         request.digests and digests_work(sides, warnings),
+        (source.clock.offset, target.clock.offset),
     )
     plan = Plan(
         job,

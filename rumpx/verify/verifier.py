@@ -28,12 +28,13 @@ from rumpx.copy.control import Control
 from rumpx.copy.engine import Engine, Walk
 from rumpx.copy.messages import Ack
 from rumpx.copy.plan import KeySpan, key_partitions
-from rumpx.copy.prepare import Plan
+from rumpx.copy.prepare import Plan, SideFacts
 from rumpx.copy.watch import SlotWatch
 from rumpx.errors import Interrupted, RumpxError, TemporaryError, TimeOver
 from rumpx.report.display import Display
 from rumpx.report.entries import count_of
 from rumpx.report.snapshot import Back, Counts, Finding, KeyFailure, Snapshot
+from rumpx.servers.replicas import identify, other_dataset
 from rumpx.servers.topology import Node
 from rumpx.verify.findings import NAMES_REMEMBERED, Findings, Line
 from rumpx.verify.request import Request
@@ -239,6 +240,7 @@ class Verifier:
         self._run_walks()
         self._seconds = engine.elapsed
         self._refuse_moved_slots(watches)
+        self._refuse_new_datasets()
 
     def _run_walks(self) -> None:
         """Until all is compared, second and third looks included."""
@@ -271,6 +273,21 @@ class Verifier:
                     f"{len(moved):,} slots moved while they were compared, so that keys may have "
                     "been missed: verify again when the cluster has come to rest."
                 )
+
+    def _refuse_new_datasets(self) -> None:
+        """A replica that was filled anew may have lacked keys meanwhile that it has."""
+        for side in (self._plan.source, self._plan.target):
+            for node in side.topology.nodes:
+                if node.origin:
+                    continue  # its primary was asked for what it lacked
+                now = self.engine.ask(lambda s=side, n=node: _identity(s, n))  # type: ignore[misc]
+                if other_dataset(side.run_id(node.address), now):
+                    where = node.label(str(side.dialer.endpoint))
+                    raise TemporaryError(
+                        f"The {side.dialer.side} at {where} is a replica that was filled anew, "
+                        "lost its primary or was promoted while it was compared, so that keys may "
+                        "have been missing meanwhile: verify again."
+                    )
 
     # Looking again.
 
@@ -386,6 +403,14 @@ class Verifier:
             for walk in walks:
                 engine.forget_keys(walk)
             yield lines, set(copied + doomed) - self._unmended
+
+
+def _identity(side: SideFacts, node: Node) -> str:
+    connection = side.dialer.connect(node.address)
+    try:
+        return identify(connection)
+    finally:
+        connection.close()
 
 
 def same_difference(one: Finding, other: Finding, tolerance: int) -> bool:
