@@ -93,6 +93,8 @@ class Expected:
         if rates is None:
             rates = self._rates[lengths] = self._worst(lengths)
         mean, spread = rates
+        if 0 in lengths:
+            sizes = [size or 1 for size in sizes]
         total, largest = sum(sizes), max(sizes)
         return mean * total + _SPREADS * spread * math.sqrt(total * largest), mean * largest
 

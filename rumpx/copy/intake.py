@@ -191,9 +191,14 @@ class Intake:
             now = waiting.expected.leading(waiting.estimates)
             self._budget.correct(permit, self._reserve(now.most, now.share))
 
-    def also(self, permit: Permit, payload: int) -> None:
-        """Of the other side, a chunk's keys have so many bytes."""
+    def also(
+        self, permit: Permit, chunk: Chunk, keys: list[bytes], payloads: list[bytes]
+    ) -> None:
+        """What the other side has of a chunk's keys; to be told after `correct`."""
+        payload = sum(map(len, payloads))
         self._budget.correct(permit, permit.size // self._sides + payload)
+        if payload > chunk.size:
+            self._learn(chunk, keys, payloads)
 
     def release(self, permit: Permit) -> None:
         """What a permit was for has been read, and written."""

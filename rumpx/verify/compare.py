@@ -267,7 +267,7 @@ class Comparer:
         there = yield from self._fetch(
             target, Wanted(db, keys, None, by_slot=target.links.routes), chunk.sizes
         )
-        self._intake.also(permit, sum(map(len, there.payloads)))
+        self._intake.also(permit, chunk, there.keys, there.payloads)
         self._judge(batch, here, there, verdicts)
 
     def _fetch(
