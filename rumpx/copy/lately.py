@@ -16,8 +16,8 @@ how a cluster's node counts, it looks into all.
 Not promised: that a key is handed on but once
 
 - where a table shrinks, between two replies, to a range that held more than `NAMES` keys;
-- where it shrinks so while a job is stopped, or to fewer buckets than it was cut into parts;
-- where it is overtaken by its slot, which moves to another node under the walks.
+- where it shrinks while a job is stopped, or to fewer than eight buckets for each part;
+- where its slot moves to another node, on which the walks see it again.
 """
 
 from __future__ import annotations

@@ -195,21 +195,23 @@ def _of_the_next(
     Safe to leave out: the walk that begins at `high` is shown them, whatever the table does
     meanwhile; but for a table that has shrunk to fewer buckets than parts, where a range lies on
     both sides of `high`, and its keys may be of a part that was walked before. The position after
-    each reply is the end of such a range: where no higher power of two divides it than `high`,
-    ranges are small enough. Else it is asked again in smaller steps, and in the end all are kept.
+    a reply is the end of such a range: where no higher power of two divides it than `high`, ranges
+    are small enough. A SCAN of a few buckets from the first one on, in the same pipeline, has such
+    an end. Where even that is no proof, all keys are kept.
     """
     found: set[bytes] = set()
-    at, most = high, gate.scan_count
+    at = high
     while at < end:
-        cursor, keys = _scan(connection, partition.side, reverse(at), gate, options, most)
-        after = reached(cursor)
-        if after & -after > high & -high:
-            if most == 1:
-                return set()
-            most = max(1, most // 4)
-            continue
+        with gate.scan() as number:
+            replies = connection.call_many(
+                [("SCAN", reverse(at), "COUNT", number, *options), ("SCAN", 0, "COUNT", 1)]
+            )
+        (cursor, keys), (other, _) = (_scanned(connection, partition.side, r) for r in replies)
+        ends = reached(cursor), reached(other)
+        if min(each & -each for each in ends) > high & -high:
+            return set()
         found.update(keys)
-        at = after
+        at = ends[0]
     return found
 
 
@@ -222,16 +224,14 @@ def found_lately(partition: Partition) -> FoundLately:
 
 
 def _scan(
-    connection: Connection,
-    side: Side,
-    cursor: int,
-    gate: Gate,
-    options: list[Argument],
-    most: int | None = None,
+    connection: Connection, side: Side, cursor: int, gate: Gate, options: list[Argument]
 ) -> tuple[int, list[bytes]]:
-    with gate.scan() as allowed:
-        number = allowed if most is None else min(most, allowed)
+    with gate.scan() as number:
         reply = connection.call("SCAN", cursor, "COUNT", number, *options)
+    return _scanned(connection, side, reply)
+
+
+def _scanned(connection: Connection, side: Side, reply: Reply) -> tuple[int, list[bytes]]:
     if not isinstance(reply, list):
         raise _scan_refused(connection, side, reply)
     after, keys = reply
