@@ -108,7 +108,7 @@ hashes = st.sets(st.integers(0, CURSORS - 1), min_size=1, max_size=80)
 tables = st.lists(st.integers(0, 8), min_size=1, max_size=6)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(hashes, tables, st.integers(0, 4), st.randoms(use_true_random=False))
 def test_a_table_that_is_resized_shows_each_key_once(
     hashes: set[int], bits: list[int], parts: int, rng: random.Random
@@ -120,6 +120,16 @@ def test_a_table_that_is_resized_shows_each_key_once(
     assert set(found) == set(names.values()), "no key is missed, however small the table gets"
     if min(bits) >= parts + 3:
         assert set(found.values()) == {1}
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(4, 9), min_size=2, max_size=4), st.randoms(use_true_random=False))
+def test_a_table_that_shrinks_shows_each_key_once(bits: list[int], rng: random.Random) -> None:
+    names = {rng.randrange(CURSORS): b"%d" % n for n in range(100)}
+
+    found = handed_on(Table(names, bits, rng), 1)
+
+    assert len(found) == len(names) and set(found.values()) == {1}
 
 
 def test_names_are_kept_in_bounds() -> None:
