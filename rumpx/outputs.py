@@ -175,7 +175,8 @@ class Outputs:
             self._write_log(*map(dated, summary_lines(result)))
 
     def _tell_end(self, result: Summary | Verification) -> None:
-        """Tell people, in the way in which they were shown the progress."""
+        """Tell people, in the way in which they were shown the progress; without any, only of an
+        end that is not what they wanted."""
         from rumpx.report.summary import render_summary, summary_lines
 
         if self._drawn == "bar":
@@ -186,7 +187,7 @@ class Outputs:
             from rumpx.report.jsonl import summary_json
 
             print(summary_json(result), file=sys.stderr)
-        elif self._drawn == "line":
+        elif self._drawn == "line" or result.exit_code:
             print("\n".join(summary_lines(result)), file=sys.stderr)
 
     @property

@@ -470,7 +470,8 @@ def _add_display(parser: argparse.ArgumentParser) -> None:
         default="auto",
         metavar="HOW",
         help="auto (default: bars on a terminal, else line), bar, line (one each 30 s), json "
-        "(one object a second), none; SIGUSR1 shows a line at any time",
+        "(one object a second), none (only how it ended, if that is not exit 0); SIGUSR1 shows a "
+        "line at any time",
     )
     add(
         "--top",

@@ -70,7 +70,7 @@ def no_multi(side: Side) -> str:
     return f"The {side} refuses MULTI, so a value and its expiry are read one after the other."
 
 
-def even_parts(keys: Sequence[bytes], size: int) -> Iterator[slice]:
+def even_parts(keys: Sequence[object], size: int) -> Iterator[slice]:
     """Slices that cut keys into equal parts of about `size`, at most an eighth larger."""
     count = max(1, -(-(len(keys) - size // 8) // size))
     step = max(1, -(-len(keys) // count))

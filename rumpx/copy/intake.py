@@ -5,24 +5,28 @@ A chunk is one pipeline, and what other clients of the server wait for. Algorith
 1. A batch is taken in parts of the pipeline's size of the moment, or whole where nothing holds the
    run back. A part's sizes are asked (the request is on the wire while other batches' DUMPs are, so
    it costs no round trip), and it is cut into chunks of so many keys and bytes; a value that alone
-   is larger, or big, is a chunk of its own.
+   is larger, or big, is a chunk of its own. The bytes that count are those that are `expected` of
+   such sizes, and each chunk is cut when the one before it is done, by what is known by then.
 2. A chunk waits for its turn under the rates that all workers share (`throttle`), then for a permit
    of this worker's budget of bytes in flight (`tasks`).
-3. What it really held corrects both, and the guesses to come.
+3. What it really held corrects both, and what is expected of other keys, also of those that wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from rumpx.copy.dump import DumpReader, Wanted, even_parts
+from rumpx.copy.expected import Expected
 from rumpx.copy.tasks import Budget, Pause, Permit, Task
 from rumpx.copy.throttle import Throttle
 
-# Until payloads have been seen, and where sizes are not asked.
-_GUESSED_BYTES: Final = 512.0
+# A key's size where sizes are not asked: one for all, and what is learnt is their mean.
+_GUESSED_BYTES: Final = 512
+# Of the budget, what keys of an unknown kind may take: ordinary ones in flight leave room for it.
+_UNKNOWN_PART: Final = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +41,30 @@ class ChunkLimits:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Keys that are read together, and the bytes expected of them."""
+    """Keys that are read together.
+
+    Attributes:
+        estimates: what was said of each key's size.
+        sizes: what is expected of each key, where that is of interest.
+        size: the bytes to be prepared for.
+        share, expected: as in Sum; and who says so.
+        plain: all keys are of kinds that are well known.
+        alone: nothing else may be in flight.
+    """
 
     keys: list[bytes]
-    sizes: list[int] | None
+    estimates: Sequence[int]
+    sizes: Sequence[int] | None
     size: int
+    share: float
+    expected: Expected
+    plain: bool
     alone: bool = False
+
+    @property
+    def estimate(self) -> int:
+        """Of all keys."""
+        return sum(self.estimates)
 
 
 class Intake:
@@ -69,7 +91,9 @@ class Intake:
         self._most = limits
         self._throttle = throttle
         self._sides = sides
-        self._mean_bytes = _GUESSED_BYTES
+        self._sized = Expected()
+        self._unsized = Expected(least=0.0)
+        self._waiting: dict[Permit, Chunk] = {}
         # Payload bytes for each byte that a size said.
         self._ratio = 1.0
 
@@ -81,8 +105,9 @@ class Intake:
             yield keys[start : start + step]
             start += step
 
-    def chunks(self, wanted: Wanted) -> Task[list[Chunk]]:
-        """Ask the sizes of keys, where the reader can, and cut them; a task."""
+    def chunks(self, wanted: Wanted) -> Task[Iterator[Chunk]]:
+        """Ask the sizes of keys, where the reader can, and cut them, one chunk when it is asked
+        for; a task."""
         sizes = None
         if self._reader.tells_sizes:
             # A permit of no bytes: a key that is DUMPed alone holds back size requests too.
@@ -92,7 +117,17 @@ class Intake:
                 sizes = yield from self._reader.sizes(wanted)
             finally:
                 self._budget.release(permit)
-        return list(cut(wanted.keys, sizes, self.limits, self._mean_bytes))
+        return self._cut(wanted.keys, sizes)
+
+    def _cut(self, keys: list[bytes], sizes: list[int] | None) -> Iterator[Chunk]:
+        start = 0
+        while start < len(keys):
+            if sizes is None:
+                chunk = cut_unsized(keys, start, self.limits, self._unsized)
+            else:
+                chunk = cut(keys, sizes, start, self.limits, self._sized)
+            start += len(chunk.keys)
+            yield chunk
 
     @property
     def limits(self) -> ChunkLimits:
@@ -112,9 +147,17 @@ class Intake:
         """Leave to read a chunk, to be given back by `release`; a task."""
         number = len(chunk.keys)
         yield from self.turn(number, self._guess(chunk), self._reader.ops(number))
-        permit = Permit(self._sides * chunk.size, chunk.alone)
-        yield permit
+        permit = Permit(self._reserve(chunk.size, chunk.share), chunk.alone)
+        self._waiting[permit] = chunk
+        try:
+            yield permit
+        finally:
+            del self._waiting[permit]
         return permit
+
+    def _reserve(self, size: float, share: float) -> int:
+        """Bytes of the budget: no two chunks of which nothing is known are in flight together."""
+        return int(max(self._sides * size, share * _UNKNOWN_PART * self._budget.limit))
 
     def turn(self, keys: int, payload: float = 0.0, ops: int = 0) -> Task[None]:
         """Wait until so much may be asked for; a task."""
@@ -122,15 +165,40 @@ class Intake:
             yield Pause(seconds)
 
     def _guess(self, chunk: Chunk) -> float:
-        return chunk.size if chunk.sizes is None else self._ratio * chunk.size
+        return self._ratio * chunk.estimate
 
-    def correct(self, permit: Permit, chunk: Chunk, payload: int, keys: int) -> None:
-        """So many bytes of payload, and keys, a chunk really held."""
+    def correct(
+        self, permit: Permit, chunk: Chunk, keys: list[bytes], payloads: list[bytes]
+    ) -> None:
+        """What a chunk really held: these keys, the others being gone or not to be had."""
+        payload = sum(map(len, payloads))
         self._budget.correct(permit, self._sides * payload)
         self._throttle.take(payload=payload - self._guess(chunk))
-        self._mean_bytes += (payload / keys - self._mean_bytes) / 8
-        if chunk.sizes is not None and chunk.size:
-            self._ratio += (payload / chunk.size - self._ratio) / 8
+        estimate = chunk.estimate
+        if keys:
+            self._ratio += (payload / max(1, estimate) - self._ratio) / 8
+        as_told = payload <= chunk.size <= 2 * max(payload, chunk.expected.least * estimate)
+        if not (chunk.plain and as_told):
+            self._learn(chunk, keys, payloads)
+
+    def _learn(self, chunk: Chunk, keys: list[bytes], payloads: list[bytes]) -> None:
+        came = dict(zip(keys, map(len, payloads), strict=True))
+        told = zip(chunk.keys, chunk.estimates, strict=True)
+        # A key without a size is gone, as a rule: then it proves that such keys are small.
+        known = {key: size for key, size in told if key in came or not size}
+        chunk.expected.learn(known.values(), [came.get(key, 0) for key in known])
+        for permit, waiting in self._waiting.items():
+            now = waiting.expected.leading(waiting.estimates)
+            self._budget.correct(permit, self._reserve(now.most, now.share))
+
+    def also(
+        self, permit: Permit, chunk: Chunk, keys: list[bytes], payloads: list[bytes]
+    ) -> None:
+        """What the other side has of a chunk's keys; to be told after `correct`."""
+        payload = sum(map(len, payloads))
+        self._budget.correct(permit, permit.size // self._sides + payload)
+        if payload > chunk.size:
+            self._learn(chunk, keys, payloads)
 
     def release(self, permit: Permit) -> None:
         """What a permit was for has been read, and written."""
@@ -138,47 +206,43 @@ class Intake:
 
 
 def cut(
-    keys: list[bytes], sizes: list[int] | None, limits: ChunkLimits, guess: float
-) -> Iterator[Chunk]:
-    """Chunks of about `pipeline_keys` keys and at most `chunk_bytes`, in order; a key that alone
-    is larger, or big, is a chunk of its own.
-
-    Args:
-        sizes: of the keys; without them each key counts as `guess` bytes.
-    """
-    step = limits.pipeline_keys
-    if sizes is None:
-        # Parts may be an eighth larger.
-        step = min(step, max(1, int(limits.chunk_bytes / max(guess, 1.0) * 8 / 9)))
-    for place in even_parts(keys, step):
-        part = keys[place]
-        if sizes is None:
-            yield Chunk(part, None, int(guess * len(part)))
-            continue
-        part_sizes = sizes[place]
-        total = sum(part_sizes)
-        if total <= limits.chunk_bytes and max(part_sizes) < limits.big_key:
-            yield Chunk(part, part_sizes, total)
-        else:
-            yield from _cut_large(part, part_sizes, limits)
-
-
-def _cut_large(keys: list[bytes], sizes: list[int], limits: ChunkLimits) -> Iterator[Chunk]:
-    start = 0
-    total = 0
-    big = False
-    for position, size in enumerate(sizes):
-        after_big, big = big, size >= limits.big_key
-        full = total + size > limits.chunk_bytes
-        if position > start and (full or big or after_big):
-            yield _chunk(keys, sizes, start, position, total, limits)
-            start, total = position, 0
-        total += size
-    yield _chunk(keys, sizes, start, len(keys), total, limits)
-
-
-def _chunk(
-    keys: list[bytes], sizes: list[int], start: int, end: int, total: int, limits: ChunkLimits
+    keys: list[bytes], sizes: list[int], start: int, limits: ChunkLimits, expected: Expected
 ) -> Chunk:
-    alone = end == start + 1 and total >= limits.big_key
-    return Chunk(keys[start:end], sizes[start:end], total, alone)
+    """The chunk that begins at `start`: of about `pipeline_keys` keys and at most `chunk_bytes`; a
+    key that alone is larger, or big, is a chunk of its own."""
+    place = _next_part(start, len(keys), limits.pipeline_keys)
+    estimates = sizes[place]
+    most, largest = expected.together(estimates)
+    if most <= limits.chunk_bytes and largest < limits.big_key:
+        return Chunk(keys[place], estimates, estimates, int(most), 0.0, expected, plain=True)
+    big = [expected.of(size) >= limits.big_key for size in estimates]
+    if big[0]:
+        estimates = estimates[:1]
+    elif True in big:
+        estimates = estimates[: big.index(True)]
+    found = expected.leading(estimates, limits.chunk_bytes)
+    estimates = estimates[: found.keys]
+    return Chunk(
+        keys[start : start + found.keys],
+        estimates,
+        [int(expected.of(size)) for size in estimates],
+        int(found.most),
+        found.share,
+        expected,
+        plain=False,
+        alone=big[0],
+    )
+
+
+def cut_unsized(
+    keys: list[bytes], start: int, limits: ChunkLimits, expected: Expected
+) -> Chunk:
+    """The same where sizes are not known."""
+    chunk = cut(keys, [_GUESSED_BYTES] * len(keys), start, limits, expected)
+    return replace(chunk, sizes=None if chunk.plain else chunk.sizes)
+
+
+def _next_part(start: int, end: int, size: int) -> slice:
+    """As `even_parts` cuts what is left."""
+    part = next(even_parts(range(start, end), size))
+    return slice(start, start + part.stop)

@@ -57,6 +57,11 @@ def reverse(number: int) -> int:
     return int(f"{number:064b}"[::-1], 2)
 
 
+def reached(cursor: int) -> int:
+    """The position up to which a table has been walked when SCAN answers with this cursor."""
+    return reverse(cursor) or _CURSORS
+
+
 @dataclass(frozen=True, slots=True)
 class WholeSpan:
     """The whole database by one plain cursor."""
@@ -86,7 +91,7 @@ class CursorSpan:
         return reverse(self.low)
 
     def ended(self, cursor: int) -> bool:
-        return cursor == 0 or reverse(cursor) >= self.high
+        return reached(cursor) >= self.high
 
     def fraction(self, cursor: int) -> float | None:
         return (reverse(cursor) - self.low) / (self.high - self.low)

@@ -11,8 +11,12 @@ as unreachable. A walk again begins when it has caught up once more.
 Filters: one `--match` or a prefix is pushed down to SCAN, one `--type` likewise where the server
 has SCAN … TYPE; all else is decided here, on the key's bytes or by asking TYPE.
 
-Not promised: that a key is found only once (1 to 2 % are found twice while a table grows), or that
-keys written or deleted meanwhile are found.
+A key is handed on once, as far as `lately` can tell. At the end of a part of a table a reply
+reaches into the next part. The keys there are asked for once more, from the part's end up to where
+the reply ended, and left out: the next part's walk is shown them, provided that no range of the
+table lies in both, which the cursors prove. So COUNT, which changes meanwhile, does not matter.
+
+Not promised: that keys written or deleted meanwhile are found.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from itertools import chain
 from typing import Final
 
 from rumpx.copy.gate import Gate, GateClosed
+from rumpx.copy.lately import FoundLately
 from rumpx.copy.links import select
 from rumpx.copy.messages import (
     CursorUnproven,
@@ -41,6 +46,7 @@ from rumpx.copy.plan import (
     Partition,
     SlotSpan,
     cursor_is_plausible,
+    reached,
     reverse,
 )
 from rumpx.errors import ConnectionLost, RumpxError, Side, TemporaryError, unusable
@@ -122,8 +128,11 @@ def walk(
     cursor: int,
     settings: ScanSettings,
     gate: Gate,
+    lately: FoundLately | None = None,
 ) -> Iterator[tuple[list[bytes], int]]:
     """Walk a partition from a cursor on: yields (keys in scope, next cursor) for each SCAN.
+
+    `lately` is what the walk found before, over another connection.
 
     Raises:
         GateClosed: it is to end.
@@ -137,16 +146,18 @@ def walk(
     keep = key_filter(partition, settings.scope, settings.sample)
     ask_types = len(settings.scope.types) > (1 if settings.scan_type else 0)
     span = partition.span
+    lately = lately or found_lately(partition)
     while True:
-        cursor, found = _scan(connection, partition.side, cursor, gate, options)
+        before = cursor
+        cursor, found = _scan(connection, partition.side, before, gate, options)
         if isinstance(span, CursorSpan):
             _check_cursor(connection, cursor)
         ended = span.ended(cursor)
-        if ended and cursor and found:
+        if ended and found:
             # A reply is not cut at the span's end: the keys behind it are of the next one, which
             # would count them again.
-            if isinstance(span, CursorSpan) and reverse(cursor) > span.high:
-                others = _of_the_next(connection, partition, gate, options)
+            if isinstance(span, CursorSpan) and (end := reached(cursor)) > span.high:
+                others = _of_the_next(connection, partition, span.high, end, gate, options)
                 found = [key for key in found if key not in others]
             elif isinstance(span, SlotSpan):
                 found = [key for key in found if key_slot(key) < span.high]
@@ -154,6 +165,8 @@ def walk(
             found = [key for key in found if keep(key)]
         if ask_types and found:
             found = _of_types(connection, found, settings.scope.types, gate)
+        found = lately.new(before, cursor, found)
+        lately.add(cursor, found)  # nothing comes between this and the keys' being handed on
         yield found, cursor
         if ended:
             return
@@ -168,15 +181,45 @@ def _listed(span: KeySpan, cursor: int, gate: Gate) -> Iterator[tuple[list[bytes
 
 
 def _of_the_next(
-    connection: Connection, partition: Partition, gate: Gate, options: list[Argument]
+    connection: Connection,
+    partition: Partition,
+    high: int,
+    end: int,
+    gate: Gate,
+    options: list[Argument],
 ) -> set[bytes]:
-    """The first keys behind the end of a part of a table.
+    """The keys between `high`, the end of a part of a table, and `end`, up to which a reply
+    reached.
 
-    Safe to leave out: who begins there is shown them, whatever the table does meanwhile.
+    Safe to leave out: the walk that begins at `high` is shown them, whatever the table does
+    meanwhile; but for a table that has shrunk to fewer buckets than parts, where a range lies on
+    both sides of `high`, and its keys may be of a part that was walked before. The position after
+    a reply is the end of such a range: where no higher power of two divides it than `high`, ranges
+    are small enough. A SCAN of a few buckets from the first one on, in the same pipeline, has such
+    an end. Where even that is no proof, all keys are kept.
     """
-    assert isinstance(partition.span, CursorSpan)
-    cursor = reverse(partition.span.high)
-    return set(_scan(connection, partition.side, cursor, gate, options)[1])
+    found: set[bytes] = set()
+    at = high
+    while at < end:
+        with gate.scan() as number:
+            replies = connection.call_many(
+                [("SCAN", reverse(at), "COUNT", number, *options), ("SCAN", 0, "COUNT", 1)]
+            )
+        (cursor, keys), (other, _) = (_scanned(connection, partition.side, r) for r in replies)
+        ends = reached(cursor), reached(other)
+        if min(each & -each for each in ends) > high & -high:
+            return set()
+        found.update(keys)
+        at = ends[0]
+    return found
+
+
+def found_lately(partition: Partition) -> FoundLately:
+    """For a walk that begins."""
+    if isinstance(partition.span, SlotSpan):
+        return FoundLately("slots")
+    cut = isinstance(partition.span, CursorSpan)
+    return FoundLately("table" if cut or not partition.node.slots else "unknown")
 
 
 def _scan(
@@ -184,6 +227,10 @@ def _scan(
 ) -> tuple[int, list[bytes]]:
     with gate.scan() as number:
         reply = connection.call("SCAN", cursor, "COUNT", number, *options)
+    return _scanned(connection, side, reply)
+
+
+def _scanned(connection: Connection, side: Side, reply: Reply) -> tuple[int, list[bytes]]:
     if not isinstance(reply, list):
         raise _scan_refused(connection, side, reply)
     after, keys = reply
@@ -284,6 +331,7 @@ class Scanner:
     gate: Gate
     emit: Callable[[FromScanner], bool]
     _node: Node | None = None
+    _lately: FoundLately = field(init=False)
     _connected: bool = False
     _walked: bool = False
     _pending: list[bytes] = field(default_factory=list)
@@ -293,6 +341,7 @@ class Scanner:
 
     def __post_init__(self) -> None:
         self._told_cursor = self.cursor
+        self._lately = found_lately(self.partition)
 
     def start(self) -> threading.Thread:
         """Begin; the thread ends by itself after Walked, NodeChanged or trouble."""
@@ -368,7 +417,9 @@ class Scanner:
 
     def _walk_connection(self, connection: Connection) -> bool:
         """Walk on from the cursor; False if the coordinator has told us to end."""
-        found = walk(connection, self.partition, self.cursor, self.settings, self.gate)
+        found = walk(
+            connection, self.partition, self.cursor, self.settings, self.gate, self._lately
+        )
         for keys, cursor in found:
             if not self._hand_on(keys, cursor):
                 return False

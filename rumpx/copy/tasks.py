@@ -101,8 +101,9 @@ class Budget:
         return True
 
     def correct(self, permit: Permit, size: int) -> None:
-        """The real size is known now."""
-        self.used += size - permit.size
+        """A permit's size is better known now, be it given out or waited for."""
+        if permit in self._holders:
+            self.used += size - permit.size
         permit.size = size
 
     def release(self, permit: Permit) -> None:

@@ -19,7 +19,7 @@ process.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, product
 from typing import Final, Literal
@@ -185,7 +185,7 @@ class Transfer:
     def _settle_chunk(self, batch: Batch, chunk: Chunk, tally: _Tally) -> Task[None]:
         """Copy a chunk, and what is left of it, until each of its keys is settled."""
         unsettled = _Unsettled()
-        chunks = [chunk]
+        chunks: Iterable[Chunk] = [chunk]
         patience = Patience(self._retry_for, (self._reader.links, self._writer.links))
         while True:
             settled_before = tally.settled
@@ -237,9 +237,9 @@ class Transfer:
         for key in wanted.ask:
             del unsettled.read_ask[key]  # an ASK is good for one try
         read = yield from self._reader.read(wanted, chunk.sizes)
+        self._intake.correct(permit, chunk, read.keys, read.payloads)
         if not read.keys:
             return read, Written()
-        self._intake.correct(permit, chunk, sum(map(len, read.payloads)), len(read.keys))
         ask = {}
         if unsettled.write_ask:
             ask = {k: unsettled.write_ask.pop(k) for k in read.keys if k in unsettled.write_ask}

@@ -269,16 +269,16 @@ class Comparer:
         keys = here.keys
         verdicts.failures += here.failures
         verdicts.gone += len(chunk.keys) - len(keys) - len(here.failures)
-        size = sum(map(len, here.payloads))
-        verdicts.payload_bytes += size
+        verdicts.payload_bytes += sum(map(len, here.payloads))
+        self._intake.correct(permit, chunk, keys, here.payloads)
         if not keys:
             return
-        self._intake.correct(permit, chunk, size, len(keys))
         db = self._scope.target_db(batch.db)
         target = self._target
         there = yield from self._fetch(
             target, Wanted(db, keys, None, by_slot=target.links.routes), chunk.sizes
         )
+        self._intake.also(permit, chunk, there.keys, there.payloads)
         self._judge(batch, here, there, verdicts)
 
     def _fetch(

@@ -1,0 +1,143 @@
+"""Bytes that payloads are expected to have, learnt from estimates and what came of them.
+
+An estimate (MEMORY USAGE … SAMPLES 1) is too low for a collection with uneven members: a hash of
+300 short fields and one of 2 MB counts as 23 kB. So estimates are sorted into classes, by their
+magnitude, and for each class `Expected` keeps how many payload bytes came for each byte estimated:
+the mean and the spread, of the last few hundred keys. Keys of sizes s are then expected to have
+
+    mean · Σ s + 2 · spread · √(Σ s²)
+
+bytes together, and no less than estimated: an estimate that is too high costs nothing but caution.
+
+A class is trusted as far as it has been seen. In one chunk, and on the whole in flight, there are
+at most `allowed` keys of it: 1, then 4, 16, 64, 256. So the first large value comes alone, whatever
+its estimate, and an ordinary copy is at full speed after five chunks.
+
+Not promised: that a chunk is never larger than expected. Once a class has proven true, the first
+chunk that breaks with it comes whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+_SPREADS: Final = 2.0
+# Keys by which mean and spread are remembered.
+_MEMORY: Final = 400
+# From so many keys on a class is trusted in any number.
+_ENOUGH: Final = 170
+_GROWTH: Final = 3
+
+
+@dataclass(slots=True)
+class _Class:
+    """Estimates of one magnitude: payload bytes for each byte estimated, and their square."""
+
+    seen: int = 0
+    mean: float = 0.0
+    square: float = 0.0
+
+    def learn(self, ratio: float) -> None:
+        self.seen += 1
+        weight = 1 / min(self.seen, _MEMORY)
+        self.mean += (ratio - self.mean) * weight
+        self.square += (ratio * ratio - self.square) * weight
+
+    @property
+    def variance(self) -> float:
+        return max(0.0, self.square - self.mean * self.mean)
+
+    @property
+    def allowed(self) -> float:
+        """Keys that there may be in one chunk."""
+        return math.inf if self.seen >= _ENOUGH else 1 + _GROWTH * self.seen
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """Some keys together.
+
+    Attributes:
+        keys: how many they are.
+        most: the bytes to be prepared for.
+        share: how much they are of what may be in flight of their classes; 1.0 where nothing is
+            known of one of them, 0.0 where all are trusted.
+    """
+
+    keys: int
+    most: float
+    share: float
+
+
+class Expected:
+    """What is known of one population of keys.
+
+    Args:
+        least: payload bytes for each byte estimated that are always expected.
+    """
+
+    def __init__(self, least: float = 1.0) -> None:
+        self.least = least
+        self._classes = [_Class() for _ in range(_place(2**64) + 1)]
+        self._rates: dict[frozenset[int], tuple[float, float]] = {}
+
+    def together(self, sizes: Sequence[int]) -> tuple[float, float]:
+        """The most bytes of all these keys, and of the largest one; as if each was of the worst
+        of their classes, which costs next to nothing to tell. Infinite while one of those is not
+        trusted."""
+        lengths = frozenset(map(int.bit_length, sizes))
+        rates = self._rates.get(lengths)
+        if rates is None:
+            rates = self._rates[lengths] = self._worst(lengths)
+        mean, spread = rates
+        if 0 in lengths:
+            sizes = [size or 1 for size in sizes]
+        total, largest = sum(sizes), max(sizes)
+        return mean * total + _SPREADS * spread * math.sqrt(total * largest), mean * largest
+
+    def _worst(self, lengths: Iterable[int]) -> tuple[float, float]:
+        """Mean and spread."""
+        classes = [self._classes[(length + 1) // 2] for length in lengths]
+        if any(one.seen < _ENOUGH for one in classes):
+            return math.inf, 0.0
+        mean = max(one.mean for one in classes)
+        return max(self.least, mean), math.sqrt(max(one.variance for one in classes))
+
+    def of(self, size: int) -> float:
+        """The mean of one key."""
+        return max(self.least, self._classes[_place(size)].mean) * max(1, size)
+
+    def leading(self, sizes: Iterable[int], limit: float = math.inf) -> Sum:
+        """As many keys, from the first one on, as may be asked for together; one at least.
+
+        Args:
+            limit: bytes that they may have.
+        """
+        counts: dict[int, int] = {}
+        number, most, share, mean, variance = 0, 0.0, 0.0, 0.0, 0.0
+        for size in sizes:
+            place = _place(size)
+            one = self._classes[place]
+            counts[place] = counts.get(place, 0) + 1
+            part = counts[place] / one.allowed
+            mean += self.of(size)
+            variance += one.variance * size * size
+            total = mean + _SPREADS * math.sqrt(variance)
+            if number and (part > 1.0 or total > limit):
+                break
+            number, most, share = number + 1, total, max(share, part)
+        return Sum(number, most, share)
+
+    def learn(self, sizes: Iterable[int], payloads: Iterable[int]) -> None:
+        """These payloads came for those estimates."""
+        for size, payload in zip(sizes, payloads, strict=True):
+            self._classes[_place(size)].learn(payload / max(1, size))
+        self._rates.clear()
+
+
+def _place(size: int) -> int:
+    """The class of an estimate: each is four times the one before."""
+    return (size.bit_length() + 1) // 2
