@@ -101,6 +101,7 @@ class Ledger:
         trouble: why the last write failed, or ""; `trouble_since` is then `time.monotonic()`.
         saved: `time.time()` of the last state that is in the file.
         earlier: how far the job was when this run began.
+        killed: an earlier run could not tell how it ended.
     """
 
     def __init__(self, path: Path, lock: int, database: sqlite3.Connection) -> None:
@@ -109,6 +110,7 @@ class Ledger:
         self.trouble_since = 0.0
         self.saved = time.time()
         self.earlier = Progressed("running", 0.0, 0.0, 1, 0)
+        self.killed = False
         self._lock = lock
         self._database = database
         self._pending: _Pending | None = None
@@ -200,6 +202,7 @@ class Ledger:
                     upgrade(database, schema)
                 # What cannot be read is left as it is.
                 books.facts(), books.walks(), books.largest(), books.points(), books.runs()
+                ledger.killed = before.state == "running"
                 ledger.earlier = replace(before, state="running", runs=before.runs + 1)
                 ledger._start()
             except BaseException:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from dataclasses import replace
 from pathlib import Path
 
 from rumpx.copy.books import keep_verification, look_into
 from rumpx.copy.control import Control
+from rumpx.copy.fence import with_writer
 from rumpx.copy.jobs import ledger_path, state_folder
 from rumpx.copy.ledger import is_held
 from rumpx.copy.prepare import Plan
@@ -51,6 +53,8 @@ def verify(
         run = _run_compared(request)
         listed = _differences_path(request)
         plan, spec = prepare_comparison(request)
+        if request.repair:
+            plan = with_writer(plan, _mark(request))
         findings = Findings(listed, spec.scope)
         verifier = Verifier(
             plan, spec.tolerance, request, findings, display, control, confirm
@@ -80,6 +84,16 @@ def _run_compared(request: Request) -> int | None:
         return None
     path = ledger_path(state_folder(request.state_dir), request.name)
     return None if is_held(path) else look_into(path)[1].runs
+
+
+def _mark(request: Request) -> str:
+    """Whose repairs they are: those of the job that is compared, whatever earlier runs of it, or
+    repairs of it, left at the target is ended then; but not of one that is under way."""
+    if request.name is not None:
+        path = ledger_path(state_folder(request.state_dir), request.name)
+        if not is_held(path):
+            return look_into(path)[0].mark
+    return f"verify.{secrets.token_hex(6)}"
 
 
 def _kept(result: Verification, request: Request, run: int | None) -> Verification:
