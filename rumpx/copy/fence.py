@@ -125,6 +125,6 @@ class Fence:
     def _end_at(self, address: Address | None, doomed: Callable[[str], bool]) -> Left:
         connection = self._target.dialer.connect(address)
         try:
-            return end_clients(connection, lambda _, name: doomed(name))
+            return end_clients(connection, doomed)
         finally:
             connection.close()

@@ -132,7 +132,7 @@ class Ledger:
             UsageError: the file is there already, or cannot be written.
         """
         with explained(path):
-            lock = _hold(path)
+            lock = hold(path)
             try:
                 if path.exists():
                     raise UsageError(
@@ -191,7 +191,7 @@ class Ledger:
         if not path.exists():
             raise UsageError(f"There is no job {path.stem} ({path}). rumpx jobs lists all.")
         with explained(path):
-            lock = _hold(path)
+            lock = hold(path)
             try:
                 database = connect(path)
                 ledger = cls(path, lock, database)
@@ -421,8 +421,12 @@ def _failure_row(failed: LedgerFailure) -> tuple[Any, ...]:
     )
 
 
-def _hold(path: Path) -> int:
-    """The descriptor of the job's lock, which is held as long as that is open."""
+def hold(path: Path) -> int:
+    """The descriptor of the job's lock, which is held as long as that is open.
+
+    Raises:
+        JobHeld: another process has it.
+    """
     lock = os.open(lock_path(path), os.O_CREAT | os.O_RDWR, 0o600)
     until = time.monotonic() + _LOOK_SECONDS
     while not _locked(lock, fcntl.LOCK_EX):

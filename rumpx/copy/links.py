@@ -84,9 +84,11 @@ class Links:
 
     def _end(self, lost: Connection, connection: Connection) -> None:
         """End a connection that was lost, at the server, by way of the one that replaces it."""
-        name = self.dialer.writer
-        left = end_clients(connection, lambda n, other: n == lost.id and other == name)
-        self.unended |= left != "nothing" or lost.id is None
+        if lost.id is None:
+            self.unended = True
+            return
+        left = end_clients(connection, lambda name: name == self.dialer.writer, lost.id)
+        self.unended |= left != "nothing"
 
     def owner(self, key: bytes) -> Address | None:
         """The node that serves a key, as far as is known."""

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from typing import Final, Literal
 
-from rumpx.servers.resp import Connection
+from rumpx.servers.resp import Connection, Reply
 from rumpx.servers.topology import is_error
 
 Left = Literal["nothing", "some", "unknown"]
@@ -26,32 +26,42 @@ _ENTRY: Final = re.compile(rb"^id=(\d+) .*? name=(\S*)", re.MULTILINE)
 _ROUNDS: Final = 20
 
 
-def listed_clients(connection: Connection) -> dict[int, str] | None:
-    """The names of a server's clients by their ids; None where it does not tell.
+def _listed(connection: Connection, lost: int | None) -> dict[int, str] | None:
+    """The names of clients by their ids; None where the server does not tell.
 
     CLIENT SETNAME and CLIENT LIST are believed only where they show this connection, named.
     """
-    reply = connection.call("CLIENT", "LIST")
+    if connection.id is None:
+        return None
+    reply: Reply = None
+    if lost is not None:
+        reply = connection.call("CLIENT", "LIST", "ID", connection.id, lost)
+    if not isinstance(reply, bytes):  # before 6.2 all are listed, or none
+        reply = connection.call("CLIENT", "LIST")
     if not isinstance(reply, bytes):
         return None
-    clients = {int(number): name.decode() for number, name in _ENTRY.findall(reply)}
-    return clients if connection.id is not None and clients.get(connection.id) else None
+    clients = {int(n): name.decode(errors="replace") for n, name in _ENTRY.findall(reply)}
+    return clients if clients.get(connection.id) else None
 
 
-def end_clients(connection: Connection, doomed: Callable[[int, str], bool]) -> Left:
+def end_clients(
+    connection: Connection, doomed: Callable[[str], bool], lost: int | None = None
+) -> Left:
     """End a server's clients, but never the one that asks, until none of them is listed.
 
     Args:
-        doomed: by id and name, whether it is one.
+        doomed: by its name, whether a client is one of them.
+        lost: the id of the only one that is meant; None for all.
 
     Raises:
         ConnectionLost: the server does not answer.
     """
     for _ in range(_ROUNDS):
-        clients = listed_clients(connection)
+        clients = _listed(connection, lost)
         if clients is None:
             return "unknown"
-        found = [n for n, name in clients.items() if n != connection.id and doomed(n, name)]
+        meant = clients.keys() - {connection.id} if lost is None else clients.keys() & {lost}
+        found = [number for number in meant if doomed(clients[number])]
         if not found:
             return "nothing"
         replies = connection.call_many([("CLIENT", "KILL", "ID", number) for number in found])
