@@ -23,6 +23,7 @@ from rumpx.check.document import Line, Status
 from rumpx.copy.prepare import Draft, SideFacts, connected
 from rumpx.errors import EXIT_SOME_KEYS_FAILED, printable, unusable
 from rumpx.job import Job
+from rumpx.servers.dial import CLIENT_NAME
 from rumpx.servers.replies import Kind, classify, refused
 from rumpx.servers.resp import Argument, Connection
 from rumpx.servers.topology import is_error
@@ -43,6 +44,15 @@ class Right:
     def rule(self) -> str:
         """What an ACL says to allow it."""
         return "+" + self.name.lower().replace(" ", "|")
+
+
+# What ends connections of an earlier run, or of a dead worker. No client has that number.
+_FENCE: Final = (
+    Right("CLIENT SETNAME", ("CLIENT", "SETNAME", CLIENT_NAME)),
+    Right("CLIENT ID", ("CLIENT", "ID")),
+    Right("CLIENT LIST", ("CLIENT", "LIST", "TYPE", "pubsub")),
+    Right("CLIENT KILL", ("CLIENT", "KILL", "ID", 2**62)),
+)
 
 
 def unguessable() -> bytes:
@@ -84,6 +94,7 @@ def rights_to_write(job: Job, target: SideFacts, databases: Iterable[int]) -> li
         *_select(databases),
         Right("TIME", ("TIME",)),
         Right("INFO", ("INFO", "server")),
+        *_FENCE,
     ]
     if job.functions:
         # What is no payload is refused as such only after all permissions.

@@ -22,6 +22,7 @@ version, is refused and left as it is.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import sqlite3
 import time
@@ -115,6 +116,12 @@ class JobRecord:
     source_password: bool
     target_password: bool
 
+    @property
+    def mark(self) -> str:
+        """What no other job has, also of the same name in another folder or on another machine."""
+        who = f"{self.name} {self.created!r} {self.job.source} {self.job.target}"
+        return f"{self.name}.{hashlib.blake2b(who.encode(), digest_size=6).hexdigest()}"
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -129,6 +136,7 @@ class Facts:
         owners: (first slot, last slot, owner) of the source's slots as last seen.
         disturbed: slots of the source that moved, or were marked, and were not walked again yet.
         counted_again: the source was walked again for keys that the target lacked.
+        landed: the last run ended with nothing on its way to the target (unless it was killed).
     """
 
     databases: tuple[NodeKeys, ...]
@@ -138,6 +146,7 @@ class Facts:
     owners: tuple[tuple[int, int, Address | None], ...] = ()
     disturbed: frozenset[int] = frozenset()
     counted_again: bool = False
+    landed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,9 @@
 """The copy's coordinator: has the engine settle every partition, proves it, and keeps the ledger.
 
+Before a run that resumes writes anything, it ends what earlier runs left at the target (`fence`).
+
 When all walks are settled come the checks, each of which may add walks, whereupon it all goes on:
+keys of which an earlier write could not be kept from landing late, if there are any,
 replicas that were read and are not what they were, slots of the source that moved, nodes of the
 target whose process changed (`watch`), and the count of keys: if the target has fewer than churn
 explains, each node is walked once more with one plain cursor.
@@ -31,10 +34,11 @@ from rumpx.copy.completeness import Census, Tally, count_shown, missing_keys, ta
 from rumpx.copy.control import Control
 from rumpx.copy.ctl import CtlServer, Pause, Request, Resume, Set
 from rumpx.copy.engine import Engine, Walk
+from rumpx.copy.fence import LATE_SECONDS, MEND_FENCE, UNFENCED, Fence
 from rumpx.copy.kinds import Largest
 from rumpx.copy.ledger import Ledger, Update, ctl_path
 from rumpx.copy.messages import Ack
-from rumpx.copy.plan import RETRIED, KeySpan, Partition, SlotSpan, WholeSpan
+from rumpx.copy.plan import LATE, RETRIED, KeySpan, Partition, SlotSpan, WholeSpan, key_partitions
 from rumpx.copy.prepare import Plan
 from rumpx.copy.progress import copied_content, overall, partition_summary
 from rumpx.copy.room import Growth, at_the_end, overflows
@@ -67,6 +71,8 @@ _HOPELESS_PAYLOADS: Final = 200
 # So many failures for one reason and not one key copied: it would go on like that.
 _HOPELESS_KEYS: Final = 1_000
 _MOST_SUSPICIONS: Final = 10
+# Keys that may be written late and are remembered by name; of more, all keys are copied again.
+_MOST_LATE: Final = 500_000
 _PAUSE: Final = 0.5
 # How often, with `_PAUSE` between, we look whether a slot's migration has ended.
 _MIGRATION_POLLS: Final = 20
@@ -154,6 +160,8 @@ class Coordinator:
         self._missing: int | None = None
         self._grace = _MIGRATION_POLLS
         self._suspicions = 0
+        self._late = 0
+        self._late_due = 0.0
         self._begun_at = 0.0
         self._recorder = Recorder(
             ledger.earlier.runs,
@@ -198,9 +206,11 @@ class Coordinator:
         finally:
             self._watch.stop()
             self._ctl.close()
+            landed = engine.at_rest
             engine.close(orderly=state == "done")
             self._seconds = self._seconds or engine.elapsed
             self._recorder.finish(time.time())
+            self._facts = replace(self._facts, landed=landed)
             self._save(state)
             written = self._ledger.flush(_LAST_SAVE_SECONDS)
             if not written and state != "done":
@@ -248,6 +258,8 @@ class Coordinator:
     def _copy(self) -> None:
         engine = self._engine
         engine.start()
+        if self._ledger.earlier.runs > 1:
+            self._end_earlier_runs()
         engine.state = "copying"
         engine.run_walks()
         self._seconds = engine.elapsed
@@ -255,6 +267,7 @@ class Coordinator:
         while self._checks_add_walks():
             engine.run_walks()
         self._refuse_hopeless(at_end=True)
+        engine.ask(self._fence.workers)  # also what they lost and did not replace
         engine.state = "done"
         engine.tick(force=True)
 
@@ -264,9 +277,37 @@ class Coordinator:
         """A batch is settled."""
         if walk.done:
             self._save_due = 0.0
+        if ack.late:
+            self.unfenced([(walk.partition.db, key) for key in ack.late])
         if not ack.failures or walk.partition.reason == RETRIED:
             return
         self._refuse_hopeless(at_end=False, example=ack.failures[0])
+
+    def unfenced(self, keys: Sequence[tuple[int, bytes]]) -> None:
+        """Earlier writes of these keys may land late: copy them again at the end."""
+        topology = self._plan.source.topology
+        walks = key_partitions(topology, keys, reason=LATE)
+        self._late += len(keys)
+        if self._late > _MOST_LATE:
+            walks = []
+            if self._late - len(keys) <= _MOST_LATE:
+                walks = [
+                    Partition(0, place.node, place.db, WholeSpan(), reason=LATE)
+                    for place in self._plan.databases
+                ]
+        self._copy_late(walks)
+
+    def _copy_late(self, partitions: Iterable[Partition]) -> None:
+        """Copy these again when all else is done. (Without REPLACE a late write of ours is refused
+        wherever there is a newer value.)"""
+        replaces = self._plan.on_conflict == "replace"
+        again = " The keys concerned are copied again at the end." if replaces else ""
+        text = f"{UNFENCED}{again} {MEND_FENCE}"
+        if text not in self._engine.warnings:
+            self._engine.warn(text)
+        if replaces:
+            self._late_due = time.monotonic() + LATE_SECONDS
+            self._engine.add_walks(partitions, held=True)
 
     def started_over(self, walks: int, node: Node, why: str) -> None:
         """Partitions are walked anew."""
@@ -430,11 +471,40 @@ class Coordinator:
             )
         )
 
+    # Earlier runs.
+
+    @property
+    def _fence(self) -> Fence:
+        assert self._engine.fence
+        return self._engine.fence
+
+    def _end_earlier_runs(self) -> None:
+        """End their connections, before anything is written. Where that is refused, what they had
+        under way is in what is not walked yet: it is walked twice."""
+        engine = self._engine
+        engine.note = "ending connections of an earlier run"
+        until = time.monotonic() + LATE_SECONDS
+        while (left := engine.ask(self._fence.earlier_runs)) == "some":
+            if time.monotonic() > until:
+                break
+            engine.wait(_PAUSE)
+        engine.note = ""
+        if left == "nothing" or (self._facts.landed and not self._ledger.killed):
+            return
+        unfinished = [walk for walk in engine.walks if not walk.done]
+        for walk in unfinished:
+            if walk.partition.reason == LATE:
+                walk.state = "held"
+        self._copy_late(
+            replace(walk.partition, reason=LATE) for walk in unfinished if walk.state != "held"
+        )
+
     # The checks.
 
     def _checks_add_walks(self) -> bool:
         return (
-            self._check_replicas()
+            self._check_late()
+            or self._check_replicas()
             or self._check_slots()
             or self._check_target()
             or self._check_completeness()
@@ -444,6 +514,19 @@ class Coordinator:
         added = self._engine.add_walks(partitions, in_order=in_order)
         self._walked_again.update(walk.partition.reason for walk in added)
         return bool(added)
+
+    def _check_late(self) -> bool:
+        """Keys of which an earlier write may have landed late."""
+        engine = self._engine
+        if not any(walk.state == "held" for walk in engine.walks):
+            return False
+        engine.note = "waiting for writes that may land late"
+        engine.wait(self._late_due - time.monotonic())
+        engine.note = ""
+        held = [walk for walk in engine.walks if walk.state == "held"]
+        self._walked_again[LATE] = len(held)
+        engine.decide(held, needed=True)
+        return True
 
     def _check_replicas(self) -> bool:
         """Replicas that were lost, emptied or promoted: workers may have found keys gone there that

@@ -33,6 +33,7 @@ from typing import Final, Protocol, TypeVar
 from rumpx.copy import observer
 from rumpx.copy.channel import Channel, receive
 from rumpx.copy.control import Control
+from rumpx.copy.fence import Fence
 from rumpx.copy.forks import process_context, signals_blocked
 from rumpx.copy.frontier import Frontier
 from rumpx.copy.gate import Gate
@@ -42,6 +43,7 @@ from rumpx.copy.messages import (
     Ack,
     Batch,
     CursorUnproven,
+    Ended,
     Found,
     FromScanner,
     FromWorker,
@@ -122,6 +124,10 @@ class Overseer(Protocol):
     def started_over(self, walks: int, node: Node, why: str) -> None:
         """So many partitions of a node are walked anew."""
 
+    def unfenced(self, keys: Sequence[tuple[int, bytes]]) -> None:
+        """What a dead worker wrote of these (source database, key) may land later, since its
+        connections to the target could not be ended."""
+
     def tick(self, now: float, snapshot: Snapshot) -> None:
         """Called a few times a second, between turns; `now` is `time.monotonic()`."""
 
@@ -178,11 +184,12 @@ class Engine:
         self._ids = count()
         self._issued: dict[int, tuple[int, int]] = {}
         self._ready: deque[Batch] = deque()
-        self._mail: queue.SimpleQueue[FromScanner] = queue.SimpleQueue()
+        self._mail: queue.SimpleQueue[FromScanner | Ended] = queue.SimpleQueue()
         self._room = threading.Semaphore(_AHEAD * plan.job.workers + plan.tuning.scanners)
         self._shelf = Shelf()
         self._walks_changed = True
         self._pool: Pool | None = None
+        self.fence = Fence(plan.target, plan.job.retry_for) if plan.target.dialer.writer else None
         self._selector = selectors.DefaultSelector()
         self._selector.register(control.wakened, selectors.EVENT_READ)
         self._next_tick = 0.0
@@ -206,6 +213,8 @@ class Engine:
             plan.tuning.batches_in_flight,
             self._selector,
             self.warn,
+            plan.target.dialer.writer,
+            self._end_connections,
         )
         self._observe()
         while not self._workers.awake:
@@ -268,6 +277,11 @@ class Engine:
         return self._meter.elapsed(time.monotonic())
 
     @property
+    def at_rest(self) -> bool:
+        """Whether every batch that was given out is settled."""
+        return not self._pool or not (self._pool.in_flight or self._pool.dropped)
+
+    @property
     def restarts(self) -> int:
         """Workers that were replaced."""
         return self._pool.restarts if self._pool else 0
@@ -304,7 +318,7 @@ class Engine:
         for message in self._received(timeout):
             self._from_worker(message)
         while not self._mail.empty():
-            self._from_scanner(self._mail.get())
+            self._take(self._mail.get())
         self._decide()
         if self.state not in ("starting", "draining"):
             self._start_walks()
@@ -416,6 +430,12 @@ class Engine:
 
     # Messages.
 
+    def _take(self, message: FromScanner | Ended) -> None:
+        if isinstance(message, Ended):
+            self._from_fence(message)
+        else:
+            self._from_scanner(message)
+
     def _from_scanner(self, message: FromScanner) -> None:
         if isinstance(message, ScanTrouble):
             raise message.error
@@ -492,6 +512,30 @@ class Engine:
                 walk = self.walks[self._issued[batch][0]]
                 walk.counts += counts
 
+    # Dead workers.
+
+    def _end_connections(self, worker: str) -> None:
+        """End a dead worker's connections to the target, in a thread: it may take a while."""
+        fence = self.fence
+        assert fence
+
+        def end() -> None:
+            try:
+                self._mail.put(Ended(worker, fence.worker(worker)))
+            except RumpxError as error:
+                self._mail.put(Ended(worker, "unknown", error))
+            self._control.wake()
+
+        threading.Thread(target=end, name="fence", daemon=True).start()
+
+    def _from_fence(self, message: Ended) -> None:
+        if message.error:
+            raise message.error
+        batches = self._workers.fenced(message.worker)
+        if message.left != "nothing":
+            keys = [(batch.db, key) for batch in batches for key in batch.keys]
+            self._overseer.unfenced(keys)
+
     # Walking again.
 
     def decide(self, walks: Iterable[Walk], *, needed: bool) -> None:
@@ -500,11 +544,14 @@ class Engine:
             walk.state = "waiting" if needed else "walked"
         self._walks_changed = True
 
-    def add_walks(self, partitions: Iterable[Partition], *, in_order: bool = False) -> list[Walk]:
+    def add_walks(
+        self, partitions: Iterable[Partition], *, in_order: bool = False, held: bool = False
+    ) -> list[Walk]:
         """Further walks, whose partitions get their ids here.
 
         Args:
             in_order: each waits for those of other nodes before it.
+            held: they wait until `decide` is called.
         """
         added: list[Walk] = []
         for partition in partitions:
@@ -514,6 +561,8 @@ class Engine:
                 if in_order and walk.partition.node.address != partition.node.address
             )
             walk = Walk(replace(partition, id=len(self.walks)), after=after)
+            if held:
+                walk.state = "held"
             self.walks.append(walk)
             added.append(walk)
         self._walks_changed = True
@@ -536,6 +585,8 @@ class Engine:
                 f"Give a server behind no load balancer, or give {flag}."
             )
         fresh = Walk(replace(walk.partition, node=node), walk.number + 1, after=walk.after)
+        if walk.state == "held":
+            fresh.state = "held"
         self._forget(walk)
         self.walks[walk.partition.id] = fresh
         self._walks_changed = True
@@ -572,7 +623,10 @@ class Engine:
                 self._forget(other)
                 whole = other.partition.id == walk.partition.id
                 emptied = Walk(replace(other.partition, span=WholeSpan()), other.number + 1)
-                emptied.state = "waiting" if whole else "walked"
+                if other.state == "held":
+                    emptied.state = "held"
+                else:
+                    emptied.state = "waiting" if whole else "walked"
                 self.walks[other.partition.id] = emptied
                 self._walks_changed = True
         self._overseer.started_over(1, walk.partition.node, "cursors unproven")

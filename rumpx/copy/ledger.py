@@ -101,6 +101,7 @@ class Ledger:
         trouble: why the last write failed, or ""; `trouble_since` is then `time.monotonic()`.
         saved: `time.time()` of the last state that is in the file.
         earlier: how far the job was when this run began.
+        killed: an earlier run could not tell how it ended.
     """
 
     def __init__(self, path: Path, lock: int, database: sqlite3.Connection) -> None:
@@ -109,6 +110,7 @@ class Ledger:
         self.trouble_since = 0.0
         self.saved = time.time()
         self.earlier = Progressed("running", 0.0, 0.0, 1, 0)
+        self.killed = False
         self._lock = lock
         self._database = database
         self._pending: _Pending | None = None
@@ -130,7 +132,7 @@ class Ledger:
             UsageError: the file is there already, or cannot be written.
         """
         with explained(path):
-            lock = _hold(path)
+            lock = hold(path)
             try:
                 if path.exists():
                     raise UsageError(
@@ -189,7 +191,7 @@ class Ledger:
         if not path.exists():
             raise UsageError(f"There is no job {path.stem} ({path}). rumpx jobs lists all.")
         with explained(path):
-            lock = _hold(path)
+            lock = hold(path)
             try:
                 database = connect(path)
                 ledger = cls(path, lock, database)
@@ -200,6 +202,7 @@ class Ledger:
                     upgrade(database, schema)
                 # What cannot be read is left as it is.
                 books.facts(), books.walks(), books.largest(), books.points(), books.runs()
+                ledger.killed = before.state == "running"
                 ledger.earlier = replace(before, state="running", runs=before.runs + 1)
                 ledger._start()
             except BaseException:
@@ -418,8 +421,12 @@ def _failure_row(failed: LedgerFailure) -> tuple[Any, ...]:
     )
 
 
-def _hold(path: Path) -> int:
-    """The descriptor of the job's lock, which is held as long as that is open."""
+def hold(path: Path) -> int:
+    """The descriptor of the job's lock, which is held as long as that is open.
+
+    Raises:
+        JobHeld: another process has it.
+    """
     lock = os.open(lock_path(path), os.O_CREAT | os.O_RDWR, 0o600)
     until = time.monotonic() + _LOOK_SECONDS
     while not _locked(lock, fcntl.LOCK_EX):

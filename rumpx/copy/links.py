@@ -4,7 +4,9 @@ For a standalone server there is one address, None, or a replica's. For a cluste
 learnt from the topology, corrected by each MOVED, and read anew after a fault. Replicas are read
 where the dialer says so; each connection to one proves that it is fit (`servers/replicas`). A MOVED
 names a primary, in whose place its replica is asked. Connections are kept one a node and
-database, so that no SELECT stands between pipelines; a broken one is replaced at its next use.
+database, so that no SELECT stands between pipelines; a broken one is replaced at its next use,
+and if it may have written is ended at the server first: what was sent on it must not land after
+what is sent now.
 
 Not promised: that a route is right. It is where to ask first; MOVED and ASK tell better.
 """
@@ -18,6 +20,7 @@ from typing import Final
 
 from rumpx.errors import RumpxError, unusable
 from rumpx.job import Address
+from rumpx.servers.clients import end_clients
 from rumpx.servers.dial import Dialer
 from rumpx.servers.replicas import prove, read_places
 from rumpx.servers.replies import explain_refusal, refused
@@ -37,6 +40,7 @@ class Links:
 
     Attributes:
         routes: whether keys may come to be served elsewhere than where they were found.
+        unended: whether the server would not end a connection that was lost.
     """
 
     def __init__(self, dialer: Dialer, topology: Topology) -> None:
@@ -47,6 +51,7 @@ class Links:
         self._learn(topology)
         self._connections: dict[tuple[Address | None, int], Connection] = {}
         self._refreshed = 0.0
+        self.unended = False
 
     @property
     def addresses(self) -> list[Address | None]:
@@ -68,12 +73,22 @@ class Links:
         """
         connection = self._connections.get((address, db))
         if connection is None or connection.closed:
-            connection = self.dialer.connect(address)
+            lost, connection = connection, self.dialer.connect(address)
+            if lost and self.dialer.writer:
+                self._end(lost, connection)
             if origin := self._origins.get(address):
                 prove(connection, origin)
             select(connection, db, self.side)
             self._connections[address, db] = connection
         return connection
+
+    def _end(self, lost: Connection, connection: Connection) -> None:
+        """End a connection that was lost, at the server, by way of the one that replaces it."""
+        if lost.id is None:
+            self.unended = True
+            return
+        left = end_clients(connection, lambda name: name == self.dialer.writer, lost.id)
+        self.unended |= left != "nothing"
 
     def owner(self, key: bytes) -> Address | None:
         """The node that serves a key, as far as is known."""

@@ -14,6 +14,7 @@ from rumpx.copy.plan import Work
 from rumpx.errors import RumpxError
 from rumpx.job import Address
 from rumpx.report.snapshot import Counts, Finding, KeyFailure
+from rumpx.servers.clients import Left
 from rumpx.servers.topology import Node
 
 
@@ -55,7 +56,8 @@ def _batch(
 @dataclass(frozen=True, slots=True)
 class Ack:
     """Every key of a batch is settled. `findings` are the differences that a comparison found;
-    `kinds` and `large` tell of the values that were copied."""
+    `kinds` and `large` tell of the values that were copied. `late` are keys of which an earlier
+    write, on a connection that was lost and could not be ended, may land later."""
 
     batch: int
     counts: Counts
@@ -63,11 +65,13 @@ class Ack:
     findings: tuple[Finding, ...] = ()
     kinds: Kinds = NO_KINDS
     large: tuple[Large, ...] = ()
+    late: tuple[bytes, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # As for Counts: the generic way takes twice as long.
         large = tuple(map(tuple, self.large))
-        fields = self.batch, self.counts, self.failures, self.findings, self.kinds.numbers, large
+        kinds = self.kinds.numbers
+        fields = self.batch, self.counts, self.failures, self.findings, kinds, large, self.late
         return _ack, fields
 
 
@@ -78,8 +82,10 @@ def _ack(
     findings: tuple[Finding, ...],
     kinds: dict[int, int],
     large: tuple[tuple[int, int, int, bytes], ...],
+    late: tuple[bytes, ...],
 ) -> Ack:
-    return Ack(batch, counts, failures, findings, Kinds(kinds), tuple(map(Large._make, large)))
+    named = tuple(map(Large._make, large))
+    return Ack(batch, counts, failures, findings, Kinds(kinds), named, late)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +162,16 @@ class ScanTrouble:
     """From a scanner: the walk cannot go on, and the run ends with this error."""
 
     error: RumpxError
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """From the thread that ends a dead worker's connections to the target: what is left of them, or
+    why that cannot be told."""
+
+    worker: str
+    left: Left
+    error: RumpxError | None = None
 
 
 FromScanner = Found | Walked | NodeChanged | CursorUnproven | ScanTrouble

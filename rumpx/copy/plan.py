@@ -142,6 +142,8 @@ Span = WholeSpan | CursorSpan | SlotSpan | KeySpan
 
 # The reason of a walk of keys that failed before.
 RETRIED: Final = "failed before"
+# That of keys of which an earlier write may land late, in the place of a newer one.
+LATE: Final = "written late, perhaps"
 
 # What is done with the keys of a partition.
 Work = Literal["copy", "compare", "look for", "delete"]

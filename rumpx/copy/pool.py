@@ -11,6 +11,9 @@ times is set aside, and its keys have failed. The death of a worker that held se
 had not begun, proves nothing against any of them, and acquits those blamed before: whoever kills
 that one may have killed the others.
 
+Where workers write, the batches of a dead one wait until its connections to the target have been
+ended (`fence`), so that nothing that it had sent lands after what is sent anew.
+
 Not promised: that the work of a dead worker is not done twice. RESTORE can be repeated.
 """
 
@@ -21,6 +24,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from multiprocessing.process import BaseProcess
 from typing import Final
 
@@ -45,6 +49,7 @@ class _Worker:
     process: BaseProcess
     channel: Channel
     usage: psutil.Process
+    writer: str
     held: dict[int, Batch] = field(default_factory=dict)
     awake: bool = False  # has started, and so may have touched what it holds
     examined: bool = False  # holds a suspect, and so gets nothing else
@@ -59,6 +64,9 @@ class Pool:
         credits: batches that one worker may hold.
         selector: where the workers' channels are registered, with the worker as data.
         announce: takes sentences for the user.
+        writer: what the names of the workers' connections to the target begin with; "" where they
+            write nothing.
+        buried: told the name of a dead worker's; `fenced` is to be called in return.
     """
 
     def __init__(
@@ -69,13 +77,20 @@ class Pool:
         credits: int,
         selector: selectors.BaseSelector,
         announce: Callable[[str], None],
+        writer: str = "",
+        buried: Callable[[str], None] = lambda name: None,
     ) -> None:
         self.restarts = 0
+        self.dropped = False  # batches of the dead that were not given out again
         self._spec = spec
         self._throttle = throttle
         self._credits = credits
         self._selector = selector
         self._announce = announce
+        self._writer = writer
+        self._buried = buried
+        self._numbers = count()
+        self._fenced_off: dict[str, list[Batch]] = {}
         self._suspects: deque[Batch] = deque()
         self._deaths: dict[int, int] = {}
         self._deaths_since_ack = 0
@@ -91,8 +106,10 @@ class Pool:
 
     @property
     def in_flight(self) -> int:
-        """Batches that are not settled: held by workers, or waiting to be examined."""
-        return sum(len(member.held) for member in self._workers) + len(self._suspects)
+        """Batches that are not settled: held by workers, of dead ones, or waiting to be
+        examined."""
+        held = sum(len(member.held) for member in self._workers)
+        return held + sum(map(len, self._fenced_off.values())) + len(self._suspects)
 
     def dispatch(self, take: Callable[[], Batch | None]) -> None:
         """Give out batches, suspects first, then what `take` gives, while workers have credit.
@@ -149,6 +166,7 @@ class Pool:
             member.process.kill()  # it cannot hear us any more
             member.process.join()
         if self._closing:
+            self.dropped |= bool(member.held)
             return
         self._deaths_since_ack += 1
         if self._deaths_since_ack > _HOPELESS_DEATHS:
@@ -165,21 +183,35 @@ class Pool:
         certain = member.awake and len(member.held) == 1
         if not certain:
             self._deaths.clear()  # somebody kills workers whatever they hold: that proves nothing
+        suspects = []
         for batch in member.held.values():
             deaths = self._deaths.get(batch.id, 0) + certain
             self._deaths[batch.id] = deaths
             if deaths < DEATHS:
-                self._suspects.append(batch)
+                suspects.append(batch)
             else:
                 yield _set_aside(batch)
         self._workers.append(self._start())
+        if self._writer:
+            self._fenced_off[member.writer] = suspects
+            self._buried(member.writer)
+        else:
+            self._suspects += suspects
+
+    def fenced(self, writer: str) -> list[Batch]:
+        """A dead worker's connections have been ended, as far as they can be: its batches, which
+        are given out again from now on."""
+        suspects = self._fenced_off.pop(writer, [])
+        self._suspects += suspects
+        return suspects
 
     def _start(self) -> _Worker:
         context = process_context()
         ours, theirs = context.Pipe()
+        writer = f"{self._writer}.{next(self._numbers)}" if self._writer else ""
         process = context.Process(
             target=worker.main,
-            args=(theirs, self._spec, self._throttle),
+            args=(theirs, self._spec, self._throttle, writer),
             name="rumpx worker",
             daemon=True,
         )
@@ -187,7 +219,7 @@ class Pool:
             process.start()
         theirs.close()  # or the channel would never end while we hold its other side
         assert process.pid is not None
-        member = _Worker(process, ours, psutil.Process(process.pid))
+        member = _Worker(process, ours, psutil.Process(process.pid), writer)
         self._selector.register(ours, selectors.EVENT_READ, member)
         return member
 
@@ -203,7 +235,9 @@ class Pool:
     def close(self) -> None:
         """Only acks are awaited from now on: the dead are not replaced, nor their work repeated."""
         self._closing = True
+        self.dropped = bool(self._suspects or self._fenced_off)
         self._suspects.clear()
+        self._fenced_off.clear()
 
     def stop(self) -> None:
         """Let idle workers end by themselves; end those that do not."""

@@ -43,8 +43,9 @@ class Records:
 
 @dataclass(slots=True)
 class Written:
-    """What became of the keys of one `write`; `busy` keys were there already. With `fatal`
-    the run is to end: then some keys are in none of the lists."""
+    """What became of the keys of one `write`; `busy` keys were there already; `lost` ones, which
+    are among `again`, were sent and not answered. With `fatal` the run is to end: then some keys
+    are in none of the lists."""
 
     copied: int = 0
     payload_bytes: int = 0
@@ -54,6 +55,7 @@ class Written:
     busy: list[bytes] = field(default_factory=list)
     failures: list[KeyFailure] = field(default_factory=list)
     again: list[bytes] = field(default_factory=list)
+    lost: list[bytes] = field(default_factory=list)
     ask: dict[bytes, Address] = field(default_factory=dict)
     waits: bool = False
     complaint: str = ""
@@ -107,7 +109,9 @@ class RestoreWriter:
             if outcome is None:
                 self._count(records, request.positions, result)
             elif isinstance(outcome, ConnectionLost):
-                self._repeat(result, [records.keys[n] for n in request.positions], str(outcome))
+                lost = [records.keys[n] for n in request.positions]
+                self._repeat(result, lost, str(outcome))
+                result.lost += lost
             else:
                 answers = outcome[1::2] if request.asking else outcome
                 for position, answer in zip(request.positions, answers, strict=True):
@@ -156,12 +160,16 @@ class RestoreWriter:
     def _send(self, records: Records, result: Written) -> list[_Request]:
         requests = []
         for node, positions, asking in self._routes(records):
+            connection = None
             try:
                 connection = self.links.connect(node, records.db)
                 connection.send(*self._encode(records, positions, asking))
                 requests.append(_Request(positions, node, connection, asking))
             except ConnectionLost as error:
-                self._repeat(result, [records.keys[n] for n in positions], str(error))
+                keys = [records.keys[n] for n in positions]
+                self._repeat(result, keys, str(error))
+                if connection:
+                    result.lost += keys  # some of them were sent, perhaps
         return requests
 
     def _routes(self, records: Records) -> list[tuple[Address | None, Sequence[int], bool]]:

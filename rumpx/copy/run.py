@@ -16,6 +16,7 @@ from rumpx.copy.control import Control
 from rumpx.copy.coordinator import Coordinator, first_facts, saved_walk
 from rumpx.copy.dead_letters import write_dead_letters
 from rumpx.copy.engine import Walk
+from rumpx.copy.fence import with_writer
 from rumpx.copy.jobs import (
     Place,
     job_again,
@@ -144,6 +145,7 @@ def _copy(
     place: Place,
 ) -> Summary:
     command = resume_command(ledger.path, place.folder, plan.job)
+    plan = with_writer(plan, ledger.record.mark)
     run = RunRecord(
         ledger.earlier.runs, time.time(), __version__, plan.source.version, plan.target.version
     )

@@ -68,7 +68,8 @@ class _Unsettled:
 
 @dataclass(slots=True)
 class _Tally:
-    """What became of a batch's keys so far; the names are those of Counts."""
+    """What became of a batch's keys so far; the names are those of Counts. `lost` were sent on a
+    connection that was lost, whatever became of them then."""
 
     copied: int = 0
     gone: int = 0
@@ -78,6 +79,7 @@ class _Tally:
     failures: list[KeyFailure] = field(default_factory=list)
     kinds: Kinds = NO_KINDS
     large: list[Large] = field(default_factory=list)
+    lost: list[bytes] = field(default_factory=list)
 
     def add(self, read: Read, written: Written) -> None:
         self.copied += written.copied
@@ -85,6 +87,7 @@ class _Tally:
         self.payload_bytes += written.payload_bytes
         self.kinds += written.kinds
         self.large += written.large
+        self.lost += written.lost
         if read.failures or written.failures:
             self.failures += read.failures + written.failures
 
@@ -170,12 +173,14 @@ class Transfer:
             for chunk in chunks:
                 yield from self._settle_chunk(batch, chunk, tally)
         del self._tallies[batch.id]
+        late = tally.lost if self._writer.links.unended else ()
         return Ack(
             batch.id,
             tally.counts(),
             tuple(tally.failures),
             kinds=tally.kinds,
             large=tuple(tally.large),
+            late=tuple(late),
         )
 
     def unfinished(self) -> dict[int, Counts]:

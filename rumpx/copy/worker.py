@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, Self
 
 from rumpx.copy.channel import Channel, receive, send
 from rumpx.copy.dump import Abilities, DumpReader
@@ -81,6 +81,10 @@ class Spec(Protocol):
     def scope(self) -> Scope:
         """Which keys, and where to."""
 
+    def writing_as(self, writer: str, lifeline: int) -> Self:
+        """The same for one worker: what its connections to the target are called, and its channel's
+        descriptor; see `Dialer`."""
+
     def build(self, budget: Budget, throttle: Throttle) -> Handler:
         """What does the work."""
 
@@ -111,6 +115,11 @@ class WorkerSpec:
     retry_for: float
     clock_offset: float | None
     expiry_shift: int
+
+    def writing_as(self, writer: str, lifeline: int) -> WorkerSpec:
+        """With named connections to the target."""
+        target = dataclasses.replace(self.target, writer=writer, lifeline=lifeline)
+        return dataclasses.replace(self, target=target)
 
     def build(self, budget: Budget, throttle: Throttle) -> Transfer:
         """Reader, writer and what joins them."""
@@ -148,8 +157,12 @@ class WorkerSpec:
         return ChunkLimits(self.pipeline_keys, max(1, budget.limit // 4), self.big_key)
 
 
-def main(channel: Channel, spec: Spec, throttle: Throttle) -> None:
-    """The process's whole life."""
+def main(channel: Channel, spec: Spec, throttle: Throttle, writer: str) -> None:
+    """The process's whole life.
+
+    Args:
+        writer: the name of its connections to the target; "" where it writes nothing.
+    """
     name_process("rumpx-worker")
     os.nice(_NICENESS)
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
@@ -157,6 +170,8 @@ def main(channel: Channel, spec: Spec, throttle: Throttle) -> None:
     inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(channel, inbox), daemon=True).start()
     budget = Budget(spec.bytes_in_flight)
+    if writer:
+        spec = spec.writing_as(writer, channel.fileno())
     handler = spec.build(budget, throttle)
     runner = Runner(budget)
     try:

@@ -9,10 +9,16 @@ For a sentinel endpoint each connect asks the sentinels anew and checks by ROLE 
 really is a primary: a sentinel may lag behind a failover.
 
 `Dialer` is plain data and can be sent to worker processes; it then holds the passwords.
+
+A connection that may write carries a name by which it can be ended at the server once its process
+is gone (`clients`, `copy.fence`). A worker first names it and then looks whether its coordinator
+lives; whoever takes the job over first takes the coordinator's lock and then ends what has such a
+name. So a connection is found there, or never written to, however slow its worker is.
 """
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import struct
@@ -47,6 +53,13 @@ def set_timeout(sock: socket.socket, seconds: float) -> None:
         sock.setsockopt(socket.SOL_SOCKET, option, timeval)
 
 
+def _hung_up(descriptor: int) -> bool:
+    """Whether the other end of a channel is closed."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return bool(poll.poll(0))
+
+
 @dataclass(frozen=True, slots=True)
 class Dialer:
     """Opens connections to one side.
@@ -59,6 +72,9 @@ class Dialer:
         no_touch: send CLIENT NO-TOUCH ON, so that reading leaves LRU and LFU alone.
         read_from: whether replicas are to be read; then READONLY is sent, without which those of
             a cluster send everybody to their primaries.
+        writer: the name of connections that may write; "" if none does.
+        lifeline: in a worker, the descriptor of its channel: a connection is of use only as long
+            as the coordinator holds the other end. -1 in the coordinator itself.
     """
 
     endpoint: Endpoint
@@ -67,6 +83,8 @@ class Dialer:
     timeout: float
     no_touch: bool = False
     read_from: ReadFrom = "primary"
+    writer: str = ""
+    lifeline: int = -1
 
     def connect(self, address: Address | None = None) -> Connection:
         """A connection to a node's announced address, or without one to the endpoint itself.
@@ -165,21 +183,31 @@ class Dialer:
         sock: socket.socket = link._sock
         link._sock = None
         connection = Connection(sock, name)
+        if self.writer:
+            # What is not sent yet when it is closed, or its process is killed, is not sent later.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._greet(connection)
         set_timeout(sock, self.timeout)
         return connection
 
     def _greet(self, connection: Connection) -> None:
         """Name ourselves; a server or service that refuses these is served all the same."""
-        commands: list[tuple[str, ...]] = [("CLIENT", "SETNAME", CLIENT_NAME)]
+        commands: list[tuple[str, ...]] = [("CLIENT", "SETNAME", self.writer or CLIENT_NAME)]
+        if self.writer:
+            commands.append(("CLIENT", "ID"))
         if self.no_touch:
             commands.append(("CLIENT", "NO-TOUCH", "ON"))
         if self.read_from != "primary":
             commands.append(("READONLY",))  # refused where there is no cluster, and not needed
-        first = connection.call_many(commands)[0]
+        first, *others = connection.call_many(commands)
         if isinstance(first, hiredis.ReplyError) and str(first).startswith("NOAUTH"):
             connection.close()
             raise self._refused(connection.name, "it asks for a password, and none was given")
+        if self.writer and isinstance(others[0], int):
+            connection.id = others[0]
+        if self.lifeline >= 0 and _hung_up(self.lifeline):
+            connection.close()
+            raise ConnectionLost("The coordinator is gone.")
 
     def _refused(self, name: str, reason: str) -> RumpxError:
         flag = "FROM" if self.side == "source" else "TO"

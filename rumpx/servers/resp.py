@@ -174,11 +174,15 @@ class Connection:
         sock: connected; its timeout bounds each wait.
         name: `host:port` or a path, for messages.
         db: the database that is selected.
+
+    Attributes:
+        id: the server's number of it, where that was asked for and told.
     """
 
     def __init__(self, sock: socket.socket, name: str, db: int = 0) -> None:
         self.name = name
         self.db = db
+        self.id: int | None = None
         self.closed = False
         self._sock = sock
         self._parser = _parser()

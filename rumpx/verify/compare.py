@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from rumpx.copy.dump import Abilities, DumpReader, Wanted, even_parts
@@ -93,6 +93,10 @@ class CompareSpec:
     @property
     def scope(self) -> Scope:
         return self.copying.scope
+
+    def writing_as(self, writer: str, lifeline: int) -> CompareSpec:
+        """With named connections to the target."""
+        return replace(self, copying=self.copying.writing_as(writer, lifeline))
 
     def build(self, budget: Budget, throttle: Throttle) -> Comparer:
         """What does the work."""

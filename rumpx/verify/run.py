@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
+import secrets
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from rumpx.copy.books import keep_verification, look_into
 from rumpx.copy.control import Control
+from rumpx.copy.fence import with_writer
 from rumpx.copy.jobs import ledger_path, state_folder
-from rumpx.copy.ledger import is_held
+from rumpx.copy.ledger import hold, is_held, lock_path
 from rumpx.copy.prepare import Plan
 from rumpx.errors import (
     EXIT_DIFFERENCES,
     EXIT_OK,
     EXIT_SOME_KEYS_FAILED,
+    JobHeld,
     RumpxError,
     TimeOver,
     UsageError,
@@ -51,22 +58,25 @@ def verify(
         run = _run_compared(request)
         listed = _differences_path(request)
         plan, spec = prepare_comparison(request)
-        findings = Findings(listed, spec.scope)
-        verifier = Verifier(
-            plan, spec.tolerance, request, findings, display, control, confirm
-        )
-        display.start()
-        control.running = True
-        try:
-            verifier.run()
-        except RumpxError as error:
-            stopped = control.stops or isinstance(error, TimeOver)
-            state: State = "stopped" if stopped else "failed"
-            result = _sum_up(plan, spec, request, verifier, findings, state, error.exit_code)
-            error.summary = _kept(replace(result, error=str(error)), request, run)
-            raise
-        finally:
-            display.stop()
+        with contextlib.ExitStack() as stack:
+            if request.repair:
+                plan = with_writer(plan, stack.enter_context(_mark(request)))
+            findings = Findings(listed, spec.scope)
+            verifier = Verifier(
+                plan, spec.tolerance, request, findings, display, control, confirm
+            )
+            display.start()
+            control.running = True
+            try:
+                verifier.run()
+            except RumpxError as error:
+                stopped = control.stops or isinstance(error, TimeOver)
+                state: State = "stopped" if stopped else "failed"
+                result = _sum_up(plan, spec, request, verifier, findings, state, error.exit_code)
+                error.summary = _kept(replace(result, error=str(error)), request, run)
+                raise
+            finally:
+                display.stop()
         result = _sum_up(plan, spec, request, verifier, findings, "done", None)
         return _kept(result, request, run)
     finally:
@@ -80,6 +90,34 @@ def _run_compared(request: Request) -> int | None:
         return None
     path = ledger_path(state_folder(request.state_dir), request.name)
     return None if is_held(path) else look_into(path)[1].runs
+
+
+@contextlib.contextmanager
+def _mark(request: Request) -> Iterator[str]:
+    """Whose the repairs are: whatever earlier ones of the same mark left at the target is ended
+    first. That of the job that is compared, unless it is under way; without a job one that is kept
+    beside the ledgers until these repairs have ended, for the next ones if they are killed."""
+    made_up = f"verify.{secrets.token_hex(6)}"
+    if request.name is not None:
+        path = ledger_path(state_folder(request.state_dir), request.name)
+        yield made_up if is_held(path) else look_into(path)[0].mark
+        return
+    ends = f"{request.job.source} {request.job.target}"
+    name = f"verify-{hashlib.blake2b(ends.encode(), digest_size=6).hexdigest()}"
+    try:
+        path = state_folder(request.state_dir) / name
+        lock = hold(path)
+    except (JobHeld, UsageError, OSError):  # another one is under way, or there is no such folder
+        yield made_up
+        return
+    try:
+        before = os.pread(lock, 100, 0).decode()
+        if not before:
+            os.pwrite(lock, made_up.encode(), 0)
+        yield before or made_up
+        lock_path(path).unlink(missing_ok=True)
+    finally:
+        os.close(lock)
 
 
 def _kept(result: Verification, request: Request, run: int | None) -> Verification:

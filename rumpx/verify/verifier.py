@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from rumpx.copy.completeness import Census, take_census
 from rumpx.copy.control import Control
 from rumpx.copy.engine import Engine, Walk
+from rumpx.copy.fence import MEND_FENCE, UNFENCED
 from rumpx.copy.messages import Ack
 from rumpx.copy.plan import KeySpan, key_partitions
 from rumpx.copy.prepare import Plan, SideFacts
@@ -136,6 +137,8 @@ class Verifier:
             self._compare(watches)
             if self._request.repair and self._findings.total:
                 self._repair()
+            if engine.fence:
+                engine.ask(engine.fence.workers)
             engine.state, engine.note = "done", ""
             engine.tick(force=True)
             orderly = True
@@ -185,6 +188,8 @@ class Verifier:
     def acknowledged(self, walk: Walk, ack: Ack) -> None:
         """A batch is settled."""
         self._note_failures(walk, ack)
+        if ack.late:
+            self.unfenced([(walk.partition.db, key) for key in ack.late])
         partition = walk.partition
         now = time.monotonic()
         if partition.reason == _LOOK_AGAIN:
@@ -196,6 +201,12 @@ class Verifier:
         else:
             for finding in ack.findings:
                 self._waiting[finding.db, finding.key] = _Candidate(finding, 1, now)
+
+    def unfenced(self, keys: Sequence[tuple[int, bytes]]) -> None:
+        """Earlier repairs of these keys may land late."""
+        text = f"{UNFENCED} {MEND_FENCE}"
+        if text not in self.engine.warnings:
+            self.engine.warn(text)
 
     def _note_failures(self, walk: Walk, ack: Ack) -> None:
         """A key that fails in every walk has failed once."""
@@ -231,6 +242,8 @@ class Verifier:
         engine = self.engine
         before = engine.ask(lambda: take_census(self._plan))
         engine.start()
+        if engine.fence:
+            engine.ask(engine.fence.earlier_runs)
         engine.state = "comparing"
         self._run_walks()
         needed = self._walk_back_needed(before)

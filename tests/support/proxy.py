@@ -45,6 +45,7 @@ class _Flow:
         self.size = 0
         self.arrived = asyncio.Event()
         self.space = asyncio.Event()
+        self.held = False
 
     async def receive(self, reader: asyncio.StreamReader) -> None:
         """Read chunks and put them on their way; an empty one is the end."""
@@ -75,12 +76,23 @@ class _Flow:
             if delay > 0:
                 await asyncio.sleep(delay)
             await self.proxy._flowing[self.direction].wait()
+            if self.direction == "up":
+                await self._hold(chunk)
             self.queue.popleft()
             if not chunk:
                 return
             await self._write(writer, chunk)
             self.size -= len(chunk)
             self.space.set()
+
+    async def _hold(self, chunk: bytes) -> None:
+        """Wait, if this is to be held back, or something before it was."""
+        proxy = self.proxy
+        if proxy._hold_from and proxy._hold_from in chunk:
+            proxy._hold_from = b""
+            self.held = proxy.holding = True
+        if self.held:
+            await proxy._released.wait()
 
     async def _write(self, writer: asyncio.StreamWriter, chunk: bytes) -> None:
         chunk, cut = self.proxy._count(self.direction, chunk)
@@ -106,7 +118,8 @@ class Proxy:
     direction, without limiting the throughput (timers may add up to 1 ms to each half).
 
     Switches: `rtt_ms`, `refuse` (accept and close at once), `trickle` (one byte at a time),
-    `fail_fraction` (this share of new connections is closed at once; seeded).
+    `fail_fraction` (this share of new connections is closed at once; seeded), `hold` and `release`
+    (what was sent on a connection before it was lost, and lands later).
     Counters: `connections` (accepted), `refused` (of these, closed at once), `cuts` (done by
     `cut_after` and `cut_within`), `bytes_up`, `bytes_down`.
     """
@@ -138,6 +151,7 @@ class Proxy:
         self._cut_within: tuple[Direction, bytes, int] | None = None
         self._lock = threading.Lock()
         self._open: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
+        self._clients: dict[_Flow, asyncio.StreamWriter] = {}
         self._ssl: ssl.SSLContext | None = None
         if tls:
             self._ssl = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -148,6 +162,8 @@ class Proxy:
             if require_client_cert:
                 self._ssl.load_verify_locations(tls.ca)
                 self._ssl.verify_mode = ssl.CERT_REQUIRED
+        self.holding = False
+        self._hold_from = b""
         self._failed: BaseException | None = None
         started = threading.Event()
         self._thread = threading.Thread(
@@ -197,6 +213,19 @@ class Proxy:
         with self._lock:
             self._cut_within = (direction, words, more)
 
+    def hold(self, words: bytes) -> None:
+        """Once: hold back what comes up on a connection, from the chunk on that has these words,
+        until `release`, also when the client is gone. `holding` tells that it came to that."""
+        self._hold_from = words
+
+    def cut_held(self) -> None:
+        """Cut the connection whose words are held back on the client's side alone."""
+        self._call(self._abort_held())
+
+    def release(self) -> None:
+        """Let what was held back go on to the server, if that still takes it."""
+        self._loop.call_soon_threadsafe(self._released.set)
+
     @property
     def open_connections(self) -> int:
         return len(self._open)
@@ -234,6 +263,7 @@ class Proxy:
         self._flowing = {direction: asyncio.Event() for direction in DIRECTIONS}
         for flowing in self._flowing.values():
             flowing.set()
+        self._released = asyncio.Event()
         server = await asyncio.start_server(
             self._serve, "127.0.0.1", 0, limit=CHUNK, ssl=self._ssl, backlog=512
         )
@@ -283,6 +313,14 @@ class Proxy:
             task.cancel()
         await asyncio.sleep(0.001)  # lets the transports close their sockets
 
+    def held_clients(self) -> list[asyncio.StreamWriter]:
+        """The clients' ends of the connection that is held back, for a look at them."""
+        return [writer for flow, writer in list(self._clients.items()) if flow.held]
+
+    async def _abort_held(self) -> None:
+        for writer in self.held_clients():
+            writer.transport.abort()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         task = asyncio.current_task()
@@ -321,6 +359,7 @@ class Proxy:
     ) -> None:
         """Until one direction has delivered its end, or the connection is cut."""
         up, down = _Flow(self, "up"), _Flow(self, "down")
+        self._clients[up] = writer
         receiving = [
             asyncio.ensure_future(up.receive(reader)),
             asyncio.ensure_future(down.receive(up_reader)),
@@ -332,6 +371,7 @@ class Proxy:
         try:
             await asyncio.wait(delivering, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            del self._clients[up]
             tasks = [*receiving, *delivering]
             for task in tasks:
                 task.cancel()
