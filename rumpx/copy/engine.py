@@ -73,6 +73,8 @@ _AHEAD: Final = 2
 _MOST_WALKS: Final = 20
 _DRAIN_SECONDS: Final = 5.0
 _PAUSE: Final = 0.5
+# Of the time that it takes to tell where the run stands, so much is left for the run itself.
+_TELL_SHARE: Final = 10
 
 T = TypeVar("T")
 
@@ -717,12 +719,14 @@ class Engine:
         wanted = self._control.take_report()
         if not (force or wanted or now >= self._next_tick):
             return
-        self._next_tick = now + TICK
         snapshot = self.status()
         if wanted:
             self._display.now(snapshot)
         self._display.show(snapshot)
         self._overseer.tick(now, snapshot)
+        # Thousands of partitions take a while to tell of, which must not be all that is done.
+        took = time.monotonic() - now
+        self._next_tick = now + max(TICK, _TELL_SHARE * took)
 
 
 def _governor(plan: Plan) -> Governor:

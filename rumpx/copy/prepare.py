@@ -358,7 +358,13 @@ def tune_to_distance(
 
 def with_schemes(side: SideFacts, databases: list[NodeKeys]) -> list[NodeKeys]:
     """The same databases, with how their cursors count."""
-    return [replace(place, scheme=find_scheme(side, place)) for place in databases]
+    found: dict[NodeKeys, NodeKeys] = {}
+    for node in dict.fromkeys(place.node for place in databases):
+        with connected(side.dialer, node.address) as connection:
+            for place in databases:
+                if place.node == node:
+                    found[place] = replace(place, scheme=find_scheme(side, place, connection))
+    return [found[place] for place in databases]
 
 
 def worker_spec(
@@ -940,38 +946,40 @@ def conflict_policy(job: Job, target_keys: int, ask: Ask | None) -> Policy:
     return policy
 
 
-def find_scheme(source: SideFacts, place: NodeKeys) -> str:
+def find_scheme(source: SideFacts, place: NodeKeys, connection: Connection) -> str:
     """How the cursor of a database counts, where that is proven; else "unknown"."""
     info = source.infos[place.node.address]
     if info is None or not info.proven_cursors or source.dialer.endpoint.cluster is False:
         return "unknown"
     if not source.topology.cluster:
-        return "table" if info.mode == "standalone" and _plausible(source, place) else "unknown"
+        plausible = info.mode == "standalone" and _plausible(place, connection, source.dialer.side)
+        return "table" if plausible else "unknown"
     if info.mode != "cluster":
         return "unknown"
-    return cursor_scheme(_sample_pages(source, place), place.keys)
+    return cursor_scheme(_sample_pages(place, connection, source.dialer.side), place.keys)
 
 
-def _plausible(source: SideFacts, place: NodeKeys) -> bool:
+def _plausible(place: NodeKeys, connection: Connection, side: Side) -> bool:
     return all(
-        cursor_is_plausible(page.after, place.keys) for page in _sample_pages(source, place)
+        cursor_is_plausible(page.after, place.keys)
+        for page in _sample_pages(place, connection, side)
     )
 
 
-def _sample_pages(source: SideFacts, place: NodeKeys) -> list[SamplePage]:
+def _sample_pages(place: NodeKeys, connection: Connection, side: Side) -> list[SamplePage]:
     """The first few SCAN replies."""
     pages = []
     cursor = 0
-    with connected(source.dialer, place.node.address, place.db) as connection:
-        for _ in range(_SAMPLE_PAGES):
-            reply = connection.call("SCAN", cursor, "COUNT", _SAMPLE_COUNT)
-            if not isinstance(reply, list):
-                break
-            after, keys = int(reply[0]), reply[1]  # type: ignore[arg-type]
-            pages.append(SamplePage(cursor, after, tuple(keys)))  # type: ignore[arg-type]
-            cursor = after
-            if not cursor:
-                break
+    select(connection, place.db, side)
+    for _ in range(_SAMPLE_PAGES):
+        reply = connection.call("SCAN", cursor, "COUNT", _SAMPLE_COUNT)
+        if not isinstance(reply, list):
+            break
+        after, keys = int(reply[0]), reply[1]  # type: ignore[arg-type]
+        pages.append(SamplePage(cursor, after, tuple(keys)))  # type: ignore[arg-type]
+        cursor = after
+        if not cursor:
+            break
     return pages
 
 
