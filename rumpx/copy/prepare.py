@@ -20,6 +20,7 @@ those keys fail one by one.
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -54,7 +55,14 @@ from rumpx.job import Address, Endpoint, Job, Scope, format_address
 from rumpx.servers.dial import Dialer
 from rumpx.servers.probe import ServerClock, ServerInfo, measure_clock, read_info
 from rumpx.servers.replicas import prove, read_places
-from rumpx.servers.replies import Kind, classify, explain_refusal, refused
+from rumpx.servers.replies import (
+    Kind,
+    classify,
+    explain_refusal,
+    is_proxy,
+    proxy_words,
+    refused,
+)
 from rumpx.servers.resp import Connection, Reply
 from rumpx.servers.topology import (
     Node,
@@ -77,6 +85,10 @@ _USUAL_DATABASES: Final = 16
 # The number of a database that no server has: they are counted from 0 by numbers of 31 bits.
 _NO_DATABASE: Final = 2**31 - 1
 _SAMPLE_PAGES: Final = 3
+# A balancer in turns shows itself at the second of these; one at random mostly at one of them.
+_CONNECTIONS_TRIED: Final = 4
+# Files that a process has open beside what grows with workers or nodes.
+_OTHER_FILES: Final = 96
 _SAMPLE_COUNT: Final = 50
 
 
@@ -313,6 +325,7 @@ def _plan(draft: Draft) -> None:
 STEPS: Final = (
     Step("source", (), _look_at_source),
     Step("target", (), _look_at_target),
+    Step("open files", ("source", "target"), lambda d: check_open_files(d)),
     Step("identity", ("source", "target"), lambda d: refuse_same_chain(d.source, d.target)),
     Step("role", ("target",), lambda d: refuse_replica(d.target)),
     Step("source slots", ("source",), lambda d: refuse_unserved(d.source)),
@@ -339,6 +352,25 @@ STEPS: Final = (
     Step("tuning", ("databases", "target"), _tune),
     Step("plan", ("shift", "scope", "abilities", "policy", "tuning"), _plan),
 )
+
+
+def files_needed(workers: int, nodes: int) -> int:
+    """Open files of the process that needs most: the coordinator has two a worker, the observer
+    two a server."""
+    return _OTHER_FILES + max(2 * workers, 2 * nodes)
+
+
+def check_open_files(draft: Draft) -> None:
+    """Say that this machine lets a process open too few files."""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    workers, nodes = draft.job.workers, len(draft.source.infos) + len(draft.target.infos)
+    needed = files_needed(workers, nodes)
+    if allowed != resource.RLIM_INFINITY and allowed < needed:
+        draft.warnings.append(
+            f"This machine allows rumpx only {allowed:,} open files a process, and {workers:,} "
+            f"workers and {nodes:,} servers may need {needed:,}. Raise the limit (ulimit -n), or "
+            "ask for fewer --workers."
+        )
 
 
 def tune_to_distance(
@@ -451,7 +483,13 @@ def look(job: Job, side: Side) -> SideFacts:
         endpoint, side, job.connect_timeout, job.connect_timeout, read_from=read_from
     )
     with at_start(dialer):
-        topology = read_places(dialer)
+        try:
+            topology = read_places(dialer)
+        except ConnectionLost:
+            if not dialer.hangs_up():
+                raise
+            why = "it ends the connection at commands that it does not know, as twemproxy does"
+            raise unusable(side)(proxy_words(side, str(endpoint), why)) from None
     infos: dict[Address | None, ServerInfo | None] = {}
     clock = ServerClock(None, 0.0)
     no_touch = False
@@ -466,8 +504,48 @@ def look(job: Job, side: Side) -> SideFacts:
             if number == 0:
                 clock = measure_clock(connection)
                 no_touch = connection.call("CLIENT", "NO-TOUCH", "ON") == b"OK"
+    if may_be_balanced(dialer, topology):
+        with at_start(dialer):
+            refuse_balancer(dialer)
     dialer = replace(dialer, timeout=job.timeout, no_touch=no_touch)
     return SideFacts(dialer, topology, infos, clock)
+
+
+def may_be_balanced(dialer: Dialer, topology: Topology) -> bool:
+    """Whether a side is one address that is dialled as it was given."""
+    plain = dialer.endpoint.transport == "tcp" and dialer.read_from == "primary"
+    return plain and not topology.cluster
+
+
+def refuse_balancer(dialer: Dialer) -> None:
+    """Each connection to one server's address must lead to the same server.
+
+    Raises:
+        ConnectionLost: nobody answers there now.
+    """
+    found = set()
+    for _ in range(_CONNECTIONS_TRIED):
+        connection = dialer.connect()
+        try:
+            info = read_info(connection)
+        finally:
+            connection.close()
+        if info is None:
+            return
+        found.add(info.run_id)
+        if len(found) > 1:
+            raise unusable(dialer.side)(balancer_words(dialer.side, connection.name))
+
+
+def balancer_words(side: Side, name: str) -> str:
+    """What to say of an address behind which are several servers."""
+    flag = "--from" if side == "source" else "--to"
+    return (
+        f"The {side} at {name} is not one server: its connections are answered by different ones "
+        "(their run_id differs), as behind a load balancer over replicas. A SCAN cursor of one "
+        f"means nothing on another: give one server's own address as {flag} (or, of a cluster, "
+        f"{flag}-cluster yes)."
+    )
 
 
 def _replica_info(connection: Connection, origin: Origin) -> ServerInfo | None:
@@ -490,6 +568,10 @@ def _prove_readonly(connection: Connection) -> None:
 def refuse_foreign(side: Side, connection: Connection) -> None:
     """Whoever answers must be a Redis, must let us in, and must be ready."""
     reply = connection.call("PING")
+    told = connection.call("INFO", "server")
+    if is_error(told) and is_proxy(told):
+        why = f"it answers INFO by {str(told).rstrip('.')!r}"
+        raise unusable(side)(proxy_words(side, connection.name, why))
     if not is_error(reply) or refused(reply):
         return
     text = str(reply)

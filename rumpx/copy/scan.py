@@ -42,7 +42,14 @@ from rumpx.copy.plan import (
     cursor_is_plausible,
     reverse,
 )
-from rumpx.errors import ConnectionLost, RumpxError, Side, TemporaryError, unusable
+from rumpx.errors import (
+    ConnectionLost,
+    RumpxError,
+    Side,
+    TemporaryError,
+    machine_limit,
+    unusable,
+)
 from rumpx.job import Address, Scope
 from rumpx.servers.dial import Dialer
 from rumpx.servers.globs import compile_glob, escape
@@ -239,8 +246,8 @@ def read_identity(connection: Connection, node: Node) -> str:
 
 
 class Shelf:
-    """Connections of walks that have ended, for other walks of the same node: to open one and to ask
-    who answers takes four round trips, to select another database one.
+    """Connections of walks that have ended, for other walks of the same node: to open one and to
+    ask who answers takes four round trips, to select another database one.
 
     A connection leads to the same process as long as it lives, so that its `run_id` holds.
     """
@@ -323,7 +330,10 @@ class Scanner:
         except _UnprovenCursor:
             last = CursorUnproven(self.partition.id, self.walk)
         except Exception as error:
-            last = ScanTrouble(RumpxError(f"Unexpected trouble while scanning: {error!r}."))
+            limit = machine_limit(error)
+            last = ScanTrouble(
+                limit or RumpxError(f"Unexpected trouble while scanning: {error!r}.")
+            )
         if last is not None:
             self.emit(last)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import hiredis
@@ -25,7 +25,7 @@ import redis.exceptions
 from redis.connection import Connection as RedisConnection
 from redis.connection import SSLConnection, UnixDomainSocketConnection
 
-from rumpx.errors import ConnectionLost, RumpxError, Side, unusable
+from rumpx.errors import ConnectionLost, MachineLimit, RumpxError, Side, machine_limit, unusable
 from rumpx.job import Address, Endpoint, ReadFrom, format_address
 from rumpx.servers.resp import Connection
 
@@ -47,6 +47,33 @@ def set_timeout(sock: socket.socket, seconds: float) -> None:
         sock.setsockopt(socket.SOL_SOCKET, option, timeval)
 
 
+def _hangs_up(connection: Connection) -> bool:
+    """Whether PING is answered, and then INFO is not.
+
+    Raises:
+        ConnectionLost: not even PING.
+    """
+    try:
+        if connection.call("PING") != b"PONG":
+            return False
+        try:
+            connection.call("INFO", "server")
+        except ConnectionLost:
+            return True
+        return False
+    finally:
+        connection.close()
+
+
+def _no_socket() -> MachineLimit | None:
+    """Whether no socket is to be had: looking up a name then fails as if the name were unknown."""
+    try:
+        socket.socket().close()
+    except OSError as error:
+        return machine_limit(error)
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Dialer:
     """Opens connections to one side.
@@ -57,6 +84,7 @@ class Dialer:
         connect_timeout: seconds for connecting and logging in.
         timeout: seconds for each later wait.
         no_touch: send CLIENT NO-TOUCH ON, so that reading leaves LRU and LFU alone.
+        greets: name ourselves on each connection.
         read_from: whether replicas are to be read; then READONLY is sent, without which those of
             a cluster send everybody to their primaries.
     """
@@ -67,6 +95,7 @@ class Dialer:
     timeout: float
     no_touch: bool = False
     read_from: ReadFrom = "primary"
+    greets: bool = True
 
     def connect(self, address: Address | None = None) -> Connection:
         """A connection to a node's announced address, or without one to the endpoint itself.
@@ -84,6 +113,16 @@ class Dialer:
                 return self._connect_primary()
             address = endpoint.addresses[0]
         return self._open_tcp(endpoint.mapped(address), self._login())
+
+    def hangs_up(self) -> bool:
+        """Whether what is at the endpoint's first address answers PING and ends the connection at
+        any other command of ours, twice in a row, as twemproxy does."""
+        bare = replace(self, greets=False)
+        address = next(iter(self.endpoint.addresses), None)
+        try:
+            return all(_hangs_up(bare.connect(address)) for _ in range(2))
+        except RumpxError:
+            return False
 
     def _connect_primary(self) -> Connection:
         """Ask each sentinel in turn for the primary, and believe only a server that says so."""
@@ -165,7 +204,8 @@ class Dialer:
         sock: socket.socket = link._sock
         link._sock = None
         connection = Connection(sock, name)
-        self._greet(connection)
+        if self.greets:
+            self._greet(connection)
         set_timeout(sock, self.timeout)
         return connection
 
@@ -190,6 +230,8 @@ class Dialer:
 
     def _explain(self, name: str, error: Exception) -> RumpxError:
         """A certificate will not get better by waiting; a refused connection may."""
+        if limit := machine_limit(error) or _no_socket():
+            return limit
         text = str(error)
         if isinstance(error, FileNotFoundError) and self.endpoint.transport != "unix":
             return unusable(self.side)(
