@@ -766,13 +766,16 @@ def check_clocks(
 def check_replicas(source: SideFacts, warnings: list[str]) -> None:
     """Say which primaries are read after all, and what is not noticed of replicas."""
     warnings += source.topology.notes
+    silent = []
     for node in source.topology.nodes:
         info = source.infos[node.address]
         if node.origin and info and not info.link:
-            warnings.append(
-                f"The source's replica {node.label('')} refuses CLIENT LIST: should it be "
-                "resynchronised in full meanwhile, that is not noticed, and keys may be missed."
-            )
+            silent.append(node.label(""))
+    if silent:
+        warnings.append(
+            f"The source's replica {', '.join(silent)} refuses CLIENT LIST: should it be "
+            "resynchronised in full meanwhile, that is not noticed, and keys may be missed."
+        )
 
 
 def check_watching(source: SideFacts, warnings: list[str]) -> None:
