@@ -22,7 +22,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from rumpx.config import blaming_config, with_config
-from rumpx.errors import Interrupted, RumpxError, UsageError
+from rumpx.errors import Interrupted, RumpxError, UsageError, machine_limit
 from rumpx.parsers import (
     build_check_parser,
     build_ctl_parser,
@@ -82,6 +82,13 @@ def _guarded(
         return 128 + signal.SIGINT, Interrupted("Stopped.", signal.SIGINT)
     except BrokenPipeError:
         return 1, None
+    except OSError as error:
+        limit = machine_limit(error)
+        if limit is None:
+            raise
+        with suppress(OSError):
+            _tell(limit, told)
+        return limit.exit_code, limit
 
 
 def _tell(error: RumpxError, told: Callable[[RumpxError], bool]) -> None:

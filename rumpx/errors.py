@@ -7,6 +7,7 @@
     │   ├── ConnectionLost        5   one connection broke, or was silent for too long
     │   ├── NoReplica             5   no replica can be read now, and no primary may be
     │   └── TargetFull            5   the target answered OOM: it is never pushed further
+    ├── MachineLimit              5   this machine gives no more open files, or ports
     ├── SourceUnusable            6   the source cannot be copied from as it is
     ├── TargetUnusable            7   the target cannot be copied to as it is
     ├── PayloadIncompatible       8   the target cannot read what this source's DUMP writes
@@ -24,7 +25,9 @@ It never holds a value or a password; key names are bytes and go through `printa
 
 from __future__ import annotations
 
+import errno
 import re
+import resource
 from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
@@ -88,6 +91,37 @@ class NoReplica(TemporaryError):
 
 class TargetFull(TemporaryError):
     """The target refused a write with OOM."""
+
+
+class MachineLimit(RumpxError):
+    """This machine, not a server, gives no more: trying again would only take longer to say so."""
+
+    exit_code = 5
+
+
+def machine_limit(error: BaseException) -> MachineLimit | None:
+    """What of this machine is used up, if that is why something failed."""
+    cause: BaseException | None = error
+    while cause is not None:
+        number = cause.errno if isinstance(cause, OSError) else None
+        if number == errno.EMFILE:
+            allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            return MachineLimit(
+                f"This machine allows rumpx only {allowed:,} open files a process, and they are "
+                "used up. Raise the limit (ulimit -n), or ask for fewer --workers."
+            )
+        if number == errno.ENFILE:
+            return MachineLimit(
+                "This machine has no more open files for any process (fs.file-max). Raise that, or "
+                "end what holds them."
+            )
+        if number == errno.EADDRNOTAVAIL:
+            return MachineLimit(
+                "This machine has no local port or address left for one more connection. Wait a "
+                "minute, or widen net.ipv4.ip_local_port_range."
+            )
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 class SourceUnusable(RumpxError):

@@ -315,7 +315,7 @@ def test_every_right_that_a_copy_needs_can_be_tried(server: StartServer) -> None
     checked = check(server("9.1").uri, server("9.1").uri, "--functions")
 
     told = " ".join(checked.told("ok")["reading"] + checked.told("ok")["writing"])
-    for name in ("FUNCTION DUMP", "FUNCTION RESTORE", "CLIENT NO-TOUCH", "PEXPIRETIME", "EXEC"):
+    for name in ("FUNCTION LIST", "FUNCTION LOAD", "CLIENT NO-TOUCH", "PEXPIRETIME", "EXEC"):
         assert name in told
 
 

@@ -143,10 +143,11 @@ def test_a_run_that_fails_after_the_last_key_is_not_done(
     source, target = server("7.0"), server("7.0")
     source.do("SET", "k", "v")
     source.do("FUNCTION", "LOAD", "#!lua name=l\nredis.register_function('f', function() end)")
-    target.do("ACL", "SETUSER", "u", "on", "nopass", "+@all", "-function", "~*")
-    uri = f"redis://u:x@127.0.0.1:{target.port}"
 
-    done = copy(source, uri, "--job", "job", "--functions", code=TARGET_UNUSABLE)
+    with Copying(source, target, "--job", "job", "--functions") as copying:
+        with copying.held_at(target, 0):
+            target.do("ACL", "SETUSER", "default", "-function")
+        done = copying.finish(TARGET_UNUSABLE)
 
     assert done.counts["copied"] == 1
     record = read_story(ledger)

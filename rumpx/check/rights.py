@@ -78,10 +78,7 @@ def rights_to_read(job: Job, source: SideFacts, databases: Iterable[int]) -> lis
     if len(job.scope.types) > 0:
         rights.append(Right("TYPE", ("TYPE", key)))
     if job.functions:
-        rights += [
-            Right("FUNCTION LIST", ("FUNCTION", "LIST"), True),
-            Right("FUNCTION DUMP", ("FUNCTION", "DUMP"), True),
-        ]
+        rights.append(Right("FUNCTION LIST", ("FUNCTION", "LIST"), True))
     if cluster:
         return [*rights, Right("CLUSTER NODES", ("CLUSTER", "NODES"))]
     return [*rights, Right("MULTI", ("MULTI",)), Right("EXEC", ("EXEC",))]
@@ -97,8 +94,9 @@ def rights_to_write(job: Job, target: SideFacts, databases: Iterable[int]) -> li
         *_FENCE,
     ]
     if job.functions:
-        # What is no payload is refused as such only after all permissions.
-        rights.append(Right("FUNCTION RESTORE", ("FUNCTION", "RESTORE", b"x", "APPEND"), True))
+        # What is no library is refused as such only after all permissions.
+        rights.append(Right("FUNCTION LIST", ("FUNCTION", "LIST"), True))
+        rights.append(Right("FUNCTION LOAD", ("FUNCTION", "LOAD", b"x"), True))
     if target.topology.cluster:
         rights.append(Right("CLUSTER NODES", ("CLUSTER", "NODES")))
         rights.append(Right("ASKING", ("ASKING",)))

@@ -43,6 +43,7 @@ from rumpx.check.rights import denied_reads, denied_writes
 from rumpx.check.sample import Key, Sample, describe, take_sample
 from rumpx.check.steps import take_steps
 from rumpx.copy.dump import COMMANDS_A_KEY
+from rumpx.copy.functions import plan_functions
 from rumpx.copy.prepare import (
     Draft,
     SideFacts,
@@ -65,6 +66,8 @@ def check(request: Request) -> Checkup:
     """Look at everything; a side that cannot be looked at is told of, not raised."""
     draft = Draft(request.job)
     lines = take_steps(draft)
+    if request.job.functions and hasattr(draft, "target_keys"):
+        lines += _collected("functions", lambda: _functions(draft))
     sample = _sampled(request, draft, lines)
     shown = describe(sample) if sample else None
     if sample:
@@ -93,6 +96,11 @@ def _collected(subject: str, look: Callable[[], list[Line]]) -> list[Line]:
         return look()
     except RumpxError as error:
         return [Line("fail", subject, str(error), "", error.exit_code)]
+
+
+def _functions(draft: Draft) -> list[Line]:
+    told = plan_functions(draft.source, draft.target, draft.job.on_conflict)
+    return [Line("ok", "functions", told)]
 
 
 def _sampled(request: Request, draft: Draft, lines: list[Line]) -> Sample | None:

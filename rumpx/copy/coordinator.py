@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any, Final
 
@@ -39,7 +40,7 @@ from rumpx.copy.kinds import Largest
 from rumpx.copy.ledger import Ledger, Update, ctl_path
 from rumpx.copy.messages import Ack
 from rumpx.copy.plan import LATE, RETRIED, KeySpan, Partition, SlotSpan, WholeSpan, key_partitions
-from rumpx.copy.prepare import Plan
+from rumpx.copy.prepare import Plan, may_be_balanced, refuse_balancer
 from rumpx.copy.progress import copied_content, overall, partition_summary
 from rumpx.copy.room import Growth, at_the_end, overflows
 from rumpx.copy.scan import read_identity
@@ -264,6 +265,7 @@ class Coordinator:
         engine.run_walks()
         self._seconds = engine.elapsed
         engine.state = "checking"
+        engine.rest()
         while self._checks_add_walks():
             engine.run_walks()
         self._refuse_hopeless(at_end=True)
@@ -502,6 +504,7 @@ class Coordinator:
     # The checks.
 
     def _checks_add_walks(self) -> bool:
+        self._refuse_balancers()
         return (
             self._check_late()
             or self._check_replicas()
@@ -509,6 +512,13 @@ class Coordinator:
             or self._check_target()
             or self._check_completeness()
         )
+
+    def _refuse_balancers(self) -> None:
+        """A worker's connection may have led to another server than the walk's, where a key was
+        gone, or where it was written in vain."""
+        for side in (self._plan.source, self._plan.target):
+            if may_be_balanced(side.dialer, side.topology):
+                self._engine.ask(partial(refuse_balancer, side.dialer))
 
     def _add_walks(self, partitions: Iterable[Partition], *, in_order: bool = False) -> bool:
         added = self._engine.add_walks(partitions, in_order=in_order)

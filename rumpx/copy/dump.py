@@ -241,7 +241,7 @@ class DumpReader:
                 if request.groups:
                     request, replies = self._executed(request, replies, result)
                 if self._expiry == "clock" and not request.asking:
-                    replies = yield from self._clocked(request, replies)
+                    replies = yield from self._clocked(wanted.db, request, replies)
                 self._sort(wanted.db, request, replies, result)
         return result
 
@@ -349,14 +349,18 @@ class DumpReader:
                 self._aborted(group, replies[start:end], result)
         return _Request(keys, request.node, request.connection), answers
 
-    def _clocked(self, request: _Request, replies: list[Reply]) -> Task[list[Reply]]:
+    def _clocked(
+        self, db: int, request: _Request, replies: list[Reply]
+    ) -> Task[list[Reply]]:
         """Replies in which instants stand in the place of TIME, PTTLs, TIME."""
         count = len(request.keys)
         if not count:
             return []
-        return replies[:count] + (yield from self._instants(request, replies[count:]))
+        return replies[:count] + (yield from self._instants(db, request, replies[count:]))
 
-    def _instants(self, request: _Request, clocked: list[Reply]) -> Task[list[Reply]]:
+    def _instants(
+        self, db: int, request: _Request, clocked: list[Reply]
+    ) -> Task[list[Reply]]:
         """Each key's expiry by the clock that was read around it, asked again where that took long.
 
         Asked again, each PTTL has a TIME before and after it: a server that is held up between two
@@ -373,10 +377,12 @@ class DumpReader:
                 break
             try:
                 pairs = (encode_pttls([request.keys[n]]) + TIME for n in wide)
-                request.connection.send(TIME + b"".join(pairs))
+                # Others may have been here since the first replies: their database, too.
+                connection = self.links.connect(request.node, db)
+                connection.send(TIME + b"".join(pairs))
             except ConnectionLost:
                 break
-            (outcome,) = yield [Replies(request.connection, 2 * len(wide) + 1)]
+            (outcome,) = yield [Replies(connection, 2 * len(wide) + 1)]
             if not isinstance(outcome, list):
                 break
             for position, n in enumerate(wide):

@@ -56,7 +56,7 @@ from rumpx.copy.messages import (
 from rumpx.copy.observer import Watched
 from rumpx.copy.plan import CursorSpan, KeySpan, Partition, WholeSpan
 from rumpx.copy.pool import Pool
-from rumpx.copy.prepare import Plan
+from rumpx.copy.prepare import Plan, balancer_words
 from rumpx.copy.progress import Progress, ProgressMeter, Told
 from rumpx.copy.scan import Scanner, Shelf
 from rumpx.copy.throttle import Pace, Throttle
@@ -73,8 +73,11 @@ _OBSERVE_AGAIN_SECONDS: Final = 1.0
 # Batches that scanners may have found ahead of the workers, beyond what those hold.
 _AHEAD: Final = 2
 _MOST_WALKS: Final = 20
+_MOST_RETURNS: Final = 2
 _DRAIN_SECONDS: Final = 5.0
 _PAUSE: Final = 0.5
+# Of the time that it takes to tell where the run stands, so much is left for the run itself.
+_TELL_SHARE: Final = 10
 
 T = TypeVar("T")
 
@@ -158,12 +161,13 @@ class Engine:
         verb: Verb = "copied",
     ) -> None:
         self.walks = list(walks)
-        self.warnings = list(plan.warnings)
+        self._warned = Counter(plan.warnings)
         self.run_ids: dict[tuple[Side, Address | None], str] = {
             (side.dialer.side, address): side.run_id(address)
             for side in (plan.source, plan.target)
             for address in side.infos
         }
+        self._processes: dict[Side, Counter[str]] = {}
         self.state: State = "starting"
         self.note = ""
         self.reasons: Counter[str] = Counter()
@@ -204,7 +208,7 @@ class Engine:
             Interrupted, RumpxError: see `run_walks`.
         """
         plan = self._plan
-        for warning in plan.warnings:
+        for warning in self.warnings:
             self._display.message(warning)
         self._pool = self._meter.pool = Pool(
             plan.spec,
@@ -480,8 +484,7 @@ class Engine:
             case Ack():
                 self._acknowledged(message)
             case Notice():
-                if message.text not in self.warnings:
-                    self.warn(message.text)
+                self.warn(message.text)
             case Trouble():
                 self._book_unfinished(message)
                 raise message.error
@@ -600,6 +603,7 @@ class Engine:
         """Cursors from before mean nothing; parts of the old process's table mean nothing either,
         so those are walked anew even if they were done."""
         before, now = walk.partition.place, message.node
+        self._refuse_balancer((walk.partition.side, now), message.run_id)
         self.run_ids[walk.partition.side, now.address] = message.run_id
         touched = 0
         for other in list(self.walks):
@@ -612,6 +616,19 @@ class Engine:
             else:
                 other.partition = replace(other.partition, node=now)
         self._overseer.started_over(touched, walk.partition.node, "node changed")
+
+    def _refuse_balancer(self, where: tuple[Side, Node], run_id: str) -> None:
+        """A server that restarts never has an earlier run_id again; after a failover and back one
+        may return, once."""
+        side, node = where
+        if node.address is not None or not run_id:
+            return
+        seen = self._processes.setdefault(side, Counter({self.run_ids.get((side, None), ""): 1}))
+        seen[run_id] += 1
+        if seen[run_id] > _MOST_RETURNS:
+            job = self._plan.job
+            name = str(job.source if side == "source" else job.target)
+            raise unusable(side)(balancer_words(side, name))
 
     def _cursor_unproven(self, walk: Walk) -> None:
         """One plain cursor in place of all parts of this database's table."""
@@ -660,6 +677,10 @@ class Engine:
             self.wait(TICK)
         return answers[0]
 
+    def rest(self) -> None:
+        """All walks are settled: leave the servers' few places for clients to the checks."""
+        self._workers.rest()
+
     def wait(self, seconds: float) -> None:
         """Turn the loop for a while, so that displays live and signals are seen."""
         until = time.monotonic() + seconds
@@ -668,9 +689,17 @@ class Engine:
             self.heed()
 
     def warn(self, text: str) -> None:
-        """A sentence for the user, which also the Summary will have."""
-        self.warnings.append(text)
-        self._display.message(text)
+        """A sentence for the user, which also the Summary will have. One that comes again is shown
+        when its number has grown tenfold."""
+        self._warned[text] += 1
+        number = self._warned[text]
+        if str(number).strip("0") == "1":
+            self._display.message(_times(text, number))
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was said so far, each sentence once, and how often."""
+        return [_times(text, number) for text, number in self._warned.items()]
 
     # Ending.
 
@@ -786,12 +815,18 @@ class Engine:
         wanted = self._control.take_report()
         if not (force or wanted or now >= self._next_tick):
             return
-        self._next_tick = now + TICK
         snapshot = self.status()
         if wanted:
             self._display.now(snapshot)
         self._display.show(snapshot)
         self._overseer.tick(now, snapshot)
+        # Thousands of partitions take a while to tell of, which must not be all that is done.
+        took = time.monotonic() - now
+        self._next_tick = now + max(TICK, _TELL_SHARE * took)
+
+
+def _times(text: str, number: int) -> str:
+    return text if number == 1 else f"{text} ({number:,} times)"
 
 
 def _governor(plan: Plan) -> Governor:

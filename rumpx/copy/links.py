@@ -4,15 +4,18 @@ For a standalone server there is one address, None, or a replica's. For a cluste
 learnt from the topology, corrected by each MOVED, and read anew after a fault. Replicas are read
 where the dialer says so; each connection to one proves that it is fit (`servers/replicas`). A MOVED
 names a primary, in whose place its replica is asked. Connections are kept one a node and
-database, so that no SELECT stands between pipelines; a broken one is replaced at its next use,
-and if it may have written is ended at the server first: what was sent on it must not land after
-what is sent now.
+database, so that no SELECT stands between pipelines; a broken one is replaced at its next use, and
+if it may have written is ended at the server first: what was sent on it must not land after what is
+sent now. At most `most_kept` are kept open: beyond that, the one that has been idle for longest
+selects the database that is needed, or is closed if it leads to another node. One with replies
+outstanding is never touched, so that there may be as many more as there are pipelines in flight.
 
 Not promised: that a route is right. It is where to ask first; MOVED and ASK tell better.
 """
 
 from __future__ import annotations
 
+import resource
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -29,6 +32,19 @@ from rumpx.servers.slots import key_slot, key_slots
 from rumpx.servers.topology import Topology, is_error
 
 _REFRESH_SECONDS: Final = 0.5
+# A worker has up to six Links, and some files of its own, below what the system lets it open.
+_SHARES: Final = 8
+_OTHER_FILES: Final = 64
+_FEWEST: Final = 4
+_MOST: Final = 128
+
+
+def most_kept() -> int:
+    """How many connections one Links keeps open, whatever the number of nodes and databases."""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if allowed == resource.RLIM_INFINITY:
+        return _MOST
+    return max(_FEWEST, min(_MOST, (allowed - _OTHER_FILES) // _SHARES))
 
 
 class Links:
@@ -49,7 +65,9 @@ class Links:
         self.cluster = topology.cluster
         self.routes = topology.cluster or dialer.read_from != "primary"
         self._learn(topology)
+        # The one used last stands last.
         self._connections: dict[tuple[Address | None, int], Connection] = {}
+        self._most = most_kept()
         self._refreshed = 0.0
         self.unended = False
 
@@ -65,21 +83,20 @@ class Links:
         self._places = {node.primary: node.address for node in topology.nodes}
 
     def connect(self, address: Address | None, db: int) -> Connection:
-        """The connection to a node on which a database is selected.
+        """The connection to a node on which a database is selected, until the caller waits for
+        anything but the replies to what it has sent on it: then it asks for one again.
 
         Raises:
             ConnectionLost: nobody answers there now, or a replica that is not fit to be read.
             SourceUnusable, TargetUnusable: login or SELECT refused.
         """
-        connection = self._connections.get((address, db))
+        connection = self._connections.pop((address, db), None)
         if connection is None or connection.closed:
-            lost, connection = connection, self.dialer.connect(address)
+            lost, connection = connection, self._idle(address) or self._dial(address)
             if lost and self.dialer.writer:
                 self._end(lost, connection)
-            if origin := self._origins.get(address):
-                prove(connection, origin)
             select(connection, db, self.side)
-            self._connections[address, db] = connection
+        self._connections[address, db] = connection
         return connection
 
     def _end(self, lost: Connection, connection: Connection) -> None:
@@ -89,6 +106,32 @@ class Links:
             return
         left = end_clients(connection, lambda name: name == self.dialer.writer, lost.id)
         self.unended |= left != "nothing"
+
+    def _dial(self, address: Address | None) -> Connection:
+        connection = self.dialer.connect(address)
+        if origin := self._origins.get(address):
+            prove(connection, origin)
+        return connection
+
+    def _idle(self, address: Address | None) -> Connection | None:
+        """Make room for one more: a node's idle connection, taken from another database, or None
+        after another node's was closed, where one had to be. (Lost ones stay until they are
+        replaced, and ended.)"""
+        if sum(not each.closed for each in self._connections.values()) < self._most:
+            return None
+        idle = [
+            place
+            for place, each in self._connections.items()
+            if not each.owed and not each.closed
+        ]
+        if not idle:
+            return None
+        place = next((each for each in idle if each[0] == address), idle[0])
+        connection = self._connections.pop(place)
+        if place[0] == address:
+            return connection
+        connection.close()
+        return None
 
     def owner(self, key: bytes) -> Address | None:
         """The node that serves a key, as far as is known."""
@@ -135,6 +178,7 @@ class Links:
         """Close all connections."""
         for connection in self._connections.values():
             connection.close()
+        self._connections.clear()
 
 
 def select(connection: Connection, db: int, side: str) -> None:

@@ -114,7 +114,12 @@ class Stop:
     """To a worker: end when what you hold is done."""
 
 
-ToWorker = Batch | Stop
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """To a worker that holds nothing: close connections; they are opened anew when needed."""
+
+
+ToWorker = Batch | Rest | Stop
 FromWorker = Ready | Ack | Notice | Trouble
 
 

@@ -23,6 +23,7 @@ import selectors
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from multiprocessing.process import BaseProcess
@@ -33,7 +34,7 @@ import psutil
 from rumpx.copy import worker
 from rumpx.copy.channel import Channel, receive, send
 from rumpx.copy.forks import process_context, signals_blocked
-from rumpx.copy.messages import Ack, Batch, FromWorker, Ready, Stop
+from rumpx.copy.messages import Ack, Batch, FromWorker, Ready, Rest, Stop
 from rumpx.copy.throttle import Throttle
 from rumpx.errors import RumpxError
 from rumpx.report.snapshot import Counts, KeyFailure, WorkerStat
@@ -231,6 +232,12 @@ class Pool:
     def stats(self) -> tuple[WorkerStat, ...]:
         """CPU (since the last call) and memory of the live workers."""
         return tuple(stat for member in self._workers if (stat := _stat(member)))
+
+    def rest(self) -> None:
+        """Have workers, which must be idle, close their connections until there is work again."""
+        for member in self._workers:
+            with suppress(OSError):  # of one that has died: `receive` finds out
+                send(member.channel, Rest())
 
     def close(self) -> None:
         """Only acks are awaited from now on: the dead are not replaced, nor their work repeated."""

@@ -21,6 +21,7 @@ those keys fail one by one.
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -56,7 +57,14 @@ from rumpx.job import Address, Endpoint, Job, Scope, format_address
 from rumpx.servers.dial import Dialer
 from rumpx.servers.probe import ServerClock, ServerInfo, measure_clock, read_info
 from rumpx.servers.replicas import prove, read_places, read_state
-from rumpx.servers.replies import Kind, classify, explain_refusal, refused
+from rumpx.servers.replies import (
+    Kind,
+    classify,
+    explain_refusal,
+    is_proxy,
+    proxy_words,
+    refused,
+)
 from rumpx.servers.resp import Connection, Reply
 from rumpx.servers.topology import (
     Node,
@@ -79,6 +87,10 @@ _USUAL_DATABASES: Final = 16
 # The number of a database that no server has: they are counted from 0 by numbers of 31 bits.
 _NO_DATABASE: Final = 2**31 - 1
 _SAMPLE_PAGES: Final = 3
+# A balancer in turns shows itself at the second of these; one at random mostly at one of them.
+_CONNECTIONS_TRIED: Final = 4
+# Files that a process has open beside what grows with workers or nodes.
+_OTHER_FILES: Final = 96
 _SAMPLE_COUNT: Final = 50
 
 
@@ -315,6 +327,7 @@ def _plan(draft: Draft) -> None:
 STEPS: Final = (
     Step("source", (), _look_at_source),
     Step("target", (), _look_at_target),
+    Step("open files", ("source", "target"), lambda d: check_open_files(d)),
     Step("identity", ("source", "target"), lambda d: refuse_same_chain(d.source, d.target)),
     Step("role", ("target",), lambda d: refuse_replica(d.target)),
     Step("replication", ("source",), lambda d: check_upstreams(d.source, d.warnings)),
@@ -344,6 +357,25 @@ STEPS: Final = (
 )
 
 
+def files_needed(workers: int, nodes: int) -> int:
+    """Open files of the process that needs most: the coordinator has two a worker, the observer
+    two a server."""
+    return _OTHER_FILES + max(2 * workers, 2 * nodes)
+
+
+def check_open_files(draft: Draft) -> None:
+    """Say that this machine lets a process open too few files."""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    workers, nodes = draft.job.workers, len(draft.source.infos) + len(draft.target.infos)
+    needed = files_needed(workers, nodes)
+    if allowed != resource.RLIM_INFINITY and allowed < needed:
+        draft.warnings.append(
+            f"This machine allows rumpx only {allowed:,} open files a process, and {workers:,} "
+            f"workers and {nodes:,} servers may need {needed:,}. Raise the limit (ulimit -n), or "
+            "ask for fewer --workers."
+        )
+
+
 def tune_to_distance(
     job: Job, source: SideFacts, target: SideFacts, databases: list[NodeKeys], partitions: int
 ) -> Tuning:
@@ -361,7 +393,13 @@ def tune_to_distance(
 
 def with_schemes(side: SideFacts, databases: list[NodeKeys]) -> list[NodeKeys]:
     """The same databases, with how their cursors count."""
-    return [replace(place, scheme=find_scheme(side, place)) for place in databases]
+    found: dict[NodeKeys, NodeKeys] = {}
+    for node in dict.fromkeys(place.node for place in databases):
+        with connected(side.dialer, node.address) as connection:
+            for place in databases:
+                if place.node == node:
+                    found[place] = replace(place, scheme=find_scheme(side, place, connection))
+    return [found[place] for place in databases]
 
 
 def worker_spec(
@@ -450,7 +488,12 @@ def look(job: Job, side: Side) -> SideFacts:
     with at_start(dialer):
         try:
             topology = read_places(dialer)
-        except (ConnectionLost, NoReplica):
+        except ConnectionLost:
+            if not dialer.hangs_up():
+                raise
+            why = "it ends the connection at commands that it does not know, as twemproxy does"
+            raise unusable(side)(proxy_words(side, str(endpoint), why)) from None
+        except NoReplica:
             raise
         except TemporaryError:
             with connected(dialer, None) as connection:
@@ -475,8 +518,48 @@ def look(job: Job, side: Side) -> SideFacts:
             if number == 0:
                 clock = measure_clock(connection)
                 no_touch = connection.call("CLIENT", "NO-TOUCH", "ON") == b"OK"
+    if may_be_balanced(dialer, topology):
+        with at_start(dialer):
+            refuse_balancer(dialer)
     dialer = replace(dialer, timeout=job.timeout, no_touch=no_touch)
     return SideFacts(dialer, topology, infos, clock)
+
+
+def may_be_balanced(dialer: Dialer, topology: Topology) -> bool:
+    """Whether a side is one address that is dialled as it was given."""
+    plain = dialer.endpoint.transport == "tcp" and dialer.read_from == "primary"
+    return plain and not topology.cluster
+
+
+def refuse_balancer(dialer: Dialer) -> None:
+    """Each connection to one server's address must lead to the same server.
+
+    Raises:
+        ConnectionLost: nobody answers there now.
+    """
+    found = set()
+    for _ in range(_CONNECTIONS_TRIED):
+        connection = dialer.connect()
+        try:
+            info = read_info(connection)
+        finally:
+            connection.close()
+        if info is None:
+            return
+        found.add(info.run_id)
+        if len(found) > 1:
+            raise unusable(dialer.side)(balancer_words(dialer.side, connection.name))
+
+
+def balancer_words(side: Side, name: str) -> str:
+    """What to say of an address behind which are several servers."""
+    flag = "--from" if side == "source" else "--to"
+    return (
+        f"The {side} at {name} is not one server: its connections are answered by different ones "
+        "(their run_id differs), as behind a load balancer over replicas. A SCAN cursor of one "
+        f"means nothing on another: give one server's own address as {flag} (or, of a cluster, "
+        f"{flag}-cluster yes)."
+    )
 
 
 def _replica_info(connection: Connection, origin: Origin) -> ServerInfo | None:
@@ -499,6 +582,10 @@ def _prove_readonly(connection: Connection) -> None:
 def refuse_foreign(side: Side, connection: Connection) -> None:
     """Whoever answers must be a Redis, must let us in, and must be ready."""
     reply = connection.call("PING")
+    told = connection.call("INFO", "server")
+    if is_error(told) and is_proxy(told):
+        why = f"it answers INFO by {str(told).rstrip('.')!r}"
+        raise unusable(side)(proxy_words(side, connection.name, why))
     if not is_error(reply) or refused(reply):
         return
     text = str(reply)
@@ -745,10 +832,13 @@ def check_clocks(
 def check_replicas(source: SideFacts, warnings: list[str]) -> None:
     """Say which primaries are read after all, and what is not noticed of replicas."""
     warnings += source.topology.notes
+    silent = []
     for node in source.topology.nodes:
         info = source.infos[node.address]
         if node.origin and info and not info.link:
-            warnings.append(_unnoticed("source", node.label("")))
+            silent.append(node.label(""))
+    if silent:
+        warnings.append(_unnoticed("source", ", ".join(silent)))
 
 
 def check_watching(source: SideFacts, warnings: list[str]) -> None:
@@ -1004,38 +1094,40 @@ def conflict_policy(job: Job, target_keys: int, ask: Ask | None) -> Policy:
     return policy
 
 
-def find_scheme(source: SideFacts, place: NodeKeys) -> str:
+def find_scheme(source: SideFacts, place: NodeKeys, connection: Connection) -> str:
     """How the cursor of a database counts, where that is proven; else "unknown"."""
     info = source.infos[place.node.address]
     if info is None or not info.proven_cursors or source.dialer.endpoint.cluster is False:
         return "unknown"
     if not source.topology.cluster:
-        return "table" if info.mode == "standalone" and _plausible(source, place) else "unknown"
+        plausible = info.mode == "standalone" and _plausible(place, connection, source.dialer.side)
+        return "table" if plausible else "unknown"
     if info.mode != "cluster":
         return "unknown"
-    return cursor_scheme(_sample_pages(source, place), place.keys)
+    return cursor_scheme(_sample_pages(place, connection, source.dialer.side), place.keys)
 
 
-def _plausible(source: SideFacts, place: NodeKeys) -> bool:
+def _plausible(place: NodeKeys, connection: Connection, side: Side) -> bool:
     return all(
-        cursor_is_plausible(page.after, place.keys) for page in _sample_pages(source, place)
+        cursor_is_plausible(page.after, place.keys)
+        for page in _sample_pages(place, connection, side)
     )
 
 
-def _sample_pages(source: SideFacts, place: NodeKeys) -> list[SamplePage]:
+def _sample_pages(place: NodeKeys, connection: Connection, side: Side) -> list[SamplePage]:
     """The first few SCAN replies."""
     pages = []
     cursor = 0
-    with connected(source.dialer, place.node.address, place.db) as connection:
-        for _ in range(_SAMPLE_PAGES):
-            reply = connection.call("SCAN", cursor, "COUNT", _SAMPLE_COUNT)
-            if not isinstance(reply, list):
-                break
-            after, keys = int(reply[0]), reply[1]  # type: ignore[arg-type]
-            pages.append(SamplePage(cursor, after, tuple(keys)))  # type: ignore[arg-type]
-            cursor = after
-            if not cursor:
-                break
+    select(connection, place.db, side)
+    for _ in range(_SAMPLE_PAGES):
+        reply = connection.call("SCAN", cursor, "COUNT", _SAMPLE_COUNT)
+        if not isinstance(reply, list):
+            break
+        after, keys = int(reply[0]), reply[1]  # type: ignore[arg-type]
+        pages.append(SamplePage(cursor, after, tuple(keys)))  # type: ignore[arg-type]
+        cursor = after
+        if not cursor:
+            break
     return pages
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from rumpx import __version__
 from rumpx.copy.books import Facts, keep_run
@@ -17,6 +18,7 @@ from rumpx.copy.coordinator import Coordinator, first_facts, saved_walk
 from rumpx.copy.dead_letters import write_dead_letters
 from rumpx.copy.engine import Walk
 from rumpx.copy.fence import with_writer
+from rumpx.copy.functions import copy_functions, plan_functions
 from rumpx.copy.jobs import (
     Place,
     job_again,
@@ -28,11 +30,18 @@ from rumpx.copy.jobs import (
     resume_command,
 )
 from rumpx.copy.ledger import Ledger, Update
-from rumpx.copy.leftovers import copy_functions, left_behind
+from rumpx.copy.leftovers import left_behind
 from rumpx.copy.plan import RETRIED, key_partitions
 from rumpx.copy.prepare import Ask, Plan, prepare
 from rumpx.copy.resume import reconcile
-from rumpx.errors import EXIT_OK, EXIT_SOME_KEYS_FAILED, RumpxError, TimeOver, UsageError
+from rumpx.errors import (
+    EXIT_OK,
+    EXIT_SOME_KEYS_FAILED,
+    RumpxError,
+    TimeOver,
+    UsageError,
+    machine_limit,
+)
 from rumpx.job import Job, Limits
 from rumpx.report.display import Display
 from rumpx.report.record import RunRecord, Standing
@@ -76,7 +85,7 @@ def run(
     """
     try:
         path = new_ledger_path(place)
-        plan = prepare(job, ask)
+        plan = _prepared(job, display, ask)
         facts = first_facts(plan)
         walks = [Walk(partition) for partition in plan.partitions]
         saved = tuple(saved_walk(w, plan.source.run_id(w.partition.node.address)) for w in walks)
@@ -106,7 +115,7 @@ def resume(again: Again, display: Display, control: Control, place: Place) -> Su
         job = ledger.record.job
         try:
             job = _job_with(job_again(ledger.record, again.source, again.target), again)
-            plan = prepare(job)
+            plan = _prepared(job, display)
             refuse_other_clusters(ledger.record, plan)
             plan, walks, facts = reconcile(plan, ledger.books.walks(), ledger.books.facts())
         except RumpxError as error:
@@ -121,6 +130,18 @@ def resume(again: Again, display: Display, control: Control, place: Place) -> Su
         return _copy(plan, walks, facts, ledger, display, control, place)
     finally:
         control.close()
+
+
+def _prepared(job: Job, display: Display, ask: Ask | None = None) -> Plan:
+    plan = prepare(job, ask)
+    if job.functions:
+        display.message(plan_functions(plan.source, plan.target, _functions_policy(plan)))
+    return plan
+
+
+def _functions_policy(plan: Plan) -> Literal["ask", "replace", "skip", "fail"]:
+    """Where the target held no key nothing was asked, and so no leave given to replace anything."""
+    return plan.on_conflict if plan.target_keys else plan.job.on_conflict
 
 
 def _being_retried(walk: Walk) -> bool:
@@ -153,8 +174,9 @@ def _copy(
 
     def finish() -> None:
         if plan.job.functions:
-            replaces = plan.on_conflict == "replace"
-            display.message(copy_functions(plan.source, plan.target, replace=replaces))
+            told = copy_functions(plan.source, plan.target, _functions_policy(plan))
+            if told:
+                display.message(told)
         behind.extend(left_behind(plan.source, functions_copied=plan.job.functions))
 
     try:
@@ -169,9 +191,11 @@ def _copy(
             _sum_up_early(plan, coordinator, ledger, run, error, state)
             raise
         except Exception as error:
-            unforeseen = RumpxError(f"Something that nobody foresaw ended the run: {error!r}.")
+            unforeseen: RumpxError = machine_limit(error) or RumpxError(
+                f"Something that nobody foresaw ended the run: {error!r}."
+            )
             _sum_up_early(plan, coordinator, ledger, run, unforeseen, "failed")
-            raise unforeseen from error
+            raise unforeseen from (error if type(unforeseen) is RumpxError else None)
         finally:
             display.stop()
         summary = summarize(plan, coordinator, ledger, "done", None, tuple(behind))

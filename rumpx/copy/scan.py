@@ -26,7 +26,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Final
 
 from rumpx.copy.gate import Gate, GateClosed
@@ -49,7 +48,14 @@ from rumpx.copy.plan import (
     reached,
     reverse,
 )
-from rumpx.errors import ConnectionLost, RumpxError, Side, TemporaryError, unusable
+from rumpx.errors import (
+    ConnectionLost,
+    RumpxError,
+    Side,
+    TemporaryError,
+    machine_limit,
+    unusable,
+)
 from rumpx.job import Address, Scope
 from rumpx.servers.dial import Dialer
 from rumpx.servers.globs import compile_glob, escape
@@ -66,8 +72,10 @@ _SIGN_OF_LIFE: Final = 0.25
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0
 
-# A node's address, a database, and the `run_id` of the process that serves it.
-Place = tuple[Address | None, int, str]
+# A node's address, and the `run_id` of the process that serves it.
+Place = tuple[Address | None, str]
+# Connections that wait for another walk, at most.
+_SHELF: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,31 +286,36 @@ def read_identity(connection: Connection, node: Node) -> str:
 
 
 class Shelf:
-    """Connections of walks that have ended, for other walks of the same database: to open one and
-    to ask who answers takes four round trips.
+    """Connections of walks that have ended, for other walks of the same node: to open one and to
+    ask who answers takes four round trips, to select another database one.
 
     A connection leads to the same process as long as it lives, so that its `run_id` holds.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._free: dict[Place, list[Connection]] = {}
+        self._free: list[tuple[Place, Connection]] = []
 
     def take(self, place: Place) -> Connection | None:
-        """A connection to a node's database, whose process has that `run_id`, if there is one."""
+        """A connection to a node, whose process has that `run_id`, if there is one."""
         with self._lock:
-            free = self._free.get(place)
-            return free.pop() if free else None
+            for number, (where, connection) in enumerate(self._free):
+                if where == place:
+                    del self._free[number]
+                    return connection
+        return None
 
     def put(self, place: Place, connection: Connection) -> None:
-        """For others to take."""
+        """For others to take; the oldest is closed where there are enough."""
         with self._lock:
-            self._free.setdefault(place, []).append(connection)
+            self._free.append((place, connection))
+            if len(self._free) > _SHELF:
+                self._free.pop(0)[1].close()
 
     def clear(self) -> None:
         """Close those that nobody took: at the end, and when one was lost, since others may be."""
         with self._lock:
-            for connection in chain.from_iterable(self._free.values()):
+            for _, connection in self._free:
                 connection.close()
             self._free.clear()
 
@@ -359,7 +372,10 @@ class Scanner:
         except _UnprovenCursor:
             last = CursorUnproven(self.partition.id, self.walk)
         except Exception as error:
-            last = ScanTrouble(RumpxError(f"Unexpected trouble while scanning: {error!r}."))
+            limit = machine_limit(error)
+            last = ScanTrouble(
+                limit or RumpxError(f"Unexpected trouble while scanning: {error!r}.")
+            )
         if last is not None:
             self.emit(last)
 
@@ -389,15 +405,15 @@ class Scanner:
 
     def _visit(self, node: Node) -> FromScanner | None:
         """Walk on over one connection; the result is as that of `_walk_until_done`."""
-        place = node.address, self.partition.db, self.run_id
+        place = node.address, self.run_id
         connection = self.shelf.take(place)
         try:
             if connection is None:
                 connection = self.settings.dialer.connect(node.address)
-                select(connection, self.partition.db, self.partition.side)
                 run_id = read_identity(connection, node)
                 if run_id != self.run_id or (self._connected and not run_id):
                     return NodeChanged(self.partition.id, self.walk, node, run_id)
+            select(connection, self.partition.db, self.partition.side)
             if node.origin and self.partition.reason and not self._connected:
                 catch_up(self.settings.dialer, connection, node.origin)
             self._connected = True

@@ -30,7 +30,7 @@ from rumpx.copy.dump import Abilities, DumpReader
 from rumpx.copy.forks import HELD_BACK, name_process
 from rumpx.copy.intake import ChunkLimits, Intake
 from rumpx.copy.links import Links
-from rumpx.copy.messages import Ack, Batch, FromWorker, Notice, Ready, Stop, ToWorker, Trouble
+from rumpx.copy.messages import Ack, Batch, FromWorker, Notice, Ready, Rest, Stop, ToWorker, Trouble
 from rumpx.copy.restore import RestoreWriter
 from rumpx.copy.tasks import Budget, Runner, Task
 from rumpx.copy.throttle import Throttle
@@ -63,7 +63,7 @@ class Handler(Protocol):
         """Sentences for the user that came up since the last call."""
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections; others are opened as they are needed."""
 
 
 class Spec(Protocol):
@@ -198,6 +198,8 @@ def _work(
                 continue
             if isinstance(message, Stop):
                 stopping = True
+            elif isinstance(message, Rest):
+                handler.close()
             else:
                 runner.start(handler.settle(message))
             continue

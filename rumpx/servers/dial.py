@@ -22,7 +22,7 @@ import select
 import socket
 import ssl
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import hiredis
@@ -31,7 +31,7 @@ import redis.exceptions
 from redis.connection import Connection as RedisConnection
 from redis.connection import SSLConnection, UnixDomainSocketConnection
 
-from rumpx.errors import ConnectionLost, RumpxError, Side, unusable
+from rumpx.errors import ConnectionLost, MachineLimit, RumpxError, Side, machine_limit, unusable
 from rumpx.job import Address, Endpoint, ReadFrom, format_address
 from rumpx.servers.resp import Connection
 
@@ -60,6 +60,33 @@ def _hung_up(descriptor: int) -> bool:
     return bool(poll.poll(0))
 
 
+def _hangs_up(connection: Connection) -> bool:
+    """Whether PING is answered, and then INFO is not.
+
+    Raises:
+        ConnectionLost: not even PING.
+    """
+    try:
+        if connection.call("PING") != b"PONG":
+            return False
+        try:
+            connection.call("INFO", "server")
+        except ConnectionLost:
+            return True
+        return False
+    finally:
+        connection.close()
+
+
+def _no_socket() -> MachineLimit | None:
+    """Whether no socket is to be had: looking up a name then fails as if the name were unknown."""
+    try:
+        socket.socket().close()
+    except OSError as error:
+        return machine_limit(error)
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Dialer:
     """Opens connections to one side.
@@ -70,6 +97,7 @@ class Dialer:
         connect_timeout: seconds for connecting and logging in.
         timeout: seconds for each later wait.
         no_touch: send CLIENT NO-TOUCH ON, so that reading leaves LRU and LFU alone.
+        greets: name ourselves on each connection.
         read_from: whether replicas are to be read; then READONLY is sent, without which those of
             a cluster send everybody to their primaries.
         writer: the name of connections that may write; "" if none does.
@@ -83,6 +111,7 @@ class Dialer:
     timeout: float
     no_touch: bool = False
     read_from: ReadFrom = "primary"
+    greets: bool = True
     writer: str = ""
     lifeline: int = -1
 
@@ -102,6 +131,16 @@ class Dialer:
                 return self._connect_primary()
             address = endpoint.addresses[0]
         return self._open_tcp(endpoint.mapped(address), self._login())
+
+    def hangs_up(self) -> bool:
+        """Whether what is at the endpoint's first address answers PING and ends the connection at
+        any other command of ours, twice in a row, as twemproxy does."""
+        bare = replace(self, greets=False)
+        address = next(iter(self.endpoint.addresses), None)
+        try:
+            return all(_hangs_up(bare.connect(address)) for _ in range(2))
+        except RumpxError:
+            return False
 
     def _connect_primary(self) -> Connection:
         """Ask each sentinel in turn for the primary, and believe only a server that says so."""
@@ -186,7 +225,8 @@ class Dialer:
         if self.writer:
             # What is not sent yet when it is closed, or its process is killed, is not sent later.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._greet(connection)
+        if self.greets:
+            self._greet(connection)
         set_timeout(sock, self.timeout)
         return connection
 
@@ -218,6 +258,8 @@ class Dialer:
 
     def _explain(self, name: str, error: Exception) -> RumpxError:
         """A certificate will not get better by waiting; a refused connection may."""
+        if limit := machine_limit(error) or _no_socket():
+            return limit
         text = str(error)
         if isinstance(error, FileNotFoundError) and self.endpoint.transport != "unix":
             return unusable(self.side)(

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from rumpx.errors import Side
 from rumpx.job import Address
 
 
@@ -57,6 +58,9 @@ _BY_CODE: Final = {
     "CROSSSLOT": Verdict(Kind.ABORTED, "sharded behind one address"),
 }
 
+# The words of proxies (envoy; Codis) that pass on some commands only.
+_PROXY: Final = Verdict(Kind.PERMANENT, "a proxy")
+
 _BY_WORDS: Final = (
     ("max number of clients", Verdict(Kind.TEMPORARY, "too many clients")),
     ("payload version or checksum are wrong", Verdict(Kind.KEY, "bad payload")),
@@ -65,6 +69,11 @@ _BY_WORDS: Final = (
     ("unknown subcommand", Verdict(Kind.PERMANENT, "unknown command")),
     ("syntax error", Verdict(Kind.PERMANENT, "syntax error")),
     ("wrong number of arguments", Verdict(Kind.PERMANENT, "syntax error")),
+    ("unsupported command", _PROXY),
+    ("invalid request", _PROXY),
+    ("' is not allowed", _PROXY),
+    ("not supported by proxy", _PROXY),
+    ("no upstream host", Verdict(Kind.TEMPORARY, "proxy without a server")),
     ("db index is out of range", Verdict(Kind.PERMANENT, "no such database")),
 )
 
@@ -97,7 +106,24 @@ def redirection(error: object) -> Address:
 def refused(reply: object) -> bool:
     """Whether a reply says that this user or this service may not call the command at all."""
     text = str(reply).lower()
-    return text.startswith("noperm") or "unknown command" in text or "unknown subcommand" in text
+    if text.startswith("noperm") or "unknown command" in text or "unknown subcommand" in text:
+        return True
+    return is_proxy(text)
+
+
+def is_proxy(reply: object) -> bool:
+    """Whether an error reply is that of a sharding proxy to a command that it does not pass on."""
+    return classify(reply).reason == _PROXY.reason
+
+
+def proxy_words(side: Side, name: str, why: str) -> str:
+    """What to say of a proxy, and what to do."""
+    flag = "--from" if side == "source" else "--to"
+    return (
+        f"The {side} at {name} is a proxy, not a server: {why}. rumpx needs the servers behind it "
+        f"(SCAN, DUMP and INFO): give one server's own address as {flag}, and copy each shard by "
+        "itself."
+    )
 
 
 def explain_refusal(error: object, command: str) -> str:
@@ -109,6 +135,11 @@ def explain_refusal(error: object, command: str) -> str:
         named = re.search(r"'([\w|-]+)' command", text)
         rule = (named[1] if named else command).lower()
         return f"allow the user {rule.split('|')[0].upper()}: ACL SETUSER name +{rule}"
+    if is_proxy(error):
+        return (
+            f"it is a proxy that does not pass on {command}; give the address of a server behind "
+            "it, and copy each shard by itself"
+        )
     if "unknown" in text.lower():
         return f"the server has no {command} (renamed, disabled, or too old)"
     return f"the server answered: {text}"

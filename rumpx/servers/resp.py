@@ -184,6 +184,7 @@ class Connection:
         self.db = db
         self.id: int | None = None
         self.closed = False
+        self.owed = 0  # pipelines whose replies nobody has received yet
         self._sock = sock
         self._parser = _parser()
         # Received behind the last replies that were asked for. The parser itself holds nothing
@@ -206,7 +207,8 @@ class Connection:
         return self.receive(len(encoded))
 
     def send(self, *buffers: bytes) -> None:
-        """Send buffers whole, in order."""
+        """Send buffers whole, in order: one pipeline, whose replies are received in one go."""
+        self.owed += 1
         try:
             for buffer in buffers:
                 self._sock.sendall(buffer)
@@ -214,9 +216,10 @@ class Connection:
             raise self._lost(error) from None
 
     def receive(self, count: int) -> list[Reply]:
-        """The next `count` replies."""
+        """The next `count` replies: all those of the oldest pipeline."""
         if self.closed:
             raise self._lost("")
+        self.owed -= 1
         if not count:
             return []
         parser = self._parser
@@ -251,6 +254,7 @@ class Connection:
             raw += self._receive_bytes()
         if raw.startswith(expected):
             self._rest = raw[len(expected) :]
+            self.owed -= 1
             return None
         self._rest = raw
         replies = self.receive(count)
