@@ -68,9 +68,10 @@ class OldTarget:
 
     def _answer(self, command: list[Any], server: socket.socket, replies: BinaryIO) -> bytes:
         name = command[0].upper()
-        if name == b"RESTORE" and self._options is not None:
-            if any(word.upper() not in self._options for word in command[4:]):
-                return b"-ERR syntax error\r\n"
+        known = self._options
+        words = command[4:] if name == b"RESTORE" and known is not None else ()
+        if any(word.upper() not in (known or ()) for word in words):
+            return b"-ERR syntax error\r\n"
         if name == b"FT._LIST" and self._indexes:
             return encode(*self._indexes)
         server.sendall(encode(*command))
