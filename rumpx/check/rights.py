@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from rumpx.check.document import Line, Status
+from rumpx.copy.abilities import no_restore
 from rumpx.copy.prepare import Draft, SideFacts, connected
 from rumpx.errors import EXIT_SOME_KEYS_FAILED, printable, unusable
 from rumpx.job import Job
 from rumpx.servers.dial import CLIENT_NAME
-from rumpx.servers.replies import Kind, classify, refused
+from rumpx.servers.replies import Kind, classify, key_refused, refused
 from rumpx.servers.resp import Argument, Connection
 from rumpx.servers.topology import is_error
 
@@ -87,7 +88,7 @@ def rights_to_read(job: Job, source: SideFacts, databases: Iterable[int]) -> lis
 def rights_to_write(job: Job, target: SideFacts, databases: Iterable[int]) -> list[Right]:
     """What a copy calls on the target."""
     rights = [
-        Right("RESTORE", no_restore(unguessable()), True),
+        Right("RESTORE", no_restore(unguessable(), replace=True), True),
         *_select(databases),
         Right("TIME", ("TIME",)),
         Right("INFO", ("INFO", "server")),
@@ -101,11 +102,6 @@ def rights_to_write(job: Job, target: SideFacts, databases: Iterable[int]) -> li
         rights.append(Right("CLUSTER NODES", ("CLUSTER", "NODES")))
         rights.append(Right("ASKING", ("ASKING",)))
     return rights
-
-
-def no_restore(key: bytes) -> tuple[Argument, ...]:
-    """A RESTORE that is refused for its time to live, after all permissions."""
-    return ("RESTORE", key, -1, b"x", "REPLACE")
 
 
 def _select(databases: Iterable[int]) -> list[Right]:
@@ -202,11 +198,11 @@ def denied_writes(draft: Draft, names: Sequence[bytes]) -> list[Line]:
     """Try on some names of the sample whether the target's user may write them."""
     target, tried = draft.target, names[:_NAMES_TRIED]
     with connected(target.dialer, target.topology.nodes[0].address) as connection:
-        replies = connection.call_many([no_restore(name) for name in tried])
+        replies = connection.call_many([no_restore(name, replace=True) for name in tried])
         denied = [
             name
             for name, reply in zip(tried, replies, strict=True)
-            if str(reply).startswith("NOPERM") and classify(reply).kind is Kind.KEY
+            if key_refused(reply)
         ]
         if not denied:
             return []

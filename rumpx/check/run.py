@@ -44,6 +44,7 @@ from rumpx.check.sample import Key, Sample, describe, take_sample
 from rumpx.check.steps import take_steps
 from rumpx.copy.dump import COMMANDS_A_KEY
 from rumpx.copy.functions import plan_functions
+from rumpx.copy.leftovers import left_behind
 from rumpx.copy.prepare import (
     Draft,
     SideFacts,
@@ -73,6 +74,9 @@ def check(request: Request) -> Checkup:
     if sample:
         lines += _collected("reading", lambda: _key_rights(draft, sample))
         lines += _collected("payloads", lambda: _payloads(request, draft, sample.keys))
+    if hasattr(draft, "source"):
+        things = left_behind(draft.source, functions_copied=draft.job.functions)
+        lines.append(Line("info", "left behind", f"{', '.join(things)} on the source"))
     latencies = [_latency(draft, side, lines) for side in ("source", "target")]
     estimate = _estimated(draft, shown) if shown else None
     if estimate:

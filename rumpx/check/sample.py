@@ -25,7 +25,7 @@ from rumpx.copy.prepare import SideFacts, connected
 from rumpx.errors import SourceUnusable, TemporaryError, printable
 from rumpx.job import Address, Scope
 from rumpx.servers.globs import compile_glob
-from rumpx.servers.replies import Kind, classify, explain_refusal
+from rumpx.servers.replies import Kind, classify, explain_refusal, key_refused
 from rumpx.servers.resp import Command, Connection, Reply
 from rumpx.servers.topology import is_error
 from rumpx.verify.findings import prefix_of
@@ -202,8 +202,7 @@ def _questions(name: bytes) -> tuple[Command, ...]:
 
 def _is_denied(reply: Reply) -> bool:
     """Whether this key is refused to us, not the command."""
-    denied = is_error(reply) and str(reply).startswith("NOPERM")
-    return denied and classify(reply).kind is Kind.KEY
+    return is_error(reply) and key_refused(reply)
 
 
 def _key(

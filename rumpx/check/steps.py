@@ -13,10 +13,10 @@ from typing import Final
 
 from rumpx.check.document import Line
 from rumpx.check.rights import rights_to_read, rights_to_write, try_rights
+from rumpx.copy.abilities import Sample
 from rumpx.copy.prepare import (
     STEPS,
     Draft,
-    Sample,
     SideFacts,
     Step,
     chosen_databases,
@@ -44,6 +44,7 @@ _SUBJECTS: Final = {
 _STAND_INS: Final[dict[str, tuple[str, object]]] = {
     "clocks": ("shift", 0),
     "reading": ("sample", Sample(None, 0, b"rumpx")),
+    "writing": ("absttl", True),
     "conflicts": ("policy", "fail"),
 }
 # What the sample tells better.

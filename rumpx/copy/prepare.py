@@ -27,6 +27,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+from rumpx.copy.abilities import (
+    SCANS,
+    Sample,
+    readable_key,
+    refuse_command,
+    takes_absttl,
+)
 from rumpx.copy.dump import Abilities, no_multi
 from rumpx.copy.links import select
 from rumpx.copy.plan import (
@@ -58,14 +65,12 @@ from rumpx.servers.dial import Dialer
 from rumpx.servers.probe import ServerClock, ServerInfo, measure_clock, read_info
 from rumpx.servers.replicas import prove, read_places, read_state
 from rumpx.servers.replies import (
-    Kind,
-    classify,
     explain_refusal,
     is_proxy,
     proxy_words,
     refused,
 )
-from rumpx.servers.resp import Connection, Reply
+from rumpx.servers.resp import Connection
 from rumpx.servers.topology import (
     Node,
     Origin,
@@ -86,6 +91,10 @@ _SKEW_REFUSE_MS: Final = 60_000
 _USUAL_DATABASES: Final = 16
 # The number of a database that no server has: they are counted from 0 by numbers of 31 bits.
 _NO_DATABASE: Final = 2**31 - 1
+NO_ABSTTL: Final = (
+    "The target's RESTORE has no ABSTTL (Redis 5.0 has it): expiries are written as times left by "
+    "the target's clock, and come out later by the network delay."
+)
 _SAMPLE_PAGES: Final = 3
 # A balancer in turns shows itself at the second of these; one at random mostly at one of them.
 _CONNECTIONS_TRIED: Final = 4
@@ -212,6 +221,7 @@ class Draft:
     scope: Scope
     sample: Sample
     abilities: Abilities
+    absttl: bool
     target_keys: int
     policy: Policy
     tuning: Tuning
@@ -268,8 +278,15 @@ def _map_databases(draft: Draft) -> None:
 
 
 def _try_reading(draft: Draft) -> None:
-    draft.sample = find_sample(draft.source, draft.databases)
+    draft.sample = find_sample(draft.source, draft.databases, draft.job.scope)
     draft.abilities = find_abilities(draft.job, draft.source, draft.sample, draft.warnings)
+
+
+def _try_writing(draft: Draft) -> None:
+    replaces = draft.job.on_conflict in ("replace", "ask")
+    draft.absttl = prove_restore(draft.target, draft.sample, replace=replaces)
+    if not draft.absttl:
+        draft.warnings.append(NO_ABSTTL)
 
 
 def _check_times(draft: Draft) -> None:
@@ -317,6 +334,7 @@ def _plan(draft: Draft) -> None:
             draft.policy,
             tuning,
             draft.shift,
+            absttl=draft.absttl,
         ),
         draft.policy,
         draft.target_keys,
@@ -348,12 +366,12 @@ STEPS: Final = (
     ),
     Step("reading", ("databases",), _try_reading),
     Step("times", ("abilities", "target"), _check_times),
-    Step("writing", ("target", "sample"), lambda d: prove_restore(d.target, d.sample)),
+    Step("writing", ("target", "sample"), _try_writing),
     Step("target keys", ("target", "scope"), _count_target),
     Step("conflicts", ("target_keys",), _choose_policy),
     Step("room", ("target_keys",), lambda d: check_room(d)),
     Step("tuning", ("databases", "target"), _tune),
-    Step("plan", ("shift", "scope", "abilities", "policy", "tuning"), _plan),
+    Step("plan", ("shift", "scope", "abilities", "absttl", "policy", "tuning"), _plan),
 )
 
 
@@ -412,6 +430,8 @@ def worker_spec(
     policy: Policy,
     tuning: Tuning,
     shift: int,
+    *,
+    absttl: bool,
 ) -> WorkerSpec:
     """What a worker that copies needs to know."""
     return WorkerSpec(
@@ -429,6 +449,7 @@ def worker_spec(
         job.retry_for,
         target.clock.offset,
         shift,
+        absttl,
     )
 
 
@@ -962,39 +983,24 @@ def ignores_select(connection: Connection) -> bool:
     return not is_error(connection.call("SELECT", _NO_DATABASE))
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """A real key of the source, or a name that stands in for one where it holds none."""
-
-    node: Address | None
-    db: int
-    key: bytes
-
-
-def find_sample(side: SideFacts, databases: list[NodeKeys]) -> Sample:
-    """A key for trying out permissions."""
-    for place in databases:
+def find_sample(side: SideFacts, databases: list[NodeKeys], scope: Scope) -> Sample:
+    """A key in scope for trying out permissions, one that the user may read if there is one."""
+    scans, closed = SCANS, None
+    scan_type = knows_scan_type(side, scope.types) if databases else False
+    for number, place in enumerate(databases):
+        if not scans:
+            break
         with connected(side.dialer, place.node.address, place.db) as connection:
-            reply = connection.call("SCAN", 0, "COUNT", 10)
-            if not isinstance(reply, list):
-                _refuse_command(side.dialer.side, connection, "SCAN", reply)
-            else:
-                keys = reply[1]
-                if isinstance(keys, list) and keys and isinstance(keys[0], bytes):
-                    return Sample(place.node.address, place.db, keys[0])
-    return Sample(side.topology.nodes[0].address, 0, b"rumpx")
-
-
-def _refuse_command(side: Side, connection: Connection, command: str, reply: Reply) -> None:
-    """End the run if a reply means that a command will never be allowed."""
-    verdict = classify(reply)
-    if verdict.kind is Kind.PERMANENT:
-        raise unusable(side)(
-            f"The {side} at {connection.name} refused {command}: "
-            f"{explain_refusal(reply, command)}."
-        )
-    if verdict.kind is Kind.TEMPORARY:
-        raise TemporaryError(f"The {side} at {connection.name} is not ready: {reply!s}.")
+            share = max(1, scans // (len(databases) - number))
+            key, refused_key, taken = readable_key(
+                connection, side.dialer.side, scope, scan_type, share
+            )
+            scans -= taken
+        if key is not None:
+            return Sample(place.node.address, place.db, key)
+        if refused_key is not None and closed is None:
+            closed = Sample(place.node.address, place.db, refused_key)
+    return closed or Sample(side.topology.nodes[0].address, 0, b"rumpx")
 
 
 def find_abilities(
@@ -1007,7 +1013,7 @@ def find_abilities(
             argument = b"0" if command == "SCAN" else sample.key
             reply = connection.call(command, argument)
             if is_error(reply):
-                _refuse_command(side, connection, command, reply)
+                refuse_command(side, connection, command, reply)
         expiry: Literal["instant", "clock", "left"] = "instant"
         reply = connection.call("PEXPIRETIME", sample.key)
         if is_error(reply) and refused(reply):
@@ -1047,22 +1053,13 @@ def _sizes(
     return "none"
 
 
-def prove_restore(target: SideFacts, sample: Sample) -> None:
-    """RESTORE with a time to live of -1 is refused as such only after all permissions."""
+def prove_restore(target: SideFacts, sample: Sample, *, replace: bool) -> bool:
+    """Whether each primary of the target takes RESTORE … ABSTTL; see `abilities`."""
+    takes = True
     for node in target.topology.nodes:
         with connected(target.dialer, node.address) as connection:
-            reply = connection.call("RESTORE", sample.key, -1, b"x", "REPLACE")
-            text = str(reply)
-            if text.startswith("READONLY"):
-                raise TargetUnusable(
-                    f"The target at {connection.name} is read-only: {text} Give its primary."
-                )
-            if text.startswith("OOM"):
-                raise TargetFull(
-                    f"The target at {connection.name} is out of memory already: {text} Raise its "
-                    "maxmemory."
-                )
-            _refuse_command("target", connection, "RESTORE", reply)
+            takes &= takes_absttl(connection, sample.key, replace=replace)
+    return takes
 
 
 def count_keys(side: SideFacts, databases: list[int]) -> int:

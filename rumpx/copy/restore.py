@@ -1,6 +1,7 @@
 """The writer: payloads in, an outcome for each key back. RESTORE, pipelined, split by slot owner.
 
-Expiries are written as instants (ABSTTL) unless the source could give only the time left. With
+Expiries are written as instants (ABSTTL) unless the source could give only the time left, or the
+target is older than Redis 5.0; then the time left is reckoned by its clock just before. With
 `shift` they are moved by the clocks' skew first (`--clock relative`). A key whose expiry is past
 on the target's clock is not sent: the server would answer +OK and store nothing.
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from rumpx.copy.kinds import NO_KINDS, Kinds, Large, Scale
 from rumpx.copy.links import Links
@@ -26,6 +28,10 @@ from rumpx.report.snapshot import KeyFailure
 from rumpx.servers.replies import Kind, classify, explain_refusal, redirection
 from rumpx.servers.resp import ASKING, NO_EXPIRY, Connection, RestoreEncoder
 from rumpx.servers.topology import is_error
+
+# By how much an expiry that is written as a time left may come out late: what stands before it in
+# the pipeline, and the way to the server.
+LATE_MS: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +85,26 @@ class RestoreWriter:
         absolute: expiries are instants.
         shift: ms to add to each instant.
         clock_offset: the target's clock minus ours, ms; None where unknown.
+        absttl: RESTORE takes instants; else they are sent as times left.
+
+    Attributes:
+        exact: expiries come out as they were read; else up to `LATE_MS` later.
     """
 
     def __init__(
-        self, links: Links, *, replace: bool, absolute: bool, shift: int, clock_offset: float | None
+        self,
+        links: Links,
+        *,
+        replace: bool,
+        absolute: bool,
+        shift: int,
+        clock_offset: float | None,
+        absttl: bool,
     ) -> None:
         self.links = links
-        self._encoder = RestoreEncoder(replace=replace, absolute=absolute)
+        self.exact = absolute and absttl
+        self._encoder = RestoreEncoder(replace=replace, absolute=self.exact)
+        self._reckons_left = absolute and not absttl
         self._shift = shift
         self._clock_offset = clock_offset if absolute else None
         self._scale = Scale()
@@ -99,7 +118,7 @@ class RestoreWriter:
         What the target did take is counted then, too.
         """
         result = Written()
-        records = self._fresh(records, result)
+        records = self._left(self._fresh(records, result))
         requests = self._send(records, result)
         outcomes = yield [
             Replies(request.connection, len(request.positions) * (1 + request.asking), oks=True)
@@ -156,6 +175,15 @@ class RestoreWriter:
             [expiries[n] for n in kept],
             records.ask,
         )
+
+    def _left(self, records: Records) -> Records:
+        """Records with times left in the place of instants, for a target without ABSTTL; at least
+        1 ms, since 0 would mean no expiry."""
+        if not self._reckons_left:
+            return records
+        now = time.time() * 1000 + (self._clock_offset or 0.0)
+        left = [e if e == NO_EXPIRY else max(1, round(e - now)) for e in records.expiries]
+        return replace(records, expiries=left)
 
     def _send(self, records: Records, result: Written) -> list[_Request]:
         requests = []

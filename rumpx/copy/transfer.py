@@ -30,7 +30,7 @@ from rumpx.copy.kinds import NO_KINDS, Kinds, Large
 from rumpx.copy.links import Links
 from rumpx.copy.messages import Ack, Batch
 from rumpx.copy.patience import Patience
-from rumpx.copy.restore import Records, RestoreWriter, Written
+from rumpx.copy.restore import LATE_MS, Records, RestoreWriter, Written
 from rumpx.copy.tasks import Permit, Task
 from rumpx.errors import ConnectionLost
 from rumpx.job import Address, Scope
@@ -288,6 +288,7 @@ class Transfer:
                 target.connect(target_node, self._scope.target_db(batch.db)),
                 group,
                 expiry_shift=self._expiry_shift,
+                tolerance=0 if self._writer.exact else LATE_MS,
             )
         return different
 

@@ -99,6 +99,7 @@ class WorkerSpec:
         bytes_in_flight: this worker's budget.
         clock_offset: the target's clock minus ours, ms, if known.
         expiry_shift: ms to add to expiries (`--clock relative`).
+        absttl: the target's RESTORE takes instants.
     """
 
     source: Dialer
@@ -115,6 +116,7 @@ class WorkerSpec:
     retry_for: float
     clock_offset: float | None
     expiry_shift: int
+    absttl: bool
 
     def writing_as(self, writer: str, lifeline: int) -> WorkerSpec:
         """With named connections to the target."""
@@ -132,6 +134,7 @@ class WorkerSpec:
                 absolute=self.abilities.expiry != "left",
                 shift=self.expiry_shift,
                 clock_offset=self.clock_offset,
+                absttl=self.absttl,
             ),
             self.aside(),
             Intake(reader, budget, self.limits(budget), throttle),

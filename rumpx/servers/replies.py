@@ -104,11 +104,20 @@ def redirection(error: object) -> Address:
 
 
 def refused(reply: object) -> bool:
-    """Whether a reply says that this user or this service may not call the command at all."""
+    """Whether a reply says that this user or this service may not call the command at all.
+
+    NOPERM about a key is no such reply: servers look at a user's commands before its keys, so that
+    it proves the right to the command.
+    """
     text = str(reply).lower()
-    if text.startswith("noperm") or "unknown command" in text or "unknown subcommand" in text:
-        return True
-    return is_proxy(text)
+    if text.startswith("noperm"):
+        return not key_refused(reply)
+    return "unknown command" in text or "unknown subcommand" in text or is_proxy(text)
+
+
+def key_refused(reply: object) -> bool:
+    """Whether a reply says that the user may call the command, but not for this key."""
+    return str(reply).startswith("NOPERM") and classify(reply).kind is Kind.KEY
 
 
 def is_proxy(reply: object) -> bool:
@@ -130,9 +139,9 @@ def explain_refusal(error: object, command: str) -> str:
     """What to do about a command that was refused, for the end of a message."""
     text = str(error)
     if text.startswith("NOPERM"):
-        if "command" not in text.lower() and "key" in text.lower():
+        if key_refused(error):
             return "give the user access to the key: ACL SETUSER name ~PATTERN"
-        named = re.search(r"'([\w|-]+)' command", text)
+        named = re.search(r"'([\w|.-]+)' command", text)
         rule = (named[1] if named else command).lower()
         return f"allow the user {rule.split('|')[0].upper()}: ACL SETUSER name +{rule}"
     if is_proxy(error):

@@ -72,7 +72,12 @@ def unlike(
 
 
 def differing(
-    source: Caller, target: Caller, keys: Sequence[bytes], *, expiry_shift: int = 0
+    source: Caller,
+    target: Caller,
+    keys: Sequence[bytes],
+    *,
+    expiry_shift: int = 0,
+    tolerance: int = 0,
 ) -> list[bytes]:
     """Those of the keys that are not the same on both servers, in the order given.
 
@@ -83,6 +88,7 @@ def differing(
         source, target: connections, each with the right database selected.
         keys: each but once.
         expiry_shift: by how many ms the target's expiries are meant to lie behind the source's.
+        tolerance: by how many ms more they may differ.
 
     Raises:
         ReadRefused: a server refused a command.
@@ -92,7 +98,7 @@ def differing(
         return []
     readers = Reader(source, "source"), Reader(target, "target")
     exact = [reader.may_call("PEXPIRETIME", keys[0]) for reader in readers]
-    tolerance = 0 if all(exact) else TOLERANCE_MS
+    tolerance = max(tolerance, 0 if all(exact) else TOLERANCE_MS)
     different = []
     for group, big in _groups(readers[0], keys):
         states, others = (

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 import hiredis
 
 from rumpx.errors import RumpxError, Side, printable
-from rumpx.servers.replies import refused
+from rumpx.servers.replies import key_refused, refused
 from rumpx.servers.resp import Argument, Command, Reply
 
 _CHANGED: Final = ("WRONGTYPE", "ERR no such key", "NOGROUP")
@@ -70,9 +70,10 @@ class Reader:
         return [self._checked(*pair) for pair in zip(commands, replies, strict=True)]
 
     def may_call(self, *command: Argument) -> bool:
-        """Whether the server knows this command and lets us call it."""
+        """Whether the server knows this command and lets us call it, for this key."""
         reply = self.caller.call(*command)
-        return not (isinstance(reply, hiredis.ReplyError) and refused(reply))
+        error = isinstance(reply, hiredis.ReplyError)
+        return not (error and (refused(reply) or key_refused(reply)))
 
     def read_at(self, commands: Sequence[Command]) -> tuple[int, list[Any]]:
         """The server's clock in ms, and the replies that it gave within that millisecond.

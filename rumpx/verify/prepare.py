@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from rumpx.copy.abilities import Sample
 from rumpx.copy.dump import Abilities
 from rumpx.copy.plan import NodeKeys, Partition, Tuning, plan_partitions
 from rumpx.copy.prepare import (
     Plan,
-    Sample,
     SideFacts,
     check_clocks,
     check_eviction,
@@ -43,6 +43,7 @@ from rumpx.copy.prepare import (
     with_schemes,
     worker_spec,
 )
+from rumpx.copy.restore import LATE_MS
 from rumpx.errors import SourceUnusable, UsageError
 from rumpx.job import Job, Scope
 from rumpx.servers.topology import is_error
@@ -78,23 +79,24 @@ def prepare_comparison(request: Request) -> tuple[Plan, CompareSpec]:
     refuse_collisions([place.db for place in databases], dict(scope.map_db))
     reverse = reverse_databases(job, source, target, scope, warnings)
     prove_databases(target, sorted({scope.target_db(place.db) for place in databases}))
-    sample = find_sample(source, databases)
+    sample = find_sample(source, databases, scope)
     abilities = find_abilities(job, source, sample, warnings)
     # How large values are is asked of the source alone.
     unsized = replace(job, size_check=False)
-    there = find_sample(target, reverse)
+    there = find_sample(target, reverse, scope)
     target_abilities = find_abilities(unsized, target, there, warnings)
     # What is compared again in a moment need not be of one instant, and MULTI costs.
     target_abilities = replace(target_abilities, multi=False)
+    absttl = True
     if request.repair:
         refuse_same_chain(source, target)
         refuse_replica(target)
-        prove_restore(target, sample)
+        absttl = prove_restore(target, sample, replace=True)
     if request.delete_extra:
         refuse_replica_source(source)
     tuning = tune_to_distance(job, source, target, databases, partitions=0)
     copying = worker_spec(
-        job, source, target, databases, scope, abilities, "replace", tuning, shift
+        job, source, target, databases, scope, abilities, "replace", tuning, shift, absttl=absttl
     )
     places, back = with_schemes(source, databases), with_schemes(target, reverse)
     sides = (source, abilities, sample), (target, target_abilities, there)
@@ -105,6 +107,12 @@ def prepare_comparison(request: Request) -> tuple[Plan, CompareSpec]:
         if shift:
             # The skew was measured anew, to within half a round trip of each side, as for the copy.
             tolerance += math.ceil(1000 * (source.clock.round_trip + target.clock.round_trip))
+        if not absttl:
+            tolerance += LATE_MS
+            warnings.append(
+                "The target's RESTORE has no ABSTTL, so that a copy writes expiries as times left: "
+                f"they may differ by {tolerance} ms (--ttl-tolerance sets how much)."
+            )
     spec = CompareSpec(
         copying,
         target_abilities,

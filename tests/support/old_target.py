@@ -1,0 +1,91 @@
+"""A relay to a server that answers some commands as another server would: RESTORE as a version that
+knows fewer options, and FT._LIST as one with search indexes."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Collection
+from typing import Any, BinaryIO, Self
+
+import hiredis
+
+from rumpx.servers.resp import encode
+
+
+class OldTarget:
+    """Listens on a port of 127.0.0.1 while it is open.
+
+    Args:
+        port: of the server behind it.
+        options: the options of RESTORE that are known; None for those of the server.
+        indexes: what FT._LIST answers; none is an unknown command.
+    """
+
+    def __init__(
+        self, port: int, options: Collection[bytes] | None, indexes: tuple[bytes, ...] = ()
+    ) -> None:
+        self._server = port
+        self._options = options
+        self._indexes = indexes
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._sockets: list[socket.socket] = []
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def uri(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        for sock in (self._listener, *self._sockets):
+            sock.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._server))
+                self._sockets += [client, server]
+                threading.Thread(target=self._serve, args=(client, server), daemon=True).start()
+
+    def _serve(self, client: socket.socket, server: socket.socket) -> None:
+        reader = hiredis.Reader()
+        replies = server.makefile("rb")
+        with contextlib.suppress(OSError, EOFError), client, server:
+            while data := client.recv(2**18):
+                reader.feed(data)
+                answers = []
+                while (command := reader.gets()) is not False:
+                    answers.append(self._answer(command, server, replies))
+                client.sendall(b"".join(answers))
+
+    def _answer(self, command: list[Any], server: socket.socket, replies: BinaryIO) -> bytes:
+        name = command[0].upper()
+        known = self._options
+        words = command[4:] if name == b"RESTORE" and known is not None else ()
+        if any(word.upper() not in (known or ()) for word in words):
+            return b"-ERR syntax error\r\n"
+        if name == b"FT._LIST" and self._indexes:
+            return encode(*self._indexes)
+        server.sendall(encode(*command))
+        return _reply(replies)
+
+
+def _reply(replies: BinaryIO) -> bytes:
+    """One reply's bytes."""
+    line = replies.readline()
+    if not line:
+        raise EOFError
+    kind, number = line[:1], line[1:]
+    if kind == b"$" and int(number) >= 0:
+        return line + replies.read(int(number) + 2)
+    if kind == b"*" and int(number) > 0:
+        return line + b"".join(_reply(replies) for _ in range(int(number)))
+    return line
