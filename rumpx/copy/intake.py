@@ -13,7 +13,7 @@ A chunk is one pipeline, and what other clients of the server wait for. Algorith
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -93,6 +93,13 @@ class Intake:
             finally:
                 self._budget.release(permit)
         return list(cut(wanted.keys, sizes, self.limits, self._mean_bytes))
+
+    def alone(self, keys: list[bytes], sizes: Mapping[bytes, int]) -> Chunk:
+        """A chunk with nothing else in flight beside it; `sizes` are those that are known."""
+        if any(key not in sizes for key in keys):
+            return Chunk(keys, None, self.limits.chunk_bytes, alone=True)
+        known = [sizes[key] for key in keys]
+        return Chunk(keys, known, sum(known), alone=True)
 
     @property
     def limits(self) -> ChunkLimits:

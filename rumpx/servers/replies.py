@@ -57,8 +57,12 @@ _BY_CODE: Final = {
     "CROSSSLOT": Verdict(Kind.ABORTED, "sharded behind one address"),
 }
 
+# Kinds of answers that one key gets, in a pipeline that is well.
+_ANSWERS: Final = (Kind.MOVED, Kind.ASK, Kind.BUSY_KEY, Kind.ABORTED, Kind.FULL)
+
 _BY_WORDS: Final = (
     ("max number of clients", Verdict(Kind.TEMPORARY, "too many clients")),
+    ("protocol error", Verdict(Kind.KEY, "protocol error")),
     ("payload version or checksum are wrong", Verdict(Kind.KEY, "bad payload")),
     ("bad data format", Verdict(Kind.KEY, "bad data")),
     ("unknown command", Verdict(Kind.PERMANENT, "unknown command")),
@@ -83,6 +87,14 @@ def classify(error: object) -> Verdict:
         if words in lowered:
             return verdict
     return Verdict(Kind.KEY, "refused")
+
+
+def is_farewell(error: object) -> bool:
+    """Whether an error reply may be said to a connection, and not in answer to a command about a
+    key: why a server closes it."""
+    verdict = classify(error)
+    about_key = verdict.kind is Kind.KEY and verdict.reason not in ("refused", "protocol error")
+    return not about_key and verdict.kind not in _ANSWERS
 
 
 def redirection(error: object) -> Address:
