@@ -118,6 +118,11 @@ class Suspects:
             return self._losses[key] >= 2
         return self._losses[key] >= 3 and alone >= 2
 
+    @property
+    def split(self) -> bool:
+        """Whether there are parts to be tried alone."""
+        return bool(self._parts)
+
     def acquit(self) -> None:
         """It was the server, or the way to it."""
         self._losses.clear()

@@ -27,6 +27,7 @@ from redis.connection import SSLConnection, UnixDomainSocketConnection
 
 from rumpx.errors import ConnectionLost, RumpxError, Side, unusable
 from rumpx.job import Address, Endpoint, ReadFrom, format_address
+from rumpx.servers.replies import Kind, classify, is_farewell
 from rumpx.servers.resp import Connection
 
 CLIENT_NAME = "rumpx"
@@ -177,9 +178,17 @@ class Dialer:
         if self.read_from != "primary":
             commands.append(("READONLY",))  # refused where there is no cluster, and not needed
         first = connection.call_many(commands)[0]
-        if isinstance(first, hiredis.ReplyError) and str(first).startswith("NOAUTH"):
-            connection.close()
+        if not isinstance(first, hiredis.ReplyError) or not is_farewell(first):
+            return
+        connection.close()
+        words = str(first).rstrip(".")
+        if words.startswith("NOAUTH"):
             raise self._refused(connection.name, "it asks for a password, and none was given")
+        if classify(first).kind is Kind.PERMANENT:
+            raise self._refused(connection.name, words)
+        raise ConnectionLost(
+            f"The {self.side} at {connection.name} does not serve us now: {words}."
+        )
 
     def _refused(self, name: str, reason: str) -> RumpxError:
         flag = "FROM" if self.side == "source" else "TO"

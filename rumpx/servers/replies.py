@@ -57,11 +57,13 @@ _BY_CODE: Final = {
     "CROSSSLOT": Verdict(Kind.ABORTED, "sharded behind one address"),
 }
 
-# Kinds of answers that one key gets, in a pipeline that is well.
-_ANSWERS: Final = (Kind.MOVED, Kind.ASK, Kind.BUSY_KEY, Kind.ABORTED, Kind.FULL)
+# Of replies that say why a server closes a connection.
+_FAREWELL_CODES: Final = ("LOADING", "NOAUTH", "WRONGPASS", "DENIED")
+_FAREWELL_WORDS: Final = ("protocol error", "max number of clients")
 
 _BY_WORDS: Final = (
     ("max number of clients", Verdict(Kind.TEMPORARY, "too many clients")),
+    ("unauthenticated", Verdict(Kind.PERMANENT, "no password")),
     ("protocol error", Verdict(Kind.KEY, "protocol error")),
     ("payload version or checksum are wrong", Verdict(Kind.KEY, "bad payload")),
     ("bad data format", Verdict(Kind.KEY, "bad data")),
@@ -90,11 +92,10 @@ def classify(error: object) -> Verdict:
 
 
 def is_farewell(error: object) -> bool:
-    """Whether an error reply may be said to a connection, and not in answer to a command about a
-    key: why a server closes it."""
-    verdict = classify(error)
-    about_key = verdict.kind is Kind.KEY and verdict.reason not in ("refused", "protocol error")
-    return not about_key and verdict.kind not in _ANSWERS
+    """Whether an error reply is about the connection, not about a command: why it is closed."""
+    text = str(error)
+    lowered = text.lower()
+    return text.startswith(_FAREWELL_CODES) or any(words in lowered for words in _FAREWELL_WORDS)
 
 
 def redirection(error: object) -> Address:
