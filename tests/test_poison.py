@@ -257,7 +257,7 @@ def lost(keys: list[bytes], sizes: dict[bytes, int], *, silent: bool = False) ->
     known=st.booleans(),
 )
 def test_every_culprit_is_found_and_nothing_else(
-    sizes: dict[bytes, int], data: st.DataObject, silent: bool, known: bool
+    sizes: dict[bytes, int], draw: st.DataObject, silent: bool, known: bool
 ) -> None:
     """Whatever the sizes say, and however many there are; in a bounded number of tries."""
     keys = list(sizes)
