@@ -82,7 +82,15 @@ class TemporaryError(RumpxError):
 
 
 class ConnectionLost(TemporaryError):
-    """One connection is gone. Whoever holds it repeats its keys on a new one."""
+    """One connection is gone; its keys are repeated on a new one.
+
+    Attributes:
+        words: the error reply that was the last thing the server said on it; "" if there was none.
+        silent: it was given up since no answer came in time.
+    """
+
+    words: str = ""
+    silent: bool = False
 
 
 class NoReplica(TemporaryError):

@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from rumpx.copy.links import Links
+from rumpx.copy.suspects import Lost, refusal
 from rumpx.copy.tasks import Replies, Task
 from rumpx.errors import ConnectionLost, Side, unusable
 from rumpx.job import Address
@@ -112,7 +113,8 @@ class Read:
 
     `keys`, `payloads` and `expiries` (ms since 1970, or ms left, or NO_EXPIRY) belong together.
     `again` keys are to be repeated, some at another node (`ask`), some without MULTI (`single`);
-    `waits` says that this makes sense only after a pause. `complaint` is the last reason.
+    `waits` says that this makes sense only after a pause. `complaint` is the last reason. `lost`
+    says which of them were in flight on a connection that broke.
     """
 
     keys: list[bytes] = field(default_factory=list)
@@ -125,6 +127,7 @@ class Read:
     single: set[bytes] = field(default_factory=set)
     waits: bool = False
     complaint: str = ""
+    lost: list[Lost] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -143,6 +146,7 @@ class _Pipeline:
     """Requests that were sent to one node together."""
 
     keys: list[bytes]
+    node: Address | None
     connection: Connection
     requests: list[_Request]
 
@@ -231,9 +235,10 @@ class DumpReader:
             for pipeline in pipelines
         ]
         for pipeline, outcome in zip(pipelines, outcomes, strict=True):
-            if isinstance(outcome, ConnectionLost) or outcome is None:
-                self._repeat(result, pipeline.keys, str(outcome))
+            if isinstance(outcome, ConnectionLost):
+                self._lost(result, pipeline.keys, pipeline.node, outcome, wanted, sizes)
                 continue
+            assert outcome is not None
             end = 0
             for request in pipeline.requests:
                 start, end = end, end + self._reply_count(request)
@@ -253,11 +258,15 @@ class DumpReader:
         for node, keys, asking in self._routes(wanted):
             try:
                 connection = self.links.connect(node, wanted.db)
-                requests = self._requests(wanted, node, connection, keys, sizes, asking)
-                connection.send(b"".join([self._encode(request) for request in requests]))
-                pipelines.append(_Pipeline(keys, connection, requests))
             except ConnectionLost as error:
                 self._repeat(result, keys, str(error))
+                continue
+            requests = self._requests(wanted, node, connection, keys, sizes, asking)
+            try:
+                connection.send(b"".join([self._encode(request) for request in requests]))
+                pipelines.append(_Pipeline(keys, node, connection, requests))
+            except ConnectionLost as error:
+                self._lost(result, keys, node, error, wanted, sizes)
         return pipelines
 
     def _routes(self, wanted: Wanted) -> list[tuple[Address | None, list[bytes], bool]]:
@@ -464,6 +473,22 @@ class DumpReader:
                 )
             case _:
                 result.failures.append(KeyFailure(db, key, verdict.reason, str(error)))
+
+    def _lost(
+        self,
+        result: Read,
+        keys: list[bytes],
+        node: Address | None,
+        error: ConnectionLost,
+        wanted: Wanted,
+        sizes: Sequence[int] | None,
+    ) -> None:
+        side = self.links.side
+        if fatal := refusal(error, side):
+            raise fatal
+        known = dict(zip(wanted.keys, sizes, strict=True)) if sizes else {}
+        result.lost.append(Lost(keys, side, node, error, known))
+        self._repeat(result, keys, str(error))
 
     def _repeat(self, result: Read, keys: list[bytes], complaint: str) -> None:
         result.again += keys

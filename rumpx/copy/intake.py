@@ -14,7 +14,7 @@ A chunk is one pipeline, and what other clients of the server wait for. Algorith
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -128,6 +128,21 @@ class Intake:
                 chunk = cut(keys, sizes, start, self.limits, self._sized)
             start += len(chunk.keys)
             yield chunk
+
+    def alone(self, keys: list[bytes], sizes: Mapping[bytes, int]) -> Chunk:
+        """A chunk with nothing else in flight beside it; `sizes` are those that are known."""
+        told = all(key in sizes for key in keys)
+        estimates = [sizes.get(key, _GUESSED_BYTES) for key in keys]
+        return Chunk(
+            keys,
+            estimates,
+            estimates if told else None,
+            sum(estimates),
+            0.0,
+            self._sized if told else self._unsized,
+            plain=False,
+            alone=True,
+        )
 
     @property
     def limits(self) -> ChunkLimits:

@@ -21,7 +21,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
 
-from rumpx.errors import RumpxError, unusable
+from rumpx.errors import ConnectionLost, RumpxError, unusable
 from rumpx.job import Address
 from rumpx.servers.clients import end_clients
 from rumpx.servers.dial import Dialer
@@ -156,6 +156,14 @@ class Links:
     def announced(self, address: Address, by: Address | None) -> Address:
         """The full address of a redirection: without a host it is the answering node's own."""
         return address if address[0] else (by[0] if by else "", address[1])
+
+    def trouble(self, address: Address | None) -> str:
+        """Why a node does not answer on a new connection; "" if it does."""
+        try:
+            self.dialer.connect(address).close()
+        except ConnectionLost as error:
+            return str(error)
+        return ""
 
     def refresh(self) -> None:
         """Something is wrong: read the slot map anew, unless that was just done."""

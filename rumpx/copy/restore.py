@@ -21,6 +21,7 @@ from typing import Final
 
 from rumpx.copy.kinds import NO_KINDS, Kinds, Large, Scale
 from rumpx.copy.links import Links
+from rumpx.copy.suspects import Lost, refusal
 from rumpx.copy.tasks import Replies, Task
 from rumpx.errors import ConnectionLost, RumpxError, TargetFull, TargetUnusable
 from rumpx.job import Address
@@ -49,9 +50,9 @@ class Records:
 
 @dataclass(slots=True)
 class Written:
-    """What became of the keys of one `write`; `busy` keys were there already; `lost` ones, which
-    are among `again`, were sent and not answered. With `fatal` the run is to end: then some keys
-    are in none of the lists."""
+    """What became of the keys of one `write`; `busy` keys were there already, and `lost` says which
+    of `again` were in flight on a connection that broke. With `fatal` the run is to end: then some
+    keys are in none of the lists."""
 
     copied: int = 0
     payload_bytes: int = 0
@@ -61,10 +62,10 @@ class Written:
     busy: list[bytes] = field(default_factory=list)
     failures: list[KeyFailure] = field(default_factory=list)
     again: list[bytes] = field(default_factory=list)
-    lost: list[bytes] = field(default_factory=list)
     ask: dict[bytes, Address] = field(default_factory=dict)
     waits: bool = False
     complaint: str = ""
+    lost: list[Lost] = field(default_factory=list)
     fatal: RumpxError | None = None
 
 
@@ -128,9 +129,7 @@ class RestoreWriter:
             if outcome is None:
                 self._count(records, request.positions, result)
             elif isinstance(outcome, ConnectionLost):
-                lost = [records.keys[n] for n in request.positions]
-                self._repeat(result, lost, str(outcome))
-                result.lost += lost
+                self._lost(records, request.positions, request.node, outcome, result)
             else:
                 answers = outcome[1::2] if request.asking else outcome
                 for position, answer in zip(request.positions, answers, strict=True):
@@ -191,13 +190,14 @@ class RestoreWriter:
             connection = None
             try:
                 connection = self.links.connect(node, records.db)
+            except ConnectionLost as error:
+                self._repeat(result, [records.keys[n] for n in positions], str(error))
+                continue
+            try:
                 connection.send(*self._encode(records, positions, asking))
                 requests.append(_Request(positions, node, connection, asking))
             except ConnectionLost as error:
-                keys = [records.keys[n] for n in positions]
-                self._repeat(result, keys, str(error))
-                if connection:
-                    result.lost += keys  # some of them were sent, perhaps
+                self._lost(records, positions, node, error, result)
         return requests
 
     def _routes(self, records: Records) -> list[tuple[Address | None, Sequence[int], bool]]:
@@ -261,6 +261,19 @@ class RestoreWriter:
                 result.failures.append(
                     KeyFailure(records.source_db, key, verdict.reason, str(error))
                 )
+
+    def _lost(
+        self,
+        records: Records,
+        positions: Sequence[int],
+        node: Address | None,
+        error: ConnectionLost,
+        result: Written,
+    ) -> None:
+        result.fatal = result.fatal or refusal(error, "target")
+        sizes = {records.keys[n]: len(records.payloads[n]) for n in positions}
+        result.lost.append(Lost(list(sizes), "target", node, error, sizes))
+        self._repeat(result, list(sizes), str(error))
 
     def _repeat(self, result: Written, keys: list[bytes], complaint: str) -> None:
         result.again += keys

@@ -7,7 +7,8 @@ Algorithm, for one batch (a task, see `tasks`):
 3. Keys that were not settled (a lost connection, a redirection, a server that is loading) are
    repeated: *read* again, never written again from an old payload. After a redirection at once,
    after trouble with a pause that grows; if nothing of the batch is settled for `retry_for`
-   seconds, the run gives up.
+   seconds, the run gives up. Where keys lose their connection again and again while the server is
+   well, one of them cannot pass: it is found and has failed (see `suspects`).
 4. A key that the target already has, under a policy without REPLACE, may be our own earlier write
    (a duplicate from SCAN, a repeated batch, a lost reply): both sides are read again, and equal
    value and expiry mean that it is copied.
@@ -21,7 +22,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, product
+from itertools import chain, islice, product
 from typing import Final, Literal
 
 from rumpx.copy.dump import DumpReader, Read, Wanted
@@ -31,6 +32,7 @@ from rumpx.copy.links import Links
 from rumpx.copy.messages import Ack, Batch
 from rumpx.copy.patience import Patience
 from rumpx.copy.restore import LATE_MS, Records, RestoreWriter, Written
+from rumpx.copy.suspects import Lost, Suspects
 from rumpx.copy.tasks import Permit, Task
 from rumpx.errors import ConnectionLost
 from rumpx.job import Address, Scope
@@ -53,6 +55,7 @@ class _Unsettled:
     by_slot: bool = False
     waits: bool = False
     complaint: str = ""
+    lost: list[Lost] = field(default_factory=list)
 
     def note(self, read: Read, written: Written) -> list[bytes]:
         """The keys to try again."""
@@ -62,6 +65,7 @@ class _Unsettled:
         self.write_ask |= written.ask
         self.single |= read.single
         self.waits |= read.waits or written.waits
+        self.lost += read.lost + written.lost
         self.complaint = written.complaint or read.complaint or self.complaint
         return read.again + written.again
 
@@ -87,7 +91,8 @@ class _Tally:
         self.payload_bytes += written.payload_bytes
         self.kinds += written.kinds
         self.large += written.large
-        self.lost += written.lost
+        for lost in written.lost:
+            self.lost += lost.keys
         if read.failures or written.failures:
             self.failures += read.failures + written.failures
 
@@ -190,13 +195,14 @@ class Transfer:
     def _settle_chunk(self, batch: Batch, chunk: Chunk, tally: _Tally) -> Task[None]:
         """Copy a chunk, and what is left of it, until each of its keys is settled."""
         unsettled = _Unsettled()
+        suspects = Suspects()
         chunks: Iterable[Chunk] = [chunk]
         patience = Patience(self._retry_for, (self._reader.links, self._writer.links))
         while True:
             settled_before = tally.settled
             again: list[bytes] = []
             for part in chunks:
-                again += yield from self._try(batch, part, unsettled, tally)
+                again += yield from self._try(batch, part, unsettled, suspects, tally)
             if not again:
                 return
             if tally.settled > settled_before:
@@ -206,10 +212,33 @@ class Transfer:
             )
             unsettled.waits = False
             unsettled.by_slot = self._reader.links.routes
-            chunks = yield from self._intake.chunks(_wanted(batch, unsettled, again))
+            yield from self._until_well(batch, unsettled, suspects, patience)
+            alone, others = suspects.take(again)
+            chunks = [self._intake.alone(keys, suspects.sizes) for keys in alone]
+            if others:
+                more = yield from self._intake.chunks(_wanted(batch, unsettled, others))
+                chunks = chain(chunks, more)
+
+    def _until_well(
+        self, batch: Batch, unsettled: _Unsettled, suspects: Suspects, patience: Patience
+    ) -> Task[None]:
+        """Wait until the servers that lost connections answer on others, so that a value is not
+        blamed for their trouble, nor asked for again while they suffer from it."""
+        lost, unsettled.lost = unsettled.lost, []
+        for one in lost:
+            links = self._reader.links if one.side == "source" else self._writer.links
+            while complaint := links.trouble(one.node):
+                if not one.error.silent:
+                    suspects.acquit()
+                yield from patience.before_next_try(trouble=True, complaint=complaint)
 
     def _try(
-        self, batch: Batch, chunk: Chunk, unsettled: _Unsettled, tally: _Tally
+        self,
+        batch: Batch,
+        chunk: Chunk,
+        unsettled: _Unsettled,
+        suspects: Suspects,
+        tally: _Tally,
     ) -> Task[list[bytes]]:
         """Read and write a chunk once; the result is the keys to be repeated."""
         permit = yield from self._intake.permit(chunk)
@@ -221,6 +250,10 @@ class Transfer:
         if written.fatal:
             raise written.fatal
         again = unsettled.note(read, written)
+        for lost in read.lost + written.lost:
+            if failure := suspects.blame(batch.db, lost, alone=chunk.alone):
+                tally.failures.append(failure)
+                again.remove(failure.key)
         if written.busy:
             again += self._conflicts(batch, unsettled, written.busy, tally)
         return again

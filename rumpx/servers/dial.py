@@ -33,6 +33,7 @@ from redis.connection import SSLConnection, UnixDomainSocketConnection
 
 from rumpx.errors import ConnectionLost, MachineLimit, RumpxError, Side, machine_limit, unusable
 from rumpx.job import Address, Endpoint, ReadFrom, format_address
+from rumpx.servers.replies import Kind, classify, is_farewell
 from rumpx.servers.resp import Connection
 
 CLIENT_NAME = "rumpx"
@@ -240,14 +241,22 @@ class Dialer:
         if self.read_from != "primary":
             commands.append(("READONLY",))  # refused where there is no cluster, and not needed
         first, *others = connection.call_many(commands)
-        if isinstance(first, hiredis.ReplyError) and str(first).startswith("NOAUTH"):
+        if isinstance(first, hiredis.ReplyError) and is_farewell(first):
             connection.close()
-            raise self._refused(connection.name, "it asks for a password, and none was given")
+            raise self._turned_away(connection.name, str(first).rstrip("."))
         if self.writer and isinstance(others[0], int):
             connection.id = others[0]
         if self.lifeline >= 0 and _hung_up(self.lifeline):
             connection.close()
             raise ConnectionLost("The coordinator is gone.")
+
+    def _turned_away(self, name: str, words: str) -> RumpxError:
+        """What a server's first answer means that is about us, not about our command."""
+        if words.startswith("NOAUTH"):
+            return self._refused(name, "it asks for a password, and none was given")
+        if classify(words).kind is Kind.PERMANENT:
+            return self._refused(name, words)
+        return ConnectionLost(f"The {self.side} at {name} does not serve us now: {words}.")
 
     def _refused(self, name: str, reason: str) -> RumpxError:
         flag = "FROM" if self.side == "source" else "TO"

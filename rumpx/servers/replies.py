@@ -60,9 +60,14 @@ _BY_CODE: Final = {
 
 # The words of proxies (envoy; Codis) that pass on some commands only.
 _PROXY: Final = Verdict(Kind.PERMANENT, "a proxy")
+# Of replies that say why a server closes a connection.
+_FAREWELL_CODES: Final = ("LOADING", "NOAUTH", "WRONGPASS", "DENIED")
+_FAREWELL_WORDS: Final = ("protocol error", "max number of clients")
 
 _BY_WORDS: Final = (
     ("max number of clients", Verdict(Kind.TEMPORARY, "too many clients")),
+    ("unauthenticated", Verdict(Kind.PERMANENT, "no password")),
+    ("protocol error", Verdict(Kind.KEY, "protocol error")),
     ("payload version or checksum are wrong", Verdict(Kind.KEY, "bad payload")),
     ("bad data format", Verdict(Kind.KEY, "bad data")),
     ("unknown command", Verdict(Kind.PERMANENT, "unknown command")),
@@ -92,6 +97,13 @@ def classify(error: object) -> Verdict:
         if words in lowered:
             return verdict
     return Verdict(Kind.KEY, "refused")
+
+
+def is_farewell(error: object) -> bool:
+    """Whether an error reply is about the connection, not about a command: why it is closed."""
+    text = str(error)
+    lowered = text.lower()
+    return text.startswith(_FAREWELL_CODES) or any(words in lowered for words in _FAREWELL_WORDS)
 
 
 def redirection(error: object) -> Address:

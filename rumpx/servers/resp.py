@@ -17,6 +17,10 @@ Why it looks as it does (`python -m benchmarks parsing` repeats the figures):
   differ.
 - Large payloads go to the socket without being copied into a command.
 
+A server often says why it closes a connection ("max number of clients reached", "invalid bulk
+length"), out of turn and before it does so. When a connection breaks, also while we send, what lies
+on the socket is read, and an error reply at its end stands in ConnectionLost.
+
 Not promised: a Connection is not thread-safe, and after ConnectionLost it is closed for good.
 
 Protocol: https://valkey.io/topics/protocol/
@@ -24,6 +28,7 @@ Protocol: https://valkey.io/topics/protocol/
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, cast
@@ -31,6 +36,7 @@ from typing import Any, Final, cast
 import hiredis
 
 from rumpx.errors import ConnectionLost
+from rumpx.servers.replies import is_farewell
 
 Reply = bytes | int | None | list["Reply"] | hiredis.ReplyError
 Argument = bytes | str | int
@@ -50,6 +56,8 @@ _NOTHING: Final = object()
 # tell how much lies behind the array; the filling sees to it.
 _FILLING: Final = 1024
 _AS_ARRAY: Final = b"*%%d\r\n$%d\r\n%b\r\n" % (_FILLING, b"." * _FILLING)
+# Of what lies on a socket when it breaks, so much is read at most.
+_LAST_BYTES: Final = 2**20
 # Up to this size the parser keeps its buffer for the next replies.
 _KEPT_BUFFER: Final = 2**20
 _DUMP: Final = b"*2\r\n$4\r\nDUMP\r\n$%d\r\n%b\r\n"
@@ -190,6 +198,7 @@ class Connection:
         # Received behind the last replies that were asked for. The parser itself holds nothing
         # between two calls.
         self._rest = b""
+        self._end: ConnectionLost | None = None
 
     def call(self, *arguments: Argument) -> Reply:
         """Send one command and return its reply; an error reply is returned, not raised.
@@ -213,7 +222,7 @@ class Connection:
             for buffer in buffers:
                 self._sock.sendall(buffer)
         except OSError as error:
-            raise self._lost(error) from None
+            raise self._lost(error, (self._rest,)) from None
 
     def receive(self, count: int) -> list[Reply]:
         """The next `count` replies: all those of the oldest pipeline."""
@@ -223,7 +232,7 @@ class Connection:
         if not count:
             return []
         parser = self._parser
-        parts = [_AS_ARRAY % (count + 1), self._rest or self._receive_bytes()]
+        parts = [_AS_ARRAY % (count + 1), self._rest or self._receive_bytes(())]
         try:
             parser.feed(parts[0])
             while True:
@@ -232,7 +241,7 @@ class Connection:
                 replies = parser.gets()
                 if replies is not _NOTHING:
                     break
-                parts.append(self._receive_bytes())
+                parts.append(self._receive_bytes(parts[1:]))
         except hiredis.ProtocolError as error:
             raise self._lost(error) from None
         self._rest = b""
@@ -251,7 +260,7 @@ class Connection:
         expected = _OK * count
         raw = self._rest
         while len(raw) < len(expected) and expected.startswith(raw):
-            raw += self._receive_bytes()
+            raw += self._receive_bytes((raw,))
         if raw.startswith(expected):
             self._rest = raw[len(expected) :]
             self.owed -= 1
@@ -265,24 +274,60 @@ class Connection:
         self.closed = True
         self._sock.close()
 
-    def _receive_bytes(self) -> bytes:
+    def _receive_bytes(self, heard: Sequence[bytes]) -> bytes:
+        """What comes next; `heard` is what has come before it, of replies not given out yet."""
         try:
             data = self._sock.recv(RECEIVE_BYTES)
         except OSError as error:
-            raise self._lost(error) from None
+            raise self._lost(error, heard) from None
         if not data:
-            raise self._lost("the server closed the connection")
+            raise self._lost("the server closed the connection", heard)
         return data
 
-    def _lost(self, reason: object) -> ConnectionLost:
-        was_closed = self.closed
-        self.close()
-        if was_closed:
+    def _lost(self, reason: object, heard: Sequence[bytes] = ()) -> ConnectionLost:
+        if self._end:  # how it ended is told to all that waited
+            return self._end
+        words, silent = "", False
+        if self.closed:
             reason = "it was closed after an earlier fault"
-        elif isinstance(reason, (TimeoutError, BlockingIOError)):  # by Python, or by the kernel
+        elif not isinstance(reason, hiredis.ProtocolError):
+            words = last_words([*heard, *self._left_on_the_socket()])
+            silent = isinstance(reason, (TimeoutError, BlockingIOError))  # by Python, or the kernel
+        self.close()
+        if words:
+            reason = f"the server said: {words.rstrip('.')}"
+        elif silent:
             reason = "no answer in time"
         elif isinstance(reason, hiredis.ProtocolError):
             reason = "it does not speak the Redis protocol"
         elif isinstance(reason, OSError):
             reason = reason.strerror or reason
-        return ConnectionLost(f"The connection to {self.name} was lost: {reason}.")
+        lost = ConnectionLost(f"The connection to {self.name} was lost: {reason}.")
+        lost.words, lost.silent = words, silent and not words
+        self._end = lost
+        return lost
+
+    def _left_on_the_socket(self) -> list[bytes]:
+        """What has come and was not received, without waiting for more."""
+        parts: list[bytes] = []
+        with contextlib.suppress(OSError):
+            self._sock.settimeout(0)
+            while sum(map(len, parts)) < _LAST_BYTES and (data := self._sock.recv(RECEIVE_BYTES)):
+                parts.append(data)
+        return parts
+
+
+def last_words(heard: Iterable[bytes]) -> str:
+    """The error reply that whole replies end with, unless it is one that a command of ours gets; ""
+    if the last of them is no error, or is torn."""
+    parser = hiredis.Reader(notEnoughData=_NOTHING)
+    last: object = None
+    try:
+        for part in heard:
+            parser.feed(part)
+            while (reply := parser.gets()) is not _NOTHING:
+                last = reply
+    except hiredis.ProtocolError:
+        return ""
+    is_error = isinstance(last, hiredis.ReplyError) and not parser.has_data()
+    return str(last) if is_error and is_farewell(last) else ""

@@ -26,7 +26,8 @@ Not promised: an answer about one instant.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -35,6 +36,7 @@ from rumpx.copy.intake import Chunk, Intake
 from rumpx.copy.links import Links
 from rumpx.copy.messages import Ack, Batch
 from rumpx.copy.patience import Patience
+from rumpx.copy.suspects import Lost, Suspects
 from rumpx.copy.tasks import Budget, Permit, Task
 from rumpx.copy.throttle import Throttle
 from rumpx.copy.transfer import Transfer, passing
@@ -142,6 +144,14 @@ class _Unequal:
     whole: bool
     prints: tuple[bytes, bytes]
     expiries: tuple[int, int]
+
+
+class _LostAgain(Exception):
+    """Keys of a chunk lost their connections: go on in parts, without those that have failed."""
+
+    def __init__(self, failed: set[bytes]) -> None:
+        super().__init__()
+        self.failed = failed
 
 
 @dataclass(slots=True)
@@ -258,37 +268,67 @@ class Comparer:
         if not keys:
             return
         for chunk in (yield from self._intake.chunks(Wanted(batch.db, keys, batch.node))):
-            permit = yield from self._intake.permit(chunk)
+            yield from self._compare_chunk(batch, chunk, verdicts)
+
+    def _compare_chunk(self, batch: Batch, chunk: Chunk, verdicts: _Verdicts) -> Task[None]:
+        """Compare a chunk; in parts, each alone, if it loses its connections (see `suspects`)."""
+        suspects = Suspects()
+        chunks = deque([chunk])
+        while chunks:
+            part = chunks.popleft()
+            permit = yield from self._intake.permit(part)
             try:
-                yield from self._compare_chunk(batch, chunk, permit, verdicts)
+                yield from self._compare_whole(batch, part, permit, suspects, verdicts)
+            except _LostAgain as lost:
+                left = [key for key in part.keys if key not in lost.failed]
+                alone, others = suspects.take(left)
+                parts = [*alone, others] if others else alone
+                chunks += [self._intake.alone(keys, suspects.sizes) for keys in parts]
             finally:
                 self._intake.release(permit)
 
-    def _compare_chunk(
-        self, batch: Batch, chunk: Chunk, permit: Permit, verdicts: _Verdicts
+    def _compare_whole(
+        self,
+        batch: Batch,
+        chunk: Chunk,
+        permit: Permit,
+        suspects: Suspects,
+        verdicts: _Verdicts,
     ) -> Task[None]:
+        def blame(lost: Sequence[Lost]) -> None:
+            """Note losses, and end this try if the chunk is to be split, or has a culprit."""
+            failures = [suspects.blame(batch.db, one, alone=chunk.alone) for one in lost]
+            found = [failure for failure in failures if failure]
+            verdicts.failures += found
+            if found or suspects.split:
+                raise _LostAgain({failure.key for failure in found})
+
         here = yield from self._fetch(
-            self._source, Wanted(batch.db, chunk.keys, batch.node), chunk.sizes
+            self._source, Wanted(batch.db, chunk.keys, batch.node), chunk.sizes, blame
         )
         keys = here.keys
+        self._intake.correct(permit, chunk, keys, here.payloads)
+        there = _Seen()
+        if keys:
+            db = self._scope.target_db(batch.db)
+            wanted = Wanted(db, keys, None, by_slot=self._target.links.routes)
+            sizes = list(map(len, here.payloads))
+            there = yield from self._fetch(self._target, wanted, sizes, blame)
+            self._intake.also(permit, chunk, there.keys, there.payloads)
         verdicts.failures += here.failures
         verdicts.gone += len(chunk.keys) - len(keys) - len(here.failures)
         verdicts.payload_bytes += sum(map(len, here.payloads))
-        self._intake.correct(permit, chunk, keys, here.payloads)
-        if not keys:
-            return
-        db = self._scope.target_db(batch.db)
-        target = self._target
-        there = yield from self._fetch(
-            target, Wanted(db, keys, None, by_slot=target.links.routes), chunk.sizes
-        )
-        self._intake.also(permit, chunk, there.keys, there.payloads)
         self._judge(batch, here, there, verdicts)
 
     def _fetch(
-        self, reader: DumpReader, wanted: Wanted, sizes: Sequence[int] | None
+        self,
+        reader: DumpReader,
+        wanted: Wanted,
+        sizes: Sequence[int] | None,
+        blame: Callable[[Sequence[Lost]], None],
     ) -> Task[_Seen]:
-        """Payload and expiry of keys, tried until each is answered."""
+        """Payload and expiry of keys, tried until each is answered. `blame` is told of lost
+        connections once the server is well, and may raise."""
         seen = _Seen()
         patience = Patience(self._retry_for, (reader.links,))
         single: set[bytes] = set()
@@ -303,6 +343,10 @@ class Comparer:
             if len(read.again) < len(wanted.keys):
                 patience.succeeded()
             yield from patience.before_next_try(trouble=read.waits, complaint=read.complaint)
+            for lost in read.lost:
+                while complaint := reader.links.trouble(lost.node):
+                    yield from patience.before_next_try(trouble=True, complaint=complaint)
+            blame(read.lost)
             single |= read.single
             sizes = None
             wanted = Wanted(

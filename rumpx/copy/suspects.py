@@ -1,0 +1,163 @@
+"""Which key costs its connection: a chunk that is lost again is halved until the culprit is alone.
+
+A value may be more than a side can pass: an argument above the target's proto-max-bulk-len, a reply
+above the source's client-output-buffer-limit, a DUMP that takes longer than `--timeout`. The server
+then cuts the connection, or is silent, and takes with it every key in flight there. From outside
+that looks like a bad network. Algorithm, for one chunk:
+
+1. Its keys lost their connection for the first time: repeat them, as after any trouble.
+2. They lost it again, or it was silence, or the server said that the request was at fault: split
+   them. A key that has half of all the bytes is set apart, else the chunk is halved. Each part goes
+   alone, with nothing else of this worker in flight, so that it answers for itself.
+3. A key has failed when it has lost its connection three times in a row, two of them alone. Two
+   times, one of them alone, are enough where a repetition would cost the server the same again
+   (silence: a DUMP that is too slow), or the server has said that it is the request; but silence is
+   not held against a small value, which cannot take so long.
+
+Only losses count while the server is well: before keys are repeated after a loss, it must answer a
+PING on another connection. A server that cannot be reached acquits all, and so does one that says
+that it is busy or loading.
+
+Not promised: that a network which cuts exactly one key's connections three times in a row, and
+lets a PING pass meanwhile, is told apart from a value that cannot pass. The key is listed as failed
+then, and can be tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from rumpx.errors import ConnectionLost, RumpxError, Side, unusable
+from rumpx.job import Address
+from rumpx.report.snapshot import KeyFailure
+from rumpx.report.units import size
+from rumpx.servers.replies import Kind, classify
+
+# Bytes from which on a DUMP may be too slow.
+_SLOW_BYTES: Final = 2**16
+REASON: Final = "connection lost"
+# What bounds a value on each side.
+_BOUNDS: Final = {
+    "source": "above the source's client-output-buffer-limit?",
+    "target": "above the target's proto-max-bulk-len?",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Keys whose connection was lost while they were read from the source or written to the
+    target; `node` is where, `sizes` what is known of their bytes."""
+
+    keys: Sequence[bytes]
+    side: Side
+    node: Address | None
+    error: ConnectionLost
+    sizes: Mapping[bytes, int]
+
+    @property
+    def blames(self) -> bool:
+        """Whether the keys may be at fault: not if the server has said that it is in trouble."""
+        return not self.error.words or classify(self.error.words).kind is Kind.KEY
+
+    @property
+    def is_costly(self) -> bool:
+        """Whether a repetition of the whole would cost the server the same again, for nothing."""
+        return self.error.silent or bool(self.error.words)
+
+
+def refusal(error: ConnectionLost, side: Side) -> RumpxError | None:
+    """What ends the run, if a server's last words say that it will never serve us."""
+    if error.words and classify(error.words).kind is Kind.PERMANENT:
+        return unusable(side)(str(error))
+    return None
+
+
+class Suspects:
+    """Of one chunk.
+
+    Attributes:
+        sizes: what is known of the keys' bytes.
+    """
+
+    def __init__(self) -> None:
+        self.sizes: dict[bytes, int] = {}
+        self._losses: dict[bytes, int] = {}
+        self._alone: dict[bytes, int] = {}
+        self._parts: list[list[bytes]] = []
+
+    def blame(self, db: int, lost: Lost, *, alone: bool) -> KeyFailure | None:
+        """Note a loss.
+
+        Args:
+            db: of the source.
+            alone: nothing else of this worker was in flight.
+
+        Returns:
+            The failure of its one key, if that is the culprit; it is not to be repeated.
+        """
+        if not lost.blames:
+            return None
+        self.sizes |= lost.sizes
+        for key in lost.keys:
+            self._losses[key] = self._losses.get(key, 0) + 1
+        if len(lost.keys) == 1 and alone and self._is_proven(lost):
+            return _failure(db, lost, self.sizes.get(lost.keys[0], 0))
+        if lost.is_costly or all(self._losses[key] > 1 for key in lost.keys):
+            self._parts += split(lost.keys, self.sizes)
+        return None
+
+    def _is_proven(self, lost: Lost) -> bool:
+        """Whether a key that was alone is the culprit."""
+        (key,) = lost.keys
+        if lost.error.silent and 0 < self.sizes.get(key, 0) < _SLOW_BYTES:
+            return False
+        alone = self._alone[key] = self._alone.get(key, 0) + 1
+        if lost.is_costly:
+            return self._losses[key] >= 2
+        return self._losses[key] >= 3 and alone >= 2
+
+    @property
+    def split(self) -> bool:
+        """Whether there are parts to be tried alone."""
+        return bool(self._parts)
+
+    def acquit(self) -> None:
+        """It was the server, or the way to it."""
+        self._losses.clear()
+        self._alone.clear()
+        self._parts.clear()
+
+    def take(self, keys: Sequence[bytes]) -> tuple[list[list[bytes]], list[bytes]]:
+        """Keys that are to be repeated: parts that go alone, and all others."""
+        wanted = set(keys)
+        parts = [part for part in ([k for k in p if k in wanted] for p in self._parts) if part]
+        self._parts = []
+        alone = {key for part in parts for key in part}
+        return parts, [key for key in keys if key not in alone]
+
+
+def split(keys: Sequence[bytes], sizes: Mapping[bytes, int]) -> list[list[bytes]]:
+    """Keys in two parts, the innocent-looking one first: the largest apart if it has half of all
+    bytes, else halves; a single key in one part."""
+    if len(keys) == 1:
+        return [list(keys)]
+    largest = max(keys, key=lambda key: sizes.get(key, 0))
+    if 2 * sizes.get(largest, 0) >= sum(sizes.get(key, 0) for key in keys) > 0:
+        return [[key for key in keys if key != largest], [largest]]
+    half = len(keys) // 2
+    return [list(keys[:half]), list(keys[half:])]
+
+
+def _failure(db: int, lost: Lost, known: int) -> KeyFailure:
+    key, error = lost.keys[0], lost.error
+    done = "read" if lost.side == "source" else "written"
+    about = f"{size(known)}, " if known else ""
+    if error.words:
+        why = f"the {lost.side} said: {error.words.rstrip('.')}"
+    elif error.silent:
+        why = "no answer within --timeout; a longer one may let it pass"
+    else:
+        why = _BOUNDS[lost.side]
+    return KeyFailure(db, key, REASON, f"connection lost while it was {done}: {about}{why}")
