@@ -34,6 +34,7 @@ from rumpx.copy.resume import reconcile
 from rumpx.errors import EXIT_OK, EXIT_SOME_KEYS_FAILED, RumpxError, TimeOver, UsageError
 from rumpx.job import Job, Limits
 from rumpx.report.display import Display
+from rumpx.report.files import writable_by_others
 from rumpx.report.record import RunRecord, Standing
 from rumpx.report.snapshot import State, Summary
 
@@ -144,6 +145,9 @@ def _copy(
     place: Place,
 ) -> Summary:
     command = resume_command(ledger.path, place.folder, plan.job)
+    if reason := writable_by_others(folder := ledger.path.parent):
+        warning = f"Other users can remove this job's files in {folder}, since {reason}: chmod 700."
+        plan = replace(plan, warnings=(*plan.warnings, warning))
     run = RunRecord(
         ledger.earlier.runs, time.time(), __version__, plan.source.version, plan.target.version
     )
