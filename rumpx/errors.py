@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 Side = Literal["source", "target"]
 SIDES: Final[tuple[Side, Side]] = ("source", "target")
 
-_USERINFO: Final = re.compile(r"://\S*@")
+# To the last @ of the line: a password may hold anything, spaces and further URIs included.
+_USERINFO: Final = re.compile(r"://[^\n]*@")
 
 EXIT_OK: Final = 0
 EXIT_SOME_KEYS_FAILED: Final = 3
