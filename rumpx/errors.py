@@ -42,7 +42,7 @@ EXIT_DIFFERENCES: Final = 4
 
 
 class RumpxError(Exception):
-    """Base of every error that rumpx raises on purpose.
+    """Base of every error that rumpx raises on purpose. Its message is made fit for people.
 
     Attributes:
         exit_code: the process's.
@@ -53,6 +53,9 @@ class RumpxError(Exception):
     exit_code = 1
     summary: Summary | Verification | None = None
     resume: str | None = None
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(plain(message))
 
 
 class UsageError(RumpxError):
@@ -134,12 +137,25 @@ def unusable(side: Side) -> type[RumpxError]:
     return SourceUnusable if side == "source" else TargetUnusable
 
 
+def plain(text: str) -> str:
+    """Text from outside for people: what a terminal would obey, or not show, is escaped.
+
+    That is every character that is not printable by Unicode's categories: C0 and C1 controls, ESC
+    among them, marks of direction, characters without width, line and paragraph separators.
+
+    >>> plain("ERR \\x1b[2J")
+    'ERR \\\\x1b[2J'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def printable(key: bytes, limit: int = 60) -> str:
     """A key name for people: control and non-UTF-8 bytes escaped, at most `limit` characters.
 
     >>> printable(b"user:1\\r\\n")
     'user:1\\\\r\\\\n'
     """
-    text = key[: 4 * limit].decode("utf-8", "backslashreplace")
-    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    escaped = plain(key[: 4 * limit].decode("utf-8", "backslashreplace"))
     return escaped if len(escaped) <= limit else escaped[: limit - 1] + "…"

@@ -58,7 +58,7 @@ from rumpx.copy.prepare import Plan
 from rumpx.copy.progress import Progress, ProgressMeter, Told
 from rumpx.copy.scan import Scanner, Shelf
 from rumpx.copy.throttle import Pace, Throttle
-from rumpx.errors import Interrupted, RumpxError, Side, TemporaryError, TimeOver, unusable
+from rumpx.errors import Interrupted, RumpxError, Side, TemporaryError, TimeOver, plain, unusable
 from rumpx.job import Address, format_address
 from rumpx.report.display import Display
 from rumpx.report.snapshot import Counts, Held, NodeStat, Snapshot, State, Verb
@@ -152,7 +152,7 @@ class Engine:
         verb: Verb = "copied",
     ) -> None:
         self.walks = list(walks)
-        self.warnings = list(plan.warnings)
+        self.warnings = list(map(plain, plan.warnings))
         self.run_ids: dict[tuple[Side, Address | None], str] = {
             (side.dialer.side, address): side.run_id(address)
             for side in (plan.source, plan.target)
@@ -197,7 +197,7 @@ class Engine:
             Interrupted, RumpxError: see `run_walks`.
         """
         plan = self._plan
-        for warning in plan.warnings:
+        for warning in self.warnings:
             self._display.message(warning)
         self._pool = self._meter.pool = Pool(
             plan.spec,
@@ -600,8 +600,8 @@ class Engine:
 
     def warn(self, text: str) -> None:
         """A sentence for the user, which also the Summary will have."""
-        self.warnings.append(text)
-        self._display.message(text)
+        self.warnings.append(plain(text))
+        self._display.message(plain(text))
 
     # Ending.
 

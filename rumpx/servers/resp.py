@@ -30,7 +30,7 @@ from typing import Any, Final, cast
 
 import hiredis
 
-from rumpx.errors import ConnectionLost
+from rumpx.errors import ConnectionLost, plain
 
 Reply = bytes | int | None | list["Reply"] | hiredis.ReplyError
 Argument = bytes | str | int
@@ -162,9 +162,14 @@ def _expiring(expiry: int, size: int) -> bytes:
 
 def _parser() -> Any:
     """`Any`, since hiredis has no types."""
-    parser = hiredis.Reader(notEnoughData=_NOTHING)
+    parser = hiredis.Reader(notEnoughData=_NOTHING, replyError=_error_reply)
     parser.setmaxbuf(_KEPT_BUFFER)
     return parser
+
+
+def _error_reply(text: str) -> hiredis.ReplyError:
+    """An error reply, whose words come to people in messages, lists and logs."""
+    return hiredis.ReplyError(plain(text))
 
 
 class Connection:
