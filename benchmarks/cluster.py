@@ -74,8 +74,8 @@ def _side(servers: int) -> AbstractContextManager[Side]:
 def _fill(side: Side, options: Options) -> None:
     """The same keys in each shape; a cluster gets them by a copy."""
     if len(side.servers) == 1:
-        fill(side.ports[0], options.keys, SEED)
+        fill(side.servers[0], options.keys, SEED)
         return
     with standalone() as origin:
-        fill(origin.ports[0], options.keys, SEED)
+        fill(origin.servers[0], options.keys, SEED)
         turns({"filling the source": rumpx("--no-size-check")}, origin, side, 1)

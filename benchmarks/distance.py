@@ -25,7 +25,7 @@ def run(options: Options) -> Report:
         source = stack.enter_context(standalone())
         target = stack.enter_context(standalone())
         version = str(server_facts(source.servers[0]))
-        fill(source.ports[0], options.keys, SEED)
+        fill(source.servers[0], options.keys, SEED)
         contenders = {
             f"{milliseconds} ms": _at(milliseconds, source, target, stack, options.workers)
             for milliseconds in _ROUND_TRIPS_MS

@@ -92,7 +92,7 @@ def run(options: Options) -> Report:
     """As `loopback.run`; the copies of all rounds, then the one that backs off."""
     with standalone() as source, standalone() as target:
         version = str(server_facts(source.servers[0]))
-        fill(source.ports[0], options.keys, SEED)
+        fill(source.servers[0], options.keys, SEED)
         put_keys(source.servers[0])
         runs: dict[str, dict[str, list[_Run]]] = {
             client: {name: [] for name in _SHOWN} for client in _CLIENTS
@@ -457,7 +457,7 @@ def _backing_off(source: Side, target: Side, options: Options) -> _Loaded:
     source.flush()
     target.flush()
     print("backing off: filling the source", file=sys.stderr, flush=True)
-    fill(source.ports[0], _LOAD_KEYS * options.keys, SEED)
+    fill(source.servers[0], _LOAD_KEYS * options.keys, SEED)
     put_keys(source.servers[0])
     command, name = _load_command(source.servers[0])
     growth = Growth(target)

@@ -55,7 +55,7 @@ def take(keys: int) -> tuple[rumpx.Snapshot, list[Point]]:
             seen.append((snapshot, list(recorder.points)))
 
     with Server() as source, Server() as target, TemporaryDirectory() as folder:
-        fill(source.port, keys, SEED)
+        fill(source, keys, SEED)
         rumpx.copy(source.uri, target.uri, on_progress=see, job="move", state_dir=folder)
         ports = source.port, target.port
     under_way = [(shot, points) for shot, points in seen if shot.workers]
@@ -117,7 +117,7 @@ def make_report(keys: int, folder: str) -> str:
         folder: for its ledger.
     """
     with Server() as source, Server() as target:
-        fill(source.port, keys, SEED)
+        fill(source, keys, SEED)
         ends = ["--from", source.uri, "--to", target.uri, "--job", "move"]
         _until(_STOPPED_AT, folder, [*ends, "--max-keys-per-sec", _RATE], signal.SIGINT)
         _until(_KILLED_AT, folder, ["resume", "move"], signal.SIGKILL)

@@ -66,7 +66,7 @@ def run(options: Options) -> Report:
     made: dict[str, list[_Made]] = {name: [] for name in contenders}
     with standalone() as source, standalone() as target:
         version = str(server_facts(source.servers[0]))
-        fill(source.ports[0], options.keys, SEED)
+        fill(source.servers[0], options.keys, SEED)
         for number in range(1, options.rounds + 1):
             for name, contender in contenders.items():
                 print(f"round {number} of {options.rounds}: {name}", file=sys.stderr, flush=True)

@@ -31,7 +31,7 @@ def run(options: Options) -> Report:
     with standalone() as source, standalone() as target:
         version = str(server_facts(source.servers[0]))
         start = _start(source, target)
-        fill(source.ports[0], options.keys, SEED)
+        fill(source.servers[0], options.keys, SEED)
         contenders = {
             f"{partitions} partitions, {workers} workers": rumpx(
                 *("--no-size-check", "--workers", str(workers), "--partitions", str(partitions))
@@ -45,7 +45,7 @@ def run(options: Options) -> Report:
         for size in _SIZES:
             keys = int(options.keys * size)
             source.flush()
-            fill(source.ports[0], keys, SEED)
+            fill(source.servers[0], keys, SEED)
             name = f"{keys:,} keys, {options.workers} workers"
             copy = rumpx("--no-size-check", "--workers", str(options.workers))
             made = turns({name: copy}, source, target, 1)

@@ -70,7 +70,7 @@ def run(options: Options) -> Report:
     }
     with standalone() as source, standalone() as target:
         version = str(server_facts(source.servers[0]))
-        fill(source.ports[0], options.keys, SEED)
+        fill(source.servers[0], options.keys, SEED)
         made = turns(contenders, source, target, options.rounds)
     base = made["nobody watches"]
     return Report(

@@ -36,6 +36,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,7 @@ from typing import Any, Final
 
 from rumpx.errors import UsageError, printable
 from rumpx.parsers import build_parser
+from rumpx.report.files import writable_by_others
 
 NOT_IN_FILES: Final = ("help", "version", "print-completion", "dry-run", "config")
 _COMMA_LISTS: Final = ("type", "prefixes")
@@ -124,7 +126,11 @@ def _read_toml(path: str) -> dict[str, Any]:
     import tomllib
 
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        if reason := writable_by_others(Path(path)):
+            # It names commands to run, and files with passwords.
+            print(f"rumpx: {_place(path)} is obeyed, though {reason}.", file=sys.stderr)
+        return tomllib.loads(text)
     except OSError as error:
         reason = f"it cannot be read: {error.strerror}"
     except UnicodeDecodeError:

@@ -4,8 +4,11 @@
     → copy, as the command does it, bars and all → compare every key → stop both
 
 The servers keep nothing on disk but a log, in a temporary folder, and are stopped by process id
-however the demo ends: done, failed, Ctrl-C, SIGTERM or SIGHUP. `Server`, `find_server` and `fill`
-are also what the benchmarks stand on.
+however the demo ends: done, failed, Ctrl-C, SIGTERM or SIGHUP. Each asks for a random password,
+since every user of the machine can reach a loopback port, and a server that obeys them would write
+files as us; the password goes to it by a pipe, for arguments are public too. A server that ends
+under the demo ends the demo. `Server`, `find_server` and `fill` are also what the benchmarks stand
+on, without a password.
 
 Not promised: that the servers end with a demo that is killed (`kill -9`).
 """
@@ -16,6 +19,7 @@ import importlib.util
 import os
 import platform
 import random
+import secrets
 import shutil
 import signal
 import socket
@@ -24,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from types import FrameType, MappingProxyType, TracebackType
@@ -49,6 +53,7 @@ _HOST: Final = "127.0.0.1"
 _START_SECONDS: Final = 15.0
 _STOP_SECONDS: Final = 10.0
 _START_TRIES: Final = 3
+_RETRY_SECONDS: Final = 5.0  # both servers are here: one that is silent for longer is gone
 
 
 def run(workers: int, keys: int, progress: Progress) -> int:
@@ -62,10 +67,15 @@ def run(workers: int, keys: int, progress: Progress) -> int:
         Interrupted: a signal stopped it.
         RumpxError: a server did not start, or the copy failed.
     """
-    with _signals_raise(), Server() as source, Server() as target:
+    with (
+        _signals_raise(),
+        Server(password=secrets.token_urlsafe()) as source,
+        Server(password=secrets.token_urlsafe()) as target,
+        _deaths_told(source, target),
+    ):
         _say(f"Two servers run on ports {source.port} and {target.port}: {source.program}")
         began = time.perf_counter()
-        fill(source.port, keys, SEED)
+        fill(source, keys, SEED)
         _say(f"The first was filled with {keys:,} keys in {time.perf_counter() - began:.1f} s.")
         summary = _copy(source, target, workers, progress)
         if summary.exit_code != EXIT_OK:
@@ -92,7 +102,12 @@ def _copy(source: Server, target: Server, workers: int, progress: Progress) -> S
 
     with tempfile.TemporaryDirectory(prefix="rumpx-demo-") as folder:  # nothing to go on with later
         return rumpx.copy(
-            source.uri, target.uri, workers=workers, progress=progress, state_dir=folder
+            source.uri,
+            target.uri,
+            workers=workers,
+            progress=progress,
+            state_dir=folder,
+            retry_for=_RETRY_SECONDS,
         )
 
 
@@ -114,6 +129,23 @@ def _signals_raise() -> Iterator[None]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
+
+
+@contextmanager
+def _deaths_told(*servers: Server) -> Iterator[None]:
+    """Tell of a server that ended by itself, not of the trouble that others had with it."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except (RumpxError, OSError):
+        for server in servers:
+            if server.end:
+                raise RumpxError(
+                    f"The demo's server on port {server.port} ended by itself ({server.end}), so "
+                    "the demo ends too."
+                ) from None
+        raise
 
 
 def _compare(source: Server, target: Server) -> tuple[int, int]:
@@ -177,12 +209,17 @@ class Server:
     Args:
         program: path of the server program; looked for when not given.
         settings: more of what stands in a server's configuration file.
+        password: what it asks for; "" for a server that serves every user of this machine.
     """
 
     def __init__(
-        self, program: str | None = None, settings: Mapping[str, str] = MappingProxyType({})
+        self,
+        program: str | None = None,
+        settings: Mapping[str, str] = MappingProxyType({}),
+        password: str = "",
     ) -> None:
         self.program = program or find_server()
+        self.password = password
         self._more_settings = settings
         self.port = 0
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -190,7 +227,16 @@ class Server:
 
     @property
     def uri(self) -> str:
-        return f"redis://{_HOST}:{self.port}"
+        login = f":{self.password}@" if self.password else ""
+        return f"redis://{login}{_HOST}:{self.port}"
+
+    @property
+    def end(self) -> str:
+        """How the process ended by itself; "" while it runs."""
+        code = self._process.poll() if self._process else None
+        if code is None:
+            return ""
+        return f"signal {-code}" if code < 0 else f"exit code {code}"
 
     @property
     def pid(self) -> int:
@@ -207,7 +253,10 @@ class Server:
             sock = socket.create_connection((_HOST, self.port), timeout=60)
         except OSError as error:
             raise ConnectionLost(f"The server on port {self.port} is gone: {error}.") from None
-        return Connection(sock, f"{_HOST}:{self.port}")
+        connection = Connection(sock, f"{_HOST}:{self.port}")
+        if self.password:
+            connection.call("AUTH", self.password)
+        return connection
 
     def start(self) -> None:
         """Start and wait until it answers; on another port if somebody was quicker there.
@@ -265,16 +314,21 @@ class Server:
             "daemonize": "no",
             **self._more_settings,
         }
-        arguments = [word for name, value in settings.items() for word in (f"--{name}", value)]
+        if self.password:
+            settings["requirepass"] = self.password
         with self._log_path.open("wb") as log:
             # In a group of its own: Ctrl-C is for the demo, which then stops its servers.
             self._process = subprocess.Popen(
-                [self.program, *arguments],
-                stdin=subprocess.DEVNULL,
+                [self.program, "-"],
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 process_group=0,
             )
+        assert self._process.stdin
+        lines = "".join(f'{name} "{value}"\n' for name, value in settings.items())
+        with suppress(BrokenPipeError), self._process.stdin as config:  # it ended at once
+            config.write(lines.encode())
 
     def _answers(self) -> bool:
         """Wait until our process answers on the port; False if it ends or never does."""
@@ -331,16 +385,19 @@ _TEMPLATES: Final = {
 _LARGE_EVERY: Final = 200
 
 
-def fill(port: int, keys: int, seed: int) -> None:
-    """Write `keys` mixed keys into the server on a loopback port; see `mixed_commands`.
+def fill(server: Server, keys: int, seed: int) -> None:
+    """Write `keys` mixed keys into a server; see `mixed_commands`.
 
     Raises:
-        RumpxError: the server refused a write.
+        RumpxError: the server refused a write, or ended.
+        OSError: the connection broke.
     """
     commands = mixed_commands(seed, keys)
     end = encode("ECHO", "end of chunk")
-    with socket.create_connection((_HOST, port), timeout=60) as sock:
+    with socket.create_connection((_HOST, server.port), timeout=60) as sock:
         reader = hiredis.Reader()
+        if server.password:
+            sock.sendall(encode("AUTH", server.password))
         behind = False
         while chunk := b"".join(islice(commands, _CHUNK_KEYS)):
             sock.sendall(chunk + end)
@@ -356,7 +413,10 @@ def _read_chunk(sock: socket.socket, reader: hiredis.Reader) -> None:
     while True:
         reply = reader.gets()
         if reply is False:
-            reader.feed(sock.recv(2**18))
+            data = sock.recv(2**18)
+            if not data:
+                raise ConnectionLost("The server closed the connection.")
+            reader.feed(data)
         elif isinstance(reply, hiredis.ReplyError):
             raise RumpxError(f"The server refused a key of the demo: {reply}")
         elif reply == b"end of chunk":

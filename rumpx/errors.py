@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 Side = Literal["source", "target"]
 SIDES: Final[tuple[Side, Side]] = ("source", "target")
 
-_USERINFO: Final = re.compile(r"://\S*@")
+# To the last @ of the line: a password may hold anything, spaces and further URIs included.
+_USERINFO: Final = re.compile(r"://[^\n]*@")
 
 EXIT_OK: Final = 0
 EXIT_SOME_KEYS_FAILED: Final = 3
@@ -44,7 +45,7 @@ EXIT_DIFFERENCES: Final = 4
 
 
 class RumpxError(Exception):
-    """Base of every error that rumpx raises on purpose.
+    """Base of every error that rumpx raises on purpose. Its message is made fit for people.
 
     Attributes:
         exit_code: the process's.
@@ -55,6 +56,9 @@ class RumpxError(Exception):
     exit_code = 1
     summary: Summary | Verification | None = None
     resume: str | None = None
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(plain(message))
 
 
 class UsageError(RumpxError):
@@ -175,12 +179,25 @@ def unusable(side: Side) -> type[RumpxError]:
     return SourceUnusable if side == "source" else TargetUnusable
 
 
+def plain(text: str) -> str:
+    """Text from outside for people: what a terminal would obey, or not show, is escaped.
+
+    That is every character that is not printable by Unicode's categories: C0 and C1 controls, ESC
+    among them, marks of direction, characters without width, line and paragraph separators.
+
+    >>> plain("ERR \\x1b[2J")
+    'ERR \\\\x1b[2J'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def printable(key: bytes, limit: int = 60) -> str:
     """A key name for people: control and non-UTF-8 bytes escaped, at most `limit` characters.
 
     >>> printable(b"user:1\\r\\n")
     'user:1\\\\r\\\\n'
     """
-    text = key[: 4 * limit].decode("utf-8", "backslashreplace")
-    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    escaped = plain(key[: 4 * limit].decode("utf-8", "backslashreplace"))
     return escaped if len(escaped) <= limit else escaped[: limit - 1] + "…"

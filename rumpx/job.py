@@ -398,6 +398,8 @@ def read_password_file(path: str, flag: str) -> str:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
+        if isinstance(error, FileNotFoundError):  # it may be the password itself
+            path = "the file that it names"
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UsageError(f"{flag}: {path} cannot be read: {reason}.") from None
     if not lines or not lines[0]:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rumpx.errors import Interrupted, RumpxError, UsageError
 from rumpx.job import LogFormat, Progress
 from rumpx.report.display import Display, Several, Silent, beside, choose, open_display
-from rumpx.report.files import STDOUT, check_writable, write_text
+from rumpx.report.files import STDOUT, check_writable, private, write_text
 from rumpx.report.series import Recorder
 from rumpx.report.snapshot import SUMMARY_VERSION, Snapshot, State, Summary, Verification
 
@@ -328,7 +328,7 @@ def _open_log(path: str) -> TextIO:
             "a",
             encoding="utf-8",
             errors="backslashreplace",
-            opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK, 0o666),
+            opener=lambda name, flags: private(name, flags | os.O_NONBLOCK),
         )
     except OSError as error:
         raise UsageError(f"--log-file: {path} cannot be written: {error.strerror}.") from None

@@ -6,7 +6,8 @@ Light: nothing but argparse, so that `--help` comes at once.
 from __future__ import annotations
 
 import argparse
-from typing import Final, NoReturn
+import re
+from typing import Any, Final, NoReturn
 
 from rumpx.errors import UsageError
 
@@ -44,10 +45,31 @@ Other commands, each with its own --help:
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors as one sentence, without the page of usage."""
+    """Errors as one sentence, without the page of usage, and without words that may be secrets."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message[:1].upper()}{message[1:]}. See rumpx --help.")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        return self._known(*self.parse_known_args(args, namespace))
+
+    def parse_intermixed_args(self, args: Any = None, namespace: Any = None) -> Any:
+        return self._known(*self.parse_known_intermixed_args(args, namespace))
+
+    def _known(self, arguments: Any, unknown: list[str]) -> Any:
+        """The arguments, if none is unknown. Of those the values are not told, nor words that are
+        no options: --from-password is none, but what follows it is a password."""
+        if unknown:
+            names = [_option_name(word) for word in unknown]
+            told = [name for name in names if name] or ["there are too many words"]
+            self.error(f"unrecognized arguments: {', '.join(told)}")
+        return arguments
+
+
+def _option_name(word: str) -> str:
+    """What of a word is the name of an option."""
+    found = re.match(r"--[a-z][a-z-]{0,30}(?==|$)|-[A-Za-z]$", word)
+    return found[0] if found else ""
 
 
 def build_parser() -> argparse.ArgumentParser:

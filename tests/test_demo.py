@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import signal
+import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -17,12 +19,13 @@ import pytest
 
 from rumpx import demo
 from rumpx.demo import Server, fill, find_server, mixed_commands
-from rumpx.errors import Interrupted, RumpxError, UsageError
+from rumpx.errors import ConnectionLost, Interrupted, RumpxError, UsageError
 from rumpx.report.snapshot import Counts, Summary
 from rumpx.servers.resp import Connection
 from rumpx.values.compare import equal_values
 from support.run import rumpx
 from support.servers import available, find_binary
+from support.waiting import wait_until
 
 
 @pytest.fixture
@@ -158,6 +161,16 @@ def test_a_port_that_somebody_took_is_given_up(
             assert second.pid != first.pid
 
 
+def test_a_password_is_asked_for_and_stands_in_no_arguments(program: str) -> None:
+    with Server(program, password="s3cret-w0rd") as server:
+        assert "s3cret-w0rd" not in " ".join(psutil.Process(server.pid).cmdline())
+        assert server.uri == f"redis://:s3cret-w0rd@127.0.0.1:{server.port}"
+        with closing(server.connect()) as connection:
+            assert connection.call("PING") == b"PONG"
+        with closing(Connection(socket.create_connection(("127.0.0.1", server.port)), "")) as other:
+            assert str(other.call("SHUTDOWN")).startswith("NOAUTH")
+
+
 # The keys
 
 
@@ -174,8 +187,8 @@ def _keys(connection: Connection) -> list[bytes]:
 
 def test_two_fills_with_the_same_seed_are_equal(program: str) -> None:
     with Server(program) as one, Server(program) as other:
-        fill(one.port, 6_000, seed=3)
-        fill(other.port, 6_000, seed=3)
+        fill(one, 6_000, seed=3)
+        fill(other, 6_000, seed=3)
         with closing(one.connect()) as source, closing(other.connect()) as target:
             keys = _keys(source)
             assert sorted(keys) == sorted(_keys(target))
@@ -199,7 +212,7 @@ def test_a_refused_write_is_an_error(program: str) -> None:
         with closing(server.connect()) as connection:
             assert connection.call("CONFIG", "SET", "maxmemory", "1") == b"OK"
         with pytest.raises(RumpxError, match="refused a key of the demo: OOM"):
-            fill(server.port, 10_000, seed=1)
+            fill(server, 10_000, seed=1)
 
 
 # The whole demo
@@ -329,6 +342,50 @@ def test_a_signal_stops_the_servers(stage: Stage, number: signal.Signals) -> Non
         stage.run(copy)
     assert error.value.exit_code == 128 + number
     assert signal.getsignal(number) == before
+
+
+def test_the_servers_ask_others_for_a_password(stage: Stage) -> None:
+    def copy(source: Server, target: Server) -> Summary:
+        assert source.password and target.password and source.password != target.password
+        for server in (source, target):
+            sock = socket.create_connection(("127.0.0.1", server.port))
+            with closing(Connection(sock, "a stranger")) as stranger:
+                assert str(stranger.call("REPLICAOF", "127.0.0.1", "1")).startswith("NOAUTH")
+        _copy_by_hand(source, target)
+        return _summary()
+
+    assert stage.run(copy) == 0
+
+
+@pytest.mark.parametrize("victim", ["source", "target"])
+def test_a_server_that_is_killed_ends_the_demo_with_a_sentence(
+    stage: Stage, victim: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed when the copy is to begin: it is the copy, or the comparison, that runs into it."""
+    monkeypatch.setattr(demo, "_RETRY_SECONDS", 0.2)
+    copy = demo._copy
+
+    def copy_without(source: Server, target: Server) -> Summary:
+        server = source if victim == "source" else target
+        os.kill(server.pid, signal.SIGKILL)
+        wait_until(lambda: bool(server.end), 10, "its end")
+        return copy(source, target, 2, "none")
+
+    with pytest.raises(RumpxError, match=r"server on port \d+ ended by itself \(signal 9\)"):
+        stage.run(copy_without)
+
+
+def test_a_server_that_ends_while_it_is_filled(program: str) -> None:
+    def kill_when_begun() -> None:
+        with closing(server.connect()) as connection:
+            wait_until(lambda: connection.call("DBSIZE") != 0, 30, "a key")
+        os.kill(server.pid, signal.SIGKILL)
+
+    with Server(program) as server, ThreadPoolExecutor() as threads:
+        killed = threads.submit(kill_when_begun)
+        with pytest.raises((ConnectionLost, ConnectionError)):
+            fill(server, 2_000_000, seed=1)
+        killed.result()
 
 
 def test_the_command(program: str) -> None:

@@ -454,7 +454,7 @@ def test_what_cannot_be_listed_or_told_does_not_take_the_end_away(
     """The list of failed keys cannot be written, nor the summary: the report still comes."""
     source, target = pair
     target.do("SET", "k1:7", "theirs")
-    (state_home / "job.failed.jsonl.new").mkdir(parents=True)
+    (state_home / "job.failed.jsonl").mkdir(parents=True)
     folder = tmp_path / "gone"
     folder.mkdir()
     words = ("--job", "job", "--on-conflict", "fail", "--report", tmp_path / "report.html")

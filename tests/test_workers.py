@@ -8,6 +8,7 @@ import os
 import random
 import selectors
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -263,3 +264,18 @@ def test_idle_workers_end_when_they_are_told_to(server: StartServer) -> None:
         assert bed.processes() == []
     assert bed.said == [] and bed.pool.restarts == 0
     assert data.compare(source, target) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")
+def test_no_local_user_reaches_the_fork_server(server: StartServer) -> None:
+    """An abstract socket has no permissions: who connects would have us run a pickle
+    (CVE-2022-42919, in Python 3.11.0)."""
+    source, target = server("7.0"), server("7.0")
+    data.fill_mixed(source, 1000)
+    run = start_rumpx("--from", source.uri, "--to", target.uri, "--batch-keys", "5")
+    with run, held(run, lambda: target.do("DBSIZE") > 100):
+        parent = psutil.Process(run.process.pid)
+        family = [parent, *parent.children(recursive=True)]
+        sockets = [s.laddr for process in family for s in process.net_connections("unix")]
+    assert any("/" in name for name in sockets)  # the fork server's, in a folder of ours
+    assert not [name for name in sockets if name.startswith(("@", "\0"))]

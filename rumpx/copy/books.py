@@ -37,6 +37,7 @@ from rumpx.copy.plan import NodeKeys, Partition
 from rumpx.errors import Side, UsageError
 from rumpx.job import Address, Job
 from rumpx.plain import from_plain, to_plain
+from rumpx.report.files import writable_by_others
 from rumpx.report.record import RunRecord
 from rumpx.report.series import Point
 from rumpx.report.snapshot import Counts, KeyFailure, Verification
@@ -371,9 +372,15 @@ def check(path: Path, database: sqlite3.Connection) -> int:
     """Which version a ledger is of.
 
     Raises:
-        UsageError: of a newer one than this.
+        UsageError: of a newer one than this; or other users may write it.
         ValueError, sqlite3.Error: it is damaged, or no ledger.
     """
+    if reason := writable_by_others(path):
+        # It names the files that hold passwords, and the servers that these are sent to.
+        raise UsageError(
+            f"The ledger {path} is not trusted, since {reason}. If it is one of yours, have it "
+            "belong to you alone (chown, chmod 600)."
+        )
     (application,) = database.execute("PRAGMA application_id").fetchone()
     (schema,) = database.execute("PRAGMA user_version").fetchone()
     if application == APPLICATION and schema > SCHEMA:

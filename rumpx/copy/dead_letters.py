@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from pathlib import Path
 
 from rumpx.copy.books import open_books
 from rumpx.copy.ledger import dead_letter_path
+from rumpx.report.files import replacing
 
 
 def write_dead_letters(ledger: Path) -> Path | None:
@@ -26,12 +26,8 @@ def write_dead_letters(ledger: Path) -> Path | None:
         UsageError: the ledger cannot be read.
     """
     path = dead_letter_path(ledger)
-    temporary = path.with_name(f"{path.name}.new")
     count = 0
-    with (
-        open_books(ledger) as books,
-        open(temporary, "w", encoding="ascii", opener=_private) as file,
-    ):
+    with open_books(ledger) as books, replacing(path) as file:
         bounds = {walk.partition.id: str(walk.partition) for walk in books.walks()}
         for failed in books.failures():
             failure = failed.failure
@@ -46,12 +42,6 @@ def write_dead_letters(ledger: Path) -> Path | None:
             file.write(json.dumps(line) + "\n")
             count += 1
     if not count:
-        temporary.unlink()
-        path.unlink(missing_ok=True)
+        path.unlink()
         return None
-    temporary.replace(path)
     return path
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

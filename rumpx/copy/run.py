@@ -44,6 +44,7 @@ from rumpx.errors import (
 )
 from rumpx.job import Job, Limits
 from rumpx.report.display import Display
+from rumpx.report.files import writable_by_others
 from rumpx.report.record import RunRecord, Standing
 from rumpx.report.snapshot import State, Summary
 
@@ -167,6 +168,9 @@ def _copy(
 ) -> Summary:
     command = resume_command(ledger.path, place.folder, plan.job)
     plan = with_writer(plan, ledger.record.mark)
+    if reason := writable_by_others(folder := ledger.path.parent):
+        warning = f"Other users can remove this job's files in {folder}, since {reason}: chmod 700."
+        plan = replace(plan, warnings=(*plan.warnings, warning))
     run = RunRecord(
         ledger.earlier.runs, time.time(), __version__, plan.source.version, plan.target.version
     )

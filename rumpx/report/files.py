@@ -2,27 +2,35 @@
 
 A reader sees the old file or the whole new one, never a part.
 
-The text goes into a file beside it, which is then renamed over it; a symlink stays one. What is no
-regular file (a pipe, /dev/stderr) is written to and not replaced, nor is "-", standard output.
+The text goes into a file beside it, which is then renamed over it; a symlink stays one. A new file
+is for its owner alone, since what rumpx writes names keys; a file that was there keeps its
+permissions. What is no regular file (a pipe, /dev/stderr) is written to and not replaced, nor is
+"-", standard output. A pipe that no process reads, or reads on, is an error and not waited for.
 `check_writable` finds out beforehand whether that will be possible.
 
-Not promised: that the disk is not full by then.
+Not promised: that the disk is not full by then. `writable_by_others` knows owners and permission
+bits, no access control lists.
 """
 
 from __future__ import annotations
 
 import errno
+import grp
 import io
 import os
+import pwd
+import select
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 from rumpx.errors import RumpxError, UsageError
 
 STDOUT: Final = "-"
+_PIPE_SECONDS: Final = 10.0
 
 
 def check_writable(destination: str, flag: str) -> None:
@@ -63,11 +71,109 @@ def write_text(destination: str, text: str, flag: str) -> None:
         if destination == STDOUT:
             print_text(text, end="")
         elif _replaceable(destination):
-            _replace(_real(destination), text)
+            with replacing(_real(destination)) as file:
+                file.write(text)
         else:
-            Path(destination).write_text(text, encoding="utf-8")
+            _write_into(destination, text.encode())
     except OSError as error:
         raise unwritable(destination, flag, error) from None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """A file to be written in UTF-8, which takes a path's place when the context ends well.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = _beside(path)
+    try:
+        with open(temporary, "x", encoding="utf-8", opener=private) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():  # who may not read the old one may not read the new one either
+            temporary.chmod(path.stat().st_mode & 0o777)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def open_anew(path: Path) -> TextIO:
+    """A new, empty file of ours in a path's place, to be written in UTF-8 and seen as it grows. A
+    regular file or a symlink that is there is replaced, not written to; a device or pipe is
+    written to.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if not _replaceable(str(path)):
+        return open(path, "w", encoding="utf-8", opener=_without_waiting)
+    temporary = _beside(path)
+    file = open(temporary, "x", encoding="utf-8", opener=private)  # noqa: SIM115 - the caller's
+    try:
+        temporary.replace(path)
+    except OSError:
+        file.close()
+        temporary.unlink(missing_ok=True)
+        raise
+    return file
+
+
+def private(path: str, flags: int) -> int:
+    """An opener for `open`: a file that it makes is for its owner alone."""
+    return os.open(path, flags, 0o600)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """An opener for pipes and devices: one that no process reads is an error at once."""
+    return os.open(path, (flags | os.O_NONBLOCK) & ~(os.O_CREAT | os.O_TRUNC))
+
+
+def _write_into(destination: str, data: bytes) -> None:
+    """Write to a pipe or device, which must take some of it within each `_PIPE_SECONDS`."""
+    descriptor = _without_waiting(destination, os.O_WRONLY)
+    try:
+        while data:
+            if not select.select([], [descriptor], [], _PIPE_SECONDS)[1]:
+                raise TimeoutError(errno.ETIMEDOUT, "the process that reads it does not read on")
+            data = data[os.write(descriptor, data) :]
+    finally:
+        os.close(descriptor)
+
+
+def writable_by_others(path: Path) -> str:
+    """Which other users may change a file or folder, for a message; "" if none but root.
+
+    A group of the user's own, of which no other is a member, is not others.
+
+    Raises:
+        OSError: it is not there, say.
+    """
+    status = path.stat()
+    if status.st_uid not in (os.geteuid(), 0):
+        return f"it belongs to {_user_name(status.st_uid)}"
+    if status.st_mode & stat.S_IWOTH:
+        return "every user may write it"
+    if status.st_mode & stat.S_IWGRP and not _is_own_group(status.st_gid):
+        return "its group may write it"
+    return ""
+
+
+def _user_name(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"user {number}"
+
+
+def _is_own_group(number: int) -> bool:
+    try:
+        user, group = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(number)
+    except KeyError:
+        return False
+    return group.gr_name == user and set(group.gr_mem) <= {user}
 
 
 def print_text(text: str, end: str = "\n") -> None:
@@ -119,21 +225,8 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
 
 
-def _replace(path: Path, text: str) -> None:
-    temporary = _beside(path)
-    try:
-        with temporary.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():  # whoever may not read the old one may not read the new one either
-            temporary.chmod(path.stat().st_mode & 0o777)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def unwritable(destination: str, flag: str, error: OSError) -> UsageError:
     """What to tell the user."""
+    if error.errno == errno.ENXIO:
+        return UsageError(f"{flag}: {destination} cannot be written: no process reads it.")
     return UsageError(f"{flag}: {destination} cannot be written: {error.strerror or error}.")

@@ -35,7 +35,7 @@ from typing import Any, Final, cast
 
 import hiredis
 
-from rumpx.errors import ConnectionLost
+from rumpx.errors import ConnectionLost, plain
 from rumpx.servers.replies import is_farewell
 
 Reply = bytes | int | None | list["Reply"] | hiredis.ReplyError
@@ -170,9 +170,14 @@ def _expiring(expiry: int, size: int) -> bytes:
 
 def _parser() -> Any:
     """`Any`, since hiredis has no types."""
-    parser = hiredis.Reader(notEnoughData=_NOTHING)
+    parser = hiredis.Reader(notEnoughData=_NOTHING, replyError=_error_reply)
     parser.setmaxbuf(_KEPT_BUFFER)
     return parser
+
+
+def _error_reply(text: str) -> hiredis.ReplyError:
+    """An error reply, whose words come to people in messages, lists and logs."""
+    return hiredis.ReplyError(plain(text))
 
 
 class Connection:
@@ -320,7 +325,7 @@ class Connection:
 def last_words(heard: Iterable[bytes]) -> str:
     """The error reply that whole replies end with, unless it is one that a command of ours gets; ""
     if the last of them is no error, or is torn."""
-    parser = hiredis.Reader(notEnoughData=_NOTHING)
+    parser = _parser()
     last: object = None
     try:
         for part in heard:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from typing import Final, TextIO
 
 from rumpx.errors import UsageError, printable
 from rumpx.job import Scope
+from rumpx.report.files import open_anew, replacing
 from rumpx.report.snapshot import Finding, PrefixDifferences
 
 PREFIXES_SHOWN: Final = 10
@@ -32,7 +32,6 @@ _OTHERS: Final = b""
 NAMES_REMEMBERED: Final = 2_000_000
 _PREFIX: Final = re.compile(rb"[^:/.|_\-{}]{1,40}[:/.|_\-]")
 _REPAIR_CHUNK: Final = 20_000
-_WRITE: Final = os.O_CREAT | os.O_WRONLY | os.O_TRUNC
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +102,7 @@ class Findings:
     def _write(self, finding: Finding, kind: str) -> None:
         try:
             if self._file is None:
-                self._file = os.fdopen(_private(str(self.path), _WRITE), "w", encoding="ascii")
+                self._file = open_anew(self.path)
             line = {
                 "kind": kind,
                 "db": finding.db,
@@ -153,20 +152,16 @@ class Findings:
             How many differences are mended.
         """
         repaired = 0
-        temporary = self.path.with_name(f"{self.path.name}.new")
         try:
-            with open(temporary, "w", encoding="ascii", opener=_private) as file:
+            with replacing(self.path) as file:
                 for lines, mended in chunks:
                     for line in lines:
                         fixed = (line.db, line.key) in mended
                         repaired += fixed
                         fields = json.loads(line.text) | {"repaired": fixed}
                         file.write(json.dumps(fields) + "\n")
-            temporary.replace(self.path)
         except OSError as error:
             raise _unwritable(self.path, error) from None
-        finally:
-            temporary.unlink(missing_ok=True)  # of a repair that did not come to its end
         return repaired
 
     def close(self) -> None:
@@ -185,7 +180,3 @@ def _unwritable(path: Path, error: OSError) -> UsageError:
         f"The list of differences {path} cannot be written: {error.strerror}. Choose another "
         "--differences."
     )
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
