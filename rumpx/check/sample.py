@@ -22,10 +22,11 @@ from typing import Final, TypeVar
 from rumpx.check.document import LargeKey, PrefixCount, Sampled, Spread, TypeCount
 from rumpx.copy.plan import NodeKeys, cut_spans
 from rumpx.copy.prepare import SideFacts, connected
-from rumpx.errors import SourceUnusable, TemporaryError, printable
+from rumpx.copy.scan import scanned
+from rumpx.errors import printable
 from rumpx.job import Address, Scope
 from rumpx.servers.globs import compile_glob
-from rumpx.servers.replies import Kind, classify, explain_refusal, key_refused
+from rumpx.servers.replies import Kind, classify, key_refused
 from rumpx.servers.resp import Command, Connection, Reply
 from rumpx.servers.topology import is_error
 from rumpx.verify.findings import prefix_of
@@ -157,15 +158,7 @@ class _Walk:
 
 
 def _scan(connection: Connection, cursor: int) -> tuple[int, list[bytes]]:
-    reply = connection.call("SCAN", cursor, "COUNT", PIPELINE)
-    if isinstance(reply, list):
-        after, keys = reply
-        return int(after), keys  # type: ignore[arg-type,return-value]
-    if classify(reply).kind is Kind.TEMPORARY:
-        raise TemporaryError(f"The source at {connection.name} cannot be scanned now: {reply!s}.")
-    raise SourceUnusable(
-        f"The source at {connection.name} refused SCAN: {explain_refusal(reply, 'SCAN')}."
-    )
+    return scanned(connection, "source", connection.call("SCAN", cursor, "COUNT", PIPELINE))
 
 
 def read_keys(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from rumpx.copy.plan import Partition, WholeSpan
-from rumpx.copy.scan import key_filter
+from rumpx.copy.scan import key_filter, scanned
 from rumpx.errors import Side, TargetFull, TargetUnusable, TemporaryError, unusable
 from rumpx.job import Address, Scope
 from rumpx.servers.replies import Kind, classify, explain_refusal, key_refused
@@ -55,8 +55,8 @@ def readable_key(
         if not isinstance(reply, list):
             refuse_command(side, connection, "SCAN", reply)
             return None, closed, number
-        cursor = int(reply[0])  # type: ignore[arg-type]
-        names: list[bytes] = [n for n in reply[1] if not keep or keep(n)]  # type: ignore
+        cursor, found = scanned(connection, side, reply)
+        names = [name for name in found if not keep or keep(name)]
         for name, denied in _tried(connection, names[:_KEYS_TRIED], scope):
             if not denied:
                 return name, closed, number

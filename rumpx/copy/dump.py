@@ -37,7 +37,7 @@ from rumpx.errors import ConnectionLost, Side, unusable
 from rumpx.job import Address
 from rumpx.report.snapshot import KeyFailure
 from rumpx.servers.probe import milliseconds
-from rumpx.servers.replies import Kind, classify, explain_refusal, redirection
+from rumpx.servers.replies import Kind, classify, explain_refusal, malformed, redirection
 from rumpx.servers.resp import (
     ASKING,
     EXEC,
@@ -417,8 +417,11 @@ class DumpReader:
                 result.expiries.append(expiry)
             elif is_error(payload) or is_error(expiry):
                 self._error(db, key, payload if is_error(payload) else expiry, request, result)
-            else:
+            elif payload is None or expiry == _GONE:
                 result.gone += 1
+            else:
+                name = request.connection.name
+                raise malformed(self.links.side, name, "DUMP or the question for its expiry")
 
     def _pairs(
         self, request: _Request, replies: list[Reply]

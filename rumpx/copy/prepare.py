@@ -46,7 +46,7 @@ from rumpx.copy.plan import (
     plan_partitions,
     tune,
 )
-from rumpx.copy.scan import ScanSettings
+from rumpx.copy.scan import ScanSettings, scanned
 from rumpx.copy.worker import Spec, WorkerSpec
 from rumpx.errors import (
     ConnectionLost,
@@ -1120,8 +1120,8 @@ def _sample_pages(place: NodeKeys, connection: Connection, side: Side) -> list[S
         reply = connection.call("SCAN", cursor, "COUNT", _SAMPLE_COUNT)
         if not isinstance(reply, list):
             break
-        after, keys = int(reply[0]), reply[1]  # type: ignore[arg-type]
-        pages.append(SamplePage(cursor, after, tuple(keys)))  # type: ignore[arg-type]
+        after, keys = scanned(connection, side, reply)
+        pages.append(SamplePage(cursor, after, tuple(keys)))
         cursor = after
         if not cursor:
             break

@@ -26,7 +26,7 @@ from rumpx.copy.tasks import Replies, Task
 from rumpx.errors import ConnectionLost, RumpxError, TargetFull, TargetUnusable
 from rumpx.job import Address
 from rumpx.report.snapshot import KeyFailure
-from rumpx.servers.replies import Kind, classify, explain_refusal, redirection
+from rumpx.servers.replies import Kind, classify, explain_refusal, malformed, redirection
 from rumpx.servers.resp import ASKING, NO_EXPIRY, Connection, RestoreEncoder
 from rumpx.servers.topology import is_error
 
@@ -135,8 +135,11 @@ class RestoreWriter:
                 for position, answer in zip(request.positions, answers, strict=True):
                     if is_error(answer):
                         self._error(records, position, answer, request, result)
-                    else:
+                    elif answer == b"OK":
                         self._count(records, [position], result)
+                    else:
+                        name = request.connection.name
+                        result.fatal = result.fatal or malformed("target", name, "RESTORE")
         return result
 
     def _count(self, records: Records, positions: Sequence[int], result: Written) -> None:

@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from rumpx.copy.endless import Endless
 from rumpx.copy.gate import Gate, GateClosed
 from rumpx.copy.lately import FoundLately
 from rumpx.copy.links import select
@@ -60,7 +61,7 @@ from rumpx.job import Address, Scope
 from rumpx.servers.dial import Dialer
 from rumpx.servers.globs import compile_glob, escape
 from rumpx.servers.replicas import catch_up, identify, prove, read_place
-from rumpx.servers.replies import Kind, classify, explain_refusal
+from rumpx.servers.replies import Kind, classify, explain_refusal, malformed
 from rumpx.servers.resp import Argument, Connection, Reply
 from rumpx.servers.slots import key_slot
 from rumpx.servers.topology import Node, heir, read_topology
@@ -155,12 +156,15 @@ def walk(
     ask_types = len(settings.scope.types) > (1 if settings.scan_type else 0)
     span = partition.span
     lately = lately or found_lately(partition)
+    endless = Endless()
     while True:
         before = cursor
         cursor, found = _scan(connection, partition.side, before, gate, options)
         if isinstance(span, CursorSpan):
             _check_cursor(connection, cursor)
         ended = span.ended(cursor)
+        if not ended:
+            _refuse_endless(connection, partition.side, endless, cursor, len(found))
         if ended and found:
             # A reply is not cut at the span's end: the keys behind it are of the next one, which
             # would count them again.
@@ -178,6 +182,27 @@ def walk(
         yield found, cursor
         if ended:
             return
+
+
+def _refuse_endless(
+    connection: Connection, side: Side, endless: Endless, cursor: int, keys: int
+) -> None:
+    """End the run if a walk would never end."""
+
+    def size() -> int:
+        reply = connection.call("DBSIZE")
+        return reply if isinstance(reply, int) else 2**62  # refused: no bound
+
+    why = ""
+    if endless.goes_round(cursor):
+        why = f"it goes round: the cursor {cursor} came twice"
+    elif endless.is_too_much(keys, size):
+        why = "it shows several times as many keys as DBSIZE says there are"
+    if why:
+        raise unusable(side)(
+            f"SCAN on the {side} at {connection.name} does not come to an end: {why}. Is it a "
+            "Redis or Valkey server, and what stands in between?"
+        )
 
 
 def _listed(span: KeySpan, cursor: int, gate: Gate) -> Iterator[tuple[list[bytes], int]]:
@@ -213,9 +238,9 @@ def _of_the_next(
             replies = connection.call_many(
                 [("SCAN", reverse(at), "COUNT", number, *options), ("SCAN", 0, "COUNT", 1)]
             )
-        (cursor, keys), (other, _) = (_scanned(connection, partition.side, r) for r in replies)
+        (cursor, keys), (other, _) = (scanned(connection, partition.side, r) for r in replies)
         ends = reached(cursor), reached(other)
-        if min(each & -each for each in ends) > high & -high:
+        if ends[0] <= at or min(each & -each for each in ends) > high & -high:
             return set()
         found.update(keys)
         at = ends[0]
@@ -235,14 +260,24 @@ def _scan(
 ) -> tuple[int, list[bytes]]:
     with gate.scan() as number:
         reply = connection.call("SCAN", cursor, "COUNT", number, *options)
-    return _scanned(connection, side, reply)
+    return scanned(connection, side, reply)
 
 
-def _scanned(connection: Connection, side: Side, reply: Reply) -> tuple[int, list[bytes]]:
+def scanned(connection: Connection, side: Side, reply: Reply) -> tuple[int, list[bytes]]:
+    """A reply to SCAN: the next cursor, and the keys.
+
+    Raises:
+        ConnectionLost: the server says "later".
+        SourceUnusable, TargetUnusable: SCAN is refused, or that is no reply to it.
+    """
     if not isinstance(reply, list):
         raise _scan_refused(connection, side, reply)
-    after, keys = reply
-    return int(after), keys  # type: ignore[arg-type,return-value]
+    if len(reply) == 2:
+        after, keys = reply
+        known = isinstance(keys, list) and set(map(type, keys)) <= {bytes}
+        if known and isinstance(after, bytes) and after.isdigit() and int(after) < 2**64:
+            return int(after), keys  # type: ignore[return-value]
+    raise malformed(side, connection.name, "SCAN")
 
 
 def _check_cursor(connection: Connection, cursor: int) -> None:

@@ -95,7 +95,8 @@ def parse_info(text: str) -> ServerInfo:
     version = fields.get(f"{flavour}_version", "")
 
     def number(name: str) -> int:
-        return int(fields.get(name, "0") or 0)
+        text = fields.get(name, "")
+        return int(text) if text.isdecimal() else 0
 
     return ServerInfo(
         flavour=flavour if version else "",

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from rumpx.errors import Side
+from rumpx.errors import RumpxError, Side, unusable
 from rumpx.job import Address
 
 
@@ -113,6 +113,15 @@ def redirection(error: object) -> Address:
     """
     host, _, port = str(error).split()[2].rpartition(":")
     return host, int(port)
+
+
+def malformed(side: Side, name: str, command: str) -> RumpxError:
+    """What to say of an answer that no server gives to a command; it is not repeated, for nothing
+    that such a server says can be relied on."""
+    return unusable(side)(
+        f"The {side} at {name} answered {command} with something that is no answer to it. Is it a "
+        "Redis or Valkey server, and what stands in between?"
+    )
 
 
 def refused(reply: object) -> bool:

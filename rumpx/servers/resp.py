@@ -249,6 +249,9 @@ class Connection:
                 parts.append(self._receive_bytes(parts[1:]))
         except hiredis.ProtocolError as error:
             raise self._lost(error) from None
+        except MemoryError:
+            self._parser = _parser()
+            raise self._lost("it announced an answer too large to be held") from None
         self._rest = b""
         if parser.has_data():
             if parser.len() == size:  # the last part had less than a kilobyte: parse all in one go
