@@ -11,8 +11,9 @@ that looks like a bad network. Algorithm, for one chunk:
    alone, with nothing else of this worker in flight, so that it answers for itself.
 3. A key has failed when it has lost its connection three times in a row, two of them alone. Two
    times, one of them alone, are enough where a repetition would cost the server the same again
-   (silence: a DUMP that is too slow), or the server has said that it is the request; but silence is
-   not held against a small value, which cannot take so long.
+   (silence: a DUMP that is too slow), or the server has said that it is the request. Unless it has
+   said so, a value that is known to be small is never blamed: it cannot take so long, nor be above
+   a limit that lets the others pass.
 
 Only losses count while the server is well: before keys are repeated after a loss, it must answer a
 PING on another connection. A server that cannot be reached acquits all, and so does one that says
@@ -35,8 +36,8 @@ from rumpx.report.snapshot import KeyFailure
 from rumpx.report.units import size
 from rumpx.servers.replies import Kind, classify
 
-# Bytes from which on a DUMP may be too slow.
-_SLOW_BYTES: Final = 2**16
+# Smaller values are not too slow, nor above any limit.
+_SUSPICIOUS_BYTES: Final = 2**15
 REASON: Final = "connection lost"
 # What bounds a value on each side.
 _BOUNDS: Final = {
@@ -111,7 +112,7 @@ class Suspects:
     def _is_proven(self, lost: Lost) -> bool:
         """Whether a key that was alone is the culprit."""
         (key,) = lost.keys
-        if lost.error.silent and 0 < self.sizes.get(key, 0) < _SLOW_BYTES:
+        if not lost.error.words and 0 < self.sizes.get(key, 0) < _SUSPICIOUS_BYTES:
             return False
         alone = self._alone[key] = self._alone.get(key, 0) + 1
         if lost.is_costly:
