@@ -271,9 +271,12 @@ class Proxy:
         started.set()
         await self._stopping.wait()
         server.close()
-        tasks = list(self._open)
-        await self._abort_all(rst=False)
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # A connection that was accepted just now has a task that has not begun: it must, for it is
+        # what closes the connection.
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.sleep(0)
+            await self._abort_all(rst=False)
+            await asyncio.wait(others, timeout=0.1)
         await asyncio.sleep(0.001)  # lets the transports' last callbacks run
 
     def _count(self, direction: Direction, chunk: bytes) -> tuple[bytes, bool]:
