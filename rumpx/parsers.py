@@ -270,7 +270,8 @@ def _add_comparison(parser: argparse.ArgumentParser) -> None:
     add(
         "--ttl-tolerance",
         metavar="TIME",
-        help="by how much expiries may differ (default 1ms; 5ms where a server is older than 7.0)",
+        help="by how much expiries may differ (default 1ms; 5ms where a server is older than 7.0, "
+        "and 1s more where a copy writes times left)",
     )
     add("--differences", metavar="FILE", help="where to list them, as JSON lines")
     add("--repair", action="store_true", help="copy again what is missing or different")

@@ -12,14 +12,15 @@ from rumpx.copy.abilities import SCANS, readable_key
 from rumpx.job import Scope, parse_endpoint
 from rumpx.servers.dial import Dialer
 from rumpx.servers.replies import key_refused, refused
-from support.copying import copy, verify
-from support.data import compare
-from support.old_target import OldTarget
+from support.copying import Copying, copy, resume, verify
+from support.data import compare, keys_of
+from support.impostor import Impostor
 from support.raw import Raw, pack
 from support.run import rumpx
-from support.servers import Server
+from support.servers import Cluster, Server
 
 StartServer = Callable[..., Server]
+StartCluster = Callable[..., Cluster]
 
 
 def keeper(server: Server, *rules: str) -> str:
@@ -94,14 +95,14 @@ def test_a_key_to_try_is_looked_for_with_a_bounded_number_of_scans(server: Start
 
 
 @pytest.fixture
-def old(server: StartServer) -> Iterator[tuple[Server, OldTarget]]:
+def old(server: StartServer) -> Iterator[tuple[Server, Impostor]]:
     target = server("7.0")
-    with OldTarget(target.port, {b"REPLACE"}) as relay:
+    with Impostor(target.port, {b"REPLACE"}) as relay:
         yield target, relay
 
 
 def test_a_target_without_absttl_gets_times_left(
-    server: StartServer, old: tuple[Server, OldTarget]
+    server: StartServer, old: tuple[Server, Impostor]
 ) -> None:
     source, (target, relay) = server("7.0"), old
     for number in range(200):
@@ -120,16 +121,196 @@ def test_a_target_without_absttl_gets_times_left(
     assert again.counts["repeated"] == 250
     mended = verify(source, relay.uri, "--repair")
     assert mended.counts["equal"] == 250
+    target.do("PEXPIREAT", "e:0", source.do("PEXPIRETIME", "e:0") + 700)
+    plain = verify(source, relay.uri)
+    assert plain.counts["equal"] == 250
+    assert "no ABSTTL" in plain.warnings
 
 
 def test_a_target_without_replace_is_refused(server: StartServer) -> None:
     source, target = server("7.0"), server("7.0")
     source.do("SET", "k", 1)
-    with OldTarget(target.port, set()) as relay:
+    with Impostor(target.port, set()) as relay:
         done = rumpx("--from", source.uri, "--to", relay.uri, "--progress", "none")
         assert done.returncode == 7 and "does not know RESTORE … REPLACE" in done.stderr
+        told = check(source.uri, relay.uri)
+        assert "does not know RESTORE … REPLACE" in told["fail writing"][0]
+        assert not any("RESTORE" in text for text in told.get("ok writing", []))
         copy(source, relay.uri, "--on-conflict", "skip")
     assert target.do("GET", "k") == b"1"
+
+
+def test_a_copy_to_a_target_without_absttl_is_gone_on_with(
+    server: StartServer, old: tuple[Server, Impostor]
+) -> None:
+    source, (target, relay) = server("7.0"), old
+    for number in range(3000):
+        source.do("SET", f"k:{number}", number, "PX", 3_600_000)
+    with Copying(source, relay.uri, "--job", "job") as copying:
+        copying.stop_at(target, 300)
+        copying.finish(code=130)
+    assert 300 <= len(keys_of(target)) < 3000
+
+    done = resume()
+
+    assert sum("no ABSTTL" in warning for warning in done.summary["warnings"]) == 1
+    assert compare(source, target, ttl_tolerance_ms=1000) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "flags", "expected"),
+    [
+        (None, ["--on-conflict", "replace"], [b"REPLACE", b"ABSTTL"]),
+        (None, ["--on-conflict", "skip"], [b"ABSTTL"]),
+        ({b"REPLACE"}, [], [b"REPLACE"]),
+    ],
+)
+def test_payloads_are_proven_by_the_command_of_the_copy(
+    server: StartServer, options: set[bytes] | None, flags: list[str], expected: list[bytes]
+) -> None:
+    source, target = server("7.0"), server("7.0")
+    source.do("SET", "k", "value")
+    proofs: list[list[bytes]] = []
+
+    def note(command: list[bytes]) -> None:
+        if command[0] == b"RESTORE" and int(command[2]) > 0:
+            proofs.append(command)
+
+    with Impostor(target.port, options, before=note) as relay:
+        told = check(source.uri, relay.uri, *flags)
+
+    assert "string" in told["ok payloads"][0]
+    [proof] = proofs
+    assert proof[4:] == expected
+    now = int(target.do("TIME")[0]) * 1000
+    assert abs(int(proof[2]) - 10_000 - (now if b"ABSTTL" in proof else 0)) < 60_000
+    assert keys_of(target) == set()
+
+
+# What is refused in the middle
+
+
+def changing(source: Server, *rules: str, after: int = 100) -> Callable[[list[bytes]], None]:
+    """Sets these ACL rules of the user once so many keys were asked for."""
+    name = b"MEMORY" if "-memory" in rules else b"DUMP"
+    asked = [0]
+
+    def count(command: list[bytes]) -> None:
+        asked[0] += command[0] == name
+        if asked[0] == after:
+            source.do("ACL", "SETUSER", "mover", *rules)
+
+    return count
+
+
+def expiring_keys(source: Server | Cluster, number: int) -> None:
+    with source.client() as client:
+        for n in range(number):
+            client.set(f"k:{n}", n, px=3_600_000 + n if n % 2 else None)
+
+
+@pytest.mark.parametrize(
+    ("rules", "told", "tolerance"),
+    [
+        (["-pexpiretime"], ["refuses PEXPIRETIME for some keys"], 2),
+        (
+            ["-pexpiretime", "-time"],
+            ["refuses PEXPIRETIME for some keys", "neither PEXPIRETIME nor TIME"],
+            1000,
+        ),
+        (["-memory"], ["refuses MEMORY USAGE: sizes are estimated"], 0),
+        (["-memory", "-strlen"], ["refuses MEMORY USAGE:", "refuses MEMORY USAGE and TYPE"], 0),
+        (["-multi"], ["refuses MULTI"], 0),
+    ],
+)
+def test_what_is_refused_in_the_middle_is_done_without(
+    server: StartServer, rules: list[str], told: list[str], tolerance: int
+) -> None:
+    source, target = server("7.0"), server("7.0")
+    expiring_keys(source, 600)
+    keeper(source, "~*", "+@all")
+
+    with Impostor(source.port, before=changing(source, *rules)) as relay:
+        user = f"redis://mover:pw@127.0.0.1:{relay.port}"
+        done = copy(user, target, "--batch-keys", "50", "--workers", "1")
+
+    assert done.counts["copied"] == 600
+    assert compare(source, target, ttl_tolerance_ms=tolerance) == []
+    for words in told:
+        assert sum(words in warning for warning in done.summary["warnings"]) == 1, done.warnings
+
+
+def test_a_comparison_goes_on_where_expiries_are_refused_in_the_middle(
+    server: StartServer,
+) -> None:
+    source, target = server("7.0"), server("7.0")
+    expiring_keys(source, 600)
+    copy(source, target)
+    keeper(source, "~*", "+@all")
+
+    with Impostor(source.port, before=changing(source, "-pexpiretime")) as relay:
+        done = verify(f"redis://mover:pw@127.0.0.1:{relay.port}", target, "--batch-keys", "50")
+
+    assert done.counts["equal"] == 600
+    assert "refuses PEXPIRETIME for some keys" in done.warnings
+
+
+def test_a_node_of_a_cluster_that_refuses_more_than_the_others(
+    cluster: StartCluster, server: StartServer
+) -> None:
+    source, target = cluster("7.0"), server("7.0")
+    expiring_keys(source, 300)
+    for node in source.primaries()[1:]:
+        node.do("ACL", "SETUSER", "default", "-pexpiretime", "-memory")
+
+    done = copy(source, target)
+
+    for node in source.primaries():
+        node.do("ACL", "SETUSER", "default", "+@all")  # for the oracle
+    assert done.counts["copied"] == 300
+    assert compare(source, target, ttl_tolerance_ms=2) == []
+    assert "refuses PEXPIRETIME for some keys" in done.warnings
+
+
+def test_a_selector_that_tells_expiries_of_some_keys_only(server: StartServer) -> None:
+    source, target = server("7.0"), server("7.0")
+    expiring_keys(source, 300)
+    source.do("SET", "other", 1, "PX", 3_600_000)
+    refused = ("-pexpiretime", "-memory")
+    user = keeper(source, "~*", "+@all", *refused, "(~k:* +pexpiretime +memory)")
+
+    done = copy(user, target, "--on-conflict", "replace")
+
+    assert done.counts["copied"] == 301
+    assert compare(source, target, ttl_tolerance_ms=2) == []
+
+
+def test_a_key_whose_expiry_is_refused_in_every_way_has_failed(server: StartServer) -> None:
+    source, target = server("7.0"), server("7.0")
+    expiring_keys(source, 300)
+    source.do("SET", "other", 1, "PX", 3_600_000)
+    user = keeper(source, "~*", "+@all", "-pexpiretime", "-pttl", "(~k:* +pexpiretime +pttl)")
+
+    done = copy(user, target, "--on-conflict", "replace", code=3)
+
+    assert done.counts["copied"] == 300 and done.counts["failed"] == 1
+    assert b"other" not in keys_of(target)
+
+
+def test_groups_are_proven_by_what_is_read_in_them(server: StartServer) -> None:
+    """Also where the only keys in scope may not be read, which would abort any group."""
+    source, target = server("7.0"), server("7.0")
+    source.do("SET", "other", 1)
+    groups: list[list[bytes]] = []
+    user = keeper(source, "~app:*", "+@all")
+
+    with Impostor(source.port, before=groups.append) as relay:
+        done = copy(user.replace(str(source.port), str(relay.port)), target, code=3)
+
+    names = [command[0] for command in groups]
+    first = names.index(b"MULTI")
+    assert names[first : first + 4] == [b"MULTI", b"DUMP", b"PEXPIRETIME", b"EXEC"]
+    assert "refuses MULTI" not in done.warnings
 
 
 # What stays behind
@@ -158,6 +339,23 @@ def test_what_stays_behind_is_told_by_check_and_copy_in_the_same_words(
     assert done.summary["left_behind"] == words
 
 
+def test_all_primaries_of_a_cluster_are_asked(
+    cluster: StartCluster, server: StartServer
+) -> None:
+    source, target = cluster("7.0"), server("7.0")
+    first, second, third = source.primaries()
+    first.do("ACL", "SETUSER", "both")
+    second.do("ACL", "SETUSER", "both")
+    second.do("ACL", "SETUSER", "app")
+    first.do("SCRIPT", "LOAD", "return 1")
+    for text in ("return 2", "return 3"):
+        third.do("SCRIPT", "LOAD", text)
+
+    [told] = check(source.uri, target.uri)["info left behind"]
+
+    assert "2 cached scripts" in told and "2 ACL users" in told
+
+
 def test_what_may_not_be_asked_for_is_not_known(server: StartServer) -> None:
     source, target = server("7.0"), server("7.0")
     source.do("SET", "k", 1)
@@ -173,6 +371,6 @@ def test_what_may_not_be_asked_for_is_not_known(server: StartServer) -> None:
 def test_search_indexes_stay_behind(server: StartServer) -> None:
     source, target = server("7.0"), server("7.0")
     source.do("SET", "k", 1)
-    with OldTarget(source.port, None, indexes=(b"one", b"two")) as relay:
+    with Impostor(source.port, indexes=(b"one", b"two")) as relay:
         [told] = check(relay.uri, target.uri)["info left behind"]
     assert "2 search indexes" in told

@@ -456,7 +456,9 @@ def test_a_target_that_gets_full_during_the_copy(
     )
 
     assert run.returncode == TEMPORARY, run.stderr
-    assert "out of memory" in check_message(run.stderr)
+    assert run.stderr.startswith("failed: copied ")
+    message = run.stderr[run.stderr.index("rumpx: ") :]
+    assert "out of memory" in check_message(message)
     summary = json.loads(report.read_text())
     assert summary["state"] == "failed"
     assert summary["exit_code"] == TEMPORARY

@@ -1,8 +1,8 @@
 """Will the target read what the source's DUMP writes? Proved by real payloads.
 
 Of each type and encoding in the sample the smallest key is read by DUMP and restored to the target
-under a name that nobody can guess, with a time to live of 10 seconds in the same command, and then
-deleted: whatever ends the check in between, nothing stays.
+under a name that nobody can guess, by the copy's own command, with a time to live of 10 seconds in
+it, and then deleted: whatever ends the check in between, nothing stays.
 
 Payloads of modules' types are never restored: one may write elsewhere than under the key's name (a
 graph of FalkorDB writes into the graph of its own name).
@@ -13,6 +13,7 @@ all large; and nothing is written over, but a target that is full may evict for 
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,10 +22,11 @@ from typing import Final
 from rumpx.check.document import Line
 from rumpx.check.rights import unguessable
 from rumpx.check.sample import Key
+from rumpx.copy.abilities import restore_options
 from rumpx.copy.links import Links
 from rumpx.copy.prepare import Draft
 from rumpx.errors import EXIT_SOME_KEYS_FAILED, PayloadIncompatible, TargetFull
-from rumpx.job import KEY_TYPES, Scope
+from rumpx.job import KEY_TYPES
 from rumpx.servers.replies import Kind, classify
 from rumpx.servers.topology import is_error
 from rumpx.values.by_type import CHECKSUM_BYTES, FOOTER_BYTES
@@ -32,9 +34,9 @@ from rumpx.values.by_type import CHECKSUM_BYTES, FOOTER_BYTES
 LIFETIME: Final = 10_000
 # Larger ones would be felt by other clients.
 LARGEST: Final = 2**20
-# Tried of a kind, since one may be deleted meanwhile.
 # Where sizes are not told: values that cannot be large.
 _SMALL_ENCODINGS: Final = {"int", "embstr", "listpack", "ziplist", "intset"}
+# Tried of a kind, since one may be deleted meanwhile.
 _CANDIDATES: Final = 3
 # A payload's first byte where its value is a module's, in the old and the new form.
 _OF_MODULES: Final = (6, 7)
@@ -79,7 +81,7 @@ def prove_payloads(draft: Draft, keys: Sequence[Key]) -> list[Line]:
     trials: list[Trial] = []
     try:
         for candidates in _candidates(keys):
-            trial = _try_one(candidates, source, target, draft.scope)
+            trial = _try_one(candidates, source, target, draft)
             if trial:
                 trials.append(trial)
                 if trial.refused:
@@ -103,7 +105,7 @@ def _candidates(keys: Sequence[Key]) -> list[list[Key]]:
 
 
 def _try_one(
-    candidates: Sequence[Key], source: Links, target: Links, scope: Scope
+    candidates: Sequence[Key], source: Links, target: Links, draft: Draft
 ) -> Trial | None:
     for key in candidates:
         payload = source.connect(key.node, key.db).call("DUMP", key.name)
@@ -111,18 +113,21 @@ def _try_one(
             if payload[0] in _OF_MODULES:
                 return Trial(key.type, key.encoding, 0, opaque=True)
             version = int.from_bytes(payload[-FOOTER_BYTES:-CHECKSUM_BYTES], "little")
-            error, left = _restore(target, scope.target_db(key.db), payload)
+            error, left = _restore(target, draft.scope.target_db(key.db), payload, draft)
             return Trial(key.type, key.encoding, version, error, left)
     return None
 
 
-def _restore(target: Links, db: int, payload: bytes) -> tuple[str, bool]:
+def _restore(target: Links, db: int, payload: bytes, draft: Draft) -> tuple[str, bool]:
     """The target's complaint, or ""; and whether the payload stays until it expires."""
     name = unguessable()
     while target.cluster and target.owner(name) is None:  # a slot that nobody serves
         name = unguessable()
+    absttl = draft.absttl and draft.abilities.expiry != "left"
+    now = time.time() * 1000 + (draft.target.clock.offset or 0.0) if absttl else 0.0
+    options = restore_options(replace=draft.replaces, absttl=absttl)
     connection = target.connect(target.owner(name), db)
-    reply = connection.call("RESTORE", name, LIFETIME, payload)
+    reply = connection.call("RESTORE", name, round(now) + LIFETIME, payload, *options)
     if reply != b"OK":
         return str(reply), False
     return "", all(is_error(connection.call(command, name)) for command in ("UNLINK", "DEL"))

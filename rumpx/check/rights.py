@@ -85,10 +85,12 @@ def rights_to_read(job: Job, source: SideFacts, databases: Iterable[int]) -> lis
     return [*rights, Right("MULTI", ("MULTI",)), Right("EXEC", ("EXEC",))]
 
 
-def rights_to_write(job: Job, target: SideFacts, databases: Iterable[int]) -> list[Right]:
-    """What a copy calls on the target."""
+def rights_to_write(draft: Draft, databases: Iterable[int]) -> list[Right]:
+    """What a copy calls on the target. (That RESTORE has ABSTTL is looked for by itself.)"""
+    job, target = draft.job, draft.target
+    restore = no_restore(unguessable(), replace=draft.replaces, absttl=False)
     rights = [
-        Right("RESTORE", no_restore(unguessable(), replace=True), True),
+        Right("RESTORE", restore, True),
         *_select(databases),
         Right("TIME", ("TIME",)),
         Right("INFO", ("INFO", "server")),
@@ -109,9 +111,11 @@ def _select(databases: Iterable[int]) -> list[Right]:
 
 
 def try_rights(side: SideFacts, rights: Sequence[Right]) -> list[Line]:
-    """Call each on every primary, and say what was refused, with the ACL rule to add."""
+    """Call each on every primary, and say what was refused, with the ACL rule to add. Nothing is
+    said of a command in which the server does not know an option."""
     forbidden: dict[str, Right] = {}
     absent: dict[str, Right] = {}
+    malformed: set[str] = set()
     user = ""
     for node in side.topology.nodes:
         with connected(side.dialer, node.address) as connection:
@@ -123,7 +127,10 @@ def try_rights(side: SideFacts, rights: Sequence[Right]) -> list[Line]:
                 if refused(reply):
                     no_permission = str(reply).startswith("NOPERM")
                     (forbidden if no_permission else absent)[right.name] = right
-    return list(_told(side, rights, forbidden, absent, user))
+                elif classify(reply).reason == "syntax error":
+                    malformed.add(right.name)
+    told = [right for right in rights if right.name not in malformed]
+    return list(_told(side, told, forbidden, absent, user))
 
 
 def user_name(side: SideFacts, connection: Connection) -> str:
@@ -198,7 +205,9 @@ def denied_writes(draft: Draft, names: Sequence[bytes]) -> list[Line]:
     """Try on some names of the sample whether the target's user may write them."""
     target, tried = draft.target, names[:_NAMES_TRIED]
     with connected(target.dialer, target.topology.nodes[0].address) as connection:
-        replies = connection.call_many([no_restore(name, replace=True) for name in tried])
+        absttl, replace = draft.absttl, draft.replaces
+        commands = [no_restore(name, replace=replace, absttl=absttl) for name in tried]
+        replies = connection.call_many(commands)
         denied = [
             name
             for name, reply in zip(tried, replies, strict=True)

@@ -92,7 +92,7 @@ def _try_rights(step: Step, draft: Draft) -> list[Line]:
             return try_rights(draft.source, rights_to_read(draft.job, draft.source, databases))
         if step.name == "writing" and hasattr(draft, "target"):
             databases = draft.target_databases if hasattr(draft, "scope") else []
-            return try_rights(draft.target, rights_to_write(draft.job, draft.target, databases))
+            return try_rights(draft.target, rights_to_write(draft, databases))
     except RumpxError as error:
         return [Line("fail", step.name, str(error), "", error.exit_code)]
     return []

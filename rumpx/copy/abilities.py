@@ -12,13 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from rumpx.copy.plan import Partition, WholeSpan
-from rumpx.copy.scan import key_filter, scanned
+from rumpx.copy.scan import name_tests, scanned
 from rumpx.errors import Side, TargetFull, TargetUnusable, TemporaryError, unusable
 from rumpx.job import Address, Scope
 from rumpx.servers.replies import Kind, classify, explain_refusal, key_refused
 from rumpx.servers.resp import Argument, Connection, Reply
-from rumpx.servers.topology import Node
 
 SCANS: Final = 20
 _SCAN_COUNT: Final = 250
@@ -48,7 +46,7 @@ def readable_key(
         options += ["MATCH", scope.match[0]]
     if len(scope.types) == 1 and scan_type:
         options += ["TYPE", scope.types[0]]
-    keep = key_filter(Partition(0, Node(None), 0, WholeSpan()), scope)
+    tests = name_tests(scope)
     cursor, closed = 0, None
     for number in range(1, scans + 1):
         reply = connection.call("SCAN", cursor, "COUNT", _SCAN_COUNT, *options)
@@ -56,7 +54,7 @@ def readable_key(
             refuse_command(side, connection, "SCAN", reply)
             return None, closed, number
         cursor, found = scanned(connection, side, reply)
-        names = [name for name in found if not keep or keep(name)]
+        names = [name for name in found if all(test(name) for test in tests)]
         for name, denied in _tried(connection, names[:_KEYS_TRIED], scope):
             if not denied:
                 return name, closed, number
@@ -90,10 +88,19 @@ def refuse_command(side: Side, connection: Connection, command: str, reply: Repl
         raise TemporaryError(f"The {side} at {connection.name} is not ready: {reply!s}.")
 
 
+def restore_options(*, replace: bool, absttl: bool) -> list[Argument]:
+    """What a copy's RESTORE ends with."""
+    return [name for name, given in (("REPLACE", replace), ("ABSTTL", absttl)) if given]
+
+
 def no_restore(key: bytes, *, replace: bool, absttl: bool = True) -> tuple[Argument, ...]:
     """A RESTORE that is refused for its time to live, after its syntax and all permissions."""
-    options = [name for name, given in (("REPLACE", replace), ("ABSTTL", absttl)) if given]
-    return ("RESTORE", key, -1, b"x", *options)
+    return ("RESTORE", key, -1, b"x", *restore_options(replace=replace, absttl=absttl))
+
+
+def refuses_absttl(connection: Connection, key: bytes) -> bool:
+    """Whether RESTORE is too old for ABSTTL, as far as it may be called; nothing is written."""
+    return _malformed(connection.call(*no_restore(key, replace=True)))
 
 
 def takes_absttl(connection: Connection, key: bytes, *, replace: bool) -> bool:

@@ -16,6 +16,10 @@ On a standalone source groups of `GROUP_KEYS` keys go in MULTI…EXEC, so that e
 instant. A group of more than `GROUP_BYTES`, which would hold up the server's other clients for too
 long, is read without, key by key; likewise one that the server aborted.
 
+A value that came without its expiry, because that is refused (another node's ACL or version, an ACL
+that has changed, a selector), is read again by the next of the three ways, and so is all that
+follows. Sizes, too, are asked by the next way where one is refused.
+
 What cannot be read now is handed back to be repeated; what is gone is counted; a key that the
 server refuses is a failure. `read` is a task (see `tasks`).
 
@@ -27,7 +31,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from rumpx.copy.links import Links
@@ -37,7 +41,15 @@ from rumpx.errors import ConnectionLost, Side, unusable
 from rumpx.job import Address
 from rumpx.report.snapshot import KeyFailure
 from rumpx.servers.probe import milliseconds
-from rumpx.servers.replies import Kind, classify, explain_refusal, malformed, redirection
+from rumpx.servers.replies import (
+    Kind,
+    classify,
+    explain_refusal,
+    key_refused,
+    malformed,
+    redirection,
+    refused,
+)
 from rumpx.servers.resp import (
     ASKING,
     EXEC,
@@ -52,6 +64,8 @@ from rumpx.servers.resp import (
     encode_pttls,
 )
 from rumpx.servers.topology import is_error
+
+Expiry = Literal["instant", "clock", "left"]
 
 GROUP_KEYS: Final = 50
 GROUP_BYTES: Final = 2**20
@@ -69,6 +83,35 @@ _CLOCK_TRIES: Final = 10
 def no_multi(side: Side) -> str:
     """What to say where MULTI is refused."""
     return f"The {side} refuses MULTI, so a value and its expiry are read one after the other."
+
+
+def no_instants(side: Side) -> str:
+    """What to say where PEXPIRETIME is refused in the middle of a run."""
+    return (
+        f"The {side} refuses PEXPIRETIME for some keys: from there on expiries are computed from "
+        "PTTL and TIME."
+    )
+
+
+def no_clock(side: Side) -> str:
+    """What to say where only times left are told."""
+    return (
+        f"The {side} has neither PEXPIRETIME nor TIME: expiries are read as time left, and come "
+        "out later by the time that the way takes."
+    )
+
+
+def no_memory_usage(side: Side) -> str:
+    """What to say where sizes are told by lengths only."""
+    return f"The {side} refuses MEMORY USAGE: sizes are estimated from the lengths of values."
+
+
+def no_sizes(side: Side) -> str:
+    """What to say where not even lengths are told."""
+    return (
+        f"The {side} refuses MEMORY USAGE and TYPE (or STRLEN, HLEN, …): values are read without "
+        "knowing their size."
+    )
 
 
 def even_parts(keys: Sequence[object], size: int) -> Iterator[slice]:
@@ -89,7 +132,7 @@ class Abilities:
         sizes: how sizes are asked before a DUMP: by MEMORY USAGE, by the length commands, or not.
     """
 
-    expiry: Literal["instant", "clock", "left"]
+    expiry: Expiry
     multi: bool
     sizes: Literal["memory", "length", "none"]
 
@@ -111,7 +154,8 @@ class Wanted:
 class Read:
     """What became of the keys of one `read`.
 
-    `keys`, `payloads` and `expiries` (ms since 1970, or ms left, or NO_EXPIRY) belong together.
+    `keys`, `payloads` and `expiries` (ms since 1970, or with `left` ms left, or NO_EXPIRY) belong
+    together.
     `again` keys are to be repeated, some at another node (`ask`), some without MULTI (`single`);
     `waits` says that this makes sense only after a pause. `complaint` is the last reason. `lost`
     says which of them were in flight on a connection that broke.
@@ -120,6 +164,7 @@ class Read:
     keys: list[bytes] = field(default_factory=list)
     payloads: list[bytes] = field(default_factory=list)
     expiries: list[int] = field(default_factory=list)
+    left: bool = False
     gone: int = 0
     failures: list[KeyFailure] = field(default_factory=list)
     again: list[bytes] = field(default_factory=list)
@@ -132,11 +177,13 @@ class Read:
 
 @dataclass(slots=True)
 class _Request:
-    """Keys read in MULTI groups, or without; `groups` are the sizes of the groups."""
+    """Keys read in MULTI groups, or without; `groups` are the sizes of the groups. `expiry` is how
+    expiries are asked: by now the reader may have gone over to another way."""
 
     keys: list[bytes]
     node: Address | None
     connection: Connection
+    expiry: Expiry
     groups: list[int] = field(default_factory=list)
     asking: bool = False
 
@@ -167,9 +214,9 @@ class DumpReader:
         self._sizes = abilities.sizes
 
     @property
-    def absolute(self) -> bool:
-        """Whether expiries are instants; else times left."""
-        return self._expiry != "left"
+    def exact(self) -> bool:
+        """Whether the source itself gives instants; else they are computed."""
+        return self._expiry == "instant"
 
     @property
     def tells_sizes(self) -> bool:
@@ -189,38 +236,64 @@ class DumpReader:
         if not self.tells_sizes or wanted.by_slot or wanted.ask:
             return None
         try:
-            connection = self.links.connect(wanted.node, wanted.db)
             if self._sizes == "memory":
-                connection.send(encode_memory_usage(wanted.keys))
-            else:
-                connection.send(b"".join([encode("TYPE", key) for key in wanted.keys]))
+                return (yield from self._memory(wanted))
+            return (yield from self._lengths(wanted, wanted.keys))
         except ConnectionLost:
             return None
-        (outcome,) = yield [Replies(connection, len(wanted.keys))]
-        if isinstance(outcome, ConnectionLost):
-            return None
-        if self._sizes == "length":
-            outcome = yield from self._lengths(connection, wanted.keys, outcome)
-        return None if outcome is None else _numbers(outcome)
 
-    def _lengths(
-        self, connection: Connection, keys: list[bytes], types: list[Reply]
-    ) -> Task[list[int] | None]:
-        commands = [
-            encode(_LENGTH.get(kind, "EXISTS") if isinstance(kind, bytes) else "EXISTS", key)
-            for key, kind in zip(keys, types, strict=True)
-        ]
-        try:
-            connection.send(b"".join(commands))
-        except ConnectionLost:
-            return None
-        (outcome,) = yield [Replies(connection, len(keys))]
-        if isinstance(outcome, ConnectionLost):
+    def _memory(self, wanted: Wanted) -> Task[list[int] | None]:
+        """By MEMORY USAGE; by their lengths for keys for which that is refused."""
+        replies = yield from self._ask(wanted, encode_memory_usage(wanted.keys), len(wanted.keys))
+        if set(map(type, replies)) == _ONLY_INTS:
+            return replies  # type: ignore[return-value]
+        if any(is_error(reply) and refused(reply) for reply in replies):
+            self._go_without("memory")
+        sizes = _numbers(replies)
+        untold = [n for n, reply in enumerate(replies) if _is_refusal(reply)]
+        if untold:
+            lengths = yield from self._lengths(wanted, [wanted.keys[n] for n in untold])
+            if lengths is None and not self.tells_sizes:
+                return None
+            for n, length in zip(untold, lengths or (), strict=False):
+                sizes[n] = length
+        return sizes
+
+    def _lengths(self, wanted: Wanted, keys: list[bytes]) -> Task[list[int] | None]:
+        """By the length commands; None where these are refused."""
+        asked = b"".join([encode("TYPE", key) for key in keys])
+        types = yield from self._ask(wanted, asked, len(keys))
+        asked = b"".join(
+            [
+                encode(_LENGTH.get(kind, "EXISTS") if isinstance(kind, bytes) else "EXISTS", key)
+                for key, kind in zip(keys, types, strict=True)
+            ]
+        )
+        lengths = yield from self._ask(wanted, asked, len(keys))
+        if any(is_error(reply) and refused(reply) for reply in types + lengths):
+            self._go_without("length")
             return None
         return [
             length * (1 if kind == b"string" else _MEMBER_BYTES) if isinstance(length, int) else 0
-            for length, kind in zip(outcome, types, strict=True)
+            for length, kind in zip(lengths, types, strict=True)
         ]
+
+    def _ask(self, wanted: Wanted, commands: bytes, number: int) -> Task[list[Reply]]:
+        connection = self.links.connect(wanted.node, wanted.db)
+        connection.send(commands)
+        (outcome,) = yield [Replies(connection, number)]
+        if isinstance(outcome, ConnectionLost):
+            raise outcome
+        replies: list[Reply] = outcome
+        return replies
+
+    def _go_without(self, refused: Literal["memory", "length"]) -> None:
+        """Ask sizes by the next way from here on."""
+        if self._sizes != refused:
+            return  # done already, or these keys' only way
+        self._sizes = "length" if refused == "memory" else "none"
+        side = self.links.side
+        self.notices.append(no_memory_usage(side) if refused == "memory" else no_sizes(side))
 
     def read(self, wanted: Wanted, sizes: Sequence[int] | None) -> Task[Read]:
         """Read keys; a task.
@@ -228,7 +301,7 @@ class DumpReader:
         Raises:
             SourceUnusable: a reply that every key would get (a command is refused or unknown).
         """
-        result = Read()
+        result = Read(left=self._expiry == "left")
         pipelines = self._send(wanted, sizes, result)
         outcomes = yield [
             Replies(pipeline.connection, sum(map(self._reply_count, pipeline.requests)))
@@ -245,7 +318,7 @@ class DumpReader:
                 replies = outcome[start:end]
                 if request.groups:
                     request, replies = self._executed(request, replies, result)
-                if self._expiry == "clock" and not request.asking:
+                if request.expiry == "clock" and not request.asking:
                     replies = yield from self._clocked(wanted.db, request, replies)
                 self._sort(wanted.db, request, replies, result)
         return result
@@ -289,55 +362,46 @@ class DumpReader:
         sizes: Sequence[int] | None,
         asking: bool,
     ) -> list[_Request]:
-        if asking or (not self._multi and self._expiry != "clock"):
-            return [_Request(keys, node, connection, asking=asking)]
+        expiry = self._expiry
+        if asking or (not self._multi and expiry != "clock"):
+            return [_Request(keys, node, connection, expiry, asking=asking)]
         requests: list[_Request] = []
         for part in even_parts(keys, GROUP_KEYS):
             group = keys[part]
             if not self._multi:
-                requests.append(_Request(group, node, connection))
+                requests.append(_Request(group, node, connection, expiry))
                 continue
             group_sizes = sizes[part] if sizes else ()
             alone = wanted.single and not wanted.single.isdisjoint(group)
             if sum(group_sizes) > GROUP_BYTES or alone:
-                requests += [_Request([key], node, connection) for key in group]
-            elif requests and requests[-1].groups and self._expiry == "instant":
+                requests += [_Request([key], node, connection, expiry) for key in group]
+            elif requests and requests[-1].groups and expiry == "instant":
                 requests[-1].keys += group
                 requests[-1].groups.append(len(group))
             else:
-                requests.append(_Request(group, node, connection, [len(group)]))
+                requests.append(_Request(group, node, connection, expiry, [len(group)]))
         return requests
 
     def _encode(self, request: _Request) -> bytes:
         keys = request.keys
         if request.asking:
-            second = "PEXPIRETIME" if self._expiry == "instant" else "PTTL"
+            second = "PEXPIRETIME" if request.expiry == "instant" else "PTTL"
             return ASKING + encode("DUMP", keys[0]) + ASKING + encode(second, keys[0])
         if not request.groups:
-            return self._encode_reads(keys)
+            return _encode_reads(keys, request.expiry)
         parts = []
         end = 0
         for size in request.groups:
             start, end = end, end + size
-            parts += [MULTI, self._encode_reads(keys[start:end]), EXEC]
+            parts += [MULTI, _encode_reads(keys[start:end], request.expiry), EXEC]
         return b"".join(parts)
-
-    def _encode_reads(self, keys: list[bytes]) -> bytes:
-        if self._expiry == "instant":
-            return encode_dumps_and_expiries(keys)
-        if self._expiry == "clock":
-            return encode_dumps(keys) + TIME + encode_pttls(keys) + TIME
-        return encode_dumps(keys) + encode_pttls(keys)
-
-    def _reads_count(self, keys: int) -> int:
-        return 2 * keys + (2 if self._expiry == "clock" else 0)
 
     def _reply_count(self, request: _Request) -> int:
         if request.asking:
             return 4
         if not request.groups:
-            return self._reads_count(len(request.keys))
-        return sum(self._reads_count(size) + 2 for size in request.groups)
+            return _reads_count(len(request.keys), request.expiry)
+        return sum(_reads_count(size, request.expiry) + 2 for size in request.groups)
 
     def _executed(
         self, request: _Request, replies: list[Reply], result: Read
@@ -347,7 +411,7 @@ class DumpReader:
         keys: list[bytes] = []
         end = first = 0
         for size in request.groups:
-            start, end = end, end + self._reads_count(size) + 2
+            start, end = end, end + _reads_count(size, request.expiry) + 2
             group = request.keys[first : first + size]
             first += size
             answer = replies[end - 1]
@@ -356,7 +420,7 @@ class DumpReader:
                 keys += group
             else:
                 self._aborted(group, replies[start:end], result)
-        return _Request(keys, request.node, request.connection), answers
+        return replace(request, keys=keys, groups=[]), answers
 
     def _clocked(
         self, db: int, request: _Request, replies: list[Reply]
@@ -415,8 +479,13 @@ class DumpReader:
                 result.keys.append(key)
                 result.payloads.append(payload)
                 result.expiries.append(expiry)
-            elif is_error(payload) or is_error(expiry):
-                self._error(db, key, payload if is_error(payload) else expiry, request, result)
+            elif is_error(payload):
+                self._error(db, key, payload, "DUMP", request, result)
+            elif is_error(expiry):
+                if not self._other_way(request.expiry, expiry):
+                    self._error(db, key, expiry, "PTTL", request, result)
+                else:
+                    result.again.append(key)
             elif payload is None or expiry == _GONE:
                 result.gone += 1
             else:
@@ -428,17 +497,30 @@ class DumpReader:
     ) -> tuple[list[Reply], list[Reply]]:
         """Replies → payloads, and expiries as they are handed on."""
         if request.asking:
-            expiry = replies[3]
-            if self._expiry == "clock" and isinstance(expiry, int) and expiry >= 0:
-                expiry += int(time.time() * 1000)  # one key in migration: our clock has to do
-            return [replies[1]], [expiry]
-        count = len(request.keys)
-        if self._expiry == "instant":
+            payloads, expiries = [replies[1]], [replies[3]]
+            if request.expiry == "clock":  # one key in migration: our clock has to do
+                now = int(time.time() * 1000)
+                expiries = [e + now if isinstance(e, int) and e >= 0 else e for e in expiries]
+        elif request.expiry == "instant":
             return replies[0::2], replies[1::2]
-        if self._expiry == "left":
+        else:  # with "clock", instants by now: see `_clocked`
+            count = len(request.keys)
+            payloads, expiries = replies[:count], replies[count:]
+        if request.expiry == "left":
             # A time to live of 0 means gone: RESTORE with 0 would make the key immortal.
-            return replies[:count], [_GONE if left == 0 else left for left in replies[count:]]
-        return replies[:count], replies[count:]  # instants by now: see `_clocked`
+            expiries = [_GONE if left == 0 else left for left in expiries]
+        return payloads, expiries
+
+    def _other_way(self, way: Expiry, error: Reply) -> bool:
+        """Whether an expiry that was refused, of a value that was not, may be had by another way;
+        the reader goes over to that, if it has not yet."""
+        if way == "left" or not (refused(error) or (way == "instant" and key_refused(error))):
+            return False
+        if way == self._expiry:
+            side = self.links.side
+            self._expiry = "clock" if way == "instant" else "left"
+            self.notices.append(no_instants(side) if way == "instant" else no_clock(side))
+        return True
 
     def _aborted(self, keys: list[bytes], replies: list[Reply], result: Read) -> None:
         """The group was not executed. One refused key aborts all: read them one by one; but a
@@ -455,7 +537,7 @@ class DumpReader:
         result.single.update(keys)
 
     def _error(
-        self, db: int, key: bytes, error: object, request: _Request, result: Read
+        self, db: int, key: bytes, error: Reply, command: str, request: _Request, result: Read
     ) -> None:
         verdict = classify(error)
         match verdict.kind:
@@ -467,12 +549,12 @@ class DumpReader:
                 result.again.append(key)
                 result.ask[key] = self.links.announced(redirection(error), request.node)
             case Kind.TEMPORARY | Kind.FULL | Kind.ABORTED:
-                complaint = f"The {self.links.side} at {request.connection.name}: {error}."
+                complaint = f"The {self.links.side} at {request.connection.name}: {error!s}."
                 self._repeat(result, [key], complaint)
             case Kind.PERMANENT:
                 raise unusable(self.links.side)(
-                    f"The {self.links.side} at {request.connection.name} refused DUMP or its "
-                    f"expiry: {explain_refusal(error, 'DUMP')}."
+                    f"The {self.links.side} at {request.connection.name} refused {command}: "
+                    f"{explain_refusal(error, command)}."
                 )
             case _:
                 result.failures.append(KeyFailure(db, key, verdict.reason, str(error)))
@@ -511,10 +593,24 @@ _LENGTH: Final = {
 _MEMBER_BYTES: Final = 128
 
 
+def _encode_reads(keys: list[bytes], expiry: Expiry) -> bytes:
+    if expiry == "instant":
+        return encode_dumps_and_expiries(keys)
+    if expiry == "clock":
+        return encode_dumps(keys) + TIME + encode_pttls(keys) + TIME
+    return encode_dumps(keys) + encode_pttls(keys)
+
+
+def _reads_count(keys: int, expiry: Expiry) -> int:
+    return 2 * keys + (2 if expiry == "clock" else 0)
+
+
+def _is_refusal(reply: Reply) -> bool:
+    return is_error(reply) and (refused(reply) or key_refused(reply))
+
+
 def _numbers(replies: list[Reply]) -> list[int]:
     """Replies with 0 in the place of what is not a number."""
-    if set(map(type, replies)) == _ONLY_INTS:
-        return replies  # type: ignore[return-value]
     return [reply if isinstance(reply, int) else 0 for reply in replies]
 
 

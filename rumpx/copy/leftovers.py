@@ -6,7 +6,8 @@ request (`functions`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,36 +21,47 @@ from rumpx.servers.topology import is_error
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """One kind of thing that stays behind; `number` reads it from the command's reply."""
+    """One kind of thing that stays behind; `things` reads from the command's reply what tells them
+    apart, so that what several primaries have counts once."""
 
     one: str
     many: str
     command: tuple[str, ...]
-    number: Callable[[Reply], int]
+    things: Callable[[Reply], set[object]]
     remedy: str = ""
 
 
-def _listed(reply: Reply) -> int:
-    return len(reply) if isinstance(reply, list) else 0
+def _libraries(reply: Reply) -> set[object]:
+    libraries = reply if isinstance(reply, list) else []
+    return {library[1] for library in libraries if isinstance(library, list)}
 
 
-def _cached_scripts(reply: Reply) -> int:
+def _names(reply: Reply) -> set[object]:
+    return set(reply) if isinstance(reply, list) else set()
+
+
+def _cached_scripts(reply: Reply) -> set[object]:
+    """INFO only counts them; of several primaries the largest number is what there is at least."""
     text = reply.decode(errors="replace") if isinstance(reply, bytes) else ""
-    return int(info_fields(text).get("number_of_cached_scripts", 0))
+    return set(range(int(info_fields(text).get("number_of_cached_scripts", 0))))
+
+
+def _users(reply: Reply) -> set[object]:
+    """All but the one that every server has."""
+    return _names(reply) - {b"default"}
 
 
 _FUNCTIONS: Final = _Kind(
     "function library",
     "function libraries",
     ("FUNCTION", "LIST"),
-    _listed,
+    _libraries,
     " (--functions copies them)",
 )
 _OTHERS: Final = (
-    _Kind("search index", "search indexes", ("FT._LIST",), _listed),
+    _Kind("search index", "search indexes", ("FT._LIST",), _names),
     _Kind("cached script", "cached scripts", ("INFO", "memory"), _cached_scripts),
-    # All but the user that every server has.
-    _Kind("ACL user", "ACL users", ("ACL", "USERS"), lambda reply: _listed(reply) - 1),
+    _Kind("ACL user", "ACL users", ("ACL", "USERS"), _users),
 )
 
 
@@ -57,23 +69,25 @@ def left_behind(source: SideFacts, *, functions_copied: bool) -> tuple[str, ...]
     """What of the source a copy of its keys does not take along, for a check and for the end of a
     copy's report."""
     kinds = _OTHERS if functions_copied else (_FUNCTIONS, *_OTHERS)
-    try:
-        with connected(source.dialer, source.topology_now().nodes[0].address) as connection:
-            found = [_told(kind, connection.call(*kind.command)) for kind in kinds]
-    except RumpxError:
-        found = []  # the copy is complete; that the source has just gone away does not spoil it
-    return (*filter(None, found), "the server's configuration")
+    answers: dict[_Kind, list[Reply]] = {kind: [] for kind in kinds}
+    # The copy is complete: a primary that has just gone away does not spoil it.
+    with contextlib.suppress(RumpxError):
+        for node in source.topology_now().nodes:
+            with connected(source.dialer, node.address) as connection:
+                for kind, replies in answers.items():
+                    replies.append(connection.call(*kind.command))
+    told = [_told(kind, replies) for kind, replies in answers.items()]
+    return (*filter(None, told), "the server's configuration")
 
 
-def _told(kind: _Kind, reply: Reply) -> str:
-    """What stays, or that this is not known; "" where there is none, or the server has no such
+def _told(kind: _Kind, replies: Sequence[Reply]) -> str:
+    """What stays, or that this is not known; "" where there is none, or the servers have no such
     thing."""
-    if is_error(reply):
-        unknown = classify(reply).reason == "unknown command"
-        return "" if unknown else f"{kind.many} (not known: {' '.join(kind.command)} is refused)"
-    number = kind.number(reply)
-    return f"{_count(number, kind.one, kind.many)}{kind.remedy}" if number > 0 else ""
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
+    things = set().union(*(kind.things(reply) for reply in replies))
+    if things:
+        number = len(things)
+        return f"{number} {kind.one if number == 1 else kind.many}{kind.remedy}"
+    errors = [reply for reply in replies if is_error(reply)]
+    if all(classify(error).reason == "unknown command" for error in errors):
+        return ""
+    return f"{kind.many} (not known: {' '.join(kind.command)} is refused)"

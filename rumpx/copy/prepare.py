@@ -32,9 +32,17 @@ from rumpx.copy.abilities import (
     Sample,
     readable_key,
     refuse_command,
+    refuses_absttl,
     takes_absttl,
 )
-from rumpx.copy.dump import Abilities, no_multi
+from rumpx.copy.dump import (
+    Abilities,
+    Expiry,
+    no_clock,
+    no_memory_usage,
+    no_multi,
+    no_sizes,
+)
 from rumpx.copy.links import select
 from rumpx.copy.plan import (
     NodeKeys,
@@ -67,10 +75,11 @@ from rumpx.servers.replicas import prove, read_places, read_state
 from rumpx.servers.replies import (
     explain_refusal,
     is_proxy,
+    key_refused,
     proxy_words,
     refused,
 )
-from rumpx.servers.resp import Connection
+from rumpx.servers.resp import Command, Connection
 from rumpx.servers.topology import (
     Node,
     Origin,
@@ -233,6 +242,11 @@ class Draft:
         self.warnings: list[str] = []
 
     @property
+    def replaces(self) -> bool:
+        """Whether the copy may write over keys; it may be told so only later."""
+        return self.job.on_conflict in ("replace", "ask")
+
+    @property
     def target_databases(self) -> list[int]:
         """Where the copy would write to."""
         return sorted({self.scope.target_db(place.db) for place in self.databases})
@@ -283,8 +297,7 @@ def _try_reading(draft: Draft) -> None:
 
 
 def _try_writing(draft: Draft) -> None:
-    replaces = draft.job.on_conflict in ("replace", "ask")
-    draft.absttl = prove_restore(draft.target, draft.sample, replace=replaces)
+    draft.absttl = prove_restore(draft.target, draft.sample, replace=draft.replaces)
     if not draft.absttl:
         draft.warnings.append(NO_ABSTTL)
 
@@ -1014,25 +1027,32 @@ def find_abilities(
             reply = connection.call(command, argument)
             if is_error(reply):
                 refuse_command(side, connection, command, reply)
-        expiry: Literal["instant", "clock", "left"] = "instant"
+        expiry: Expiry = "instant"
         reply = connection.call("PEXPIRETIME", sample.key)
         if is_error(reply) and refused(reply):
             expiry = "clock" if isinstance(connection.call("TIME"), list) else "left"
             if expiry == "left":
-                warnings.append(
-                    f"The {side} has neither PEXPIRETIME nor TIME: expiries are read as time "
-                    "left, and come out later by the time that the way takes."
-                )
-        multi = _allows_multi(facts, connection)
-        if not multi and not facts.topology.cluster:
-            warnings.append(no_multi(side))
-        return Abilities(expiry, multi, _sizes(job, side, connection, sample, warnings))
+                warnings.append(no_clock(side))
+        sizes = _sizes(job, side, connection, sample, warnings)
+    multi = not facts.topology.cluster and _allows_multi(facts, sample, expiry)
+    if not multi and not facts.topology.cluster:
+        warnings.append(no_multi(side))
+    return Abilities(expiry, multi, sizes)
 
 
-def _allows_multi(source: SideFacts, connection: Connection) -> bool:
-    if source.topology.cluster:
-        return False
-    return connection.call_many([("MULTI",), ("EXEC",)])[1] == []
+def _allows_multi(facts: SideFacts, sample: Sample, expiry: Expiry) -> bool:
+    """Whether a group is executed with what a copy reads in it; or where the user may not read the
+    sample, which aborts it, an empty one. On a connection of its own: one that refuses EXEC stays
+    in its MULTI."""
+    second = "PEXPIRETIME" if expiry == "instant" else "PTTL"
+    group: list[Command] = [("MULTI",), ("DUMP", sample.key), (second, sample.key), ("EXEC",)]
+    if expiry == "clock":
+        group.insert(2, ("TIME",))
+    with connected(facts.dialer, sample.node, sample.db) as connection:
+        replies = connection.call_many(group)
+        if any(is_error(reply) and key_refused(reply) for reply in replies):
+            replies = connection.call_many([("MULTI",), ("EXEC",)])
+        return isinstance(replies[-1], list)
 
 
 def _sizes(
@@ -1043,13 +1063,9 @@ def _sizes(
     if not refused(connection.call("MEMORY", "USAGE", sample.key, "SAMPLES", 1)):
         return "memory"
     if not refused(connection.call("TYPE", sample.key)):
-        warnings.append(
-            f"The {side} refuses MEMORY USAGE: sizes are estimated from the lengths of values."
-        )
+        warnings.append(no_memory_usage(side))
         return "length"
-    warnings.append(
-        f"The {side} refuses MEMORY USAGE and TYPE: values are read without knowing their size."
-    )
+    warnings.append(no_sizes(side))
     return "none"
 
 
@@ -1060,6 +1076,15 @@ def prove_restore(target: SideFacts, sample: Sample, *, replace: bool) -> bool:
         with connected(target.dialer, node.address) as connection:
             takes &= takes_absttl(connection, sample.key, replace=replace)
     return takes
+
+
+def lacks_absttl(target: SideFacts, sample: Sample) -> bool:
+    """Whether a primary of the target is known to take no RESTORE … ABSTTL."""
+    for node in target.topology.nodes:
+        with connected(target.dialer, node.address) as connection:
+            if refuses_absttl(connection, sample.key):
+                return True
+    return False
 
 
 def count_keys(side: SideFacts, databases: list[int]) -> int:

@@ -1,9 +1,9 @@
 """The writer: payloads in, an outcome for each key back. RESTORE, pipelined, split by slot owner.
 
-Expiries are written as instants (ABSTTL) unless the source could give only the time left, or the
-target is older than Redis 5.0; then the time left is reckoned by its clock just before. With
-`shift` they are moved by the clocks' skew first (`--clock relative`). A key whose expiry is past
-on the target's clock is not sent: the server would answer +OK and store nothing.
+Expiries are written as instants (ABSTTL), or as times left where the source could give only these,
+or the target is older than Redis 5.0; then they are reckoned by its clock just before. With `shift`
+instants are moved by the clocks' skew first (`--clock relative`). A key whose expiry is past on the
+target's clock is not sent: the server would answer +OK and store nothing.
 
 `write` is a task (see `tasks`). It repeats nothing itself: keys that the target did not take now
 are handed back, to be *read* again, since an old payload must never be sent on doubt.
@@ -37,8 +37,8 @@ LATE_MS: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """Payloads to write into a database; the three lists belong together. `ask` as in Wanted;
-    `source_db` is where they come from, for what is told of them."""
+    """Payloads to write into a database; the three lists belong together. `ask` as in Wanted, and
+    `left` as in Read; `source_db` is where they come from, for what is told of them."""
 
     db: int
     source_db: int
@@ -46,6 +46,7 @@ class Records:
     payloads: list[bytes]
     expiries: list[int]
     ask: dict[bytes, Address] = field(default_factory=dict)
+    left: bool = False
 
 
 @dataclass(slots=True)
@@ -83,13 +84,12 @@ class RestoreWriter:
     Args:
         links: connections to it.
         replace: overwrite keys that it has; else they are `busy`.
-        absolute: expiries are instants.
         shift: ms to add to each instant.
         clock_offset: the target's clock minus ours, ms; None where unknown.
         absttl: RESTORE takes instants; else they are sent as times left.
 
     Attributes:
-        exact: expiries come out as they were read; else up to `LATE_MS` later.
+        exact: all expiries came out as they were read; else some up to `LATE_MS` later.
     """
 
     def __init__(
@@ -97,17 +97,17 @@ class RestoreWriter:
         links: Links,
         *,
         replace: bool,
-        absolute: bool,
         shift: int,
         clock_offset: float | None,
         absttl: bool,
     ) -> None:
         self.links = links
-        self.exact = absolute and absttl
-        self._encoder = RestoreEncoder(replace=replace, absolute=self.exact)
-        self._reckons_left = absolute and not absttl
+        self.exact = absttl
+        self._absttl = absttl
+        self._instants = RestoreEncoder(replace=replace, absolute=True)
+        self._times_left = RestoreEncoder(replace=replace, absolute=False)
         self._shift = shift
-        self._clock_offset = clock_offset if absolute else None
+        self._clock_offset = clock_offset
         self._scale = Scale()
 
     def write(self, records: Records) -> Task[Written]:
@@ -119,7 +119,12 @@ class RestoreWriter:
         What the target did take is counted then, too.
         """
         result = Written()
-        records = self._left(self._fresh(records, result))
+        if records.left:
+            self.exact = False
+        else:
+            records = self._fresh(records, result)
+            if not self._absttl:
+                records = self._reckoned(records)
         requests = self._send(records, result)
         outcomes = yield [
             Replies(request.connection, len(request.positions) * (1 + request.asking), oks=True)
@@ -178,14 +183,12 @@ class RestoreWriter:
             records.ask,
         )
 
-    def _left(self, records: Records) -> Records:
+    def _reckoned(self, records: Records) -> Records:
         """Records with times left in the place of instants, for a target without ABSTTL; at least
         1 ms, since 0 would mean no expiry."""
-        if not self._reckons_left:
-            return records
         now = time.time() * 1000 + (self._clock_offset or 0.0)
         left = [e if e == NO_EXPIRY else max(1, round(e - now)) for e in records.expiries]
-        return replace(records, expiries=left)
+        return replace(records, expiries=left, left=True)
 
     def _send(self, records: Records, result: Written) -> list[_Request]:
         requests = []
@@ -226,7 +229,8 @@ class RestoreWriter:
             keys = [keys[n] for n in positions]
             payloads = [payloads[n] for n in positions]
             expiries = [expiries[n] for n in positions]
-        buffers = self._encoder.encode(keys, payloads, expiries)
+        encoder = self._times_left if records.left else self._instants
+        buffers = encoder.encode(keys, payloads, expiries)
         return [ASKING, *buffers] if asking else buffers
 
     def _error(

@@ -95,10 +95,9 @@ class _UnprovenCursor(Exception):
     """A cursor that the arithmetic does not allow."""
 
 
-def key_filter(
-    partition: Partition, scope: Scope, sample: float = 1.0
-) -> Callable[[bytes], bool] | None:
-    """What a walk decides on a key's bytes by itself; None where it keeps every key."""
+def name_tests(scope: Scope) -> list[Callable[[bytes], object]]:
+    """What of a scope SCAN leaves to us: tests that the names of keys in scope pass. (One glob
+    alone is SCAN's MATCH.)"""
     tests: list[Callable[[bytes], object]] = []
     if len(scope.match) > 1:
         wanted = [compile_glob(glob).fullmatch for glob in scope.match]
@@ -106,6 +105,14 @@ def key_filter(
     if scope.exclude:
         unwanted = [compile_glob(glob).fullmatch for glob in scope.exclude]
         tests.append(lambda key: not any(match(key) for match in unwanted))
+    return tests
+
+
+def key_filter(
+    partition: Partition, scope: Scope, sample: float = 1.0
+) -> Callable[[bytes], bool] | None:
+    """What a walk decides on a key's bytes by itself; None where it keeps every key."""
+    tests = name_tests(scope)
     if partition.beside:
         tests.append(lambda key: not key.startswith(partition.beside))
     if (slots := partition.slots) is not None:

@@ -283,7 +283,7 @@ class Transfer:
             ask = {k: unsettled.write_ask.pop(k) for k in read.keys if k in unsettled.write_ask}
         db = self._scope.target_db(batch.db)
         written = yield from self._writer.write(
-            Records(db, batch.db, read.keys, read.payloads, read.expiries, ask)
+            Records(db, batch.db, read.keys, read.payloads, read.expiries, ask, read.left)
         )
         return read, written
 

@@ -131,7 +131,6 @@ class WorkerSpec:
             RestoreWriter(
                 Links(self.target, self.target_topology),
                 replace=self.on_conflict == "replace",
-                absolute=self.abilities.expiry != "left",
                 shift=self.expiry_shift,
                 clock_offset=self.clock_offset,
                 absttl=self.absttl,

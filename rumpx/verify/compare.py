@@ -73,7 +73,8 @@ class CompareSpec:
     Attributes:
         copying: both sides, the scope and the limits; and how repairs are copied.
         target_abilities: what the target lets us use for reading.
-        tolerance: ms by which expiries may differ.
+        tolerance: ms by which expiries may differ, where both servers give instants.
+        coarse_tolerance: the same where one gives times left.
         digests: have the servers send checksums.
         clocks: the source's and the target's minus ours, ms, where known.
     """
@@ -81,6 +82,7 @@ class CompareSpec:
     copying: WorkerSpec
     target_abilities: Abilities
     tolerance: int
+    coarse_tolerance: int
     digests: bool
     clocks: tuple[float | None, float | None]
 
@@ -336,7 +338,7 @@ class Comparer:
             read = yield from reader.read(wanted, sizes)
             seen.keys += read.keys
             seen.payloads += read.payloads
-            seen.expiries += read.expiries if reader.absolute else _instants(read.expiries)
+            seen.expiries += _instants(read.expiries) if read.left else read.expiries
             seen.failures += read.failures
             if not read.again:
                 return seen
@@ -544,7 +546,9 @@ class Comparer:
     def _same_expiry(self, mine: int, theirs: int) -> bool:
         if mine < 0 or theirs < 0:
             return mine == theirs
-        return abs(theirs - mine - self._shift) <= self._spec.tolerance
+        exact = self._source.exact and self._target.exact
+        tolerance = self._spec.tolerance if exact else self._spec.coarse_tolerance
+        return abs(theirs - mine - self._shift) <= tolerance
 
     # Checksums.
 

@@ -30,6 +30,7 @@ from rumpx.copy.prepare import (
     find_databases,
     find_sample,
     ignores_select,
+    lacks_absttl,
     look,
     prove_databases,
     prove_restore,
@@ -87,11 +88,12 @@ def prepare_comparison(request: Request) -> tuple[Plan, CompareSpec]:
     target_abilities = find_abilities(unsized, target, there, warnings)
     # What is compared again in a moment need not be of one instant, and MULTI costs.
     target_abilities = replace(target_abilities, multi=False)
-    absttl = True
     if request.repair:
         refuse_same_chain(source, target)
         refuse_replica(target)
         absttl = prove_restore(target, sample, replace=True)
+    else:
+        absttl = not lacks_absttl(target, sample)
     if request.delete_extra:
         refuse_replica_source(source)
     tuning = tune_to_distance(job, source, target, databases, partitions=0)
@@ -100,23 +102,24 @@ def prepare_comparison(request: Request) -> tuple[Plan, CompareSpec]:
     )
     places, back = with_schemes(source, databases), with_schemes(target, reverse)
     sides = (source, abilities, sample), (target, target_abilities, there)
-    exact = abilities.expiry == target_abilities.expiry == "instant"
-    tolerance = request.tolerance
-    if tolerance is None:
-        tolerance = _EXACT_TOLERANCE if exact else _COARSE_TOLERANCE
-        if shift:
-            # The skew was measured anew, to within half a round trip of each side, as for the copy.
-            tolerance += math.ceil(1000 * (source.clock.round_trip + target.clock.round_trip))
-        if not absttl:
-            tolerance += LATE_MS
+    late = _lateness(abilities, absttl=absttl)
+    tolerances = [request.tolerance or 0] * 2
+    if request.tolerance is None:
+        # After `--clock relative` the skew was measured anew, to within half a round trip of each
+        # side, as for the copy.
+        skew = math.ceil(1000 * (source.clock.round_trip + target.clock.round_trip)) if shift else 0
+        room = skew + (LATE_MS if late else 0)
+        tolerances = [_EXACT_TOLERANCE + room, _COARSE_TOLERANCE + room]
+        if late:
             warnings.append(
-                "The target's RESTORE has no ABSTTL, so that a copy writes expiries as times left: "
-                f"they may differ by {tolerance} ms (--ttl-tolerance sets how much)."
+                f"{late}, so that a copy writes expiries as times left: they may differ by "
+                f"{tolerances[1]:,} ms (--ttl-tolerance sets how much)."
             )
     spec = CompareSpec(
         copying,
         target_abilities,
-        tolerance,
+        tolerances[0],
+        tolerances[1],
         request.digests and digests_work(sides, warnings),
         (source.clock.offset, target.clock.offset),
     )
@@ -138,6 +141,13 @@ def prepare_comparison(request: Request) -> tuple[Plan, CompareSpec]:
         tuple(back),
     )
     return plan, spec
+
+
+def _lateness(abilities: Abilities, *, absttl: bool) -> str:
+    """Why a copy writes times left, which come out late; "" where it writes instants."""
+    if not absttl:
+        return "The target's RESTORE has no ABSTTL"
+    return "The source has neither PEXPIRETIME nor TIME" if abilities.expiry == "left" else ""
 
 
 def _partitions(

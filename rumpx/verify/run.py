@@ -63,7 +63,7 @@ def verify(
                 plan = with_writer(plan, stack.enter_context(_mark(request)))
             findings = Findings(listed, spec.scope)
             verifier = Verifier(
-                plan, spec.tolerance, request, findings, display, control, confirm
+                plan, spec.coarse_tolerance, request, findings, display, control, confirm
             )
             display.start()
             control.running = True

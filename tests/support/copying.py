@@ -96,6 +96,10 @@ class Verified:
         return found
 
     @property
+    def warnings(self) -> str:
+        return "\n".join(self.summary["warnings"])
+
+    @property
     def found(self) -> set[tuple[str, int, bytes]]:
         """Kind, database and key of each line; none may be there twice."""
         named = [

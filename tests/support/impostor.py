@@ -1,12 +1,13 @@
-"""A relay to a server that answers some commands as another server would: RESTORE as a version that
-knows fewer options, and FT._LIST as one with search indexes."""
+"""A relay to a server, of which it answers some commands as another server would: RESTORE as a
+version that knows fewer options, and FT._LIST as one with search indexes. It also tells of each
+command before the server has it."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, BinaryIO, Self
 
 import hiredis
@@ -14,19 +15,25 @@ import hiredis
 from rumpx.servers.resp import encode
 
 
-class OldTarget:
+class Impostor:
     """Listens on a port of 127.0.0.1 while it is open.
 
     Args:
         port: of the server behind it.
         options: the options of RESTORE that are known; None for those of the server.
         indexes: what FT._LIST answers; none is an unknown command.
+        before: is called with each command before it is answered.
     """
 
     def __init__(
-        self, port: int, options: Collection[bytes] | None, indexes: tuple[bytes, ...] = ()
+        self,
+        port: int,
+        options: Collection[bytes] | None = None,
+        indexes: tuple[bytes, ...] = (),
+        before: Callable[[list[bytes]], None] = lambda command: None,
     ) -> None:
         self._server = port
+        self._before = before
         self._options = options
         self._indexes = indexes
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -67,6 +74,7 @@ class OldTarget:
                 client.sendall(b"".join(answers))
 
     def _answer(self, command: list[Any], server: socket.socket, replies: BinaryIO) -> bytes:
+        self._before(command)
         name = command[0].upper()
         known = self._options
         words = command[4:] if name == b"RESTORE" and known is not None else ()
