@@ -198,9 +198,12 @@ def _endpoint(arguments: argparse.Namespace, side: Side) -> Endpoint:
         absolute(options[f"{prefix}_cert"]),
         absolute(options[f"{prefix}_key"]),
         options[f"{prefix}_insecure"],
+        options[f"{prefix}_server_name"],
     )
     if tls != Tls() and endpoint.tls is None:
-        raise UsageError(f"--{prefix}-ca, -cert, -key and -insecure need a rediss:// URI.")
+        raise UsageError(
+            f"--{prefix}-ca, -cert, -key, -insecure and -server-name need a rediss:// URI."
+        )
     if bool(tls.cert) != bool(tls.key):
         raise UsageError(f"--{prefix}-cert and --{prefix}-key belong together; give both.")
     for flag in ("ca", "cert", "key"):

@@ -10,7 +10,7 @@ URIs::
     rediss://…                                            TLS, certificate verified; also valkeys://
     unix://[user[:password]@]/path/to.sock[?db=N]
     redis+sentinel://[user[:password]@]host[:port][,host…]/service[/db]
-    rediss+sentinel://…
+    rediss+sentinel://…[?sentinels=plain]                 TLS, also to the sentinels unless so said
 
 The user, password and service name are percent-decoded; an IPv6 host stands in brackets.
 """
@@ -18,6 +18,7 @@ The user, password and service name are percent-decoded; an IPv6 host stands in 
 from __future__ import annotations
 
 import re
+import socket
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -52,12 +53,34 @@ _SCHEMES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How a TLS server is checked, and what we show it. Paths of PEM files."""
+    """How a TLS server is checked, and what we show it. Paths of PEM files.
+
+    `server_name` is the name that its certificate is checked for, and that SNI names, in the place
+    of the host's own.
+    """
 
     ca: str | None = None
     cert: str | None = None
     key: str | None = None
     insecure: bool = False
+    server_name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.server_name is not None and not is_host(self.server_name):
+            raise UsageError(
+                f"--from-server-name or --to-server-name: {self.server_name!r} is no host name or "
+                "IP address. Give it without a port."
+            )
+
+
+def is_host(text: str) -> bool:
+    """Whether TLS can check a certificate for this name."""
+    try:
+        if ":" in text:
+            return bool(socket.inet_pton(socket.AF_INET6, text))
+        return bool(re.fullmatch(r"[^\[\]@/\s]+", text) and text.encode("idna"))
+    except (OSError, UnicodeError):
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +89,9 @@ class Endpoint:
 
     `addresses` are the servers to ask first (for sentinel: the sentinels); none for a unix socket.
     `cluster` is True or False where the user forced it and None where the server is asked.
-    `address_map` rewrites addresses that cluster nodes or sentinels announce.
+    `address_map` says where to dial for addresses that cluster nodes or sentinels announce, or the
+    user gave; certificates are checked for the names before it. `sentinels_plain`: `tls` is for the
+    primary alone.
     `password_file` and `sentinel_password_file` are where the passwords came from, if from files.
     """
 
@@ -84,6 +109,7 @@ class Endpoint:
     address_map: tuple[tuple[Address, Address], ...] = ()
     password_file: str | None = None
     sentinel_password_file: str | None = None
+    sentinels_plain: bool = False
 
     def __str__(self) -> str:
         """The URI without credentials: what messages, reports and a job's identity show."""
@@ -93,11 +119,12 @@ class Endpoint:
         hosts = ",".join(format_address(address) for address in self.addresses)
         scheme = "rediss" if self.tls else "redis"
         if self.transport == "sentinel":
-            return f"{scheme}+sentinel://{hosts}/{quote(self.service, safe='')}{database}"
+            query = "?sentinels=plain" if self.sentinels_plain else ""
+            return f"{scheme}+sentinel://{hosts}/{quote(self.service, safe='')}{database}{query}"
         return f"{scheme}://{hosts}{database}"
 
     def mapped(self, address: Address) -> Address:
-        """Where to dial for an address that a server announced."""
+        """Where to dial for an address that a server announced, or that the user gave."""
         for announced, reachable in self.address_map:
             if announced == address:
                 return reachable
@@ -308,6 +335,10 @@ def parse_endpoint(uri: str, side: Side) -> Endpoint:
         password=unquote(password) if at and colon else None,
         tls=Tls() if encrypted else None,
     )
+    query, plain = _sentinels_plain(query)
+    if plain and (transport != "sentinel" or not encrypted):
+        raise UsageError(f"{flag}: ?sentinels=plain is only for rediss+sentinel://.")
+    endpoint = replace(endpoint, sentinels_plain=plain)
     db = _parse_query(query, flag)
     if transport == "unix":
         if not location.startswith("/"):
@@ -336,13 +367,20 @@ def parse_endpoint(uri: str, side: Side) -> Endpoint:
     return replace(endpoint, addresses=addresses, db=db)
 
 
+def _sentinels_plain(query: str) -> tuple[str, bool]:
+    """The rest of a query, and whether it says sentinels=plain."""
+    fields = query.split("&")
+    rest = [field for field in fields if field != "sentinels=plain"]
+    return "&".join(rest), len(rest) < len(fields)
+
+
 def _parse_query(query: str, flag: str) -> int | None:
     options = dict(parse_qsl(query, keep_blank_values=True))
     db = options.pop("db", None)
     if options:
         raise UsageError(
-            f"{flag}: only ?db=N is known after the '?' of a URI. (If the password holds a '?', "
-            "write it as %3F.)"
+            f"{flag}: only ?db=N, and ?sentinels=plain of rediss+sentinel://, are known after the "
+            "'?' of a URI. (If the password holds a '?', write it as %3F.)"
         )
     return None if db is None else _parse_db(db, flag)
 

@@ -103,6 +103,7 @@ def _side(side: Side, endpoint: Endpoint) -> Iterator[Option]:
     yield _one(f"{prefix}-cert", tls.cert, None)
     yield _one(f"{prefix}-key", tls.key, None)
     yield _switch(f"{prefix}-insecure", tls.insecure)
+    yield _one(f"{prefix}-server-name", tls.server_name, None)
     yield _one(f"{prefix}-sentinel-user", endpoint.sentinel_username, None)
     yield _one(f"{prefix}-sentinel-password-file", endpoint.sentinel_password_file, None)
     cluster = {None: "auto", True: "yes", False: "no"}[endpoint.cluster]

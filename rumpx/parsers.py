@@ -548,6 +548,12 @@ def _add_side(parser: argparse.ArgumentParser, side: str) -> None:
     add(f"--{side}-cert", metavar="FILE", help="our client certificate (PEM)")
     add(f"--{side}-key", metavar="FILE", help="its key (PEM)")
     add(f"--{side}-insecure", action="store_true", help="do not verify the certificate")
+    add(
+        f"--{side}-server-name",
+        metavar="NAME",
+        help="the name that its certificate is checked for; default the host's, before "
+        f"--{side}-map-address",
+    )
     add(f"--{side}-sentinel-user", metavar="NAME", help="the sentinels' own user")
     add(f"--{side}-sentinel-password-file", metavar="FILE", help="the sentinels' own password")
     add(

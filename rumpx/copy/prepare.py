@@ -493,9 +493,10 @@ def at_start(dialer: Dialer) -> Iterator[None]:
         flag = "--from" if dialer.side == "source" else "--to"
         advice = f"Check {flag}, and that the server runs."
         tls = dialer.endpoint.tls
-        if tls and not tls.cert:
+        if tls:
             # TLS 1.3 lets us believe that we are in; then the server just closes.
-            advice += f" If it demands a client certificate, give {flag}-cert and {flag}-key."
+            verb = "check" if tls.cert else "give"
+            advice += f" If it demands a client certificate, {verb} {flag}-cert and {flag}-key."
         raise unusable(dialer.side)(f"{error} {advice}") from None
 
 

@@ -1,9 +1,9 @@
 """From an Endpoint to authenticated connections. The only importer of redis-py.
 
-redis-py connects (TCP, TLS, unix socket), checks certificates and logs in; the socket is then
-taken over by our own `resp.Connection`. RESP2 is asked for explicitly, since older servers refuse
-HELLO 3 and redis-py does not fall back; its retries are off, since whoever holds keys must decide
-what is repeated.
+redis-py connects (TCP, unix socket) and logs in, with TLS between the two by `tls`; the socket is
+then taken over by our own `resp.Connection`. RESP2 is asked for explicitly, since older servers
+refuse HELLO 3 and redis-py does not fall back; its retries are off, since whoever holds keys must
+decide what is repeated.
 
 For a sentinel endpoint each connect asks the sentinels anew and checks by ROLE that the answer
 really is a primary: a sentinel may lag behind a failover.
@@ -23,18 +23,20 @@ import socket
 import ssl
 import struct
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import hiredis
 import redis
 import redis.exceptions
 from redis.connection import Connection as RedisConnection
-from redis.connection import SSLConnection, UnixDomainSocketConnection
+from redis.connection import UnixDomainSocketConnection
 
 from rumpx.errors import ConnectionLost, MachineLimit, RumpxError, Side, machine_limit, unusable
-from rumpx.job import Address, Endpoint, ReadFrom, format_address
+from rumpx.job import Address, Endpoint, ReadFrom, format_address, is_host
 from rumpx.servers.replies import Kind, classify, is_farewell
 from rumpx.servers.resp import Connection
+from rumpx.servers.tls import Port, client_context, flag_of
 
 CLIENT_NAME = "rumpx"
 
@@ -88,6 +90,23 @@ def _no_socket() -> MachineLimit | None:
     return None
 
 
+class _TlsConnection(RedisConnection):
+    """Dials one host and checks the certificate for another; redis-py's own takes them for one."""
+
+    def __init__(self, context: ssl.SSLContext, server_name: str, **login: Any) -> None:
+        super().__init__(**login)  # type: ignore[no-untyped-call]
+        self._context = context
+        self._server_name = server_name
+
+    def _connect(self) -> ssl.SSLSocket:
+        sock: socket.socket = super()._connect()  # type: ignore[no-untyped-call]
+        try:
+            return self._context.wrap_socket(sock, server_hostname=self._server_name)
+        except BaseException:
+            sock.close()
+            raise
+
+
 @dataclass(frozen=True, slots=True)
 class Dialer:
     """Opens connections to one side.
@@ -131,7 +150,7 @@ class Dialer:
             if endpoint.transport == "sentinel":
                 return self._connect_primary()
             address = endpoint.addresses[0]
-        return self._open_tcp(endpoint.mapped(address), self._login())
+        return self._open_tcp(address, self._login())
 
     def hangs_up(self) -> bool:
         """Whether what is at the endpoint's first address answers PING and ends the connection at
@@ -155,7 +174,7 @@ class Dialer:
                         f"{self.endpoint.service!r}"
                     )
                     continue
-                connection = self._open_tcp(self.endpoint.mapped(primary), self._login())
+                connection = self._open_tcp(primary, self._login())
             except ConnectionLost as error:
                 complaint = str(error).rstrip(".")
                 continue
@@ -171,7 +190,7 @@ class Dialer:
             "username": self.endpoint.sentinel_username,
             "password": self.endpoint.sentinel_password,
         }
-        connection = self._open_tcp(sentinel, login)
+        connection = self._open_tcp(sentinel, login, sentinel=True)
         reply = connection.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.endpoint.service)
         connection.close()
         if isinstance(reply, hiredis.ReplyError):
@@ -184,19 +203,51 @@ class Dialer:
         assert isinstance(host, bytes) and isinstance(port, bytes)
         return host.decode(), int(port)
 
-    def _open_tcp(self, address: Address, login: dict[str, Any]) -> Connection:
-        tls = self.endpoint.tls
-        login |= {"host": address[0], "port": address[1]}
+    def _open_tcp(
+        self, address: Address, login: dict[str, Any], *, sentinel: bool = False
+    ) -> Connection:
+        """Dial where the address map leads; a certificate is checked for the name before it."""
+        endpoint = self.endpoint
+        tls = None if sentinel and endpoint.sentinels_plain else endpoint.tls
+        # An IPv6 address may have a zone, which is this machine's matter.
+        server_name = (tls and tls.server_name) or address[0].partition("%")[0]
+        host, port = place = endpoint.mapped(address)
+        login |= {"host": host, "port": port}
         make: Any = RedisConnection
-        if tls is not None:
-            make = SSLConnection
-            login |= {
-                "ssl_ca_certs": tls.ca,
-                "ssl_certfile": tls.cert,
-                "ssl_keyfile": tls.key,
-                "ssl_cert_reqs": "none" if tls.insecure else "required",
-            }
-        return self._open(make(**login), format_address(address))
+        if tls:
+            if not is_host(server_name):
+                raise unusable(self.side)(
+                    f"A certificate of the {self.side} cannot be checked for {server_name!r}, "
+                    f"which is no host name. Give one by {flag_of(self.side)}-server-name NAME."
+                )
+            make = partial(_TlsConnection, client_context(tls, self.side), server_name)
+        what = "sentinel" if sentinel else self.side
+        tried = Port(
+            self.side, place, tls, server_name, self.connect_timeout, what, self._otherwise(what)
+        )
+        return self._open(make(**login), format_address(place), tried)
+
+    def _otherwise(self, what: str) -> str:
+        """How the user says that a port speaks the other of TLS and plain text."""
+        endpoint = self.endpoint
+        secure, flag = endpoint.tls is not None, flag_of(self.side)
+        if endpoint.transport != "sentinel":
+            return f"write {'redis' if secure else 'rediss'}:// in {flag}"
+        if what != "sentinel":
+            if secure:
+                return f"write redis+sentinel:// in {flag}"
+            return (
+                f"write rediss+sentinel:// in {flag}, with ?sentinels=plain at its end, since the "
+                "sentinels do not"
+            )
+        if endpoint.sentinels_plain:
+            return f"leave ?sentinels=plain out of {flag}"
+        if secure:
+            return (
+                f"write ?sentinels=plain at the end of {flag} if the primary does, else "
+                "redis+sentinel://"
+            )
+        return f"write rediss+sentinel:// in {flag}"
 
     def _login(self) -> dict[str, Any]:
         return {
@@ -209,16 +260,14 @@ class Dialer:
             "driver_info": None,
         }
 
-    def _open(self, link: Any, name: str) -> Connection:
+    def _open(self, link: Any, name: str, tried: Port | None = None) -> Connection:
         # `Any`: redis-py's connections are only partly annotated.
         try:
             link.connect()
         except redis.exceptions.AuthenticationError as error:
             raise self._refused(name, f"login failed: {str(error).rstrip('.')}") from None
-        except redis.exceptions.RedisError as error:
-            raise self._explain(name, error) from None
-        except (ssl.SSLError, OSError) as error:
-            raise self._explain(name, error) from None
+        except (redis.exceptions.RedisError, ssl.SSLError, OSError) as error:
+            raise self._explain(name, error, tried) from None
         # The socket is ours from here on; redis-py has no public way to hand it over.
         sock: socket.socket = link._sock
         link._sock = None
@@ -227,11 +276,11 @@ class Dialer:
             # What is not sent yet when it is closed, or its process is killed, is not sent later.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         if self.greets:
-            self._greet(connection)
+            self._greet(connection, tried)
         set_timeout(sock, self.timeout)
         return connection
 
-    def _greet(self, connection: Connection) -> None:
+    def _greet(self, connection: Connection, tried: Port | None) -> None:
         """Name ourselves; a server or service that refuses these is served all the same."""
         commands: list[tuple[str, ...]] = [("CLIENT", "SETNAME", self.writer or CLIENT_NAME)]
         if self.writer:
@@ -240,7 +289,13 @@ class Dialer:
             commands.append(("CLIENT", "NO-TOUCH", "ON"))
         if self.read_from != "primary":
             commands.append(("READONLY",))  # refused where there is no cluster, and not needed
-        first, *others = connection.call_many(commands)
+        try:
+            first, *others = connection.call_many(commands)
+        except ConnectionLost as error:
+            told = error.words or error.silent
+            if tried and not told and (explained := tried.explain(error)):
+                raise explained from None
+            raise
         if isinstance(first, hiredis.ReplyError) and is_farewell(first):
             connection.close()
             raise self._turned_away(connection.name, str(first).rstrip("."))
@@ -259,33 +314,24 @@ class Dialer:
         return ConnectionLost(f"The {self.side} at {name} does not serve us now: {words}.")
 
     def _refused(self, name: str, reason: str) -> RumpxError:
-        flag = "FROM" if self.side == "source" else "TO"
+        flag = flag_of(self.side)
         return unusable(self.side)(
             f"The {self.side} at {name} does not let us in: {reason}. Check the user and password "
-            f"(RUMPX_{flag}_PASSWORD, --{flag.lower()}-password-file or the URI)."
+            f"(RUMPX_{flag[2:].upper()}_PASSWORD, {flag}-password-file or the URI)."
         )
 
-    def _explain(self, name: str, error: Exception) -> RumpxError:
+    def _explain(self, name: str, error: Exception, tried: Port | None) -> RumpxError:
         """A certificate will not get better by waiting; a refused connection may."""
         if limit := machine_limit(error) or _no_socket():
             return limit
-        text = str(error)
-        if isinstance(error, FileNotFoundError) and self.endpoint.transport != "unix":
-            return unusable(self.side)(
-                f"A certificate or key file for the {self.side} cannot be read: {text}."
-            )
-        if "PEM lib" in text or "KEY_VALUES_MISMATCH" in text:
-            flag = "--from" if self.side == "source" else "--to"
-            return unusable(self.side)(
-                f"The files of {flag}-cert and {flag}-key hold no certificate with its key, as PEM."
-            )
-        if "certificate" in text.lower() or "CERTIFICATE" in text:
-            return unusable(self.side)(
-                f"The {self.side} at {name} was not trusted: {text.strip('. ')}. Give its "
-                f"authority by --{'from' if self.side == 'source' else 'to'}-ca FILE."
-            )
-        if isinstance(error, ssl.SSLError) or "SSL" in text:
-            return unusable(self.side)(
-                f"The {self.side} at {name} does not speak TLS with us: {text.strip('. ')}."
-            )
-        return ConnectionLost(f"The {self.side} at {name} cannot be reached: {text.strip('. ')}.")
+        if tried and not _answered(error) and (explained := tried.explain(error)):
+            return explained
+        text = str(error).strip(". ")
+        return ConnectionLost(f"The {self.side} at {name} cannot be reached: {text}.")
+
+
+def _answered(error: Exception) -> bool:
+    """Whether redis-py made an exception of an error reply: the other end speaks as we do."""
+    kinds = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
+    unread = isinstance(error, (OSError, redis.exceptions.InvalidResponse))
+    return not unread and type(error) not in kinds

@@ -120,6 +120,7 @@ class Proxy:
     Switches: `rtt_ms`, `refuse` (accept and close at once), `trickle` (one byte at a time),
     `fail_fraction` (this share of new connections is closed at once; seeded), `hold` and `release`
     (what was sent on a connection before it was lost, and lands later).
+    `server_names` are the names that clients asked for by SNI.
     Counters: `connections` (accepted), `refused` (of these, closed at once), `cuts` (done by
     `cut_after` and `cut_within`), `bytes_up`, `bytes_down`.
     """
@@ -152,9 +153,11 @@ class Proxy:
         self._lock = threading.Lock()
         self._open: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
         self._clients: dict[_Flow, asyncio.StreamWriter] = {}
+        self.server_names: list[str | None] = []
         self._ssl: ssl.SSLContext | None = None
         if tls:
             self._ssl = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self._ssl.sni_callback = lambda _, name, __: self.server_names.append(name)
             if wrong_host:
                 self._ssl.load_cert_chain(tls.wrong_cert, tls.wrong_key)
             else:
