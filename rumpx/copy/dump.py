@@ -37,7 +37,7 @@ from rumpx.errors import ConnectionLost, Side, unusable
 from rumpx.job import Address
 from rumpx.report.snapshot import KeyFailure
 from rumpx.servers.probe import milliseconds
-from rumpx.servers.replies import Kind, classify, explain_refusal, redirection
+from rumpx.servers.replies import Kind, classify, explain_refusal
 from rumpx.servers.resp import (
     ASKING,
     EXEC,
@@ -457,12 +457,11 @@ class DumpReader:
         verdict = classify(error)
         match verdict.kind:
             case Kind.MOVED:
-                address = self.links.announced(redirection(error), request.node)
-                self.links.moved(key, address)
+                self.links.moved(key, error, request.node)
                 result.again.append(key)
             case Kind.ASK:
                 result.again.append(key)
-                result.ask[key] = self.links.announced(redirection(error), request.node)
+                result.ask[key] = self.links.announced(error, request.node)
             case Kind.TEMPORARY | Kind.FULL | Kind.ABORTED:
                 complaint = f"The {self.links.side} at {request.connection.name}: {error}."
                 self._repeat(result, [key], complaint)
