@@ -47,7 +47,6 @@ from rumpx.servers.replies import (
     explain_refusal,
     key_refused,
     malformed,
-    redirection,
     refused,
 )
 from rumpx.servers.resp import (
@@ -542,12 +541,11 @@ class DumpReader:
         verdict = classify(error)
         match verdict.kind:
             case Kind.MOVED:
-                address = self.links.announced(redirection(error), request.node)
-                self.links.moved(key, address)
+                self.links.moved(key, error, request.node)
                 result.again.append(key)
             case Kind.ASK:
                 result.again.append(key)
-                result.ask[key] = self.links.announced(redirection(error), request.node)
+                result.ask[key] = self.links.announced(error, request.node)
             case Kind.TEMPORARY | Kind.FULL | Kind.ABORTED:
                 complaint = f"The {self.links.side} at {request.connection.name}: {error!s}."
                 self._repeat(result, [key], complaint)

@@ -26,10 +26,10 @@ from rumpx.job import Address
 from rumpx.servers.clients import end_clients
 from rumpx.servers.dial import Dialer
 from rumpx.servers.replicas import prove, read_places
-from rumpx.servers.replies import explain_refusal, refused
+from rumpx.servers.replies import explain_refusal, redirection, refused
 from rumpx.servers.resp import Connection
 from rumpx.servers.slots import key_slot, key_slots
-from rumpx.servers.topology import Topology, is_error
+from rumpx.servers.topology import Topology, is_error, marked
 
 _REFRESH_SECONDS: Final = 0.5
 # A worker has up to six Links, and some files of its own, below what the system lets it open.
@@ -80,6 +80,7 @@ class Links:
         self._topology = topology
         self._owners = topology.owners()
         self._origins = {node.address: node.origin for node in topology.nodes if node.origin}
+        self._marks = {node.address: node.mark for node in topology.nodes if not node.origin}
         self._places = {node.primary: node.address for node in topology.nodes}
 
     def connect(self, address: Address | None, db: int) -> Connection:
@@ -108,7 +109,8 @@ class Links:
         self.unended |= left != "nothing"
 
     def _dial(self, address: Address | None) -> Connection:
-        connection = self.dialer.connect(address)
+        with marked(self._marks.get(address, "")):
+            connection = self.dialer.connect(address)
         if origin := self._origins.get(address):
             prove(connection, origin)
         return connection
@@ -147,20 +149,28 @@ class Links:
             routes[owners[slot]].append(position)
         return routes
 
-    def moved(self, key: bytes, address: Address) -> None:
+    def moved(self, key: bytes, error: object, by: Address | None) -> None:
         """A node said that another one, a primary, serves this key's slot."""
+        address = self.announced(error, by)
+        if address == by:
+            # Nodes of one port without names (`unknown-endpoint`): CLUSTER NODES tells them apart.
+            self.refresh()
+            return
         if address not in self._places and self.dialer.read_from != "primary":
             self.refresh()
         self._owners[key_slot(key)] = self._places.get(address, address)
 
-    def announced(self, address: Address, by: Address | None) -> Address:
-        """The full address of a redirection: without a host it is the answering node's own."""
+    def announced(self, error: object, by: Address | None) -> Address:
+        """Where a redirection leads: without a host it is the answering node's own."""
+        address = redirection(error)
+        assert address is not None  # `classify` calls the others no redirections
         return address if address[0] else (by[0] if by else "", address[1])
 
     def trouble(self, address: Address | None) -> str:
         """Why a node does not answer on a new connection; "" if it does."""
         try:
-            self.dialer.connect(address).close()
+            with marked(self._marks.get(address, "")):
+                self.dialer.connect(address).close()
         except ConnectionLost as error:
             return str(error)
         return ""

@@ -85,6 +85,7 @@ from rumpx.servers.topology import (
     Origin,
     Topology,
     is_error,
+    marked,
     read_topology,
     unserved_slots,
 )
@@ -501,9 +502,11 @@ def at_start(dialer: Dialer) -> Iterator[None]:
 
 
 @contextmanager
-def connected(dialer: Dialer, address: Address | None, db: int = 0) -> Iterator[Connection]:
-    """A connection for a few questions."""
-    with at_start(dialer):
+def connected(
+    dialer: Dialer, address: Address | None, db: int = 0, mark: str = ""
+) -> Iterator[Connection]:
+    """A connection for a few questions; `mark` is the node's."""
+    with at_start(dialer), marked(mark):
         connection = dialer.connect(address)
         try:
             select(connection, db, dialer.side)
@@ -538,7 +541,7 @@ def look(job: Job, side: Side) -> SideFacts:
     clock = ServerClock(None, 0.0)
     no_touch = False
     for number, node in enumerate(topology.nodes):
-        with connected(dialer, node.address) as connection:
+        with connected(dialer, node.address, mark=node.mark) as connection:
             refuse_foreign(side, connection)
             info = read_info(connection)
             infos[node.address] = info

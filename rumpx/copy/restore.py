@@ -26,7 +26,7 @@ from rumpx.copy.tasks import Replies, Task
 from rumpx.errors import ConnectionLost, RumpxError, TargetFull, TargetUnusable
 from rumpx.job import Address
 from rumpx.report.snapshot import KeyFailure
-from rumpx.servers.replies import Kind, classify, explain_refusal, malformed, redirection
+from rumpx.servers.replies import Kind, classify, explain_refusal, malformed
 from rumpx.servers.resp import ASKING, NO_EXPIRY, Connection, RestoreEncoder
 from rumpx.servers.topology import is_error
 
@@ -240,12 +240,11 @@ class RestoreWriter:
         verdict = classify(error)
         match verdict.kind:
             case Kind.MOVED:
-                address = self.links.announced(redirection(error), request.node)
-                self.links.moved(key, address)
+                self.links.moved(key, error, request.node)
                 result.again.append(key)
             case Kind.ASK:
                 result.again.append(key)
-                result.ask[key] = self.links.announced(redirection(error), request.node)
+                result.ask[key] = self.links.announced(error, request.node)
             case Kind.TEMPORARY | Kind.ABORTED:
                 if str(error).startswith("READONLY"):
                     self.links.drop(request.node)

@@ -29,7 +29,7 @@ from rumpx.job import Address
 from rumpx.servers.dial import Dialer
 from rumpx.servers.probe import read_info
 from rumpx.servers.slots import SLOTS
-from rumpx.servers.topology import Node, OwnView, Topology, own_view, read_topology
+from rumpx.servers.topology import Node, OwnView, Topology, marked, own_view, read_topology
 
 _POLL_SECONDS: Final = 1.0
 
@@ -111,7 +111,8 @@ class SlotWatch:
             self._topology = read_topology(self._dialer, known)
             views = {}
             for node in self._topology.nodes:
-                connection = self._dialer.connect(node.address)
+                with marked(node.mark):
+                    connection = self._dialer.connect(node.address)
                 try:
                     if view := own_view(connection):
                         views[node.address] = view
@@ -191,7 +192,8 @@ def target_runs(dialer: Dialer, topology: Topology) -> tuple[TargetRun, ...]:
 def _run_ids(dialer: Dialer, topology: Topology) -> list[str]:
     run_ids = {}
     for node in topology.nodes:
-        connection = dialer.connect(node.address)
+        with marked(node.mark):
+            connection = dialer.connect(node.address)
         try:
             info = read_info(connection)
             if info and info.role == "slave":

@@ -41,6 +41,10 @@ from rumpx.servers.tls import Port, client_context, flag_of
 CLIENT_NAME = "rumpx"
 
 
+class _Unreached(ConnectionLost):
+    """Not even a connection came about."""
+
+
 def set_timeout(sock: socket.socket, seconds: float) -> None:
     """Bound each wait of a socket.
 
@@ -150,7 +154,7 @@ class Dialer:
             if endpoint.transport == "sentinel":
                 return self._connect_primary()
             address = endpoint.addresses[0]
-        return self._open_tcp(address, self._login())
+        return self._open_announced(address)
 
     def hangs_up(self) -> bool:
         """Whether what is at the endpoint's first address answers PING and ends the connection at
@@ -174,7 +178,7 @@ class Dialer:
                         f"{self.endpoint.service!r}"
                     )
                     continue
-                connection = self._open_tcp(primary, self._login())
+                connection = self._open_announced(primary)
             except ConnectionLost as error:
                 complaint = str(error).rstrip(".")
                 continue
@@ -201,7 +205,31 @@ class Dialer:
             return None
         host, port = reply
         assert isinstance(host, bytes) and isinstance(port, bytes)
-        return host.decode(), int(port)
+        try:
+            return host.decode(), int(port)
+        except ValueError:
+            return None
+
+    def _open_announced(self, address: Address) -> Connection:
+        """By the address where the user has a server, or that a server has announced."""
+        try:
+            return self._open_tcp(address, self._login())
+        except _Unreached as error:
+            if self.endpoint.transport == "tcp" and address in self.endpoint.addresses:
+                raise
+            raise ConnectionLost(f"{error} {self._announced(address)}") from None
+
+    def _announced(self, address: Address) -> str:
+        """What to do about an announced address that is not to be reached from here."""
+        name, flag = format_address(address), "from" if self.side == "source" else "to"
+        if self.endpoint.mapped(address) != address:
+            return f"That is where --{flag}-map-address leads for the announced {name}."
+        sentinel = self.endpoint.transport == "sentinel"
+        teller = "the sentinels announce" if sentinel else "the cluster announces"
+        return (
+            f"That is the address that {teller}; if the node is reached by another one from here, "
+            f"give --{flag}-map-address {name}=HOST:PORT."
+        )
 
     def _open_tcp(
         self, address: Address, login: dict[str, Any], *, sentinel: bool = False
@@ -266,7 +294,8 @@ class Dialer:
             link.connect()
         except redis.exceptions.AuthenticationError as error:
             raise self._refused(name, f"login failed: {str(error).rstrip('.')}") from None
-        except (redis.exceptions.RedisError, ssl.SSLError, OSError) as error:
+        except (redis.exceptions.RedisError, ssl.SSLError, OSError, ValueError) as error:
+            # ValueError: no host has such a name.
             raise self._explain(name, error, tried) from None
         # The socket is ours from here on; redis-py has no public way to hand it over.
         sock: socket.socket = link._sock
@@ -327,7 +356,7 @@ class Dialer:
         if tried and not _answered(error) and (explained := tried.explain(error)):
             return explained
         text = str(error).strip(". ")
-        return ConnectionLost(f"The {self.side} at {name} cannot be reached: {text}.")
+        return _Unreached(f"The {self.side} at {name} cannot be reached: {text}.")
 
 
 def _answered(error: Exception) -> bool:

@@ -58,6 +58,8 @@ _BY_CODE: Final = {
     "CROSSSLOT": Verdict(Kind.ABORTED, "sharded behind one address"),
 }
 
+# A redirection to nowhere; the node may know better in a moment.
+_LOST_WAY: Final = Verdict(Kind.TEMPORARY, "redirection without an address")
 # The words of proxies (envoy; Codis) that pass on some commands only.
 _PROXY: Final = Verdict(Kind.PERMANENT, "a proxy")
 # Of replies that say why a server closes a connection.
@@ -90,6 +92,8 @@ def classify(error: object) -> Verdict:
     if code == "NOPERM":
         about_key = "key" in text.lower() and "command" not in text.lower()
         return Verdict(Kind.KEY if about_key else Kind.PERMANENT, "no permission")
+    if code in ("MOVED", "ASK") and redirection(text) is None:
+        return _LOST_WAY
     if code in _BY_CODE:
         return _BY_CODE[code]
     lowered = text.lower()
@@ -106,13 +110,18 @@ def is_farewell(error: object) -> bool:
     return text.startswith(_FAREWELL_CODES) or any(words in lowered for words in _FAREWELL_WORDS)
 
 
-def redirection(error: object) -> Address:
-    """The address in "MOVED slot host:port" or "ASK slot host:port".
+def redirection(error: object) -> Address | None:
+    """The address in "MOVED slot host:port" or "ASK slot host:port"; None if it cannot be read.
 
-    An empty host means the host that answered (Redis 7.0, CLUSTER SLOTS and redirections).
+    An empty host means the host that answered; so does `?`, of a node that is to be called by its
+    host name and has none (Redis 7.0, CLUSTER SLOTS and redirections).
     """
-    host, _, port = str(error).split()[2].rpartition(":")
-    return host, int(port)
+    words = str(error).split(" ")
+    host, _, port = words[2].rpartition(":") if len(words) == 3 else ("", "", "")
+    if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65_536:
+        return None
+    host = host.removeprefix("[").removesuffix("]")
+    return "" if host == "?" else host, int(port)
 
 
 def malformed(side: Side, name: str, command: str) -> RumpxError:

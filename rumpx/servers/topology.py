@@ -4,6 +4,11 @@ A standalone server is a topology of one node whose address is the endpoint itse
 read from CLUSTER NODES, asked of the first node that answers: the seeds of the URI, then every
 node known from before. Where that command is refused CLUSTER SLOTS tells the same, without marks.
 
+Addresses are those of CLUSTER SLOTS, asked beside it, since it names nodes as they want to be
+called (`cluster-preferred-endpoint-type`), as redirections do: by IP address, by host name, or not
+at all. The host that answered then stands in, unless that would make two nodes one; such nodes, and
+those that CLUSTER SLOTS does not list, keep the words of CLUSTER NODES.
+
 Marks of slots in migration (`[77->-id]`, `[93-<-id]`) stand only in a node's own line, so whoever
 needs them asks each primary itself (`own_view`).
 
@@ -13,12 +18,16 @@ Formats: https://valkey.io/commands/cluster-nodes/
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Final
 
 import hiredis
 
-from rumpx.errors import ConnectionLost, TemporaryError, unusable
+from rumpx.errors import ConnectionLost, RumpxError, TemporaryError, unusable
 from rumpx.job import Address, format_address
 from rumpx.servers.dial import Dialer
 from rumpx.servers.replies import explain_refusal, refused
@@ -48,7 +57,8 @@ class Node:
     """One primary. `address` is None for a standalone server: dial the endpoint itself.
 
     `slots` are inclusive ranges; empty for a standalone server. With an `origin` the address is
-    that of a replica, which is read in the primary's place; all else is the primary's.
+    that of a replica, which is read in the primary's place; all else is the primary's. `mark` is
+    what CLUSTER NODES says of a node that is not well (`fail`, say); "" if it is.
     """
 
     address: Address | None
@@ -56,6 +66,7 @@ class Node:
     slots: tuple[SlotRange, ...] = ()
     replicas: tuple[Address, ...] = ()
     origin: Origin | None = None
+    mark: str = field(default="", compare=False)
 
     @property
     def primary(self) -> Address | None:
@@ -107,7 +118,23 @@ class OwnView:
     moving: frozenset[int]
 
 
+_MARKS: Final = ("fail", "fail?", "noaddr", "handshake")
+_UNNAMED: Final = (None, b"", b"?")
+
 STANDALONE = Topology(cluster=False, nodes=(Node(address=None),))
+
+
+@contextmanager
+def marked(mark: str) -> Iterator[None]:
+    """What fails here is a connection to a node with this mark (`Node.mark`): say so."""
+    try:
+        yield
+    except ConnectionLost as error:
+        if not mark:
+            raise
+        told = ConnectionLost(f"{error} CLUSTER NODES marks the node as `{mark}`.")
+        told.words, told.silent = error.words, error.silent
+        raise told from None
 
 
 def read_topology(dialer: Dialer, known: Iterable[Address] = ()) -> Topology:
@@ -140,11 +167,17 @@ def read_topology(dialer: Dialer, known: Iterable[Address] = ()) -> Topology:
 
 def _ask(dialer: Dialer, connection: Connection, seed: Address | None) -> Topology:
     forced = dialer.endpoint.cluster is True
-    reply = connection.call("CLUSTER", "NODES")
+    reply, places = connection.call_many([("CLUSTER", "NODES"), ("CLUSTER", "SLOTS")])
     host = seed[0] if seed else ""
     if isinstance(reply, bytes):
-        text = reply.decode()
-        nodes = parse_cluster_nodes(text, host, hostnames=dialer.endpoint.tls is not None)
+        text = reply.decode(errors="backslashreplace")
+        told = told_addresses(places, host)
+        try:
+            nodes = parse_cluster_nodes(
+                text, host, hostnames=dialer.endpoint.tls is not None, told=told
+            )
+        except (ValueError, IndexError):
+            raise _unreadable(dialer, connection, "NODES") from None
         ids = frozenset(line.partition(" ")[0] for line in text.splitlines())
         return Topology(cluster=True, nodes=nodes, ids=ids)
     if not refused(reply):
@@ -157,13 +190,22 @@ def _ask(dialer: Dialer, connection: Connection, seed: Address | None) -> Topolo
             return STANDALONE
     if not forced and not _says_cluster(connection):
         return STANDALONE
-    reply = connection.call("CLUSTER", "SLOTS")
-    if isinstance(reply, list) and reply:
-        return Topology(cluster=True, nodes=parse_cluster_slots(reply, host))
+    if isinstance(places, list) and places:
+        try:
+            return Topology(cluster=True, nodes=parse_cluster_slots(places, host))
+        except ValueError:
+            raise _unreadable(dialer, connection, "SLOTS") from None
     flag = "from" if dialer.side == "source" else "to"
     raise unusable(dialer.side)(
         f"The {dialer.side} at {connection.name} is a cluster, but CLUSTER NODES is refused: "
-        f"{explain_refusal(reply, 'CLUSTER')}; or copy it as one server with --{flag}-cluster no."
+        f"{explain_refusal(places, 'CLUSTER')}; or copy it as one server with --{flag}-cluster no."
+    )
+
+
+def _unreadable(dialer: Dialer, connection: Connection, command: str) -> RumpxError:
+    return unusable(dialer.side)(
+        f"The {dialer.side} at {connection.name} answers CLUSTER {command} with words that no "
+        "Redis or Valkey uses. Look at what it answers, or at what stands between."
     )
 
 
@@ -182,26 +224,37 @@ def _says_cluster(connection: Connection) -> bool:
     return isinstance(reply, bytes) and b"cluster_enabled:1" in reply
 
 
-def parse_cluster_nodes(text: str, host: str, *, hostnames: bool = False) -> tuple[Node, ...]:
+def parse_cluster_nodes(
+    text: str,
+    host: str,
+    *,
+    hostnames: bool = False,
+    told: Mapping[str, Address] = MappingProxyType({}),
+) -> tuple[Node, ...]:
     """CLUSTER NODES → the primaries that serve slots, by address.
 
     Args:
         host: stands in for the host of a node that does not know its own.
         hostnames: prefer announced host names to IP addresses (for checking certificates).
+        told: better addresses, by node id.
+
+    Raises:
+        ValueError, IndexError: no server writes that.
     """
     replicas: dict[str, list[Address]] = {}
     primaries = []
     for line in text.splitlines():
         fields = line.split(" ")
         flags = fields[2].split(",")
-        address = _node_address(fields[1], host, hostnames)
+        address = told.get(fields[0]) or _node_address(fields[1], host, hostnames)
         if "slave" in flags and "fail" not in flags:
             replicas.setdefault(fields[3], []).append(address)
         elif "master" in flags and (slots := _slot_ranges(fields[8:])):
-            primaries.append((fields[0], address, slots))
+            mark = next((mark for mark in _MARKS if mark in flags), "")
+            primaries.append((fields[0], address, slots, mark))
     return tuple(
-        Node(address, node_id, slots, tuple(replicas.get(node_id, ())))
-        for node_id, address, slots in sorted(primaries, key=lambda primary: primary[2])
+        Node(address, node_id, slots, tuple(replicas.get(node_id, ())), mark=mark)
+        for node_id, address, slots, mark in sorted(primaries, key=lambda primary: primary[2])
     )
 
 
@@ -215,23 +268,70 @@ def _node_address(text: str, host: str, hostnames: bool) -> Address:
 
 def _slot_ranges(fields: list[str]) -> tuple[SlotRange, ...]:
     ranges = []
-    for field in fields:
-        if field and not field.startswith("["):
-            low, _, high = field.partition("-")
-            ranges.append((int(low), int(high or low)))
+    for text in fields:
+        if text and not text.startswith("["):
+            low, _, high = text.partition("-")
+            ranges.append(_slot_range(int(low), int(high or low)))
     return tuple(ranges)
 
 
-def parse_cluster_slots(reply: Sequence[object], host: str) -> tuple[Node, ...]:
-    """CLUSTER SLOTS → the primaries, by their first slot."""
+def _slot_range(low: object, high: object) -> SlotRange:
+    if isinstance(low, int) and isinstance(high, int) and 0 <= low <= high < SLOTS:
+        return low, high
+    raise ValueError("not a range of slots")
+
+
+def told_addresses(reply: object, host: str) -> dict[str, Address]:
+    """CLUSTER SLOTS → where its nodes want to be called, by node id, as far as it can be read.
+
+    Args:
+        host: the one that answered: it stands in for a node without a name (null, empty or `?`).
+    """
+    told: dict[str, Address] = {}
+    unnamed = set()
+    for entry in reply if isinstance(reply, list) else ():
+        for place in entry[2:] if isinstance(entry, list) else ():
+            match place:
+                case [name, int(), bytes() as raw_id, *_]:
+                    node_id = raw_id.decode(errors="backslashreplace")
+                    try:
+                        told[node_id] = _slots_address(place, host)
+                    except ValueError:
+                        continue
+                    if name in _UNNAMED:
+                        unnamed.add(node_id)
+    shared = Counter(told.values())
+    return {
+        node_id: address
+        for node_id, address in told.items()
+        if node_id not in unnamed or shared[address] == 1
+    }
+
+
+def _slots_address(place: object, host: str) -> Address:
+    match place:
+        case [None | bytes() as name, int(port), *_] if 0 < port < 65_536:
+            named = name.decode(errors="backslashreplace") if name not in _UNNAMED else host
+            return named, port
+    raise ValueError("not an address")
+
+
+def parse_cluster_slots(reply: Iterable[object], host: str) -> tuple[Node, ...]:
+    """CLUSTER SLOTS → the primaries, by their first slot.
+
+    Raises:
+        ValueError: no server writes that.
+    """
     slots: dict[Address, list[SlotRange]] = {}
     replicas: dict[Address, tuple[Address, ...]] = {}
     for entry in reply:
-        assert isinstance(entry, list)
-        low, high, *places = entry
-        primary, *others = ((name.decode() if name else host, port) for name, port, *_ in places)
-        slots.setdefault(primary, []).append((low, high))
-        replicas[primary] = tuple(others)
+        match entry:
+            case [low, high, place, *others]:
+                primary = _slots_address(place, host)
+                slots.setdefault(primary, []).append(_slot_range(low, high))
+                replicas[primary] = tuple(_slots_address(other, host) for other in others)
+            case _:
+                raise ValueError("not a range of slots with its nodes")
     return tuple(
         Node(address, "", tuple(sorted(ranges)), replicas[address])
         for address, ranges in slots.items()
@@ -243,12 +343,14 @@ def own_view(connection: Connection) -> OwnView | None:
     reply = connection.call("CLUSTER", "NODES")
     if not isinstance(reply, bytes):
         return None
-    for line in reply.decode().splitlines():
+    for line in reply.decode(errors="backslashreplace").splitlines():
         fields = line.split(" ")
-        if "myself" in fields[2].split(","):
-            served = {
-                slot for low, high in _slot_ranges(fields[8:]) for slot in range(low, high + 1)
-            }
+        if len(fields) > 2 and "myself" in fields[2].split(","):
+            try:
+                ranges = _slot_ranges(fields[8:])
+            except ValueError:
+                return None
+            served = {slot for low, high in ranges for slot in range(low, high + 1)}
             marks = re.findall(r"\[(\d+)-[<>]-", line)
             return OwnView(frozenset(served), frozenset(map(int, marks)))
     return None

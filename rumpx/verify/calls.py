@@ -16,7 +16,7 @@ from rumpx.copy.patience import Patience
 from rumpx.copy.tasks import Replies, Task
 from rumpx.errors import ConnectionLost, unusable
 from rumpx.job import Address
-from rumpx.servers.replies import Kind, classify, explain_refusal, redirection
+from rumpx.servers.replies import Kind, classify, explain_refusal
 from rumpx.servers.resp import ASKING, Connection, Reply
 from rumpx.servers.topology import is_error
 
@@ -136,11 +136,10 @@ class Calls:
         """Whether the key is to be asked for again."""
         match classify(reply).kind:
             case Kind.MOVED:
-                address = self.links.announced(redirection(reply), part.node)
-                self.links.moved(key, address)
+                self.links.moved(key, reply, part.node)
                 return True
             case Kind.ASK:
-                asked[key] = self.links.announced(redirection(reply), part.node)
+                asked[key] = self.links.announced(reply, part.node)
                 return True
             case Kind.TEMPORARY | Kind.FULL:
                 if str(reply).startswith("READONLY"):
