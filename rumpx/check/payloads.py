@@ -27,7 +27,7 @@ from rumpx.errors import EXIT_SOME_KEYS_FAILED, PayloadIncompatible, TargetFull
 from rumpx.job import KEY_TYPES, Scope
 from rumpx.servers.replies import Kind, classify
 from rumpx.servers.topology import is_error
-from rumpx.values.by_type import CHECKSUM_BYTES, FOOTER_BYTES
+from rumpx.values.by_type import CHECKSUM_BYTES, FOOTER_BYTES, OF_MODULES
 
 LIFETIME: Final = 10_000
 # Larger ones would be felt by other clients.
@@ -36,8 +36,6 @@ LARGEST: Final = 2**20
 # Where sizes are not told: values that cannot be large.
 _SMALL_ENCODINGS: Final = {"int", "embstr", "listpack", "ziplist", "intset"}
 _CANDIDATES: Final = 3
-# A payload's first byte where its value is a module's, in the old and the new form.
-_OF_MODULES: Final = (6, 7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +106,7 @@ def _try_one(
     for key in candidates:
         payload = source.connect(key.node, key.db).call("DUMP", key.name)
         if isinstance(payload, bytes):
-            if payload[0] in _OF_MODULES:
+            if payload[0] in OF_MODULES:
                 return Trial(key.type, key.encoding, 0, opaque=True)
             version = int.from_bytes(payload[-FOOTER_BYTES:-CHECKSUM_BYTES], "little")
             error, left = _restore(target, scope.target_db(key.db), payload)

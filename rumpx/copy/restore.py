@@ -5,6 +5,13 @@ target is older than Redis 5.0; then the time left is reckoned by its clock just
 `shift` they are moved by the clocks' skew first (`--clock relative`). A key whose expiry is past
 on the target's clock is not sent: the server would answer +OK and store nothing.
 
+A module may merge what RESTORE … REPLACE brings into the value that is there (FalkorDB doubles a
+graph that is restored over itself). So a payload of a module's type is sent without REPLACE, and if
+the key is there, DEL goes before it in a second pipeline. Thus a target that refuses RESTORE or is
+full says so before anything is deleted; one that cannot read the payload loses the key's old value,
+and one that refuses DEL keeps it: the key is busy, whatever the policy. Between the two commands
+other clients find no such key.
+
 `write` is a task (see `tasks`). It repeats nothing itself: keys that the target did not take now
 are handed back, to be *read* again, since an old payload must never be sent on doubt.
 
@@ -17,6 +24,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
+from operator import itemgetter
 from typing import Final
 
 from rumpx.copy.kinds import NO_KINDS, Kinds, Large, Scale
@@ -27,12 +36,14 @@ from rumpx.errors import ConnectionLost, RumpxError, TargetFull, TargetUnusable
 from rumpx.job import Address
 from rumpx.report.snapshot import KeyFailure
 from rumpx.servers.replies import Kind, classify, explain_refusal, redirection
-from rumpx.servers.resp import ASKING, NO_EXPIRY, Connection, RestoreEncoder
+from rumpx.servers.resp import ASKING, NO_EXPIRY, Connection, RestoreEncoder, encode
 from rumpx.servers.topology import is_error
+from rumpx.values.by_type import OF_MODULES
 
 # By how much an expiry that is written as a time left may come out late: what stands before it in
 # the pipeline, and the way to the server.
 LATE_MS: Final = 1_000
+_first_byte = itemgetter(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +85,8 @@ class _Request:
     positions: Sequence[int]
     node: Address | None
     connection: Connection
-    asking: bool = False
+    replies: int = 1
+    """A key; the last one is RESTORE's."""
 
 
 class RestoreWriter:
@@ -105,6 +117,8 @@ class RestoreWriter:
         self.links = links
         self.exact = absolute and absttl
         self._encoder = RestoreEncoder(replace=replace, absolute=self.exact)
+        self._replaces = replace
+        self._beginner = RestoreEncoder(replace=False, absolute=self.exact)
         self._reckons_left = absolute and not absttl
         self._shift = shift
         self._clock_offset = clock_offset if absolute else None
@@ -120,9 +134,18 @@ class RestoreWriter:
         """
         result = Written()
         records = self._left(self._fresh(records, result))
-        requests = self._send(records, result)
+        yield from self._write(records, result)
+        if self._replaces and result.busy and not result.fatal:
+            busy, result.busy = set(result.busy), []
+            again = _chosen(records, [n for n, key in enumerate(records.keys) if key in busy])
+            yield from self._write(again, result, removing=True)
+        return result
+
+    def _write(self, records: Records, result: Written, *, removing: bool = False) -> Task[None]:
+        """Write records, or note why not; `removing` what is there."""
+        requests = self._send(records, result, removing)
         outcomes = yield [
-            Replies(request.connection, len(request.positions) * (1 + request.asking), oks=True)
+            Replies(request.connection, len(request.positions) * request.replies, oks=True)
             for request in requests
         ]
         for request, outcome in zip(requests, outcomes, strict=True):
@@ -131,13 +154,12 @@ class RestoreWriter:
             elif isinstance(outcome, ConnectionLost):
                 self._lost(records, request.positions, request.node, outcome, result)
             else:
-                answers = outcome[1::2] if request.asking else outcome
+                answers = outcome[request.replies - 1 :: request.replies]
                 for position, answer in zip(request.positions, answers, strict=True):
                     if is_error(answer):
                         self._error(records, position, answer, request, result)
                     else:
                         self._count(records, [position], result)
-        return result
 
     def _count(self, records: Records, positions: Sequence[int], result: Written) -> None:
         result.copied += len(positions)
@@ -166,14 +188,7 @@ class RestoreWriter:
             return records
         kept = [n for n, expiry in enumerate(expiries) if not NO_EXPIRY < expiry <= now]
         result.gone += len(expiries) - len(kept)
-        return Records(
-            records.db,
-            records.source_db,
-            [records.keys[n] for n in kept],
-            [records.payloads[n] for n in kept],
-            [expiries[n] for n in kept],
-            records.ask,
-        )
+        return _chosen(records, kept)
 
     def _left(self, records: Records) -> Records:
         """Records with times left in the place of instants, for a target without ABSTTL; at least
@@ -184,7 +199,7 @@ class RestoreWriter:
         left = [e if e == NO_EXPIRY else max(1, round(e - now)) for e in records.expiries]
         return replace(records, expiries=left)
 
-    def _send(self, records: Records, result: Written) -> list[_Request]:
+    def _send(self, records: Records, result: Written, removing: bool) -> list[_Request]:
         requests = []
         for node, positions, asking in self._routes(records):
             connection = None
@@ -194,8 +209,9 @@ class RestoreWriter:
                 self._repeat(result, [records.keys[n] for n in positions], str(error))
                 continue
             try:
-                connection.send(*self._encode(records, positions, asking))
-                requests.append(_Request(positions, node, connection, asking))
+                connection.send(*self._encode(records, positions, asking, removing))
+                replies = (1 + asking) * (1 + removing)
+                requests.append(_Request(positions, node, connection, replies))
             except ConnectionLost as error:
                 self._lost(records, positions, node, error, result)
         return requests
@@ -217,14 +233,30 @@ class RestoreWriter:
                 routes.append((records.ask[key], [position], True))
         return routes
 
-    def _encode(self, records: Records, positions: Sequence[int], asking: bool) -> list[bytes]:
-        keys, payloads, expiries = records.keys, records.payloads, records.expiries
-        if len(positions) < len(keys):
-            keys = [keys[n] for n in positions]
-            payloads = [payloads[n] for n in positions]
-            expiries = [expiries[n] for n in positions]
-        buffers = self._encoder.encode(keys, payloads, expiries)
-        return [ASKING, *buffers] if asking else buffers
+    def _encode(
+        self, records: Records, positions: Sequence[int], asking: bool, removing: bool
+    ) -> list[bytes]:
+        if len(positions) < len(records.keys):
+            records = _chosen(records, positions)
+        asked = [ASKING] if asking else []
+        if not removing:
+            return asked + self._encode_plain(records)
+        buffers = []
+        for n, key in enumerate(records.keys):
+            buffers += [*asked, encode("DEL", key), *asked]
+            buffers += self._encode_plain(_chosen(records, [n]))
+        return buffers
+
+    def _encode_plain(self, records: Records) -> list[bytes]:
+        heads = bytes(map(_first_byte, records.payloads)) if self._replaces else b""
+        if not any(kind in heads for kind in OF_MODULES):
+            return self._encoder.encode(records.keys, records.payloads, records.expiries)
+        buffers = []
+        for opaque, run in groupby(range(len(heads)), key=lambda n: heads[n] in OF_MODULES):
+            part = _chosen(records, list(run))
+            encoder = self._beginner if opaque else self._encoder
+            buffers += encoder.encode(part.keys, part.payloads, part.expiries)
+        return buffers
 
     def _error(
         self, records: Records, position: int, error: object, request: _Request, result: Written
@@ -279,3 +311,13 @@ class RestoreWriter:
         result.again += keys
         result.waits = True
         result.complaint = complaint
+
+
+def _chosen(records: Records, positions: Sequence[int]) -> Records:
+    """Some of the records."""
+    return replace(
+        records,
+        keys=[records.keys[n] for n in positions],
+        payloads=[records.payloads[n] for n in positions],
+        expiries=[records.expiries[n] for n in positions],
+    )

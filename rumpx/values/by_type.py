@@ -84,6 +84,8 @@ _KIND_OF_BYTE: Final = {
     **dict.fromkeys((4, 9, 13, 16, 22, 23, 24, 25), b"hash"),
     **dict.fromkeys((15, 19, 21, 26, 27), b"stream"),
 }
+# Where the value is a module's, in the old and the new form.
+OF_MODULES: Final = frozenset({6, 7})
 _EXPIRING_HASHES: Final = frozenset({22, 23, 24, 25})
 
 
