@@ -27,7 +27,7 @@ from rumpx.errors import EXIT_SOME_KEYS_FAILED, PayloadIncompatible, TargetFull
 from rumpx.job import KEY_TYPES, Scope
 from rumpx.servers.replies import Kind, classify
 from rumpx.servers.topology import is_error
-from rumpx.values.by_type import CHECKSUM_BYTES, FOOTER_BYTES, OF_MODULES
+from rumpx.values.by_type import CHECKSUM_BYTES, FOOTER_BYTES, OF_MODULES, compared
 
 LIFETIME: Final = 10_000
 # Larger ones would be felt by other clients.
@@ -136,6 +136,17 @@ def _told(draft: Draft, keys: Sequence[Key], found: Sequence[Trial]) -> list[Lin
                 "payloads",
                 f"Not proven, module types {', '.join(opaque)}: a module's payload may write "
                 "elsewhere than where it is restored, so none is restored as a proof",
+            )
+        )
+    unread = ", ".join(sorted({key.type for key in keys if not compared(key.type)}))
+    if unread:
+        lines.append(
+            Line(
+                "info",
+                "values",
+                f"Not comparable by rumpx verify where DUMPs differ: values of {unread}, "
+                "which no command reads whole. They count neither as equal nor as different; "
+                "--strict makes that exit 4",
             )
         )
     keys = [key for key in keys if key.type not in opaque]

@@ -348,3 +348,9 @@ _COMPARERS: Final[dict[bytes, Callable[[Reader, Reader, bytes], bool]]] = {
     b"stream": _equal_streams,
     b"vectorset": _equal_vector_sets,
 }
+
+
+def compared(type_name: str) -> bool:
+    """Whether values of a type are compared by more than their DUMPs, where servers have it."""
+    kind = type_name.encode()
+    return kind in _COMPARERS or kind in _WHOLE_VALUES
