@@ -30,8 +30,7 @@ def in_order(payload: bytes) -> bytes:
     """A payload without its footer, the members of a table in the order of their bytes.
 
     The same for the same value (but a module's) on the same server, at any time. Two that are
-    equal are of equal
-    values, whatever the servers; two that are not need not be of different ones.
+    equal are of equal values, whatever the servers; two that are not need not be of different ones.
     """
     body = payload[:-FOOTER_BYTES]
     layout = _TABLES.get(body[0]) if body else None
