@@ -202,6 +202,7 @@ def verify(
     repair: bool = False,
     delete_extra: bool = False,
     yes: bool = False,
+    strict: bool = False,
     workers: int = 4,
     batch_keys: int = 0,
     size_check: bool = True,
@@ -235,6 +236,7 @@ def verify(
         repair: copy again what is missing or different.
         delete_extra: and delete keys in scope that only the target has. Needs `yes`, since there
             is nobody to ask.
+        strict: end with 4 also if there are values (of modules) that cannot be compared.
         workers, batch_keys, size_check, big_key, max_bytes_in_flight, clock, read_from,
             allow_eviction, connect_timeout, timeout, retry_for, progress, on_progress: as for
             `copy`.
@@ -275,6 +277,7 @@ def verify(
         repair,
         delete_extra,
         yes,
+        strict,
         state_dir,
         job,
     )

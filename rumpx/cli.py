@@ -140,6 +140,8 @@ def _do_copy(arguments: argparse.Namespace, outputs: Outputs) -> int:
     from rumpx.flags import make_job
 
     job = make_job(arguments)
+    if arguments.strict and not arguments.verify:
+        raise UsageError("--strict is about the comparison of --verify; give both.")
     outputs.open()
     _warm_up()
     from rumpx.copy.jobs import Place
@@ -153,7 +155,9 @@ def _do_copy(arguments: argparse.Namespace, outputs: Outputs) -> int:
     from rumpx.verify.request import Request
     from rumpx.verify.run import verify
 
-    request = Request(job, state_dir=arguments.state_dir, name=outputs.copied.job)
+    request = Request(
+        job, strict=arguments.strict, state_dir=arguments.state_dir, name=outputs.copied.job
+    )
     compared = _shown(outputs, lambda display, control: verify(request, display, control))
     return compared.exit_code or copied.exit_code
 

@@ -152,7 +152,7 @@ def _compare(source: Server, target: Server) -> tuple[int, int]:
     """How many keys there are on either server, and how many of them differ."""
     with closing(source.connect()) as one, closing(target.connect()) as other:
         keys = list(_all_keys(Reader(one, "source")) | _all_keys(Reader(other, "target")))
-        return len(keys), len(differing(one, other, keys))
+        return len(keys), len(differing(one, other, keys).different)
 
 
 def _all_keys(reader: Reader) -> set[bytes]:

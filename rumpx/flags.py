@@ -74,6 +74,7 @@ def make_comparison(arguments: argparse.Namespace) -> Request:
         repair=arguments.repair,
         delete_extra=arguments.delete_extra,
         yes=arguments.yes,
+        strict=arguments.strict,
         state_dir=arguments.state_dir,
         name=arguments.name,
     )

@@ -57,6 +57,7 @@ def options_of_comparison(request: Request) -> tuple[Option, ...]:
         _one("--differences", request.differences, None),
         _switch("--repair", request.repair),
         _switch("--delete-extra", request.delete_extra),
+        _switch("--strict", request.strict),
     )
 
 

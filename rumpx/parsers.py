@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 from rumpx.errors import UsageError
@@ -281,6 +282,15 @@ def _add_comparison(parser: argparse.ArgumentParser) -> None:
         help="with --repair: delete keys in scope that only the target has; asks before",
     )
     add("--yes", action="store_true", help="do not ask")
+    _add_strict(add)
+
+
+def _add_strict(add: Callable[..., object]) -> None:
+    add(
+        "--strict",
+        action="store_true",
+        help="values of modules that cannot be compared make a comparison end with 4",
+    )
 
 
 def _add_job(parser: argparse.ArgumentParser) -> None:
@@ -297,6 +307,7 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="compare both sides after the copy; --summary then has both",
     )
+    _add_strict(add)
 
 
 def _add_max_failures(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from typing import Any
 
 import hiredis
 import pytest
@@ -15,12 +16,21 @@ from hypothesis import strategies as st
 from rumpx.servers.resp import Argument, Command, Connection, Reply
 from rumpx.values import by_type, compare
 from rumpx.values.by_type import same_payload
-from rumpx.values.compare import ReadRefused, differing, equal_values
+from rumpx.values.compare import ReadRefused, equal_values
 from support.servers import Server, at_least, available
 
 KEY = b"key \xff\r\n"
 Commands = list[tuple[Argument, ...]]
 Pair = tuple[Connection, Connection]
+
+
+def differing(*pair_and_keys: Any, **how: Any) -> list[bytes]:
+    """The different ones; none of the values here is not comparable."""
+    told = compare.differing(*pair_and_keys, **how)
+    assert not told.incomparable
+    return told.different
+
+
 
 
 def dial(server: Server, *login: str) -> Connection:

@@ -29,7 +29,7 @@ from rumpx.errors import EXIT_SOME_KEYS_FAILED, PayloadIncompatible, TargetFull
 from rumpx.job import KEY_TYPES
 from rumpx.servers.replies import Kind, classify
 from rumpx.servers.topology import is_error
-from rumpx.values.by_type import CHECKSUM_BYTES, FOOTER_BYTES
+from rumpx.values.by_type import CHECKSUM_BYTES, FOOTER_BYTES, OF_MODULES, compared
 
 LIFETIME: Final = 10_000
 # Larger ones would be felt by other clients.
@@ -38,8 +38,6 @@ LARGEST: Final = 2**20
 _SMALL_ENCODINGS: Final = {"int", "embstr", "listpack", "ziplist", "intset"}
 # Tried of a kind, since one may be deleted meanwhile.
 _CANDIDATES: Final = 3
-# A payload's first byte where its value is a module's, in the old and the new form.
-_OF_MODULES: Final = (6, 7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +108,7 @@ def _try_one(
     for key in candidates:
         payload = source.connect(key.node, key.db).call("DUMP", key.name)
         if isinstance(payload, bytes):
-            if payload[0] in _OF_MODULES:
+            if payload[0] in OF_MODULES:
                 return Trial(key.type, key.encoding, 0, opaque=True)
             version = int.from_bytes(payload[-FOOTER_BYTES:-CHECKSUM_BYTES], "little")
             error, left = _restore(target, draft.scope.target_db(key.db), payload, draft)
@@ -143,6 +141,17 @@ def _told(draft: Draft, keys: Sequence[Key], found: Sequence[Trial]) -> list[Lin
                 "payloads",
                 f"Not proven, module types {', '.join(opaque)}: a module's payload may write "
                 "elsewhere than where it is restored, so none is restored as a proof",
+            )
+        )
+    unread = ", ".join(sorted({key.type for key in keys if not compared(key.type)}))
+    if unread:
+        lines.append(
+            Line(
+                "info",
+                "values",
+                f"Not comparable by rumpx verify where DUMPs differ: values of {unread}, "
+                "which no command reads whole. They count neither as equal nor as different; "
+                "--strict makes that exit 4",
             )
         )
     keys = [key for key in keys if key.type not in opaque]

@@ -5,6 +5,13 @@ or the target is older than Redis 5.0; then they are reckoned by its clock just 
 instants are moved by the clocks' skew first (`--clock relative`). A key whose expiry is past on the
 target's clock is not sent: the server would answer +OK and store nothing.
 
+A module may merge what RESTORE … REPLACE brings into the value that is there (FalkorDB doubles a
+graph that is restored over itself). So a payload of a module's type is sent without REPLACE, and if
+the key is there, DEL goes before it in a second pipeline. Thus a target that refuses RESTORE or is
+full says so before anything is deleted; one that cannot read the payload loses the key's old value,
+and one that refuses DEL keeps it: the key is busy, whatever the policy. Between the two commands
+other clients find no such key.
+
 `write` is a task (see `tasks`). It repeats nothing itself: keys that the target did not take now
 are handed back, to be *read* again, since an old payload must never be sent on doubt.
 
@@ -17,6 +24,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
+from operator import itemgetter
 from typing import Final
 
 from rumpx.copy.kinds import NO_KINDS, Kinds, Large, Scale
@@ -27,12 +36,14 @@ from rumpx.errors import ConnectionLost, RumpxError, TargetFull, TargetUnusable
 from rumpx.job import Address
 from rumpx.report.snapshot import KeyFailure
 from rumpx.servers.replies import Kind, classify, explain_refusal, malformed
-from rumpx.servers.resp import ASKING, NO_EXPIRY, Connection, RestoreEncoder
+from rumpx.servers.resp import ASKING, NO_EXPIRY, Connection, RestoreEncoder, encode
 from rumpx.servers.topology import is_error
+from rumpx.values.by_type import OF_MODULES
 
 # By how much an expiry that is written as a time left may come out late: what stands before it in
 # the pipeline, and the way to the server.
 LATE_MS: Final = 1_000
+_first_byte = itemgetter(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +86,8 @@ class _Request:
     positions: Sequence[int]
     node: Address | None
     connection: Connection
-    asking: bool = False
+    replies: int = 1
+    """A key; the last one is RESTORE's."""
 
 
 class RestoreWriter:
@@ -104,8 +116,13 @@ class RestoreWriter:
         self.links = links
         self.exact = absttl
         self._absttl = absttl
-        self._instants = RestoreEncoder(replace=replace, absolute=True)
-        self._times_left = RestoreEncoder(replace=replace, absolute=False)
+        self._replaces = replace
+        # By whether expiries are times left, and whether what is there is replaced.
+        self._encoders = {
+            (left, replaces): RestoreEncoder(replace=replaces, absolute=not left)
+            for left in (False, True)
+            for replaces in (False, replace)
+        }
         self._shift = shift
         self._clock_offset = clock_offset
         self._scale = Scale()
@@ -125,9 +142,18 @@ class RestoreWriter:
             records = self._fresh(records, result)
             if not self._absttl:
                 records = self._reckoned(records)
-        requests = self._send(records, result)
+        yield from self._write(records, result)
+        if self._replaces and result.busy and not result.fatal:
+            busy, result.busy = set(result.busy), []
+            again = _chosen(records, [n for n, key in enumerate(records.keys) if key in busy])
+            yield from self._write(again, result, removing=True)
+        return result
+
+    def _write(self, records: Records, result: Written, *, removing: bool = False) -> Task[None]:
+        """Write records, or note why not; `removing` what is there."""
+        requests = self._send(records, result, removing)
         outcomes = yield [
-            Replies(request.connection, len(request.positions) * (1 + request.asking), oks=True)
+            Replies(request.connection, len(request.positions) * request.replies, oks=True)
             for request in requests
         ]
         for request, outcome in zip(requests, outcomes, strict=True):
@@ -136,7 +162,7 @@ class RestoreWriter:
             elif isinstance(outcome, ConnectionLost):
                 self._lost(records, request.positions, request.node, outcome, result)
             else:
-                answers = outcome[1::2] if request.asking else outcome
+                answers = outcome[request.replies - 1 :: request.replies]
                 for position, answer in zip(request.positions, answers, strict=True):
                     if is_error(answer):
                         self._error(records, position, answer, request, result)
@@ -145,7 +171,6 @@ class RestoreWriter:
                     else:
                         name = request.connection.name
                         result.fatal = result.fatal or malformed("target", name, "RESTORE")
-        return result
 
     def _count(self, records: Records, positions: Sequence[int], result: Written) -> None:
         result.copied += len(positions)
@@ -174,14 +199,7 @@ class RestoreWriter:
             return records
         kept = [n for n, expiry in enumerate(expiries) if not NO_EXPIRY < expiry <= now]
         result.gone += len(expiries) - len(kept)
-        return Records(
-            records.db,
-            records.source_db,
-            [records.keys[n] for n in kept],
-            [records.payloads[n] for n in kept],
-            [expiries[n] for n in kept],
-            records.ask,
-        )
+        return _chosen(records, kept)
 
     def _reckoned(self, records: Records) -> Records:
         """Records with times left in the place of instants, for a target without ABSTTL; at least
@@ -190,7 +208,7 @@ class RestoreWriter:
         left = [e if e == NO_EXPIRY else max(1, round(e - now)) for e in records.expiries]
         return replace(records, expiries=left, left=True)
 
-    def _send(self, records: Records, result: Written) -> list[_Request]:
+    def _send(self, records: Records, result: Written, removing: bool) -> list[_Request]:
         requests = []
         for node, positions, asking in self._routes(records):
             connection = None
@@ -200,8 +218,9 @@ class RestoreWriter:
                 self._repeat(result, [records.keys[n] for n in positions], str(error))
                 continue
             try:
-                connection.send(*self._encode(records, positions, asking))
-                requests.append(_Request(positions, node, connection, asking))
+                connection.send(*self._encode(records, positions, asking, removing))
+                replies = (1 + asking) * (1 + removing)
+                requests.append(_Request(positions, node, connection, replies))
             except ConnectionLost as error:
                 self._lost(records, positions, node, error, result)
         return requests
@@ -223,15 +242,31 @@ class RestoreWriter:
                 routes.append((records.ask[key], [position], True))
         return routes
 
-    def _encode(self, records: Records, positions: Sequence[int], asking: bool) -> list[bytes]:
-        keys, payloads, expiries = records.keys, records.payloads, records.expiries
-        if len(positions) < len(keys):
-            keys = [keys[n] for n in positions]
-            payloads = [payloads[n] for n in positions]
-            expiries = [expiries[n] for n in positions]
-        encoder = self._times_left if records.left else self._instants
-        buffers = encoder.encode(keys, payloads, expiries)
-        return [ASKING, *buffers] if asking else buffers
+    def _encode(
+        self, records: Records, positions: Sequence[int], asking: bool, removing: bool
+    ) -> list[bytes]:
+        if len(positions) < len(records.keys):
+            records = _chosen(records, positions)
+        asked = [ASKING] if asking else []
+        if not removing:
+            return asked + self._encode_plain(records)
+        buffers = []
+        for n, key in enumerate(records.keys):
+            buffers += [*asked, encode("DEL", key), *asked]
+            buffers += self._encode_plain(_chosen(records, [n]))
+        return buffers
+
+    def _encode_plain(self, records: Records) -> list[bytes]:
+        encoder = self._encoders[records.left, self._replaces]
+        heads = bytes(map(_first_byte, records.payloads)) if self._replaces else b""
+        if not any(kind in heads for kind in OF_MODULES):
+            return encoder.encode(records.keys, records.payloads, records.expiries)
+        buffers = []
+        for opaque, run in groupby(range(len(heads)), key=lambda n: heads[n] in OF_MODULES):
+            part = _chosen(records, list(run))
+            encoder = self._encoders[records.left, not opaque]
+            buffers += encoder.encode(part.keys, part.payloads, part.expiries)
+        return buffers
 
     def _error(
         self, records: Records, position: int, error: object, request: _Request, result: Written
@@ -285,3 +320,13 @@ class RestoreWriter:
         result.again += keys
         result.waits = True
         result.complaint = complaint
+
+
+def _chosen(records: Records, positions: Sequence[int]) -> Records:
+    """Some of the records."""
+    return replace(
+        records,
+        keys=[records.keys[n] for n in positions],
+        payloads=[records.payloads[n] for n in positions],
+        expiries=[records.expiries[n] for n in positions],
+    )

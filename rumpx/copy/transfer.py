@@ -11,7 +11,7 @@ Algorithm, for one batch (a task, see `tasks`):
    well, one of them cannot pass: it is found and has failed (see `suspects`).
 4. A key that the target already has, under a policy without REPLACE, may be our own earlier write
    (a duplicate from SCAN, a repeated batch, a lost reply): both sides are read again, and equal
-   value and expiry mean that it is copied.
+   value and expiry mean that it is copied. A value that cannot be compared is the target's.
 
 This module knows nothing of processes or of SCAN; with `scan.walk` it copies a partition in one
 process.
@@ -38,7 +38,7 @@ from rumpx.errors import ConnectionLost
 from rumpx.job import Address, Scope
 from rumpx.report.snapshot import Counts, KeyFailure
 from rumpx.servers.replies import Kind, classify
-from rumpx.values.compare import ReadRefused, differing
+from rumpx.values.compare import ReadRefused, Told, differing
 
 # Connections a side that are opened before there is work; there may be a hundred nodes.
 _DIALED_AHEAD: Final = 8
@@ -293,37 +293,50 @@ class Transfer:
         """Keys that the target has: copied already if equal, else as the policy says. The result
         is the keys to be repeated."""
         try:
-            different = self._compare(batch, keys)
+            told = self._compare(batch, keys)
         except (ConnectionLost, ReadRefused) as error:
             if isinstance(error, ConnectionLost) or passing(error):
                 unsettled.waits = True
                 unsettled.complaint = str(error)
                 return keys
-            different = keys  # what cannot be compared is taken for somebody else's
-        tally.repeated += len(keys) - len(different)
+            told = Told(keys)  # what cannot be read is taken for somebody else's
+        others = len(told.different) + len(told.incomparable)
+        tally.repeated += len(keys) - others
         if self._on_conflict == "skip":
-            tally.skipped += len(different)
+            tally.skipped += others
             return []
-        target_db = self._scope.target_db(batch.db)
-        message = f"the target's database {target_db} has this key with another value"
-        tally.failures += [KeyFailure(batch.db, key, "busy key", message) for key in different]
+        there = f"the target's database {self._scope.target_db(batch.db)} has this key"
+        message = f"{there} with another value"
+        tally.failures += [KeyFailure(batch.db, key, "busy key", message) for key in told.different]
+        tally.failures += [
+            KeyFailure(
+                batch.db,
+                key,
+                "busy key, not comparable",
+                f"{there}, and values of the type {type_name} cannot be compared: it may be this "
+                "copy's own write",
+            )
+            for key, type_name in told.incomparable.items()
+        ]
         return []
 
-    def _compare(self, batch: Batch, keys: list[bytes]) -> list[bytes]:
+    def _compare(self, batch: Batch, keys: list[bytes]) -> Told:
         source, target = self._aside
         places: dict[tuple[Address | None, Address | None], list[bytes]] = {}
         for key in keys:
             places.setdefault((source.owner(key), target.owner(key)), []).append(key)
-        different = []
+        found = Told()
         for (source_node, target_node), group in places.items():
-            different += differing(
+            part = differing(
                 source.connect(source_node, batch.db),
                 target.connect(target_node, self._scope.target_db(batch.db)),
                 group,
                 expiry_shift=self._expiry_shift,
                 tolerance=0 if self._writer.exact else LATE_MS,
             )
-        return different
+            found.different += part.different
+            found.incomparable |= part.incomparable
+        return found
 
 
 def _wanted(batch: Batch, unsettled: _Unsettled, keys: list[bytes]) -> Wanted:

@@ -96,12 +96,14 @@ def _done(summary: Summary, then: Verification | None, outcome: str) -> Verdict:
         todo = ("To compare all of it", f"rumpx verify {job}")
         differ: Tone = "bad" if any(then.differences.values()) else "warn"
         return Verdict(differ, "Done, but the comparison did not end", outcome, notes, *todo)
-    if then and then.exit_code == EXIT_DIFFERENCES:
+    if then and _differ(then):
         todo = ("To mend what differs", f"rumpx verify {job} --repair")
         return Verdict("bad", "Done, but the sides differ", outcome, notes, *todo)
     if summary.counts.failed:
         todo = ("To try those again", f"rumpx resume {job} --retry-failed")
         return Verdict("bad", "Done, except for failed keys", outcome, notes, *todo)
+    if then and then.exit_code == EXIT_DIFFERENCES:  # --strict
+        return Verdict("bad", "Done, but not all can be compared", outcome, notes)
     if summary.missing:
         return Verdict("bad", "Done, but the target falls short", outcome, notes)
     if then and then.counts.failed:
@@ -110,15 +112,22 @@ def _done(summary: Summary, then: Verification | None, outcome: str) -> Verdict:
     return Verdict("good", "Done", outcome, notes)
 
 
+def _differ(result: Verification) -> bool:
+    """Whether differences are left."""
+    return sum(result.differences.values()) > result.repaired
+
+
 def _compared(result: Verification) -> tuple[Tone, str]:
     if result.state == "stopped":
         return "warn", "Stopped"
     if result.state != "done":
         return "bad", "Failed"
     if result.exit_code == EXIT_DIFFERENCES:
-        return "bad", "The sides differ"
+        return "bad", "The sides differ" if _differ(result) else "Not all can be compared"
     if result.counts.failed:
         return "warn", "Equal, except for failed keys"
+    if result.incomparable:
+        return "warn", "Equal, as far as can be compared"
     return ("", "The sample is equal") if result.sample else ("good", "Equal")
 
 
@@ -212,7 +221,7 @@ def _figures_of_comparison(result: Verification) -> list[Figure]:
             f"{units.keys(result.repaired)} of them repaired" if result.repaired else "keys",
             "bad" if differing > result.repaired else "good",
         ),
-        *_numbered(entries, "changing", "gone"),
+        *_numbered(entries, "not comparable", "changing", "gone"),
         Figure(
             "failed",
             units.keys(counts.failed),

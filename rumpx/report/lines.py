@@ -151,6 +151,7 @@ def outcomes(counts: Counts) -> list[tuple[str, int]]:
         ("missing", counts.missing),
         ("extra", counts.extra),
         ("deleted", counts.deleted),
+        ("not comparable", counts.incomparable),
     ]
     return [
         ("gone", counts.gone),

@@ -52,6 +52,7 @@ class Counts:
         found: keys of the target that the source has as well, as the walk back meets them.
         changing: keys that were written while they were compared.
         deleted: extra keys that were deleted from the target.
+        incomparable: keys on both sides whose values, of a module's type, cannot be compared.
     """
 
     copied: int = 0
@@ -67,6 +68,7 @@ class Counts:
     found: int = 0
     changing: int = 0
     deleted: int = 0
+    incomparable: int = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Acks hold Counts, and the generic way for dataclasses with slots takes twice as long.
@@ -80,7 +82,7 @@ class Counts:
     @property
     def compared(self) -> int:
         """Keys of the source that were compared."""
-        return self.equal + self.different + self.missing + self.changing
+        return self.equal + self.different + self.missing + self.changing + self.incomparable
 
     @property
     def settled(self) -> int:
@@ -234,16 +236,17 @@ class KeyFailure:
 
 
 Back = Literal["walked", "not needed", "not done"]
-FindingKind = Literal["missing", "extra", "type", "value", "expiry"]
+FindingKind = Literal["missing", "extra", "type", "value", "expiry", "incomparable"]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A key that is not the same on both sides.
+    """A key that is not the same on both sides, or of which that cannot be told.
 
     Attributes:
         db: the source's database.
-        detail: about the difference, without any value: "string, list", "+1000 ms".
+        detail: about the difference, without any value: "string, list", "+1000 ms"; of a value that
+            cannot be compared its type.
         prints: a few bytes for each side that stand for its value, to tell later whether it has
             changed; empty where there is none.
         expiries: of both sides, ms since 1970; -1 is none, -2 no such key.
@@ -282,11 +285,12 @@ class Verification:
 
     Attributes:
         state: "done", "failed" or "stopped".
-        exit_code: 0 all equal, 3 some keys could not be compared, 4 some differ.
+        exit_code: 0 all equal, 3 some keys could not be read, 4 some differ (with `strict` also if
+            some cannot be compared).
         source, target, source_version, target_version: as in Summary.
         seconds: from the first SCAN to the end.
-        counts: `equal`, `different`, `missing`, `extra`, `changing`, `found`, `gone` and `failed`
-            as they were found; `copied` and `deleted` are what was repaired.
+        counts: `equal`, `different`, `missing`, `extra`, `changing`, `incomparable`, `found`,
+            `gone` and `failed` as they were found; `copied` and `deleted` are what was repaired.
         keys_per_second, bytes_per_second: of the source's keys and payloads.
         proof: what "equal" rests on, in words.
         sample: what a comparison of a sample proves, in words; "" if all keys were compared.
@@ -298,6 +302,8 @@ class Verification:
         repaired: differences that were mended, and found equal after that.
         failures_by_reason, failures: keys that could not be compared; at most 1,000 are listed.
         worker_restarts, warnings, error: as in Summary.
+        incomparable: number of keys by the type of their values, which cannot be compared: those
+            that were there, and those that a repair brought.
     """
 
     state: State
@@ -322,6 +328,7 @@ class Verification:
     worker_restarts: int
     warnings: tuple[str, ...]
     error: str = ""
+    incomparable: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The document that `--summary` writes: every attribute by its name, and "version"."""

@@ -29,15 +29,21 @@ def outcome(result: Verification) -> str:
     if result.state != "done":
         return f"{result.state}: {compared}"
     differing = sum(result.differences.values())
+    unknown = _unknown(result)
     if not differing:
         if result.counts.failed:
             failed = count_of(result.counts.failed, "key")
             return f"{compared}; {failed} could not be compared, all others are equal"
-        return f"{compared}: all equal"
+        return f"{compared}{unknown}, all others are equal" if unknown else f"{compared}: all equal"
     if result.repaired == differing:
-        return f"{compared}; {count_of(differing, 'difference')} repaired"
+        return f"{compared}; {count_of(differing, 'difference')} repaired{unknown}"
     left = f"; {units.keys(result.repaired)} repaired" if result.repaired else ""
-    return f"{compared}: {count_of(differing, 'key')} {_differ(differing)}{left}"
+    return f"{compared}: {count_of(differing, 'key')} {_differ(differing)}{left}{unknown}"
+
+
+def _unknown(result: Verification) -> str:
+    number = sum(result.incomparable.values())
+    return f"; {count_of(number, 'key')} not comparable" if number else ""
 
 
 def _differ(count: int) -> str:
@@ -55,6 +61,11 @@ def entries(result: Verification) -> Iterator[Entry]:
     for kind in KINDS:
         if number := result.differences.get(kind, 0):
             yield Entry(kind, f"{units.keys(number)} {_MEANING[kind]}", "bold red")
+    if result.incomparable:
+        keys = units.keys(sum(result.incomparable.values()))
+        types = ", ".join(f"{one_line(t)}: {units.keys(n)}" for t, n in result.incomparable.items())
+        text = f"{keys} whose modules offer no way to compare values ({types})"
+        yield Entry("not comparable", text, "yellow")
     if counts.changing:
         text = f"{units.keys(counts.changing)} that were written while they were compared"
         yield Entry("changing", text, "yellow")

@@ -3,8 +3,9 @@
 Encodings do not count, nor does the order of a set, hash or sorted set; that of a list or stream
 does. A stream is its entries, last id and counters, its groups, their consumers and what is
 pending for each; a hash has its fields' expiries as well. A HyperLogLog is its registers, a vector
-set its elements with their vectors, as they are quantised, and attributes, and its settings. The
-value of another module's type is what DUMP gives of it.
+set its elements with their vectors, as they are quantised, and attributes, and its settings. A
+JSON document is its text. Of another module's type equal DUMPs are equal values; different ones say
+nothing, since a module may write the same value in more ways than one: not comparable.
 
 Everything is read in chunks of about CHUNK_BYTES, so that a key of any size can be compared; a
 chunk is larger where single members are, or where MEMORY USAGE misjudges uneven members.
@@ -41,10 +42,19 @@ FOOTER_BYTES: Final = 10
 CHECKSUM_BYTES: Final = 8
 
 
+class NotComparable(Exception):
+    """Two values are dumped differently, and their module has no command that reads them whole."""
+
+    def __init__(self, type_name: str) -> None:
+        super().__init__(type_name)
+        self.type_name = type_name
+
+
 def equal_by_type(source: Reader, target: Reader, key: bytes) -> bool:
-    """Whether both values mean the same; of a module's type, whether they are dumped the same.
+    """Whether both values mean the same.
 
     Raises:
+        NotComparable: it cannot be told.
         ValueChanged: the key was deleted or became another type while it was read.
         ReadRefused: a server refused a command.
     """
@@ -56,7 +66,12 @@ def equal_by_type(source: Reader, target: Reader, key: bytes) -> bool:
     compare = _COMPARERS.get(kind)
     if compare:
         return compare(source, target, key)
-    return same_payload(source.read("DUMP", key), target.read("DUMP", key))
+    if same_payload(source.read("DUMP", key), target.read("DUMP", key)):
+        return True
+    command = _WHOLE_VALUES.get(kind)
+    if command and all(reader.may_call(command, key) for reader in (source, target)):
+        return _same(source, target, command, key)
+    raise NotComparable(kind.decode("utf-8", "backslashreplace"))
 
 
 # The first byte of a payload (rdb.h of both families) tells the type, and whether a hash's fields
@@ -69,6 +84,8 @@ _KIND_OF_BYTE: Final = {
     **dict.fromkeys((4, 9, 13, 16, 22, 23, 24, 25), b"hash"),
     **dict.fromkeys((15, 19, 21, 26, 27), b"stream"),
 }
+# Where the value is a module's, in the old and the new form.
+OF_MODULES: Final = frozenset({6, 7})
 _EXPIRING_HASHES: Final = frozenset({22, 23, 24, 25})
 
 
@@ -320,6 +337,8 @@ def _elements(reader: Reader, key: bytes, names: list[bytes]) -> list[Any]:
     return [vector and [*vector[:2], *map(float, vector[2:])] for vector in vectors] + attributes
 
 
+# Types of modules that a command reads whole.
+_WHOLE_VALUES: Final = {b"ReJSON-RL": "JSON.GET"}
 _COMPARERS: Final[dict[bytes, Callable[[Reader, Reader, bytes], bool]]] = {
     b"string": _equal_strings,
     b"list": _equal_lists,
@@ -329,3 +348,9 @@ _COMPARERS: Final[dict[bytes, Callable[[Reader, Reader, bytes], bool]]] = {
     b"stream": _equal_streams,
     b"vectorset": _equal_vector_sets,
 }
+
+
+def compared(type_name: str) -> bool:
+    """Whether values of a type are compared by more than their DUMPs, where servers have it."""
+    kind = type_name.encode()
+    return kind in _COMPARERS or kind in _WHOLE_VALUES

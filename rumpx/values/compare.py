@@ -15,13 +15,23 @@ Not promised: an answer about one instant; a key that is written meanwhile may c
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-from rumpx.values.by_type import TOLERANCE_MS, equal_by_type, same_payload
+from rumpx.values.by_type import TOLERANCE_MS, NotComparable, equal_by_type, same_payload
 from rumpx.values.reading import Caller, Reader, ReadRefused, ValueChanged
 from rumpx.values.small import same_small_values
 
-__all__ = ["SMALL_BYTES", "Caller", "ReadRefused", "differing", "equal_values", "unlike"]
+__all__ = [
+    "SMALL_BYTES",
+    "Caller",
+    "NotComparable",
+    "ReadRefused",
+    "Told",
+    "differing",
+    "equal_values",
+    "unlike",
+]
 
 BIG_BYTES: Final = 16 * 2**20
 
@@ -35,10 +45,24 @@ _UNKNOWN_BYTES: Final = 256 * 2**10
 _State = tuple[bytes | None, int]
 
 
+@dataclass(slots=True)
+class Told:
+    """What a comparison of many keys came to; those that are in neither are equal.
+
+    Attributes:
+        different: keys that are not the same, in the order given.
+        incomparable: the type of those keys whose values cannot be compared (`NotComparable`).
+    """
+
+    different: list[bytes] = field(default_factory=list)
+    incomparable: dict[bytes, str] = field(default_factory=dict)
+
+
 def equal_values(source: Caller, target: Caller, key: bytes) -> bool:
     """Whether both servers hold the same value under a key, or both none; expiries aside.
 
     Raises:
+        NotComparable: it cannot be told.
         ReadRefused: a server refused a command.
         ConnectionLost: as raised by the caller's connections.
     """
@@ -47,28 +71,31 @@ def equal_values(source: Caller, target: Caller, key: bytes) -> bool:
 
 def unlike(
     source: Caller, target: Caller, keys: Sequence[bytes]
-) -> dict[bytes, str]:
-    """Those keys whose values differ in meaning; expiries aside.
+) -> tuple[dict[bytes, str], dict[bytes, str]]:
+    """Those keys whose values differ in meaning, and those that cannot be compared; expiries aside.
 
     Args:
         source, target: connections, each with the right database selected.
         keys: whose values are read in chunks, one after the other.
 
     Returns:
-        The types of both sides, "hash" or "string, list", by key.
+        The types of both sides, "hash" or "string, list", by key; and the type of those that cannot
+        be compared.
 
     Raises:
         ReadRefused: a server refused a command.
         ConnectionLost: as raised by the caller's connections.
     """
     readers = Reader(source, "source"), Reader(target, "target")
-    different = [key for key in keys if not _by_type(*readers, key)]
-    commands = [("TYPE", key) for key in different]
+    told = Told()
+    for key in keys:
+        _look_into(*readers, key, told)
+    commands = [("TYPE", key) for key in told.different]
     types = (reader.read_many(commands) if commands else [] for reader in readers)
     return {
         key: one.decode() if one == other else f"{one.decode()}, {other.decode()}"
-        for key, one, other in zip(different, *types, strict=True)
-    }
+        for key, one, other in zip(told.different, *types, strict=True)
+    }, told.incomparable
 
 
 def differing(
@@ -78,8 +105,8 @@ def differing(
     *,
     expiry_shift: int = 0,
     tolerance: int = 0,
-) -> list[bytes]:
-    """Those of the keys that are not the same on both servers, in the order given.
+) -> Told:
+    """Those of the keys that are not the same on both servers, or cannot be compared.
 
     A key that only one server has differs; one that both lack does not. Expiries may differ by
     2 ms where one of the servers is older than 7.0 and gives only the time left.
@@ -95,11 +122,11 @@ def differing(
         ConnectionLost: as raised by the caller's connections.
     """
     if not keys:
-        return []
+        return Told()
     readers = Reader(source, "source"), Reader(target, "target")
     exact = [reader.may_call("PEXPIRETIME", keys[0]) for reader in readers]
     tolerance = max(tolerance, 0 if all(exact) else TOLERANCE_MS)
-    different = []
+    told = Told()
     for group, big in _groups(readers[0], keys):
         states, others = (
             _states(reader, group, absolute, dump=not big)
@@ -109,8 +136,8 @@ def differing(
             key: (_shifted(state, expiry_shift), other)
             for key, state, other in zip(group, states, others, strict=True)
         }
-        different += _differing_pairs(*readers, pairs, tolerance)
-    return different
+        _differing_pairs(*readers, pairs, tolerance, told)
+    return told
 
 
 def _shifted(state: _State, milliseconds: int) -> _State:
@@ -119,17 +146,21 @@ def _shifted(state: _State, milliseconds: int) -> _State:
 
 
 def _differing_pairs(
-    source: Reader, target: Reader, pairs: dict[bytes, tuple[_State, _State]], tolerance: int
-) -> list[bytes]:
-    """Those keys whose expiries or values differ; small values are looked into together."""
+    source: Reader,
+    target: Reader,
+    pairs: dict[bytes, tuple[_State, _State]],
+    tolerance: int,
+    told: Told,
+) -> None:
+    """Note those keys whose expiries or values differ; small values are looked into together."""
     same = {key: _same_state(*pair, tolerance) for key, pair in pairs.items()}
     small = [key for key, pair in pairs.items() if same[key] is None and _are_small(pair)]
     same |= same_small_values(source, target, small)
-    return [
-        key
-        for key, verdict in same.items()
-        if not (_by_type(source, target, key) if verdict is None else verdict)
-    ]
+    for key, verdict in same.items():
+        if verdict is None:
+            _look_into(source, target, key, told)
+        elif not verdict:
+            told.different.append(key)
 
 
 def _are_small(states: tuple[_State, _State]) -> bool:
@@ -204,3 +235,12 @@ def _by_type(source: Reader, target: Reader, key: bytes) -> bool:
         return equal_by_type(source, target, key)
     except ValueChanged:
         return False
+
+
+def _look_into(source: Reader, target: Reader, key: bytes, told: Told) -> None:
+    """Note a key that is not equal by its type."""
+    try:
+        if not _by_type(source, target, key):
+            told.different.append(key)
+    except NotComparable as error:
+        told.incomparable[key] = error.type_name

@@ -6,7 +6,8 @@ A batch from the source is compared, cheapest proof first:
    equal values, and so are those that are equal once the members of hash tables stand in order.
    (With digests: 8 bytes of checksum in their place.)
 2. Values whose bytes differ are compared by meaning, by the commands of their type: the order of a
-   set, an encoding, a version's footer do not count.
+   set, an encoding, a version's footer do not count. Of a module's type whose bytes differ that may
+   be impossible: then it is told, unless the expiries differ, which says enough.
 3. Expiries may differ by the tolerance.
 
 What only one side still has does not count as missing or extra once it has expired: by the other
@@ -26,7 +27,7 @@ Not promised: an answer about one instant.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -167,14 +168,15 @@ class _Verdicts:
     missing_hashes: list[Finding] = field(default_factory=list)
 
     def counts(self) -> Counts:
-        missing = sum(finding.kind == "missing" for finding in self.findings)
+        kinds = Counter(finding.kind for finding in self.findings)
         return Counts(
             gone=self.gone,
             failed=len(self.failures),
             payload_bytes=self.payload_bytes,
             equal=self.equal,
-            missing=missing,
-            different=len(self.findings) - missing,
+            missing=kinds["missing"],
+            different=len(self.findings) - kinds["missing"] - kinds["incomparable"],
+            incomparable=kinds["incomparable"],
         )
 
 
@@ -435,11 +437,16 @@ class Comparer:
         prints: tuple[bytes, bytes],
         expiries: tuple[int, int],
         verdicts: _Verdicts,
+        opaque: str = "",
     ) -> None:
-        """Of a key whose value is equal."""
+        """Of a key whose value is equal, or of a type (`opaque`) that cannot be compared."""
         mine, theirs = expiries
         if self._same_expiry(mine, theirs):
-            verdicts.equal += 1
+            if opaque:
+                finding = Finding(batch.db, key, "incomparable", opaque, prints, expiries)
+                verdicts.findings.append(finding)
+            else:
+                verdicts.equal += 1
             return
         if NO_EXPIRY in expiries:
             detail = "none on the source" if mine == NO_EXPIRY else "none on the target"
@@ -460,10 +467,12 @@ class Comparer:
         whole = [one for one in alike if one.whole]
         open_keys = [o.key for o in verdicts.unequal if o.key not in types and not o.whole]
         failures: list[KeyFailure] = []
+        opaque: dict[bytes, str] = {}
         if whole:
             types |= yield from self._whole_values(batch, whole, failures)
         if open_keys:
-            types |= yield from self._by_type(batch, open_keys, failures)
+            differ, opaque = yield from self._by_type(batch, open_keys, failures)
+            types |= differ
         verdicts.failures += failures
         refused = {failure.key for failure in failures}
         for one in verdicts.unequal:
@@ -474,7 +483,8 @@ class Comparer:
                     Finding(batch.db, one.key, kind, told_types, one.prints, one.expiries)
                 )
             elif one.key not in refused:
-                self._judge_expiry(batch, one.key, one.prints, one.expiries, verdicts)
+                type_name = opaque.get(one.key, "")
+                self._judge_expiry(batch, one.key, one.prints, one.expiries, verdicts, type_name)
 
     def _whole_values(
         self, batch: Batch, unequal: list[_Unequal], failures: list[KeyFailure]
@@ -500,17 +510,20 @@ class Comparer:
 
     def _by_type(
         self, batch: Batch, keys: list[bytes], failures: list[KeyFailure]
-    ) -> Task[dict[bytes, str]]:
-        """Values of any size and kind: those that differ."""
+    ) -> Task[tuple[dict[bytes, str], dict[bytes, str]]]:
+        """Values of any size and kind: those that differ, and those that cannot be compared."""
         patience = Patience(self._retry_for, self._aside)
         types: dict[bytes, str] = {}
+        opaque: dict[bytes, str] = {}
         left = keys
         while True:
             again: list[bytes] = []
             complaint = ""
             for group in self._by_places(left):
                 try:
-                    types |= self._unlike(batch, group)
+                    differ, unknown = self._unlike(batch, group)
+                    types |= differ
+                    opaque |= unknown
                 except (ConnectionLost, ReadRefused) as error:
                     if isinstance(error, ConnectionLost) or passing(error):
                         again += group
@@ -521,7 +534,7 @@ class Comparer:
                             for key in group
                         ]
             if not again:
-                return types
+                return types, opaque
             yield from patience.before_next_try(trouble=True, complaint=complaint)
             left = again
 
@@ -535,7 +548,9 @@ class Comparer:
             for part in even_parts(group, self._intake.limits.pipeline_keys):
                 yield group[part]
 
-    def _unlike(self, batch: Batch, keys: list[bytes]) -> dict[bytes, str]:
+    def _unlike(
+        self, batch: Batch, keys: list[bytes]
+    ) -> tuple[dict[bytes, str], dict[bytes, str]]:
         source, target = self._aside
         return unlike(
             source.connect(source.owner(keys[0]), batch.db),

@@ -1,11 +1,12 @@
-"""The differences that a comparison found: a file of JSON lines, and tables by kind and prefix.
+"""What a comparison found: a file of JSON lines, and tables of differences by kind and prefix.
 
     {"kind": "expiry", "db": 0, "target_db": 0, "key": "user:1", "key_base64": "dXNlcjox",
      "detail": "+1000 ms", "repaired": false}
 
-`kind` is "missing", "extra", "type", "value", "expiry" or "changing"; `key` is the name as text,
-with what is not UTF-8 escaped; `detail` never holds a value. The file is begun with the first
-difference. After a repair it is written anew, in one piece, with what became of each line.
+`kind` is "missing", "extra", "type", "value", "expiry", "changing" or "incomparable" (a value of a
+module's type, which is the `detail`); `key` is the name as text, with what is not UTF-8 escaped;
+`detail` never holds a value. The file is begun with the first line, not before. After a
+repair it is written anew, in one piece, with what became of each line.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Line:
 
     @property
     def repairable(self) -> bool:
-        return self.kind not in ("changing", "extra")
+        return self.kind not in ("changing", "extra", "incomparable")
 
 
 def prefix_of(key: bytes) -> bytes:
@@ -64,19 +65,22 @@ class Findings:
     Attributes:
         kinds: number of differences by kind.
         changing: keys that were written while they were compared.
+        incomparable: number of keys whose values cannot be compared, by their type.
     """
 
     def __init__(self, path: Path, scope: Scope) -> None:
         self.path = path
         self.kinds: Counter[str] = Counter()
         self.changing = 0
+        self.incomparable: Counter[str] = Counter()
         self._scope = scope
         self._prefixes: dict[bytes, Counter[str]] = {}
         self._known: set[tuple[int, bytes]] = set()
         self._file: TextIO | None = None
 
     def add(self, finding: Finding, *, changing: bool = False) -> None:
-        """A difference that was seen twice; or a key that is `changing`.
+        """A difference that was seen twice; a key that is `changing`; or one whose value cannot be
+        compared.
 
         Raises:
             UsageError: the file cannot be written.
@@ -88,6 +92,8 @@ class Findings:
             self._known.add(name)
         if changing:
             self.changing += 1
+        elif finding.kind == "incomparable":
+            self.incomparable[finding.detail] += 1
         else:
             self.kinds[finding.kind] += 1
             self._count_prefix(finding)

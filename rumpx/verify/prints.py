@@ -19,7 +19,7 @@ from contextlib import suppress
 from hashlib import blake2b
 from typing import Final
 
-from rumpx.values.by_type import FOOTER_BYTES
+from rumpx.values.by_type import FOOTER_BYTES, OF_MODULES
 
 _DIGEST_BYTES: Final = 8
 # By the payload's first byte: strings for each member, and bytes after them.
@@ -29,8 +29,8 @@ _TABLES: Final = {2: (1, 0), 4: (2, 0), 22: (2, 8)}
 def in_order(payload: bytes) -> bytes:
     """A payload without its footer, the members of a table in the order of their bytes.
 
-    The same for the same value on the same server, at any time. Two that are equal are of equal
-    values, whatever the servers; two that are not need not be of different ones.
+    The same for the same value (but a module's) on the same server, at any time. Two that are
+    equal are of equal values, whatever the servers; two that are not need not be of different ones.
     """
     body = payload[:-FOOTER_BYTES]
     layout = _TABLES.get(body[0]) if body else None
@@ -42,7 +42,10 @@ def in_order(payload: bytes) -> bytes:
 
 
 def print_of(ordered: bytes) -> bytes:
-    """What stands for a payload that was put in order."""
+    """What stands for a payload that was put in order. Of a module's value that is only that it is
+    one: two DUMPs of the same graph may differ, and it would seem to be written all the time."""
+    if ordered[:1] and ordered[0] in OF_MODULES:
+        return ordered[:1]
     return blake2b(ordered, digest_size=_DIGEST_BYTES).digest()
 
 

@@ -21,6 +21,7 @@ class Request:
         repair: copy again what is missing or different.
         delete_extra: and delete what only the target has.
         yes: without asking.
+        strict: values that cannot be compared make it end as differences do.
         state_dir: the folder of ledgers, if given.
         name: of the copy that is compared, whose ledger then takes the result.
     """
@@ -33,6 +34,7 @@ class Request:
     repair: bool = False
     delete_extra: bool = False
     yes: bool = False
+    strict: bool = False
     state_dir: str | None = None
     name: str | None = None
 

@@ -153,11 +153,12 @@ def _sum_up(
     exit_code: int | None,
 ) -> Verification:
     verdict, counts = verifier.verdict, verifier.counts()
+    incomparable = findings.incomparable + verdict.incomparable
     listed = findings.flush()
     findings.close()
     if exit_code is None:
         exit_code = EXIT_OK
-        if findings.total > verdict.repaired:
+        if findings.total > verdict.repaired or (request.strict and incomparable):
             exit_code = EXIT_DIFFERENCES
         elif counts.failed:
             exit_code = EXIT_SOME_KEYS_FAILED
@@ -188,4 +189,5 @@ def _sum_up(
         failures=tuple(verdict.failures),
         worker_restarts=verifier.engine.restarts,
         warnings=tuple(verifier.engine.warnings),
+        incomparable=dict(incomparable.most_common()),
     )

@@ -6,6 +6,7 @@
 2. What differs is looked at again after a pause. Differing in the same way from the same values, it
    is a difference. If what is seen goes on changing, also at a third look, or if it is equal now,
    the key is *changing*: somebody writes it.
+   A value that cannot be compared is that at once, since no second look could tell more.
 3. With a repair, in chunks: what is missing or different is copied again; extras are deleted, if
    that was asked for; and all of these are compared once more.
 
@@ -68,10 +69,11 @@ class _Candidate:
 
 @dataclass(slots=True)
 class Verdict:
-    """What the comparison came to so far."""
+    """What the comparison came to so far; `incomparable` are keys that a repair brought."""
 
     back: Back = "not done"
     repaired: int = 0
+    incomparable: Counter[str] = field(default_factory=Counter)
     failures: list[KeyFailure] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
 
@@ -181,6 +183,7 @@ class Verifier:
             extra=kinds["extra"],
             changing=self._findings.changing,
             found=total.found,
+            incomparable=self._findings.incomparable.total(),
         )
 
     # What the engine tells.
@@ -196,11 +199,18 @@ class Verifier:
             found = self._found_again.setdefault(partition.id, {})
             found |= {(finding.db, finding.key): finding for finding in ack.findings}
         elif partition.reason == _CHECKED:
-            self._unmended |= {(finding.db, finding.key) for finding in ack.findings}
+            for finding in ack.findings:
+                if finding.kind == "incomparable":  # what could be compared is mended
+                    self.verdict.incomparable[finding.detail] += 1
+                else:
+                    self._unmended.add((finding.db, finding.key))
             self._unmended |= {(failure.db, failure.key) for failure in ack.failures}
         else:
             for finding in ack.findings:
-                self._waiting[finding.db, finding.key] = _Candidate(finding, 1, now)
+                if finding.kind == "incomparable":
+                    self._findings.add(finding)
+                else:
+                    self._waiting[finding.db, finding.key] = _Candidate(finding, 1, now)
 
     def unfenced(self, keys: Sequence[tuple[int, bytes]]) -> None:
         """Earlier repairs of these keys may land late."""
@@ -272,7 +282,7 @@ class Verifier:
         sides = before.source, after.source, before.target, after.target
         if plan.spec.scope.filtered or self._request.sample < 1.0 or None in sides:
             return True
-        matched = counts.equal + counts.different
+        matched = counts.equal + counts.different + counts.incomparable
         known = {place.db for place in plan.reverse} <= set(plan.target_databases)
         clean = not (counts.missing or counts.changing or counts.gone or counts.failed)
         return not (known and clean and {side.keys for side in sides if side} == {matched})
@@ -355,7 +365,9 @@ class Verifier:
                 continue
             if now is None:
                 self._findings.add(candidate.finding, changing=True)
-            elif same_difference(candidate.finding, now, self._tolerance):
+            elif now.kind == "incomparable" or same_difference(
+                candidate.finding, now, self._tolerance
+            ):
                 self._findings.add(now)
             elif candidate.looks + 1 < _LOOKS:
                 self._waiting[name] = _Candidate(now, candidate.looks + 1, time.monotonic())
