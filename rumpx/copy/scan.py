@@ -48,6 +48,7 @@ from rumpx.copy.plan import (
     reached,
     reverse,
 )
+from rumpx.copy.suspects import refusal
 from rumpx.errors import (
     ConnectionLost,
     RumpxError,
@@ -389,6 +390,8 @@ class Scanner:
             try:
                 return self._visit(node)
             except ConnectionLost as error:
+                if fatal := refusal(error, self.partition.side):
+                    raise fatal from None
                 self.shelf.clear()
                 if self.cursor != before:
                     trouble_since, pauses = None, 0

@@ -207,10 +207,10 @@ class Comparer:
         self._shift = spec.copying.expiry_shift
         self._retry_for = spec.copying.retry_for
         self._aside = Aside(aside, self._retry_for, self._scope)
-        self._source_calls = self._primary_calls = Calls(source.links, self._retry_for)
+        self._source_calls = self._primary_calls = Calls(source.links, self._retry_for, intake)
         if primaries:
-            self._primary_calls = Calls(primaries, self._retry_for)
-        self._target_calls = Calls(target.links, self._retry_for)
+            self._primary_calls = Calls(primaries, self._retry_for, intake)
+        self._target_calls = Calls(target.links, self._retry_for, intake)
 
     def dial(self, databases: Sequence[int]) -> None:
         """Nothing is dialled ahead but what a copy would."""
@@ -514,11 +514,14 @@ class Comparer:
     # Checksums.
 
     def _by_digest(self, batch: Batch, keys: list[bytes], verdicts: _Verdicts) -> Task[list[bytes]]:
-        """Count the keys whose checksums and expiries agree; the result is all others."""
+        """Count the keys whose checksums and expiries agree; the result is all others, those whose
+        connection was lost among them: where their sizes are known, a culprit is found sooner."""
         yield from self._intake.turn(len(keys), ops=len(keys))
-        here = yield from self._source_calls.each(_digest, "EVAL_RO", batch.db, keys)
+        here = yield from self._source_calls.each(
+            _digest, "EVAL_RO", batch.db, keys, patient=False
+        )
         db = self._scope.target_db(batch.db)
-        there = yield from self._target_calls.each(_digest, "EVAL_RO", db, keys)
+        there = yield from self._target_calls.each(_digest, "EVAL_RO", db, keys, patient=False)
         others = []
         for key in keys:
             mine, theirs = _state(here[key]), _state(there[key])
