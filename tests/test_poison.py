@@ -219,7 +219,8 @@ def test_digests_of_a_value_that_takes_longer_than_the_timeout(server: StartServ
 
     assert done.counts["failed"] == 1 and done.counts["equal"] == SMALL
     slow = [entry[3][0] for entry in source.do("SLOWLOG", "GET", "-1")]
-    assert slow.count(b"EVAL_RO") <= 1 and len(slow) <= 6, "it holds up the source each time"
+    # One is the script's own.
+    assert slow.count(b"EVAL_RO") <= 1 and slow.count(b"DUMP") <= 3, "each holds up the source"
 
 
 def test_the_only_value_is_larger_than_the_source_passes(
