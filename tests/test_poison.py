@@ -165,6 +165,100 @@ def test_a_comparison_names_the_value_that_cannot_be_read(
     assert done.counts["failed"] == 1 and done.counts["equal"] == SMALL
 
 
+def tighten(server: Server) -> None:
+    """From now on it cuts off whoever is sent more than 1 MB."""
+    server.do("CONFIG", "SET", "client-output-buffer-limit", "normal 1mb 0 0")
+
+
+@pytest.mark.parametrize("policy", ["skip", "fail"])
+def test_a_conflict_about_a_value_that_cannot_be_read(
+    server: StartServer, state_home: Path, policy: str
+) -> None:
+    """The target cuts off who reads its value; whether that is ours cannot be told."""
+    source, target = server("7.0"), server("7.0")
+    for one in (source, target):
+        fill(one)
+    target.do("SET", "k:7", "other")
+    tighten(target)
+    done = copy(source, target, "--on-conflict", policy, "--job", "job", code=3)
+
+    assert done.counts["repeated"] == SMALL - 1
+    failed = listed(state_home)
+    assert sorted(failed) == (["big"] if policy == "skip" else ["big", "k:7"])
+    assert re.match("connection lost while it was read: .*above the target's", failed["big"])
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_comparison_by_type_names_the_member_that_cannot_be_read(
+    server: StartServer, side: str
+) -> None:
+    """DUMP compresses the value, so that only its members are more than a side passes."""
+    source, target = server("7.0"), server("7.0")
+    for one in (source, target):
+        one.client().mset({f"k:{number}": number for number in range(SMALL)})
+        for number in range(5):
+            one.client().hset(f"h:{number}", mapping={one.uri: 1, "b": 2})
+            one.client().hdel(f"h:{number}", one.uri)
+    source.client().hset("big", mapping={"a": "x" * 2_400_000, "b": 1})
+    target.client().hset("big", mapping={"a": "x" * 2_400_000, "b": 2})
+    tighten(source if side == "source" else target)
+    done = verify(source, target, code=3)
+
+    assert done.counts["failed"] == 1 and done.counts["equal"] == SMALL + 5
+
+
+def test_digests_of_a_value_that_takes_longer_than_the_timeout(server: StartServer) -> None:
+    source, target = server("7.0"), server("7.0")
+    for one in (source, target):
+        one.client().mset({f"k:{number}": number for number in range(SMALL)})
+        pipeline = one.client().pipeline(transaction=False)
+        for part in range(40):
+            pipeline.hset("big", mapping={f"field:{part}:{i}": f"v{i}" for i in range(10_000)})
+        pipeline.execute()
+    source.do("CONFIG", "SET", "slowlog-log-slower-than", "100000")
+    done = verify(source, target, "--digest", "--timeout", "100ms", code=3)
+
+    assert done.counts["failed"] == 1 and done.counts["equal"] == SMALL
+    slow = [entry[3][0] for entry in source.do("SLOWLOG", "GET", "-1")]
+    # One is the script's own.
+    assert slow.count(b"EVAL_RO") <= 1 and slow.count(b"DUMP") <= 3, "each holds up the source"
+
+
+def test_the_only_value_is_larger_than_the_source_passes(
+    server: StartServer, state_home: Path
+) -> None:
+    """The copy begins all the same."""
+    source, target = server("7.0"), server("7.0")
+    source.client().set("big", BIG)
+    tighten(source)
+    done = rumpx(*ends(source, target), *FAST)
+    assert done.returncode == 3, done.stderr
+    assert list(listed(state_home)) == ["big"]
+
+
+# Checks
+
+
+def test_a_check_says_what_may_not_pass(server: StartServer) -> None:
+    source = server("7.0", client_output_buffer_limit="normal 1mb 0 0")
+    target = server("7.0", proto_max_bulk_len="1mb", maxclients=6)
+    fill(source)
+    told = rumpx("check", *ends(source, target), "--workers", "8").stdout
+
+    words = " ".join(told.split())
+    assert "the target's proto-max-bulk-len is 1." in words
+    assert "the source's client-output-buffer-limit is 1." in words
+    assert "big takes 2." in words
+    assert re.search(r"The target has room for \d more clients \(maxclients\)", words)
+
+
+def test_a_check_is_silent_of_limits_that_are_kept(server: StartServer) -> None:
+    source, target = server("6.2"), server("9.1")
+    source.do("SET", "k", "1")
+    told = rumpx("check", *ends(source, target)).stdout
+    assert "such a value may not pass" not in told and "maxclients" not in told
+
+
 # Last words
 
 
@@ -248,7 +342,7 @@ def test_a_target_that_begins_to_ask_for_a_password(server: StartServer) -> None
 def lost(keys: list[bytes], sizes: dict[bytes, int], *, silent: bool = False) -> Lost:
     error = ConnectionLost("gone")
     error.silent = silent
-    return Lost(keys, "source", None, error, sizes)
+    return Lost(keys, "source", None, error, sizes, timeout=0.1)
 
 
 @given(

@@ -25,7 +25,7 @@ from rumpx.check.sample import Key
 from rumpx.copy.abilities import restore_options
 from rumpx.copy.links import Links
 from rumpx.copy.prepare import Draft
-from rumpx.errors import EXIT_SOME_KEYS_FAILED, PayloadIncompatible, TargetFull
+from rumpx.errors import EXIT_SOME_KEYS_FAILED, ConnectionLost, PayloadIncompatible, TargetFull
 from rumpx.job import KEY_TYPES
 from rumpx.servers.replies import Kind, classify
 from rumpx.servers.topology import is_error
@@ -106,7 +106,10 @@ def _try_one(
     candidates: Sequence[Key], source: Links, target: Links, draft: Draft
 ) -> Trial | None:
     for key in candidates:
-        payload = source.connect(key.node, key.db).call("DUMP", key.name)
+        try:
+            payload = source.connect(key.node, key.db).call("DUMP", key.name)
+        except ConnectionLost:
+            continue  # it may be more than the source passes; the next one tells
         if isinstance(payload, bytes):
             if payload[0] in OF_MODULES:
                 return Trial(key.type, key.encoding, 0, opaque=True)

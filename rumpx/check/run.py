@@ -37,6 +37,7 @@ from rumpx.check.estimate import (
     seconds_needed,
 )
 from rumpx.check.latency import measure_latency
+from rumpx.check.passing import limits_of_clients, limits_of_values
 from rumpx.check.payloads import not_proven, prove_payloads
 from rumpx.check.request import Request
 from rumpx.check.rights import denied_reads, denied_writes
@@ -74,6 +75,10 @@ def check(request: Request) -> Checkup:
     if sample:
         lines += _collected("reading", lambda: _key_rights(draft, sample))
         lines += _collected("payloads", lambda: _payloads(request, draft, sample.keys))
+        if hasattr(draft, "target"):
+            lines += _collected("values", lambda: limits_of_values(draft, sample.keys))
+    if hasattr(draft, "tuning"):
+        lines += _collected("clients", lambda: limits_of_clients(draft))
     if hasattr(draft, "source"):
         things = left_behind(draft.source, functions_copied=draft.job.functions)
         lines.append(Line("info", "left behind", f"{', '.join(things)} on the source"))

@@ -570,7 +570,7 @@ class DumpReader:
         if fatal := refusal(error, side):
             raise fatal
         known = dict(zip(wanted.keys, sizes, strict=True)) if sizes else {}
-        result.lost.append(Lost(keys, side, node, error, known))
+        result.lost.append(Lost(keys, side, node, error, known, self.links.dialer.timeout))
         self._repeat(result, keys, str(error))
 
     def _repeat(self, result: Read, keys: list[bytes], complaint: str) -> None:

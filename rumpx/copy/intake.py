@@ -110,14 +110,19 @@ class Intake:
         for; a task."""
         sizes = None
         if self._reader.tells_sizes:
-            # A permit of no bytes: a key that is DUMPed alone holds back size requests too.
-            permit = Permit(0)
-            yield permit
+            permit = yield from self.leave()
             try:
                 sizes = yield from self._reader.sizes(wanted)
             finally:
-                self._budget.release(permit)
+                self.release(permit)
         return self._cut(wanted.keys, sizes)
+
+    def leave(self, *, alone: bool = False) -> Task[Permit]:
+        """Leave to ask for what weighs nothing, to be given back by `release`; a task. A key that
+        goes alone holds that back, too."""
+        permit = Permit(0, alone)
+        yield permit
+        return permit
 
     def _cut(self, keys: list[bytes], sizes: list[int] | None) -> Iterator[Chunk]:
         start = 0

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from rumpx.copy.links import Links
+from rumpx.copy.suspects import Lost
 from rumpx.copy.tasks import Pause, Task
 from rumpx.errors import TemporaryError
 
@@ -39,6 +40,25 @@ class Patience:
     def succeeded(self) -> None:
         """Some keys were settled: the clock begins anew."""
         self._tries, self._trouble_since = 0, None
+
+    def until_well(self, links: Links, lost: Lost) -> Task[bool]:
+        """Wait until the node that lost a connection answers on another, or serves no more, so that
+        a value is not blamed for its trouble, nor asked for again while it suffers from it; a task.
+
+        Returns:
+            Whether it was the node, not the keys. (One that was silent may be so because of them.)
+
+        Raises:
+            TemporaryError: nothing was settled for `retry_for` seconds.
+        """
+        troubled = False
+        while lost.node is None or lost.node in links.addresses:
+            complaint = links.trouble(lost.node)
+            if not complaint:
+                return troubled and not lost.error.silent
+            troubled = True
+            yield from self.before_next_try(trouble=True, complaint=complaint)
+        return True
 
     def before_next_try(self, *, trouble: bool, complaint: str) -> Task[None]:
         """Wait as long as makes sense; a task.

@@ -92,6 +92,8 @@ from rumpx.servers.topology import (
 
 Policy = Literal["replace", "skip", "fail"]
 # A source this full that evicts could be made to evict by our reply buffers.
+# Beyond that no value is read to see whether values may be read.
+_LARGEST_TRIED: Final = 2**20
 _NEARLY_FULL: Final = 0.9
 # Versions and encodings take more or less for the same data, but not that much.
 _SURELY_TOO_LARGE: Final = 1.5
@@ -1026,9 +1028,12 @@ def find_abilities(
     """Try on one key what reading values needs, and what would help."""
     side = facts.dialer.side
     with connected(facts.dialer, sample.node, sample.db) as connection:
-        for command in ("SCAN", "DUMP", "PTTL"):
-            argument = b"0" if command == "SCAN" else sample.key
-            reply = connection.call(command, argument)
+        size = connection.call("MEMORY", "USAGE", sample.key, "SAMPLES", 1)
+        # A large value may be more than the server can pass.
+        small = size is None or (isinstance(size, int) and size <= _LARGEST_TRIED)
+        dumped = sample.key if small else b"rumpx"
+        for command, key in (("SCAN", b"0"), ("DUMP", dumped), ("PTTL", sample.key)):
+            reply = connection.call(command, key)
             if is_error(reply):
                 refuse_command(side, connection, command, reply)
         expiry: Expiry = "instant"

@@ -49,6 +49,7 @@ from rumpx.copy.plan import (
     reached,
     reverse,
 )
+from rumpx.copy.suspects import refusal
 from rumpx.errors import (
     ConnectionLost,
     RumpxError,
@@ -431,6 +432,8 @@ class Scanner:
             try:
                 return self._visit(node)
             except ConnectionLost as error:
+                if fatal := refusal(error, self.partition.side):
+                    raise fatal from None
                 self.shelf.clear()
                 if self.cursor != before:
                     trouble_since, pauses = None, 0

@@ -10,14 +10,16 @@ that looks like a bad network. Algorithm, for one chunk:
    them. A key that has half of all the bytes is set apart, else the chunk is halved. Each part goes
    alone, with nothing else of this worker in flight, so that it answers for itself.
 3. A key has failed when it has lost its connection three times in a row, two of them alone. Two
-   times, one of them alone, are enough where a repetition would cost the server the same again
-   (silence: a DUMP that is too slow), or the server has said that it is the request. Unless it has
-   said so, a value that is known to be small is never blamed: it cannot take so long, nor be above
-   a limit that lets the others pass.
+   times, one of them alone, are enough where a repetition would cost the server the same again: the
+   server has said that it is the request, or was silent, and the value is so large that a DUMP may
+   take longer than the timeout. For smaller values, and those of unknown size, silence must have
+   come three times while they were alone: another worker's slow DUMP holds them up, too. A value
+   that is known to be small is above no limit that lets the others pass: without a word of the
+   server's, or silence, it is never blamed.
 
-Only losses count while the server is well: before keys are repeated after a loss, it must answer a
-PING on another connection. A server that cannot be reached acquits all, and so does one that says
-that it is busy or loading.
+Only losses count while the server is well: before keys are repeated after a loss, it must answer on
+another connection. A server that cannot be reached acquits all, and so does one that says that it
+is busy or loading, or that does not serve these keys any more.
 
 Not promised: that a network which cuts exactly one key's connections three times in a row, and
 lets a PING pass meanwhile, is told apart from a value that cannot pass. The key is listed as failed
@@ -36,26 +38,25 @@ from rumpx.report.snapshot import KeyFailure
 from rumpx.report.units import size
 from rumpx.servers.replies import Kind, classify
 
-# Smaller values are not too slow, nor above any limit.
+# Smaller values are above no limit.
 _SUSPICIOUS_BYTES: Final = 2**15
+# A value of fewer bytes a second of the timeout is not too slow by itself.
+_SLOW_BYTES_A_SECOND: Final = 2**20
 REASON: Final = "connection lost"
-# What bounds a value on each side.
-_BOUNDS: Final = {
-    "source": "above the source's client-output-buffer-limit?",
-    "target": "above the target's proto-max-bulk-len?",
-}
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Keys whose connection was lost while they were read from the source or written to the
-    target; `node` is where, `sizes` what is known of their bytes."""
+    """Keys whose connection was lost while they were read, or written to the target; `node` is
+    where, `sizes` what is known of their bytes, `timeout` how long a server may be silent."""
 
     keys: Sequence[bytes]
     side: Side
     node: Address | None
     error: ConnectionLost
     sizes: Mapping[bytes, int]
+    timeout: float
+    written: bool = False
 
     @property
     def blames(self) -> bool:
@@ -104,7 +105,7 @@ class Suspects:
         for key in lost.keys:
             self._losses[key] = self._losses.get(key, 0) + 1
         if len(lost.keys) == 1 and alone and self._is_proven(lost):
-            return _failure(db, lost, self.sizes.get(lost.keys[0], 0))
+            return failed(db, lost, self.sizes.get(lost.keys[0], 0))
         if lost.is_costly or all(self._losses[key] > 1 for key in lost.keys):
             self._parts += split(lost.keys, self.sizes)
         return None
@@ -112,9 +113,12 @@ class Suspects:
     def _is_proven(self, lost: Lost) -> bool:
         """Whether a key that was alone is the culprit."""
         (key,) = lost.keys
-        if not lost.error.words and 0 < self.sizes.get(key, 0) < _SUSPICIOUS_BYTES:
+        known = self.sizes.get(key, 0)
+        if not lost.is_costly and 0 < known < _SUSPICIOUS_BYTES:
             return False
         alone = self._alone[key] = self._alone.get(key, 0) + 1
+        if lost.error.silent and known < _SLOW_BYTES_A_SECOND * lost.timeout:
+            return alone >= 3
         if lost.is_costly:
             return self._losses[key] >= 2
         return self._losses[key] >= 3 and alone >= 2
@@ -151,14 +155,16 @@ def split(keys: Sequence[bytes], sizes: Mapping[bytes, int]) -> list[list[bytes]
     return [list(keys[:half]), list(keys[half:])]
 
 
-def _failure(db: int, lost: Lost, known: int) -> KeyFailure:
+def failed(db: int, lost: Lost, known: int) -> KeyFailure:
+    """What to list of the one key that cost its connection; `known` are its bytes, or 0."""
     key, error = lost.keys[0], lost.error
-    done = "read" if lost.side == "source" else "written"
+    done = "written" if lost.written else "read"
     about = f"{size(known)}, " if known else ""
     if error.words:
         why = f"the {lost.side} said: {error.words.rstrip('.')}"
     elif error.silent:
         why = "no answer within --timeout; a longer one may let it pass"
     else:
-        why = _BOUNDS[lost.side]
+        limit = "proto-max-bulk-len" if lost.written else "client-output-buffer-limit"
+        why = f"above the {lost.side}'s {limit}?"
     return KeyFailure(db, key, REASON, f"connection lost while it was {done}: {about}{why}")

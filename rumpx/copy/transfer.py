@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from itertools import chain, islice, product
 from typing import Final, Literal
 
+from rumpx.copy.aside import Aside
 from rumpx.copy.dump import DumpReader, Read, Wanted
 from rumpx.copy.intake import Chunk, Intake
 from rumpx.copy.kinds import NO_KINDS, Kinds, Large
@@ -37,12 +38,11 @@ from rumpx.copy.tasks import Permit, Task
 from rumpx.errors import ConnectionLost
 from rumpx.job import Address, Scope
 from rumpx.report.snapshot import Counts, KeyFailure
-from rumpx.servers.replies import Kind, classify
-from rumpx.values.compare import ReadRefused, Told, differing
+from rumpx.servers.resp import Connection
+from rumpx.values.compare import Told, differing
 
 # Connections a side that are opened before there is work; there may be a hundred nodes.
 _DIALED_AHEAD: Final = 8
-_PASSING: Final = (Kind.TEMPORARY, Kind.MOVED, Kind.ASK)
 
 
 @dataclass(slots=True)
@@ -111,11 +111,6 @@ class _Tally:
         )
 
 
-def passing(error: ReadRefused) -> bool:
-    """Whether another try, with a fresh look at the topology, may not be refused."""
-    return classify(error.reply).kind in _PASSING
-
-
 class Transfer:
     """Copies batches.
 
@@ -142,7 +137,7 @@ class Transfer:
     ) -> None:
         self._reader = reader
         self._writer = writer
-        self._aside = aside
+        self._aside = Aside(aside, retry_for, scope)
         self._intake = intake
         self._retry_for = retry_for
         self._scope = scope
@@ -212,7 +207,7 @@ class Transfer:
             )
             unsettled.waits = False
             unsettled.by_slot = self._reader.links.routes
-            yield from self._until_well(batch, unsettled, suspects, patience)
+            yield from self._until_well(unsettled, suspects, patience)
             alone, others = suspects.take(again)
             chunks = [self._intake.alone(keys, suspects.sizes) for keys in alone]
             if others:
@@ -220,17 +215,13 @@ class Transfer:
                 chunks = chain(chunks, more)
 
     def _until_well(
-        self, batch: Batch, unsettled: _Unsettled, suspects: Suspects, patience: Patience
+        self, unsettled: _Unsettled, suspects: Suspects, patience: Patience
     ) -> Task[None]:
-        """Wait until the servers that lost connections answer on others, so that a value is not
-        blamed for their trouble, nor asked for again while they suffer from it."""
         lost, unsettled.lost = unsettled.lost, []
         for one in lost:
-            links = self._reader.links if one.side == "source" else self._writer.links
-            while complaint := links.trouble(one.node):
-                if not one.error.silent:
-                    suspects.acquit()
-                yield from patience.before_next_try(trouble=True, complaint=complaint)
+            links = self._writer.links if one.written else self._reader.links
+            if (yield from patience.until_well(links, one)):
+                suspects.acquit()
 
     def _try(
         self,
@@ -255,7 +246,8 @@ class Transfer:
                 tally.failures.append(failure)
                 again.remove(failure.key)
         if written.busy:
-            again += self._conflicts(batch, unsettled, written.busy, tally)
+            sizes = dict(zip(read.keys, map(len, read.payloads), strict=True))
+            yield from self._conflicts(batch, written.busy, sizes, tally)
         return again
 
     def take_notices(self) -> list[str]:
@@ -265,7 +257,7 @@ class Transfer:
 
     def close(self) -> None:
         """Close all connections."""
-        for links in (self._reader.links, self._writer.links, *self._aside):
+        for links in (self._reader.links, self._writer.links, *self._aside.links):
             links.close()
 
     def _copy_chunk(
@@ -288,26 +280,30 @@ class Transfer:
         return read, written
 
     def _conflicts(
-        self, batch: Batch, unsettled: _Unsettled, keys: list[bytes], tally: _Tally
-    ) -> list[bytes]:
-        """Keys that the target has: copied already if equal, else as the policy says. The result
-        is the keys to be repeated."""
-        try:
-            told = self._compare(batch, keys)
-        except (ConnectionLost, ReadRefused) as error:
-            if isinstance(error, ConnectionLost) or passing(error):
-                unsettled.waits = True
-                unsettled.complaint = str(error)
-                return keys
-            told = Told(keys)  # what cannot be read is taken for somebody else's
-        others = len(told.different) + len(told.incomparable)
-        tally.repeated += len(keys) - others
+        self, batch: Batch, keys: list[bytes], sizes: dict[bytes, int], tally: _Tally
+    ) -> Task[None]:
+        """Keys that the target has: copied already if equal, else as the policy says."""
+
+        def compare(source: Connection, target: Connection, keys: list[bytes]) -> Told:
+            tolerance = 0 if self._writer.exact else LATE_MS
+            return differing(
+                source, target, keys, expiry_shift=self._expiry_shift, tolerance=tolerance
+            )
+
+        compared = yield from self._aside.compare(batch.db, keys, sizes, len(keys), compare)
+        different = [key for told in compared.results for key in told.different]
+        # What may not be compared is taken for somebody else's.
+        different += [failure.key for failure in compared.refused]
+        opaque = {k: kind for told in compared.results for k, kind in told.incomparable.items()}
+        others = len(different) + len(opaque)
+        tally.failures += compared.lost
+        tally.repeated += len(keys) - others - len(compared.lost)
         if self._on_conflict == "skip":
             tally.skipped += others
-            return []
+            return
         there = f"the target's database {self._scope.target_db(batch.db)} has this key"
         message = f"{there} with another value"
-        tally.failures += [KeyFailure(batch.db, key, "busy key", message) for key in told.different]
+        tally.failures += [KeyFailure(batch.db, key, "busy key", message) for key in different]
         tally.failures += [
             KeyFailure(
                 batch.db,
@@ -316,27 +312,8 @@ class Transfer:
                 f"{there}, and values of the type {type_name} cannot be compared: it may be this "
                 "copy's own write",
             )
-            for key, type_name in told.incomparable.items()
+            for key, type_name in opaque.items()
         ]
-        return []
-
-    def _compare(self, batch: Batch, keys: list[bytes]) -> Told:
-        source, target = self._aside
-        places: dict[tuple[Address | None, Address | None], list[bytes]] = {}
-        for key in keys:
-            places.setdefault((source.owner(key), target.owner(key)), []).append(key)
-        found = Told()
-        for (source_node, target_node), group in places.items():
-            part = differing(
-                source.connect(source_node, batch.db),
-                target.connect(target_node, self._scope.target_db(batch.db)),
-                group,
-                expiry_shift=self._expiry_shift,
-                tolerance=0 if self._writer.exact else LATE_MS,
-            )
-            found.different += part.different
-            found.incomparable |= part.incomparable
-        return found
 
 
 def _wanted(batch: Batch, unsettled: _Unsettled, keys: list[bytes]) -> Wanted:

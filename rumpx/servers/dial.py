@@ -186,7 +186,10 @@ class Dialer:
             if isinstance(role, list) and role[0] == b"master":
                 return connection
             connection.close()
-            complaint = f"{format_address(primary)} is not a primary (yet)"
+            name = format_address(primary)
+            complaint = f"{name} is not a primary (yet)"
+            if isinstance(role, hiredis.ReplyError):
+                complaint = f"{name} answered ROLE with: {str(role).rstrip('.')}"
         raise ConnectionLost(f"No primary of {self.endpoint} was found: {complaint}.")
 
     def _ask_sentinel(self, sentinel: Address) -> Address | None:

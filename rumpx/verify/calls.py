@@ -1,18 +1,22 @@
 """One command for each of many keys, at whichever node serves it now, until each is answered.
 
 What EXISTS, UNLINK and the digests need: a pipeline a node; redirections are followed, and trouble
-is waited for, as `Patience` says. Error replies that are about a single key are its answer.
+is waited for, as `Patience` says. Error replies that are about a single key are its answer. Of keys
+that lose their connection again and again the culprit is found (`suspects`); its answer is an error
+reply, too, made here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import hiredis
 
+from rumpx.copy.intake import Intake
 from rumpx.copy.links import Links
 from rumpx.copy.patience import Patience
+from rumpx.copy.suspects import Lost, Suspects, refusal
 from rumpx.copy.tasks import Replies, Task
 from rumpx.errors import ConnectionLost, unusable
 from rumpx.job import Address
@@ -29,16 +33,29 @@ class _Sent:
     asking: bool
 
 
+@dataclass(slots=True)
+class _Round:
+    """What came of asking for some keys once. `asked` says where to ask, after ASKING."""
+
+    asked: dict[bytes, Address]
+    answers: dict[bytes, Reply] = field(default_factory=dict)
+    again: list[bytes] = field(default_factory=list)
+    lost: list[Lost] = field(default_factory=list)
+    complaint: str = ""
+
+
 class Calls:
     """Asks one side.
 
     Args:
         links: connections to it.
         retry_for: seconds of trouble after which the run gives up.
+        intake: says when a key may be asked for alone.
     """
 
-    def __init__(self, links: Links, retry_for: float) -> None:
+    def __init__(self, links: Links, retry_for: float, intake: Intake) -> None:
         self.links = links
+        self._intake = intake
         self._retry_for = retry_for
 
     def each(
@@ -49,6 +66,7 @@ class Calls:
         keys: Sequence[bytes],
         *,
         needed: bool = True,
+        patient: bool = True,
     ) -> Task[dict[bytes, Reply]]:
         """The reply to a command for each key; a task.
 
@@ -56,68 +74,114 @@ class Calls:
             command: makes the command's bytes for a key.
             name: of the command, for messages.
             needed: whether the run ends if the command is refused; else the refusal is the answer.
+            patient: whether keys whose connection is lost are asked for again; else that is the
+                answer.
 
         Raises:
             TemporaryError: nothing was answered for `retry_for` seconds.
             SourceUnusable, TargetUnusable: the command is refused for every key.
         """
         answers: dict[bytes, Reply] = {}
-        asked: dict[bytes, Address] = {}
         patience = Patience(self._retry_for, (self.links,))
-        left = list(keys)
+        suspects = Suspects()
+        asked: dict[bytes, Address] = {}
+        parts = [(list(keys), False)]
         while True:
+            before = len(answers)
             again: list[bytes] = []
-            sent, complaint = self._send(command, db, left, asked, again)
-            asked = {}
-            outcomes = yield [
-                Replies(part.connection, len(part.keys) * (2 if part.asking else 1))
-                for part in sent
-            ]
-            for part, outcome in zip(sent, outcomes, strict=True):
-                if isinstance(outcome, ConnectionLost) or outcome is None:
-                    again += part.keys
-                    complaint = str(outcome)
-                    continue
-                replies = outcome[1::2] if part.asking else outcome
-                if hiredis.ReplyError not in set(map(type, replies)):
-                    answers.update(zip(part.keys, replies, strict=True))
-                    continue
-                for key, reply in zip(part.keys, replies, strict=True):
-                    if is_error(reply) and self._again(key, reply, part, asked):
-                        again.append(key)
-                        if classify(reply).kind is Kind.TEMPORARY:
-                            complaint = f"The {self.links.side} answered: {reply!s}."
-                    else:
-                        if needed:
-                            self._refuse(reply, part, name)
-                        answers[key] = reply
+            blamed: list[tuple[Lost, bool]] = []
+            complaint = ""
+            for part, alone in parts:
+                permit = yield from self._intake.leave(alone=alone)
+                try:
+                    came = yield from self._try(command, name, db, part, asked, needed)
+                finally:
+                    self._intake.release(permit)
+                answers |= came.answers
+                again += came.again
+                blamed += [(lost, alone) for lost in came.lost]
+                complaint = came.complaint or complaint
+            if not patient:
+                for lost, _ in blamed:
+                    answers |= dict.fromkeys(lost.keys, hiredis.ReplyError(str(lost.error)))
+                again, blamed = [key for key in again if key not in answers], []
             if not again:
                 return answers
-            if len(again) < len(left):
+            if len(answers) > before:
                 patience.succeeded()
             yield from patience.before_next_try(trouble=bool(complaint), complaint=complaint)
-            left = again
+            for lost, alone in blamed:
+                if (yield from patience.until_well(self.links, lost)):
+                    suspects.acquit()
+                elif failure := suspects.blame(db, lost, alone=alone):
+                    answers[failure.key] = hiredis.ReplyError(failure.message)
+                    again.remove(failure.key)
+            singled, others = suspects.take(again)
+            parts = [(others, False)] * bool(others) + [(part, True) for part in singled]
+            if not parts:
+                return answers
 
-    def _send(
+    def _try(
         self,
         command: Callable[[bytes], bytes],
+        name: str,
         db: int,
         keys: list[bytes],
         asked: dict[bytes, Address],
-        again: list[bytes],
-    ) -> tuple[list[_Sent], str]:
+        needed: bool,
+    ) -> Task[_Round]:
+        """Ask for keys once; takes its keys out of `asked`, and adds to it."""
+        came = _Round({key: asked.pop(key) for key in keys if key in asked})
+        sent = self._send(command, db, keys, came)
+        outcomes = yield [
+            Replies(part.connection, len(part.keys) * (2 if part.asking else 1)) for part in sent
+        ]
+        for part, outcome in zip(sent, outcomes, strict=True):
+            if not isinstance(outcome, list):
+                self._lost(part.keys, part.node, outcome, came)
+                continue
+            replies = outcome[1::2] if part.asking else outcome
+            if hiredis.ReplyError not in set(map(type, replies)):
+                came.answers.update(zip(part.keys, replies, strict=True))
+                continue
+            for key, reply in zip(part.keys, replies, strict=True):
+                if is_error(reply) and self._again(key, reply, part, asked):
+                    came.again.append(key)
+                    if classify(reply).kind is Kind.TEMPORARY:
+                        came.complaint = f"The {self.links.side} answered: {reply!s}."
+                else:
+                    if needed:
+                        self._refuse(reply, part, name)
+                    came.answers[key] = reply
+        return came
+
+    def _send(
+        self, command: Callable[[bytes], bytes], db: int, keys: list[bytes], came: _Round
+    ) -> list[_Sent]:
         sent: list[_Sent] = []
-        complaint = ""
-        for node, group, asking in self._routes(keys, asked):
+        for node, group, asking in self._routes(keys, came.asked):
             try:
                 connection = self.links.connect(node, db)
+            except ConnectionLost as error:
+                came.again += group
+                came.complaint = str(error)
+                continue
+            try:
                 before = ASKING if asking else b""
                 connection.send(b"".join([before + command(key) for key in group]))
                 sent.append(_Sent(group, node, connection, asking))
             except ConnectionLost as error:
-                again += group
-                complaint = str(error)
-        return sent, complaint
+                self._lost(group, node, error, came)
+        return sent
+
+    def _lost(
+        self, keys: list[bytes], node: Address | None, error: ConnectionLost, came: _Round
+    ) -> None:
+        if fatal := refusal(error, self.links.side):
+            raise fatal
+        came.again += keys
+        came.lost.append(Lost(keys, self.links.side, node, error, {}, self.links.dialer.timeout))
+        came.complaint = str(error)
 
     def _routes(
         self, keys: list[bytes], asked: dict[bytes, Address]

@@ -28,11 +28,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from rumpx.copy.dump import Abilities, DumpReader, Wanted, even_parts
+from rumpx.copy.aside import Aside
+from rumpx.copy.dump import Abilities, DumpReader, Wanted
 from rumpx.copy.intake import Chunk, Intake
 from rumpx.copy.links import Links
 from rumpx.copy.messages import Ack, Batch
@@ -40,15 +41,14 @@ from rumpx.copy.patience import Patience
 from rumpx.copy.suspects import Lost, Suspects
 from rumpx.copy.tasks import Budget, Permit, Task
 from rumpx.copy.throttle import Throttle
-from rumpx.copy.transfer import Transfer, passing
+from rumpx.copy.transfer import Transfer
 from rumpx.copy.worker import WorkerSpec
-from rumpx.errors import ConnectionLost
-from rumpx.job import Address, Scope
+from rumpx.job import Scope
 from rumpx.report.snapshot import Counts, Finding, FindingKind, KeyFailure
 from rumpx.servers.resp import NO_EXPIRY, Reply, encode
 from rumpx.servers.topology import is_error
 from rumpx.values.by_type import fields_expire, kind_of
-from rumpx.values.compare import SMALL_BYTES, ReadRefused, unlike
+from rumpx.values.compare import SMALL_BYTES, unlike
 from rumpx.values.small import READS, meaning, read_command
 from rumpx.verify.calls import Calls
 from rumpx.verify.prints import in_order, print_of
@@ -204,17 +204,17 @@ class Comparer:
     ) -> None:
         self._source = source
         self._target = target
-        self._aside = aside
         self._transfer = transfer
         self._intake = intake
         self._spec = spec
         self._scope = spec.scope
         self._shift = spec.copying.expiry_shift
         self._retry_for = spec.copying.retry_for
-        self._source_calls = self._primary_calls = Calls(source.links, self._retry_for)
+        self._aside = Aside(aside, self._retry_for, self._scope)
+        self._source_calls = self._primary_calls = Calls(source.links, self._retry_for, intake)
         if primaries:
-            self._primary_calls = Calls(primaries, self._retry_for)
-        self._target_calls = Calls(target.links, self._retry_for)
+            self._primary_calls = Calls(primaries, self._retry_for, intake)
+        self._target_calls = Calls(target.links, self._retry_for, intake)
 
     def dial(self, databases: Sequence[int]) -> None:
         """Nothing is dialled ahead but what a copy would."""
@@ -249,7 +249,7 @@ class Comparer:
     def close(self) -> None:
         """Close all connections."""
         self._transfer.close()
-        for links in (self._source.links, self._target.links, *self._aside):
+        for links in (self._source.links, self._target.links, *self._aside.links):
             links.close()
         self._primary_calls.links.close()
 
@@ -347,10 +347,11 @@ class Comparer:
             if len(read.again) < len(wanted.keys):
                 patience.succeeded()
             yield from patience.before_next_try(trouble=read.waits, complaint=read.complaint)
+            blamed = []
             for lost in read.lost:
-                while complaint := reader.links.trouble(lost.node):
-                    yield from patience.before_next_try(trouble=True, complaint=complaint)
-            blame(read.lost)
+                if not (yield from patience.until_well(reader.links, lost)):
+                    blamed.append(lost)
+            blame(blamed)
             single |= read.single
             sizes = None
             wanted = Wanted(
@@ -512,51 +513,15 @@ class Comparer:
         self, batch: Batch, keys: list[bytes], failures: list[KeyFailure]
     ) -> Task[tuple[dict[bytes, str], dict[bytes, str]]]:
         """Values of any size and kind: those that differ, and those that cannot be compared."""
-        patience = Patience(self._retry_for, self._aside)
+        most = self._intake.limits.pipeline_keys
+        compared = yield from self._aside.compare(batch.db, keys, {}, most, unlike)
+        failures += compared.refused + compared.lost
         types: dict[bytes, str] = {}
         opaque: dict[bytes, str] = {}
-        left = keys
-        while True:
-            again: list[bytes] = []
-            complaint = ""
-            for group in self._by_places(left):
-                try:
-                    differ, unknown = self._unlike(batch, group)
-                    types |= differ
-                    opaque |= unknown
-                except (ConnectionLost, ReadRefused) as error:
-                    if isinstance(error, ConnectionLost) or passing(error):
-                        again += group
-                        complaint = str(error)
-                    else:
-                        failures += [
-                            KeyFailure(batch.db, key, "cannot be compared", str(error))
-                            for key in group
-                        ]
-            if not again:
-                return types, opaque
-            yield from patience.before_next_try(trouble=True, complaint=complaint)
-            left = again
-
-    def _by_places(self, keys: list[bytes]) -> Iterator[list[bytes]]:
-        """Keys that have both their nodes in common."""
-        source, target = self._aside
-        places: dict[tuple[Address | None, Address | None], list[bytes]] = {}
-        for key in keys:
-            places.setdefault((source.owner(key), target.owner(key)), []).append(key)
-        for group in places.values():
-            for part in even_parts(group, self._intake.limits.pipeline_keys):
-                yield group[part]
-
-    def _unlike(
-        self, batch: Batch, keys: list[bytes]
-    ) -> tuple[dict[bytes, str], dict[bytes, str]]:
-        source, target = self._aside
-        return unlike(
-            source.connect(source.owner(keys[0]), batch.db),
-            target.connect(target.owner(keys[0]), self._scope.target_db(batch.db)),
-            keys,
-        )
+        for differ, unknown in compared.results:
+            types |= differ
+            opaque |= unknown
+        return types, opaque
 
     def _same_expiry(self, mine: int, theirs: int) -> bool:
         if mine < 0 or theirs < 0:
@@ -568,11 +533,14 @@ class Comparer:
     # Checksums.
 
     def _by_digest(self, batch: Batch, keys: list[bytes], verdicts: _Verdicts) -> Task[list[bytes]]:
-        """Count the keys whose checksums and expiries agree; the result is all others."""
+        """Count the keys whose checksums and expiries agree; the result is all others, those whose
+        connection was lost among them: where their sizes are known, a culprit is found sooner."""
         yield from self._intake.turn(len(keys), ops=len(keys))
-        here = yield from self._source_calls.each(_digest, "EVAL_RO", batch.db, keys)
+        here = yield from self._source_calls.each(
+            _digest, "EVAL_RO", batch.db, keys, patient=False
+        )
         db = self._scope.target_db(batch.db)
-        there = yield from self._target_calls.each(_digest, "EVAL_RO", db, keys)
+        there = yield from self._target_calls.each(_digest, "EVAL_RO", db, keys, patient=False)
         others = []
         for key in keys:
             mine, theirs = _state(here[key]), _state(there[key])
