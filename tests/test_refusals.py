@@ -713,7 +713,7 @@ def test_a_malformed_uri(bad: str, flag: str, capsys: Any) -> None:
         (["--from-sentinel-password-file", "/no/such/file"], "--from-sentinel-password-file"),
         (["--no-such-flag"], "--no-such-flag"),
         (["--wor", "3"], "--wor"),
-        (["stray"], "stray"),
+        (["stray"], "too many words"),
         (["--from"], "--from"),
     ],
 )
