@@ -124,7 +124,8 @@ def _restore(target: Links, db: int, payload: bytes, draft: Draft) -> tuple[str,
     name = unguessable()
     while target.cluster and target.owner(name) is None:  # a slot that nobody serves
         name = unguessable()
-    absttl = draft.absttl and draft.abilities.expiry != "left"
+    left = hasattr(draft, "abilities") and draft.abilities.expiry == "left"  # else reading failed
+    absttl = draft.absttl and not left
     now = time.time() * 1000 + (draft.target.clock.offset or 0.0) if absttl else 0.0
     options = restore_options(replace=draft.replaces, absttl=absttl)
     connection = target.connect(target.owner(name), db)
