@@ -10,19 +10,20 @@ from typing import Any
 
 import pytest
 
-from support import servers
+from support import rerun, servers
 from support.proxy import Proxy
 from support.servers import Cluster, Sentinel, Server
 from support.services import Managed, Service, start_service
 from support.tls import TlsFiles, make_tls_files
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Let programs that tests start be stopped by what stops them, though the tests run under nohup
     or behind an &: that a signal is ignored is inherited, a handler for it is not."""
     for number in (signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, lambda number, frame: None)
+    rerun.register(config)
 
 
 @pytest.fixture(autouse=True)
