@@ -148,6 +148,7 @@ def test_a_network_that_fails_again_and_again(
     assert_exact(done, ways.source, ways.target, KEYS)
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("sides", [("source", "target"), full(("source",)), full(("target",))])
 @pytest.mark.parametrize("policy", ["replace", full("fail")])
 def test_every_fifth_connection_fails(

@@ -528,8 +528,8 @@ def look(job: Job, side: Side) -> SideFacts:
     with at_start(dialer):
         try:
             topology = read_places(dialer)
-        except ConnectionLost:
-            if not dialer.hangs_up():
+        except ConnectionLost as error:
+            if error.silent or not dialer.hangs_up():
                 raise
             why = "it ends the connection at commands that it does not know, as twemproxy does"
             raise unusable(side)(proxy_words(side, str(endpoint), why)) from None

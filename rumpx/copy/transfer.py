@@ -217,8 +217,11 @@ class Transfer:
     def _until_well(
         self, unsettled: _Unsettled, suspects: Suspects, patience: Patience
     ) -> Task[None]:
+        """Before keys are tried apart: is it the servers that are in trouble?"""
         lost, unsettled.lost = unsettled.lost, []
-        for one in lost:
+        if not suspects.split:
+            return
+        for one in {(one.written, one.node): one for one in lost}.values():
             links = self._writer.links if one.written else self._reader.links
             if (yield from patience.until_well(links, one)):
                 suspects.acquit()

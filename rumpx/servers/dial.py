@@ -220,7 +220,9 @@ class Dialer:
         except _Unreached as error:
             if self.endpoint.transport == "tcp" and address in self.endpoint.addresses:
                 raise
-            raise ConnectionLost(f"{error} {self._announced(address)}") from None
+            told = ConnectionLost(f"{error} {self._announced(address)}")
+            told.silent = error.silent
+            raise told from None
 
     def _announced(self, address: Address) -> str:
         """What to do about an announced address that is not to be reached from here."""
@@ -359,7 +361,9 @@ class Dialer:
         if tried and not _answered(error) and (explained := tried.explain(error)):
             return explained
         text = str(error).strip(". ")
-        return _Unreached(f"The {self.side} at {name} cannot be reached: {text}.")
+        lost = _Unreached(f"The {self.side} at {name} cannot be reached: {text}.")
+        lost.silent = isinstance(error, (redis.exceptions.TimeoutError, TimeoutError))
+        return lost
 
 
 def _answered(error: Exception) -> bool:
