@@ -1029,10 +1029,10 @@ def find_abilities(
     side = facts.dialer.side
     with connected(facts.dialer, sample.node, sample.db) as connection:
         size = connection.call("MEMORY", "USAGE", sample.key, "SAMPLES", 1)
-        # A large value may be more than the server can pass.
-        small = size is None or (isinstance(size, int) and size <= _LARGEST_TRIED)
-        dumped = sample.key if small else b"rumpx"
-        for command, key in (("SCAN", b"0"), ("DUMP", dumped), ("PTTL", sample.key)):
+        # A large value may be more than the server can pass: another name stands in for it.
+        large = isinstance(size, int) and size > _LARGEST_TRIED
+        dumped = replace(sample, key=b"rumpx") if large else sample
+        for command, key in (("SCAN", b"0"), ("DUMP", dumped.key), ("PTTL", sample.key)):
             reply = connection.call(command, key)
             if is_error(reply):
                 refuse_command(side, connection, command, reply)
@@ -1043,7 +1043,7 @@ def find_abilities(
             if expiry == "left":
                 warnings.append(no_clock(side))
         sizes = _sizes(job, side, connection, sample, warnings)
-    multi = not facts.topology.cluster and _allows_multi(facts, sample, expiry)
+    multi = not facts.topology.cluster and _allows_multi(facts, dumped, expiry)
     if not multi and not facts.topology.cluster:
         warnings.append(no_multi(side))
     return Abilities(expiry, multi, sizes)
