@@ -11,7 +11,8 @@ bytes together, and no less than estimated: an estimate that is too high costs n
 
 A class is trusted as far as it has been seen. In one chunk, and on the whole in flight, there are
 at most `allowed` keys of it: 1, then 4, 16, 64, 256. So the first large value comes alone, whatever
-its estimate, and an ordinary copy is at full speed after five chunks.
+its estimate, and an ordinary copy is at full speed after five chunks. (A few keys of a class that
+is seldom met do not slow a chunk down: an eighth of `allowed` may come with the others.)
 
 Not promised: that a chunk is never larger than expected. Once a class has proven true, the first
 chunk that breaks with it comes whole.
@@ -30,6 +31,8 @@ _MEMORY: Final = 400
 # From so many keys on a class is trusted in any number.
 _ENOUGH: Final = 170
 _GROWTH: Final = 3
+# Chunks that may be in flight together, about.
+_CHUNKS: Final = 8
 
 
 @dataclass(slots=True)
@@ -82,29 +85,38 @@ class Expected:
     def __init__(self, least: float = 1.0) -> None:
         self.least = least
         self._classes = [_Class() for _ in range(_place(2**64) + 1)]
-        self._rates: dict[frozenset[int], tuple[float, float]] = {}
+        self._rates: dict[frozenset[int], tuple[float, float, tuple[tuple[int, float], ...]]] = {}
 
     def together(self, sizes: Sequence[int]) -> tuple[float, float]:
         """The most bytes of all these keys, and of the largest one; as if each was of the worst
         of their classes, which costs next to nothing to tell. Infinite while one of those is not
         trusted."""
-        lengths = frozenset(map(int.bit_length, sizes))
+        each = list(map(int.bit_length, sizes))
+        lengths = frozenset(each)
         rates = self._rates.get(lengths)
         if rates is None:
             rates = self._rates[lengths] = self._worst(lengths)
-        mean, spread = rates
+        mean, spread, seldom = rates
+        if any(each.count(length) > most for length, most in seldom):
+            return math.inf, math.inf
         if 0 in lengths:
             sizes = [size or 1 for size in sizes]
         total, largest = sum(sizes), max(sizes)
         return mean * total + _SPREADS * spread * math.sqrt(total * largest), mean * largest
 
-    def _worst(self, lengths: Iterable[int]) -> tuple[float, float]:
-        """Mean and spread."""
-        classes = [self._classes[(length + 1) // 2] for length in lengths]
-        if any(one.seen < _ENOUGH for one in classes):
-            return math.inf, 0.0
-        mean = max(one.mean for one in classes)
-        return max(self.least, mean), math.sqrt(max(one.variance for one in classes))
+    def _worst(
+        self, lengths: Iterable[int]
+    ) -> tuple[float, float, tuple[tuple[int, float], ...]]:
+        """Mean and spread; and of which lengths there may be only so many keys."""
+        classes = {length: self._classes[(length + 1) // 2] for length in lengths}
+        seldom = tuple(
+            (length, one.allowed / (2 * _CHUNKS))  # two lengths are of one class
+            for length, one in classes.items()
+            if one.seen < _ENOUGH
+        )
+        mean = max(one.mean for one in classes.values())
+        spread = math.sqrt(max(one.variance for one in classes.values()))
+        return max(self.least, mean), spread, seldom
 
     def of(self, size: int) -> float:
         """The mean of one key."""
