@@ -276,7 +276,7 @@ def test_of_the_options_none_is_missing() -> None:
     shown = {
         "--progress", "--top", "--summary", "--report", "--log-file", "--log-format", "--metrics",
         "--on-end", "--config", "--version", "--print-completion", "--help", "--dry-run", "--job",
-        "--state-dir", "--verify",
+        "--state-dir", "--verify", "--strict",
     }  # fmt: skip
     names = {
         name
