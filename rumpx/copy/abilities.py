@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from rumpx.copy.scan import name_tests, scanned
-from rumpx.errors import Side, TargetFull, TargetUnusable, TemporaryError, unusable
+from rumpx.errors import ConnectionLost, Side, TargetFull, TargetUnusable, TemporaryError, unusable
 from rumpx.job import Address, Scope
 from rumpx.servers.replies import Kind, classify, explain_refusal, key_refused
 from rumpx.servers.resp import Argument, Connection, Reply
@@ -99,8 +99,14 @@ def no_restore(key: bytes, *, replace: bool, absttl: bool = True) -> tuple[Argum
 
 
 def refuses_absttl(connection: Connection, key: bytes) -> bool:
-    """Whether RESTORE is too old for ABSTTL, as far as it may be called; nothing is written."""
-    return _malformed(connection.call(*no_restore(key, replace=True)))
+    """Whether RESTORE is too old for ABSTTL, as far as it may be called, and is answered (not while
+    writes are paused); nothing is written."""
+    try:
+        return _malformed(connection.call(*no_restore(key, replace=True)))
+    except ConnectionLost as error:
+        if error.silent:
+            return False
+        raise
 
 
 def takes_absttl(connection: Connection, key: bytes, *, replace: bool) -> bool:

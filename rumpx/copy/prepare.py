@@ -97,6 +97,8 @@ _LARGEST_TRIED: Final = 2**20
 _NEARLY_FULL: Final = 0.9
 # Versions and encodings take more or less for the same data, but not that much.
 _SURELY_TOO_LARGE: Final = 1.5
+# Where writes are paused, not even a RESTORE that is refused is answered.
+_PROBE_SECONDS: Final = 1.0
 _SKEW_WARN_MS: Final = 1_000
 _SKEW_REFUSE_MS: Final = 60_000
 # Looked into where the server does not list its databases; 16 is the servers' default.
@@ -1089,8 +1091,9 @@ def prove_restore(target: SideFacts, sample: Sample, *, replace: bool) -> bool:
 
 def lacks_absttl(target: SideFacts, sample: Sample) -> bool:
     """Whether a primary of the target is known to take no RESTORE … ABSTTL."""
+    dialer = replace(target.dialer, timeout=_PROBE_SECONDS)
     for node in target.topology.nodes:
-        with connected(target.dialer, node.address) as connection:
+        with connected(dialer, node.address) as connection:
             if refuses_absttl(connection, sample.key):
                 return True
     return False
