@@ -211,7 +211,6 @@ class RestoreWriter:
     def _send(self, records: Records, result: Written, removing: bool) -> list[_Request]:
         requests = []
         for node, positions, asking in self._routes(records):
-            connection = None
             try:
                 connection = self.links.connect(node, records.db)
             except ConnectionLost as error:
