@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 Side = Literal["source", "target"]
 SIDES: Final[tuple[Side, Side]] = ("source", "target")
+# Why we gave a connection up: no answer, one that does not come to its end, one that this machine
+# cannot hold, one that is none.
+Cause = Literal["", "silent", "dripping", "too large", "malformed"]
 
 # To the last @ of the line: a password may hold anything, spaces and further URIs included.
 _USERINFO: Final = re.compile(r"://[^\n]*@")
@@ -88,13 +91,21 @@ class TemporaryError(RumpxError):
 class ConnectionLost(TemporaryError):
     """One connection is gone; its keys are repeated on a new one.
 
-    Attributes:
+    Args:
+        message: for people.
+        cause: what it was given up for; "" if it broke.
         words: the error reply that was the last thing the server said on it; "" if there was none.
-        silent: it was given up since no answer came in time.
     """
 
-    words: str = ""
-    silent: bool = False
+    def __init__(self, message: str, *, cause: Cause = "", words: str = "") -> None:
+        super().__init__(message)
+        self.cause = cause
+        self.words = words
+
+    @property
+    def silent(self) -> bool:
+        """Whether no answer came in time."""
+        return self.cause == "silent"
 
 
 class NoReplica(TemporaryError):

@@ -43,6 +43,7 @@ def test_where_a_server_has_no_room(server: StartServer) -> None:
 def test_before_the_end_of_a_pipeline(words: str) -> None:
     ours, theirs = socket.socketpair()
     connection = Connection(ours, "there")
+    connection.send(b"")
     theirs.sendall(b"+OK\r\n-" + words.encode() + b"\r\n")
     theirs.close()
     with pytest.raises(ConnectionLost, match=words):
@@ -52,6 +53,7 @@ def test_before_the_end_of_a_pipeline(words: str) -> None:
 def test_an_error_about_a_command_is_none() -> None:
     ours, theirs = socket.socketpair()
     connection = Connection(ours, "there")
+    connection.send(b"")
     theirs.sendall(b"-BUSYKEY Target key name already exists.\r\n")
     theirs.close()
     with pytest.raises(ConnectionLost) as lost:

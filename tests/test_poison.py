@@ -270,8 +270,10 @@ def spoken(words: bytes, *, reset: bool = False) -> tuple[ConnectionLost, Connec
             ours = Connection(socket.create_connection(listener.getsockname()), "there")
             theirs, _ = listener.accept()
             theirs.sendall(words)
-            if reset:  # what we send is not read: the kernel answers with a reset
-                ours.send(b"*1\r\n$4\r\nPING\r\n")
+            ours.send(b"*1\r\n$4\r\nPING\r\n")
+            if not reset:
+                theirs.recv(2**10)
+            else:  # what we send is not read: the kernel answers with a reset
                 theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             theirs.close()
             with closing(ours), pytest.raises(ConnectionLost) as caught:
@@ -340,8 +342,7 @@ def test_a_target_that_begins_to_ask_for_a_password(server: StartServer) -> None
 
 
 def lost(keys: list[bytes], sizes: dict[bytes, int], *, silent: bool = False) -> Lost:
-    error = ConnectionLost("gone")
-    error.silent = silent
+    error = ConnectionLost("gone", cause="silent" if silent else "")
     return Lost(keys, "source", None, error, sizes, timeout=0.1)
 
 

@@ -675,21 +675,25 @@ def test_an_error_among_oks_is_found_wherever_it_is(
 ) -> None:
     monkeypatch.setattr(resp, "RECEIVE_BYTES", chunk)
     with connected(server(ALL[-1])) as connection:
+        connection.greet([])
         connection.call("RPUSH", "list", "member")
 
         @settings(max_examples=60)
-        @given(st.lists(runs | st.integers(0, 5) | st.integers(100, 200), min_size=1, max_size=6))
-        def check(parts: list[tuple[int, set[int]] | int]) -> None:
-            commands = []
+        @given(
+            st.booleans(),
+            st.lists(runs | st.integers(0, 5) | st.integers(100, 200), min_size=1, max_size=6),
+        )
+        def check(fenced: bool, parts: list[tuple[int, set[int]] | int]) -> None:
+            connection.fenced = fenced
             for part in parts:
                 if isinstance(part, int):
-                    commands += [encode("ECHO", b"+OK\r\n")] * part
+                    commands = [encode("ECHO", b"+OK\r\n")] * part
                 else:
                     oks = [encode("SET", "key", b"value")] * part[0]
                     for place in part[1] & set(range(part[0])):
                         oks[place] = encode("GET", "list")
-                    commands += oks
-            connection.send(b"".join(commands))
+                    commands = oks
+                connection.send(b"".join(commands))
             for part in parts:
                 if isinstance(part, int):
                     assert connection.receive(part) == [b"+OK\r\n"] * part

@@ -225,7 +225,8 @@ class DumpReader:
     def ops(self, keys: int) -> int:
         """Commands that the source executes for so many keys."""
         groups = -(-keys // GROUP_KEYS) * 2 * (self._multi + (self._expiry == "clock"))
-        return keys * (2 + _SIZE_COMMANDS[self._sizes]) + groups
+        pipelines = 1 + _SIZE_COMMANDS[self._sizes]  # each with its fence
+        return keys * (2 + _SIZE_COMMANDS[self._sizes]) + groups + pipelines
 
     def sizes(self, wanted: Wanted) -> Task[list[int] | None]:
         """Estimated bytes of each key's payload; None where the source does not tell.

@@ -30,12 +30,12 @@ from typing import Final
 
 from rumpx.copy.kinds import NO_KINDS, Kinds, Large, Scale
 from rumpx.copy.links import Links
-from rumpx.copy.suspects import Lost, failed, refusal
+from rumpx.copy.suspects import Lost, refusal
 from rumpx.copy.tasks import Replies, Task
 from rumpx.errors import ConnectionLost, RumpxError, TargetFull, TargetUnusable
 from rumpx.job import Address
 from rumpx.report.snapshot import KeyFailure
-from rumpx.servers.replies import Kind, classify, explain_refusal, is_farewell, malformed
+from rumpx.servers.replies import Kind, classify, explain_refusal, malformed
 from rumpx.servers.resp import ASKING, NO_EXPIRY, Connection, RestoreEncoder, encode
 from rumpx.servers.topology import is_error
 from rumpx.values.by_type import OF_MODULES
@@ -297,23 +297,10 @@ class RestoreWriter:
                     f"The target at {request.connection.name} refused RESTORE: "
                     f"{explain_refusal(error, 'RESTORE')}."
                 )
-            case Kind.KEY if is_farewell(error):  # of all keys, it answers the one at fault
-                request.connection.close()
-                self._turned_away(records, position, str(error), request, result)
             case Kind.KEY:
                 result.failures.append(
                     KeyFailure(records.source_db, key, verdict.reason, str(error))
                 )
-
-    def _turned_away(
-        self, records: Records, position: int, words: str, request: _Request, result: Written
-    ) -> None:
-        error = ConnectionLost(words)
-        error.words = words
-        key, size = records.keys[position], len(records.payloads[position])
-        timeout = self.links.dialer.timeout
-        lost = Lost([key], "target", request.node, error, {key: size}, timeout, written=True)
-        result.failures.append(failed(records.source_db, lost, size))
 
     def _lost(
         self,

@@ -60,18 +60,23 @@ class Lost:
 
     @property
     def blames(self) -> bool:
-        """Whether the keys may be at fault: not if the server has said that it is in trouble."""
+        """Whether the keys may be at fault: not if the server has said that it is in trouble, or
+        does not come to an end with what it says."""
+        if self.error.cause == "dripping":
+            return False
         return not self.error.words or classify(self.error.words).kind is Kind.KEY
 
     @property
     def is_costly(self) -> bool:
         """Whether a repetition of the whole would cost the server the same again, for nothing."""
-        return self.error.silent or bool(self.error.words)
+        return self.error.cause in ("silent", "too large") or bool(self.error.words)
 
 
 def refusal(error: ConnectionLost, side: Side) -> RumpxError | None:
-    """What ends the run, if a server's last words say that it will never serve us."""
-    if error.words and classify(error.words).kind is Kind.PERMANENT:
+    """What ends the run, if a server's last words say that it will never serve us, or nothing that
+    it says can be relied on."""
+    permanent = error.words and classify(error.words).kind is Kind.PERMANENT
+    if permanent or error.cause == "malformed":
         return unusable(side)(str(error))
     return None
 
@@ -164,6 +169,8 @@ def failed(db: int, lost: Lost, known: int) -> KeyFailure:
         why = f"the {lost.side} said: {error.words.rstrip('.')}"
     elif error.silent:
         why = "no answer within --timeout; a longer one may let it pass"
+    elif error.cause == "too large":
+        why = "larger than this machine can hold"
     else:
         limit = "proto-max-bulk-len" if lost.written else "client-output-buffer-limit"
         why = f"above the {lost.side}'s {limit}?"

@@ -45,21 +45,6 @@ class _Unreached(ConnectionLost):
     """Not even a connection came about."""
 
 
-def set_timeout(sock: socket.socket, seconds: float) -> None:
-    """Bound each wait of a socket.
-
-    The kernel does it for plain sockets: with Python's own timeout each send and receive would be
-    preceded by a poll(), which is a tenth of what a pipeline costs us. TLS needs Python's.
-    """
-    if isinstance(sock, ssl.SSLSocket):
-        sock.settimeout(seconds)
-        return
-    sock.settimeout(None)
-    timeval = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
-    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-        sock.setsockopt(socket.SOL_SOCKET, option, timeval)
-
-
 def _hung_up(descriptor: int) -> bool:
     """Whether the other end of a channel is closed."""
     poll = select.poll()
@@ -220,9 +205,8 @@ class Dialer:
         except _Unreached as error:
             if self.endpoint.transport == "tcp" and address in self.endpoint.addresses:
                 raise
-            told = ConnectionLost(f"{error} {self._announced(address)}")
-            told.silent = error.silent
-            raise told from None
+            told = f"{error} {self._announced(address)}"
+            raise ConnectionLost(told, cause=error.cause) from None
 
     def _announced(self, address: Address) -> str:
         """What to do about an announced address that is not to be reached from here."""
@@ -306,12 +290,13 @@ class Dialer:
         sock: socket.socket = link._sock
         link._sock = None
         connection = Connection(sock, name)
+        connection.set_timeout(self.connect_timeout)
         if self.writer:
             # What is not sent yet when it is closed, or its process is killed, is not sent later.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         if self.greets:
             self._greet(connection, tried)
-        set_timeout(sock, self.timeout)
+        connection.set_timeout(self.timeout)
         return connection
 
     def _greet(self, connection: Connection, tried: Port | None) -> None:
@@ -324,7 +309,7 @@ class Dialer:
         if self.read_from != "primary":
             commands.append(("READONLY",))  # refused where there is no cluster, and not needed
         try:
-            first, *others = connection.call_many(commands)
+            first, *others = connection.greet(commands)
         except ConnectionLost as error:
             told = error.words or error.silent
             if tried and not told and (explained := tried.explain(error)):
@@ -361,9 +346,10 @@ class Dialer:
         if tried and not _answered(error) and (explained := tried.explain(error)):
             return explained
         text = str(error).strip(". ")
-        lost = _Unreached(f"The {self.side} at {name} cannot be reached: {text}.")
-        lost.silent = isinstance(error, (redis.exceptions.TimeoutError, TimeoutError))
-        return lost
+        message = f"The {self.side} at {name} cannot be reached: {text}."
+        if isinstance(error, (redis.exceptions.TimeoutError, TimeoutError)):
+            return _Unreached(message, cause="silent")
+        return _Unreached(message)
 
 
 def _answered(error: Exception) -> bool:

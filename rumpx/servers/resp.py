@@ -17,11 +17,20 @@ Why it looks as it does (`python -m benchmarks parsing` repeats the figures):
   differ.
 - Large payloads go to the socket without being copied into a command.
 
+What comes is not believed to be what was asked for. Behind each pipeline goes a fence, a PING with
+a word that was never used before; only when that word comes back, right behind as many replies as
+there were commands, are the replies given out. So one reply too many or too few, from a server or
+from what stands in between, never shifts values to other keys. Where PING does not answer with its
+argument (`fenced` is False), and behind a single command, only what has come unasked is noticed.
+Answers are bounded in bytes, by this machine's memory, and in time: a wait by the timeout, a whole
+answer by the timeout and a second for each kilobyte of requests and replies.
+
 A server often says why it closes a connection ("max number of clients reached", "invalid bulk
 length"), out of turn and before it does so. When a connection breaks, also while we send, what lies
 on the socket is read, and an error reply at its end stands in ConnectionLost.
 
-Not promised: a Connection is not thread-safe, and after ConnectionLost it is closed for good.
+Not promised: a Connection is not thread-safe, and after ConnectionLost it is closed for good. A
+server that means harm can answer with wrong values in the right number.
 
 Protocol: https://valkey.io/topics/protocol/
 """
@@ -29,14 +38,20 @@ Protocol: https://valkey.io/topics/protocol/
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import socket
+import ssl
+import struct
+import time
+from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import hiredis
 
-from rumpx.errors import ConnectionLost, plain
-from rumpx.servers.replies import is_farewell
+from rumpx.errors import Cause, ConnectionLost, plain
+from rumpx.servers.replies import is_farewell, refused
 
 Reply = bytes | int | None | list["Reply"] | hiredis.ReplyError
 Argument = bytes | str | int
@@ -58,6 +73,14 @@ _FILLING: Final = 1024
 _AS_ARRAY: Final = b"*%%d\r\n$%d\r\n%b\r\n" % (_FILLING, b"." * _FILLING)
 # Of what lies on a socket when it breaks, so much is read at most.
 _LAST_BYTES: Final = 2**20
+# Slower than so many bytes a second no network is; what drips in is given up.
+_SLOWEST: Final = 1024
+# Replies of one pipeline that this machine cannot hold, beside the copies that parsing makes.
+_MOST_BYTES: Final = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+# A server that has sent less than this and has us run out of memory has only claimed a size.
+_CLAIMED_ONLY: Final = 2**20
+# A fence is appended to the last buffer of a pipeline up to this size, else sent after it.
+_JOINED: Final = 64 * 1024
 # Up to this size the parser keeps its buffer for the next replies.
 _KEPT_BUFFER: Final = 2**20
 _DUMP: Final = b"*2\r\n$4\r\nDUMP\r\n$%d\r\n%b\r\n"
@@ -77,6 +100,12 @@ def encode(*arguments: Argument) -> bytes:
     return b"".join(parts)
 
 
+_FENCE: Final = b"*2\r\n$4\r\nPING\r\n$%d\r\n%b\r\n"
+_FENCE_REPLY: Final = b"$%d\r\n%b\r\n"
+_COMMAND: Final = re.compile(rb"\$\d+\r\n([A-Z]+)\r\n")
+_BEFORE_COMMANDS: Final = frozenset({"MULTI", "ASKING"})
+_HEAD_BYTES: Final = 96
+_OTHER_NUMBER: Final = "another number of replies than it was sent commands"
 MULTI: Final = encode("MULTI")
 EXEC: Final = encode("EXEC")
 TIME: Final = encode("TIME")
@@ -180,16 +209,25 @@ def _error_reply(text: str) -> hiredis.ReplyError:
     return hiredis.ReplyError(plain(text))
 
 
+class _Sent(NamedTuple):
+    """A pipeline whose replies are owed; `head` is its beginning, `word` that of its fence."""
+
+    head: bytes
+    size: int
+    word: bytes
+
+
 class Connection:
     """A blocking, authenticated socket that speaks RESP2.
 
     Args:
-        sock: connected; its timeout bounds each wait.
+        sock: connected.
         name: `host:port` or a path, for messages.
         db: the database that is selected.
 
     Attributes:
         id: the server's number of it, where that was asked for and told.
+        fenced: a fence goes behind each pipeline; `greet` finds out whether one can.
     """
 
     def __init__(self, sock: socket.socket, name: str, db: int = 0) -> None:
@@ -197,13 +235,41 @@ class Connection:
         self.db = db
         self.id: int | None = None
         self.closed = False
-        self.owed = 0  # pipelines whose replies nobody has received yet
+        self.fenced = False
         self._sock = sock
+        self._timeout: float | None = None
         self._parser = _parser()
+        self._owed: deque[_Sent] = deque()
+        self._word = os.urandom(6).hex().encode()
+        self._words = 0
+        # Of the answer that is on its way: its bytes, and since when they come.
+        self._came = 0
+        self._since = 0.0
         # Received behind the last replies that were asked for. The parser itself holds nothing
         # between two calls.
         self._rest = b""
         self._end: ConnectionLost | None = None
+
+    @property
+    def owed(self) -> int:
+        """Pipelines whose replies nobody has received yet."""
+        return len(self._owed)
+
+    def set_timeout(self, seconds: float) -> None:
+        """Bound each wait, and what a whole answer may take.
+
+        The kernel does the first for plain sockets: with Python's own timeout each send and receive
+        would be preceded by a poll(), which is a tenth of what a pipeline costs us. TLS needs
+        Python's.
+        """
+        self._timeout = seconds
+        if isinstance(self._sock, ssl.SSLSocket):
+            self._sock.settimeout(seconds)
+            return
+        self._sock.settimeout(None)
+        timeval = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            self._sock.setsockopt(socket.SOL_SOCKET, option, timeval)
 
     def call(self, *arguments: Argument) -> Reply:
         """Send one command and return its reply; an error reply is returned, not raised.
@@ -211,7 +277,7 @@ class Connection:
         Raises:
             ConnectionLost: the connection broke, timed out, or does not speak RESP.
         """
-        self.send(encode(*arguments))
+        self._send((encode(*arguments),), b"")
         return self.receive(1)[0]
 
     def call_many(self, commands: Iterable[Command]) -> list[Reply]:
@@ -220,9 +286,27 @@ class Connection:
         self.send(b"".join(encoded))
         return self.receive(len(encoded))
 
+    def greet(self, commands: Sequence[Command]) -> list[Reply]:
+        """As `call_many`, for the first commands; whether PING fences is learnt with them."""
+        *replies, last = self.call_many([*commands, ("PING", self._word)])
+        self.fenced = last == self._word
+        return replies
+
     def send(self, *buffers: bytes) -> None:
         """Send buffers whole, in order: one pipeline, whose replies are received in one go."""
-        self.owed += 1
+        if not self.fenced:
+            return self._send(buffers, b"")
+        self._words += 1
+        word = b"%b-%d" % (self._word, self._words)
+        fence = _FENCE % (len(word), word)
+        *others, last = buffers
+        if len(last) <= _JOINED:
+            return self._send((*others, last + fence), word)
+        return self._send((*buffers, fence), word)
+
+    def _send(self, buffers: Sequence[bytes], word: bytes) -> None:
+        head = b"".join([buffer[:_HEAD_BYTES] for buffer in buffers[:2]])
+        self._owed.append(_Sent(head, sum(map(len, buffers)), word))
         try:
             for buffer in buffers:
                 self._sock.sendall(buffer)
@@ -233,8 +317,10 @@ class Connection:
         """The next `count` replies: all those of the oldest pipeline."""
         if self.closed:
             raise self._lost("")
-        self.owed -= 1
+        sent = self._owed[0]
+        count += bool(sent.word)
         if not count:
+            self._paid()
             return []
         parser = self._parser
         parts = [_AS_ARRAY % (count + 1), self._rest or self._receive_bytes(())]
@@ -246,12 +332,15 @@ class Connection:
                 replies = parser.gets()
                 if replies is not _NOTHING:
                     break
+                self._look_for_end(parts[1:])
                 parts.append(self._receive_bytes(parts[1:]))
-        except hiredis.ProtocolError as error:
-            raise self._lost(error) from None
+        except hiredis.ProtocolError:
+            raise self._malformed("something that is no answer to it") from None
         except MemoryError:
             self._parser = _parser()
-            raise self._lost("it announced an answer too large to be held") from None
+            if sum(map(len, parts)) < _CLAIMED_ONLY:
+                raise self._malformed("an answer too large to be held") from None
+            raise self._too_large() from None
         self._rest = b""
         if parser.has_data():
             if parser.len() == size:  # the last part had less than a kilobyte: parse all in one go
@@ -261,21 +350,57 @@ class Connection:
             self._rest = parts[-1][-parser.len() :]
             self._parser = _parser()
         del replies[0]
+        self._settle(replies)
         return cast("list[Reply]", replies)
 
     def receive_oks(self, count: int) -> list[Reply] | None:
         """As `receive`, but None where every reply is +OK, which then costs no parsing."""
+        if self.closed:
+            raise self._lost("")
+        sent = self._owed[0]
         expected = _OK * count
+        if sent.word:
+            expected += _FENCE_REPLY % (len(sent.word), sent.word)
         raw = self._rest
         while len(raw) < len(expected) and expected.startswith(raw):
             raw += self._receive_bytes((raw,))
         if raw.startswith(expected):
             self._rest = raw[len(expected) :]
-            self.owed -= 1
+            self._paid()
             return None
         self._rest = raw
         replies = self.receive(count)
         return None if all(reply == b"OK" for reply in replies) else replies
+
+    def _settle(self, replies: list[Any]) -> None:
+        """Take the fence's word off the oldest pipeline's replies; without it none is believed.
+
+        The fence itself may be refused (the server has begun to load, its ACL has changed): then
+        the replies may be right, but are not proven, and are asked for on another connection.
+        """
+        sent = self._owed[0]
+        if sent.word and (last := replies.pop()) != sent.word:
+            if isinstance(last, hiredis.ReplyError):
+                words = "" if refused(last) else str(last)
+                raise self._ended(f"PING was refused: {str(last).rstrip('.')}", words=words)
+            raise self._malformed(_OTHER_NUMBER)
+        self._paid()
+
+    def _paid(self) -> None:
+        """The oldest pipeline's replies are here; behind the last ones nothing was asked for."""
+        self._owed.popleft()
+        self._came = 0
+        if self._rest and not self._owed:
+            raise self._malformed(_OTHER_NUMBER, (self._rest,))
+
+    def _look_for_end(self, heard: Sequence[bytes]) -> None:
+        """The fence's word, where replies are still to come, means that they will not."""
+        word = self._owed[0].word
+        if not word:
+            return
+        end = _FENCE_REPLY % (len(word), word)
+        if b"".join([part[-len(end) :] for part in heard[-2:]]).endswith(end):
+            raise self._malformed(_OTHER_NUMBER)
 
     def close(self) -> None:
         """Close the socket; whoever still waits for replies gets ConnectionLost."""
@@ -290,30 +415,66 @@ class Connection:
             raise self._lost(error, heard) from None
         if not data:
             raise self._lost("the server closed the connection", heard)
+        self._bound(len(data))
         return data
 
+    def _bound(self, came: int) -> None:
+        """More of an answer has come: is it too much, or too slow?"""
+        if not self._came:
+            self._since = time.monotonic()
+        self._came += came
+        if self._came > _MOST_BYTES:
+            raise self._too_large()
+        if self._timeout is None:
+            return
+        passed = time.monotonic() - self._since
+        if passed > self._timeout + (self._came + self._owed[0].size) / _SLOWEST:
+            raise self._ended(
+                f"{self._came:,} bytes of an answer dripped in for {passed:.0f} s", "dripping"
+            )
+
+    def _too_large(self) -> ConnectionLost:
+        return self._ended(
+            f"its answer to {self._command()} is larger than this machine can hold", "too large"
+        )
+
+    def _malformed(self, what: str, heard: Sequence[bytes] = ()) -> ConnectionLost:
+        """The server answered with what is no answer, unless it said why it closes."""
+        if words := last_words(heard):
+            return self._ended(f"the server said: {words.rstrip('.')}", words=words)
+        return self._end_by(
+            f"The server at {self.name} answered {self._command()} with {what}. Is it a Redis or "
+            "Valkey server, and what stands in between?",
+            "malformed",
+        )
+
+    def _command(self) -> str:
+        """The command whose answer is awaited."""
+        head = self._owed[0].head if self._owed else b""
+        names = [name.decode() for name in _COMMAND.findall(head)]
+        return next((name for name in names if name not in _BEFORE_COMMANDS), "a command")
+
     def _lost(self, reason: object, heard: Sequence[bytes] = ()) -> ConnectionLost:
-        if self._end:  # how it ended is told to all that waited
-            return self._end
-        words, silent = "", False
+        """The connection broke: why, by what the server said before, or by the system's error."""
         if self.closed:
-            reason = "it was closed after an earlier fault"
-        elif not isinstance(reason, hiredis.ProtocolError):
-            words = last_words([*heard, *self._left_on_the_socket()])
-            silent = isinstance(reason, (TimeoutError, BlockingIOError))  # by Python, or the kernel
-        self.close()
-        if words:
-            reason = f"the server said: {words.rstrip('.')}"
-        elif silent:
-            reason = "no answer in time"
-        elif isinstance(reason, hiredis.ProtocolError):
-            reason = "it does not speak the Redis protocol"
-        elif isinstance(reason, OSError):
+            return self._ended("it was closed after an earlier fault")
+        if words := last_words([*heard, *self._left_on_the_socket()]):
+            return self._ended(f"the server said: {words.rstrip('.')}", words=words)
+        if isinstance(reason, (TimeoutError, BlockingIOError)):  # by Python, or the kernel
+            return self._ended("no answer in time", "silent")
+        if isinstance(reason, OSError):
             reason = reason.strerror or reason
-        lost = ConnectionLost(f"The connection to {self.name} was lost: {reason}.")
-        lost.words, lost.silent = words, silent and not words
-        self._end = lost
-        return lost
+        return self._ended(str(reason))
+
+    def _ended(self, reason: str, cause: Cause = "", words: str = "") -> ConnectionLost:
+        return self._end_by(f"The connection to {self.name} was lost: {reason}.", cause, words)
+
+    def _end_by(self, message: str, cause: Cause, words: str = "") -> ConnectionLost:
+        """Close the connection; how it first ended is told to all that wait."""
+        self.close()
+        if self._end is None:
+            self._end = ConnectionLost(message, cause=cause, words=words)
+        return self._end
 
     def _left_on_the_socket(self) -> list[bytes]:
         """What has come and was not received, without waiting for more."""

@@ -132,9 +132,8 @@ def marked(mark: str) -> Iterator[None]:
     except ConnectionLost as error:
         if not mark:
             raise
-        told = ConnectionLost(f"{error} CLUSTER NODES marks the node as `{mark}`.")
-        told.words, told.silent = error.words, error.silent
-        raise told from None
+        told = f"{error} CLUSTER NODES marks the node as `{mark}`."
+        raise ConnectionLost(told, cause=error.cause, words=error.words) from None
 
 
 def read_topology(dialer: Dialer, known: Iterable[Address] = ()) -> Topology:

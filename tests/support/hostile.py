@@ -150,7 +150,7 @@ class Hostile:
         name = words[0].upper().decode(errors="replace")
         with self._lock:
             self.called[name] += 1
-        if name == "MULTI":
+        if name == "MULTI" and name not in self.answers:
             client.sendall(b"+OK\r\n")
             return []
         if name == "EXEC" and queued is not None:
@@ -171,7 +171,7 @@ class Hostile:
     def _usual(self, name: str, words: Words) -> bytes:
         match name:
             case "PING":
-                return b"+PONG\r\n"
+                return bulk(words[1]) if len(words) > 1 else b"+PONG\r\n"
             case "ECHO":
                 return bulk(words[1])
             case "SELECT":
@@ -236,12 +236,12 @@ def _round() -> Answers:
 
 
 def _dripping(pause: threading.Event) -> Answers:
-    """An answer of which a byte comes a second."""
+    """An answer of which a byte comes at a time, each soon after the one before."""
 
     def pieces() -> Iterator[bytes]:
         for byte in bulk(PAYLOAD):
             yield bytes([byte])
-            pause.wait(1.0)
+            pause.wait(0.3)
 
     return lambda words: pieces()
 

@@ -1,0 +1,288 @@
+"""Answers that are not what was asked for: one too many, one too few, too slow, too large."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rumpx.errors import ConnectionLost
+from rumpx.servers import resp
+from rumpx.servers.resp import Connection, encode
+from support.data import compare
+from support.hostile import MODES, PAYLOAD, Answers, Hostile, answering, bulk, crc64
+from support.run import rumpx
+from support.servers import Server
+
+StartServer = Callable[..., Server]
+OUT_OF_STEP = "with another number of replies than it was sent commands"
+
+
+@pytest.fixture
+def hostile() -> Iterator[Hostile]:
+    with Hostile(keys=200) as server:
+        server.answers["DUMP"] = lambda words: bulk(payload_of(words[1]))
+        yield server
+
+
+def payload_of(key: bytes) -> bytes:
+    """DUMP of a string that is its key's own name, as Redis 7.0 writes it."""
+    body = b"\0" + bytes([len(key)]) + key + PAYLOAD[-10:-8]
+    return body + crc64(body).to_bytes(8, "little")
+
+
+def play(source: Hostile | Server, target: Hostile | Server, *flags: str) -> tuple[int, str]:
+    ends = ("--from", source.uri, "--to", target.uri)
+    patience = ("--retry-for", "2s", "--timeout", "1s", "--progress", "none")
+    done = rumpx(*ends, *patience, *flags, timeout=40)
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stderr
+
+
+def seldom(command: Answers, at: int, instead: Callable[[bytes], bytes]) -> Answers:
+    """An answer that is another one at one call."""
+    calls = itertools.count()
+
+    def answer(words: list[bytes]) -> bytes:
+        usual = command(words)
+        assert isinstance(usual, bytes)
+        return instead(usual) if next(calls) == at else usual
+
+    return answer
+
+
+def own_value(words: list[bytes]) -> bytes:
+    return bulk(payload_of(words[1]))
+
+
+def no_expiry(words: list[bytes]) -> bytes:
+    return b":-1\r\n"
+
+
+CHANGES: dict[str, Callable[[bytes], bytes]] = {
+    "none": lambda usual: b"",
+    "two": lambda usual: usual + usual,
+    # A pair more: the payloads and expiries behind it look right, and belong to the key before.
+    "a pair more": lambda usual: usual + b":-1\r\n" + usual,
+}
+
+
+def test_the_servers_values_are_told_apart(hostile: Hostile, server: StartServer) -> None:
+    target = server("7.0")
+    assert play(hostile, target, "--verify") == (0, "")
+    assert target.do("GET", "k:7") == b"k:7"
+
+
+@pytest.mark.parametrize(
+    ("change", "multi"), [("none", True), ("two", True), ("none", False), ("a pair more", False)]
+)
+def test_no_value_goes_to_another_key(
+    hostile: Hostile, server: StartServer, change: str, multi: bool
+) -> None:
+    """One reply is left out, or comes twice, in the middle of a copy."""
+    hostile.answers["DUMP"] = seldom(own_value, 90, CHANGES[change])
+    if not multi:
+        hostile.answers["MULTI"] = answering(b"-ERR unknown command 'MULTI'\r\n")
+        hostile.answers["EXEC"] = answering(b"-ERR unknown command 'EXEC'\r\n")
+    target = server("7.0")
+    code, told = play(hostile, target)
+    there = {key: target.do("GET", key) for key in target.do("KEYS", "*")}
+    assert all(key == value for key, value in there.items())
+    assert code == 6 and "answered" in told
+    assert OUT_OF_STEP in told or "something that is no answer" in told
+
+
+@pytest.mark.parametrize("change", ["none", "two"])
+def test_no_expiry_goes_to_another_key(
+    hostile: Hostile, server: StartServer, change: str
+) -> None:
+    hostile.answers["PEXPIRETIME"] = seldom(no_expiry, 90, CHANGES[change])
+    code, told = play(hostile, server("7.0"))
+    assert code == 6
+    assert OUT_OF_STEP in told or "something that is no answer" in told
+
+
+@pytest.mark.parametrize("change", ["none", "two"])
+def test_no_acknowledgement_is_taken_for_another_keys(server: StartServer, change: str) -> None:
+    source = server("7.0")
+    for n in range(200):
+        source.do("SET", f"k:{n}", n)
+    with Hostile(keys=0) as target:
+
+        def restore(words: list[bytes]) -> bytes:
+            return b"-ERR Invalid TTL value\r\n" if words[2] == b"-1" else b"+OK\r\n"
+
+        target.answers["RESTORE"] = seldom(restore, 120, CHANGES[change])
+        code, told = play(source, target)
+    assert code == 7
+    assert f"answered RESTORE {OUT_OF_STEP}" in told
+
+
+def test_a_server_that_does_not_echo_is_copied_all_the_same(
+    hostile: Hostile, server: StartServer
+) -> None:
+    hostile.answers["PING"] = answering(b"+PONG\r\n")
+    assert play(hostile, server("7.0"), "--verify") == (0, "")
+
+
+def test_a_user_who_may_not_ping(server: StartServer) -> None:
+    """Also where that begins in the middle: the answers are asked for once more."""
+    source, target = server("7.0"), server("7.0")
+    for n in range(300):
+        source.do("SET", f"k:{n}", n)
+    source.do("ACL", "SETUSER", "default", "-ping")
+    assert play(source, target)[0] == 0
+    assert compare(source, target) == []
+
+
+# --- one connection ---------------------------------------------------------------------------
+
+
+class Played:
+    """A connection to a server whose every byte the test writes."""
+
+    def __init__(self, timeout: float = 5.0) -> None:
+        ours, self.theirs = socket.socketpair()
+        self.connection = Connection(ours, "there")
+        self.connection.set_timeout(timeout)
+        self.connection.fenced = True
+
+    def fence(self) -> bytes:
+        """Send one command, and give the reply to its fence."""
+        self.connection.send(encode("GET", "k"))
+        asked = self.theirs.recv(2**16)
+        return bulk(asked.split(b"\r\n")[-2])
+
+
+@given(
+    before=st.integers(0, 3),
+    sent=st.integers(0, 6),
+    expected=st.integers(1, 3),
+    cut=st.integers(1, 80),
+)
+def test_replies_are_given_out_only_if_their_number_is_right(
+    before: int, sent: int, expected: int, cut: int
+) -> None:
+    """However the bytes are cut into pieces, and however many pipelines were right before."""
+    played = Played()
+    with closing(played.connection), played.theirs:
+        for n in range(before):
+            played.theirs.sendall(b":%d\r\n" % n + played.fence())
+            assert played.connection.receive(1) == [n]
+        answer = b":7\r\n" * sent + played.fence()
+        for start in range(0, len(answer), cut):
+            played.theirs.sendall(answer[start : start + cut])
+        if sent == expected:
+            assert played.connection.receive(expected) == [7] * expected
+            return
+        with pytest.raises(ConnectionLost) as lost:
+            played.connection.receive(expected)
+        assert lost.value.cause == "malformed"
+        assert f"The server at there answered GET {OUT_OF_STEP}." in str(lost.value)
+
+
+@given(oks=st.integers(0, 6), expected=st.integers(1, 4))
+def test_the_same_of_acknowledgements(oks: int, expected: int) -> None:
+    played = Played()
+    with closing(played.connection), played.theirs:
+        played.theirs.sendall(b"+OK\r\n" * oks + played.fence())
+        if oks == expected:
+            assert played.connection.receive_oks(expected) is None
+            return
+        with pytest.raises(ConnectionLost) as lost:
+            played.connection.receive_oks(expected)
+        assert lost.value.cause == "malformed"
+
+
+def test_what_comes_unasked_behind_a_single_answer() -> None:
+    played = Played()
+    with closing(played.connection), played.theirs:
+        played.theirs.sendall(b"+PONG\r\n+PONG\r\n")
+        with pytest.raises(ConnectionLost) as lost:
+            played.connection.call("PING")
+        assert lost.value.cause == "malformed"
+
+
+def test_a_fence_that_is_refused_proves_nothing() -> None:
+    """A server that begins to load answers PING with an error: the answers are asked for again."""
+    played = Played()
+    with closing(played.connection), played.theirs:
+        played.fence()
+        played.theirs.sendall(b":1\r\n-LOADING it loads\r\n")
+        with pytest.raises(ConnectionLost) as lost:
+            played.connection.receive(1)
+    assert (lost.value.cause, lost.value.words) == ("", "LOADING it loads")
+
+
+def test_an_answer_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though each of its bytes comes in time."""
+    monkeypatch.setattr(resp, "_SLOWEST", 10**6)
+    played = Played(timeout=1.0)
+    over = threading.Event()
+
+    def drip() -> None:
+        with contextlib.suppress(OSError):
+            while not over.wait(0.1):
+                played.theirs.sendall(b"1")
+
+    played.connection.send(encode("GET", "k"))
+    played.theirs.sendall(b":")
+    thread = threading.Thread(target=drip)
+    thread.start()
+    with closing(played.connection), played.theirs:
+        with pytest.raises(ConnectionLost) as lost:
+            played.connection.receive(1)
+        over.set()
+        thread.join()
+    assert lost.value.cause == "dripping"
+    assert "bytes of an answer dripped in for 1 s" in str(lost.value)
+
+
+def test_an_answer_that_this_machine_cannot_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resp, "_MOST_BYTES", 2**20)
+    played = Played()
+    played.connection.send(encode("DUMP", "k"))
+    stream = threading.Thread(target=_stream, args=(played.theirs,))
+    stream.start()
+    with closing(played.connection), played.theirs:
+        with pytest.raises(ConnectionLost) as lost:
+            played.connection.receive(1)
+        stream.join()
+    assert lost.value.cause == "too large"
+    assert "its answer to DUMP is larger than this machine can hold" in str(lost.value)
+
+
+def _stream(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.sendall(b"$4000000000\r\n")
+        while True:
+            sock.sendall(b"x" * 2**16)
+
+
+@pytest.mark.parametrize(
+    "mode", ["array of 4 billion", "deep", "push", "map", "garbage", "number"]
+)
+def test_payloads_that_are_none(hostile: Hostile, server: StartServer, mode: str) -> None:
+    hostile.answers["DUMP"] = MODES[mode]()
+    code, told = play(hostile, server("7.0"))
+    assert code == 6
+    assert "answered DUMP" in told and "make room" not in told
+
+
+def test_a_source_whose_answers_drip(hostile: Hostile, server: StartServer) -> None:
+    """No key is blamed, and the run ends when its patience does."""
+    drip = MODES["dripping"]()
+    calls = itertools.count()
+    # What is asked before the copy begins is answered as it should be.
+    hostile.answers["DUMP"] = lambda words: drip(words) if next(calls) > 20 else own_value(words)
+    hostile.answers["MULTI"] = answering(b"-ERR unknown command 'MULTI'\r\n")
+    code, told = play(hostile, server("7.0"))
+    assert code == 5, told
+    assert "dripped in" in told
