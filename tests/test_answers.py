@@ -96,7 +96,7 @@ def test_no_value_goes_to_another_key(
     there = {key: target.do("GET", key) for key in target.do("KEYS", "*")}
     assert all(key == value for key, value in there.items())
     assert code == 6 and "answered" in told
-    assert OUT_OF_STEP in told or "something that is no answer" in told
+    assert OUT_OF_STEP in told or "no answer to it" in told
 
 
 @pytest.mark.parametrize("change", ["none", "two"])
@@ -106,7 +106,7 @@ def test_no_expiry_goes_to_another_key(
     hostile.answers["PEXPIRETIME"] = seldom(no_expiry, 90, CHANGES[change])
     code, told = play(hostile, server("7.0"))
     assert code == 6
-    assert OUT_OF_STEP in told or "something that is no answer" in told
+    assert OUT_OF_STEP in told or "no answer to it" in told
 
 
 @pytest.mark.parametrize("change", ["none", "two"])

@@ -192,12 +192,12 @@ def closed_port() -> Iterator[int]:
 def test_a_web_server_is_no_source(web_server: int, target: Server) -> None:
     message = refused(SOURCE, uri(web_server), target.uri)
 
-    assert "does not speak the Redis protocol" in message
+    assert "not of the Redis protocol" in message
     assert f"127.0.0.1:{web_server}" in message
 
 
 def test_a_web_server_is_no_target(web_server: int, source: Server) -> None:
-    assert "does not speak the Redis protocol" in refused(TARGET, source.uri, uri(web_server))
+    assert "not of the Redis protocol" in refused(TARGET, source.uri, uri(web_server))
 
 
 @pytest.mark.parametrize("password", ["", SECRET])

@@ -1,9 +1,9 @@
 """From an Endpoint to authenticated connections. The only importer of redis-py.
 
-redis-py connects (TCP, unix socket) and logs in, with TLS between the two by `tls`; the socket is
-then taken over by our own `resp.Connection`. RESP2 is asked for explicitly, since older servers
-refuse HELLO 3 and redis-py does not fall back; its retries are off, since whoever holds keys must
-decide what is repeated.
+redis-py connects (TCP, unix socket), with TLS by `tls`; the socket is then taken over by our own
+`resp.Connection`, which logs in and greets in one pipeline, and bounds what the server may take to
+answer. RESP2 is asked for explicitly, since older servers refuse HELLO 3 and redis-py does not fall
+back; its retries are off, since the part that holds the keys decides what is repeated.
 
 For a sentinel endpoint each connect asks the sentinels anew and checks by ROLE that the answer
 really is a primary: a sentinel may lag behind a failover.
@@ -134,7 +134,7 @@ class Dialer:
         endpoint = self.endpoint
         if endpoint.transport == "unix":
             make: Any = UnixDomainSocketConnection
-            return self._open(make(path=endpoint.path, **self._login()), endpoint.path)
+            return self._open(make(path=endpoint.path, **self._waits()), endpoint.path)
         if address is None:
             if endpoint.transport == "sentinel":
                 return self._connect_primary()
@@ -178,11 +178,7 @@ class Dialer:
         raise ConnectionLost(f"No primary of {self.endpoint} was found: {complaint}.")
 
     def _ask_sentinel(self, sentinel: Address) -> Address | None:
-        login = self._login() | {
-            "username": self.endpoint.sentinel_username,
-            "password": self.endpoint.sentinel_password,
-        }
-        connection = self._open_tcp(sentinel, login, sentinel=True)
+        connection = self._open_tcp(sentinel, sentinel=True)
         reply = connection.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.endpoint.service)
         connection.close()
         if isinstance(reply, hiredis.ReplyError):
@@ -201,7 +197,7 @@ class Dialer:
     def _open_announced(self, address: Address) -> Connection:
         """By the address where the user has a server, or that a server has announced."""
         try:
-            return self._open_tcp(address, self._login())
+            return self._open_tcp(address)
         except _Unreached as error:
             if self.endpoint.transport == "tcp" and address in self.endpoint.addresses:
                 raise
@@ -220,16 +216,13 @@ class Dialer:
             f"give --{flag}-map-address {name}=HOST:PORT."
         )
 
-    def _open_tcp(
-        self, address: Address, login: dict[str, Any], *, sentinel: bool = False
-    ) -> Connection:
+    def _open_tcp(self, address: Address, *, sentinel: bool = False) -> Connection:
         """Dial where the address map leads; a certificate is checked for the name before it."""
         endpoint = self.endpoint
         tls = None if sentinel and endpoint.sentinels_plain else endpoint.tls
         # An IPv6 address may have a zone, which is this machine's matter.
         server_name = (tls and tls.server_name) or address[0].partition("%")[0]
         host, port = place = endpoint.mapped(address)
-        login |= {"host": host, "port": port}
         make: Any = RedisConnection
         if tls:
             if not is_host(server_name):
@@ -242,7 +235,8 @@ class Dialer:
         tried = Port(
             self.side, place, tls, server_name, self.connect_timeout, what, self._otherwise(what)
         )
-        return self._open(make(**login), format_address(place), tried)
+        link = make(host=host, port=port, **self._waits())
+        return self._open(link, format_address(place), tried)
 
     def _otherwise(self, what: str) -> str:
         """How the user says that a port speaks the other of TLS and plain text."""
@@ -266,10 +260,8 @@ class Dialer:
             )
         return f"write rediss+sentinel:// in {flag}"
 
-    def _login(self) -> dict[str, Any]:
+    def _waits(self) -> dict[str, Any]:
         return {
-            "username": self.endpoint.username,
-            "password": self.endpoint.password,
             "socket_connect_timeout": self.connect_timeout,
             "socket_timeout": self.connect_timeout,
             "protocol": 2,
@@ -281,8 +273,6 @@ class Dialer:
         # `Any`: redis-py's connections are only partly annotated.
         try:
             link.connect()
-        except redis.exceptions.AuthenticationError as error:
-            raise self._refused(name, f"login failed: {str(error).rstrip('.')}") from None
         except (redis.exceptions.RedisError, ssl.SSLError, OSError, ValueError) as error:
             # ValueError: no host has such a name.
             raise self._explain(name, error, tried) from None
@@ -294,13 +284,49 @@ class Dialer:
         if self.writer:
             # What is not sent yet when it is closed, or its process is killed, is not sent later.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        if self.greets:
-            self._greet(connection, tried)
+        self._greet(connection, tried)
         connection.set_timeout(self.timeout)
         return connection
 
     def _greet(self, connection: Connection, tried: Port | None) -> None:
-        """Name ourselves; a server or service that refuses these is served all the same."""
+        """Log in and name ourselves; a server or service that refuses names is served all the same.
+
+        Raises:
+            ConnectionLost, SourceUnusable, TargetUnusable: as `connect`.
+        """
+        login = self._login(tried.what if tried else self.side)
+        names = self._names() if self.greets else []
+        if not login and not names:
+            return
+        try:
+            replies = connection.greet(login + names)
+        except ConnectionLost as error:
+            told = error.words or error.silent
+            if tried and not told and (explained := tried.explain(error)):
+                raise explained from None
+            raise
+        first = replies[0]
+        if isinstance(first, hiredis.ReplyError) and (login or is_farewell(first)):
+            connection.close()
+            raise self._turned_away(connection.name, str(first).rstrip("."))
+        if self.greets and self.writer and isinstance(number := replies[len(login) + 1], int):
+            connection.id = number
+        if self.lifeline >= 0 and _hung_up(self.lifeline):
+            connection.close()
+            raise ConnectionLost("The coordinator is gone.")
+
+    def _login(self, what: str) -> list[tuple[str, ...]]:
+        """AUTH, if there is a password."""
+        endpoint = self.endpoint
+        user, password = endpoint.username, endpoint.password
+        if what == "sentinel":
+            user, password = endpoint.sentinel_username, endpoint.sentinel_password
+        if password is None:
+            return []
+        return [("AUTH", user, password) if user else ("AUTH", password)]
+
+    def _names(self) -> list[tuple[str, ...]]:
+        """How the server's list of clients, and its eviction, are to know us."""
         commands: list[tuple[str, ...]] = [("CLIENT", "SETNAME", self.writer or CLIENT_NAME)]
         if self.writer:
             commands.append(("CLIENT", "ID"))
@@ -308,28 +334,14 @@ class Dialer:
             commands.append(("CLIENT", "NO-TOUCH", "ON"))
         if self.read_from != "primary":
             commands.append(("READONLY",))  # refused where there is no cluster, and not needed
-        try:
-            first, *others = connection.greet(commands)
-        except ConnectionLost as error:
-            told = error.words or error.silent
-            if tried and not told and (explained := tried.explain(error)):
-                raise explained from None
-            raise
-        if isinstance(first, hiredis.ReplyError) and is_farewell(first):
-            connection.close()
-            raise self._turned_away(connection.name, str(first).rstrip("."))
-        if self.writer and isinstance(others[0], int):
-            connection.id = others[0]
-        if self.lifeline >= 0 and _hung_up(self.lifeline):
-            connection.close()
-            raise ConnectionLost("The coordinator is gone.")
+        return commands
 
     def _turned_away(self, name: str, words: str) -> RumpxError:
         """What a server's first answer means that is about us, not about our command."""
         if words.startswith("NOAUTH"):
             return self._refused(name, "it asks for a password, and none was given")
-        if classify(words).kind is Kind.PERMANENT:
-            return self._refused(name, words)
+        if classify(words).kind is not Kind.TEMPORARY:
+            return self._refused(name, f"login failed: {words}")
         return ConnectionLost(f"The {self.side} at {name} does not serve us now: {words}.")
 
     def _refused(self, name: str, reason: str) -> RumpxError:
@@ -343,17 +355,10 @@ class Dialer:
         """A certificate will not get better by waiting; a refused connection may."""
         if limit := machine_limit(error) or _no_socket():
             return limit
-        if tried and not _answered(error) and (explained := tried.explain(error)):
+        if tried and (explained := tried.explain(error)):
             return explained
         text = str(error).strip(". ")
         message = f"The {self.side} at {name} cannot be reached: {text}."
         if isinstance(error, (redis.exceptions.TimeoutError, TimeoutError)):
             return _Unreached(message, cause="silent")
         return _Unreached(message)
-
-
-def _answered(error: Exception) -> bool:
-    """Whether redis-py made an exception of an error reply: the other end speaks as we do."""
-    kinds = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
-    unread = isinstance(error, (OSError, redis.exceptions.InvalidResponse))
-    return not unread and type(error) not in kinds

@@ -335,7 +335,7 @@ class Connection:
                 self._look_for_end(parts[1:])
                 parts.append(self._receive_bytes(parts[1:]))
         except hiredis.ProtocolError:
-            raise self._malformed("something that is no answer to it") from None
+            raise self._malformed("bytes that are not of the Redis protocol") from None
         except MemoryError:
             self._parser = _parser()
             if sum(map(len, parts)) < _CLAIMED_ONLY:
