@@ -1,0 +1,259 @@
+"""Redirections: they lead only to nodes that the cluster itself names, and none goes on for ever."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from support.hostile import Answer, Answers, Hostile, Words, array, bulk
+from support.proxy import Proxy
+from support.run import rumpx
+from support.servers import Server
+from support.tls import TlsFiles
+
+StartServer = Callable[..., Server]
+StartProxy = Callable[..., Proxy]
+SOURCE, TARGET, TEMPORARY = 6, 7, 5
+PASSWORD = "secret"
+
+
+class Listener:
+    """A stranger: takes connections and all that comes over them, and answers nothing."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.connections = 0
+        self.heard = b""
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                self.connections += 1
+                with client, contextlib.suppress(OSError):
+                    client.settimeout(1.0)
+                    self.heard += client.recv(2**16)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+@pytest.fixture
+def stranger() -> Iterator[Listener]:
+    listener = Listener()
+    yield listener
+    listener.close()
+
+
+@pytest.fixture
+def hostile() -> Iterator[Hostile]:
+    with Hostile(keys=100) as server:
+        yield server
+
+
+def redirect(word: str, port: int) -> Answers:
+    """Redirects every key, but not the keys that rights are tried on."""
+
+    def answer(words: Words) -> Answer:
+        if words[0].upper() == b"RESTORE" and words[2] == b"-1":
+            return None
+        return b"-%s 1 127.0.0.1:%d\r\n" % (word.encode(), port)
+
+    return answer
+
+
+def make_cluster(first: Hostile, *others: int, slots: str = "0-16383", port: int = 0) -> None:
+    """Have a server say that it is a cluster's node; the others have no slots."""
+    port = port or first.port
+    lines = [f"{'a' * 40} 127.0.0.1:{port}@1 myself,master - 0 0 1 connected {slots}"]
+    for number, other in enumerate(others):
+        lines.append(f"{number:040} 127.0.0.1:{other}@1 master - 0 0 2 connected")
+    nodes = bulk("".join(f"{line}\n" for line in lines).encode())
+    place = array(bulk(b"127.0.0.1"), b":%d\r\n" % port, bulk(b"a" * 40))
+    answers = {b"NODES": nodes, b"SLOTS": array(array(b":0\r\n", b":16383\r\n", place))}
+    first.answers["CLUSTER"] = lambda words: answers.get(words[1].upper())
+
+
+def with_password(uri: str) -> str:
+    """A hostile server takes any."""
+    return uri.replace("://", f"://:{PASSWORD}@")
+
+
+def play(source: str, target: str, *flags: str, verb: str = "") -> tuple[int, str]:
+    words = [verb, "--from", source, "--to", target] if verb else ["--from", source, "--to", target]
+    patience = ("--retry-for", "1s", "--timeout", "2s", "--progress", "none", "--workers", "1")
+    done = rumpx(*words, *patience, *flags, timeout=40)
+    assert "Traceback" not in done.stderr and PASSWORD not in done.stderr
+    return done.returncode, done.stderr
+
+
+# --- a single server ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", ["MOVED", "ASK"])
+@pytest.mark.parametrize("verb", ["", "verify"])
+def test_a_source_that_is_no_cluster_is_not_followed(
+    hostile: Hostile, server: StartServer, stranger: Listener, word: str, verb: str
+) -> None:
+    hostile.answers["DUMP"] = redirect(word, stranger.port)
+    code, told = play(with_password(hostile.uri), server("7.0").uri, verb=verb)
+    assert code == SOURCE
+    assert f"at 127.0.0.1:{hostile.port} redirects to 127.0.0.1:{stranger.port} ({word}" in told
+    assert "--from-cluster yes" in told
+    assert stranger.connections == 0
+
+
+@pytest.mark.parametrize("word", ["MOVED", "ASK"])
+def test_a_target_that_is_no_cluster_is_not_followed(
+    hostile: Hostile, stranger: Listener, word: str
+) -> None:
+    with Hostile(keys=0) as target:
+        target.answers["RESTORE"] = redirect(word, stranger.port)
+        code, told = play(hostile.uri, with_password(target.uri))
+    assert code == TARGET
+    assert f"redirects to 127.0.0.1:{stranger.port} ({word}" in told
+    assert "--to-cluster yes" in told
+    assert stranger.connections == 0
+
+
+def test_keys_that_are_there_are_compared_with_no_redirection(
+    hostile: Hostile, server: StartServer, stranger: Listener
+) -> None:
+    """Of the comparison that a conflict asks for."""
+    target = server("7.0")
+    for key in hostile.keys[:10]:
+        target.do("SET", key, "other")
+    hostile.answers["GET"] = hostile.answers["STRLEN"] = redirect("MOVED", stranger.port)
+    code, told = play(hostile.uri, target.uri, "--on-conflict", "skip")
+    assert code == SOURCE
+    assert f"redirects to 127.0.0.1:{stranger.port} (MOVED" in told
+    assert stranger.connections == 0
+
+
+# --- redirections that settle nothing -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", ["MOVED", "ASK"])
+@pytest.mark.parametrize("verb", ["", "verify"])
+def test_redirections_in_a_circle_end(
+    hostile: Hostile, server: StartServer, word: str, verb: str
+) -> None:
+    make_cluster(hostile)
+    hostile.answers["DUMP"] = redirect(word, hostile.port)
+    code, told = play(hostile.uri, server("7.0").uri, verb=verb)
+    assert code == TEMPORARY
+    assert f"redirects to 127.0.0.1:{hostile.port} ({word})" in told
+    # With pauses that grow, not as fast as it can: with each round comes one pipeline for them all.
+    assert hostile.called["DUMP"] < 100 * 30
+
+
+def test_redirections_in_a_circle_end_at_the_target(hostile: Hostile) -> None:
+    with Hostile(keys=0) as target:
+        make_cluster(target)
+        target.answers["RESTORE"] = redirect("MOVED", target.port)
+        code, told = play(hostile.uri, target.uri)
+    assert code == TEMPORARY
+    assert f"redirects to 127.0.0.1:{target.port} (MOVED)" in told
+
+
+def test_a_repair_is_not_sent_round(server: StartServer, hostile: Hostile) -> None:
+    """What UNLINK is answered."""
+    with Hostile(keys=5) as target:
+        make_cluster(target)
+        target.answers["UNLINK"] = redirect("MOVED", target.port)
+        hostile.keys.clear()
+        words = ("--repair", "--delete-extra", "--yes")
+        code, told = play(hostile.uri, target.uri, *words, verb="verify")
+    assert code == TEMPORARY
+    assert f"redirects to 127.0.0.1:{target.port} (MOVED)" in told
+
+
+# --- nodes that a cluster does not name -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", ["MOVED", "ASK"])
+@pytest.mark.parametrize("verb", ["", "verify"])
+def test_a_node_that_the_source_does_not_name_is_sent_nothing(
+    hostile: Hostile, server: StartServer, stranger: Listener, word: str, verb: str
+) -> None:
+    make_cluster(hostile)
+    hostile.answers["DUMP"] = redirect(word, stranger.port)
+    code, told = play(with_password(hostile.uri), server("7.0").uri, verb=verb)
+    assert code == TEMPORARY
+    names = f"at 127.0.0.1:{hostile.port} redirects to 127.0.0.1:{stranger.port} ({word})"
+    assert names in told and "none of the nodes that the cluster itself names" in told
+    assert stranger.connections == 0
+
+
+@pytest.mark.parametrize("word", ["MOVED", "ASK"])
+def test_a_node_that_the_target_does_not_name_is_sent_nothing(
+    hostile: Hostile, stranger: Listener, word: str
+) -> None:
+    with Hostile(keys=0) as target:
+        make_cluster(target)
+        target.answers["RESTORE"] = redirect(word, stranger.port)
+        code, told = play(hostile.uri, with_password(target.uri))
+    assert code == TEMPORARY
+    assert f"redirects to 127.0.0.1:{stranger.port} ({word})" in told
+    assert stranger.connections == 0
+
+
+@pytest.mark.parametrize("word", ["MOVED", "ASK"])
+def test_a_node_that_joined_meanwhile_is_found_by_asking_anew(
+    hostile: Hostile, server: StartServer, word: str
+) -> None:
+    """Though it has no slots: CLUSTER NODES alone names it."""
+    target = server("7.0")
+    make_cluster(hostile)
+    with Hostile(keys=100) as joined:
+
+        def answer(words: Words) -> Answer:
+            make_cluster(hostile, joined.port)
+            return redirect(word, joined.port)(words)
+
+        hostile.answers["DUMP"] = answer
+        code, told = play(hostile.uri, target.uri)
+        assert (code, told) == (0, "")
+        assert joined.called["DUMP"] >= 100
+    assert target.do("DBSIZE") == 100
+
+
+def test_a_redirection_to_a_mapped_address_leads_to_its_node(
+    hostile: Hostile, server: StartServer
+) -> None:
+    target = server("7.0")
+    with Hostile(keys=100) as other:
+        make_cluster(hostile, 7)  # where nobody listens
+        hostile.answers["DUMP"] = redirect("ASK", other.port)
+        mapped = f"127.0.0.1:7=127.0.0.1:{other.port}"
+        assert play(hostile.uri, target.uri, "--from-map-address", mapped) == (0, "")
+    assert target.do("DBSIZE") == 100
+
+
+# --- TLS ------------------------------------------------------------------------------------------
+
+
+def test_a_plain_port_of_a_cluster_with_tls_is_told_no_password(
+    hostile: Hostile,
+    server: StartServer,
+    proxy: StartProxy,
+    stranger: Listener,
+    tls_files: TlsFiles,
+) -> None:
+    """Even where the cluster names it."""
+    way = proxy(hostile.port, tls=tls_files)
+    make_cluster(hostile, stranger.port, port=way.port)
+    hostile.answers["DUMP"] = redirect("ASK", stranger.port)
+    uri = with_password(f"rediss://127.0.0.1:{way.port}")
+    code, told = play(uri, server("7.0").uri, "--from-ca", str(tls_files.ca))
+    assert code in (SOURCE, TEMPORARY), told
+    assert stranger.connections > 0
+    assert stranger.heard.startswith(b"\x16\x03")
+    assert PASSWORD.encode() not in stranger.heard and b"AUTH" not in stranger.heard
