@@ -1,4 +1,4 @@
-"""Redirections: they lead only to nodes that the cluster itself names, and none goes on for ever."""
+"""Redirections: they lead only to nodes that the cluster itself names, and come to an end."""
 
 from __future__ import annotations
 
@@ -58,6 +58,13 @@ def hostile() -> Iterator[Hostile]:
         yield server
 
 
+@pytest.fixture
+def hostile_target() -> Iterator[Hostile]:
+    with Hostile(keys=0) as server:
+        server.run_id = "e" * 40
+        yield server
+
+
 def redirect(word: str, port: int) -> Answers:
     """Redirects every key, but not the keys that rights are tried on."""
 
@@ -97,8 +104,7 @@ def play(source: str, target: str, *flags: str, verb: str = "") -> tuple[int, st
 # --- a single server ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("word", ["MOVED", "ASK"])
-@pytest.mark.parametrize("verb", ["", "verify"])
+@pytest.mark.parametrize(("word", "verb"), [("MOVED", ""), ("ASK", ""), ("MOVED", "verify")])
 def test_a_source_that_is_no_cluster_is_not_followed(
     hostile: Hostile, server: StartServer, stranger: Listener, word: str, verb: str
 ) -> None:
@@ -112,11 +118,10 @@ def test_a_source_that_is_no_cluster_is_not_followed(
 
 @pytest.mark.parametrize("word", ["MOVED", "ASK"])
 def test_a_target_that_is_no_cluster_is_not_followed(
-    hostile: Hostile, stranger: Listener, word: str
+    hostile: Hostile, hostile_target: Hostile, stranger: Listener, word: str
 ) -> None:
-    with Hostile(keys=0) as target:
-        target.answers["RESTORE"] = redirect(word, stranger.port)
-        code, told = play(hostile.uri, with_password(target.uri))
+    hostile_target.answers["RESTORE"] = redirect(word, stranger.port)
+    code, told = play(hostile.uri, with_password(hostile_target.uri))
     assert code == TARGET
     assert f"redirects to 127.0.0.1:{stranger.port} ({word}" in told
     assert "--to-cluster yes" in told
@@ -140,8 +145,7 @@ def test_keys_that_are_there_are_compared_with_no_redirection(
 # --- redirections that settle nothing -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("word", ["MOVED", "ASK"])
-@pytest.mark.parametrize("verb", ["", "verify"])
+@pytest.mark.parametrize(("word", "verb"), [("MOVED", ""), ("ASK", ""), ("ASK", "verify")])
 def test_redirections_in_a_circle_end(
     hostile: Hostile, server: StartServer, word: str, verb: str
 ) -> None:
@@ -154,32 +158,34 @@ def test_redirections_in_a_circle_end(
     assert hostile.called["DUMP"] < 100 * 30
 
 
-def test_redirections_in_a_circle_end_at_the_target(hostile: Hostile) -> None:
-    with Hostile(keys=0) as target:
-        make_cluster(target)
-        target.answers["RESTORE"] = redirect("MOVED", target.port)
-        code, told = play(hostile.uri, target.uri)
+def test_redirections_in_a_circle_end_at_the_target(
+    hostile: Hostile, hostile_target: Hostile
+) -> None:
+    target = hostile_target
+    make_cluster(target)
+    target.answers["RESTORE"] = redirect("MOVED", target.port)
+    code, told = play(hostile.uri, target.uri)
     assert code == TEMPORARY
     assert f"redirects to 127.0.0.1:{target.port} (MOVED)" in told
 
 
-def test_a_repair_is_not_sent_round(server: StartServer, hostile: Hostile) -> None:
-    """What UNLINK is answered."""
-    with Hostile(keys=5) as target:
-        make_cluster(target)
-        target.answers["UNLINK"] = redirect("MOVED", target.port)
-        hostile.keys.clear()
-        words = ("--repair", "--delete-extra", "--yes")
-        code, told = play(hostile.uri, target.uri, *words, verb="verify")
+def test_looking_for_keys_on_the_source_ends(hostile: Hostile, server: StartServer) -> None:
+    """EXISTS, of which no payload comes."""
+    target = server("7.0")
+    target.do("SET", "k:0", "value")
+    target.do("SET", "only here", "value")
+    hostile.keys = hostile.keys[:1]
+    make_cluster(hostile)
+    hostile.answers["EXISTS"] = redirect("MOVED", hostile.port)
+    code, told = play(hostile.uri, target.uri, verb="verify")
     assert code == TEMPORARY
-    assert f"redirects to 127.0.0.1:{target.port} (MOVED)" in told
+    assert f"redirects to 127.0.0.1:{hostile.port} (MOVED)" in told
 
 
 # --- nodes that a cluster does not name -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("word", ["MOVED", "ASK"])
-@pytest.mark.parametrize("verb", ["", "verify"])
+@pytest.mark.parametrize(("word", "verb"), [("MOVED", ""), ("ASK", ""), ("ASK", "verify")])
 def test_a_node_that_the_source_does_not_name_is_sent_nothing(
     hostile: Hostile, server: StartServer, stranger: Listener, word: str, verb: str
 ) -> None:
@@ -194,12 +200,11 @@ def test_a_node_that_the_source_does_not_name_is_sent_nothing(
 
 @pytest.mark.parametrize("word", ["MOVED", "ASK"])
 def test_a_node_that_the_target_does_not_name_is_sent_nothing(
-    hostile: Hostile, stranger: Listener, word: str
+    hostile: Hostile, hostile_target: Hostile, stranger: Listener, word: str
 ) -> None:
-    with Hostile(keys=0) as target:
-        make_cluster(target)
-        target.answers["RESTORE"] = redirect(word, stranger.port)
-        code, told = play(hostile.uri, with_password(target.uri))
+    make_cluster(hostile_target)
+    hostile_target.answers["RESTORE"] = redirect(word, stranger.port)
+    code, told = play(hostile.uri, with_password(hostile_target.uri))
     assert code == TEMPORARY
     assert f"redirects to 127.0.0.1:{stranger.port} ({word})" in told
     assert stranger.connections == 0
