@@ -74,7 +74,10 @@ _OBSERVE_AGAIN_SECONDS: Final = 1.0
 _AHEAD: Final = 2
 _MOST_WALKS: Final = 20
 _MOST_RETURNS: Final = 2
-_DRAIN_SECONDS: Final = 5.0
+# How long batches in flight may take to land after a signal; then it is as after a second one.
+DRAIN_SECONDS: Final = 30.0
+# The same where the run ends with trouble.
+_LANDING_SECONDS: Final = 5.0
 _PAUSE: Final = 0.5
 # Of the time that it takes to tell where the run stands, so much is left for the run itself.
 _TELL_SHARE: Final = 10
@@ -732,12 +735,20 @@ class Engine:
         raise Interrupted("Stopped by a signal.", self._control.signal_number)
 
     def _drain(self, note: str, stops: int) -> None:
-        """Let what is in flight land, whatever the rates, until asked so often to stop."""
+        """Let what is in flight land, whatever the rates, for a while, or until asked so often to
+        stop. What has not landed then is unsettled, for this run's books and whoever resumes it."""
         self.state = "draining"
         self.note = note
         self._cancel(self.walks)
         self._throttle.set(Pace(hurry=True))
+        until = time.monotonic() + DRAIN_SECONDS
         while self._workers.in_flight and self._control.stops < stops:
+            if time.monotonic() > until:
+                self.warn(
+                    f"{self._workers.in_flight:,} batches in flight did not land within "
+                    f"{DRAIN_SECONDS:g} s: they are left unsettled."
+                )
+                break
             self._workers.dispatch(lambda: None)
             self._turn(TICK)
         self.state = "stopped"
@@ -751,7 +762,7 @@ class Engine:
             return
         self._cancel(self.walks)
         self._pool.close()
-        until = time.monotonic() + _DRAIN_SECONDS
+        until = time.monotonic() + _LANDING_SECONDS
         while self._pool.in_flight and time.monotonic() < until and not self._control.stops:
             for message in self._received(TICK):
                 if isinstance(message, Trouble):
