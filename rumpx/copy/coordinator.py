@@ -611,7 +611,10 @@ class Coordinator:
         watch.excuse(seen.marked)
         engine.warn(f"{len(disturbed)} slots moved on the source; their keys are walked again.")
         dbs = sorted({place.db for place in self._plan.databases})
+        # The ledger is saved also while we ask, and must know of the slots until it knows the walks.
+        watch.put_back(disturbed)
         nodes = self._places_of(seen.takers_last())
+        watch.put_back(watch.take() - disturbed)
         return self._add_walks(
             (
                 Partition(0, node, db, span, slots=disturbed, reason="slots moved")
