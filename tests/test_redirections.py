@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -242,6 +243,34 @@ def test_a_redirection_to_a_mapped_address_leads_to_its_node(
         mapped = f"127.0.0.1:7=127.0.0.1:{other.port}"
         assert play(hostile.uri, target.uri, "--from-map-address", mapped) == (0, "")
     assert target.do("DBSIZE") == 100
+
+
+# --- slots that never come to rest ----------------------------------------------------------------
+
+
+def test_a_slot_that_moves_to_and_fro_ends_the_copy(server: StartServer) -> None:
+    with Hostile(keys=100) as one, Hostile(keys=0) as two:
+        looks = 0
+
+        def nodes(me: Hostile, words: Words) -> Answer:
+            """The last slot is the one's or the other's by turns, a look at all of them a turn."""
+            nonlocal looks
+            if words[1].upper() != b"NODES":
+                return None
+            looks += me is one
+            cut = 16_381 + looks // 2 % 2
+            lines = [
+                f"{each.port:040} 127.0.0.1:{each.port}@1 "
+                f"{'myself,' * (each is me)}master - 0 0 1 connected {slots}"
+                for each, slots in ((one, f"0-{cut}"), (two, f"{cut + 1}-16383"))
+            ]
+            return bulk("".join(f"{line}\n" for line in lines).encode())
+
+        for each in (one, two):
+            each.answers["CLUSTER"] = partial(nodes, each)
+        code, told = play(one.uri, server("7.0").uri)
+    assert code == TEMPORARY
+    assert "Slots of the source moved 11 times" in told
 
 
 # --- TLS ------------------------------------------------------------------------------------------
