@@ -21,7 +21,9 @@ from rumpx.job import Job, parse_endpoint
 from rumpx.report.display import open_display
 from rumpx.verify.request import Request
 from rumpx.verify.run import verify
+from support.faults import full
 from support.hostile import Answer, Hostile, Words, array, bulk
+from support.run import start_rumpx
 from support.servers import Server
 from support.waiting import wait_until
 
@@ -40,20 +42,22 @@ class Silent(Hostile):
     """A source that leaves a command unanswered while a run is under way.
 
     Attributes:
-        control: of that run.
+        control: of that run, if it is one of this process.
+        begun: whether it is under way.
         waiting: clients that wait for an answer, or have waited.
     """
 
     def __init__(self, command: str, cluster: bool = False) -> None:
         super().__init__(keys=100)
         self.control = Control()
+        self.begun: Callable[[], bool] = lambda: self.control.running
         self.waiting = 0
         self._speaks = threading.Event()
         self.answers |= {"CLUSTER": self._nodes} if cluster else {}
         usual = self.answers.get(command, lambda words: None)
 
         def answer(words: Words) -> Answer:
-            if self.control.running and not self._speaks.is_set():
+            if self.begun() and not self._speaks.is_set():
                 self.waiting += 1
                 self._speaks.wait(120)
             return usual(words)
@@ -139,3 +143,19 @@ def test_a_cluster_that_tells_its_slots_no_more_holds_up_no_end(
         source.answers["DUMP"] = lambda words: later if source.control.running else None
         _, seconds = stopped(source, server("7.0"), work)
     assert seconds < DRAIN + SLACK
+
+
+@pytest.mark.parametrize("verb", [full("copy"), full("verify")])
+def test_one_signal_is_enough(server: StartServer, verb: str) -> None:
+    """With the half minute that users have."""
+    with Silent("DUMP") as source:
+        source.begun = lambda: source.called["DUMP"] > 10  # a few are tried before it begins
+        words = [] if verb == "copy" else [verb]
+        ends = ("--from", source.uri, "--to", server("7.0").uri, "--timeout", "10m")
+        with start_rumpx(*words, *ends, "--retry-for", "1h", "--progress", "none") as running:
+            wait_until(lambda: source.waiting, 20, "the source is asked")
+            began = time.monotonic()
+            running.send_signal(signal.SIGTERM)
+            assert running.wait(60).returncode == 128 + signal.SIGTERM
+            assert 29 < time.monotonic() - began < 45
+            assert "did not land within 30 s" in running.stderr

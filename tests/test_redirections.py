@@ -253,12 +253,13 @@ def test_a_slot_that_moves_to_and_fro_ends_the_copy(server: StartServer) -> None
         looks = 0
 
         def nodes(me: Hostile, words: Words) -> Answer:
-            """The last slot is the one's or the other's by turns, a look at all of them a turn."""
+            """Once keys are read a slot is the one's and the other's by turns: who looks for moves
+            asks the second one last."""
             nonlocal looks
             if words[1].upper() != b"NODES":
                 return None
-            looks += me is one
-            cut = 16_381 + looks // 2 % 2
+            cut = 16_381 + (looks + (one.called["DUMP"] >= len(one.keys))) % 2
+            looks += me is two
             lines = [
                 f"{each.port:040} 127.0.0.1:{each.port}@1 "
                 f"{'myself,' * (each is me)}master - 0 0 1 connected {slots}"
