@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rumpx.copy.dump import Read
 from rumpx.copy.links import Links
 from rumpx.errors import RumpxError
 from rumpx.job import Address, Endpoint
@@ -18,6 +19,7 @@ from rumpx.servers.topology import (
     Topology,
     own_view,
     parse_cluster_nodes,
+    parse_names,
     read_topology,
     told_addresses,
 )
@@ -189,9 +191,37 @@ def test_no_redirection_is_followed_that_cannot_be_read(word: str, rest: str) ->
 def test_a_redirection_without_a_host_leads_to_the_host_that_answered() -> None:
     nodes = Node(("a", 1), "1", ((0, 16_383),)), Node(("b", 2), "2")
     links = Links(dialer(1), Topology(True, nodes))
-    links.moved(b"k", "MOVED 1 ?:2", ("b", 1))
+    noted = Read()
+    links.redirected(b"k", "MOVED 1 ?:2", ("b", 1), "b:1", noted)
     assert links.owner(b"k") == ("b", 2)
-    assert links.announced("ASK 1 :2", ("a", 1)) == ("a", 2)
+    links.redirected(b"k", "ASK 1 :1", ("a", 2), "a:2", noted)
+    assert noted.ask == {b"k": ("a", 1)} and noted.again == [b"k", b"k"] and not noted.waits
+
+
+@given(st.sampled_from(["MOVED", "ASK"]), st.booleans())
+def test_a_node_is_found_by_each_of_its_names(word: str, hostnames: bool) -> None:
+    """CLUSTER NODES names also those without slots, which CLUSTER SLOTS does not list."""
+    told = {"a": ("called", 1)}
+    text = (
+        "a 10.0.0.1:1@2,one master - 0 0 1 connected 0-16383\n"
+        "b 10.0.0.2:1@2,two master - 0 0 2 connected\n"
+        "c :3@4 slave a 0 0 2 connected\n"
+    )
+    names = parse_names(text, "seed", hostnames=hostnames, told=told)
+    second = ("two" if hostnames else "10.0.0.2", 1)
+    assert names == {
+        ("10.0.0.1", 1): ("called", 1),
+        ("one", 1): ("called", 1),
+        ("called", 1): ("called", 1),
+        ("10.0.0.2", 1): second,
+        ("two", 1): second,
+        ("seed", 3): ("seed", 3),
+    }
+    nodes = parse_cluster_nodes(text, "seed", hostnames=hostnames, told=told)
+    links = Links(dialer(1), Topology(True, nodes, names=names))
+    noted = Read()
+    links.redirected(b"k", f"{word} 1 two:1", ("called", 1), "called:1", noted)
+    assert (noted.ask.get(b"k") or links.owner(b"k")) == second
 
 
 # --- answers of no server ------------------------------------------------------------------------

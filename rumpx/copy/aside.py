@@ -90,6 +90,7 @@ class Aside:
                 done.results.append(comparison(connections[0], connections[1], part))
                 patience.succeeded()
             except ReadRefused as error:
+                self._refuse_redirection(error, connections)
                 if classify(error.reply).kind in _PASSING:
                     yield from patience.before_next_try(trouble=True, complaint=str(error))
                     parts += self._by_places(part, most)
@@ -113,6 +114,13 @@ class Aside:
     def _connect(self, db: int, keys: list[bytes], connections: list[Connection]) -> None:
         for links, number in zip(self.links, (db, self._scope.target_db(db)), strict=True):
             connections.append(links.connect(links.owner(keys[0]), number))
+
+    def _refuse_redirection(self, error: ReadRefused, connections: list[Connection]) -> None:
+        """Of a single server it does not pass."""
+        if classify(error.reply).kind in (Kind.MOVED, Kind.ASK):
+            for links, connection in zip(self.links, connections, strict=True):
+                if links.side == error.side and not links.cluster:
+                    raise links.redirected_alone(error.reply, connection.name)
 
     def _lost(
         self,

@@ -49,6 +49,7 @@ from rumpx.errors import (
     Interrupted,
     PayloadIncompatible,
     RumpxError,
+    Side,
     TargetFull,
     TargetUnusable,
     TemporaryError,
@@ -72,6 +73,8 @@ _HOPELESS_PAYLOADS: Final = 200
 # So many failures for one reason and not one key copied: it would go on like that.
 _HOPELESS_KEYS: Final = 1_000
 _MOST_SUSPICIONS: Final = 10
+# How often one slot may be found to have moved. A resharding moves many, but each of them once.
+_MOST_MOVES: Final = 10
 # Keys that may be written late and are remembered by name; of more, all keys are copied again.
 _MOST_LATE: Final = 500_000
 _PAUSE: Final = 0.5
@@ -161,6 +164,8 @@ class Coordinator:
         self._missing: int | None = None
         self._grace = _MIGRATION_POLLS
         self._suspicions = 0
+        self._moves: Counter[int] = Counter()
+        self._replicas_lost: Counter[tuple[Side, Address | None]] = Counter()
         self._late = 0
         self._late_due = 0.0
         self._begun_at = 0.0
@@ -551,6 +556,12 @@ class Coordinator:
                 lost.add(place)
         if not lost:
             return False
+        self._replicas_lost.update(lost)
+        if max(self._replicas_lost.values()) > _MOST_SUSPICIONS:
+            raise TemporaryError(
+                f"A replica of the source restarted, failed over or was filled anew "
+                f"{_MOST_SUSPICIONS} times during the copy. Resume it when that is over."
+            )
         engine.warn(
             f"{len(lost)} replicas of the source restarted, failed over or were filled anew: what "
             "was read there is read again."
@@ -608,10 +619,19 @@ class Coordinator:
             engine.wait(_PAUSE)
             return True
         engine.note = ""
+        # The ledger, which is saved also while we ask, is to know the slots until it has the walks.
+        watch.put_back(disturbed)
+        self._moves.update(disturbed)
+        if (moves := max(self._moves.values())) > _MOST_MOVES:
+            raise TemporaryError(
+                f"Slots of the source moved {moves} times during the copy, so that it does not "
+                "come to an end. Resume it when the cluster has come to rest."
+            )
         watch.excuse(seen.marked)
         engine.warn(f"{len(disturbed)} slots moved on the source; their keys are walked again.")
         dbs = sorted({place.db for place in self._plan.databases})
         nodes = self._places_of(seen.takers_last())
+        watch.put_back(watch.take() - disturbed)
         return self._add_walks(
             (
                 Partition(0, node, db, span, slots=disturbed, reason="slots moved")

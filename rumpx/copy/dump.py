@@ -541,12 +541,11 @@ class DumpReader:
     ) -> None:
         verdict = classify(error)
         match verdict.kind:
-            case Kind.MOVED:
-                self.links.moved(key, error, request.node)
-                result.again.append(key)
-            case Kind.ASK:
-                result.again.append(key)
-                result.ask[key] = self.links.announced(error, request.node)
+            case Kind.MOVED | Kind.ASK:
+                name = request.connection.name
+                if not self.links.cluster:
+                    raise self.links.redirected_alone(error, name)
+                self.links.redirected(key, error, request.node, name, result)
             case Kind.TEMPORARY | Kind.FULL | Kind.ABORTED:
                 complaint = f"The {self.links.side} at {request.connection.name}: {error!s}."
                 self._repeat(result, [key], complaint)

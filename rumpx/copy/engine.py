@@ -26,6 +26,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Final, Protocol, TypeVar
@@ -74,7 +75,10 @@ _OBSERVE_AGAIN_SECONDS: Final = 1.0
 _AHEAD: Final = 2
 _MOST_WALKS: Final = 20
 _MOST_RETURNS: Final = 2
-_DRAIN_SECONDS: Final = 5.0
+# How long batches in flight may take to land after a signal; then it is as after a second one.
+DRAIN_SECONDS: Final = 30.0
+# The same where the run ends with trouble.
+_LANDING_SECONDS: Final = 5.0
 _PAUSE: Final = 0.5
 # Of the time that it takes to tell where the run stands, so much is left for the run itself.
 _TELL_SHARE: Final = 10
@@ -655,7 +659,7 @@ class Engine:
         give_up = time.monotonic() + self._plan.job.retry_for
         while True:
             try:
-                return question()
+                return self.meanwhile(question)
             except TemporaryError as error:
                 if time.monotonic() > give_up:
                     raise
@@ -663,19 +667,26 @@ class Engine:
             self.wait(_PAUSE)
 
     def ask_at_length(self, question: Callable[[Gate], T]) -> T:
-        """Ask something that takes long and passes the gate, and turn the loop meanwhile.
+        """Ask something that takes long and passes the gate; once."""
+        return self.meanwhile(lambda: question(self._gate))
 
-        Args:
-            question: must not raise.
-        """
-        answers: list[T] = []
-        thread = threading.Thread(
-            target=lambda: answers.append(question(self._gate)), name="question", daemon=True
-        )
-        thread.start()
-        while thread.is_alive():
-            self.wait(TICK)
-        return answers[0]
+    def meanwhile(self, question: Callable[[], T]) -> T:
+        """Ask something in a thread, and turn the loop: a server that does not answer must not keep
+        signals from being heeded. (The thread of a run that ends here ends with its process.)"""
+        answer: Future[T] = Future()
+
+        def ask() -> None:
+            try:
+                answer.set_result(question())
+            except BaseException as error:
+                answer.set_exception(error)
+            self._control.wake()
+
+        threading.Thread(target=ask, name="question", daemon=True).start()
+        while not answer.done():
+            self._turn(TICK)
+            self.heed()
+        return answer.result()
 
     def rest(self) -> None:
         """All walks are settled: leave the servers' few places for clients to the checks."""
@@ -732,13 +743,21 @@ class Engine:
         raise Interrupted("Stopped by a signal.", self._control.signal_number)
 
     def _drain(self, note: str, stops: int) -> None:
-        """Let what is in flight land, whatever the rates, until asked so often to stop."""
+        """Let what is in flight land, whatever the rates, for a while, or until asked so often to
+        stop. What has not landed then is unsettled, for this run's books and whoever resumes it."""
         self.state = "draining"
         self.note = note
         self._cancel(self.walks)
         self._throttle.set(Pace(hurry=True))
-        while self._workers.in_flight and self._control.stops < stops:
-            self._workers.dispatch(lambda: None)
+        until = time.monotonic() + DRAIN_SECONDS
+        while self._pool and self._pool.in_flight and self._control.stops < stops:
+            if time.monotonic() > until:
+                self.warn(
+                    f"{self._pool.in_flight:,} batches in flight did not land within "
+                    f"{DRAIN_SECONDS:g} s: they are left unsettled."
+                )
+                break
+            self._pool.dispatch(lambda: None)
             self._turn(TICK)
         self.state = "stopped"
         self.tick(force=True)
@@ -751,7 +770,7 @@ class Engine:
             return
         self._cancel(self.walks)
         self._pool.close()
-        until = time.monotonic() + _DRAIN_SECONDS
+        until = time.monotonic() + _LANDING_SECONDS
         while self._pool.in_flight and time.monotonic() < until and not self._control.stops:
             for message in self._received(TICK):
                 if isinstance(message, Trouble):

@@ -10,6 +10,10 @@ sent now. At most `most_kept` are kept open: beyond that, the one that has been 
 selects the database that is needed, or is closed if it leads to another node. One with replies
 outstanding is never touched, so that there may be as many more as there are pipelines in flight.
 
+Redirections (MOVED, ASK) lead only to nodes that the cluster's own topology names, which is read
+anew before that is denied: to all others neither a key nor a password is sent. A single server that
+redirects is not followed at all.
+
 Not promised: that a route is right. It is where to ask first; MOVED and ASK tell better.
 """
 
@@ -19,16 +23,17 @@ import resource
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from rumpx.errors import ConnectionLost, RumpxError, unusable
-from rumpx.job import Address
+from rumpx.job import Address, format_address
 from rumpx.servers.clients import end_clients
 from rumpx.servers.dial import Dialer
 from rumpx.servers.replicas import prove, read_places
 from rumpx.servers.replies import explain_refusal, redirection, refused
 from rumpx.servers.resp import Connection
 from rumpx.servers.slots import key_slot, key_slots
+from rumpx.servers.tls import flag_of
 from rumpx.servers.topology import Topology, is_error, marked
 
 _REFRESH_SECONDS: Final = 0.5
@@ -45,6 +50,16 @@ def most_kept() -> int:
     if allowed == resource.RLIM_INFINITY:
         return _MOST
     return max(_FEWEST, min(_MOST, (allowed - _OTHER_FILES) // _SHARES))
+
+
+class Unsettled(Protocol):
+    """Takes note of keys to be asked for again: at which node after ASKING (`ask`), whether only
+    after a pause (`waits`), and what to say if that goes on for too long."""
+
+    again: list[bytes]
+    ask: dict[bytes, Address]
+    waits: bool
+    complaint: str
 
 
 class Links:
@@ -149,22 +164,66 @@ class Links:
             routes[owners[slot]].append(position)
         return routes
 
-    def moved(self, key: bytes, error: object, by: Address | None) -> None:
-        """A node said that another one, a primary, serves this key's slot."""
-        address = self.announced(error, by)
-        if address == by:
+    def redirected(
+        self, key: bytes, error: object, by: Address | None, name: str, noted: Unsettled
+    ) -> None:
+        """A cluster's node said that another one serves a key's slot (MOVED), or just now the key
+        (ASK): ask there next, if that is a node.
+
+        Args:
+            by, name: the node that said so.
+            noted: takes note of the key.
+        """
+        word, announced = str(error).partition(" ")[0], self._announced(error, by)
+        told = f"The {self.side} at {name} redirects to {format_address(announced)} ({word})"
+        address = self._node(announced)
+        noted.again.append(key)
+        if address is None:
+            # Where the topology was read a moment ago it is not read again for each such key; the
+            # next try finds a node that has joined since.
+            noted.waits = True
+            noted.complaint = (
+                f"{told}, which is none of the nodes that the cluster itself names: nothing is "
+                "sent there."
+            )
+            return
+        noted.complaint = f"{told}, and to follow that settles nothing."
+        if word == "ASK":
+            noted.ask[key] = address
+        elif address == by:
             # Nodes of one port without names (`unknown-endpoint`): CLUSTER NODES tells them apart.
             self.refresh()
-            return
-        if address not in self._places and self.dialer.read_from != "primary":
-            self.refresh()
-        self._owners[key_slot(key)] = self._places.get(address, address)
+        else:
+            self._owners[key_slot(key)] = self._places.get(address, address)
 
-    def announced(self, error: object, by: Address | None) -> Address:
+    def redirected_alone(self, error: object, name: str) -> RumpxError:
+        """What to say of a single server that answers with a redirection."""
+        place, flag = format_address(self._announced(error, None)), flag_of(self.side)
+        return unusable(self.side)(
+            f"The {self.side} at {name} redirects to {place} ({error}), as a node of a cluster "
+            f"does, but is served as one server: nothing is sent to {place}. If it is a cluster's "
+            f"node now, give {flag}-cluster yes."
+        )
+
+    def _announced(self, error: object, by: Address | None) -> Address:
         """Where a redirection leads: without a host it is the answering node's own."""
         address = redirection(error)
         assert address is not None  # `classify` calls the others no redirections
         return address if address[0] else (by[0] if by else "", address[1])
+
+    def _node(self, name: Address) -> Address | None:
+        """Where to dial the node of that name; None if the cluster has none, also when asked anew.
+        (A primary whose replica is to be read is looked for again, too.)"""
+        address = self._called(name)
+        if address in self._places or (address and self.dialer.read_from == "primary"):
+            return address
+        self.refresh()
+        return self._called(name)
+
+    def _called(self, name: Address) -> Address | None:
+        """As `_node`, as far as is known; also by the address to which the user mapped a node's."""
+        mapped = [here for here, there in self.dialer.endpoint.address_map if there == name]
+        return next(filter(None, map(self._topology.called, [name, *mapped])), None)
 
     def trouble(self, address: Address | None) -> str:
         """Why a node does not answer on a new connection; "" if it does."""

@@ -1,8 +1,9 @@
 """How long keys are tried again that could not be settled, and with which pauses.
 
-After a redirection at once, after trouble with a pause that grows; after `retry_for` seconds
-without any success the run gives up. Before keys are tried after trouble, the topology is read
-anew.
+After a first redirection at once, after trouble with a pause that grows; after `retry_for` seconds
+without any success the run gives up. A second redirection without any success in between is trouble
+too: a slot that has moved is found by one, and who sends us round and round may do so for ever.
+Before keys are tried after trouble, the topology is read anew.
 """
 
 from __future__ import annotations
@@ -19,8 +20,6 @@ from rumpx.errors import TemporaryError
 
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0
-# Redirections that lead on and on are trouble too.
-_PATIENT_TRIES: Final = 3
 
 
 class Patience:
@@ -63,9 +62,13 @@ class Patience:
     def before_next_try(self, *, trouble: bool, complaint: str) -> Task[None]:
         """Wait as long as makes sense; a task.
 
+        Args:
+            trouble: whether a first try may not be made at once.
+
         Raises:
             TemporaryError: nothing was settled for `retry_for` seconds.
         """
+        trouble = trouble or self._tries > 0
         if trouble:
             self._trouble_since = self._trouble_since or time.monotonic()
             if time.monotonic() - self._trouble_since > self._retry_for:
@@ -74,7 +77,7 @@ class Patience:
                     "is over."
                 )
         self._tries += 1
-        if trouble or self._tries > _PATIENT_TRIES:
+        if trouble:
             pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._tries - 1, 10))
             yield Pause(pause * random.uniform(0.5, 1.0))
             for links in self._links:

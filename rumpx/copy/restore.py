@@ -270,19 +270,16 @@ class RestoreWriter:
     def _error(
         self, records: Records, position: int, error: object, request: _Request, result: Written
     ) -> None:
-        key = records.keys[position]
+        key, name = records.keys[position], request.connection.name
         verdict = classify(error)
         match verdict.kind:
-            case Kind.MOVED:
-                self.links.moved(key, error, request.node)
-                result.again.append(key)
-            case Kind.ASK:
-                result.again.append(key)
-                result.ask[key] = self.links.announced(error, request.node)
+            case (Kind.MOVED | Kind.ASK) if self.links.cluster:
+                self.links.redirected(key, error, request.node, name, result)
+            case Kind.MOVED | Kind.ASK:
+                result.fatal = result.fatal or self.links.redirected_alone(error, name)
             case Kind.TEMPORARY | Kind.ABORTED:
                 if str(error).startswith("READONLY"):
                     self.links.drop(request.node)
-                name = request.connection.name
                 self._repeat(result, [key], f"The target at {name}: {error}.")
             case Kind.BUSY_KEY:
                 result.busy.append(key)

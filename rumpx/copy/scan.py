@@ -9,7 +9,9 @@ Of a replica the identity says more (`servers/replicas`), and one that is not fi
 as unreachable. A walk again begins when it has caught up once more.
 
 Filters: one `--match` or a prefix is pushed down to SCAN, one `--type` likewise where the server
-has SCAN … TYPE; all else is decided here, on the key's bytes or by asking TYPE.
+has SCAN … TYPE; all else is decided here, on the key's bytes or by asking TYPE. What comes back is
+checked against `--match` and prefix all the same. Not against a type that was pushed down: only the
+server that is not believed could be asked for it again, and it may change until the key is read.
 
 A key is handed on once, as far as `lately` can tell. At the end of a part of a table a reply
 reaches into the next part. The keys there are asked for once more, from the part's end up to where
@@ -24,7 +26,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -96,24 +98,34 @@ class _UnprovenCursor(Exception):
     """A cursor that the arithmetic does not allow."""
 
 
-def name_tests(scope: Scope) -> list[Callable[[bytes], object]]:
-    """What of a scope SCAN leaves to us: tests that the names of keys in scope pass. (One glob
-    alone is SCAN's MATCH.)"""
-    tests: list[Callable[[bytes], object]] = []
-    if len(scope.match) > 1:
-        wanted = [compile_glob(glob).fullmatch for glob in scope.match]
-        tests.append(lambda key: any(match(key) for match in wanted))
+NameTest = Callable[[bytes], object]
+
+
+def name_tests(scope: Scope) -> list[NameTest]:
+    """Tests that the names of keys in scope pass."""
+    tests: list[NameTest] = []
+    if scope.match:
+        tests.append(_any_glob(scope.match))
     if scope.exclude:
         unwanted = [compile_glob(glob).fullmatch for glob in scope.exclude]
         tests.append(lambda key: not any(match(key) for match in unwanted))
     return tests
 
 
-def key_filter(
-    partition: Partition, scope: Scope, sample: float = 1.0
-) -> Callable[[bytes], bool] | None:
+def _any_glob(globs: Sequence[bytes]) -> NameTest:
+    # One alone was SCAN's MATCH: the server has decided by its own order of bytes, whichever that
+    # is. Both orders are nearly always one and the same pattern.
+    orders = (True, False) if len(globs) == 1 else (True,)
+    patterns = {compile_glob(glob, signed=signed) for glob in globs for signed in orders}
+    wanted = [pattern.fullmatch for pattern in patterns]
+    return wanted[0] if len(wanted) == 1 else lambda key: any(match(key) for match in wanted)
+
+
+def key_filter(partition: Partition, scope: Scope, sample: float = 1.0) -> NameTest | None:
     """What a walk decides on a key's bytes by itself; None where it keeps every key."""
     tests = name_tests(scope)
+    if (prefix := partition.prefix) is not None:
+        tests.append(lambda key: key.startswith(prefix))
     if partition.beside:
         tests.append(lambda key: not key.startswith(partition.beside))
     if (slots := partition.slots) is not None:
@@ -123,7 +135,9 @@ def key_filter(
         # for both sides.
         below = int(sample * 2**32)
         tests.append(lambda key: hash(key) & 0xFFFFFFFF < below)
-    return (lambda key: all(test(key) for test in tests)) if tests else None
+    if len(tests) < 2:
+        return tests[0] if tests else None
+    return lambda key: all(test(key) for test in tests)
 
 
 def scan_options(partition: Partition, settings: ScanSettings) -> list[Argument]:

@@ -32,6 +32,7 @@ from rumpx.servers.slots import SLOTS
 from rumpx.servers.topology import Node, OwnView, Topology, marked, own_view, read_topology
 
 _POLL_SECONDS: Final = 1.0
+_LAST_POLL_SECONDS: Final = 1.0
 
 T = TypeVar("T")
 SlotOwner = tuple[int, int, Address | None]
@@ -87,6 +88,8 @@ class SlotWatch:
         self._disturbed: set[int] = set(disturbed)
         self._excused: set[int] = set()
         self._ranges: tuple[SlotOwner, ...] | None = None
+        # Questions wait for servers, which those who only look at the books must not.
+        self._asking = threading.Lock()
         self._lock = threading.Lock()
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
@@ -106,7 +109,7 @@ class SlotWatch:
         """
         if not self._topology.cluster:
             return None
-        with self._lock:
+        with self._asking:
             known = [node.address for node in self._topology.nodes if node.address]
             self._topology = read_topology(self._dialer, known)
             views = {}
@@ -119,7 +122,8 @@ class SlotWatch:
                 finally:
                     connection.close()
             seen = SlotViews(self._topology, views)
-            self._compare(seen)
+            with self._lock:
+                self._compare(seen)
             return seen
 
     def _compare(self, seen: SlotViews) -> None:
@@ -156,10 +160,10 @@ class SlotWatch:
             self._excused |= slots
 
     def stop(self) -> None:
-        """End the thread."""
+        """End the thread; one that waits for a server ends when that answers, or is given up."""
         self._end.set()
         if self._thread:
-            self._thread.join()
+            self._thread.join(_LAST_POLL_SECONDS)
 
     def _watch(self) -> None:
         while not self._end.wait(_POLL_SECONDS):

@@ -3,9 +3,9 @@ r"""Redis's glob patterns on bytes, exactly as the server's `stringmatchlen` rea
 Not fnmatch: `[^a]` negates, `\` escapes (also inside brackets), a range may be written backwards,
 an unclosed bracket ends with the pattern, and the empty key matches no pattern but `*` and the
 empty one. In a range, bytes from 0x80 on stand before all others, since C's `char` is signed on
-x86; a server on ARM reads a range that holds both kinds the other way. A glob becomes one regular
-expression; each `*` and what follows it up to the next `*` is an atomic group, so that matching
-takes time linear in the number of stars.
+x86; a server on ARM reads a range that holds both kinds the other way, as with `signed=False`. A
+glob becomes one regular expression; each `*` and what follows it up to the next `*` is an atomic
+group, so that matching takes time linear in the number of stars.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def escape(prefix: bytes) -> bytes:
     return _SPECIAL.sub(rb"\\\1", prefix)
 
 
-def compile_glob(glob: bytes) -> re.Pattern[bytes]:
+def compile_glob(glob: bytes, *, signed: bool = True) -> re.Pattern[bytes]:
     """A pattern whose `fullmatch` answers what the server's MATCH answers for a key."""
     if glob == b"*":
         return re.compile(rb"(?s:.*)")
@@ -31,7 +31,7 @@ def compile_glob(glob: bytes) -> re.Pattern[bytes]:
             pieces.append(b"")
             position += 1
         else:
-            piece, position = _one_byte(glob, position)
+            piece, position = _one_byte(glob, position, signed)
             pieces[-1] += piece
     head, *rest = pieces
     if not rest:
@@ -41,20 +41,20 @@ def compile_glob(glob: bytes) -> re.Pattern[bytes]:
     return re.compile(rb"(?s:(?!\Z)%b%b.*%b)" % (head, middle, rest[-1]))
 
 
-def _one_byte(glob: bytes, position: int) -> tuple[bytes, int]:
+def _one_byte(glob: bytes, position: int, signed: bool) -> tuple[bytes, int]:
     """The expression for the element at `position`, which takes one byte, and where it ends."""
     byte = glob[position : position + 1]
     if byte == b"?":
         return b".", position + 1
     if byte == b"[":
-        return _bracket(glob, position + 1)
+        return _bracket(glob, position + 1, signed)
     if byte == b"\\" and position + 1 < len(glob):
         position += 1
         byte = glob[position : position + 1]
     return re.escape(byte), position + 1
 
 
-def _bracket(glob: bytes, position: int) -> tuple[bytes, int]:
+def _bracket(glob: bytes, position: int, signed: bool) -> tuple[bytes, int]:
     """The bytes between brackets, as a class of hex escapes; position is after the `[`."""
     negated = glob[position : position + 1] == b"^"
     position += negated
@@ -64,7 +64,8 @@ def _bracket(glob: bytes, position: int) -> tuple[bytes, int]:
             position += 1
             members.add(glob[position])
         elif glob[position + 1 : position + 2] == b"-" and position + 2 < len(glob):
-            low, high = sorted((_signed(byte), _signed(glob[position + 2])))
+            ends = byte, glob[position + 2]
+            low, high = sorted(map(_signed, ends) if signed else ends)
             members.update(number & 0xFF for number in range(low, high + 1))
             position += 2
         else:

@@ -82,19 +82,27 @@ class Node:
 class Topology:
     """The primaries of an endpoint; `ids` are those of all nodes of a cluster, also replicas.
 
-    `notes` say of which nodes the primary is read, although a replica was wished for.
+    `notes` say of which nodes the primary is read, although a replica was wished for. `names` lead
+    from all names that CLUSTER NODES has for any node, also for one without slots, to the address
+    at which that node is dialled.
     """
 
     cluster: bool
     nodes: tuple[Node, ...]
     ids: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
+    names: Mapping[Address, Address] = field(default_factory=dict, compare=False)
 
     @property
     def known(self) -> list[Address]:
         """Cluster nodes that may be asked what the cluster is."""
         places = [address for node in self.nodes for address in (node.address, node.primary)]
         return list(dict.fromkeys(address for address in places if address))
+
+    def called(self, name: Address) -> Address | None:
+        """The address at which a node of that name is dialled; None if no node has it."""
+        own = {place for node in self.nodes for place in (node.address, *node.replicas)}
+        return name if name in own.union(self.known) else self.names.get(name)
 
     def primaries(self) -> Topology:
         """The same without replicas in the place of primaries."""
@@ -171,14 +179,14 @@ def _ask(dialer: Dialer, connection: Connection, seed: Address | None) -> Topolo
     if isinstance(reply, bytes):
         text = reply.decode(errors="backslashreplace")
         told = told_addresses(places, host)
+        hostnames = dialer.endpoint.tls is not None
         try:
-            nodes = parse_cluster_nodes(
-                text, host, hostnames=dialer.endpoint.tls is not None, told=told
-            )
+            nodes = parse_cluster_nodes(text, host, hostnames=hostnames, told=told)
+            names = parse_names(text, host, hostnames=hostnames, told=told)
         except (ValueError, IndexError):
             raise _unreadable(dialer, connection, "NODES") from None
         ids = frozenset(line.partition(" ")[0] for line in text.splitlines())
-        return Topology(cluster=True, nodes=nodes, ids=ids)
+        return Topology(cluster=True, nodes=nodes, ids=ids, names=names)
     if not refused(reply):
         if "cluster support disabled" in str(reply) and not forced:
             return STANDALONE
@@ -255,6 +263,23 @@ def parse_cluster_nodes(
         Node(address, node_id, slots, tuple(replicas.get(node_id, ())), mark=mark)
         for node_id, address, slots, mark in sorted(primaries, key=lambda primary: primary[2])
     )
+
+
+def parse_names(
+    text: str,
+    host: str,
+    *,
+    hostnames: bool = False,
+    told: Mapping[str, Address] = MappingProxyType({}),
+) -> dict[Address, Address]:
+    """CLUSTER NODES → where to dial each node, by each of its names; see `parse_cluster_nodes`."""
+    names: dict[Address, Address] = {}
+    for line in text.splitlines():
+        node_id, place = line.split(" ")[:2]
+        ip, hostname = (_node_address(place, host, named) for named in (False, True))
+        called = told.get(node_id) or (hostname if hostnames else ip)
+        names |= {name: called for name in (ip, hostname) if name not in names}
+    return names | {called: called for called in names.values()}
 
 
 def _node_address(text: str, host: str, hostnames: bool) -> Address:

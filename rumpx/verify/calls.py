@@ -35,12 +35,15 @@ class _Sent:
 
 @dataclass(slots=True)
 class _Round:
-    """What came of asking for some keys once. `asked` says where to ask, after ASKING."""
+    """What came of asking for some keys once. `asked` says where it was done after ASKING, and
+    `ask` where that is to be done next; `waits` and `complaint` as in Unsettled."""
 
     asked: dict[bytes, Address]
     answers: dict[bytes, Reply] = field(default_factory=dict)
     again: list[bytes] = field(default_factory=list)
+    ask: dict[bytes, Address] = field(default_factory=dict)
     lost: list[Lost] = field(default_factory=list)
+    waits: bool = False
     complaint: str = ""
 
 
@@ -90,7 +93,7 @@ class Calls:
             before = len(answers)
             again: list[bytes] = []
             blamed: list[tuple[Lost, bool]] = []
-            complaint = ""
+            waits, complaint = False, ""
             for part, alone in parts:
                 permit = yield from self._intake.leave(alone=alone)
                 try:
@@ -99,6 +102,8 @@ class Calls:
                     self._intake.release(permit)
                 answers |= came.answers
                 again += came.again
+                asked |= came.ask
+                waits |= came.waits
                 blamed += [(lost, alone) for lost in came.lost]
                 complaint = came.complaint or complaint
             if not patient:
@@ -109,7 +114,7 @@ class Calls:
                 return answers
             if len(answers) > before:
                 patience.succeeded()
-            yield from patience.before_next_try(trouble=bool(complaint), complaint=complaint)
+            yield from patience.before_next_try(trouble=waits, complaint=complaint)
             for lost, alone in blamed:
                 if (yield from patience.until_well(self.links, lost)):
                     suspects.acquit()
@@ -130,7 +135,7 @@ class Calls:
         asked: dict[bytes, Address],
         needed: bool,
     ) -> Task[_Round]:
-        """Ask for keys once; takes its keys out of `asked`, and adds to it."""
+        """Ask for keys once; takes its keys out of `asked`."""
         came = _Round({key: asked.pop(key) for key in keys if key in asked})
         sent = self._send(command, db, keys, came)
         outcomes = yield [
@@ -145,14 +150,11 @@ class Calls:
                 came.answers.update(zip(part.keys, replies, strict=True))
                 continue
             for key, reply in zip(part.keys, replies, strict=True):
-                if is_error(reply) and self._again(key, reply, part, asked):
-                    came.again.append(key)
-                    if classify(reply).kind is Kind.TEMPORARY:
-                        came.complaint = f"The {self.links.side} answered: {reply!s}."
-                else:
-                    if needed:
-                        self._refuse(reply, part, name)
-                    came.answers[key] = reply
+                if is_error(reply) and self._again(key, reply, part, came):
+                    continue
+                if needed:
+                    self._refuse(reply, part, name)
+                came.answers[key] = reply
         return came
 
     def _send(
@@ -163,8 +165,7 @@ class Calls:
             try:
                 connection = self.links.connect(node, db)
             except ConnectionLost as error:
-                came.again += group
-                came.complaint = str(error)
+                self._repeat(came, group, str(error))
                 continue
             try:
                 before = ASKING if asking else b""
@@ -179,9 +180,13 @@ class Calls:
     ) -> None:
         if fatal := refusal(error, self.links.side):
             raise fatal
-        came.again += keys
         came.lost.append(Lost(keys, self.links.side, node, error, {}, self.links.dialer.timeout))
-        came.complaint = str(error)
+        self._repeat(came, keys, str(error))
+
+    def _repeat(self, came: _Round, keys: list[bytes], complaint: str) -> None:
+        came.again += keys
+        came.waits = True
+        came.complaint = complaint
 
     def _routes(
         self, keys: list[bytes], asked: dict[bytes, Address]
@@ -194,20 +199,19 @@ class Calls:
         ]
         return parts + [(node, [key], True) for key, node in asked.items()]
 
-    def _again(
-        self, key: bytes, reply: Reply, part: _Sent, asked: dict[bytes, Address]
-    ) -> bool:
-        """Whether the key is to be asked for again."""
+    def _again(self, key: bytes, reply: Reply, part: _Sent, came: _Round) -> bool:
+        """Whether the key is to be asked for again, which is noted then."""
+        name = part.connection.name
         match classify(reply).kind:
-            case Kind.MOVED:
-                self.links.moved(key, reply, part.node)
-                return True
-            case Kind.ASK:
-                asked[key] = self.links.announced(reply, part.node)
+            case Kind.MOVED | Kind.ASK:
+                if not self.links.cluster:
+                    raise self.links.redirected_alone(reply, name)
+                self.links.redirected(key, reply, part.node, name, came)
                 return True
             case Kind.TEMPORARY | Kind.FULL:
                 if str(reply).startswith("READONLY"):
                     self.links.drop(part.node)
+                self._repeat(came, [key], f"The {self.links.side} at {name} answered: {reply!s}.")
                 return True
         return False
 
