@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from rumpx.errors import plain
 from rumpx.servers.resp import Connection
 from rumpx.servers.upstream import Upstream, parse_upstream
 
@@ -85,7 +84,7 @@ class ServerInfo:
 def info_fields(text: str) -> dict[str, str]:
     """INFO's text by field."""
     pairs = (line.split(":", 1) for line in text.splitlines() if ":" in line)
-    return {name: plain(value) for name, value in pairs}
+    return dict(pairs)
 
 
 def parse_info(text: str) -> ServerInfo:
