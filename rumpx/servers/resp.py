@@ -35,7 +35,7 @@ from typing import Any, Final, cast
 
 import hiredis
 
-from rumpx.errors import ConnectionLost, plain
+from rumpx.errors import ConnectionLost, Side, plain
 from rumpx.servers.replies import is_farewell
 
 Reply = bytes | int | None | list["Reply"] | hiredis.ReplyError
@@ -187,13 +187,17 @@ class Connection:
         sock: connected; its timeout bounds each wait.
         name: `host:port` or a path, for messages.
         db: the database that is selected.
+        side: which of the two servers it is, for messages.
 
     Attributes:
         id: the server's number of it, where that was asked for and told.
     """
 
-    def __init__(self, sock: socket.socket, name: str, db: int = 0) -> None:
+    def __init__(
+        self, sock: socket.socket, name: str, db: int = 0, side: Side = "source"
+    ) -> None:
         self.name = name
+        self.side: Side = side
         self.db = db
         self.id: int | None = None
         self.closed = False
