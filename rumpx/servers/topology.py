@@ -179,6 +179,11 @@ def _ask(dialer: Dialer, connection: Connection, seed: Address | None) -> Topolo
             )
         except (ValueError, IndexError):
             raise misshapen(connection, "CLUSTER NODES") from None
+        if not nodes:
+            raise unusable(dialer.side)(
+                f"The {dialer.side} at {connection.name} is of a cluster of which no primary "
+                "serves a slot; repair it first (CLUSTER NODES shows that)."
+            )
         ids = frozenset(line.partition(" ")[0] for line in text.splitlines())
         return Topology(cluster=True, nodes=nodes, ids=ids)
     if not is_error(reply):
