@@ -3,6 +3,7 @@ command, with the side's exit code, or does without the answer; never with a tra
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -112,7 +113,8 @@ def test_an_answer_that_is_none_ends_a_copy(
     sides[side].answers[command] = answer
     code, told = play(sides, "copy", "--on-conflict", "replace")
     assert code == CODES[side], told
-    assert f"The {side} at 127.0.0.1:" in told and (command in told or "certificate" in told)
+    assert f"The {side} at " in told
+    assert command in told or "cannot be reached" in told
 
 
 @pytest.mark.parametrize("what", ["check", "verify"])
@@ -220,35 +222,27 @@ FIELDS = st.sampled_from(
 
 @given(st.dictionaries(FIELDS | st.text(max_size=9), WORDS | st.just("slave")))
 def test_info_of_anything(fields: dict[str, str]) -> None:
-    try:
+    with contextlib.suppress(ValueError):
         parse_info("\r\n".join(f"{name}:{value}" for name, value in fields.items()))
-    except ValueError:
-        pass
 
 
 @given(REPLIES)
 def test_a_time_of_anything(reply: Any) -> None:
-    try:
+    with contextlib.suppress(ValueError, TypeError):
         assert milliseconds(reply) >= 0
-    except (ValueError, TypeError):
-        pass
 
 
 @given(st.text() | st.lists(WORDS, max_size=12).map(" ".join))
 def test_cluster_nodes_of_anything(text: str) -> None:
-    try:
+    with contextlib.suppress(ValueError, IndexError):
         parse_cluster_nodes(text, "h")
-    except (ValueError, IndexError):
-        pass
 
 
 @given(st.lists(REPLIES, max_size=4))
 def test_cluster_slots_of_anything(reply: list[Any]) -> None:
     told_addresses(reply, "h")
-    try:
+    with contextlib.suppress(ValueError):
         parse_cluster_slots(reply, "h")
-    except ValueError:
-        pass
 
 
 @given(st.integers(0, MOST))
@@ -256,7 +250,7 @@ def test_whole_numbers(number: int) -> None:
     assert whole(str(number)) == whole(b"%d" % number) == number
 
 
-@pytest.mark.parametrize("text", ["", "-1", "+1", " 1", "1_0", "²", "٣", "nan", "9" * 19, "9" * 5000])
+@pytest.mark.parametrize("text", ["", "-1", "+1", " 1", "1_0", "²", "nan", "9" * 19, "9" * 5000])
 def test_numbers_that_are_none(text: str) -> None:
     with pytest.raises(ValueError):
         whole(text)

@@ -205,6 +205,8 @@ def milliseconds(time_reply: Sequence[Any]) -> float:
     Raises:
         ValueError, TypeError: that is no time.
     """
+    if not isinstance(time_reply, list):
+        raise TypeError("not a list")
     seconds, microseconds = time_reply
     if isinstance(seconds, bytes) and isinstance(microseconds, bytes):
         seconds, microseconds = whole(seconds), whole(microseconds)  # some services tell numbers
