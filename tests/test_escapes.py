@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import itertools
 import json
 import re
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rumpx.check.document import (
@@ -36,7 +35,7 @@ from rumpx.report.jobs import job_lines
 from rumpx.report.jsonl import json_lines, summary_json
 from rumpx.report.lines import lines, text_log
 from rumpx.report.metrics import metrics_of
-from rumpx.report.snapshot import Held, NodeStat, Snapshot, Summary
+from rumpx.report.snapshot import Held, NodeStat, Snapshot
 from rumpx.report.status import status_lines
 from rumpx.report.summary import render_summary, summary_lines
 from rumpx.report.tables import render_record
@@ -188,6 +187,7 @@ def test_what_is_legible_stays_what_it_is(text: str) -> None:
     assert once == text or not text.isprintable()
 
 
+@settings(deadline=None, max_examples=15)
 @given(st.text().filter(lambda text: "\0" not in text and text.isascii()))
 def test_words_for_a_shell_can_be_pasted(text: str) -> None:
     word = shell_words(text)
@@ -346,10 +346,10 @@ def test_names_of_files_among_the_jobs(evil: Hostile, server: StartServer, tmp_p
     assert rumpx(*ends(evil, server("7.0")), *folder, "--job", "j").returncode == 0
     (tmp_path / "j.ledger").rename(tmp_path / f"{EVIL.replace('/', '')}.ledger")
     (tmp_path / f"torn{EVIL.replace('/', '')}.ledger").write_bytes(b"no ledger")
-    for words, files in itertools.product([("jobs",), ("jobs", "--prune")], [SHOWN]):
+    for words in [("jobs",), ("jobs", "--prune")]:
         done = rumpx(*words, *folder)
         assert is_clean(done.stdout + done.stderr)
-        assert files in done.stdout
+        assert SHOWN in done.stdout
 
 
 def test_a_config_file(tmp_path: Path) -> None:
@@ -359,11 +359,3 @@ def test_a_config_file(tmp_path: Path) -> None:
     done = rumpx("--config", str(config), "--from", "redis://h", "--to", "redis://g")
     assert done.returncode == 2
     assert is_clean(done.stderr) and SHOWN in done.stderr
-
-
-def test_a_ledger_whose_job_has_another_name(tmp_path: Path) -> None:
-    """A ledger's words are drawn as a Record (above); here they are a Summary's."""
-    summary = records.throttled().summary
-    assert isinstance(summary, Summary)
-    text = said(*summary_lines(dataclasses.replace(summary, job=EVIL, source=EVIL)))
-    assert is_clean(text) and SHOWN in text
