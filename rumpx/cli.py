@@ -33,6 +33,7 @@ from rumpx.parsers import (
     build_resume_parser,
     build_verify_parser,
 )
+from rumpx.text import say
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -78,7 +79,7 @@ def _guarded(
         return error.exit_code, error
     except KeyboardInterrupt:
         with suppress(OSError):
-            print("rumpx: Stopped.", file=sys.stderr)
+            say("rumpx: Stopped.")
         return 128 + signal.SIGINT, Interrupted("Stopped.", signal.SIGINT)
     except BrokenPipeError:
         return 1, None
@@ -93,14 +94,14 @@ def _guarded(
 
 def _tell(error: RumpxError, told: Callable[[RumpxError], bool]) -> None:
     if error.__cause__ is not None:  # nobody foresaw it: whoever mends it needs to know where
-        traceback.print_exception(error.__cause__)
+        say(*"".join(traceback.format_exception(error.__cause__)).rstrip().split("\n"))
     if told(error):
         return
     # Of a run that was interrupted its summary tells.
     if not (isinstance(error, Interrupted) and error.summary):
-        print(f"rumpx: {error}", file=sys.stderr)
+        say(f"rumpx: {error}")
     if error.resume:
-        print(error.resume, file=sys.stderr)
+        say(error.resume)
 
 
 def _demo(words: list[str]) -> int:
@@ -195,7 +196,7 @@ def _jobs(words: list[str]) -> int:
 
     folder = state_folder(arguments.state_dir)
     if not arguments.prune:
-        return _print("\n".join(job_lines(all_jobs(folder))))
+        return _print(*job_lines(all_jobs(folder)))
     removed = prune(folder)
     return _print(f"Removed {len(removed)}: {', '.join(removed)}." if removed else "None is done.")
 
@@ -214,7 +215,7 @@ def _ctl(words: list[str]) -> int:
     answer = ask(running_job(Place(arguments.state_dir, name)), request)
     if arguments.json:
         return _print(json.dumps(answer))
-    return _print("\n".join(status_lines(answer)) or "Done.")
+    return _print(*(status_lines(answer) or ["Done."]))
 
 
 def _report(words: list[str]) -> int:
@@ -259,7 +260,7 @@ def _checked(request: CheckRequest, *, as_json: bool) -> int:
     if as_json:
         import json
 
-        _print(json.dumps(checkup.to_json(), indent=2))
+        _print(*json.dumps(checkup.to_json(), indent=2).splitlines())
     else:
         from rumpx.report.checkup import Report
 
@@ -267,22 +268,22 @@ def _checked(request: CheckRequest, *, as_json: bool) -> int:
     return checkup.exit_code
 
 
-def _print(text: str) -> int:
+def _print(*lines: str) -> int:
     """Print on standard output; returns 0, the exit code of a command that has done so."""
-    from rumpx.report.files import print_text
+    from rumpx.report.files import standard_output
 
-    print_text(text)
+    with standard_output():
+        say(*lines, stream=sys.stdout)
     return 0
 
 
 def _print_rich(drawn: RenderableType) -> None:
     """Print for people on standard output."""
-    from rich.console import Console
-
+    from rumpx.report.draw import console
     from rumpx.report.files import standard_output
 
     with standard_output():
-        Console(soft_wrap=False, highlight=False).print(drawn)
+        console(sys.stdout).print(drawn)
 
 
 def _verify(words: list[str]) -> int:
@@ -383,12 +384,11 @@ def _ignore_signals() -> None:
 
 def _ask(question: str) -> Policy | None:
     """Ask on the terminal what to do with keys that the target has."""
-    print(
-        f"{question}\nFor keys that both have: [r]eplace the target's, [s]kip them, [f]ail (list "
-        "them), or anything else to leave it: ",
+    say(question)
+    say(
+        "For keys that both have: [r]eplace the target's, [s]kip them, [f]ail (list them), or "
+        "anything else to leave it: ",
         end="",
-        file=sys.stderr,
-        flush=True,
     )
     answer = sys.stdin.readline().strip().lower()[:1]
     answers: dict[str, Policy] = {"r": "replace", "s": "skip", "f": "fail"}
@@ -402,12 +402,15 @@ def _print_completion(parser: argparse.ArgumentParser, shell: str) -> int:
         raise UsageError(
             "--print-completion needs the package shtab: pip install 'rumpx[completion]'."
         ) from None
-    return _print(shtab.complete(parser, shell))
+    from rumpx.report.files import print_text
+
+    print_text(shtab.complete(parser, shell))
+    return 0
 
 
 def _confirm(question: str, control: Control) -> bool:
     """Ask on the terminal for leave to delete; False also when a signal stops the run."""
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    say(f"{question} [y/N] ", end="")
     while not control.stops:
         ready, _, _ = select.select([sys.stdin, control.wakened], [], [])
         if sys.stdin in ready:

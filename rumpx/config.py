@@ -36,7 +36,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +44,7 @@ from typing import Any, Final
 from rumpx.errors import UsageError, printable
 from rumpx.parsers import build_parser
 from rumpx.report.files import writable_by_others
+from rumpx.text import say
 
 NOT_IN_FILES: Final = ("help", "version", "print-completion", "dry-run", "config")
 _COMMA_LISTS: Final = ("type", "prefixes")
@@ -129,7 +129,7 @@ def _read_toml(path: str) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
         if reason := writable_by_others(Path(path)):
             # It names commands to run, and files with passwords.
-            print(f"rumpx: {_place(path)} is obeyed, though {reason}.", file=sys.stderr)
+            say(f"rumpx: {_place(path)} is obeyed, though {reason}.")
         return tomllib.loads(text)
     except OSError as error:
         reason = f"it cannot be read: {error.strerror}"

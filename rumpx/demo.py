@@ -24,7 +24,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -42,6 +41,7 @@ from rumpx.job import Progress
 from rumpx.report.files import print_text
 from rumpx.report.snapshot import Summary
 from rumpx.servers.resp import Connection, encode
+from rumpx.text import say
 from rumpx.values.compare import differing
 from rumpx.values.reading import Reader
 
@@ -73,10 +73,10 @@ def run(workers: int, keys: int, progress: Progress) -> int:
         Server(password=secrets.token_urlsafe()) as target,
         _deaths_told(source, target),
     ):
-        _say(f"Two servers run on ports {source.port} and {target.port}: {source.program}")
+        say(f"Two servers run on ports {source.port} and {target.port}: {source.program}")
         began = time.perf_counter()
         fill(source, keys, SEED)
-        _say(f"The first was filled with {keys:,} keys in {time.perf_counter() - began:.1f} s.")
+        say(f"The first was filled with {keys:,} keys in {time.perf_counter() - began:.1f} s.")
         summary = _copy(source, target, workers, progress)
         if summary.exit_code != EXIT_OK:
             counts = summary.counts
@@ -84,7 +84,7 @@ def run(workers: int, keys: int, progress: Progress) -> int:
                 f"The copy {summary.state}: {counts.copied:,} copied, {counts.failed:,} failed."
             )
             return summary.exit_code
-        _say("Comparing every key …")
+        say("Comparing every key …")
         compared, different = _compare(source, target)
     if different:
         print_text(f"{different:,} of {compared:,} keys differ after the copy.")
@@ -109,10 +109,6 @@ def _copy(source: Server, target: Server, workers: int, progress: Progress) -> S
             state_dir=folder,
             retry_for=_RETRY_SECONDS,
         )
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from rumpx.report.display import Display, Several, Silent, beside, choose, open_
 from rumpx.report.files import STDOUT, check_writable, private, write_text
 from rumpx.report.series import Recorder
 from rumpx.report.snapshot import SUMMARY_VERSION, Snapshot, State, Summary, Verification
+from rumpx.text import say
 
 if TYPE_CHECKING:
     from rumpx.report.metrics import Metrics
@@ -180,15 +181,15 @@ class Outputs:
         from rumpx.report.summary import render_summary, summary_lines
 
         if self._drawn == "bar":
-            from rich.console import Console
+            from rumpx.report.draw import console
 
-            Console(stderr=True).print("", render_summary(result))
+            console(sys.stderr).print("", render_summary(result))
         elif self._drawn == "json" or (self._drawn == "line" and self._logs_json):
             from rumpx.report.jsonl import summary_json
 
-            print(summary_json(result), file=sys.stderr)
+            say(summary_json(result))
         elif self._drawn == "line" or result.exit_code:
-            print("\n".join(summary_lines(result)), file=sys.stderr)
+            say(*summary_lines(result))
 
     @property
     def _logs_json(self) -> bool:
@@ -205,15 +206,14 @@ class Outputs:
 
         self._write_log(error_json(error))
         if self._drawn == "line":
-            print(error_json(error), file=sys.stderr)
+            say(error_json(error))
         return self._drawn == "line"
 
     def _write_log(self, *lines: str) -> None:
         if self._log is None:
             return
         try:
-            self._log.write("".join(f"{line}\n" for line in lines))
-            self._log.flush()
+            say(*lines, stream=self._log)
         except OSError as error:
             _complain(f"The log {self._wanted.log_file} cannot be written: {error.strerror}.")
             self._log = None
@@ -363,4 +363,4 @@ def _tell_of_old(flag: str, path: str) -> None:
 
 def _complain(text: str) -> None:
     with suppress(OSError):
-        print(f"rumpx: {text}", file=sys.stderr)
+        say(f"rumpx: {text}")

@@ -46,6 +46,7 @@ from rumpx.report.sections import (
 from rumpx.report.series import Point, held_seconds
 from rumpx.report.snapshot import KeyFailure, Summary
 from rumpx.report.tables import render_record
+from rumpx.text import legible
 from support import records
 from support.browser import Seen, Watched, open_browser, opened, overlaps
 
@@ -441,7 +442,7 @@ def tables(record: Record) -> Iterator[Table]:
 
 @every
 def test_page_and_terminal_say_the_same(name: str) -> None:
-    record = RECORDS[name]
+    record = legible(RECORDS[name])
     page, shown = Reader(PAGES[name]).text, terminal(record, 400)
     verdict = facts.reckoned(record)
     told = [verdict.word, verdict.sentence, *verdict.notes, verdict.command]

@@ -18,6 +18,7 @@ from rumpx.check.sample import Key
 from rumpx.copy.prepare import Draft, SideFacts, connected
 from rumpx.errors import printable
 from rumpx.report import units
+from rumpx.servers.answers import ask_text, whole_or
 from rumpx.servers.probe import info_fields
 from rumpx.servers.resp import Connection
 
@@ -88,8 +89,7 @@ def _each(side: SideFacts) -> Iterator[Connection]:
 
 
 def _argument_limit(connection: Connection) -> int:
-    told = _setting(connection, "proto-max-bulk-len")
-    return int(told) if told.isdigit() else _DEFAULT_ARGUMENT
+    return whole_or(_setting(connection, "proto-max-bulk-len"), _DEFAULT_ARGUMENT)
 
 
 def _answer_limit(connection: Connection) -> int:
@@ -97,18 +97,15 @@ def _answer_limit(connection: Connection) -> int:
     words = _setting(connection, "client-output-buffer-limit").split()
     if "normal" not in words[:-1]:
         return 0
-    told = words[words.index("normal") + 1]
-    return int(told) if told.isdigit() else 0
+    return whole_or(words[words.index("normal") + 1], 0)
 
 
 def _room_for_clients(connection: Connection) -> int | None:
     """For how many more clients there is room, without this connection."""
-    most = _setting(connection, "maxclients")
-    told = connection.call("INFO", "clients")
-    if not most.isdigit() or not isinstance(told, bytes):
-        return None
-    now = info_fields(told.decode(errors="replace")).get("connected_clients", "")
-    return int(most) - int(now) + 1 if now.isdigit() else None
+    most = whole_or(_setting(connection, "maxclients"), -1)
+    told = info_fields(ask_text(connection, "INFO", "clients") or "")
+    now = whole_or(told.get("connected_clients", ""), -1)
+    return most - now + 1 if most >= 0 and now >= 0 else None
 
 
 def _setting(connection: Connection, name: str) -> str:

@@ -24,6 +24,7 @@ from rumpx.copy.abilities import no_restore
 from rumpx.copy.prepare import Draft, SideFacts, connected
 from rumpx.errors import EXIT_SOME_KEYS_FAILED, printable, unusable
 from rumpx.job import Job
+from rumpx.servers.answers import ask_text
 from rumpx.servers.dial import CLIENT_NAME
 from rumpx.servers.replies import Kind, classify, key_refused, refused
 from rumpx.servers.resp import Argument, Connection
@@ -135,10 +136,8 @@ def try_rights(side: SideFacts, rights: Sequence[Right]) -> list[Line]:
 
 def user_name(side: SideFacts, connection: Connection) -> str:
     """Who we are to the server."""
-    reply = connection.call("ACL", "WHOAMI")
-    if isinstance(reply, bytes):
-        return reply.decode()
-    return side.dialer.endpoint.username or "default"
+    told = ask_text(connection, "ACL", "WHOAMI")
+    return told if told is not None else side.dialer.endpoint.username or "default"
 
 
 def _told(

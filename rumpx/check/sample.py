@@ -207,10 +207,10 @@ def _key(
         place.node.address,
         place.db,
         name,
-        kind.decode() if isinstance(kind, bytes) else "unknown",
+        kind.decode(errors="backslashreplace") if isinstance(kind, bytes) else "unknown",
         size if isinstance(size, int) else None,
         left if isinstance(left, int) and left >= 0 else None,
-        encoding.decode() if isinstance(encoding, bytes) else "",
+        encoding.decode(errors="backslashreplace") if isinstance(encoding, bytes) else "",
     )
 
 

@@ -61,7 +61,7 @@ from rumpx.copy.prepare import Plan, balancer_words
 from rumpx.copy.progress import Progress, ProgressMeter, Told
 from rumpx.copy.scan import Scanner, Shelf
 from rumpx.copy.throttle import Pace, Throttle
-from rumpx.errors import Interrupted, RumpxError, Side, TemporaryError, TimeOver, plain, unusable
+from rumpx.errors import Interrupted, RumpxError, Side, TemporaryError, TimeOver, unusable
 from rumpx.job import Address, format_address
 from rumpx.report.display import Display
 from rumpx.report.snapshot import Counts, Held, NodeStat, Snapshot, State, Verb
@@ -165,7 +165,7 @@ class Engine:
         verb: Verb = "copied",
     ) -> None:
         self.walks = list(walks)
-        self._warned = Counter(map(plain, plan.warnings))
+        self._warned = Counter(plan.warnings)
         self.run_ids: dict[tuple[Side, Address | None], str] = {
             (side.dialer.side, address): side.run_id(address)
             for side in (plan.source, plan.target)
@@ -702,7 +702,6 @@ class Engine:
     def warn(self, text: str) -> None:
         """A sentence for the user, which also the Summary will have. One that comes again is shown
         when its number has grown tenfold."""
-        text = plain(text)
         self._warned[text] += 1
         number = self._warned[text]
         if str(number).strip("0") == "1":

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, cast
+from typing import Final, Literal
 
 from rumpx.copy.prepare import SideFacts, connected
 from rumpx.errors import Side, TargetUnusable, printable, unusable
+from rumpx.servers.answers import misshapen
 from rumpx.servers.replies import explain_refusal
 from rumpx.servers.resp import Connection, Reply
 from rumpx.servers.topology import is_error
@@ -199,22 +200,40 @@ def _list(connection: Connection) -> Reply:
 
 
 def _libraries(reply: Reply, side: Side, connection: Connection) -> list[Library]:
-    if not isinstance(reply, list):
+    if is_error(reply):
         raise unusable(side)(
             f"The functions of the {side} at {connection.name} cannot be read: "
             f"{explain_refusal(reply, 'FUNCTION')}. Run without --functions."
         )
-    return [_library(cast("list[Reply]", each)) for each in reply]
+    try:
+        return [_library(_fields(each)) for each in _listed(reply)]
+    except (TypeError, ValueError, KeyError):
+        raise misshapen(connection, "FUNCTION LIST") from None
 
 
-def _library(reply: list[Reply]) -> Library:
-    fields = dict(zip(reply[0::2], reply[1::2], strict=True))
-    functions = cast("list[list[bytes]]", fields[b"functions"])
-    return Library(
-        cast("bytes", fields[b"library_name"]),
-        cast("bytes", fields[b"library_code"]),
-        frozenset(dict(zip(f[0::2], f[1::2], strict=True))[b"name"] for f in functions),
-    )
+def _library(fields: dict[bytes, Reply]) -> Library:
+    names = [_fields(function)[b"name"] for function in _listed(fields[b"functions"])]
+    told = fields[b"library_name"], fields[b"library_code"], *names
+    name, code, *functions = (_word(reply) for reply in told)
+    return Library(name, code, frozenset(functions))
+
+
+def _fields(reply: Reply) -> dict[bytes, Reply]:
+    """Names and values in turn."""
+    parts = _listed(reply)
+    return dict(zip(map(_word, parts[0::2]), parts[1::2], strict=True))
+
+
+def _listed(reply: Reply) -> list[Reply]:
+    if not isinstance(reply, list):
+        raise TypeError
+    return reply
+
+
+def _word(reply: Reply) -> bytes:
+    if not isinstance(reply, bytes):
+        raise TypeError
+    return reply
 
 
 def _named(names: Iterable[bytes]) -> str:

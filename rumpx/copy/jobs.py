@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from rumpx.copy.ledger import ctl_path, is_held, remove
 from rumpx.copy.prepare import Plan
 from rumpx.errors import JobHeld, Side, UsageError, unusable
 from rumpx.job import Endpoint, Job, parse_endpoint, read_password_file
+from rumpx.text import shell_words
 
 _SUFFIX: Final = ".ledger"
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
@@ -343,6 +343,6 @@ def resume_command(path: Path, folder: str | None, job: Job) -> str:
         # It came in the URI.
         if os.environ.get(variable := password_variable(side)) != endpoint.password  # type: ignore[arg-type]
     ]
-    return " ".join([*settings, shlex.join(words)])
+    return " ".join([*settings, shell_words(*words)])
 
 

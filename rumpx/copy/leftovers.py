@@ -13,10 +13,14 @@ from typing import Final
 
 from rumpx.copy.prepare import SideFacts, connected
 from rumpx.errors import RumpxError
+from rumpx.servers.answers import whole_or
 from rumpx.servers.probe import info_fields
 from rumpx.servers.replies import classify
 from rumpx.servers.resp import Reply
 from rumpx.servers.topology import is_error
+
+# More than any server keeps.
+_MOST_SCRIPTS: Final = 10**6
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +37,18 @@ class _Kind:
 
 def _libraries(reply: Reply) -> set[object]:
     libraries = reply if isinstance(reply, list) else []
-    return {library[1] for library in libraries if isinstance(library, list)}
+    return _names([each[1] for each in libraries if isinstance(each, list) and len(each) > 1])
 
 
 def _names(reply: Reply) -> set[object]:
-    return set(reply) if isinstance(reply, list) else set()
+    return {name for name in reply if isinstance(name, bytes)} if isinstance(reply, list) else set()
 
 
 def _cached_scripts(reply: Reply) -> set[object]:
     """INFO only counts them; of several primaries the largest number is what there is at least."""
     text = reply.decode(errors="replace") if isinstance(reply, bytes) else ""
-    return set(range(int(info_fields(text).get("number_of_cached_scripts", 0))))
+    number = whole_or(info_fields(text).get("number_of_cached_scripts", ""), 0)
+    return set(range(min(number, _MOST_SCRIPTS)))
 
 
 def _users(reply: Reply) -> set[object]:

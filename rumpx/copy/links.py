@@ -27,6 +27,7 @@ from typing import Final, Protocol
 
 from rumpx.errors import ConnectionLost, RumpxError, unusable
 from rumpx.job import Address, format_address
+from rumpx.servers.answers import misshapen
 from rumpx.servers.clients import end_clients
 from rumpx.servers.dial import Dialer
 from rumpx.servers.replicas import prove, read_places
@@ -267,8 +268,10 @@ def select(connection: Connection, db: int, side: str) -> None:
     if connection.db == db:
         return
     reply = connection.call("SELECT", db)
-    if is_error(reply):
+    if reply != b"OK":
         connection.close()
+        if not is_error(reply):
+            raise misshapen(connection, "SELECT")
         why = explain_refusal(reply, "SELECT") if refused(reply) else str(reply)
         raise unusable("source" if side == "source" else "target")(
             f"The {side} at {connection.name} refuses database {db}: {why}. Choose others by "

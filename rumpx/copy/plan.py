@@ -35,7 +35,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from rumpx.errors import Side, plain
+from rumpx.errors import Side
 from rumpx.job import Address
 from rumpx.servers.slots import SLOTS, key_slot
 from rumpx.servers.topology import Node, Topology
@@ -182,7 +182,7 @@ class Partition:
 
     def __str__(self) -> str:
         if self.prefix is not None:
-            return f"prefix {plain(self.prefix.decode('utf-8', 'backslashreplace'))}"
+            return f"prefix {self.prefix.decode('utf-8', 'backslashreplace')}"
         return "all other keys" if self.beside else str(self.span)
 
 

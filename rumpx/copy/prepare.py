@@ -69,6 +69,7 @@ from rumpx.errors import (
     unusable,
 )
 from rumpx.job import Address, Endpoint, Job, Scope, format_address
+from rumpx.servers.answers import ask_number, misshapen
 from rumpx.servers.dial import Dialer
 from rumpx.servers.probe import ServerClock, ServerInfo, measure_clock, read_info
 from rumpx.servers.replicas import prove, read_places, read_state
@@ -628,8 +629,10 @@ def refuse_foreign(side: Side, connection: Connection) -> None:
     if is_error(told) and is_proxy(told):
         why = f"it answers INFO by {str(told).rstrip('.')!r}"
         raise unusable(side)(proxy_words(side, connection.name, why))
-    if not is_error(reply) or refused(reply):
+    if refused(reply) or reply == b"PONG":
         return
+    if not is_error(reply):
+        raise misshapen(connection, "PING")
     text = str(reply)
     if text.startswith(("LOADING", "MASTERDOWN", "BUSY ")):
         refuse_silent_replica(side, connection)
@@ -957,16 +960,15 @@ def _counted_databases(
         for db in range(1 if ignores_select(connection) else _USUAL_DATABASES):
             if db and is_error(connection.call("SELECT", db)):
                 break
-            size = connection.call("DBSIZE")
+            size = ask_number(connection, "DBSIZE")
             if size != 0:  # also where DBSIZE is refused: then it is walked to see
-                counts[db] = size if isinstance(size, int) else 0
+                counts[db] = size or 0
         return counts
 
 
 def _database_size(dialer: Dialer, node: Node, db: int) -> int:
     with connected(dialer, node.address, db) as connection:
-        reply = connection.call("DBSIZE")
-        return reply if isinstance(reply, int) else 0
+        return ask_number(connection, "DBSIZE") or 0
 
 
 def refuse_collisions(databases: list[int], map_db: dict[int, int]) -> None:

@@ -14,13 +14,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, TextIO
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
 from rumpx.report import units
 from rumpx.report.draw import (
     QUIET,
+    console,
     cost,
     fit,
     flow,
@@ -32,8 +33,9 @@ from rumpx.report.draw import (
     title,
     whole,
 )
-from rumpx.report.lines import ENDED, line, one_line, stamped
+from rumpx.report.lines import ENDED, line, stamped
 from rumpx.report.snapshot import Row, Snapshot
+from rumpx.text import legible, one_line
 
 MAX_WIDTH: Final = 120
 MAX_ROWS: Final = 8
@@ -46,7 +48,7 @@ class Bars:
     """
 
     def __init__(self, stream: TextIO) -> None:
-        self._console = Console(file=stream, highlight=False, markup=False, emoji=False)
+        self._console = console(stream)
         self._live = self._new_live()
 
     def _new_live(self) -> Live:
@@ -93,6 +95,7 @@ class Bars:
 
 def render(snapshot: Snapshot, width: int, height: int | None = None) -> RenderableType:
     """The run drawn in at most `width` columns and, where it can be, `height` lines."""
+    snapshot = legible(snapshot)
     width = min(width, MAX_WIDTH)
     above = [*title(snapshot, width), whole(snapshot, width), *numbers(snapshot, width)]
     below = [*_machine(snapshot, width), *_note(snapshot)]
@@ -131,7 +134,7 @@ def _machine(snapshot: Snapshot, width: int) -> list[Text]:
 def _note(snapshot: Snapshot) -> list[Text]:
     """What the run waits for, and what holds it."""
     said = [snapshot.note] if snapshot.state in ENDED else [snapshot.note, snapshot.held.reason]
-    return [Text(one_line(text), "yellow") for text in said if text]
+    return [Text(text, "yellow") for text in said if text]
 
 
 def _rows(rows: Sequence[Row], room: int, width: int) -> list[Text]:

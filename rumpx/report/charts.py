@@ -22,7 +22,6 @@ from typing import Final, NamedTuple
 
 from rumpx.report import units
 from rumpx.report.content import SizeCount
-from rumpx.report.lines import one_line
 from rumpx.report.scales import BRIEF, Axis, binned, extent, powers, ticks, time_ticks
 from rumpx.report.series import Point
 
@@ -140,12 +139,12 @@ def held_lanes(name: str, title: str, points: Sequence[Point], held: Sequence[st
     for number, reason in enumerate(held):
         y = _LANE * (number + 1) - _STRIP
         parts += [
-            _text("lane", "0", str(y - 7), one_line(reason)),
+            _text("lane", "0", str(y - 7), reason),
             f'<rect class="track" x="0" y="{y}" width="100%" height="{_STRIP}"/>',
         ]
     parts.append(_inner(height, "".join(_strips(points, total, held))))
     parts.append(_time_axis(total, height + 4))
-    told = one_line(f"In this order: {', '.join(held)}.")
+    told = f"In this order: {', '.join(held)}."
     return _outer(name, title, told, height + 48, parts, "plot lanes")
 
 

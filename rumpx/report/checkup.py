@@ -17,7 +17,7 @@ from rich.text import Text
 
 from rumpx.report import units
 from rumpx.report.entries import Entry, count_of
-from rumpx.report.lines import one_line
+from rumpx.text import legible
 
 if TYPE_CHECKING:
     from rumpx.check.document import Checkup, Ends, Estimate, Line, Planned, Sampled
@@ -32,7 +32,7 @@ class Report:
     """Something that rich can print."""
 
     def __init__(self, checkup: Checkup) -> None:
-        self._checkup = checkup
+        self._checkup = legible(checkup)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         marks = _WORDS if options.ascii_only else _MARKS
@@ -82,9 +82,9 @@ def _lines(checkup: Checkup, marks: dict[str, str]) -> Table:
 
 
 def _told(line: Line) -> Text:
-    text = Text(one_line(line.text), "" if line.status != "fail" else "red")
+    text = Text(line.text, "" if line.status != "fail" else "red")
     if line.advice:
-        text.append(f"\n-> {one_line(line.advice)}", "bold")
+        text.append(f"\n-> {line.advice}", "bold")
     return text
 
 
@@ -114,14 +114,14 @@ def _sample(sample: Sampled) -> RenderableType:
     for prefix in sample.prefixes:
         share = units.percent(prefix.keys / sample.keys)
         prefixes.add_row(
-            one_line(prefix.prefix), units.keys(prefix.keys), share, _size(prefix.bytes)
+            prefix.prefix, units.keys(prefix.keys), share, _size(prefix.bytes)
         )
     blocks.append(Padding(prefixes, (1, 0, 0, 0)))
     if sample.largest:
         largest = _table("largest seen", "type", "memory")
         for key in sample.largest:
             name = f"db{key.db} {key.key}" if key.db else key.key
-            largest.add_row(one_line(name), key.type, units.size(key.bytes))
+            largest.add_row(name, key.type, units.size(key.bytes))
         blocks.append(Padding(largest, (1, 0, 0, 0)))
     return Group(*blocks)
 
@@ -197,7 +197,7 @@ def _parts(plan: Planned) -> Table:
     table = _table("node", "db", "partition")
     table.columns[-1].justify = "left"
     for part in plan.partitions[:_PARTS_SHOWN]:
-        table.add_row(one_line(part.node), str(part.db), one_line(part.bounds))
+        table.add_row(part.node, str(part.db), part.bounds)
     if len(plan.partitions) > _PARTS_SHOWN:
         table.add_row(f"and {len(plan.partitions) - _PARTS_SHOWN:,} more", "", "")
     return table

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from rumpx.report import units
 from rumpx.report.entries import Entry, count_of, failed_keys, server
-from rumpx.report.lines import one_line
 from rumpx.report.snapshot import Summary
 
 
@@ -44,23 +43,23 @@ def entries(summary: Summary) -> Iterator[Entry]:
     if counts.failed:
         yield Entry("failed", units.keys(counts.failed), "bold red")
     for reason, count in summary.failures_by_reason.items():
-        yield Entry(f"  {one_line(reason)}", failed_keys(summary.failures, reason, count))
+        yield Entry(f"  {reason}", failed_keys(summary.failures, reason, count))
     if summary.dead_letters:
-        yield Entry("listed in", one_line(summary.dead_letters))
+        yield Entry("listed in", summary.dead_letters)
         yield Entry("try again", f"rumpx resume {summary.job} --retry-failed")
     yield from _completeness(summary)
     if summary.walked_again:
-        reasons = [f"{one_line(why)}: {n}" for why, n in summary.walked_again.items()]
+        reasons = [f"{why}: {n}" for why, n in summary.walked_again.items()]
         total = sum(summary.walked_again.values())
         yield Entry("walked again", f"{count_of(total, 'partition')} ({', '.join(reasons)})")
     if summary.worker_restarts:
         verb = "was" if summary.worker_restarts == 1 else "were"
         yield Entry("workers", f"{units.keys(summary.worker_restarts)} died and {verb} replaced")
     if summary.left_behind:
-        things = one_line(", ".join(summary.left_behind))
+        things = ", ".join(summary.left_behind)
         yield Entry("left behind", f"{things} on the source", "yellow")
     for warning in summary.warnings:
-        yield Entry("warning", one_line(warning), "yellow")
+        yield Entry("warning", warning, "yellow")
 
 
 def _completeness(summary: Summary) -> Iterator[Entry]:

@@ -1,19 +1,20 @@
 """What the bars and the full-screen view are both put together from: pure functions to lines.
 
 A line is a rich Text that is not wider than it was told; widths are in cells of a terminal, so that
-a name in wide characters does not shift what stands behind it.
+a name in wide characters does not shift what stands behind it. Snapshots are `legible` already.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, TextIO
 
 from rich.cells import cell_len
+from rich.console import Console
 from rich.text import Text
 
 from rumpx.report import units
-from rumpx.report.lines import ENDED, done_keys, one_line, outcomes
+from rumpx.report.lines import ENDED, done_keys, outcomes
 from rumpx.report.snapshot import Row, Snapshot, State
 
 WIDE: Final = 60
@@ -34,13 +35,18 @@ _STATE_STYLES: Final[dict[State, str]] = {
 _RIGHT: Final = len("copying  99:59:59")
 
 
+def console(stream: TextIO) -> Console:
+    """A terminal, or a file in its place, on which rich takes no word of a text for its own."""
+    return Console(file=stream, highlight=False, markup=False, emoji=False)
+
+
 # Of a whole run
 
 
 def title(snapshot: Snapshot, width: int) -> list[Text]:
     """Where from and where to, and on the right the state and the time since the start."""
     state = Text.assemble(_state(snapshot), f"  {units.clock(snapshot.elapsed)}")
-    source, target = one_line(snapshot.source), one_line(snapshot.target)
+    source, target = snapshot.source, snapshot.target
     if cell_len(source) + len(_ARROW) + cell_len(target) + _GAP + _RIGHT <= width:
         route = _route(source, target, width)
         return [Text.assemble(route, " " * (width - route.cell_len - state.cell_len), state)]
@@ -101,7 +107,7 @@ def numbers(snapshot: Snapshot, width: int, more: Iterable[Text] = ()) -> list[T
 def row_bars(rows: Sequence[Row], width: int) -> list[Text]:
     """A line for each of some rows: its label, keys and failures, a bar and a percentage; the label
     and the bar alone where it is narrow."""
-    labels = [shortened(one_line(row.label), width // 3) for row in rows]
+    labels = [shortened(row.label, width // 3) for row in rows]
     columns = [column(labels)]
     if width >= WIDE:
         keys = [units.short_keys(row.counts.copied + row.counts.compared) for row in rows]

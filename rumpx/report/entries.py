@@ -6,7 +6,6 @@ from typing import Final, NamedTuple
 
 from rumpx.errors import printable
 from rumpx.report import units
-from rumpx.report.lines import one_line
 from rumpx.report.snapshot import KeyFailure
 
 KEYS_SHOWN: Final = 3
@@ -33,7 +32,7 @@ def failed_keys(failures: tuple[KeyFailure, ...], reason: str, count: int) -> st
 
 def server(uri: str, version: str) -> str:
     """An endpoint and what runs there."""
-    return one_line(f"{uri} ({version})" if version else uri)
+    return f"{uri} ({version})" if version else uri
 
 
 def count_of(number: int, noun: str) -> str:

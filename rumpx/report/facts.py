@@ -1,8 +1,8 @@
 """What a report says first, as plain data: the verdict, when it was, and the key figures.
 
 `html` and `tables` both draw this and `sections`, so that page and terminal say the same. What is
-worded at the end of a run already (`copied`, `verdict`) is taken from there. Every text from
-outside has gone through `one_line`; for HTML it is still to be escaped.
+worded at the end of a run already (`copied`, `verdict`) is taken from there. The record is
+`legible`; for HTML its texts are still to be escaped.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Final, Literal, NamedTuple
 from rumpx.errors import EXIT_DIFFERENCES
 from rumpx.report import copied, units, verdict
 from rumpx.report.entries import Entry
-from rumpx.report.lines import one_line
 from rumpx.report.record import Record
 from rumpx.report.snapshot import Counts, Summary, Verification
 from rumpx.report.summary import told
@@ -68,13 +67,13 @@ def tone_of(entry: Entry) -> Tone:
 def reckoned(record: Record) -> Verdict:
     """The verdict."""
     summary = record.summary
-    error = one_line(summary.error)
+    error = summary.error
     notes = (error,) if error else ()
     if isinstance(summary, Verification):
         tone, word = _compared(summary)
         return Verdict(tone, word, sentence(verdict.outcome(summary)), notes)
     outcome = sentence(copied.outcome(replace(summary, state="done")))
-    again = ("To go on", f"rumpx resume {one_line(summary.job)}")
+    again = ("To go on", f"rumpx resume {summary.job}")
     match record.state:
         case "running":
             now = f"As it was at {moment(record.written)}."
@@ -90,7 +89,7 @@ def reckoned(record: Record) -> Verdict:
 
 
 def _done(summary: Summary, then: Verification | None, outcome: str) -> Verdict:
-    job = one_line(summary.job)
+    job = summary.job
     notes = (sentence(f"then {verdict.outcome(then)}"),) if then else ()
     if then and then.state != "done":
         todo = ("To compare all of it", f"rumpx verify {job}")
@@ -140,8 +139,8 @@ def ends(record: Record) -> list[tuple[str, str, str]]:
     """From where and to where: each URI, and the version there."""
     summary = record.summary
     return [
-        ("from", one_line(summary.source), one_line(summary.source_version)),
-        ("to", one_line(summary.target), one_line(summary.target_version)),
+        ("from", summary.source, summary.source_version),
+        ("to", summary.target, summary.target_version),
     ]
 
 
@@ -153,7 +152,7 @@ def head(record: Record) -> list[Entry]:
     last = record.runs[-1].ended if runs else points[-1].at if points else None
     entries = []
     if isinstance(summary, Summary):
-        entries.append(Entry("job", one_line(summary.job)))
+        entries.append(Entry("job", summary.job))
     if began is not None:
         entries.append(Entry("began", moment(began)))
     if last is not None:

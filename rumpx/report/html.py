@@ -2,7 +2,7 @@
 
 What it says is in `facts` and `sections`, the charts are in `charts`, how it looks is in
 `report.css`, which goes into the page. A reader of the file sees the old page or the whole new one
-(`files`). All text is escaped here, and only here.
+(`files`). All text is escaped for HTML here, and only here.
 
 Not promised: that a browser from before 2020 draws it well.
 """
@@ -21,12 +21,12 @@ from rumpx.report.charts import Chart, Line, held_lanes, histogram, over_time
 from rumpx.report.entries import Entry
 from rumpx.report.facts import Figure, Tone, Verdict, moment, tone_of
 from rumpx.report.latencies import latencies
-from rumpx.report.lines import one_line
 from rumpx.report.record import Record
 from rumpx.report.scales import binned, size_groups
 from rumpx.report.sections import SIZES, Column, Section, Table, sections
 from rumpx.report.series import Point, held_seconds
 from rumpx.report.snapshot import Summary
+from rumpx.text import legible
 
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
 _LENGTHY: Final = 90
@@ -44,9 +44,10 @@ _MARKS: Final[dict[Tone, str]] = {
 
 def render_html(record: Record) -> str:
     """The whole page."""
+    record = legible(record)
     summary = record.summary
     what = "copy" if isinstance(summary, Summary) else "comparison"
-    name = f" {one_line(summary.job)}" if isinstance(summary, Summary) else ""
+    name = f" {summary.job}" if isinstance(summary, Summary) else ""
     verdict = facts.reckoned(record)
     style = resources.files("rumpx.report").joinpath("report.css").read_text(encoding="utf-8")
     return "".join(
@@ -280,7 +281,7 @@ def _figure(title: str, told: str, drawn: str) -> str:
 def _footer(record: Record) -> str:
     return (
         "<footer>\n"
-        f"<p>Made by rumpx {escape(one_line(record.version))} on {moment(record.written)}.</p>\n"
+        f"<p>Made by rumpx {escape(record.version)} on {moment(record.written)}.</p>\n"
         f"<p>{escape(facts.EXPLAINED)}</p>\n"
         "</footer>\n"
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rumpx.report import units
-from rumpx.report.lines import one_line
+from rumpx.text import legible
 
 if TYPE_CHECKING:
     from rumpx.copy.jobs import Listed
@@ -17,7 +17,7 @@ _HEAD = ("JOB", "STATE", "DONE", "FAILED", "STARTED", "SOURCE -> TARGET")
 
 def job_lines(jobs: Iterable[Listed]) -> list[str]:
     """A head and a line for each job; times are local."""
-    rows = [_HEAD, *map(_row, jobs)]
+    rows = [_HEAD, *(legible(_row(job)) for job in jobs)]
     if len(rows) == 1:
         return ["There are no jobs."]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD) - 1)]
@@ -29,7 +29,7 @@ def job_lines(jobs: Iterable[Listed]) -> list[str]:
 
 def _row(job: Listed) -> tuple[str, ...]:
     if job.record is None or job.progressed is None:
-        return job.name, job.state, "?", "?", "?", one_line(job.trouble)
+        return job.name, job.state, "?", "?", "?", job.trouble
     done, record = job.progressed, job.record
     fraction = 1.0 if done.state == "done" else min(done.fraction, 0.999)
     return (
@@ -38,5 +38,5 @@ def _row(job: Listed) -> tuple[str, ...]:
         units.percent(fraction),
         units.keys(done.failures),
         time.strftime("%Y-%m-%d %H:%M", time.localtime(record.created)),
-        one_line(f"{record.job.source} -> {record.job.target}"),
+        f"{record.job.source} -> {record.job.target}",
     )

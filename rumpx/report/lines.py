@@ -19,13 +19,12 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Final, TextIO
 
-from rumpx.errors import printable
 from rumpx.report import units
 from rumpx.report.snapshot import Counts, Snapshot, State
+from rumpx.text import legible, one_line, say
 
 LINE_PERIOD: Final = 30.0
 ENDED: Final = frozenset[State]({"done", "failed", "stopped"})
-_MESSAGE_LIMIT: Final = 1000
 
 
 class TextDisplay:
@@ -83,8 +82,7 @@ class TextDisplay:
             self.now(self._latest)
 
     def _write(self, text: str) -> None:
-        self._stream.write(text + "\n")
-        self._stream.flush()
+        say(text, stream=self._stream)
 
 
 class _Quiet(TextDisplay):
@@ -111,6 +109,7 @@ def quiet(stream: TextIO) -> TextDisplay:
 
 def line(snapshot: Snapshot) -> str:
     """The run in one line, without the time of day."""
+    snapshot = legible(snapshot)
     counts = snapshot.counts
     parts = [f"{snapshot.state} {units.percent(snapshot.fraction)}", done_keys(snapshot)]
     if snapshot.state in ENDED:
@@ -127,9 +126,9 @@ def line(snapshot: Snapshot) -> str:
     if snapshot.job:
         parts.append(f"job {snapshot.job}")
     if snapshot.held.reason and snapshot.state not in ENDED:
-        parts.append(f"({one_line(snapshot.held.reason)})")
+        parts.append(f"({snapshot.held.reason})")
     if snapshot.note:
-        parts.append(f"({one_line(snapshot.note)})")
+        parts.append(f"({snapshot.note})")
     return "  ".join(parts)
 
 
@@ -158,11 +157,6 @@ def outcomes(counts: Counts) -> list[tuple[str, int]]:
         *((word, count) for word, count in rare if count),
         ("failed", counts.failed),
     ]
-
-
-def one_line(text: str) -> str:
-    """A text from elsewhere, without line ends or anything that could steer a terminal."""
-    return printable(text.encode("utf-8", "backslashreplace"), limit=_MESSAGE_LIMIT)
 
 
 def stamped(text: str) -> str:

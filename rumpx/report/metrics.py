@@ -30,8 +30,8 @@ from wsgiref.simple_server import WSGIServer
 from rumpx.errors import UsageError
 from rumpx.job import Address, format_address
 from rumpx.report.display import Silent
-from rumpx.report.lines import one_line
 from rumpx.report.snapshot import HOLDS, Counts, NodeStat, Row, Snapshot, State
+from rumpx.text import legible
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -52,7 +52,7 @@ def parse_listen(text: str) -> Address:
     match = re.fullmatch(r"(?:(?:\[([^\[\]\s]+)\]|([^\[\]:/\s]*)):)?([0-9]{1,5})", text)
     if not match or not 1 <= int(match[3]) <= 65_535:
         raise UsageError(
-            f"--metrics: '{one_line(text)[:60]}' is not [HOST:]PORT; write it as in 9121, "
+            f"--metrics: '{text[:60]}' is not [HOST:]PORT; write it as in 9121, "
             "0.0.0.0:9121 or [::1]:9121."
         )
     return match[1] or match[2] or LOOPBACK, int(match[3])
@@ -117,6 +117,7 @@ def _ignore(request: object, client_address: object) -> None:
 
 def metrics_of(snapshot: Snapshot | None) -> Iterator[Metric]:
     """All metrics of a run; None where there is no Snapshot yet."""
+    snapshot = legible(snapshot)
     yield from _always(snapshot)
     if snapshot is not None:
         yield from _metrics(snapshot)
@@ -133,7 +134,7 @@ def _always(snapshot: Snapshot | None) -> Iterator[Metric]:
         told |= {"job_name": snapshot.job, "source": snapshot.source, "target": snapshot.target}
         state = snapshot.state
     about = "The run: rumpx's version, the job's name, and both sides without credentials."
-    yield InfoMetricFamily("rumpx", about, {name: one_line(text) for name, text in told.items()})
+    yield InfoMetricFamily("rumpx", about, told)
     states = [((name,), float(name == state)) for name in get_args(State)]
     yield _metric("state", "1 for what the run is doing now, else 0.", ("state",), states)
 
@@ -162,7 +163,7 @@ def _metric(
     make = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
     metric = make(f"rumpx_{name}", text, labels=labels)
     for values, number in samples:
-        metric.add_metric([one_line(value) for value in values], number)
+        metric.add_metric(values, number)
     return metric
 
 

@@ -26,7 +26,6 @@ from rumpx.report.draw import (
     slowest,
     stage,
 )
-from rumpx.report.lines import one_line
 from rumpx.report.series import Point
 from rumpx.report.snapshot import Snapshot
 from rumpx.report.sparkline import (
@@ -138,7 +137,7 @@ def _beside(side: Side, chart: Sequence[str], now: float | None) -> list[Text]:
 def _pace(snapshot: Snapshot, width: int) -> Text:
     """How much may be under way, and what holds the run; if need be without a bar."""
     held = snapshot.held
-    reason = (one_line(held.reason), "yellow") if held.reason else ("nothing holds the run", "")
+    reason = (held.reason, "yellow") if held.reason else ("nothing holds the run", "")
     name = ("pace   ", QUIET)
     if held.off or (held.reason and held.share >= 1):
         return Text.assemble(name, reason)

@@ -16,7 +16,6 @@ from rich.text import Text
 from rumpx.errors import SIDES
 from rumpx.report import units
 from rumpx.report.draw import QUIET, column, named, shortened
-from rumpx.report.lines import one_line
 from rumpx.report.panels import Panel, heading
 from rumpx.report.snapshot import NodeStat, Snapshot
 
@@ -89,7 +88,7 @@ def _table_width(sides: Sequence[str], figures: Sequence[tuple[list[str], list[s
 
 def _address(stat: NodeStat) -> str:
     """A node without what the head says of its side: host and port, or a socket's path."""
-    _, _, place = one_line(stat.label).rpartition("://")
+    _, _, place = stat.label.rpartition("://")
     return place.partition("/")[0] or place
 
 

@@ -26,15 +26,15 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final, TextIO
 
-from rich.console import Console
-
 from rumpx.report.bars import Bars
-from rumpx.report.lines import line, one_line, stamped
+from rumpx.report.draw import console
+from rumpx.report.lines import line, stamped
 from rumpx.report.panels import MOST_MESSAGE_ROWS
 from rumpx.report.series import Point, Recorder
 from rumpx.report.snapshot import Snapshot, State
 from rumpx.report.sparkline import SPAN_SECONDS
 from rumpx.report.top import render
+from rumpx.text import one_line
 
 _MOST_POINTS: Final = int(2 * SPAN_SECONDS)
 _MOST_MESSAGES: Final = 1000
@@ -56,7 +56,7 @@ class Top:
 
     def __init__(self, stream: TextIO, keys: TextIO | None) -> None:
         self._stream = stream
-        self._console = Console(file=stream, highlight=False, markup=False, emoji=False)
+        self._console = console(stream)
         self._keyboard = Keyboard(keys)
         self._recorder: Recorder | None = None
         self._shown_messages: deque[str] = deque(maxlen=MOST_MESSAGE_ROWS)

@@ -1,7 +1,6 @@
 """What a report says at length, as plain data: sections of sentences, entries and tables.
 
-Every text from outside has gone through `one_line` or `printable`; for HTML it is still to be
-escaped.
+The record is `legible`; for HTML its texts are still to be escaped.
 
 Not promised: all failed keys (at most 50 are shown, some of each reason) and all partitions (64,
 those not done first).
@@ -19,7 +18,6 @@ from rumpx.report import units, verdict
 from rumpx.report.entries import Entry, count_of
 from rumpx.report.facts import moment, sentence
 from rumpx.report.latencies import latencies
-from rumpx.report.lines import one_line
 from rumpx.report.record import Record, RunRecord
 from rumpx.report.scales import extent, size_groups
 from rumpx.report.series import held_seconds
@@ -115,7 +113,7 @@ def _pace(record: Record) -> Section:
         "What held it",
         (Column("held by"), Column("for", "number"), Column("of the running time", "share")),
         tuple(
-            (one_line(by), units.duration(seconds), units.percent(shares[by]))
+            (by, units.duration(seconds), units.percent(shares[by]))
             for by, seconds in times.items()
         ),
         tuple(shares.values()),
@@ -169,7 +167,7 @@ def _content(summary: Summary) -> Section:
         ),
         tuple(
             (
-                one_line(row.type),
+                row.type,
                 units.keys(row.keys),
                 units.percent(row.keys / keys),
                 units.size(row.payload_bytes),
@@ -190,7 +188,7 @@ def _content(summary: Summary) -> Section:
         tuple(
             (
                 printable(row.key, limit=KEY_LIMIT),
-                one_line(row.type),
+                row.type,
                 str(row.db),
                 units.size(row.payload_bytes),
             )
@@ -211,7 +209,7 @@ def _failures(record: Record) -> Section:
         "By reason",
         (Column("reason", "brief"), Column("keys", "number"), Column("share", "share")),
         tuple(
-            (one_line(reason), units.keys(count), units.percent(count / failed))
+            (reason, units.keys(count), units.percent(count / failed))
             for reason, count in summary.failures_by_reason.items()
         ),
         tuple(min(1.0, count / failed) for count in summary.failures_by_reason.values()),
@@ -232,8 +230,8 @@ def _failures(record: Record) -> Section:
             (
                 str(each.db),
                 printable(each.key, limit=KEY_LIMIT),
-                one_line(each.reason),
-                one_line(each.message),
+                each.reason,
+                each.message,
             )
             for each in shown
         ),
@@ -265,7 +263,7 @@ def _comparison(record: Record) -> Section:
     title = "Comparison of both sides"
     if result is None:
         job = summary.job if isinstance(summary, Summary) else ""
-        text = f"Not compared. rumpx verify {one_line(job)} compares both sides."
+        text = f"Not compared. rumpx verify {job} compares both sides."
         return Section("comparison", title, (text,))
     outcome, entries = told(result)
     left_out = {"from", "to"} | ({"warning", *result.failures_by_reason} if alone else set())
@@ -273,7 +271,7 @@ def _comparison(record: Record) -> Section:
     if record.verified is not None and not alone:
         entries.insert(0, Entry("when", moment(record.verified)))
     if result.error and not alone:
-        entries.insert(0, Entry("ended early", one_line(result.error), "yellow"))
+        entries.insert(0, Entry("ended early", result.error, "yellow"))
     kinds = [kind for kind in verdict.KINDS if result.differences.get(kind)]
     prefixes = Table(
         "Differences by the beginning of the key",
@@ -316,7 +314,7 @@ def _run(record: Record, run: RunRecord) -> tuple[str, ...]:
     else:
         code = "" if run.exit_code is None else f", exit code {run.exit_code}"
         how = (moment(run.ended), f"{run.state}{code}", units.keys(run.counts.copied))
-    return (str(run.number), moment(run.began), *how, one_line(run.version), one_line(run.error))
+    return (str(run.number), moment(run.began), *how, run.version, run.error)
 
 
 def _notes(record: Record) -> Section:
@@ -367,9 +365,9 @@ def _partitions(partitions: Sequence[PartitionSummary]) -> Section:
         ),
         tuple(
             (
-                one_line(each.node),
+                each.node,
                 str(each.db),
-                one_line(each.bounds),
+                each.bounds,
                 units.keys(each.counts.copied),
                 units.keys(each.counts.failed),
                 "done" if each.complete else "not done",
@@ -389,7 +387,7 @@ def _partitions(partitions: Sequence[PartitionSummary]) -> Section:
 
 def _node(node: str, partitions: Sequence[PartitionSummary]) -> tuple[str, ...]:
     return (
-        one_line(node),
+        node,
         units.keys(len(partitions)),
         units.keys(sum(each.complete for each in partitions)),
         units.keys(sum(each.counts.copied for each in partitions)),
@@ -403,7 +401,7 @@ def _options(record: Record) -> Section:
     columns = (Column("option", "name"), Column("value", "name"))
     given, usual = (
         tuple(
-            (one_line(option.flag), one_line(option.value) or "not set")
+            (option.flag, option.value or "not set")
             for option in record.options
             if option.given is wanted
         )

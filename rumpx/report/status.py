@@ -18,7 +18,7 @@ import math
 from typing import Any
 
 from rumpx.report import units
-from rumpx.report.lines import one_line
+from rumpx.text import legible
 
 
 def status_lines(answer: dict[str, Any]) -> list[str]:
@@ -30,6 +30,7 @@ def status_lines(answer: dict[str, Any]) -> list[str]:
             `source_latency_ms` and `target_latency_ms` milliseconds, `limits` a dict from names
             to values (None where there is none).
     """
+    answer = legible(answer)
     rows = {
         "copied": ", ".join(_done(answer)),
         "limits": _limits(answer.get("limits")),
@@ -65,7 +66,7 @@ def _done(answer: dict[str, Any]) -> list[str]:
 def _limits(limits: Any) -> str:
     if not isinstance(limits, dict):
         return ""
-    told = [f"{_text(name)} {one_line(str(v))}" for name, v in limits.items() if v is not None]
+    told = [f"{_text(name)} {v!s}" for name, v in limits.items() if v is not None]
     return ", ".join(told) or "none"
 
 
@@ -82,4 +83,4 @@ def _number(value: Any) -> float | None:
 
 
 def _text(value: Any) -> str:
-    return one_line(value) if isinstance(value, str) else ""
+    return value if isinstance(value, str) else ""

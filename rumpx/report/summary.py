@@ -16,6 +16,7 @@ from rumpx.report import copied, verdict
 from rumpx.report.entries import Entry
 from rumpx.report.files import write_text
 from rumpx.report.snapshot import Summary, Verification
+from rumpx.text import legible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -40,6 +41,7 @@ def render_summary(summary: Summary | Verification) -> RenderableType:
 
     style = _outcome_style(summary)
     mark = {"green": "✓", "yellow": "■"}.get(style, "✗")
+    summary = legible(summary)
     outcome, entries = told(summary)
     head = Text.assemble((f"{mark} {outcome}", f"bold {style}"))
     table = Table.grid(padding=(0, 2))
@@ -70,6 +72,7 @@ def _prefix_table(result: Verification) -> Table:
 
 def summary_lines(summary: Summary | Verification) -> list[str]:
     """The summary as lines of plain text."""
+    summary = legible(summary)
     outcome, shown = told(summary)
     if isinstance(summary, Verification):
         shown += verdict.prefix_entries(summary)

@@ -21,11 +21,11 @@ from rich.text import Text
 from rumpx.report import facts, units
 from rumpx.report.entries import Entry
 from rumpx.report.facts import Tone, Verdict, tone_of
-from rumpx.report.lines import one_line
 from rumpx.report.record import Record
 from rumpx.report.sections import Section, Table, sections
 from rumpx.report.series import Point
 from rumpx.report.sparkline import LEAST_LATENCY, sparkline
+from rumpx.text import legible
 
 MOST_WIDTH: Final = 120
 _MARKS: Final[dict[Tone, str]] = {"good": "✓", "warn": "⚠", "bad": "✗", "busy": "▶"}
@@ -44,7 +44,7 @@ class _Report:
     """Something that rich can print."""
 
     def __init__(self, record: Record) -> None:
-        self._record = record
+        self._record = legible(record)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         record, width = self._record, min(options.max_width, MOST_WIDTH)
@@ -69,7 +69,7 @@ def _head(record: Record, verdict: Verdict, ascii_only: bool) -> Iterator[Render
         yield Text.assemble(f"{verdict.purpose}: ", (verdict.command, "bold"))
     yield Text()
     ends = [
-        Entry(word, one_line(f"{uri} ({version})" if version else uri))
+        Entry(word, f"{uri} ({version})" if version else uri)
         for word, uri, version in facts.ends(record)
     ]
     yield _grid([*ends, *facts.head(record)])

@@ -21,10 +21,11 @@ from rich.text import Text
 
 from rumpx.report import panels, processes, units
 from rumpx.report.draw import QUIET, fit, named, numbers, shortened, title, whole
-from rumpx.report.lines import ENDED, one_line
+from rumpx.report.lines import ENDED
 from rumpx.report.panels import Panel
 from rumpx.report.series import Point
 from rumpx.report.snapshot import Snapshot
+from rumpx.text import legible
 
 LEAST_WIDTH: Final = 40
 LEAST_HEIGHT: Final = 10
@@ -62,6 +63,7 @@ def render(
         messages: one line each, as it is to be printed: the oldest first.
         leaves: whether a key can be pressed that leaves the view.
     """
+    snapshot = legible(snapshot)
     head = _head(snapshot, width)
     body: list[Text] = []
     if width >= LEAST_WIDTH and height >= LEAST_HEIGHT:
@@ -78,7 +80,7 @@ def _head(snapshot: Snapshot, width: int) -> list[Text]:
         more.append(named("job", snapshot.job))
     lines = [*title(snapshot, width), whole(snapshot, width), *numbers(snapshot, width, more)]
     if snapshot.note:
-        lines.append(Text(one_line(snapshot.note), "yellow"))
+        lines.append(Text(snapshot.note, "yellow"))
     return lines
 
 
@@ -86,7 +88,7 @@ def _failures(snapshot: Snapshot) -> list[Text]:
     """The most frequent reasons why keys failed."""
     reasons = sorted(snapshot.failures.items(), key=lambda item: -item[1])
     told = [
-        Text(f"{shortened(one_line(reason), _REASON_WIDTH)} {units.keys(count)}", "red")
+        Text(f"{shortened(reason, _REASON_WIDTH)} {units.keys(count)}", "red")
         for reason, count in reasons[:_MOST_REASONS]
     ]
     rest = len(reasons) - _MOST_REASONS

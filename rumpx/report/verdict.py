@@ -7,7 +7,6 @@ from typing import Final
 
 from rumpx.report import units
 from rumpx.report.entries import Entry, count_of, failed_keys, server
-from rumpx.report.lines import one_line
 from rumpx.report.snapshot import Verification
 
 # The columns of the table by prefix, in the order of reading.
@@ -63,7 +62,7 @@ def entries(result: Verification) -> Iterator[Entry]:
             yield Entry(kind, f"{units.keys(number)} {_MEANING[kind]}", "bold red")
     if result.incomparable:
         keys = units.keys(sum(result.incomparable.values()))
-        types = ", ".join(f"{one_line(t)}: {units.keys(n)}" for t, n in result.incomparable.items())
+        types = ", ".join(f"{t}: {units.keys(n)}" for t, n in result.incomparable.items())
         text = f"{keys} whose modules offer no way to compare values ({types})"
         yield Entry("not comparable", text, "yellow")
     if counts.changing:
@@ -80,11 +79,11 @@ def entries(result: Verification) -> Iterator[Entry]:
             text += f", {units.keys(counts.deleted)} deleted from the target"
         yield Entry("repaired", f"{text}, and found equal then: {units.keys(result.repaired)}")
     for reason, count in result.failures_by_reason.items():
-        yield Entry(one_line(reason), failed_keys(result.failures, reason, count), "red")
+        yield Entry(reason, failed_keys(result.failures, reason, count), "red")
     if result.differences_file:
-        yield Entry("listed in", one_line(result.differences_file))
+        yield Entry("listed in", result.differences_file)
     for warning in result.warnings:
-        yield Entry("warning", one_line(warning), "yellow")
+        yield Entry("warning", warning, "yellow")
 
 
 def _back(result: Verification) -> str:
@@ -99,7 +98,7 @@ def prefix_rows(result: Verification, kinds: Sequence[str]) -> Iterator[list[str
     """Each prefix, and its numbers of differences of these kinds."""
     for row in result.prefixes:
         numbers = (row.kinds.get(kind, 0) for kind in kinds)
-        yield [one_line(row.prefix), *(units.keys(n) if n else "" for n in numbers)]
+        yield [row.prefix, *(units.keys(n) if n else "" for n in numbers)]
 
 
 def prefix_entries(result: Verification) -> list[Entry]:

@@ -21,7 +21,7 @@ Left = Literal["nothing", "some", "unknown"]
 """What is left of clients that were to be ended: nothing, surely; some, since CLIENT KILL is
 refused; unknown, since the server does not list its clients, or not all."""
 
-_ENTRY: Final = re.compile(rb"^id=(\d+) .*? name=(\S*)", re.MULTILINE)
+_ENTRY: Final = re.compile(rb"^id=(\d{1,20}) .*? name=(\S*)", re.MULTILINE)
 # A client that is at work in a thread of a module may take a moment to end.
 _ROUNDS: Final = 20
 

@@ -34,7 +34,7 @@ from redis.connection import UnixDomainSocketConnection
 
 from rumpx.errors import ConnectionLost, MachineLimit, RumpxError, Side, machine_limit, unusable
 from rumpx.job import Address, Endpoint, ReadFrom, format_address, is_host
-from rumpx.servers.replies import Kind, classify, is_farewell
+from rumpx.servers.replies import Kind, classify, is_farewell, malformed, port_of
 from rumpx.servers.resp import Connection
 from rumpx.servers.tls import Port, client_context, flag_of
 
@@ -168,7 +168,7 @@ class Dialer:
                 complaint = str(error).rstrip(".")
                 continue
             role = connection.call("ROLE")
-            if isinstance(role, list) and role[0] == b"master":
+            if isinstance(role, list) and role[:1] == [b"master"]:
                 return connection
             connection.close()
             name = format_address(primary)
@@ -185,14 +185,12 @@ class Dialer:
             if str(reply).startswith("ERR unknown command"):
                 reply = hiredis.ReplyError("it is not a sentinel")
             raise self._refused(format_address(sentinel), str(reply))
-        if not isinstance(reply, list):
-            return None
-        host, port = reply
-        assert isinstance(host, bytes) and isinstance(port, bytes)
-        try:
-            return host.decode(), int(port)
-        except ValueError:
-            return None
+        match reply:
+            case None:
+                return None
+            case [bytes(host), bytes(port)] if (number := port_of(port)):
+                return host.decode(errors="backslashreplace"), number
+        raise malformed(self.side, connection.name, "SENTINEL GET-MASTER-ADDR-BY-NAME")
 
     def _open_announced(self, address: Address) -> Connection:
         """By the address where the user has a server, or that a server has announced."""
@@ -279,7 +277,7 @@ class Dialer:
         # The socket is ours from here on; redis-py has no public way to hand it over.
         sock: socket.socket = link._sock
         link._sock = None
-        connection = Connection(sock, name)
+        connection = Connection(sock, name, side=self.side)
         connection.set_timeout(self.connect_timeout)
         if self.writer:
             # What is not sent yet when it is closed, or its process is killed, is not sent later.

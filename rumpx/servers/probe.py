@@ -7,17 +7,22 @@ TIME with ours, and in passing gives the round trip.
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from rumpx.errors import plain
+import hiredis
+
+from rumpx.servers.answers import ask_text, misshapen, whole, whole_or
 from rumpx.servers.resp import Connection
 from rumpx.servers.upstream import Upstream, parse_upstream
 
 _CLOCK_SAMPLES: Final = 5
+# Seconds since 1970 that no clock shows.
+_NO_TIME: Final = 2**40
 # Servers on which the cursor arithmetic of `copy.plan` was tested; newer majors are not trusted.
 _PROVEN_MAJORS: Final = {"redis": range(4, 9), "valkey": range(7, 10)}
 
@@ -85,22 +90,27 @@ class ServerInfo:
 def info_fields(text: str) -> dict[str, str]:
     """INFO's text by field."""
     pairs = (line.split(":", 1) for line in text.splitlines() if ":" in line)
-    return {name: plain(value) for name, value in pairs}
+    return dict(pairs)
 
 
 def parse_info(text: str) -> ServerInfo:
-    """INFO's text → ServerInfo. Every Valkey also claims `redis_version:7.2.4`."""
+    """INFO's text → ServerInfo. Every Valkey also claims `redis_version:7.2.4`.
+
+    A number that is none counts as not told, but those by which keys would be lost.
+
+    Raises:
+        ValueError: no server writes that of its databases or of its primary.
+    """
     fields = info_fields(text)
     flavour = "valkey" if "valkey_version" in fields else "redis"
     version = fields.get(f"{flavour}_version", "")
 
     def number(name: str) -> int:
-        text = fields.get(name, "")
-        return int(text) if text.isdecimal() else 0
+        return whole_or(fields.get(name, ""), 0)
 
     return ServerInfo(
         flavour=flavour if version else "",
-        version=tuple(int(part) for part in re.findall(r"\d+", version)[:3]),
+        version=tuple(int(part) for part in re.findall("[0-9]{1,9}", version)[:3]),
         mode=fields.get("server_mode") or fields.get("redis_mode", ""),
         run_id=fields.get("run_id", ""),
         replication_id=fields.get("master_replid", ""),
@@ -108,7 +118,7 @@ def parse_info(text: str) -> ServerInfo:
         used_memory=number("used_memory"),
         startup_memory=number("used_memory_startup"),
         dataset_memory=number("used_memory_dataset"),
-        cpu_seconds=sum(float(fields.get(f"used_cpu_{kind}", 0)) for kind in ("sys", "user")),
+        cpu_seconds=sum(_seconds(fields.get(f"used_cpu_{kind}", "")) for kind in ("sys", "user")),
         max_memory=number("maxmemory"),
         policy=fields.get("maxmemory_policy", ""),
         expired_keys=number("expired_keys"),
@@ -116,7 +126,7 @@ def parse_info(text: str) -> ServerInfo:
         expired_fields=number("expired_subkeys") or number("expired_fields"),
         evicted_keys=number("evicted_keys"),
         keys={
-            int(database[2:]): int(re.findall(r"keys=(\d+)", stats)[0])
+            whole(database[2:]): _keys(stats)
             for database, stats in fields.items()
             if re.fullmatch(r"db\d+", database)
         },
@@ -129,10 +139,33 @@ def parse_info(text: str) -> ServerInfo:
     )
 
 
+def _seconds(text: str) -> float:
+    """A time, or 0 where that is none."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        return 0.0
+    return seconds if math.isfinite(seconds) else 0.0
+
+
+def _keys(stats: str) -> int:
+    """`keys=12,expires=…` → 12."""
+    return whole(dict(re.findall("([a-z_]+)=([^,]*)", stats)).get("keys", ""))
+
+
 def read_info(connection: Connection) -> ServerInfo | None:
-    """The server's INFO; None where it is refused."""
-    reply = connection.call("INFO")
-    return parse_info(reply.decode(errors="replace")) if isinstance(reply, bytes) else None
+    """The server's INFO; None where it is refused.
+
+    Raises:
+        SourceUnusable, TargetUnusable: the answer is none.
+    """
+    text = ask_text(connection, "INFO")
+    if text is None:
+        return None
+    try:
+        return parse_info(text)
+    except ValueError:
+        raise misshapen(connection, "INFO") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +187,29 @@ def measure_clock(connection: Connection) -> ServerClock:
         round_trip = time.perf_counter() - sent
         if round_trip < best:
             best = round_trip
-            if isinstance(reply, list):
-                offset = milliseconds(reply) - (wall + round_trip / 2) * 1000
+            if not isinstance(reply, hiredis.ReplyError):
+                offset = _instant(connection, reply) - (wall + round_trip / 2) * 1000
     return ServerClock(offset, best)
 
 
+def _instant(connection: Connection, reply: Any) -> float:
+    try:
+        return milliseconds(reply)
+    except (ValueError, TypeError):
+        raise misshapen(connection, "TIME") from None
+
+
 def milliseconds(time_reply: Sequence[Any]) -> float:
-    """TIME's reply (seconds, microseconds) as ms since 1970."""
+    """TIME's reply (seconds, microseconds) as ms since 1970.
+
+    Raises:
+        ValueError, TypeError: that is no time.
+    """
+    if not isinstance(time_reply, list):
+        raise TypeError("not a list")
     seconds, microseconds = time_reply
-    return int(seconds) * 1000 + int(microseconds) / 1000
+    if isinstance(seconds, bytes) and isinstance(microseconds, bytes):
+        seconds, microseconds = whole(seconds), whole(microseconds)  # some services tell numbers
+    if not (0 <= seconds < _NO_TIME and 0 <= microseconds < 10**6):
+        raise ValueError("not a time")
+    return float(seconds * 1000 + microseconds / 1000)

@@ -37,8 +37,10 @@ from typing import Final
 
 from rumpx.errors import ConnectionLost, NoReplica, RumpxError
 from rumpx.job import Address, format_address
+from rumpx.servers.answers import misshapen, text_of, whole
 from rumpx.servers.dial import Dialer
 from rumpx.servers.probe import info_fields
+from rumpx.servers.replies import port_of
 from rumpx.servers.resp import Connection, Reply
 from rumpx.servers.topology import Node, Origin, Topology, read_topology
 from rumpx.servers.upstream import Upstream, parse_upstream
@@ -100,13 +102,21 @@ def read_state(connection: Connection) -> State | None:
 
     Raises:
         ConnectionLost: it does not answer.
+        SourceUnusable, TargetUnusable: what it answers is no INFO.
     """
     *infos, clients = connection.call_many(_QUESTIONS)
-    fields = _fields(infos)
+    fields = _fields(connection, infos)
     if fields is None:
         return None
+    try:
+        return _state(fields, clients)
+    except ValueError:
+        raise misshapen(connection, "INFO") from None
+
+
+def _state(fields: dict[str, str], clients: Reply) -> State:
     upstream = parse_upstream(fields)
-    is_replica = upstream is not None
+    offset = fields.get("slave_repl_offset" if upstream else "master_repl_offset")
     link = re.match(rb"id=(\d+)", clients) if isinstance(clients, bytes) else None
     return State(
         run_id=fields.get("run_id", ""),
@@ -114,24 +124,26 @@ def read_state(connection: Connection) -> State | None:
         link=link[1].decode() if link else "",
         attached=fields.get("master_link_status") == "up",
         histories=(fields.get("master_replid", ""), fields.get("master_replid2", "")),
-        offset=int(fields.get("slave_repl_offset" if is_replica else "master_repl_offset", -1)),
+        offset=whole(offset) if offset else -1,
         replicas=tuple(
-            (place["ip"], int(place["port"]))
+            (place["ip"], port)
             for name, value in fields.items()
             if re.fullmatch(r"slave\d+", name)
             and "ip" in (place := dict(re.findall(r"(\w+)=([^,]*)", value)))
+            and (port := port_of(place.get("port", "")))
         ),
         upstream=upstream,
     )
 
 
-def _fields(infos: Iterable[Reply]) -> dict[str, str] | None:
+def _fields(connection: Connection, infos: Iterable[Reply]) -> dict[str, str] | None:
     """What several sections of INFO tell; None where one is refused."""
     fields: dict[str, str] = {}
     for info in infos:
-        if not isinstance(info, bytes):
+        text = text_of(connection, "INFO", info)
+        if text is None:
             return None
-        fields |= info_fields(info.decode(errors="replace"))
+        fields |= info_fields(text)
     return fields
 
 
@@ -142,7 +154,7 @@ def identify(connection: Connection) -> str:
         ConnectionLost: it is a replica that does not hold its primary's data, or does not answer;
             the connection is closed then.
     """
-    fields = _fields(connection.call_many(_WHO))
+    fields = _fields(connection, connection.call_many(_WHO))
     if fields is None or fields.get("role") != "slave":
         # CLIENT LIST goes through all clients, of which a primary may have thousands.
         return fields.get("run_id", "") if fields else ""

@@ -117,11 +117,20 @@ def redirection(error: object) -> Address | None:
     host name and has none (Redis 7.0, CLUSTER SLOTS and redirections).
     """
     words = str(error).split(" ")
-    host, _, port = words[2].rpartition(":") if len(words) == 3 else ("", "", "")
-    if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65_536:
+    host, _, text = words[2].rpartition(":") if len(words) == 3 else ("", "", "")
+    port = port_of(text)
+    if not port:
         return None
     host = host.removeprefix("[").removesuffix("]")
-    return "" if host == "?" else host, int(port)
+    return "" if host == "?" else host, port
+
+
+def port_of(text: str | bytes) -> int | None:
+    """The port that a server writes as digits; 0 of a node that has none now, None if that is no
+    port."""
+    if text.isascii() and text.isdigit() and len(text) <= 5 and int(text) < 65_536:
+        return int(text)
+    return None
 
 
 def malformed(side: Side, name: str, command: str) -> RumpxError:

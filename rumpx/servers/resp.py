@@ -50,7 +50,7 @@ from typing import Any, Final, NamedTuple, cast
 
 import hiredis
 
-from rumpx.errors import Cause, ConnectionLost, plain
+from rumpx.errors import Cause, ConnectionLost, Side, plain
 from rumpx.servers.replies import is_farewell, refused
 
 Reply = bytes | int | None | list["Reply"] | hiredis.ReplyError
@@ -224,14 +224,18 @@ class Connection:
         sock: connected.
         name: `host:port` or a path, for messages.
         db: the database that is selected.
+        side: which of the two servers it is, for messages.
 
     Attributes:
         id: the server's number of it, where that was asked for and told.
         fenced: a fence goes behind each pipeline; `greet` finds out whether one can.
     """
 
-    def __init__(self, sock: socket.socket, name: str, db: int = 0) -> None:
+    def __init__(
+        self, sock: socket.socket, name: str, db: int = 0, side: Side = "source"
+    ) -> None:
         self.name = name
+        self.side: Side = side
         self.db = db
         self.id: int | None = None
         self.closed = False

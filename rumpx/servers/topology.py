@@ -27,10 +27,11 @@ from typing import Final
 
 import hiredis
 
-from rumpx.errors import ConnectionLost, RumpxError, TemporaryError, unusable
+from rumpx.errors import ConnectionLost, TemporaryError, unusable
 from rumpx.job import Address, format_address
+from rumpx.servers.answers import ask_text, misshapen
 from rumpx.servers.dial import Dialer
-from rumpx.servers.replies import explain_refusal, refused
+from rumpx.servers.replies import explain_refusal, port_of, refused
 from rumpx.servers.resp import Connection
 from rumpx.servers.slots import SLOTS
 
@@ -184,9 +185,16 @@ def _ask(dialer: Dialer, connection: Connection, seed: Address | None) -> Topolo
             nodes = parse_cluster_nodes(text, host, hostnames=hostnames, told=told)
             names = parse_names(text, host, hostnames=hostnames, told=told)
         except (ValueError, IndexError):
-            raise _unreadable(dialer, connection, "NODES") from None
+            raise misshapen(connection, "CLUSTER NODES") from None
+        if not nodes:
+            raise unusable(dialer.side)(
+                f"The {dialer.side} at {connection.name} is of a cluster of which no primary "
+                "serves a slot; repair it first (CLUSTER NODES shows that)."
+            )
         ids = frozenset(line.partition(" ")[0] for line in text.splitlines())
         return Topology(cluster=True, nodes=nodes, ids=ids, names=names)
+    if not is_error(reply):
+        raise misshapen(connection, "CLUSTER NODES")
     if not refused(reply):
         if "cluster support disabled" in str(reply) and not forced:
             return STANDALONE
@@ -201,18 +209,11 @@ def _ask(dialer: Dialer, connection: Connection, seed: Address | None) -> Topolo
         try:
             return Topology(cluster=True, nodes=parse_cluster_slots(places, host))
         except ValueError:
-            raise _unreadable(dialer, connection, "SLOTS") from None
+            raise misshapen(connection, "CLUSTER SLOTS") from None
     flag = "from" if dialer.side == "source" else "to"
     raise unusable(dialer.side)(
         f"The {dialer.side} at {connection.name} is a cluster, but CLUSTER NODES is refused: "
         f"{explain_refusal(places, 'CLUSTER')}; or copy it as one server with --{flag}-cluster no."
-    )
-
-
-def _unreadable(dialer: Dialer, connection: Connection, command: str) -> RumpxError:
-    return unusable(dialer.side)(
-        f"The {dialer.side} at {connection.name} answers CLUSTER {command} with words that no "
-        "Redis or Valkey uses. Look at what it answers, or at what stands between."
     )
 
 
@@ -227,8 +228,7 @@ def _refuse_foreign(dialer: Dialer, connection: Connection, reply: object) -> No
 def _says_cluster(connection: Connection) -> bool:
     """Whether INFO calls the server a cluster node; where INFO is refused too it is taken as one
     server."""
-    reply = connection.call("INFO")
-    return isinstance(reply, bytes) and b"cluster_enabled:1" in reply
+    return "cluster_enabled:1" in (ask_text(connection, "INFO") or "")
 
 
 def parse_cluster_nodes(
@@ -287,7 +287,10 @@ def _node_address(text: str, host: str, hostnames: bool) -> Address:
     location, _, names = text.partition(",")
     ip, _, port = location.partition("@")[0].rpartition(":")
     hostname = names.partition(",")[0] if hostnames else ""
-    return hostname or ip or host, int(port)
+    number = port_of(port)
+    if number is None:
+        raise ValueError("not a port")
+    return hostname or ip or host, number
 
 
 def _slot_ranges(fields: list[str]) -> tuple[SlotRange, ...]:
@@ -375,7 +378,7 @@ def own_view(connection: Connection) -> OwnView | None:
             except ValueError:
                 return None
             served = {slot for low, high in ranges for slot in range(low, high + 1)}
-            marks = re.findall(r"\[(\d+)-[<>]-", line)
+            marks = re.findall(r"\[([0-9]{1,5})-[<>]-", line)
             return OwnView(frozenset(served), frozenset(map(int, marks)))
     return None
 

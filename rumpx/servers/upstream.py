@@ -19,6 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from rumpx.servers.answers import whole
+
 # Offsets that stand for none; a primary may have them too that nobody has written to yet.
 _NO_OFFSET: Final = 1
 # Primaries send a PING every 10 seconds, unless `repl-ping-replica-period` says otherwise.
@@ -76,12 +78,17 @@ class Upstream:
 
 def parse_upstream(fields: Mapping[str, str]) -> Upstream | None:
     """INFO's fields (sections replication, persistence and keyspace) → Upstream; None of a server
-    that is not a replica."""
+    that is not a replica.
+
+    Raises:
+        ValueError: a number in them is none.
+    """
     if fields.get("role") != "slave":
         return None
 
     def number(name: str, otherwise: int) -> int:
-        return int(fields.get(name) or otherwise)
+        text = fields.get(name) or ""
+        return -1 if text == "-1" else whole(text) if text else otherwise
 
     return Upstream(
         primary=f"{fields.get('master_host', '?')}:{fields.get('master_port', '?')}",

@@ -1,0 +1,89 @@
+"""Text for people. All of it goes through here, whether it ends on a terminal, in a log or in a
+page.
+
+Names, addresses, versions and messages come from servers, users and files, and may hold anything.
+Two functions stand before all that people read:
+
+- `say` writes lines to a stream. An argument is one line, whatever it holds.
+- `legible` takes a document (a Snapshot, a Summary, a Record, …) that is about to be drawn, and
+  escapes each of its texts before any width is reckoned.
+
+What programs read is JSON, which is ASCII here and keeps each text as it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+import sys
+from functools import cache
+from os import fsencode
+from typing import Any, Final, TextIO, TypeVar, cast
+
+from rumpx.errors import plain, printable
+
+LONGEST_TEXT: Final = 1000
+# Fields of these types hold no text; most documents are mostly made of them.
+_TEXTLESS: Final = {"int", "float", "bool", "bytes", "None"}
+
+Document = TypeVar("Document")
+
+
+def say(*lines: str, stream: TextIO | None = None, end: str = "\n") -> None:
+    """Write lines for people, in one piece.
+
+    Args:
+        stream: standard error, unless another is given.
+        end: what stands behind each line.
+
+    Raises:
+        OSError: the stream takes nothing.
+    """
+    stream = stream or sys.stderr
+    stream.write("".join(f"{plain(line)}{end}" for line in lines))
+    stream.flush()
+
+
+def one_line(text: str) -> str:
+    """A text without line ends or anything that could steer a terminal, and not too long."""
+    if text.isprintable() and len(text) <= LONGEST_TEXT:
+        return text
+    return printable(text.encode("utf-8", "backslashreplace"), limit=LONGEST_TEXT)
+
+
+def legible(document: Document) -> Document:
+    """A document of which each text is as `one_line` makes it; bytes stay as they are."""
+    made: Any = document
+    match document:
+        case str():
+            made = one_line(document)
+        case dict():
+            made = {legible(key): legible(value) for key, value in document.items()}
+        case tuple() | list():
+            made = type(document)(map(legible, document))
+        case _ if dataclasses.is_dataclass(document):
+            names = _fields_with_texts(document.__class__)
+            told = {name: legible(getattr(document, name)) for name in names}
+            made = dataclasses.replace(made, **told) if told else document
+    return cast("Document", made)
+
+
+@cache
+def _fields_with_texts(kind: Any) -> tuple[str, ...]:
+    fields = dataclasses.fields(kind)
+    return tuple(f.name for f in fields if not set(re.findall(r"\w+", str(f.type))) <= _TEXTLESS)
+
+
+def shell_words(*words: str) -> str:
+    """Words as they can be pasted into a shell, bash's $'…' standing for what is not printable."""
+    return " ".join(shlex.quote(word) if word.isprintable() else _escaped(word) for word in words)
+
+
+def _escaped(word: str) -> str:
+    shown = (c if c.isprintable() and c not in "'\\" else _as_bytes(c) for c in word)
+    return f"$'{''.join(shown)}'"
+
+
+def _as_bytes(character: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in fsencode(character))
