@@ -91,10 +91,12 @@ class ConnectionLost(TemporaryError):
     Attributes:
         words: the error reply that was the last thing the server said on it; "" if there was none.
         silent: it was given up since no answer came in time.
+        unreached: it did not even come about.
     """
 
     words: str = ""
     silent: bool = False
+    unreached: bool = False
 
 
 class NoReplica(TemporaryError):

@@ -98,6 +98,8 @@ class Calls:
                 finally:
                     self._intake.release(permit)
                 answers |= came.answers
+                if came.answers:
+                    self.links.serves()
                 again += came.again
                 blamed += [(lost, alone) for lost in came.lost]
                 complaint = came.complaint or complaint
