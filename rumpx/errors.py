@@ -95,12 +95,16 @@ class ConnectionLost(TemporaryError):
         message: for people.
         cause: what it was given up for; "" if it broke.
         words: the error reply that was the last thing the server said on it; "" if there was none.
+        unreached: it did not even come about.
     """
 
-    def __init__(self, message: str, *, cause: Cause = "", words: str = "") -> None:
+    def __init__(
+        self, message: str, *, cause: Cause = "", words: str = "", unreached: bool = False
+    ) -> None:
         super().__init__(message)
         self.cause = cause
         self.words = words
+        self.unreached = unreached
 
     @property
     def silent(self) -> bool:

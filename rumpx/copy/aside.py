@@ -89,6 +89,8 @@ class Aside:
                 self._connect(db, part, connections)
                 done.results.append(comparison(connections[0], connections[1], part))
                 patience.succeeded()
+                for links in self.links:
+                    links.serves()
             except ReadRefused as error:
                 self._refuse_redirection(error, connections)
                 if classify(error.reply).kind in _PASSING:

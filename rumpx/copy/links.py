@@ -23,6 +23,7 @@ import resource
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from rumpx.errors import ConnectionLost, RumpxError, unusable
@@ -30,6 +31,7 @@ from rumpx.job import Address, format_address
 from rumpx.servers.answers import misshapen
 from rumpx.servers.clients import end_clients
 from rumpx.servers.dial import Dialer
+from rumpx.servers.redials import growing_pause
 from rumpx.servers.replicas import prove, read_places
 from rumpx.servers.replies import explain_refusal, redirection, refused
 from rumpx.servers.resp import Connection
@@ -43,6 +45,28 @@ _SHARES: Final = 8
 _OTHER_FILES: Final = 64
 _FEWEST: Final = 4
 _MOST: Final = 128
+# A connection that lived for longer was none of those that are lost as soon as they are used.
+_FORGOTTEN_SECONDS: Final = 5.0
+_LONGEST_PAUSE: Final = 1.0
+
+_Place = tuple[Address | None, int]
+"""A node and a database."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Fruitless:
+    """Connections that came to nothing, one after the other; when the next is due."""
+
+    number: int
+    due: float
+    complaint: str
+
+    @classmethod
+    def after(cls, before: _Fruitless | None, now: float, complaint: str) -> _Fruitless:
+        """One more."""
+        again = before and now - before.due < _FORGOTTEN_SECONDS
+        number = before.number + 1 if before and again else 1
+        return cls(number, now + growing_pause(number, _LONGEST_PAUSE), complaint)
 
 
 def most_kept() -> int:
@@ -82,8 +106,10 @@ class Links:
         self.routes = topology.cluster or dialer.read_from != "primary"
         self._learn(topology)
         # The one used last stands last.
-        self._connections: dict[tuple[Address | None, int], Connection] = {}
+        self._connections: dict[_Place, Connection] = {}
         self._most = most_kept()
+        self._fruitless: dict[_Place, _Fruitless] = {}
+        self._well: dict[Address | None, float] = {}
         self._refreshed = 0.0
         self.unended = False
 
@@ -107,14 +133,36 @@ class Links:
             ConnectionLost: nobody answers there now, or a replica that is not fit to be read.
             SourceUnusable, TargetUnusable: login or SELECT refused.
         """
-        connection = self._connections.pop((address, db), None)
+        place = address, db
+        connection = self._connections.get(place)
         if connection is None or connection.closed:
-            lost, connection = connection, self._idle(address) or self._dial(address)
-            if lost and self.dialer.writer:
-                self._end(lost, connection)
+            connection = self._replace(place, connection)
             select(connection, db, self.side)
-        self._connections[address, db] = connection
+        self._connections.pop(place, None)
+        self._connections[place] = connection
         return connection
+
+    def _replace(self, place: _Place, lost: Connection | None) -> Connection:
+        """A connection where there is none; in the place of one that was lost at once if that has
+        served, else after a pause."""
+        now, before = time.monotonic(), self._fruitless.get(place)
+        if before and now < before.due:
+            raise ConnectionLost(before.complaint)
+        try:
+            connection = self._idle(place[0]) or self._dial(place[0])
+        except ConnectionLost as error:
+            self._fruitless[place] = _Fruitless.after(before, now, str(error))
+            raise
+        if lost:
+            complaint = f"Connections to {lost.name} are lost as soon as they are used."
+            self._fruitless[place] = _Fruitless.after(before, now, complaint)
+            if self.dialer.writer:
+                self._end(lost, connection)
+        return connection
+
+    def serves(self) -> None:
+        """Keys were read, or written: what is lost now may be replaced at once."""
+        self._fruitless.clear()
 
     def _end(self, lost: Connection, connection: Connection) -> None:
         """End a connection that was lost, at the server, by way of the one that replaces it."""
@@ -226,13 +274,17 @@ class Links:
         mapped = [here for here, there in self.dialer.endpoint.address_map if there == name]
         return next(filter(None, map(self._topology.called, [name, *mapped])), None)
 
-    def trouble(self, address: Address | None) -> str:
-        """Why a node does not answer on a new connection; "" if it does."""
+    def trouble(self, address: Address | None, since: float) -> str:
+        """Why a node does not answer on a new connection; "" if it does, or has since then."""
+        if self._well.get(address, 0.0) > since:
+            return ""
+        now = time.monotonic()
         try:
             with marked(self._marks.get(address, "")):
                 self.dialer.connect(address).close()
         except ConnectionLost as error:
             return str(error)
+        self._well[address] = now
         return ""
 
     def refresh(self) -> None:

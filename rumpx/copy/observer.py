@@ -119,14 +119,14 @@ class Pinger:
     def _run(self) -> None:
         failures = 0
         while not self.stopped.is_set():
+            began = time.monotonic()
             try:
-                connection = self._dialer.connect(self._address)
-                failures = 0
-                self._ping(connection)
+                self._ping(self._dialer.connect(self._address))
             except Exception:  # whatever it is: nobody answers
+                now = time.monotonic()
                 with self._lock:
-                    self._waits_since = self._waits_since or time.monotonic()
-                failures += 1
+                    self._waits_since = self._waits_since or now
+                failures = 1 if now - began > _LONGEST_PAUSE else failures + 1
                 self.stopped.wait(min(_LONGEST_PAUSE, self._interval * 2 ** min(failures, 10)))
 
     def _ping(self, connection: Connection) -> None:

@@ -8,18 +8,14 @@ Before keys are tried after trouble, the topology is read anew.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Sequence
-from typing import Final
 
 from rumpx.copy.links import Links
 from rumpx.copy.suspects import Lost
 from rumpx.copy.tasks import Pause, Task
 from rumpx.errors import TemporaryError
-
-_FIRST_PAUSE: Final = 0.05
-_LONGEST_PAUSE: Final = 2.0
+from rumpx.servers.redials import growing_pause
 
 
 class Patience:
@@ -52,7 +48,7 @@ class Patience:
         """
         troubled = False
         while lost.node is None or lost.node in links.addresses:
-            complaint = links.trouble(lost.node)
+            complaint = links.trouble(lost.node, lost.at)
             if not complaint:
                 return troubled and not lost.error.silent
             troubled = True
@@ -78,7 +74,6 @@ class Patience:
                 )
         self._tries += 1
         if trouble:
-            pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._tries - 1, 10))
-            yield Pause(pause * random.uniform(0.5, 1.0))
+            yield Pause(growing_pause(self._tries))
             for links in self._links:
                 links.refresh()

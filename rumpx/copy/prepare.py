@@ -72,6 +72,7 @@ from rumpx.job import Address, Endpoint, Job, Scope, format_address
 from rumpx.servers.answers import ask_number, misshapen
 from rumpx.servers.dial import Dialer
 from rumpx.servers.probe import ServerClock, ServerInfo, measure_clock, read_info
+from rumpx.servers.redials import Redials
 from rumpx.servers.replicas import prove, read_places, read_state
 from rumpx.servers.replies import (
     explain_refusal,
@@ -564,7 +565,7 @@ def look(job: Job, side: Side) -> SideFacts:
     if may_be_balanced(dialer, topology):
         with at_start(dialer):
             refuse_balancer(dialer)
-    dialer = replace(dialer, timeout=job.timeout, no_touch=no_touch)
+    dialer = replace(dialer, timeout=job.timeout, no_touch=no_touch, redials=Redials())
     return SideFacts(dialer, topology, infos, clock)
 
 

@@ -23,7 +23,6 @@ Not promised: that keys written or deleted meanwhile are found.
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -63,6 +62,7 @@ from rumpx.errors import (
 from rumpx.job import Address, Scope
 from rumpx.servers.dial import Dialer
 from rumpx.servers.globs import compile_glob, escape
+from rumpx.servers.redials import growing_pause
 from rumpx.servers.replicas import catch_up, identify, prove, read_place
 from rumpx.servers.replies import Kind, classify, explain_refusal, malformed
 from rumpx.servers.resp import Argument, Connection, Reply
@@ -73,8 +73,6 @@ from rumpx.servers.topology import Node, heir, read_topology
 BATCH_NAME_BYTES: Final = 2**20
 # Where a filter lets nothing through, progress is still told this often, in seconds.
 _SIGN_OF_LIFE: Final = 0.25
-_FIRST_PAUSE: Final = 0.05
-_LONGEST_PAUSE: Final = 2.0
 
 # A node's address, and the `run_id` of the process that serves it.
 Place = tuple[Address | None, str]
@@ -457,9 +455,8 @@ class Scanner:
                         f"Gave up after {self.settings.retry_for:g} s of trouble: {error} "
                         "Go on when it is over."
                     ) from None
-            pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(pauses, 10))
-            time.sleep(pause * random.uniform(0.5, 1.0))
             pauses += 1
+            time.sleep(growing_pause(pauses))
             node = self._node = self._locate(node)
 
     def _visit(self, node: Node) -> FromScanner | None:

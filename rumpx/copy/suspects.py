@@ -28,8 +28,9 @@ then, and can be tried again.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from rumpx.errors import ConnectionLost, RumpxError, Side, unusable
@@ -48,7 +49,8 @@ REASON: Final = "connection lost"
 @dataclass(frozen=True, slots=True)
 class Lost:
     """Keys whose connection was lost while they were read, or written to the target; `node` is
-    where, `sizes` what is known of their bytes, `timeout` how long a server may be silent."""
+    where, `sizes` what is known of their bytes, `timeout` how long a server may be silent. At `at`,
+    by `time.monotonic()`, at the latest."""
 
     keys: Sequence[bytes]
     side: Side
@@ -57,6 +59,7 @@ class Lost:
     sizes: Mapping[bytes, int]
     timeout: float
     written: bool = False
+    at: float = field(default_factory=time.monotonic)
 
     @property
     def blames(self) -> bool:

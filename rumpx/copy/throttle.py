@@ -1,9 +1,9 @@
 """What the coordinator tells all workers at any moment, and the rates that they share.
 
-A few bytes of memory that all processes map: the coordinator writes how large a pipeline may
-be and at which rates keys, payload bytes and commands may be asked for; a worker looks there before
-each pipeline. So a limit holds for all of them together, whoever has work, and a change is felt at
-once, also by batches that were given out before.
+A few bytes of memory that all processes map (`shared`): the coordinator writes how large a pipeline
+may be and at which rates keys, payload bytes and commands may be asked for; a worker looks there
+before each pipeline. So a limit holds for all of them together, whoever has work, and a change is
+felt at once, also by batches that were given out before.
 
 Rates are kept by virtual scheduling: for each there is a *due* time, on the system's monotonic
 clock, at which the next may be sent. Who wants to send `n` moves it on by n/rate, and waits until
@@ -17,8 +17,6 @@ that is larger than that has its turn like any other, and those behind it wait u
 Where a rate changes, what is still to be waited for changes with it.
 Payload bytes are guessed first and corrected when they are known.
 
-The lock around it is the kernel's, on the file behind the memory: it goes when its holder dies.
-
 Not promised: order among those who wait.
 
 Source of the scheme: the generic cell rate algorithm, ITU-T I.371 (03/2004), annex A.
@@ -26,18 +24,13 @@ Source of the scheme: the generic cell rate algorithm, ITU-T I.371 (03/2004), an
 
 from __future__ import annotations
 
-import fcntl
-import mmap
-import os
 import struct
-import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import reduction
-from typing import Any, Final
+from typing import Final
+
+from rumpx.shared import Shared
 
 # Seconds' worth of a rate that one pipeline may hold, and that may be made up for.
 QUANTUM: Final = 0.03
@@ -46,7 +39,6 @@ _SLACK: Final = 0.05
 _LOOK_SECONDS: Final = 0.1
 _PACE: Final = struct.Struct("=6d")
 _DUE: Final = struct.Struct("=3d")
-_SIZE: Final = _PACE.size + _DUE.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,48 +84,28 @@ class Throttle:
     """The shared memory. Made by the coordinator; given to a worker as it starts."""
 
     def __init__(self) -> None:
-        self._descriptor, name = tempfile.mkstemp()
-        os.unlink(name)  # so that nothing is left behind by whoever is killed
-        os.ftruncate(self._descriptor, _SIZE)
-        self._open()
-
-    def _open(self) -> None:
-        self._memory = mmap.mmap(self._descriptor, _SIZE)
-        self._lock = threading.Lock()  # the kernel's lock does not hold between threads
-
-    def __getstate__(self) -> Any:
-        return reduction.DupFd(self._descriptor)
-
-    def __setstate__(self, descriptor: Any) -> None:
-        self._descriptor = descriptor.detach()
-        self._open()
+        self._shared = Shared(_PACE.size + _DUE.size)
 
     def set(self, pace: Pace) -> None:
         """From now on all go at this pace."""
-        with self._locked():
+        memory = self._shared.memory
+        with self._shared.locked():
             now, before = time.monotonic(), self.pace()
-            due = _DUE.unpack_from(self._memory, _PACE.size)
+            due = _DUE.unpack_from(memory, _PACE.size)
             scaled = [
                 now + max(0.0, each - now) * old / new if old and new else 0.0
                 for each, old, new in zip(due, before.rates, pace.rates, strict=True)
             ]
-            _DUE.pack_into(self._memory, _PACE.size, *scaled)
+            _DUE.pack_into(memory, _PACE.size, *scaled)
             _PACE.pack_into(
-                self._memory, 0, *pace.rates, pace.pipeline_keys, pace.chunk_bytes, pace.hurry
+                memory, 0, *pace.rates, pace.pipeline_keys, pace.chunk_bytes, pace.hurry
             )
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with self._lock:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
 
     def pace(self) -> Pace:
         """The pace now."""
-        keys, payload, ops, pipeline_keys, chunk_bytes, hurry = _PACE.unpack_from(self._memory)
+        keys, payload, ops, pipeline_keys, chunk_bytes, hurry = _PACE.unpack_from(
+            self._shared.memory
+        )
         return Pace(keys, payload, ops, int(pipeline_keys), int(chunk_bytes), bool(hurry))
 
     def take(self, *, keys: int = 0, payload: float = 0, ops: int = 0) -> float:
@@ -145,14 +117,15 @@ class Throttle:
             return 0.0
         now = time.monotonic()
         wait = 0.0
-        with self._locked():
-            due = list(_DUE.unpack_from(self._memory, _PACE.size))
+        memory = self._shared.memory
+        with self._shared.locked():
+            due = list(_DUE.unpack_from(memory, _PACE.size))
             for number, amount in enumerate((keys, payload, ops)):
                 if amount and (rate := pace.rates[number]):
                     turn = max(due[number], now - _SLACK)
                     due[number] = turn + amount / rate
                     wait = max(wait, turn - now)
-            _DUE.pack_into(self._memory, _PACE.size, *due)
+            _DUE.pack_into(memory, _PACE.size, *due)
         return wait
 
     def turn(self, *, keys: int = 0, payload: float = 0, ops: int = 0) -> Iterator[float]:
@@ -169,5 +142,4 @@ class Throttle:
 
     def close(self) -> None:
         """Free the memory; in the coordinator, when all workers have ended."""
-        self._memory.close()
-        os.close(self._descriptor)
+        self._shared.close()

@@ -241,6 +241,10 @@ class Transfer:
         finally:
             self._intake.release(permit)
         tally.add(read, written)
+        if read.keys or read.gone:
+            self._reader.links.serves()
+        if written.copied or written.busy:
+            self._writer.links.serves()
         if written.fatal:
             raise written.fatal
         again = unsettled.note(read, written)

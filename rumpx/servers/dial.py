@@ -22,6 +22,7 @@ import select
 import socket
 import ssl
 import struct
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -34,6 +35,7 @@ from redis.connection import UnixDomainSocketConnection
 
 from rumpx.errors import ConnectionLost, MachineLimit, RumpxError, Side, machine_limit, unusable
 from rumpx.job import Address, Endpoint, ReadFrom, format_address, is_host
+from rumpx.servers.redials import Redials, Turn
 from rumpx.servers.replies import Kind, classify, is_farewell, malformed, port_of
 from rumpx.servers.resp import Connection
 from rumpx.servers.tls import Port, client_context, flag_of
@@ -41,8 +43,6 @@ from rumpx.servers.tls import Port, client_context, flag_of
 CLIENT_NAME = "rumpx"
 
 
-class _Unreached(ConnectionLost):
-    """Not even a connection came about."""
 
 
 def _hung_up(descriptor: int) -> bool:
@@ -112,6 +112,7 @@ class Dialer:
         writer: the name of connections that may write; "" if none does.
         lifeline: in a worker, the descriptor of its channel: a connection is of use only as long
             as the coordinator holds the other end. -1 in the coordinator itself.
+        redials: when what cannot be reached may be dialled again; None, at the start: at once.
     """
 
     endpoint: Endpoint
@@ -123,6 +124,7 @@ class Dialer:
     greets: bool = True
     writer: str = ""
     lifeline: int = -1
+    redials: Redials | None = None
 
     def connect(self, address: Address | None = None) -> Connection:
         """A connection to a node's announced address, or without one to the endpoint itself.
@@ -137,7 +139,8 @@ class Dialer:
             return self._open(make(path=endpoint.path, **self._waits()), endpoint.path)
         if address is None:
             if endpoint.transport == "sentinel":
-                return self._connect_primary()
+                with self._turn(str(endpoint)):
+                    return self._connect_primary()
             address = endpoint.addresses[0]
         return self._open_announced(address)
 
@@ -196,8 +199,9 @@ class Dialer:
         """By the address where the user has a server, or that a server has announced."""
         try:
             return self._open_tcp(address)
-        except _Unreached as error:
-            if self.endpoint.transport == "tcp" and address in self.endpoint.addresses:
+        except ConnectionLost as error:
+            ours = self.endpoint.transport == "tcp" and address in self.endpoint.addresses
+            if ours or not error.unreached:
                 raise
             told = f"{error} {self._announced(address)}"
             raise ConnectionLost(told, cause=error.cause) from None
@@ -267,13 +271,23 @@ class Dialer:
             "driver_info": None,
         }
 
+    def _turn(self, name: str) -> AbstractContextManager[Turn | None]:
+        """For one try to reach something, by its name."""
+        return self.redials.turn(f"{self.side} {name}") if self.redials else nullcontext()
+
     def _open(self, link: Any, name: str, tried: Port | None = None) -> Connection:
+        with self._turn(name) as turn:
+            return self._open_now(link, name, tried, turn)
+
+    def _open_now(
+        self, link: Any, name: str, tried: Port | None, turn: Turn | None
+    ) -> Connection:
         # `Any`: redis-py's connections are only partly annotated.
         try:
             link.connect()
         except (redis.exceptions.RedisError, ssl.SSLError, OSError, ValueError) as error:
             # ValueError: no host has such a name.
-            raise self._explain(name, error, tried) from None
+            raise self._explain(name, error, tried, turn) from None
         # The socket is ours from here on; redis-py has no public way to hand it over.
         sock: socket.socket = link._sock
         link._sock = None
@@ -282,11 +296,11 @@ class Dialer:
         if self.writer:
             # What is not sent yet when it is closed, or its process is killed, is not sent later.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._greet(connection, tried)
+        self._greet(connection, tried, turn)
         connection.set_timeout(self.timeout)
         return connection
 
-    def _greet(self, connection: Connection, tried: Port | None) -> None:
+    def _greet(self, connection: Connection, tried: Port | None, turn: Turn | None) -> None:
         """Log in and name ourselves; a server or service that refuses names is served all the same.
 
         Raises:
@@ -300,8 +314,8 @@ class Dialer:
             replies = connection.greet(login + names)
         except ConnectionLost as error:
             told = error.words or error.silent
-            if tried and not told and (explained := tried.explain(error)):
-                raise explained from None
+            if tried and not told and _is_news(turn, error):
+                raise tried.explain(error) or error from None
             raise
         first = replies[0]
         if isinstance(first, hiredis.ReplyError) and (login or is_farewell(first)):
@@ -349,14 +363,20 @@ class Dialer:
             f"(RUMPX_{flag[2:].upper()}_PASSWORD, {flag}-password-file or the URI)."
         )
 
-    def _explain(self, name: str, error: Exception, tried: Port | None) -> RumpxError:
+    def _explain(
+        self, name: str, error: Exception, tried: Port | None, turn: Turn | None
+    ) -> RumpxError:
         """A certificate will not get better by waiting; a refused connection may."""
         if limit := machine_limit(error) or _no_socket():
             return limit
-        if tried and (explained := tried.explain(error)):
-            return explained
-        text = str(error).strip(". ")
-        message = f"The {self.side} at {name} cannot be reached: {text}."
-        if isinstance(error, (redis.exceptions.TimeoutError, TimeoutError)):
-            return _Unreached(message, cause="silent")
-        return _Unreached(message)
+        message = f"The {self.side} at {name} cannot be reached: {str(error).strip('. ')}."
+        silent = isinstance(error, (redis.exceptions.TimeoutError, TimeoutError))
+        lost = ConnectionLost(message, cause="silent" if silent else "", unreached=True)
+        if tried and _is_news(turn, lost):
+            return tried.explain(error) or lost
+        return lost
+
+
+def _is_news(turn: Turn | None, lost: ConnectionLost) -> bool:
+    """Whether further connections, which explain a failure, are to be tried for this one."""
+    return turn is None or turn.failed(lost)

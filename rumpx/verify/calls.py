@@ -101,6 +101,8 @@ class Calls:
                 finally:
                     self._intake.release(permit)
                 answers |= came.answers
+                if came.answers:
+                    self.links.serves()
                 again += came.again
                 asked |= came.ask
                 waits |= came.waits

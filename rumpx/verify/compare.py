@@ -342,6 +342,8 @@ class Comparer:
             seen.payloads += read.payloads
             seen.expiries += _instants(read.expiries) if read.left else read.expiries
             seen.failures += read.failures
+            if read.keys:
+                reader.links.serves()
             if not read.again:
                 return seen
             if len(read.again) < len(wanted.keys):

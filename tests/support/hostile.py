@@ -84,6 +84,10 @@ class Hostile:
 
     Args:
         keys: how many it claims to have, and shows by SCAN.
+
+    Attributes:
+        arrivals: when each connection came, by `time.monotonic()`.
+        door: what a new connection is told before it is closed; None serves it.
     """
 
     def __init__(self, keys: int = 100) -> None:
@@ -92,6 +96,8 @@ class Hostile:
         self.called: Counter[str] = Counter()
         self.restored: dict[bytes, bytes] = {}
         self.connections = 0
+        self.arrivals: list[float] = []
+        self.door: bytes | None = None
         self.run_id = "f" * 40
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port: int = self._listener.getsockname()[1]
@@ -116,6 +122,10 @@ class Hostile:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """End all connections."""
         with self._lock:
             for client in self._open:
                 with contextlib.suppress(OSError):
@@ -129,6 +139,7 @@ class Hostile:
                 return
             with self._lock:
                 self.connections += 1
+                self.arrivals.append(time.monotonic())
                 self._open.add(client)
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
@@ -136,10 +147,16 @@ class Hostile:
         reader = hiredis.Reader(notEnoughData=Ellipsis)
         queued: list[bytes] | None = None
         with client, contextlib.suppress(OSError):
+            if self.door is not None:
+                client.sendall(self.door)
+                return self._left(client)
             while data := client.recv(2**16):
                 reader.feed(data)
                 while (words := reader.gets()) is not ...:
                     queued = self._answer(client, words, queued)
+        self._left(client)
+
+    def _left(self, client: socket.socket) -> None:
         with self._lock:
             self._open.discard(client)
 

@@ -1,0 +1,61 @@
+"""Memory that all processes of a run map, with a lock around it.
+
+The lock is the kernel's, on the file behind the memory: it goes when its holder dies. Given to a
+process as an argument when that starts, it is the same memory there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import tempfile
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import reduction
+from typing import Any
+
+
+class Shared:
+    """Some bytes, 0 at first; freed with the object, in each process.
+
+    Attributes:
+        memory: to be read at any time, and written to while `locked`.
+    """
+
+    def __init__(self, size: int) -> None:
+        descriptor, name = tempfile.mkstemp()
+        os.unlink(name)  # so that nothing is left behind by whoever is killed
+        os.ftruncate(descriptor, size)
+        self._open(descriptor, size)
+
+    def _open(self, descriptor: int, size: int) -> None:
+        self._descriptor = descriptor
+        self._size = size
+        self.memory = mmap.mmap(descriptor, size)
+        self._lock = threading.Lock()  # the kernel's lock does not hold between threads
+        self._free = weakref.finalize(self, os.close, descriptor)
+
+    def __getstate__(self) -> Any:
+        return reduction.DupFd(self._descriptor), self._size
+
+    def __setstate__(self, state: Any) -> None:
+        descriptor, size = state
+        self._open(descriptor.detach(), size)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Nobody else is in here meanwhile."""
+        with self._lock:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Free it now, in this process."""
+        self.memory.close()
+        self._free()
