@@ -353,7 +353,8 @@ class Dialer:
         """A certificate will not get better by waiting; a refused connection may."""
         if limit := machine_limit(error) or _no_socket():
             return limit
-        if tried and (explained := tried.explain(error)):
+        nameless = isinstance(error, ValueError)  # no host has such a name: nothing was dialled
+        if tried and not nameless and (explained := tried.explain(error)):
             return explained
         text = str(error).strip(". ")
         message = f"The {self.side} at {name} cannot be reached: {text}."
