@@ -372,7 +372,8 @@ class Dialer:
         message = f"The {self.side} at {name} cannot be reached: {str(error).strip('. ')}."
         silent = isinstance(error, (redis.exceptions.TimeoutError, TimeoutError))
         lost = ConnectionLost(message, cause="silent" if silent else "", unreached=True)
-        if tried and _is_news(turn, lost):
+        nameless = isinstance(error, ValueError)  # no host has such a name: nothing was dialled
+        if tried and not nameless and _is_news(turn, lost):
             return tried.explain(error) or lost
         return lost
 
