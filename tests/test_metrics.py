@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -385,6 +386,52 @@ def test_a_client_that_breaks_off_is_not_heard_of(
         wait_until(lambda: threading.active_count() <= before, 10, "its thread has ended")
     assert told(scrape(port)[1], "rumpx_progress_ratio") == 0.25
     assert capfd.readouterr() == ("", "")
+
+
+CLIENTS = 60
+
+
+def _silent(client: socket.socket) -> None:
+    """It connects, and that is all."""
+
+
+def _half(client: socket.socket) -> None:
+    client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n")
+
+
+def _huge(client: socket.socket) -> None:
+    client.sendall(b"GET /" + b"x" * 60_000)
+
+
+def _deaf(client: socket.socket) -> None:
+    """It asks, and takes no answer."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    client.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+
+
+@pytest.mark.parametrize("act", [_silent, _half, _huge, _deaf])
+def test_clients_that_do_not_behave(
+    serving: tuple[Metrics, int], act: Callable[[socket.socket], None]
+) -> None:
+    """However many there are, they cost few threads, and a scraper is served at once."""
+    metrics, port = serving
+    metrics.show(full_snapshot())
+    before = threading.active_count()
+    with contextlib.ExitStack() as stack:
+        for _ in range(CLIENTS):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port), 10))
+            act(client)
+        assert told(scrape(port)[1], "rumpx_progress_ratio") == 0.25
+        wait_until(lambda: threading.active_count() <= before + 16, 10, "few threads are left")
+
+
+def test_a_client_that_is_silent_is_ended(
+    serving: tuple[Metrics, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rumpx.report.metrics._Handler.timeout", 0.2)
+    _, port = serving
+    with socket.create_connection(("127.0.0.1", port), 10) as client:
+        assert client.recv(100) == b""
 
 
 def test_without_the_package(tmp_path: Path) -> None:

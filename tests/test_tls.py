@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import html
 import json
+import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from rumpx.errors import ConnectionLost, RumpxError, TargetUnusable, UsageError
 from rumpx.job import Address, Endpoint, Tls, parse_endpoint
 from rumpx.plain import from_plain, to_plain
 from rumpx.servers.dial import Dialer
-from rumpx.servers.tls import certificate_names
+from rumpx.servers.tls import certificate_names, client_context
 from support import data
 from support.proxy import Proxy
 from support.run import rumpx
@@ -213,6 +215,43 @@ def test_a_certificate_signed_by_itself(shown: Shown) -> None:
     message = unusable(replace(to, tls=Tls()))
 
     assert "signed by itself" in message and "--to-ca" in message
+
+
+def test_a_server_with_old_versions_only(server: StartServer, tls_files: TlsFiles) -> None:
+    """Also one that is not verified."""
+    old = {"tls_protocols": "TLSv1.1", "tls_ciphers": "DEFAULT@SECLEVEL=0"}
+    source = server("7.0", tls=tls_files, requirepass=PASSWORD, **old)
+
+    for how in (Tls(str(tls_files.ca)), Tls(insecure=True)):
+        message = unusable(endpoint(source.tls_uri, how))
+        assert "it has none of the versions that are still safe, 1.2 and 1.3" in message
+
+
+def test_the_versions_do_not_depend_on_this_machines_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lax = ssl.create_default_context()
+    lax.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    monkeypatch.setattr(ssl, "create_default_context", lambda: lax)
+    assert client_context(Tls(), "source").minimum_version >= ssl.TLSVersion.TLSv1_2
+
+
+def test_a_certificate_that_is_not_verified_is_told_once(
+    server: StartServer, tls_files: TlsFiles, tmp_path: Path
+) -> None:
+    """However many connections are made; by a copy, which lists its warnings at the end as well, a
+    check and a comparison, and in the report."""
+    source, target = server("7.0", tls=tls_files), server("7.0")
+    data.fill_mixed(source, 100)
+    ends = ("--from", source.tls_uri, "--from-insecure", "--to", target.uri)
+    page = tmp_path / "report.html"
+    told = "--from-insecure: the source's certificate is not verified"
+
+    for words in (("check", *ends), (*ends, "--report", page), ("verify", *ends)):
+        run = rumpx(*words)
+        assert run.returncode == 0, run.stderr
+        assert 1 <= " ".join((run.stdout + run.stderr).split()).count(told) <= 2
+    assert told in html.unescape(page.read_text())
 
 
 @pytest.mark.parametrize("given", [False, True])

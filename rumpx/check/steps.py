@@ -131,6 +131,11 @@ def _role(draft: Draft) -> str:
     return "The target is a primary" if known else ""
 
 
+def _certificate(side: SideFacts) -> str:
+    tls = side.dialer.endpoint.tls
+    return f"The {side.dialer.side}'s certificate is verified" if tls and not tls.insecure else ""
+
+
 def _replication(draft: Draft) -> str:
     infos = [draft.source.infos[n.address] for n in draft.source.topology.nodes if not n.origin]
     links = [info.upstream for info in infos if info and info.upstream]
@@ -190,6 +195,8 @@ def _conflicts(draft: Draft) -> str:
 _TELLS: Final[dict[str, Callable[[Draft], str]]] = {
     "source": lambda draft: _side(draft.source),
     "target": lambda draft: _side(draft.target),
+    "source certificate": lambda draft: _certificate(draft.source),
+    "target certificate": lambda draft: _certificate(draft.target),
     "identity": _identity,
     "role": _role,
     "replication": _replication,

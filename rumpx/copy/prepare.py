@@ -82,6 +82,7 @@ from rumpx.servers.replies import (
     refused,
 )
 from rumpx.servers.resp import Command, Connection
+from rumpx.servers.tls import flag_of
 from rumpx.servers.topology import (
     Node,
     Origin,
@@ -366,6 +367,8 @@ STEPS: Final = (
     Step("source", (), _look_at_source),
     Step("target", (), _look_at_target),
     Step("open files", ("source", "target"), lambda d: check_open_files(d)),
+    Step("source certificate", ("source",), lambda d: warn_of_trust(d.source, d.warnings)),
+    Step("target certificate", ("target",), lambda d: warn_of_trust(d.target, d.warnings)),
     Step("identity", ("source", "target"), lambda d: refuse_same_chain(d.source, d.target)),
     Step("role", ("target",), lambda d: refuse_replica(d.target)),
     Step("replication", ("source",), lambda d: check_upstreams(d.source, d.warnings)),
@@ -497,7 +500,7 @@ def at_start(dialer: Dialer) -> Iterator[None]:
             "is no replica by --read-from prefer-replica."
         ) from None
     except ConnectionLost as error:
-        flag = "--from" if dialer.side == "source" else "--to"
+        flag = flag_of(dialer.side)
         advice = f"Check {flag}, and that the server runs."
         tls = dialer.endpoint.tls
         if tls:
@@ -597,7 +600,7 @@ def refuse_balancer(dialer: Dialer) -> None:
 
 def balancer_words(side: Side, name: str) -> str:
     """What to say of an address behind which are several servers."""
-    flag = "--from" if side == "source" else "--to"
+    flag = flag_of(side)
     return (
         f"The {side} at {name} is not one server: its connections are answered by different ones "
         "(their run_id differs), as behind a load balancer over replicas. A SCAN cursor of one "
@@ -664,6 +667,18 @@ def _unfit(side: Side, name: str, fault: str) -> RumpxError:
         "Wait until INFO says master_link_status:up there, or give its primary (or, if its own "
         "data are wanted, detach it by REPLICAOF NO ONE)."
     )
+
+
+def warn_of_trust(side: SideFacts, warnings: list[str]) -> None:
+    """Say that a side's certificate is not verified."""
+    tls = side.dialer.endpoint.tls
+    if tls and tls.insecure:
+        name, flag = side.dialer.side, flag_of(side.dialer.side)
+        warnings.append(
+            f"{flag}-insecure: the {name}'s certificate is not verified, so that another server "
+            f"may stand in its place, read its password and every value, and change them. Give its "
+            f"authority by {flag}-ca FILE instead."
+        )
 
 
 def check_upstreams(side: SideFacts, warnings: list[str]) -> None:

@@ -11,6 +11,10 @@ not known is left out. The job's name is the label `job_name`, since Prometheus 
 own. No label holds a key's name or a number that changes, so the number of time series grows with
 workers, partitions and nodes only.
 
+A scraper has some seconds for its request and for taking the answer, and only so many are served
+at a time: one more ends the one that has been there for longest. So neither the run nor a scraper
+that behaves waits for one that does not.
+
 Not promised: counters that never fall. They go on with a job that is resumed, but a walk that is
 started over since a server's process changed takes its counts back, and `outcome="failed"` falls
 where `--retry-failed` copies keys after all, and a comparison after the copy (`--verify`) counts
@@ -20,12 +24,15 @@ whoever reaches the address may read, which is why it is the loopback's unless a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Final, get_args
-from wsgiref.simple_server import WSGIServer
+from socketserver import TCPServer, ThreadingMixIn
+from typing import TYPE_CHECKING, Any, Final, get_args
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from rumpx.errors import UsageError
 from rumpx.job import Address, format_address
@@ -38,6 +45,8 @@ if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
 LOOPBACK: Final = "127.0.0.1"
+_MOST_CLIENTS: Final = 16
+_CLIENT_SECONDS: Final = 5.0
 _OUTCOMES: Final = tuple(
     field.name for field in dataclasses.fields(Counts) if field.name != "payload_bytes"
 )
@@ -89,9 +98,59 @@ class Metrics(Silent):
             self._thread.join()
 
 
+class _Handler(WSGIRequestHandler):
+    """For one client; each wait for it is bounded."""
+
+    timeout = _CLIENT_SECONDS
+
+    def log_message(self, format: str, *args: object) -> None:
+        """A scrape is no news."""
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread a client, of which there are few."""
+
+    daemon_threads = True
+
+    def __init__(self, address: Address, handler: type[WSGIRequestHandler]) -> None:
+        self._clients: list[socket.socket] = []
+        self._lock = threading.Lock()
+        super().__init__(address, handler)
+
+    def server_bind(self) -> None:
+        """Bind; without asking by what name this machine goes, which may take long."""
+        TCPServer.server_bind(self)
+        host, self.server_port = self.server_address[:2]
+        self.server_name = str(host)
+        self.setup_environ()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve one more, in the place of another one if there are too many."""
+        with self._lock:
+            if len(self._clients) >= _MOST_CLIENTS:
+                with contextlib.suppress(OSError):
+                    self._clients[0].shutdown(socket.SHUT_RDWR)
+                del self._clients[0]
+            self._clients.append(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """A client has been served, or is gone."""
+        with self._lock, contextlib.suppress(ValueError):
+            self._clients.remove(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that breaks off is no news; else it would be a traceback among the bars."""
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
 def _serve(address: Address, collector: Collector) -> tuple[WSGIServer, threading.Thread]:
     try:
-        from prometheus_client import CollectorRegistry, start_http_server
+        from prometheus_client import CollectorRegistry, make_wsgi_app
     except ImportError:
         raise UsageError(
             "--metrics needs the package prometheus-client: pip install 'rumpx[metrics]'."
@@ -100,19 +159,18 @@ def _serve(address: Address, collector: Collector) -> tuple[WSGIServer, threadin
     registry.register(collector)
     host, port = address
     try:
-        server, thread = start_http_server(port, host, registry)
+        family, *_, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        kind = _Server6 if family is socket.AF_INET6 else _Server
+        server = make_server(str(place[0]), port, make_wsgi_app(registry), kind, _Handler)
     except (OSError, UnicodeError) as error:  # the latter for names that no host can have
         reason = error.strerror if isinstance(error, OSError) else "that is no host"
         raise UsageError(
             f"--metrics: nothing can be served at {format_address(address)}: {reason}. Give "
             "another [HOST:]PORT."
         ) from None
-    server.handle_error = _ignore  # type: ignore[method-assign]
+    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+    thread.start()
     return server, thread
-
-
-def _ignore(request: object, client_address: object) -> None:
-    """A client that breaks off is nobody's concern; else it would be a traceback among the bars."""
 
 
 def metrics_of(snapshot: Snapshot | None) -> Iterator[Metric]:

@@ -51,6 +51,8 @@ def client_context(tls: Tls, side: Side) -> ssl.SSLContext:
     """
     flag = flag_of(side)
     context = ssl.create_default_context()
+    # Whatever this machine's OpenSSL is set to: what is older can be read by others (RFC 8996).
+    context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
     if tls.insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -168,6 +170,8 @@ class Port:
         happened, why = "does not agree on TLS with us", _words(error)
         if "CERTIFICATE_REQUIRED" in reason:
             why = f"it demands a client certificate. Give {ours}"
+        elif "PROTOCOL_VERSION" in reason:
+            why = "it has none of the versions that are still safe, 1.2 and 1.3. Set these there"
         elif "UNRECOGNIZED_NAME" in reason:
             why = f"it has no name {self.server_name}. Give its name by {flag}-server-name NAME"
         elif shown and any(word in reason for word in _OURS_REFUSED):

@@ -41,6 +41,7 @@ from rumpx.copy.prepare import (
     scan_settings,
     tune_to_distance,
     warn_of_eviction,
+    warn_of_trust,
     with_schemes,
     worker_spec,
 )
@@ -68,6 +69,7 @@ def prepare_comparison(request: Request) -> tuple[Plan, CompareSpec]:
     source, target = look(job, "source"), look(job, "target")
     refuse_itself(source, target)
     for side in (source, target):
+        warn_of_trust(side, warnings)
         check_upstreams(side, warnings)
         refuse_unserved(side)
     check_replicas(source, warnings)
