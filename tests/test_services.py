@@ -357,7 +357,7 @@ def test_a_guide_is_drawn_on_a_terminal(cols: int) -> None:
     [
         (
             ["nothing"],
-            r"rumpx: There is no guide 'nothing'\. There is: report, resume, services, "
+            r"rumpx: There is no guide 'nothing'\. There is: production, report, resume, services, "
             r"throttling\.\n",
         ),
         (["services", "more"], r"rumpx: rumpx help takes the name of one guide\. .*\n"),
