@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rumpx.copy.endless import Endless
 from rumpx.errors import plain
+from rumpx.servers.endless import Endless
 from support.hostile import MODES, Answers, Hostile, answering, any_reply, bulk, scan_reply
 from support.run import rumpx
 from support.servers import Server

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from itertools import chain
 from typing import Any
 
 import hiredis
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rumpx.errors import RumpxError
 from rumpx.servers.resp import Argument, Command, Connection, Reply
 from rumpx.values import by_type, compare
 from rumpx.values.by_type import same_payload
@@ -29,8 +31,6 @@ def differing(*pair_and_keys: Any, **how: Any) -> list[bytes]:
     told = compare.differing(*pair_and_keys, **how)
     assert not told.incomparable
     return told.different
-
-
 
 
 def dial(server: Server, *login: str) -> Connection:
@@ -427,11 +427,14 @@ def test_without_pexpiretime_or_memory_usage(pair: Pair) -> None:
 class Scripted:
     """A server that answers by the command's name."""
 
+    name = "there"
+
     def __init__(self, **replies: Reply) -> None:
         self.replies = replies
 
     def call(self, *arguments: Argument) -> Reply:
-        return self.replies[str(arguments[0])]
+        name = str(arguments[0])
+        return self.replies[name if name in self.replies else f"{name} {arguments[1]}"]
 
     def call_many(self, commands: Iterable[Command], /) -> list[Reply]:
         return [self.call(*command) for command in commands]
@@ -444,6 +447,58 @@ def test_module_types_are_equal_only_by_their_dumps() -> None:
     assert equal_values(one, same, KEY)
     with pytest.raises(by_type.NotComparable, match="MBbloom--"):
         equal_values(one, other, KEY)
+
+
+garbage = st.recursive(
+    st.none() | st.integers() | st.binary(max_size=6) | st.sampled_from([b"0", b"1-1"]),
+    lambda inner: st.lists(inner, max_size=4),
+    max_leaves=8,
+)
+STREAM = [b"length", 1, b"last-generated-id", b"1-1"]
+VECTORS = dict.fromkeys([b"quant-type", b"vector-dim", b"projection-input-dim", b"hnsw-m"], 1)
+GOOD: dict[bytes, dict[str, Any]] = {
+    b"string": {"STRLEN": 1, "GET": b"a"},
+    b"list": {"LLEN": 1, "LRANGE": [b"a"]},
+    b"set": {"SCARD": 1, "SSCAN": [b"0", [b"a"]], "SISMEMBER": 1, "SMEMBERS": [b"a"]},
+    b"zset": {"ZCARD": 1, "ZRANGE": [b"a", b"1"]},
+    b"hash": {
+        "HLEN": 1, "HSCAN": [b"0", [b"a", b"b"]], "HMGET": [b"b"], "HPEXPIRETIME": [-1],
+        "HGETALL": [b"a", b"b"],
+    },
+    b"stream": {
+        "XINFO STREAM": STREAM, "XINFO GROUPS": [[b"name", b"g", b"pending", 0]],
+        "XINFO CONSUMERS": [[b"name", b"c", b"pending", 0]], "XLEN": 1,
+        "XRANGE": [[b"1-1", [b"a", b"b"]]], "XPENDING": [],
+    },
+    b"vectorset": {
+        "VINFO": [*chain.from_iterable(VECTORS.items()), b"size", 1], "VRANDMEMBER": [b"a"],
+        "VEMB": [b"f32", b"1234", b"1"], "VGETATTR": None,
+    },
+}  # fmt: skip
+
+
+@given(data=st.data(), kind=st.sampled_from(sorted(GOOD)), hostile_source=st.booleans())
+def test_no_answer_breaks_a_comparison(
+    data: st.DataObject, kind: bytes, hostile_source: bool
+) -> None:
+    """Of one server whose answers are anything; what is no answer is told with its command."""
+    common = {"TYPE": kind, "MEMORY": 10, "PEXPIRETIME": -1, "TIME": [b"1", b"1"]}
+    good = Scripted(DUMP=b"a" * 20, **common, **GOOD[kind])
+    wrong = data.draw(st.dictionaries(st.sampled_from(sorted(good.replies)), garbage, min_size=1))
+    bad = Scripted(**good.replies | {"DUMP": b"b" * 20} | wrong)
+    source, target = (bad, good) if hostile_source else (good, bad)
+    for asked in (
+        lambda: equal_values(source, target, KEY),
+        lambda: compare.differing(source, target, [KEY]),
+        lambda: compare.unlike(source, target, [KEY]),
+    ):
+        try:
+            asked()
+        except RumpxError as error:
+            assert error.exit_code == (6 if hostile_source else 7)
+            assert "at there answered" in str(error)
+        except by_type.NotComparable:  # TYPE may name a module's
+            pass
 
 
 def test_a_message_never_repeats_a_member() -> None:

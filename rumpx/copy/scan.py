@@ -29,7 +29,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from rumpx.copy.endless import Endless
 from rumpx.copy.gate import Gate, GateClosed
 from rumpx.copy.lately import FoundLately
 from rumpx.copy.links import select
@@ -61,6 +60,7 @@ from rumpx.errors import (
 )
 from rumpx.job import Address, Scope
 from rumpx.servers.dial import Dialer
+from rumpx.servers.endless import Endless
 from rumpx.servers.globs import compile_glob, escape
 from rumpx.servers.redials import growing_pause
 from rumpx.servers.replicas import catch_up, identify, prove, read_place

@@ -27,6 +27,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from rumpx.servers.endless import Endless
+from rumpx.servers.replies import malformed
 from rumpx.values.reading import Reader, ValueChanged
 from rumpx.values.sketches import LARGEST_SKETCH
 from rumpx.values.small import meaning
@@ -127,10 +129,16 @@ def _windows(reader: Reader, key: bytes, length: int) -> Iterator[tuple[int, int
 
 
 def _walk(reader: Reader, command: str, key: bytes, count: int) -> Iterator[list[bytes]]:
-    """What SSCAN or HSCAN finds, reply by reply."""
-    cursor = b"0"
+    """What SSCAN or HSCAN finds, reply by reply.
+
+    Raises:
+        SourceUnusable, TargetUnusable: its cursors go round.
+    """
+    cursor, endless = b"0", Endless()
     while True:
         cursor, found = reader.read(command, key, cursor, "COUNT", count)
+        if endless.goes_round(int(cursor)):
+            raise malformed(reader.side, reader.caller.name, command)
         if found:
             yield found
         if cursor == b"0":

@@ -93,8 +93,8 @@ def unlike(
     commands = [("TYPE", key) for key in told.different]
     types = (reader.read_many(commands) if commands else [] for reader in readers)
     return {
-        key: one.decode() if one == other else f"{one.decode()}, {other.decode()}"
-        for key, one, other in zip(told.different, *types, strict=True)
+        key: ", ".join(kind.decode("utf-8", "backslashreplace") for kind in dict.fromkeys(both))
+        for key, *both in zip(told.different, *types, strict=True)
     }, told.incomparable
 
 

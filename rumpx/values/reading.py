@@ -14,15 +14,21 @@ from typing import Any, Final, Protocol
 import hiredis
 
 from rumpx.errors import RumpxError, Side, printable
-from rumpx.servers.replies import key_refused, refused
+from rumpx.servers.replies import key_refused, malformed, refused
 from rumpx.servers.resp import Argument, Command, Reply
+from rumpx.values.shapes import fits
 
 _CHANGED: Final = ("WRONGTYPE", "ERR no such key", "NOGROUP")
 _TRIES: Final = 10
+_CONTAINERS: Final = ("XINFO",)
 
 
 class Caller(Protocol):
     """What a comparison needs of a connection; `servers.resp.Connection` is one."""
+
+    @property
+    def name(self) -> str:
+        """Its server, for messages."""
 
     def call(self, *arguments: Argument) -> Reply:
         """Send one command and return its reply."""
@@ -61,6 +67,7 @@ class Reader:
 
         Raises:
             ValueChanged, ReadRefused: it is an error.
+            SourceUnusable, TargetUnusable: it is no reply to that command.
         """
         return self._checked(command, self.caller.call(*command))
 
@@ -92,6 +99,9 @@ class Reader:
             if str(reply).startswith(_CHANGED):
                 raise ValueChanged
             raise ReadRefused(self.side, command, reply)
+        name = " ".join(map(str, command[: 1 + (command[0] in _CONTAINERS)]))
+        if not fits(name, reply):
+            raise malformed(self.side, self.caller.name, name)
         return reply
 
 
