@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from rumpx.servers.probe import milliseconds, parse_info
 from rumpx.servers.topology import parse_cluster_nodes, parse_cluster_slots, told_addresses
 from support.hostile import INFO, MODES, Answers, Hostile, answering, any_reply, array, bulk
 from support.run import rumpx
+from support.servers import Server
 
 CODES = {"source": 6, "target": 7}
 DIGITS = b"9" * 30
@@ -258,3 +259,21 @@ def test_numbers_that_are_none(text: str) -> None:
 
 def test_what_the_parser_makes_of_resp3() -> None:
     assert any_reply(b"%1\r\n+a\r\n+b\r\n") == {b"a": b"b"}
+
+
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [("EXISTS", b"+yes\r\n"), ("GET", b":1\r\n"), ("TYPE", b"*0\r\n")],
+)
+def test_a_comparison_of_values(server: Callable[..., Server], command: str, answer: bytes) -> None:
+    """What is asked for values that are dumped differently, and for keys of the target alone."""
+    target = server("7.0")
+    target.do("MSET", *[word for n in range(20) for word in (f"k:{n}", "other")], "extra", "1")
+    with Hostile(keys=20) as source:
+        source.answers |= {
+            "EXISTS": answering(b":0\r\n"), "GET": answering(b"$5\r\nvalue\r\n"),
+            command: answering(answer),
+        }  # fmt: skip
+        done = rumpx("verify", "--from", source.uri, "--to", target.uri, "--retry-for", "2s")
+    assert "Traceback" not in done.stderr
+    assert done.returncode == (4 if command == "TYPE" else 6), done.stderr

@@ -20,9 +20,10 @@ from rumpx.copy.suspects import Lost, Suspects, refusal
 from rumpx.copy.tasks import Replies, Task
 from rumpx.errors import ConnectionLost, unusable
 from rumpx.job import Address
-from rumpx.servers.replies import Kind, classify, explain_refusal
+from rumpx.servers.replies import Kind, classify, explain_refusal, malformed
 from rumpx.servers.resp import ASKING, Connection, Reply
 from rumpx.servers.topology import is_error
+from rumpx.values.shapes import fits
 
 
 @dataclass(slots=True)
@@ -75,14 +76,15 @@ class Calls:
 
         Args:
             command: makes the command's bytes for a key.
-            name: of the command, for messages.
+            name: of the command, which tells the shape of its replies; "" if it is not one.
             needed: whether the run ends if the command is refused; else the refusal is the answer.
             patient: whether keys whose connection is lost are asked for again; else that is the
                 answer.
 
         Raises:
             TemporaryError: nothing was answered for `retry_for` seconds.
-            SourceUnusable, TargetUnusable: the command is refused for every key.
+            SourceUnusable, TargetUnusable: the command is refused for every key, or a reply is
+                none to it.
         """
         answers: dict[bytes, Reply] = {}
         patience = Patience(self._retry_for, (self.links,))
@@ -148,6 +150,8 @@ class Calls:
                 self._lost(part.keys, part.node, outcome, came)
                 continue
             replies = outcome[1::2] if part.asking else outcome
+            if not all(is_error(reply) or fits(name, reply) for reply in replies):
+                raise malformed(self.links.side, part.connection.name, name)
             if hiredis.ReplyError not in set(map(type, replies)):
                 came.answers.update(zip(part.keys, replies, strict=True))
                 continue

@@ -45,10 +45,12 @@ from rumpx.copy.transfer import Transfer
 from rumpx.copy.worker import WorkerSpec
 from rumpx.job import Scope
 from rumpx.report.snapshot import Counts, Finding, FindingKind, KeyFailure
+from rumpx.servers.replies import malformed
 from rumpx.servers.resp import NO_EXPIRY, Reply, encode
 from rumpx.servers.topology import is_error
 from rumpx.values.by_type import fields_expire, kind_of
 from rumpx.values.compare import SMALL_BYTES, unlike
+from rumpx.values.shapes import fits
 from rumpx.values.small import READS, meaning, read_command
 from rumpx.verify.calls import Calls
 from rumpx.verify.prints import in_order, print_of
@@ -504,6 +506,10 @@ class Comparer:
         there = yield from self._target_calls.each(command, "", db, keys, needed=False)
         types = {}
         for key, kind in kinds.items():
+            for calls, reply in ((self._source_calls, here[key]), (self._target_calls, there[key])):
+                if not is_error(reply) and not fits(READS[kind][0], reply):
+                    dialer = calls.links.dialer
+                    raise malformed(dialer.side, str(dialer.endpoint), READS[kind][0])
             errors = [str(reply) for reply in (here[key], there[key]) if is_error(reply)]
             if any(not error.startswith("WRONGTYPE") for error in errors):
                 failures.append(KeyFailure(batch.db, key, "cannot be compared", errors[0]))
@@ -586,13 +592,13 @@ class Comparer:
         """Those keys of the target that have expired, or all of whose fields have: the source may
         have removed them, or its clock be ahead."""
         calls = self._target_calls
-        types = yield from calls.each(_type, "", db, keys, needed=False)
+        types = yield from calls.each(_type, "TYPE", db, keys, needed=False)
         hashes = [key for key, reply in types.items() if reply == b"hash"]
         over = yield from self._without_fields(calls, db, hashes)
         source, target = self._spec.clocks
         if source is None or target is None:
             return over
-        left = yield from calls.each(_pttl, "", db, keys, needed=False)
+        left = yield from calls.each(_pttl, "PTTL", db, keys, needed=False)
         now = time.time() * 1000 + target - self._shift
         return over | {
             key
@@ -610,7 +616,7 @@ class Comparer:
             return encode("HSCAN", key, cursors[key], "COUNT", _FIELDS_SEEN)
 
         while cursors:
-            replies = yield from calls.each(look, "", db, list(cursors), needed=False)
+            replies = yield from calls.each(look, "HSCAN", db, list(cursors), needed=False)
             for key, reply in replies.items():
                 del cursors[key]
                 if isinstance(reply, list) and not reply[1]:
