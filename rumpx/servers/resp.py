@@ -50,7 +50,7 @@ from typing import Any, Final, NamedTuple, cast
 
 import hiredis
 
-from rumpx.errors import Cause, ConnectionLost, Side, plain
+from rumpx.errors import Cause, ConnectionLost, Side
 from rumpx.servers.replies import is_farewell, refused
 
 Reply = bytes | int | None | list["Reply"] | hiredis.ReplyError
@@ -199,14 +199,9 @@ def _expiring(expiry: int, size: int) -> bytes:
 
 def _parser() -> Any:
     """`Any`, since hiredis has no types."""
-    parser = hiredis.Reader(notEnoughData=_NOTHING, replyError=_error_reply)
+    parser = hiredis.Reader(notEnoughData=_NOTHING)
     parser.setmaxbuf(_KEPT_BUFFER)
     return parser
-
-
-def _error_reply(text: str) -> hiredis.ReplyError:
-    """An error reply, whose words come to people in messages, lists and logs."""
-    return hiredis.ReplyError(plain(text))
 
 
 class _Sent(NamedTuple):
