@@ -233,8 +233,8 @@ def test_a_database_that_the_source_refuses_is_not_taken_for_empty(
     assert compare(source, target) == []
 
 
-# ECHO by the name of SELECT: it is answered for every number, and the database stays.
-NO_OP_SELECT: dict[str, Any] = {"rename_command": [("select", ""), ("echo", "select")]}
+# WATCH by the name of SELECT: it answers OK to every number, and the database stays.
+NO_OP_SELECT: dict[str, Any] = {"rename_command": [("select", ""), ("watch", "select")]}
 
 
 def test_several_databases_are_not_written_one_over_the_other_where_select_does_nothing(
