@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
-from support.hostile import Hostile
+from rumpx.servers.slots import key_slot
+from support.hostile import Answer, Hostile, Words, array, bulk
 from support.run import Running
 from support.servers import Server
 from support.waiting import wait_until
@@ -23,10 +25,12 @@ AT_FIRST = 25
 A_SECOND = 10
 
 
+SMALL = ("--workers", str(WORKERS), "--batch-keys", "10", "--progress", "none")
+
+
 def copying(source: Hostile | Server, target: Hostile | Server, *flags: str) -> Running:
     ends = ("--from", source.uri, "--to", target.uri)
-    small = ("--workers", str(WORKERS), "--batch-keys", "10", "--progress", "none")
-    return Running([*ends, *small, "--on-conflict", "replace", *flags])
+    return Running([*ends, *SMALL, "--on-conflict", "replace", *flags])
 
 
 def filled(server: Server) -> Server:
@@ -69,6 +73,78 @@ def test_a_side_that_is_away(server: StartServer, side: str, door: str) -> None:
     assert (ended.returncode, copied) == (0, KEYS), ended.stderr
     assert first <= AT_FIRST
     assert after <= A_SECOND
+
+
+def test_a_node_that_is_away_and_the_others(server: StartServer) -> None:
+    """The rest of the cluster, which is well, is asked who serves its slots now."""
+    with Hostile(keys=KEYS) as well, Hostile() as away:
+        pair, cut = (well, away), 8_192
+
+        def cluster(me: Hostile, words: Words) -> Answer:
+            if words[1].upper() != b"NODES":
+                return None
+            lines = [
+                f"{each.port:040} 127.0.0.1:{each.port}@1 "
+                f"{'myself,' * (each is me)}master - 0 0 1 connected {slots}"
+                for each, slots in ((well, f"0-{cut - 1}"), (away, f"{cut}-16383"))
+            ]
+            return bulk("".join(f"{line}\n" for line in lines).encode())
+
+        keys = well.keys
+        for each in pair:
+            each.answers["CLUSTER"] = partial(cluster, each)
+            each.keys = [key for key in keys if (key_slot(key) < cut) is (each is well)]
+        target = server("7.0")
+        run = copying(well, target)
+        wait_until(lambda: away.called["DUMP"] > 20, 20, "a copy under way")
+        away.door = DOORS["closes at once"]
+        away.hang_up()
+        began = time.monotonic()
+        first, after = storm(away, began)
+        asked = storm(well, began)
+        away.door = None
+        ended = run.wait(20)
+        assert (ended.returncode, target.do("DBSIZE")) == (0, KEYS), ended.stderr
+    assert first <= AT_FIRST
+    assert after <= A_SECOND
+    assert asked[0] <= A_SECOND
+    assert asked[1] <= A_SECOND / 2
+
+
+def test_a_side_that_goes_away_from_a_comparison(server: StartServer) -> None:
+    with Hostile(keys=KEYS) as source, Hostile(keys=KEYS) as away:
+        away.run_id = "e" * 40
+        run = Running(["verify", "--from", source.uri, "--to", away.uri, *SMALL])
+        wait_until(lambda: away.called["DUMP"] > 20, 20, "a comparison under way")
+        away.door = DOORS["closes at once"]
+        away.hang_up()
+        first, after = storm(away, time.monotonic())
+        away.door = None
+        ended = run.wait(20)
+    assert ended.returncode == 0, ended.stderr
+    assert first <= AT_FIRST
+    assert after <= A_SECOND
+
+
+def test_a_primary_that_is_away_and_its_sentinel(server: StartServer) -> None:
+    with Hostile(keys=KEYS) as away, Hostile() as sentinel:
+        place = array(bulk(b"127.0.0.1"), bulk(b"%d" % away.port))
+        sentinel.answers["SENTINEL"] = lambda words: place
+        away.answers["ROLE"] = lambda words: array(bulk(b"master"), b":0\r\n", array())
+        target = server("7.0")
+        uri = f"redis+sentinel://127.0.0.1:{sentinel.port}/service"
+        run = Running(["--from", uri, "--to", target.uri, *SMALL])
+        wait_until(lambda: away.called["DUMP"] > 20, 20, "a copy under way")
+        away.door = DOORS["closes at once"]
+        away.hang_up()
+        began = time.monotonic()
+        first, after = storm(away, began)
+        asked = storm(sentinel, began)
+        away.door = None
+        ended = run.wait(20)
+        assert (ended.returncode, target.do("DBSIZE")) == (0, KEYS), ended.stderr
+    assert max(first, asked[0]) <= AT_FIRST
+    assert max(after, asked[1]) <= A_SECOND
 
 
 def test_a_side_that_serves_until_it_is_asked_for_values(server: StartServer) -> None:

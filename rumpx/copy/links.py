@@ -37,7 +37,7 @@ from rumpx.servers.replies import explain_refusal, redirection, refused
 from rumpx.servers.resp import Connection
 from rumpx.servers.slots import key_slot, key_slots
 from rumpx.servers.tls import flag_of
-from rumpx.servers.topology import Topology, is_error, marked
+from rumpx.servers.topology import Idle, Topology, is_error, marked
 
 _REFRESH_SECONDS: Final = 0.5
 # A worker has up to six Links, and some files of its own, below what the system lets it open.
@@ -110,7 +110,8 @@ class Links:
         self._most = most_kept()
         self._fruitless: dict[_Place, _Fruitless] = {}
         self._well: dict[Address | None, float] = {}
-        self._refreshed = 0.0
+        self._same = 0  # how often the slot map was read and told nothing new
+        self._refresh_due = 0.0
         self.unended = False
 
     @property
@@ -186,9 +187,7 @@ class Links:
         if sum(not each.closed for each in self._connections.values()) < self._most:
             return None
         idle = [
-            place
-            for place, each in self._connections.items()
-            if not each.owed and not each.closed
+            place for place, each in self._connections.items() if not each.owed and not each.closed
         ]
         if not idle:
             return None
@@ -288,15 +287,26 @@ class Links:
         return ""
 
     def refresh(self) -> None:
-        """Something is wrong: read the slot map anew, unless that was just done."""
-        if not self.routes or time.monotonic() - self._refreshed < _REFRESH_SECONDS:
+        """Something is wrong: read the slot map anew, unless that was just done. A node that is
+        well is asked on the connection that there is to it."""
+        now = time.monotonic()
+        if not self.routes or now < self._refresh_due:
             return
-        self._refreshed = time.monotonic()
+        before = self._topology.nodes
         try:
             known = self._topology.known if self.cluster else ()
-            self._learn(read_places(self.dialer, known, self.addresses))
+            self._learn(read_places(self.dialer, known, self.addresses, self._idle_one()))
         except RumpxError:
-            return  # the old map stays; whoever needs it tries again until `--retry-for` is over
+            pass  # the old map stays; whoever needs it tries again until `--retry-for` is over
+        again = self._topology.nodes == before and now - self._refresh_due < _FORGOTTEN_SECONDS
+        self._same = self._same + 1 if again else 1
+        self._refresh_due = now + max(_REFRESH_SECONDS, growing_pause(self._same))
+
+    def _idle_one(self) -> Idle | None:
+        """An idle connection, of a node that has answered lately."""
+        latest_first = reversed(self._connections.items())
+        ours = ((node, c) for (node, _), c in latest_first if not c.owed and not c.closed)
+        return next(ours, None)
 
     def drop(self, address: Address | None) -> None:
         """Close a node's connections, since it is not what it was (a primary, say)."""

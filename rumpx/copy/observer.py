@@ -175,6 +175,7 @@ class Observer:
         self._lock = threading.Lock()  # of the channel
         self._sides = {side.dialer.side: side for side in sides}
         self._pingers: dict[NodeName, Pinger] = {}
+        self._looks: dict[Side, threading.Thread] = {}
         self._looked = time.monotonic()
 
     def run(self) -> None:
@@ -191,7 +192,7 @@ class Observer:
                 self._looked = now
                 silent = {p.node[0] for p in self._pingers.values() if p.silent(now)}
                 for name in silent:
-                    threading.Thread(target=self._look_again, args=(name,), daemon=True).start()
+                    self._begin_look(name)
 
     def _watch(self, dialer: Dialer, nodes: Sequence[Address | None]) -> None:
         interval = min(_LONGEST_INTERVAL, _INTERVAL * len(nodes))
@@ -199,6 +200,13 @@ class Observer:
             pinger = self._pingers[dialer.side, address] = Pinger(dialer, address, interval)
             pinger.start()
             threading.Thread(target=self._ask_info, args=(dialer, pinger), daemon=True).start()
+
+    def _begin_look(self, name: Side) -> None:
+        """Unless one is under way: where all nodes are silent it takes longer than the pause."""
+        look = self._looks.get(name)
+        if look is None or not look.is_alive():
+            self._looks[name] = threading.Thread(target=self._look_again, args=(name,), daemon=True)
+            self._looks[name].start()
 
     def _look_again(self, name: Side) -> None:
         """Another node may serve in the place of one that is silent."""

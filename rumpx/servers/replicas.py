@@ -42,7 +42,7 @@ from rumpx.servers.dial import Dialer
 from rumpx.servers.probe import info_fields
 from rumpx.servers.replies import port_of
 from rumpx.servers.resp import Connection, Reply
-from rumpx.servers.topology import Node, Origin, Topology, read_topology
+from rumpx.servers.topology import Idle, Node, Origin, Topology, read_topology
 from rumpx.servers.upstream import Upstream, parse_upstream
 
 _CATCH_UP_SECONDS: Final = 5.0
@@ -166,19 +166,22 @@ def identify(connection: Connection) -> str:
 
 
 def read_places(
-    dialer: Dialer, known: Iterable[Address] = (), before: Iterable[Address | None] = ()
+    dialer: Dialer,
+    known: Iterable[Address] = (),
+    before: Iterable[Address | None] = (),
+    idle: Idle | None = None,
 ) -> Topology:
     """The topology with the address at which each node is to be read: its primary's or a replica's.
 
     Args:
-        known: as for `read_topology`.
+        known, idle: as for `read_topology`.
         before: addresses that are read already, and are stayed with if they are fit.
 
     Raises:
         NoReplica: a node has no replica that is fit, and its primary is not to be read.
         ConnectionLost, SourceUnusable, TargetUnusable: as `read_topology`, of any primary.
     """
-    topology = read_topology(dialer, known)
+    topology = read_topology(dialer, known, idle)
     if dialer.read_from == "primary":
         return topology
     before = frozenset(before)
@@ -187,9 +190,7 @@ def read_places(
     return replace(topology, nodes=nodes, notes=tuple(filter(None, notes)))
 
 
-def read_place(
-    dialer: Dialer, node: Node, before: Collection[Address | None]
-) -> tuple[Node, str]:
+def read_place(dialer: Dialer, node: Node, before: Collection[Address | None]) -> tuple[Node, str]:
     """A primary with the address at which it is to be read, and why that is its own.
 
     Raises:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
@@ -36,6 +36,8 @@ from rumpx.servers.resp import Connection
 from rumpx.servers.slots import SLOTS
 
 SlotRange = tuple[int, int]
+Idle = tuple[Address | None, Connection]
+"""A node, and a connection to it on which no replies are outstanding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +147,16 @@ def marked(mark: str) -> Iterator[None]:
         raise ConnectionLost(told, cause=error.cause, words=error.words) from None
 
 
-def read_topology(dialer: Dialer, known: Iterable[Address] = ()) -> Topology:
+def read_topology(
+    dialer: Dialer,
+    known: Iterable[Address] = (),
+    idle: Idle | None = None,
+) -> Topology:
     """Ask the endpoint what it is.
 
     Args:
         known: further cluster nodes that may be asked when the URI's own does not answer.
+        idle: a connection to a node, which is asked before any is dialled.
 
     Raises:
         ConnectionLost: no node answers.
@@ -159,6 +166,9 @@ def read_topology(dialer: Dialer, known: Iterable[Address] = ()) -> Topology:
     if endpoint.cluster is False or endpoint.transport == "sentinel":
         dialer.connect().close()
         return STANDALONE
+    if idle:
+        with suppress(ConnectionLost):
+            return _ask(dialer, idle[1], idle[0])
     failure: ConnectionLost | None = None
     for seed in dict.fromkeys([*endpoint.addresses, *known]) or [None]:
         try:
