@@ -416,6 +416,9 @@ class DumpReader:
             first += size
             answer = replies[end - 1]
             if isinstance(answer, list):
+                if len(answer) != end - start - 2:
+                    # The fence counts whole answers only.
+                    raise malformed(self.links.side, request.connection.name, "EXEC")
                 answers += answer
                 keys += group
             else:

@@ -88,6 +88,7 @@ class Hostile:
     Attributes:
         arrivals: when each connection came, by `time.monotonic()`.
         door: what a new connection is told before it is closed; None serves it.
+        executes: from the replies to what MULTI has queued, what EXEC answers.
     """
 
     def __init__(self, keys: int = 100) -> None:
@@ -98,6 +99,7 @@ class Hostile:
         self.connections = 0
         self.arrivals: list[float] = []
         self.door: bytes | None = None
+        self.executes: Callable[[list[bytes]], bytes] = lambda replies: array(*replies)
         self.run_id = "f" * 40
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port: int = self._listener.getsockname()[1]
@@ -171,7 +173,7 @@ class Hostile:
             client.sendall(b"+OK\r\n")
             return []
         if name == "EXEC" and queued is not None:
-            client.sendall(array(*queued))
+            client.sendall(self.executes(queued))
             return None
         answer = self.answers[name](words) if name in self.answers else None
         if answer is None:
