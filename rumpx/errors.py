@@ -96,12 +96,20 @@ class ConnectionLost(TemporaryError):
         cause: what it was given up for; "" if it broke.
         words: the error reply that was the last thing the server said on it; "" if there was none.
         unreached: it did not even come about.
+        side: whose it was, where that is known.
     """
 
     def __init__(
-        self, message: str, *, cause: Cause = "", words: str = "", unreached: bool = False
+        self,
+        message: str,
+        *,
+        cause: Cause = "",
+        words: str = "",
+        unreached: bool = False,
+        side: Side | None = None,
     ) -> None:
         super().__init__(message)
+        self.side = side
         self.cause = cause
         self.words = words
         self.unreached = unreached

@@ -60,8 +60,17 @@ from rumpx.copy.pool import Pool
 from rumpx.copy.prepare import Plan, balancer_words
 from rumpx.copy.progress import Progress, ProgressMeter, Told
 from rumpx.copy.scan import Scanner, Shelf
+from rumpx.copy.suspects import refusal
 from rumpx.copy.throttle import Pace, Throttle
-from rumpx.errors import Interrupted, RumpxError, Side, TemporaryError, TimeOver, unusable
+from rumpx.errors import (
+    ConnectionLost,
+    Interrupted,
+    RumpxError,
+    Side,
+    TemporaryError,
+    TimeOver,
+    unusable,
+)
 from rumpx.job import Address, format_address
 from rumpx.report.display import Display
 from rumpx.report.snapshot import Counts, Held, NodeStat, Snapshot, State, Verb
@@ -661,6 +670,8 @@ class Engine:
             try:
                 return self.meanwhile(question)
             except TemporaryError as error:
+                if fatal := _refusal(error):
+                    raise fatal from None
                 if time.monotonic() > give_up:
                     raise
                 self.note = str(error)
@@ -842,6 +853,13 @@ class Engine:
         # Thousands of partitions take a while to tell of, which must not be all that is done.
         took = time.monotonic() - now
         self._next_tick = now + max(TICK, _TELL_SHARE * took)
+
+
+def _refusal(error: TemporaryError) -> RumpxError | None:
+    """What ends the run, if a server's answer was none."""
+    if isinstance(error, ConnectionLost) and error.side:
+        return refusal(error, error.side)
+    return None
 
 
 def _times(text: str, number: int) -> str:

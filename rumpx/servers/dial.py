@@ -43,8 +43,6 @@ from rumpx.servers.tls import Port, client_context, flag_of
 CLIENT_NAME = "rumpx"
 
 
-
-
 def _hung_up(descriptor: int) -> bool:
     """Whether the other end of a channel is closed."""
     poll = select.poll()
@@ -312,10 +310,15 @@ class Dialer:
             return
         try:
             replies = connection.greet(login + names)
+            if login and "wrong number of arguments" in str(replies[0]):
+                login = [("AUTH", login[0][-1])]  # Redis before 6.0 knows no users
+                replies = connection.greet(login + names)
         except ConnectionLost as error:
             told = error.words or error.silent
-            if tried and not told and _is_news(turn, error):
-                raise tried.explain(error) or error from None
+            if tried and not told and _is_news(turn, error) and (why := tried.explain(error)):
+                raise why from None
+            if error.cause == "malformed":
+                raise unusable(self.side)(str(error)) from None
             raise
         first = replies[0]
         if isinstance(first, hiredis.ReplyError) and (login or is_farewell(first)):
@@ -328,14 +331,14 @@ class Dialer:
             raise ConnectionLost("The coordinator is gone.")
 
     def _login(self, what: str) -> list[tuple[str, ...]]:
-        """AUTH, if there is a password."""
+        """AUTH, if there is a user or a password."""
         endpoint = self.endpoint
         user, password = endpoint.username, endpoint.password
         if what == "sentinel":
             user, password = endpoint.sentinel_username, endpoint.sentinel_password
-        if password is None:
-            return []
-        return [("AUTH", user, password) if user else ("AUTH", password)]
+        if user:
+            return [("AUTH", user, password or "")]
+        return [] if password is None else [("AUTH", password)]
 
     def _names(self) -> list[tuple[str, ...]]:
         """How the server's list of clients, and its eviction, are to know us."""
@@ -352,6 +355,8 @@ class Dialer:
         """What a server's first answer means that is about us, not about our command."""
         if words.startswith("NOAUTH"):
             return self._refused(name, "it asks for a password, and none was given")
+        # Where there is no AUTH, servers repeat what came with it: the password.
+        words = words.partition(", with args")[0]
         if classify(words).kind is not Kind.TEMPORARY:
             return self._refused(name, f"login failed: {words}")
         return ConnectionLost(f"The {self.side} at {name} does not serve us now: {words}.")

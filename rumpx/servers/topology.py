@@ -144,7 +144,7 @@ def marked(mark: str) -> Iterator[None]:
         if not mark:
             raise
         told = f"{error} CLUSTER NODES marks the node as `{mark}`."
-        raise ConnectionLost(told, cause=error.cause, words=error.words) from None
+        raise ConnectionLost(told, cause=error.cause, words=error.words, side=error.side) from None
 
 
 def read_topology(
