@@ -201,7 +201,7 @@ class Coordinator:
         state: JobState = "failed"
         try:
             self._copy()
-            finish()
+            engine.meanwhile(finish)
             state = "done"
         except (Interrupted, TimeOver):
             state = "stopped"
@@ -615,12 +615,10 @@ class Coordinator:
             # Wait for migrations to end, for a while; then walk both their nodes.
             self._grace -= 1
             engine.note = f"waiting for {len(seen.marked)} slots to finish their migration"
-            watch.put_back(disturbed)
+            watch.put_back()
             engine.wait(_PAUSE)
             return True
         engine.note = ""
-        # The ledger, which is saved also while we ask, is to know the slots until it has the walks.
-        watch.put_back(disturbed)
         self._moves.update(disturbed)
         if (moves := max(self._moves.values())) > _MOST_MOVES:
             raise TemporaryError(
@@ -631,7 +629,7 @@ class Coordinator:
         engine.warn(f"{len(disturbed)} slots moved on the source; their keys are walked again.")
         dbs = sorted({place.db for place in self._plan.databases})
         nodes = self._places_of(seen.takers_last())
-        watch.put_back(watch.take() - disturbed)
+        watch.settled()  # with the walks, which the next save has
         return self._add_walks(
             (
                 Partition(0, node, db, span, slots=disturbed, reason="slots moved")

@@ -86,6 +86,7 @@ class SlotWatch:
         self._topology = source.topology.primaries()
         self._owners: dict[int, Address | None] = {}
         self._disturbed: set[int] = set(disturbed)
+        self._taken: frozenset[int] = frozenset()
         self._excused: set[int] = set()
         self._ranges: tuple[SlotOwner, ...] | None = None
         # Questions wait for servers, which those who only look at the books must not.
@@ -136,22 +137,29 @@ class SlotWatch:
         self._owners |= owners
 
     def take(self) -> frozenset[int]:
-        """The slots disturbed since the last call."""
+        """The slots disturbed since the last call; until they are `settled` the ledger is to know
+        them."""
         with self._lock:
-            disturbed, self._disturbed = self._disturbed, set()
-        return frozenset(disturbed)
+            self._taken, self._disturbed = frozenset(self._disturbed), set()
+            return self._taken
 
-    def put_back(self, slots: frozenset[int]) -> None:
-        """These are not dealt with yet."""
+    def put_back(self) -> None:
+        """The slots taken are to be taken again."""
         with self._lock:
-            self._disturbed |= slots
+            self._disturbed |= self._taken
+            self._taken = frozenset()
+
+    def settled(self) -> None:
+        """The slots taken are dealt with; those that were disturbed again since are not."""
+        with self._lock:
+            self._taken = frozenset()
 
     def books(self) -> tuple[tuple[SlotOwner, ...], frozenset[int]]:
         """For the ledger: the owners as last seen, and the slots that are not dealt with yet."""
         with self._lock:
             if self._ranges is None:
                 self._ranges = _ranges(sorted(self._owners.items()))
-            return self._ranges, frozenset(self._disturbed)
+            return self._ranges, self._taken.union(self._disturbed)
 
     def excuse(self, slots: frozenset[int]) -> None:
         """These, still in migration, are about to be walked in the right order, which holds also
