@@ -6,6 +6,7 @@ process as an argument when that starts, it is the same memory there.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
@@ -17,18 +18,31 @@ from contextlib import contextmanager
 from multiprocessing import reduction
 from typing import Any
 
+from rumpx.errors import MachineLimit, machine_limit
+
 
 class Shared:
     """Some bytes, 0 at first; freed with the object, in each process.
+
+    Raises:
+        MachineLimit: there is no room for them.
 
     Attributes:
         memory: to be read at any time, and written to while `locked`.
     """
 
     def __init__(self, size: int) -> None:
-        descriptor, name = tempfile.mkstemp()
-        os.unlink(name)  # so that nothing is left behind by whoever is killed
-        os.ftruncate(descriptor, size)
+        try:
+            with tempfile.TemporaryFile(buffering=0) as file:
+                # Written, not only made as long: a full disk is told now, not by SIGBUS later.
+                if file.write(bytes(size)) < size:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                descriptor = os.dup(file.fileno())
+        except OSError as error:
+            raise machine_limit(error) or MachineLimit(
+                f"No file of {size:,} bytes can be written in {tempfile.gettempdir()}: "
+                f"{error.strerror}. Make room there, or name another folder by TMPDIR."
+            ) from None
         self._open(descriptor, size)
 
     def _open(self, descriptor: int, size: int) -> None:

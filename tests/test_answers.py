@@ -6,20 +6,27 @@ import contextlib
 import itertools
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rumpx.copy.observer import Pinger
 from rumpx.errors import ConnectionLost
+from rumpx.job import parse_endpoint
 from rumpx.servers import resp
+from rumpx.servers.dial import Dialer
 from rumpx.servers.resp import Connection, encode
 from support.data import compare
-from support.hostile import MODES, PAYLOAD, Answers, Hostile, answering, bulk, crc64
+from support.hostile import MODES, PAYLOAD, Answers, Hostile, answering, array, bulk, crc64
+from support.raw import RawError
 from support.run import rumpx
 from support.servers import Server
+from support.waiting import wait_until
 
 StartServer = Callable[..., Server]
 OUT_OF_STEP = "with another number of replies than it was sent commands"
@@ -99,6 +106,26 @@ def test_no_value_goes_to_another_key(
     assert OUT_OF_STEP in told or "no answer to it" in told
 
 
+def test_no_value_goes_to_the_key_of_another_group(hostile: Hostile, server: StartServer) -> None:
+    """One EXEC has a pair of replies less, the next one a pair more: the pipeline's number is right
+    and so is that of all replies in it."""
+    kept: list[bytes] = []
+
+    def executes(replies: list[bytes]) -> bytes:
+        if len(replies) < 20:
+            return array(*replies)
+        replies = [*kept, *replies]
+        kept[:] = [] if kept else replies[-2:]
+        return array(*replies[: len(replies) - len(kept)])
+
+    hostile.executes = executes
+    target = server("7.0")
+    code, told = play(hostile, target)
+    there = {key: target.do("GET", key) for key in target.do("KEYS", "*")}
+    assert all(key == value for key, value in there.items())
+    assert code == 6 and "answered EXEC with something that is no answer" in told
+
+
 @pytest.mark.parametrize("change", ["none", "two"])
 def test_no_expiry_goes_to_another_key(
     hostile: Hostile, server: StartServer, change: str
@@ -130,6 +157,50 @@ def test_a_server_that_does_not_echo_is_copied_all_the_same(
 ) -> None:
     hostile.answers["PING"] = answering(b"+PONG\r\n")
     assert play(hostile, server("7.0"), "--verify") == (0, "")
+
+
+def test_a_source_that_cannot_save(server: StartServer, tmp_path: Path) -> None:
+    """MISCONF is about writes, and PING; reading goes on."""
+    source, target = server("7.0", save="3600 1", enable_protected_configs="yes"), server("7.0")
+    source.do("EVAL", "for n = 1, 300 do redis.call('SET', n, n) end", 0)
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    source.do("CONFIG", "SET", "dir", str(gone))
+    gone.rmdir()
+    source.do("BGSAVE")
+    failed: Callable[[], bool] = lambda: source.info()["rdb_last_bgsave_status"] == "err"  # noqa: E731
+    wait_until(failed, 10, "a save that fails")
+    with pytest.raises(RawError, match="MISCONF"):
+        source.do("PING")
+    assert play(source, target)[0] == 0
+    assert target.do("DBSIZE") == 300
+
+
+def test_a_source_that_cannot_save_is_felt(hostile: Hostile) -> None:
+    hostile.answers["PING"] = answering(b"-MISCONF it cannot save\r\n")
+    pinger = Pinger(Dialer(parse_endpoint(hostile.uri, "source"), "source", 5.0, 5.0), None, 0.02)
+    pinger.start()
+    wait_until(lambda: hostile.called["PING"] > 10, 5, "some PINGs")
+    # It was made longer ago than a tenth of a second before that: it has been answered since.
+    wait_until(lambda: not pinger.silent(time.monotonic() + 2.9), 5, "an answer")
+    pinger.stopped.set()
+
+
+def test_a_fence_that_is_refused_for_a_while_is_tried_again(
+    hostile: Hostile, server: StartServer
+) -> None:
+    """The connections are made while the server cannot save."""
+    fences: list[bytes] = []
+
+    def ping(words: list[bytes]) -> bytes | None:
+        if hostile.called["DUMP"] < 20:
+            return b"-MISCONF it cannot save\r\n"
+        fences.extend(words[1:])
+        return None
+
+    hostile.answers["PING"] = ping
+    assert play(hostile, server("7.0"), "--workers", "1", "--batch-keys", "10")[0] == 0
+    assert sum(b"-" in word for word in fences) > 10
 
 
 def test_a_user_who_may_not_ping(server: StartServer) -> None:
@@ -172,13 +243,12 @@ def test_replies_are_given_out_only_if_their_number_is_right(
 ) -> None:
     """However the bytes are cut into pieces, and however many pipelines were right before."""
     played = Played()
-    with closing(played.connection), played.theirs:
+    with closing(played.connection), played.theirs, pytest.MonkeyPatch.context() as patch:
         for n in range(before):
             played.theirs.sendall(b":%d\r\n" % n + played.fence())
             assert played.connection.receive(1) == [n]
-        answer = b":7\r\n" * sent + played.fence()
-        for start in range(0, len(answer), cut):
-            played.theirs.sendall(answer[start : start + cut])
+        played.theirs.sendall(b":7\r\n" * sent + played.fence())
+        patch.setattr(resp, "RECEIVE_BYTES", cut)
         if sent == expected:
             assert played.connection.receive(expected) == [7] * expected
             return
@@ -211,14 +281,24 @@ def test_what_comes_unasked_behind_a_single_answer() -> None:
 
 
 def test_a_fence_that_is_refused_proves_nothing() -> None:
-    """A server that begins to load answers PING with an error: the answers are asked for again."""
+    """A user who may no longer call PING: the answers are asked for again."""
     played = Played()
     with closing(played.connection), played.theirs:
         played.fence()
-        played.theirs.sendall(b":1\r\n-LOADING it loads\r\n")
+        played.theirs.sendall(b":1\r\n-NOPERM no permission to run the 'ping' command\r\n")
         with pytest.raises(ConnectionLost) as lost:
             played.connection.receive(1)
-    assert (lost.value.cause, lost.value.words) == ("", "LOADING it loads")
+    assert (lost.value.cause, lost.value.words) == ("", "")
+
+
+def test_a_fence_that_is_refused_for_a_while_stands_for_its_word() -> None:
+    played = Played()
+    with closing(played.connection), played.theirs:
+        played.fence()
+        played.theirs.sendall(b":1\r\n-MISCONF it cannot save\r\n")
+        assert played.connection.receive(1) == [1]
+        played.theirs.sendall(b":1\r\n" + played.fence())
+        assert played.connection.receive(1) == [1]
 
 
 def test_an_answer_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,8 +162,11 @@ class Links:
         return connection
 
     def serves(self) -> None:
-        """Keys were read, or written: what is lost now may be replaced at once."""
-        self._fruitless.clear()
+        """Keys were read, or written: of the nodes to which connections stand, the next that is
+        lost may be replaced at once."""
+        for place, each in self._connections.items():
+            if not each.closed and not each.owed:
+                self._fruitless.pop(place, None)
 
     def _end(self, lost: Connection, connection: Connection) -> None:
         """End a connection that was lost, at the server, by way of the one that replaces it."""

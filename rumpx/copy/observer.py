@@ -35,7 +35,7 @@ from rumpx.errors import RumpxError, Side
 from rumpx.job import Address
 from rumpx.servers.dial import Dialer
 from rumpx.servers.probe import parse_info
-from rumpx.servers.replies import Kind, classify
+from rumpx.servers.replies import Kind, cannot_save, classify
 from rumpx.servers.resp import Connection
 from rumpx.servers.topology import is_error, read_topology
 
@@ -144,7 +144,8 @@ class Pinger:
                 self._waits_since = sent
             reply = connection.call("PING")
             now = time.monotonic()
-            if is_error(reply) and classify(reply).kind is Kind.TEMPORARY:
+            passes = is_error(reply) and classify(reply).kind is Kind.TEMPORARY
+            if passes and not cannot_save(reply):
                 continue  # it is loading, say: whoever waits for it waits on
             with self._lock:
                 self._waits_since = None

@@ -75,6 +75,7 @@ from rumpx.servers.probe import ServerClock, ServerInfo, measure_clock, read_inf
 from rumpx.servers.redials import Redials
 from rumpx.servers.replicas import prove, read_places, read_state
 from rumpx.servers.replies import (
+    cannot_save,
     explain_refusal,
     is_proxy,
     key_refused,
@@ -638,6 +639,8 @@ def refuse_foreign(side: Side, connection: Connection) -> None:
     if not is_error(reply):
         raise misshapen(connection, "PING")
     text = str(reply)
+    if cannot_save(reply):
+        return
     if text.startswith(("LOADING", "MASTERDOWN", "BUSY ")):
         refuse_silent_replica(side, connection)
         raise TemporaryError(f"The {side} at {connection.name} is not ready: {text}")

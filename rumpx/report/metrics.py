@@ -26,12 +26,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import re
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from socketserver import TCPServer, ThreadingMixIn
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, TextIO, get_args
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from rumpx.errors import UsageError
@@ -102,6 +103,10 @@ class _Handler(WSGIRequestHandler):
     """For one client; each wait for it is bounded."""
 
     timeout = _CLIENT_SECONDS
+
+    def get_stderr(self) -> TextIO:
+        """The terminal is the bars': a client that does not take its answer is no news."""
+        return io.StringIO()
 
     def log_message(self, format: str, *args: object) -> None:
         """A scrape is no news."""

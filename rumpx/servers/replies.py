@@ -110,6 +110,11 @@ def is_farewell(error: object) -> bool:
     return text.startswith(_FAREWELL_CODES) or any(words in lowered for words in _FAREWELL_WORDS)
 
 
+def cannot_save(reply: object) -> bool:
+    """Whether a reply to PING says that writes are stopped, and PING with them; reads are not."""
+    return str(reply).startswith("MISCONF")
+
+
 def redirection(error: object) -> Address | None:
     """The address in "MOVED slot host:port" or "ASK slot host:port"; None if it cannot be read.
 

@@ -46,12 +46,13 @@ import struct
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
 import hiredis
 
 from rumpx.errors import Cause, ConnectionLost, Side
-from rumpx.servers.replies import is_farewell, refused
+from rumpx.servers.replies import Kind, classify, is_farewell, refused
 
 Reply = bytes | int | None | list["Reply"] | hiredis.ReplyError
 Argument = bytes | str | int
@@ -75,8 +76,8 @@ _AS_ARRAY: Final = b"*%%d\r\n$%d\r\n%b\r\n" % (_FILLING, b"." * _FILLING)
 _LAST_BYTES: Final = 2**20
 # Slower than so many bytes a second no network is; what drips in is given up.
 _SLOWEST: Final = 1024
-# Replies of one pipeline that this machine cannot hold, beside the copies that parsing makes.
-_MOST_BYTES: Final = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+# The memory that a container may have; "max" where that is not limited.
+_LIMITS: Final = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 # A server that has sent less than this and has us run out of memory has only claimed a size.
 _CLAIMED_ONLY: Final = 2**20
 # A fence is appended to the last buffer of a pipeline up to this size, else sent after it.
@@ -89,6 +90,19 @@ _DUMP_PEXPIRETIME: Final = _DUMP + b"*2\r\n$11\r\nPEXPIRETIME\r\n$%d\r\n%b\r\n"
 _MEMORY_USAGE: Final = (
     b"*5\r\n$6\r\nMEMORY\r\n$5\r\nUSAGE\r\n$%d\r\n%b\r\n$7\r\nSAMPLES\r\n$1\r\n1\r\n"
 )
+
+
+def _memory() -> int:
+    """Bytes of this machine, or of the container."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in _LIMITS:
+        with contextlib.suppress(OSError, ValueError):
+            memory = min(memory, int(Path(path).read_text()))
+    return memory
+
+
+# Replies of one pipeline that this machine cannot hold, beside the copies that parsing makes.
+_MOST_BYTES: Final = _memory() // 4
 
 
 def encode(*arguments: Argument) -> bytes:
@@ -288,7 +302,7 @@ class Connection:
     def greet(self, commands: Sequence[Command]) -> list[Reply]:
         """As `call_many`, for the first commands; whether PING fences is learnt with them."""
         *replies, last = self.call_many([*commands, ("PING", self._word)])
-        self.fenced = last == self._word
+        self.fenced = last == self._word or _for_a_while(last)
         return replies
 
     def send(self, *buffers: bytes) -> None:
@@ -374,11 +388,12 @@ class Connection:
     def _settle(self, replies: list[Any]) -> None:
         """Take the fence's word off the oldest pipeline's replies; without it none is believed.
 
-        The fence itself may be refused (the server has begun to load, its ACL has changed): then
-        the replies may be right, but are not proven, and are asked for on another connection.
+        The fence itself may be refused. For a while (the server loads, or cannot save: MISCONF is
+        about writes and PING), that stands in the word's place. For good (its ACL has changed), the
+        replies may be right, but are not proven, and are asked for on another connection.
         """
         sent = self._owed[0]
-        if sent.word and (last := replies.pop()) != sent.word:
+        if sent.word and (last := replies.pop()) != sent.word and not _for_a_while(last):
             if isinstance(last, hiredis.ReplyError):
                 words = "" if refused(last) else str(last)
                 raise self._ended(f"PING was refused: {str(last).rstrip('.')}", words=words)
@@ -398,7 +413,12 @@ class Connection:
         if not word:
             return
         end = _FENCE_REPLY % (len(word), word)
-        if b"".join([part[-len(end) :] for part in heard[-2:]]).endswith(end):
+        tail = b""
+        for part in reversed(heard):
+            tail = part[-len(end) :] + tail
+            if len(tail) >= len(end):
+                break
+        if tail.endswith(end):
             raise self._malformed(_OTHER_NUMBER)
 
     def close(self) -> None:
@@ -472,7 +492,7 @@ class Connection:
         """Close the connection; how it first ended is told to all that wait."""
         self.close()
         if self._end is None:
-            self._end = ConnectionLost(message, cause=cause, words=words)
+            self._end = ConnectionLost(message, cause=cause, words=words, side=self.side)
         return self._end
 
     def _left_on_the_socket(self) -> list[bytes]:
@@ -483,6 +503,11 @@ class Connection:
             while sum(map(len, parts)) < _LAST_BYTES and (data := self._sock.recv(RECEIVE_BYTES)):
                 parts.append(data)
         return parts
+
+
+def _for_a_while(reply: object) -> bool:
+    """Whether a server refuses for a reason that passes."""
+    return isinstance(reply, hiredis.ReplyError) and classify(reply).kind is Kind.TEMPORARY
 
 
 def last_words(heard: Iterable[bytes]) -> str:
