@@ -149,6 +149,7 @@ class Proxy:
         self.bytes_down = 0
         self._rng = random.Random(seed)
         self._cut_after: tuple[Direction, int] | None = None
+        self._cuts_left: list[int] = []
         self._cut_within: tuple[Direction, bytes, int] | None = None
         self._lock = threading.Lock()
         self._open: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
@@ -204,10 +205,12 @@ class Proxy:
         for flowing in self._flowing.values():
             self._loop.call_soon_threadsafe(flowing.set)
 
-    def cut_after(self, n_bytes: int, direction: Direction = "down") -> None:
-        """Once: let n more bytes through in a direction, then close the connection they were on."""
+    def cut_after(self, n_bytes: int, direction: Direction = "down", times: int = 1) -> None:
+        """Let n more bytes through in a direction, then close the connection they were on; that
+        often, one after the other."""
         with self._lock:
             self._cut_after = (direction, n_bytes)
+            self._cuts_left = [n_bytes] * (times - 1)
 
     def cut_within(self, words: bytes, more: int = 0, direction: Direction = "down") -> None:
         """Once: let what comes in a direction through up to and with these words and so many bytes
@@ -297,7 +300,8 @@ class Proxy:
                 left = self._cut_after[1]
                 if len(chunk) >= left:
                     chunk, cut = chunk[:left], True
-                    self._cut_after = None
+                    left = self._cuts_left.pop() if self._cuts_left else 0
+                    self._cut_after = (direction, left) if left else None
                     self.cuts += 1
                 else:
                     self._cut_after = (direction, left - len(chunk))
