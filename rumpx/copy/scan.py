@@ -67,7 +67,8 @@ from rumpx.servers.replicas import catch_up, identify, prove, read_place
 from rumpx.servers.replies import Kind, classify, explain_refusal, malformed
 from rumpx.servers.resp import Argument, Connection, Reply
 from rumpx.servers.slots import key_slot
-from rumpx.servers.topology import Node, heir, read_topology
+from rumpx.servers.topology import Node, heir, is_error, read_topology
+from rumpx.values.shapes import fits
 
 # Names in one batch may not be larger than this, so that a batch of long names is no surprise.
 BATCH_NAME_BYTES: Final = 2**20
@@ -196,7 +197,7 @@ def walk(
         if keep is not None:
             found = [key for key in found if keep(key)]
         if ask_types and found:
-            found = _of_types(connection, found, settings.scope.types, gate)
+            found = _of_types(connection, partition.side, found, settings.scope.types, gate)
         found = lately.new(before, cursor, found)
         lately.add(cursor, found)  # nothing comes between this and the keys' being handed on
         yield found, cursor
@@ -292,12 +293,10 @@ def scanned(connection: Connection, side: Side, reply: Reply) -> tuple[int, list
     """
     if not isinstance(reply, list):
         raise _scan_refused(connection, side, reply)
-    if len(reply) == 2:
-        after, keys = reply
-        known = isinstance(keys, list) and set(map(type, keys)) <= {bytes}
-        if known and isinstance(after, bytes) and after.isdigit() and int(after) < 2**64:
-            return int(after), keys  # type: ignore[return-value]
-    raise malformed(side, connection.name, "SCAN")
+    if not fits("SCAN", reply):
+        raise malformed(side, connection.name, "SCAN")
+    cursor, keys = reply
+    return int(cursor), keys  # type: ignore[arg-type,return-value]
 
 
 def _check_cursor(connection: Connection, cursor: int) -> None:
@@ -308,13 +307,15 @@ def _check_cursor(connection: Connection, cursor: int) -> None:
 
 
 def _of_types(
-    connection: Connection, keys: list[bytes], types: tuple[str, ...], gate: Gate
+    connection: Connection, side: Side, keys: list[bytes], types: tuple[str, ...], gate: Gate
 ) -> list[bytes]:
     wanted = {name.lower().encode() for name in types}
     replies: list[Reply] = []
     while (done := len(replies)) < len(keys):
         with gate.asking() as number:
             replies += connection.call_many([("TYPE", key) for key in keys[done : done + number]])
+    if not all(is_error(reply) or fits("TYPE", reply) for reply in replies):
+        raise malformed(side, connection.name, "TYPE")
     return [
         key
         for key, reply in zip(keys, replies, strict=True)

@@ -30,6 +30,7 @@ from typing import Any, Final
 from rumpx.servers.endless import Endless
 from rumpx.servers.replies import malformed
 from rumpx.values.reading import Reader, ValueChanged
+from rumpx.values.shapes import FOOTER_BYTES
 from rumpx.values.sketches import LARGEST_SKETCH
 from rumpx.values.small import meaning
 
@@ -39,8 +40,7 @@ TOLERANCE_MS: Final = 2
 
 _MAX_MEMBERS: Final = 1000
 _MEMBERS_OF_UNKNOWN_SIZE: Final = 100
-# VERSION and CRC64 at the end of what DUMP returns.
-FOOTER_BYTES: Final = 10
+# Of a payload's footer.
 CHECKSUM_BYTES: Final = 8
 
 
