@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from typing import Any, get_args
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from rumpx.check import sample
 from rumpx.copy.dump import Abilities, DumpReader, Expiry, Read, Wanted
+from rumpx.copy.gate import Gate
+from rumpx.copy.intake import ChunkLimits, Intake
 from rumpx.copy.links import Links
-from rumpx.copy.scan import scanned
+from rumpx.copy.plan import CursorSpan, NodeKeys, Partition, SlotSpan, Span, WholeSpan, reverse
+from rumpx.copy.scan import ScanSettings, scanned, walk
 from rumpx.copy.tasks import Budget, Runner
-from rumpx.errors import ConnectionLost, SourceUnusable
-from rumpx.job import parse_endpoint
+from rumpx.copy.throttle import Throttle
+from rumpx.errors import ConnectionLost, SourceUnusable, TargetUnusable
+from rumpx.job import Scope, parse_endpoint
 from rumpx.servers.dial import Dialer
+from rumpx.servers.endless import Endless
 from rumpx.servers.replicas import read_state
-from rumpx.servers.resp import Connection, last_words
-from rumpx.servers.topology import STANDALONE
+from rumpx.servers.resp import Argument, Command, Connection, last_words
+from rumpx.servers.topology import STANDALONE, Node
 from rumpx.servers.upstream import Upstream, parse_upstream
+from rumpx.values import by_type
+from rumpx.values.reading import Reader
 from rumpx.values.shapes import fits
-from support.hostile import INFO, Hostile, answering, bulk, scan_reply
+from rumpx.verify import compare
+from rumpx.verify.calls import Calls
+from support.hostile import INFO, MODES, Hostile, Words, answering, bulk, scan_reply
 from support.run import rumpx
 from support.servers import Server
 
@@ -254,3 +266,169 @@ def test_a_replica_that_does_not_know_its_offset(
     )
     state = read_state(connection)
     assert state and (state.offset, state.role) == (-1, "slave")
+
+
+# Walks without end
+
+
+def walked(source: Hostile, span: Span, count: int = 2**20) -> int:
+    """Walk a database in this process; how many replies that took."""
+    dialer = Dialer(parse_endpoint(source.uri, "source"), "source", 5.0, 5.0)
+    partition = Partition(0, Node(None), 0, span)
+    settings = ScanSettings(dialer, Scope(), 1.0, scan_type=True)
+    with closing(Throttle()) as throttle, closing(dialer.connect(None)) as connection:
+        gate = Gate(throttle, count, 1000)
+        return sum(1 for _ in walk(connection, partition, span.start, settings, gate))
+
+
+@pytest.mark.parametrize("span", [WholeSpan(), SlotSpan(0, 100)], ids=["whole", "slots"])
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_walk_that_shows_nothing_for_ever(hostile: Hostile, span: Span, refused: bool) -> None:
+    hostile.answers["SCAN"] = MODES["endless and empty"]()
+    if refused:
+        hostile.answers["DBSIZE"] = answering(b"-NOPERM no DBSIZE\r\n")
+    why = "of any server take up" if refused else "as DBSIZE says there are take up"
+    with pytest.raises(SourceUnusable, match=f"SCAN on .* does not come to an end: .* {why}"):
+        walked(hostile, span, 2**24 if refused else 2**20)
+    assert hostile.called["SCAN"] < 300
+
+
+def test_a_walk_that_shows_keys_for_ever_and_does_not_count_them(hostile: Hostile) -> None:
+    names = [b"%d" % number for number in range(1000)]
+    hostile.answers["SCAN"] = lambda words: scan_reply(hostile.called["SCAN"], names)
+    hostile.answers["DBSIZE"] = answering(b"-NOPERM no DBSIZE\r\n")
+    with pytest.raises(SourceUnusable, match="does not come to an end: after 1,025 replies"):
+        walked(hostile, WholeSpan(), 2**22)
+
+
+def test_the_end_of_a_part_that_is_never_reached(hostile: Hostile) -> None:
+    """What lies behind it is asked for once more, up to where a reply ended."""
+    part, most = CursorSpan(0, 2**48), 2**63
+
+    def answer(words: Words) -> bytes:
+        asked = int(words[1])
+        if not asked:
+            return scan_reply(reverse(most), [b"k:1"])
+        return scan_reply(reverse(reverse(asked) + 1), [])
+
+    hostile.answers["SCAN"] = answer
+    with pytest.raises(SourceUnusable, match=r"SCAN on .* does not come to an end: after"):
+        walked(hostile, part)
+
+
+def test_a_server_that_hangs_up_whenever_it_has_shown_something(hostile: Hostile) -> None:
+    """What came over other connections counts."""
+    watch = Endless()
+    for number in range(1, 100):
+        watch.resume()
+        if why := watch.watch(number % 2, 0, 2**20, lambda: 0):
+            break
+    assert "after 17 replies" in why
+
+
+@given(
+    keys=st.integers(0, 10**9),
+    slack=st.floats(1, 300),
+    tables=st.sampled_from([1, 16_384]),
+    replies=st.integers(1, 200),
+    filtered=st.booleans(),
+)
+def test_no_walk_that_ends_is_taken_for_endless(
+    keys: int, slack: float, tables: int, replies: int, filtered: bool
+) -> None:
+    """Of tables far larger than their keys need, whatever is filtered out."""
+    buckets = max(int(slack * keys), 9_000 * tables)
+    steps = keys + buckets // 10
+    watch = Endless()
+    for cursor in range(1, replies + 1):
+        shown = 0 if filtered else keys // replies
+        assert not watch.watch(cursor, shown, steps // replies, lambda: keys)
+
+
+def test_a_check_ends_where_a_walk_does_not(hostile: Hostile) -> None:
+    place = NodeKeys(Node(None), 0, 100, "unknown")
+    dialer = Dialer(parse_endpoint(hostile.uri, "source"), "source", 5.0, 5.0)
+    for mode, share, why in (
+        ("cursor that goes round", 1000, "it goes round"),
+        ("cursor that goes round", 80, "it goes round"),
+        ("endless cursor", 1000, "it shows several times as many keys"),
+    ):
+        hostile.answers["SCAN"] = MODES[mode]()
+        ends = pytest.raises(SourceUnusable, match=f"does not come to an end: {why}")
+        with closing(dialer.connect(None)) as connection, ends:
+            for _ in sample._Walk(place, share).names(connection):
+                pass
+
+
+def test_a_check_of_a_source_whose_cursor_goes_round(
+    hostile: Hostile, server: StartServer
+) -> None:
+    hostile.answers["SCAN"] = MODES["cursor that goes round"]()
+    code, told = play(hostile, server("7.0"), command="check")
+    assert code == SOURCE
+    assert "it goes round: a cursor came twice" in " ".join(told.split())
+
+
+# Values without end
+
+
+class Walked:
+    """A server of one value, whose walks never end."""
+
+    name = "there"
+
+    def __init__(self, members: Callable[[int], list[bytes]], count: int = 0) -> None:
+        self.members = members
+        self.count = count
+        self.replies = 0
+
+    def call(self, *arguments: Argument) -> Any:
+        match arguments[0]:
+            case "SSCAN" | "HSCAN":
+                self.replies += 1
+                return [b"%d" % self.replies, self.members(self.replies)]
+            case "SCARD" | "HLEN":
+                return 10
+        return None
+
+    def call_many(self, commands: Iterable[Command], /) -> list[Any]:
+        return [self.call(*command) for command in commands]
+
+
+@pytest.mark.parametrize(("command", "counter"), [("SSCAN", "SCARD"), ("HSCAN", "HLEN")])
+@pytest.mark.parametrize(
+    ("members", "why"),
+    [
+        (lambda number: [], "as (SCARD|HLEN) says there are take up"),
+        (lambda number: [b"a", b"b"] * 500, "it shows several times as many members"),
+    ],
+)
+def test_a_value_whose_members_never_end(
+    command: str, counter: str, members: Callable[[int], list[bytes]], why: str
+) -> None:
+    server = Walked(members)
+    with pytest.raises(SourceUnusable, match=f"{command} on .* does not come to an end: .*{why}"):
+        for _ in by_type._walk(Reader(server, "source"), command, b"k", 1000, counter):
+            pass
+
+
+@pytest.mark.parametrize("mode", ["endless and empty", "round"])
+def test_a_hash_without_fields_that_never_ends(
+    hostile: Hostile, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    monkeypatch.setattr(compare, "_MOST_FIELDS_SEEN", 2**20)
+    hostile.answers["HSCAN"] = MODES["endless and empty"]()
+    if mode == "round":
+        hostile.answers["HSCAN"] = lambda words: scan_reply(int(words[2]) % 7 + 1, [])
+    hostile.answers["HLEN"] = answering(b":10\r\n")
+    why = "a cursor came twice" if mode == "round" else "as HLEN says there are"
+    links = Links(Dialer(parse_endpoint(hostile.uri, "target"), "target", 5.0, 5.0), STANDALONE)
+    budget = Budget(2**30)
+    runner = Runner(budget)
+    with closing(Throttle()) as throttle, closing(links):
+        reader = DumpReader(links, Abilities("instant", multi=False, sizes="none"))
+        intake = Intake(reader, budget, ChunkLimits(1000, 2**20, 2**20), throttle)
+        runner.start(compare._without_fields(Calls(links, 1.0, intake), 0, [b"k:1", b"k:2"]))
+        with pytest.raises(TargetUnusable, match=f"HSCAN on .* does not come to an end: .*{why}"):
+            while runner.delay() is not None:
+                runner.step()

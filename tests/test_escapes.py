@@ -302,6 +302,7 @@ def test_words_that_end_a_run(
     evil.answers[command] = answer
     both = (evil, server("7.0")) if side == "source" else (server("7.0"), evil)
     done = rumpx(*ends(*both), "--progress", "line")
+    print(done.returncode, command, side); print(done.stderr)
     assert "Traceback" not in done.stderr
     assert is_clean(done.stderr)
 

@@ -27,8 +27,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from rumpx.servers.endless import Endless
-from rumpx.servers.replies import malformed
+from rumpx.servers.endless import Endless, never_ends
 from rumpx.values.reading import Reader, ValueChanged
 from rumpx.values.shapes import FOOTER_BYTES
 from rumpx.values.sketches import LARGEST_SKETCH
@@ -128,21 +127,29 @@ def _windows(reader: Reader, key: bytes, length: int) -> Iterator[tuple[int, int
     return ((start, start + step - 1) for start in range(0, length, step))
 
 
-def _walk(reader: Reader, command: str, key: bytes, count: int) -> Iterator[list[bytes]]:
+def _walk(
+    reader: Reader, command: str, key: bytes, count: int, counter: str
+) -> Iterator[list[bytes]]:
     """What SSCAN or HSCAN finds, reply by reply.
 
+    Args:
+        count: COUNT.
+        counter: the command that tells how many members there are.
+
     Raises:
-        SourceUnusable, TargetUnusable: its cursors go round.
+        SourceUnusable, TargetUnusable: it does not come to an end.
     """
-    cursor, endless = b"0", Endless()
+    cursor, endless = 0, Endless("members", counter)
     while True:
-        cursor, found = reader.read(command, key, cursor, "COUNT", count)
-        if endless.goes_round(int(cursor)):
-            raise malformed(reader.side, reader.caller.name, command)
+        reply = reader.read(command, key, cursor, "COUNT", count)
+        cursor, found = int(reply[0]), reply[1]
         if found:
             yield found
-        if cursor == b"0":
+        if not cursor:
             return
+        why = endless.watch(cursor, len(found), count, lambda: reader.read(counter, key))
+        if why:
+            raise never_ends(reader.side, reader.caller.name, command, why)
 
 
 def _equal_strings(source: Reader, target: Reader, key: bytes) -> bool:
@@ -189,7 +196,7 @@ def _equal_sets(source: Reader, target: Reader, key: bytes) -> bool:
     count = _members_at_once(source, key, length)
     return all(
         all(target.read_many([("SISMEMBER", key, member) for member in members]))
-        for members in _walk(source, "SSCAN", key, count)
+        for members in _walk(source, "SSCAN", key, count, "SCARD")
     )
 
 
@@ -205,7 +212,7 @@ def _holds_fields_of(one: Reader, other: Reader, key: bytes) -> bool:
     count = _members_at_once(one, key, one.read("HLEN", key))
     probe = ("HPEXPIRETIME", key, "FIELDS", 1, b"")
     expiries = one.may_call(*probe) and other.may_call(*probe)
-    for found in _walk(one, "HSCAN", key, count):
+    for found in _walk(one, "HSCAN", key, count, "HLEN"):
         fields = found[::2]
         if other.read("HMGET", key, *fields) != found[1::2]:
             return False
