@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -16,8 +17,9 @@ from rumpx.copy.dump import Abilities, DumpReader, Expiry, Read, Wanted
 from rumpx.copy.gate import Gate
 from rumpx.copy.intake import ChunkLimits, Intake
 from rumpx.copy.links import Links
+from rumpx.copy.messages import FromScanner, ScanTrouble
 from rumpx.copy.plan import CursorSpan, NodeKeys, Partition, SlotSpan, Span, WholeSpan, reverse
-from rumpx.copy.scan import ScanSettings, scanned, walk
+from rumpx.copy.scan import Scanner, ScanSettings, Shelf, scanned, walk
 from rumpx.copy.tasks import Budget, Runner
 from rumpx.copy.throttle import Throttle
 from rumpx.errors import ConnectionLost, SourceUnusable, TargetUnusable
@@ -271,12 +273,15 @@ def test_a_replica_that_does_not_know_its_offset(
 # Walks without end
 
 
+def scan_settings(source: Hostile) -> ScanSettings:
+    dialer = Dialer(parse_endpoint(source.uri, "source"), "source", 5.0, 5.0)
+    return ScanSettings(dialer, Scope(), 5.0, scan_type=True)
+
+
 def walked(source: Hostile, span: Span, count: int = 2**20) -> int:
     """Walk a database in this process; how many replies that took."""
-    dialer = Dialer(parse_endpoint(source.uri, "source"), "source", 5.0, 5.0)
-    partition = Partition(0, Node(None), 0, span)
-    settings = ScanSettings(dialer, Scope(), 1.0, scan_type=True)
-    with closing(Throttle()) as throttle, closing(dialer.connect(None)) as connection:
+    partition, settings = Partition(0, Node(None), 0, span), scan_settings(source)
+    with closing(Throttle()) as throttle, closing(settings.dialer.connect(None)) as connection:
         gate = Gate(throttle, count, 1000)
         return sum(1 for _ in walk(connection, partition, span.start, settings, gate))
 
@@ -324,6 +329,27 @@ def test_a_server_that_hangs_up_whenever_it_has_shown_something(hostile: Hostile
         if why := watch.watch(number % 2, 0, 2**20, lambda: 0):
             break
     assert "after 17 replies" in why
+
+
+def test_a_scan_without_end_over_ever_new_connections(hostile: Hostile) -> None:
+    number = itertools.count(1)
+
+    def answer(words: Words) -> Iterator[bytes]:
+        if not (cursor := next(number)) % 2:
+            raise ConnectionResetError
+        yield scan_reply(cursor, [])
+
+    hostile.answers["SCAN"] = answer
+    told: list[FromScanner] = []
+    with closing(Throttle()) as throttle:
+        scanner = Scanner(
+            *(Partition(0, Node(None), 0, WholeSpan()), 0, 0, hostile.run_id),
+            *(scan_settings(hostile), Shelf(), Gate(throttle, 2**21, 1000)),
+            emit=lambda message: not told.append(message),  # type: ignore[func-returns-value]
+        )
+        scanner.start().join(20)
+    assert isinstance(told[-1], ScanTrouble)
+    assert "does not come to an end: after 9 replies" in str(told[-1].error)
 
 
 @given(
