@@ -438,6 +438,42 @@ def test_a_value_whose_members_never_end(
             pass
 
 
+class Streaming(Walked):
+    """One of a stream, whose entries never end."""
+
+    def call(self, *arguments: Argument) -> Any:
+        match arguments[0]:
+            case "XLEN":
+                return 10
+            case "XRANGE" | "XPENDING" as command:
+                self.replies += 1
+                (last,) = self.members(self.replies)
+                rest = [[b"f", b"v"]] if command == "XRANGE" else [b"consumer", 0, 1]
+                return [[last, *rest]] * int(arguments[-1])
+            case "XINFO":
+                return [[b"name", b"c", b"pending", 10]]
+            case "TIME":
+                return [1, 1]
+        return None
+
+
+@pytest.mark.parametrize(
+    ("members", "why"),
+    [
+        (lambda number: [b"1-1"], "a cursor came twice"),
+        (lambda number: [b"%d-1" % number], "it shows several times as many"),
+    ],
+)
+def test_a_stream_whose_entries_never_end(
+    members: Callable[[int], list[bytes]], why: str
+) -> None:
+    both = [Reader(Streaming(members), side) for side in ("source", "target")]
+    with pytest.raises(SourceUnusable, match=f"XRANGE on .* does not come to an end: .*{why}"):
+        by_type._equal_entries(*both, b"k")
+    with pytest.raises(SourceUnusable, match=f"XPENDING on .* does not come to an end: .*{why}"):
+        by_type._equal_pending(*both, b"k", b"g")
+
+
 @pytest.mark.parametrize("mode", ["endless and empty", "round"])
 def test_a_hash_without_fields_that_never_ends(
     hostile: Hostile, monkeypatch: pytest.MonkeyPatch, mode: str

@@ -1,5 +1,5 @@
 """Does a walk by cursors come to its end? A server that goes round, or goes on for ever, is found
-out: of SCAN, and of SSCAN and HSCAN on one value.
+out: of SCAN, of SSCAN and HSCAN on one value, and of a stream by its ids.
 
 Cursors are the server's own, and only where their arithmetic is proven do they tell how far a walk
 is. For all others there are three bounds, none of which needs memory:

@@ -25,6 +25,7 @@ either.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
 from rumpx.servers.endless import Endless, never_ends
@@ -147,9 +148,14 @@ def _walk(
             yield found
         if not cursor:
             return
-        why = endless.watch(cursor, len(found), count, lambda: reader.read(counter, key))
-        if why:
-            raise never_ends(reader.side, reader.caller.name, command, why)
+        size = partial(reader.read, counter, key)
+        _refuse_endless(reader, command, endless.watch(cursor, len(found), count, size))
+
+
+def _refuse_endless(reader: Reader, command: str, why: str) -> None:
+    """End the run if a walk would never end, for the fault that its watch has found."""
+    if why:
+        raise never_ends(reader.side, reader.caller.name, command, why)
 
 
 def _equal_strings(source: Reader, target: Reader, key: bytes) -> bool:
@@ -246,7 +252,7 @@ def _same_attributes(one: dict[bytes, Any], other: dict[bytes, Any]) -> bool:
 
 def _equal_entries(source: Reader, target: Reader, key: bytes) -> bool:
     count = _members_at_once(source, key, source.read("XLEN", key))
-    start = b"-"
+    start, endless = b"-", Endless("entries", "XLEN")
     while True:
         entries = source.read("XRANGE", key, start, "+", "COUNT", count)
         if entries != target.read("XRANGE", key, start, "+", "COUNT", count):
@@ -254,14 +260,19 @@ def _equal_entries(source: Reader, target: Reader, key: bytes) -> bool:
         if len(entries) < count:
             return True
         start = _next_id(entries[-1][0])
+        size = partial(source.read, "XLEN", key)
+        _refuse_endless(source, "XRANGE", endless.watch(_number(start), count, count, size))
 
 
 def _next_id(entry_id: bytes) -> bytes:
     """The id after this one; the exclusive "(id" is not known before 6.2."""
+    return b"%d-%d" % divmod(_number(entry_id) + 1, 2**64)
+
+
+def _number(entry_id: bytes) -> int:
+    """An id as one number, in the order of ids."""
     milliseconds, sequence = map(int, entry_id.split(b"-"))
-    if sequence == 2**64 - 1:
-        return b"%d-0" % (milliseconds + 1)
-    return b"%d-%d" % (milliseconds, sequence + 1)
+    return milliseconds * 2**64 + sequence
 
 
 def _equal_groups(source: Reader, target: Reader, key: bytes) -> bool:
@@ -292,7 +303,7 @@ def _consumers(reader: Reader, key: bytes, group: bytes) -> dict[bytes, int]:
 
 
 def _equal_pending(source: Reader, target: Reader, key: bytes, group: bytes) -> bool:
-    start = b"-"
+    start, endless = b"-", Endless("pending entries", "XINFO CONSUMERS")
     while True:
         entries = _pending(source, key, group, start)
         others = _pending(target, key, group, start)
@@ -301,6 +312,12 @@ def _equal_pending(source: Reader, target: Reader, key: bytes, group: bytes) -> 
         if len(entries) < _MAX_MEMBERS:
             return True
         start = _next_id(entries[-1][0])
+        why = endless.watch(
+            _number(start),
+            *(len(entries), _MAX_MEMBERS),
+            lambda: sum(_consumers(source, key, group).values()),
+        )
+        _refuse_endless(source, "XPENDING", why)
 
 
 def _pending(
