@@ -1,4 +1,5 @@
-"""What replies look like to the commands by which values are read; what looks otherwise is none.
+"""What replies look like to the commands by which keys and values are read; what looks otherwise is
+none.
 
 A comparison takes replies apart by the shape that their command has. That is checked here once, by
 the command's name, so that a server (or what stands in between) that answers in another shape ends
