@@ -285,24 +285,31 @@ def cluster_of(host: str) -> Callable[[Words], bytes]:
 
 
 @pytest.mark.parametrize(
-    ("command", "answer"),
+    ("side", "command", "answer"),
     [
-        ("INFO", answering(f"-ERR {EVIL_LINE}\r\n".encode())),
-        ("SCAN", answering(f"-NOPERM {EVIL_LINE}\r\n".encode())),
-        ("PING", answering(f"-DENIED {EVIL_LINE}\r\n".encode())),
-        ("CLUSTER", cluster_of(EVIL_LINE.replace(" ", ""))),
-        ("DUMP", answering(f"-NOPERM {EVIL_LINE}\r\n".encode())),
-        ("RESTORE", answering(f"-ERR {EVIL_LINE}\r\n".encode())),
+        *(
+            (side, command, answer)
+            for side in ("source", "target")
+            for command, answer in (
+                ("PING", answering(f"-DENIED {EVIL_LINE}\r\n".encode())),
+                ("CLUSTER", cluster_of(EVIL_LINE.replace(" ", ""))),
+            )
+        ),
+        ("source", "SCAN", answering(f"-ERR {EVIL_LINE}\r\n".encode())),
+        ("source", "DUMP", answering(f"-DENIED {EVIL_LINE}\r\n".encode())),
+        ("target", "RESTORE", answering(f"-DENIED {EVIL_LINE}\r\n".encode())),
     ],
 )
-@pytest.mark.parametrize("side", ["source", "target"])
 def test_words_that_end_a_run(
     evil: Hostile, server: StartServer, command: str, answer: Callable[[Words], bytes], side: str
 ) -> None:
     evil.answers[command] = answer
-    both = (evil, server("7.0")) if side == "source" else (server("7.0"), evil)
-    done = rumpx(*ends(*both), "--progress", "line")
-    assert "Traceback" not in done.stderr
+    other = server("7.0")
+    other.do("SET", "k", "v")
+    both = (evil, other) if side == "source" else (other, evil)
+    done = rumpx(*ends(*both), "--on-conflict", "replace", "--progress", "line")
+    assert done.returncode == (SOURCE if side == "source" else TARGET)
+    assert f"\\x1b{SHOWN}\\x07" in done.stderr and "Traceback" not in done.stderr
     assert is_clean(done.stderr)
 
 

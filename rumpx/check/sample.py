@@ -22,9 +22,10 @@ from typing import Final, TypeVar
 from rumpx.check.document import LargeKey, PrefixCount, Sampled, Spread, TypeCount
 from rumpx.copy.plan import NodeKeys, cut_spans
 from rumpx.copy.prepare import SideFacts, connected
-from rumpx.copy.scan import scanned
+from rumpx.copy.scan import refuse_endless, scanned
 from rumpx.errors import printable
 from rumpx.job import Address, Scope
+from rumpx.servers.endless import Endless
 from rumpx.servers.globs import compile_glob
 from rumpx.servers.replies import Kind, classify, key_refused
 from rumpx.servers.resp import Command, Connection, Reply
@@ -82,7 +83,8 @@ def take_sample(
     """Look at `number` keys in scope, as far as there are so many.
 
     Raises:
-        SourceUnusable, TemporaryError: SCAN is refused, or the source does not answer.
+        SourceUnusable, TemporaryError: SCAN is refused or does not come to an end, or the source
+            does not answer.
     """
     total = sum(place.keys for place in places)
     keys: list[Key] = []
@@ -142,7 +144,7 @@ class _Walk:
         for number, span in enumerate(self._spans, start=1):
             enough = -(-self._share * number // len(self._spans))
             most = enough * _NAMES_FOR_ONE
-            cursor, empty = span.start, 0
+            cursor, empty, endless = span.start, 0, Endless()
             while self._whole or (
                 self.taken < enough and len(known) < most and empty < _EMPTY_SCANS
             ):
@@ -155,6 +157,7 @@ class _Walk:
                 empty = 0 if found else empty + 1
                 if span.ended(cursor):
                     break
+                refuse_endless(connection, "source", endless, cursor, len(found), PIPELINE)
 
 
 def _scan(connection: Connection, cursor: int) -> tuple[int, list[bytes]]:

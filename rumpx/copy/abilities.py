@@ -72,7 +72,8 @@ def _tried(
     kinds = connection.call_many([("TYPE", name) for name in names]) if wanted else names
     lefts = connection.call_many([("PTTL", name) for name in names])
     for name, kind, left in zip(names, kinds, lefts, strict=True):
-        if not wanted or key_refused(kind) or kind in wanted:
+        fits = isinstance(kind, bytes) and kind.lower() in wanted
+        if not wanted or key_refused(kind) or fits:
             yield name, key_refused(left)
 
 

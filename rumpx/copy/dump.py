@@ -63,6 +63,7 @@ from rumpx.servers.resp import (
     encode_pttls,
 )
 from rumpx.servers.topology import is_error
+from rumpx.values.shapes import SHORTEST_PAYLOAD, is_payload
 
 Expiry = Literal["instant", "clock", "left"]
 
@@ -445,8 +446,9 @@ class DumpReader:
         first, last = clocked[0], clocked[-1]
         if is_error(first) or is_error(last):
             return [first if is_error(first) else last] * len(request.keys)
-        instants = [_instant(left, first, last) for left in clocked[1:-1]]
-        spreads = [_spread(first, last)] * len(instants)
+        before, after = self._clock(request, first), self._clock(request, last)
+        instants = [_instant(left, before, after) for left in clocked[1:-1]]
+        spreads = [after - before] * len(instants)
         for _ in range(_CLOCK_TRIES):
             wide = [n for n, spread in enumerate(spreads) if spread > _CLOCK_SPREAD_MS]
             if not wide:
@@ -461,24 +463,39 @@ class DumpReader:
             (outcome,) = yield [Replies(connection, 2 * len(wide) + 1)]
             if not isinstance(outcome, list):
                 break
+            if any(map(is_error, outcome[::2])):
+                break  # TIME is refused by now
+            clocks = [self._clock(request, reply) for reply in outcome[::2]]
             for position, n in enumerate(wide):
-                before, left, after = outcome[2 * position : 2 * position + 3]
-                if _spread(before, after) < spreads[n]:
-                    spreads[n] = _spread(before, after)
-                    instants[n] = _instant(left, before, after)
+                before, after = clocks[position : position + 2]
+                if after - before < spreads[n]:
+                    spreads[n] = after - before
+                    instants[n] = _instant(outcome[2 * position + 1], before, after)
         return instants
+
+    def _clock(self, request: _Request, reply: Reply) -> float:
+        """TIME's reply in ms.
+
+        Raises:
+            SourceUnusable, TargetUnusable: it is none.
+        """
+        try:
+            return milliseconds(reply)
+        except (ValueError, TypeError):
+            raise malformed(self.links.side, request.connection.name, "TIME") from None
 
     def _sort(self, db: int, request: _Request, replies: list[Reply], result: Read) -> None:
         """Replies → what became of each key."""
         payloads, expiries = self._pairs(request, replies)
         plain = set(map(type, payloads)) == _ONLY_BYTES and set(map(type, expiries)) == _ONLY_INTS
-        if plain and min(expiries) > _GONE:  # type: ignore[type-var,operator]
+        whole = plain and min(map(len, payloads)) >= SHORTEST_PAYLOAD  # type: ignore[arg-type]
+        if whole and min(expiries) > _GONE:  # type: ignore[type-var,operator]
             result.keys += request.keys
             result.payloads += payloads  # type: ignore[arg-type]
             result.expiries += expiries  # type: ignore[arg-type]
             return
         for key, payload, expiry in zip(request.keys, payloads, expiries, strict=True):
-            if isinstance(payload, bytes) and isinstance(expiry, int) and expiry != _GONE:
+            if is_payload(payload) and isinstance(expiry, int) and expiry > _GONE:
                 result.keys.append(key)
                 result.payloads.append(payload)
                 result.expiries.append(expiry)
@@ -489,7 +506,7 @@ class DumpReader:
                     self._error(db, key, expiry, "PTTL", request, result)
                 else:
                     result.again.append(key)
-            elif payload is None or expiry == _GONE:
+            elif payload is None or (is_payload(payload) and expiry == _GONE):
                 result.gone += 1
             else:
                 name = request.connection.name
@@ -615,15 +632,8 @@ def _numbers(replies: list[Reply]) -> list[int]:
     return [reply if isinstance(reply, int) else 0 for reply in replies]
 
 
-def _spread(first: Reply, last: Reply) -> float:
-    """ms between two TIMEs."""
-    if isinstance(first, list) and isinstance(last, list):
-        return milliseconds(last) - milliseconds(first)
-    return 0.0
-
-
-def _instant(left: Reply, before: Reply, after: Reply) -> Reply:
+def _instant(left: Reply, before: float, after: float) -> Reply:
     """A PTTL between two TIMEs as an instant; whole ms, as PTTL counts them."""
-    if not isinstance(before, list) or not isinstance(left, int) or left < 0:
+    if not isinstance(left, int) or left < 0:
         return left
-    return int(milliseconds(before) + _spread(before, after) / 2) + left
+    return int((before + after) / 2) + left

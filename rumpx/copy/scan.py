@@ -60,14 +60,15 @@ from rumpx.errors import (
 )
 from rumpx.job import Address, Scope
 from rumpx.servers.dial import Dialer
-from rumpx.servers.endless import Endless
+from rumpx.servers.endless import Endless, never_ends
 from rumpx.servers.globs import compile_glob, escape
 from rumpx.servers.redials import growing_pause
 from rumpx.servers.replicas import catch_up, identify, prove, read_place
 from rumpx.servers.replies import Kind, classify, explain_refusal, malformed
 from rumpx.servers.resp import Argument, Connection, Reply
 from rumpx.servers.slots import key_slot
-from rumpx.servers.topology import Node, heir, read_topology
+from rumpx.servers.topology import Node, heir, is_error, read_topology
+from rumpx.values.shapes import fits
 
 # Names in one batch may not be larger than this, so that a batch of long names is no surprise.
 BATCH_NAME_BYTES: Final = 2**20
@@ -158,15 +159,16 @@ def walk(
     settings: ScanSettings,
     gate: Gate,
     lately: FoundLately | None = None,
+    endless: Endless | None = None,
 ) -> Iterator[tuple[list[bytes], int]]:
     """Walk a partition from a cursor on: yields (keys in scope, next cursor) for each SCAN.
 
-    `lately` is what the walk found before, over another connection.
+    `lately` is what the walk found before, over another connection; `endless` has watched that.
 
     Raises:
         GateClosed: it is to end.
         ConnectionLost: also for replies that say "later".
-        SourceUnusable, TargetUnusable: SCAN is refused.
+        SourceUnusable, TargetUnusable: SCAN is refused, or does not come to an end.
     """
     if isinstance(partition.span, KeySpan):
         yield from _listed(partition.span, cursor, gate)
@@ -176,15 +178,15 @@ def walk(
     ask_types = len(settings.scope.types) > (1 if settings.scan_type else 0)
     span = partition.span
     lately = lately or found_lately(partition)
-    endless = Endless()
+    endless = endless or Endless()
     while True:
         before = cursor
-        cursor, found = _scan(connection, partition.side, before, gate, options)
+        cursor, found, count = _scan(connection, partition.side, before, gate, options)
         if isinstance(span, CursorSpan):
             _check_cursor(connection, cursor)
         ended = span.ended(cursor)
         if not ended:
-            _refuse_endless(connection, partition.side, endless, cursor, len(found))
+            refuse_endless(connection, partition.side, endless, cursor, len(found), count)
         if ended and found:
             # A reply is not cut at the span's end: the keys behind it are of the next one, which
             # would count them again.
@@ -196,7 +198,7 @@ def walk(
         if keep is not None:
             found = [key for key in found if keep(key)]
         if ask_types and found:
-            found = _of_types(connection, found, settings.scope.types, gate)
+            found = _of_types(connection, partition.side, found, settings.scope.types, gate)
         found = lately.new(before, cursor, found)
         lately.add(cursor, found)  # nothing comes between this and the keys' being handed on
         yield found, cursor
@@ -204,25 +206,21 @@ def walk(
             return
 
 
-def _refuse_endless(
-    connection: Connection, side: Side, endless: Endless, cursor: int, keys: int
+def refuse_endless(
+    connection: Connection, side: Side, endless: Endless, cursor: int, keys: int, count: int
 ) -> None:
-    """End the run if a walk would never end."""
+    """End the run if a walk would never end, by a reply with so many keys to a SCAN of that COUNT.
 
-    def size() -> int:
+    Raises:
+        SourceUnusable, TargetUnusable: it would not.
+    """
+
+    def size() -> int | None:
         reply = connection.call("DBSIZE")
-        return reply if isinstance(reply, int) else 2**62  # refused: no bound
+        return reply if isinstance(reply, int) else None
 
-    why = ""
-    if endless.goes_round(cursor):
-        why = f"it goes round: the cursor {cursor} came twice"
-    elif endless.is_too_much(keys, size):
-        why = "it shows several times as many keys as DBSIZE says there are"
-    if why:
-        raise unusable(side)(
-            f"SCAN on the {side} at {connection.name} does not come to an end: {why}. Is it a "
-            "Redis or Valkey server, and what stands in between?"
-        )
+    if why := endless.watch(cursor, keys, count, size):
+        raise never_ends(side, connection.name, "SCAN", why)
 
 
 def _listed(span: KeySpan, cursor: int, gate: Gate) -> Iterator[tuple[list[bytes], int]]:
@@ -252,6 +250,7 @@ def _of_the_next(
     an end. Where even that is no proof, all keys are kept.
     """
     found: set[bytes] = set()
+    endless = Endless()
     at = high
     while at < end:
         with gate.scan() as number:
@@ -259,6 +258,7 @@ def _of_the_next(
                 [("SCAN", reverse(at), "COUNT", number, *options), ("SCAN", 0, "COUNT", 1)]
             )
         (cursor, keys), (other, _) = (scanned(connection, partition.side, r) for r in replies)
+        refuse_endless(connection, partition.side, endless, cursor, len(keys), number)
         ends = reached(cursor), reached(other)
         if ends[0] <= at or min(each & -each for each in ends) > high & -high:
             return set()
@@ -277,10 +277,11 @@ def found_lately(partition: Partition) -> FoundLately:
 
 def _scan(
     connection: Connection, side: Side, cursor: int, gate: Gate, options: list[Argument]
-) -> tuple[int, list[bytes]]:
+) -> tuple[int, list[bytes], int]:
+    """The next cursor, the keys, and the COUNT that was asked for."""
     with gate.scan() as number:
         reply = connection.call("SCAN", cursor, "COUNT", number, *options)
-    return scanned(connection, side, reply)
+    return *scanned(connection, side, reply), number
 
 
 def scanned(connection: Connection, side: Side, reply: Reply) -> tuple[int, list[bytes]]:
@@ -292,12 +293,10 @@ def scanned(connection: Connection, side: Side, reply: Reply) -> tuple[int, list
     """
     if not isinstance(reply, list):
         raise _scan_refused(connection, side, reply)
-    if len(reply) == 2:
-        after, keys = reply
-        known = isinstance(keys, list) and set(map(type, keys)) <= {bytes}
-        if known and isinstance(after, bytes) and after.isdigit() and int(after) < 2**64:
-            return int(after), keys  # type: ignore[return-value]
-    raise malformed(side, connection.name, "SCAN")
+    if not fits("SCAN", reply):
+        raise malformed(side, connection.name, "SCAN")
+    cursor, keys = reply
+    return int(cursor), keys  # type: ignore[arg-type,return-value]
 
 
 def _check_cursor(connection: Connection, cursor: int) -> None:
@@ -308,13 +307,15 @@ def _check_cursor(connection: Connection, cursor: int) -> None:
 
 
 def _of_types(
-    connection: Connection, keys: list[bytes], types: tuple[str, ...], gate: Gate
+    connection: Connection, side: Side, keys: list[bytes], types: tuple[str, ...], gate: Gate
 ) -> list[bytes]:
     wanted = {name.lower().encode() for name in types}
     replies: list[Reply] = []
     while (done := len(replies)) < len(keys):
         with gate.asking() as number:
             replies += connection.call_many([("TYPE", key) for key in keys[done : done + number]])
+    if not all(is_error(reply) or fits("TYPE", reply) for reply in replies):
+        raise malformed(side, connection.name, "TYPE")
     return [
         key
         for key, reply in zip(keys, replies, strict=True)
@@ -400,6 +401,7 @@ class Scanner:
     emit: Callable[[FromScanner], bool]
     _node: Node | None = None
     _lately: FoundLately = field(init=False)
+    _endless: Endless = field(default_factory=Endless)
     _connected: bool = False
     _walked: bool = False
     _pending: list[bytes] = field(default_factory=list)
@@ -489,8 +491,15 @@ class Scanner:
 
     def _walk_connection(self, connection: Connection) -> bool:
         """Walk on from the cursor; False if the coordinator has told us to end."""
+        self._endless.resume()
         found = walk(
-            connection, self.partition, self.cursor, self.settings, self.gate, self._lately
+            connection,
+            self.partition,
+            self.cursor,
+            self.settings,
+            self.gate,
+            self._lately,
+            self._endless,
         )
         for keys, cursor in found:
             if not self._hand_on(keys, cursor):

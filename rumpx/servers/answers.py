@@ -73,6 +73,12 @@ def whole(text: str | bytes) -> int:
     raise ValueError("not a number that servers write")
 
 
+def signed(text: str | bytes) -> int:
+    """The same, of a number that may be below zero."""
+    rest = text[1:] if text[:1] in ("-", b"-") else None
+    return whole(text) if rest is None else -whole(rest)
+
+
 def whole_or(text: str, otherwise: int) -> int:
     """The same, or `otherwise` where it is none: of facts that can be done without."""
     try:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -199,7 +198,7 @@ def _instant(connection: Connection, reply: Any) -> float:
         raise misshapen(connection, "TIME") from None
 
 
-def milliseconds(time_reply: Sequence[Any]) -> float:
+def milliseconds(time_reply: object) -> float:
     """TIME's reply (seconds, microseconds) as ms since 1970.
 
     Raises:

@@ -37,7 +37,7 @@ from typing import Final
 
 from rumpx.errors import ConnectionLost, NoReplica, RumpxError
 from rumpx.job import Address, format_address
-from rumpx.servers.answers import misshapen, text_of, whole
+from rumpx.servers.answers import misshapen, signed, text_of
 from rumpx.servers.dial import Dialer
 from rumpx.servers.probe import info_fields
 from rumpx.servers.replies import port_of
@@ -64,7 +64,7 @@ class State:
         link: the number of the connection from its primary; "" without one, or if it is not told.
         attached: whether that link is up.
         histories: the replication ids of the history it has, the present one first.
-        offset: how far it has got in that, in bytes.
+        offset: how far it has got in that, in bytes; below 0 if unknown.
         replicas: those that are connected to it.
         upstream: of a replica.
     """
@@ -124,7 +124,7 @@ def _state(fields: dict[str, str], clients: Reply) -> State:
         link=link[1].decode() if link else "",
         attached=fields.get("master_link_status") == "up",
         histories=(fields.get("master_replid", ""), fields.get("master_replid2", "")),
-        offset=whole(offset) if offset else -1,
+        offset=signed(offset) if offset else -1,
         replicas=tuple(
             (place["ip"], port)
             for name, value in fields.items()

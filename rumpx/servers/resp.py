@@ -67,6 +67,8 @@ _REMEMBERED_LENGTHS: Final = 4096
 _OK: Final = b"+OK\r\n"
 # What the parser gives where no reply is complete. Not hiredis's False: a reply of 0 equals that.
 _NOTHING: Final = object()
+# What it raises for bytes that make no reply; of a map whose names are lists, TypeError.
+_UNPARSED: Final = (hiredis.ProtocolError, TypeError)
 # Fed before N replies: an array of N + 1, whose first member is filling. hiredis drops what it has
 # parsed from its buffer only if that was at least a kilobyte in one go, and only then does `len()`
 # tell how much lies behind the array; the filling sees to it.
@@ -347,7 +349,7 @@ class Connection:
                     break
                 self._look_for_end(parts[1:])
                 parts.append(self._receive_bytes(parts[1:]))
-        except hiredis.ProtocolError:
+        except _UNPARSED:
             raise self._malformed("bytes that are not of the Redis protocol") from None
         except MemoryError:
             self._parser = _parser()
@@ -512,7 +514,7 @@ def _for_a_while(reply: object) -> bool:
 
 def last_words(heard: Iterable[bytes]) -> str:
     """The error reply that whole replies end with, unless it is one that a command of ours gets; ""
-    if the last of them is no error, or is torn."""
+    if the last of them is no error, or is torn, or if they are no replies."""
     parser = _parser()
     last: object = None
     try:
@@ -520,7 +522,7 @@ def last_words(heard: Iterable[bytes]) -> str:
             parser.feed(part)
             while (reply := parser.gets()) is not _NOTHING:
                 last = reply
-    except hiredis.ProtocolError:
+    except (*_UNPARSED, MemoryError):
         return ""
     is_error = isinstance(last, hiredis.ReplyError) and not parser.has_data()
     return str(last) if is_error and is_farewell(last) else ""

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from rumpx.servers.answers import whole
+from rumpx.servers.answers import signed
 
 # Offsets that stand for none; a primary may have them too that nobody has written to yet.
 _NO_OFFSET: Final = 1
@@ -36,7 +36,7 @@ class Upstream:
         up: whether the link is.
         syncing: a whole dataset comes in, or is loaded.
         loading: the process loads a dataset, whichever.
-        offset: how far it has got in its primary's history, in bytes.
+        offset: how far it has got in its primary's history, in bytes; -1 if unknown.
         down_for: seconds since the link was lost; -1 if it never was up in this process.
         silent_for: seconds since the primary was last heard of; -1 if unknown.
         empty: it holds no key.
@@ -88,7 +88,12 @@ def parse_upstream(fields: Mapping[str, str]) -> Upstream | None:
 
     def number(name: str, otherwise: int) -> int:
         text = fields.get(name) or ""
-        return -1 if text == "-1" else whole(text) if text else otherwise
+        return signed(text) if text else otherwise
+
+    def seconds(name: str) -> int:
+        # A difference of two times of the wall clock, which may have been set back in between.
+        told = number(name, -1)
+        return told if told == -1 else max(0, told)
 
     return Upstream(
         primary=f"{fields.get('master_host', '?')}:{fields.get('master_port', '?')}",
@@ -96,7 +101,7 @@ def parse_upstream(fields: Mapping[str, str]) -> Upstream | None:
         syncing=fields.get("master_sync_in_progress") == "1",
         loading=fields.get("loading") == "1" or fields.get("async_loading") == "1",
         offset=number("slave_repl_offset", 0),
-        down_for=number("master_link_down_since_seconds", -1),
-        silent_for=number("master_last_io_seconds_ago", -1),
+        down_for=seconds("master_link_down_since_seconds"),
+        silent_for=seconds("master_last_io_seconds_ago"),
         empty=not any(name.startswith("db") and "keys=" in fields[name] for name in fields),
     )

@@ -25,11 +25,12 @@ either.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
-from rumpx.servers.endless import Endless
-from rumpx.servers.replies import malformed
+from rumpx.servers.endless import Endless, never_ends
 from rumpx.values.reading import Reader, ValueChanged
+from rumpx.values.shapes import FOOTER_BYTES
 from rumpx.values.sketches import LARGEST_SKETCH
 from rumpx.values.small import meaning
 
@@ -39,8 +40,7 @@ TOLERANCE_MS: Final = 2
 
 _MAX_MEMBERS: Final = 1000
 _MEMBERS_OF_UNKNOWN_SIZE: Final = 100
-# VERSION and CRC64 at the end of what DUMP returns.
-FOOTER_BYTES: Final = 10
+# Of a payload's footer.
 CHECKSUM_BYTES: Final = 8
 
 
@@ -128,21 +128,34 @@ def _windows(reader: Reader, key: bytes, length: int) -> Iterator[tuple[int, int
     return ((start, start + step - 1) for start in range(0, length, step))
 
 
-def _walk(reader: Reader, command: str, key: bytes, count: int) -> Iterator[list[bytes]]:
+def _walk(
+    reader: Reader, command: str, key: bytes, count: int, counter: str
+) -> Iterator[list[bytes]]:
     """What SSCAN or HSCAN finds, reply by reply.
 
+    Args:
+        count: COUNT.
+        counter: the command that tells how many members there are.
+
     Raises:
-        SourceUnusable, TargetUnusable: its cursors go round.
+        SourceUnusable, TargetUnusable: it does not come to an end.
     """
-    cursor, endless = b"0", Endless()
+    cursor, endless = 0, Endless("members", counter)
     while True:
-        cursor, found = reader.read(command, key, cursor, "COUNT", count)
-        if endless.goes_round(int(cursor)):
-            raise malformed(reader.side, reader.caller.name, command)
+        reply = reader.read(command, key, cursor, "COUNT", count)
+        cursor, found = int(reply[0]), reply[1]
         if found:
             yield found
-        if cursor == b"0":
+        if not cursor:
             return
+        size = partial(reader.read, counter, key)
+        _refuse_endless(reader, command, endless.watch(cursor, len(found), count, size))
+
+
+def _refuse_endless(reader: Reader, command: str, why: str) -> None:
+    """End the run if a walk would never end, for the fault that its watch has found."""
+    if why:
+        raise never_ends(reader.side, reader.caller.name, command, why)
 
 
 def _equal_strings(source: Reader, target: Reader, key: bytes) -> bool:
@@ -189,7 +202,7 @@ def _equal_sets(source: Reader, target: Reader, key: bytes) -> bool:
     count = _members_at_once(source, key, length)
     return all(
         all(target.read_many([("SISMEMBER", key, member) for member in members]))
-        for members in _walk(source, "SSCAN", key, count)
+        for members in _walk(source, "SSCAN", key, count, "SCARD")
     )
 
 
@@ -205,7 +218,7 @@ def _holds_fields_of(one: Reader, other: Reader, key: bytes) -> bool:
     count = _members_at_once(one, key, one.read("HLEN", key))
     probe = ("HPEXPIRETIME", key, "FIELDS", 1, b"")
     expiries = one.may_call(*probe) and other.may_call(*probe)
-    for found in _walk(one, "HSCAN", key, count):
+    for found in _walk(one, "HSCAN", key, count, "HLEN"):
         fields = found[::2]
         if other.read("HMGET", key, *fields) != found[1::2]:
             return False
@@ -239,7 +252,7 @@ def _same_attributes(one: dict[bytes, Any], other: dict[bytes, Any]) -> bool:
 
 def _equal_entries(source: Reader, target: Reader, key: bytes) -> bool:
     count = _members_at_once(source, key, source.read("XLEN", key))
-    start = b"-"
+    start, endless = b"-", Endless("entries", "XLEN")
     while True:
         entries = source.read("XRANGE", key, start, "+", "COUNT", count)
         if entries != target.read("XRANGE", key, start, "+", "COUNT", count):
@@ -247,14 +260,19 @@ def _equal_entries(source: Reader, target: Reader, key: bytes) -> bool:
         if len(entries) < count:
             return True
         start = _next_id(entries[-1][0])
+        size = partial(source.read, "XLEN", key)
+        _refuse_endless(source, "XRANGE", endless.watch(_number(start), count, count, size))
 
 
 def _next_id(entry_id: bytes) -> bytes:
     """The id after this one; the exclusive "(id" is not known before 6.2."""
+    return b"%d-%d" % divmod(_number(entry_id) + 1, 2**64)
+
+
+def _number(entry_id: bytes) -> int:
+    """An id as one number, in the order of ids."""
     milliseconds, sequence = map(int, entry_id.split(b"-"))
-    if sequence == 2**64 - 1:
-        return b"%d-0" % (milliseconds + 1)
-    return b"%d-%d" % (milliseconds, sequence + 1)
+    return milliseconds * 2**64 + sequence
 
 
 def _equal_groups(source: Reader, target: Reader, key: bytes) -> bool:
@@ -285,7 +303,7 @@ def _consumers(reader: Reader, key: bytes, group: bytes) -> dict[bytes, int]:
 
 
 def _equal_pending(source: Reader, target: Reader, key: bytes, group: bytes) -> bool:
-    start = b"-"
+    start, endless = b"-", Endless("pending entries", "XINFO CONSUMERS")
     while True:
         entries = _pending(source, key, group, start)
         others = _pending(target, key, group, start)
@@ -294,6 +312,12 @@ def _equal_pending(source: Reader, target: Reader, key: bytes, group: bytes) -> 
         if len(entries) < _MAX_MEMBERS:
             return True
         start = _next_id(entries[-1][0])
+        why = endless.watch(
+            _number(start),
+            *(len(entries), _MAX_MEMBERS),
+            lambda: sum(_consumers(source, key, group).values()),
+        )
+        _refuse_endless(source, "XPENDING", why)
 
 
 def _pending(

@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 import hiredis
 
 from rumpx.errors import RumpxError, Side, printable
+from rumpx.servers.probe import milliseconds
 from rumpx.servers.replies import key_refused, malformed, refused
 from rumpx.servers.resp import Argument, Command, Reply
 from rumpx.values.shapes import fits
@@ -90,9 +91,9 @@ class Reader:
         """
         for _ in range(_TRIES):
             before, *replies, after = self.read_many([("TIME",), *commands, ("TIME",)])
-            if _milliseconds(before) == _milliseconds(after):
+            if int(milliseconds(before)) == int(milliseconds(after)):
                 break
-        return _milliseconds(before), replies
+        return int(milliseconds(before)), replies
 
     def _checked(self, command: Command, reply: Reply) -> Any:
         if isinstance(reply, hiredis.ReplyError):
@@ -103,8 +104,3 @@ class Reader:
         if not fits(name, reply):
             raise malformed(self.side, self.caller.name, name)
         return reply
-
-
-def _milliseconds(time: list[bytes]) -> int:
-    seconds, microseconds = time
-    return int(seconds) * 1000 + int(microseconds) // 1000

@@ -1,4 +1,5 @@
-"""What replies look like to the commands by which values are read; what looks otherwise is none.
+"""What replies look like to the commands by which keys and values are read; what looks otherwise is
+none.
 
 A comparison takes replies apart by the shape that their command has. That is checked here once, by
 the command's name, so that a server (or what stands in between) that answers in another shape ends
@@ -12,11 +13,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
+
+from rumpx.servers.probe import milliseconds
 
 _ID: Final = re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
 _CURSOR: Final = re.compile(rb"[0-9]{1,20}")
 _BYTES: Final = {bytes}
+# What ends every payload that DUMP gives: a version in 2 bytes, and a CRC64.
+FOOTER_BYTES: Final = 10
+# The value's type comes first, in a byte.
+SHORTEST_PAYLOAD: Final = 1 + FOOTER_BYTES
+
+
+def is_payload(reply: object) -> TypeGuard[bytes]:
+    """Whether a reply may be what DUMP gives of a value."""
+    return isinstance(reply, bytes) and len(reply) >= SHORTEST_PAYLOAD
 
 
 def fits(command: str, reply: object) -> bool:
@@ -35,6 +47,10 @@ def _is_text(reply: Any) -> bool:
 
 def _is_text_or_none(reply: Any) -> bool:
     return reply is None or isinstance(reply, bytes)
+
+
+def _is_payload_or_none(reply: Any) -> bool:
+    return reply is None or is_payload(reply)
 
 
 def _is_number(reply: Any) -> bool:
@@ -70,7 +86,11 @@ def _are_numbers(reply: Any) -> bool:
 
 
 def _is_clock(reply: Any) -> bool:
-    return _are_texts(reply) and len(reply) == 2 and all(map(_CURSOR.fullmatch, reply))
+    try:
+        milliseconds(reply)
+    except (ValueError, TypeError):
+        return False
+    return True
 
 
 def _is_found(reply: Any) -> bool:
@@ -80,6 +100,7 @@ def _is_found(reply: Any) -> bool:
         and len(reply) == 2
         and _is_text(reply[0])
         and _CURSOR.fullmatch(reply[0]) is not None
+        and int(reply[0]) < 2**64
         and _are_texts(reply[1])
     )
 
@@ -151,7 +172,8 @@ def _named(flat: list[Any]) -> dict[bytes, Any]:
 
 _SHAPES: Final[dict[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(("TYPE", "GETRANGE"), _is_text),
-    **dict.fromkeys(("DUMP", "GET"), _is_text_or_none),
+    "DUMP": _is_payload_or_none,
+    "GET": _is_text_or_none,
     **dict.fromkeys(("STRLEN", "LLEN", "SCARD", "ZCARD", "HLEN", "XLEN"), _is_number),
     **dict.fromkeys(("EXISTS", "UNLINK", "SISMEMBER", "PEXPIRETIME", "PTTL"), _is_number),
     **dict.fromkeys(("LRANGE", "SMEMBERS"), _are_texts),
@@ -159,7 +181,7 @@ _SHAPES: Final[dict[str, Callable[[Any], bool]]] = {
     "HGETALL": _are_pairs,
     "HPEXPIRETIME": _are_numbers,
     "HSCAN": _are_found_pairs,
-    "SSCAN": _is_found,
+    **dict.fromkeys(("SCAN", "SSCAN"), _is_found),
     "TIME": _is_clock,
     "VEMB": _are_vectors,
     "VINFO": _is_vector_set,

@@ -45,6 +45,7 @@ from rumpx.copy.transfer import Transfer
 from rumpx.copy.worker import WorkerSpec
 from rumpx.job import Scope
 from rumpx.report.snapshot import Counts, Finding, FindingKind, KeyFailure
+from rumpx.servers.endless import Endless, never_ends
 from rumpx.servers.replies import malformed
 from rumpx.servers.resp import NO_EXPIRY, Reply, encode
 from rumpx.servers.topology import is_error
@@ -56,8 +57,10 @@ from rumpx.verify.calls import Calls
 from rumpx.verify.prints import in_order, print_of
 
 _GONE = -2
-# Asked for together when it is looked whether a hash has any field.
+# Asked for together when it is looked whether a hash has any field; twice as many in each further
+# round, up to the most.
 _FIELDS_SEEN = 10
+_MOST_FIELDS_SEEN = 1000
 # The checksum at the end of what DUMP gives (CRC64), and the expiry.
 _DIGEST_SCRIPT = (
     "local d = redis.call('DUMP', KEYS[1]) "
@@ -418,7 +421,7 @@ class Comparer:
     def _judge_missing_hashes(self, batch: Batch, verdicts: _Verdicts) -> Task[None]:
         """Hashes with fields that expire, which only the source has."""
         keys = [finding.key for finding in verdicts.missing_hashes]
-        empty = yield from self._without_fields(self._source_calls, batch.db, keys)
+        empty = yield from _without_fields(self._source_calls, batch.db, keys)
         verdicts.gone += len(empty)
         verdicts.findings += [f for f in verdicts.missing_hashes if f.key not in empty]
 
@@ -594,7 +597,7 @@ class Comparer:
         calls = self._target_calls
         types = yield from calls.each(_type, "TYPE", db, keys, needed=False)
         hashes = [key for key, reply in types.items() if reply == b"hash"]
-        over = yield from self._without_fields(calls, db, hashes)
+        over = yield from _without_fields(calls, db, hashes)
         source, target = self._spec.clocks
         if source is None or target is None:
             return over
@@ -605,26 +608,6 @@ class Comparer:
             for key, reply in left.items()
             if isinstance(reply, int) and reply >= 0 and self._has_expired(int(now) + reply, side=0)
         }
-
-    def _without_fields(self, calls: Calls, db: int, keys: list[bytes]) -> Task[set[bytes]]:
-        """Those hashes all of whose fields have expired, or are gone: a server keeps such keys, and
-        says that they exist, until it removes them."""
-        empty: set[bytes] = set()
-        cursors: dict[bytes, bytes] = dict.fromkeys(keys, b"0")
-
-        def look(key: bytes) -> bytes:
-            return encode("HSCAN", key, cursors[key], "COUNT", _FIELDS_SEEN)
-
-        while cursors:
-            replies = yield from calls.each(look, "HSCAN", db, list(cursors), needed=False)
-            for key, reply in replies.items():
-                del cursors[key]
-                if isinstance(reply, list) and not reply[1]:
-                    if reply[0] == b"0":
-                        empty.add(key)
-                    else:
-                        cursors[key] = reply[0]  # type: ignore[assignment]
-        return empty
 
     def _exist(self, source: Calls, db: int, keys: list[bytes]) -> Task[dict[bytes, Reply]]:
         """The source's answers to EXISTS."""
@@ -654,6 +637,45 @@ class Comparer:
         return Ack(batch.id, counts, failures)
 
 
+def _without_fields(calls: Calls, db: int, keys: list[bytes]) -> Task[set[bytes]]:
+    """Those hashes all of whose fields have expired, or are gone: a server keeps such keys, and
+    says that they exist, until it removes them."""
+    empty: set[bytes] = set()
+    cursors: dict[bytes, bytes] = dict.fromkeys(keys, b"0")
+    watches = {key: Endless("fields", "HLEN") for key in keys}
+    count = _FIELDS_SEEN
+
+    def look(key: bytes) -> bytes:
+        return encode("HSCAN", key, cursors[key], "COUNT", count)
+
+    while cursors:
+        replies = yield from calls.each(look, "HSCAN", db, list(cursors), needed=False)
+        for key, reply in replies.items():
+            del cursors[key]
+            if isinstance(reply, list) and not reply[1]:
+                if reply[0] == b"0":
+                    empty.add(key)
+                else:
+                    cursors[key] = reply[0]  # type: ignore[assignment]
+                    watches[key].add(int(cursors[key]), 0, count)
+        yield from _refuse_endless(calls, db, {key: watches[key] for key in cursors})
+        count = min(2 * count, _MOST_FIELDS_SEEN)
+    return empty
+
+
+def _refuse_endless(calls: Calls, db: int, watches: dict[bytes, Endless]) -> Task[None]:
+    """End the run if one of those HSCANs would never end."""
+    far = [key for key, watch in watches.items() if watch.is_far]
+    if far:
+        lengths = yield from calls.each(_hlen, "HLEN", db, far, needed=False)
+        for key, length in lengths.items():
+            watches[key].expect(length if isinstance(length, int) else None)
+    for watch in watches.values():
+        if why := watch.fault:
+            dialer = calls.links.dialer
+            raise never_ends(dialer.side, str(dialer.endpoint), "HSCAN", why)
+
+
 def _instants(left: list[int]) -> list[int]:
     """Times left, where a server tells no more, by our clock."""
     now = int(time.time() * 1000)
@@ -671,6 +693,10 @@ def _type(key: bytes) -> bytes:
 
 def _pttl(key: bytes) -> bytes:
     return encode("PTTL", key)
+
+
+def _hlen(key: bytes) -> bytes:
+    return encode("HLEN", key)
 
 
 def _unlink(key: bytes) -> bytes:

@@ -19,7 +19,8 @@ from contextlib import suppress
 from hashlib import blake2b
 from typing import Final
 
-from rumpx.values.by_type import FOOTER_BYTES, OF_MODULES
+from rumpx.values.by_type import OF_MODULES
+from rumpx.values.shapes import FOOTER_BYTES
 
 _DIGEST_BYTES: Final = 8
 # By the payload's first byte: strings for each member, and bytes after them.

@@ -244,6 +244,12 @@ def _endless() -> Answers:
     return answer
 
 
+def _endless_and_empty() -> Answers:
+    """No name at all, under a cursor that never comes to its end, nor leaves the first slot."""
+    number = itertools.count(1)
+    return lambda words: scan_reply(next(number) << 14, [])
+
+
 def _round() -> Answers:
     """The same names for ever, under cursors that go round."""
 
@@ -272,6 +278,7 @@ def answering(data: bytes) -> Answers:
 
 MODES: dict[str, Callable[[], Answers]] = {
     "endless cursor": _endless,
+    "endless and empty": _endless_and_empty,
     "cursor that goes round": _round,
     "dripping": lambda: _dripping(threading.Event()),
     "array of 4 billion": lambda: answering(b"*4000000000\r\n"),
