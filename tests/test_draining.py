@@ -75,6 +75,10 @@ class Silent(Hostile):
     def speak(self) -> None:
         self._speaks.set()
 
+    def close(self) -> None:
+        self.control.close()
+        super().close()
+
 
 def job_of(source: Hostile, target: Server) -> Job:
     ends = parse_endpoint(source.uri, "source"), parse_endpoint(target.uri, "target")
