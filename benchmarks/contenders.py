@@ -30,8 +30,8 @@ from typing import Any, Final
 
 from benchmarks.measure import MEGA, Cost, Failed, measure, median_cost
 from benchmarks.servers import Side
-from rumpx.copy.dump import GROUP_KEYS
-from rumpx.copy.plan import tune
+from rumpx.engine.plan import tune
+from rumpx.transfer.dump_reader import GROUP_KEYS
 
 # As many keys as rumpx asks for at once by default on a near server, and has in a MULTI.
 RUMPX_PIPELINE: Final = tune(0.0, 0.0, keys=0, workers=1, nodes=1).pipeline_keys

@@ -45,7 +45,7 @@ from benchmarks.contenders import Contender, Round, against, as_data, median, ri
 from benchmarks.measure import MEGA, Failed, Options, Panel, Plot, Report, Watch, server_facts
 from benchmarks.servers import Side, standalone
 from rumpx.demo import SEED, Server, fill
-from rumpx.job import Limits
+from rumpx.model.job import Limits
 from rumpx.servers.resp import encode
 
 # Connections, each of which sends a request each millisecond.

@@ -30,7 +30,7 @@ from typing import Any, Final
 import psutil
 
 from rumpx.demo import Server
-from rumpx.servers.probe import ServerInfo, parse_info
+from rumpx.servers.info import ServerInfo, parse_info
 from rumpx.servers.resp import encode
 
 _LOOK_SECONDS: Final = 0.05

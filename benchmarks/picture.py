@@ -30,9 +30,9 @@ from rich.console import Console, RenderableType
 
 import rumpx
 from rumpx.demo import SEED, Server, fill
-from rumpx.report.bars import render as render_bars
-from rumpx.report.series import Point, Recorder
-from rumpx.report.top import render as render_top
+from rumpx.display.bars import render as render_bars
+from rumpx.display.top import render as render_top
+from rumpx.model.timeline import Point, Recorder
 
 _FOLDER: Final = Path(__file__).parent
 _MOMENT: Final = 0.6
@@ -142,8 +142,8 @@ def _rumpx(folder: str, *words: str, shown: bool = True) -> None:
 
 def _until(fraction: float, folder: str, words: list[str], number: int) -> None:
     """Begin, and send a signal when so much of the job is done."""
-    from rumpx.copy.books import look_into
     from rumpx.errors import UsageError
+    from rumpx.ledger.schema import look_into
 
     ledger = Path(folder, "move.ledger")
     process = subprocess.Popen([*_words(folder, *words), "--progress", "none"])

@@ -31,16 +31,16 @@ from rumpx.demo import SEED, fill
 
 _KILLS: Final = 5
 _NO_LEDGER: Final = """
-from rumpx.copy.coordinator import Coordinator
+from rumpx.copier.coordinator import Coordinator
 Coordinator._save = lambda self, state: None
 """
 _WALK_BACK: Final = """
-from rumpx.verify.verifier import Verifier
+from rumpx.verifier.overseer import Verifier
 Verifier._walk_back_needed = lambda self, before: True
 """
 _MAIN: Final = """
 import sys
-from rumpx.cli import main
+from rumpx.cli.main import main
 sys.exit(main())
 """
 

@@ -38,8 +38,9 @@ from typing import Any, Final
 import redis
 
 from benchmarks.servers import shares
-from rumpx.copy.plan import Span, cut_spans
-from rumpx.servers.probe import read_info
+from rumpx.engine.plan import Span, cut_spans
+from rumpx.model.slots import key_slot
+from rumpx.servers.info import read_info
 from rumpx.servers.resp import (
     EXEC,
     MULTI,
@@ -48,7 +49,6 @@ from rumpx.servers.resp import (
     encode,
     encode_dumps_and_expiries,
 )
-from rumpx.servers.slots import key_slot
 from rumpx.servers.topology import Node
 
 _HOST: Final = "127.0.0.1"

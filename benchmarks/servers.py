@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from benchmarks.measure import Failed, ask, server_facts
 from rumpx.demo import SERVER_VARIABLE, Server, free_port
-from rumpx.servers.slots import SLOTS
+from rumpx.model.slots import SLOTS
 
 _FORM_SECONDS: Final = 30.0
 

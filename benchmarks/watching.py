@@ -40,8 +40,8 @@ from rumpx.demo import SEED, fill, free_port
 
 # Read by each Python that begins, workers' fork server included.
 _BLIND: Final = """
-from rumpx.copy import kinds
-from rumpx.report import series
+from rumpx.transfer import content_stats as kinds
+from rumpx.model import timeline as series
 kinds.Scale.weigh = lambda self, db, keys, payloads: (kinds.NO_KINDS, [])
 series.Recorder.see = lambda self, snapshot, wall: None
 """

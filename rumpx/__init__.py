@@ -28,9 +28,9 @@ from rumpx.errors import (
 )
 
 if TYPE_CHECKING:
-    from rumpx.check.document import Checkup
-    from rumpx.job import Endpoint, Limits, Tls, parse_endpoint
-    from rumpx.report.snapshot import (
+    from rumpx.model.checkup import Checkup
+    from rumpx.model.job import Endpoint, Limits, Tls, parse_endpoint
+    from rumpx.model.snapshot import (
         Counts,
         KeyFailure,
         PartitionSummary,
@@ -83,9 +83,8 @@ def __getattr__(name: str) -> Any:
     """The plain data of the API, imported when first named: `rumpx --help` needs none of it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from rumpx import job
-    from rumpx.check import document
-    from rumpx.report import snapshot
+    from rumpx.model import checkup as document
+    from rumpx.model import job, snapshot
 
     homes = [home for home in (job, document, snapshot) if hasattr(home, name)]
     return getattr(homes[0], name)

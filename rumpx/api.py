@@ -6,17 +6,11 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-# Imported before `rumpx` gives their names to functions: the import system binds a package to its
-# parent when it is first imported, and would put it in the function's place later.
-import rumpx.check
-import rumpx.copy
-import rumpx.verify  # noqa: F401
-
 if TYPE_CHECKING:
-    from rumpx.check.document import Checkup
-    from rumpx.job import Clock, Endpoint, Job, Limits, OnConflict, Progress, ReadFrom, Scope
-    from rumpx.report.display import Display
-    from rumpx.report.snapshot import Snapshot, Summary, Verification
+    from rumpx.display.display import Display
+    from rumpx.model.checkup import Checkup
+    from rumpx.model.job import Clock, Endpoint, Job, Limits, OnConflict, Progress, ReadFrom, Scope
+    from rumpx.model.snapshot import Snapshot, Summary, Verification
 
 
 def copy(
@@ -57,8 +51,8 @@ def copy(
     to have Ctrl-C end the copy at once, with KeyboardInterrupt.
 
     Args:
-        source, target: URIs as on the command line (`rumpx.job`), or Endpoints, which also hold
-            certificates, a forced mode and address maps.
+        source, target: URIs as on the command line (`rumpx.model.job`), or Endpoints, which
+            also hold certificates, a forced mode and address maps.
         workers: worker processes.
         databases: source databases; none means every one that holds keys.
         map_db: target database by source database; others keep their number.
@@ -99,7 +93,7 @@ def copy(
         TimeOver: the time that `limits` leave it is over; `resume` goes on.
         TooManyFailures: more keys failed than `max_failures`, or all of the first thousand.
     """
-    from rumpx.job import Limits
+    from rumpx.model.job import Limits
 
     wanted = _job(
         source,
@@ -123,12 +117,12 @@ def copy(
         limits=limits or Limits(),
         max_failures=max_failures,
     )
-    from rumpx.copy.forks import warm_up
+    from rumpx.processes.forkserver import warm_up
 
     warm_up()  # before our own imports
-    from rumpx.copy.control import Control
-    from rumpx.copy.jobs import Place
-    from rumpx.copy.run import run
+    from rumpx.copier.run import run
+    from rumpx.ledger.catalog import Place
+    from rumpx.processes.control import Control
 
     return run(wanted, _display(progress, on_progress), Control(), Place(state_dir, job))
 
@@ -165,13 +159,13 @@ def resume(
         JobHeld: another process works on it.
         RumpxError: as `copy`.
     """
-    from rumpx.copy.forks import warm_up
+    from rumpx.processes.forkserver import warm_up
 
     warm_up()
-    from rumpx.copy.control import Control
-    from rumpx.copy.jobs import Place
-    from rumpx.copy.run import Again
-    from rumpx.copy.run import resume as run
+    from rumpx.copier.run import Again
+    from rumpx.copier.run import resume as run
+    from rumpx.ledger.catalog import Place
+    from rumpx.processes.control import Control
 
     again = Again(
         source,
@@ -266,7 +260,7 @@ def verify(
     }
     scope = _scope(databases, map_db, match, exclude, types)
     wanted = _compared_job(source, target, job, state_dir, scope, how)
-    from rumpx.verify.request import Request
+    from rumpx.model.verify_request import Request
 
     request = Request(
         wanted,
@@ -281,11 +275,11 @@ def verify(
         state_dir,
         job,
     )
-    from rumpx.copy.forks import warm_up
+    from rumpx.processes.forkserver import warm_up
 
     warm_up()  # before our own imports
-    from rumpx.copy.control import Control
-    from rumpx.verify.run import verify as run
+    from rumpx.processes.control import Control
+    from rumpx.verifier.run import verify as run
 
     return run(request, _display(progress, on_progress), Control())
 
@@ -339,9 +333,9 @@ def check(
     Raises:
         UsageError: the arguments cannot be meant.
     """
-    from rumpx.check.request import Request
-    from rumpx.check.run import check as run
-    from rumpx.job import Limits
+    from rumpx.checker.run import check as run
+    from rumpx.model.check_request import Request
+    from rumpx.model.job import Limits
 
     wanted = _job(
         source,
@@ -376,10 +370,10 @@ def _compared_job(
     how: dict[str, Any],
 ) -> Job:
     from rumpx.errors import UsageError
-    from rumpx.job import Scope
+    from rumpx.model.job import Scope
 
     if name is not None:
-        from rumpx.copy.jobs import Place, job_to_compare
+        from rumpx.ledger.catalog import Place, job_to_compare
 
         if scope != Scope():
             raise UsageError("A job has its scope; leave out databases, match and the like.")
@@ -393,7 +387,7 @@ def _compared_job(
 
 def _job(source: str | Endpoint, target: str | Endpoint, scope: Scope, **how: Any) -> Job:
     """A Job; `how` are its other fields."""
-    from rumpx.job import Job, parse_endpoint
+    from rumpx.model.job import Job, parse_endpoint
 
     return Job(
         source=parse_endpoint(source, "source") if isinstance(source, str) else source,
@@ -410,7 +404,7 @@ def _scope(
     exclude: Iterable[bytes],
     types: Iterable[str],
 ) -> Scope:
-    from rumpx.job import Scope
+    from rumpx.model.job import Scope
 
     return Scope(
         tuple(databases),
@@ -422,8 +416,8 @@ def _scope(
 
 
 def _display(progress: Progress, on_progress: Callable[[Snapshot], None] | None) -> Display:
-    from rumpx.report.callback import with_callback
-    from rumpx.report.display import open_display
+    from rumpx.display.callback import with_callback
+    from rumpx.display.display import open_display
 
     display = open_display(progress, sys.stderr)
     return with_callback(display, on_progress) if on_progress else display

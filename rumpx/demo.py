@@ -35,11 +35,11 @@ from typing import Final, Self
 
 import hiredis
 
-from rumpx.copy.control import stopping_signals
 from rumpx.errors import EXIT_OK, ConnectionLost, Interrupted, RumpxError, UsageError
-from rumpx.job import Progress
-from rumpx.report.files import print_text
-from rumpx.report.snapshot import Summary
+from rumpx.files import print_text
+from rumpx.model.job import Progress
+from rumpx.model.snapshot import Summary
+from rumpx.processes.control import stopping_signals
 from rumpx.servers.resp import Connection, encode
 from rumpx.text import say
 from rumpx.values.compare import differing

@@ -31,7 +31,7 @@ import resource
 from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
-    from rumpx.report.snapshot import Summary, Verification
+    from rumpx.model.snapshot import Summary, Verification
 
 Side = Literal["source", "target"]
 SIDES: Final[tuple[Side, Side]] = ("source", "target")

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from rumpx.copy.abilities import SCANS, readable_key
-from rumpx.job import Scope, parse_endpoint
+from rumpx.model.job import Scope, parse_endpoint
+from rumpx.preflight.abilities import SCANS, readable_key
 from rumpx.servers.dial import Dialer
 from rumpx.servers.replies import key_refused, refused
 from support.copying import Copying, copy, resume, verify

@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rumpx.copy.dump import Read
-from rumpx.copy.links import Links
 from rumpx.errors import RumpxError
-from rumpx.job import Address, Endpoint
+from rumpx.model.job import Address, Endpoint
+from rumpx.servers.connections import Links
 from rumpx.servers.dial import Dialer
 from rumpx.servers.replies import Kind, classify, redirection
 from rumpx.servers.topology import (
@@ -23,6 +22,7 @@ from rumpx.servers.topology import (
     read_topology,
     told_addresses,
 )
+from rumpx.transfer.dump_reader import Read
 from support.copying import copy, verify
 from support.data import fill_mixed
 from support.hostile import Hostile, array, bulk

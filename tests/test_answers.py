@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rumpx.copy.observer import Pinger
 from rumpx.errors import ConnectionLost
-from rumpx.job import parse_endpoint
+from rumpx.model.job import parse_endpoint
 from rumpx.servers import resp
 from rumpx.servers.dial import Dialer
 from rumpx.servers.resp import Connection, encode
+from rumpx.throttle.prober import Pinger
 from support.data import compare
 from support.hostile import MODES, PAYLOAD, Answers, Hostile, answering, array, bulk, crc64
 from support.raw import RawError

@@ -12,29 +12,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rumpx.check import sample
-from rumpx.copy.dump import Abilities, DumpReader, Expiry, Read, Wanted
-from rumpx.copy.gate import Gate
-from rumpx.copy.intake import ChunkLimits, Intake
-from rumpx.copy.links import Links
-from rumpx.copy.messages import FromScanner, ScanTrouble
-from rumpx.copy.plan import CursorSpan, NodeKeys, Partition, SlotSpan, Span, WholeSpan, reverse
-from rumpx.copy.scan import Scanner, ScanSettings, Shelf, scanned, walk
-from rumpx.copy.tasks import Budget, Runner
-from rumpx.copy.throttle import Throttle
+from rumpx.checker import key_sample as sample
+from rumpx.engine.plan import CursorSpan, NodeKeys, Partition, SlotSpan, Span, WholeSpan, reverse
+from rumpx.engine.scanner import Scanner, ScanSettings, Shelf, scanned, walk
 from rumpx.errors import ConnectionLost, SourceUnusable, TargetUnusable
-from rumpx.job import Scope, parse_endpoint
+from rumpx.model.job import Scope, parse_endpoint
+from rumpx.servers.connections import Links
 from rumpx.servers.dial import Dialer
 from rumpx.servers.endless import Endless
 from rumpx.servers.replicas import read_state
 from rumpx.servers.resp import Argument, Command, Connection, last_words
 from rumpx.servers.topology import STANDALONE, Node
 from rumpx.servers.upstream import Upstream, parse_upstream
+from rumpx.throttle.rates import Throttle
+from rumpx.throttle.scan_gate import Gate
+from rumpx.transfer.chunks import ChunkLimits, Intake
+from rumpx.transfer.commands import Calls
+from rumpx.transfer.dump_reader import Abilities, DumpReader, Expiry, Read, Wanted
+from rumpx.transfer.messages import FromScanner, ScanTrouble
+from rumpx.transfer.runner import Budget, Runner
 from rumpx.values import by_type
 from rumpx.values.reading import Reader
 from rumpx.values.shapes import fits
-from rumpx.verify import compare
-from rumpx.verify.calls import Calls
+from rumpx.verifier import comparer as compare
 from support.hostile import INFO, MODES, Hostile, Words, answering, bulk, scan_reply
 from support.run import rumpx
 from support.servers import Server

@@ -17,18 +17,18 @@ from rich.cells import cell_len
 from rich.console import Console
 
 import rumpx as package
-from rumpx.check.document import Checkup
-from rumpx.check.estimate import Distance, memory_needed, most_keys_a_second, seconds_needed
-from rumpx.check.payloads import LIFETIME
-from rumpx.check.sample import take_sample
-from rumpx.copy import prepare
-from rumpx.copy.plan import tune
+from rumpx.checker.estimate import Distance, memory_needed, most_keys_a_second, seconds_needed
+from rumpx.checker.key_sample import take_sample
+from rumpx.checker.payload_trial import LIFETIME
+from rumpx.engine.plan import tune
 from rumpx.errors import UsageError
-from rumpx.job import Job, Scope, parse_endpoint
+from rumpx.model.checkup import Checkup
+from rumpx.model.job import Job, Scope, parse_endpoint
+from rumpx.model.slots import SLOTS, key_slot
+from rumpx.preflight import steps as prepare
 from rumpx.report.checkup import Report
-from rumpx.servers.probe import ServerInfo, parse_info
+from rumpx.servers.info import ServerInfo, parse_info
 from rumpx.servers.resp import Connection
-from rumpx.servers.slots import SLOTS, key_slot
 from support import data
 from support.proxy import Proxy
 from support.raw import Raw

@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 import rumpx as package
-from rumpx.cli import main
-from rumpx.job import KEY_TYPES
+from rumpx.cli.main import main
+from rumpx.model.job import KEY_TYPES
 from support import data
 from support.copying import held
 from support.proxy import Proxy
@@ -54,7 +54,7 @@ def test_help_and_usage_errors_import_nothing_heavy(words: list[str]) -> None:
     program = dedent(
         """
         import sys
-        from rumpx.cli import main
+        from rumpx.cli.main import main
         try:
             main(sys.argv[1:])
         except SystemExit:

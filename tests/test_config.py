@@ -16,17 +16,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rumpx import cli
-from rumpx.config import EXCLUDES, NOT_IN_FILES, blaming_config, with_config
-from rumpx.errors import UsageError
-from rumpx.flags import make_comparison, make_job
-from rumpx.job import Limits
-from rumpx.parsers import (
+from rumpx.cli import main as cli
+from rumpx.cli.config import EXCLUDES, NOT_IN_FILES, blaming_config, with_config
+from rumpx.cli.flags import make_comparison, make_job
+from rumpx.cli.parsers import (
     build_check_parser,
     build_parser,
     build_resume_parser,
     build_verify_parser,
 )
+from rumpx.errors import UsageError
+from rumpx.model.job import Limits
 from support.copying import assert_exact, copy
 from support.data import fill_mixed
 from support.servers import Server
@@ -164,7 +164,8 @@ def test_a_repeatable_option_takes_one_value_or_a_list(write: Callable[[str], st
 
 def test_nothing_is_imported_without_a_file() -> None:
     program = (
-        "import sys; from rumpx.config import with_config; from rumpx.parsers import build_parser\n"
+        "import sys; from rumpx.cli.config import with_config\n"
+        "from rumpx.cli.parsers import build_parser\n"
         "assert with_config(build_parser(), ['--workers', '2']).workers == 2\n"
         "sys.exit(bool({'tomllib', 'difflib'} & set(sys.modules)))"
     )

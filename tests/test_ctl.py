@@ -21,9 +21,9 @@ from typing import Any
 
 import pytest
 
-from rumpx.cli import main
-from rumpx.copy.control import Control
-from rumpx.copy.ctl import (
+from rumpx.cli.main import main
+from rumpx.ctl.client import ask
+from rumpx.ctl.server import (
     CtlServer,
     Pause,
     Request,
@@ -35,11 +35,11 @@ from rumpx.copy.ctl import (
     encode,
     read_words,
 )
-from rumpx.copy.ctl_client import ask
-from rumpx.copy.jobs import prune
-from rumpx.copy.ledger import ctl_path, lock_path, remove
+from rumpx.display.status import status_lines
 from rumpx.errors import RumpxError, TemporaryError, UsageError
-from rumpx.report.status import status_lines
+from rumpx.ledger.catalog import prune
+from rumpx.ledger.ledger import ctl_path, lock_path, remove
+from rumpx.processes.control import Control
 from support.run import rumpx
 from support.waiting import wait_until
 

@@ -20,7 +20,7 @@ import pytest
 from rumpx import demo
 from rumpx.demo import Server, fill, find_server, mixed_commands
 from rumpx.errors import ConnectionLost, Interrupted, RumpxError, UsageError
-from rumpx.report.snapshot import Counts, Summary
+from rumpx.model.snapshot import Counts, Summary
 from rumpx.servers.resp import Connection
 from rumpx.values.compare import equal_values
 from support.run import rumpx

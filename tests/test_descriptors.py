@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from rumpx.copy.links import Links, most_kept
-from rumpx.job import parse_endpoint
+from rumpx.model.job import parse_endpoint
+from rumpx.servers.connections import Links, most_kept
 from rumpx.servers.dial import Dialer
 from rumpx.servers.topology import STANDALONE
 from support.copying import copy, verify

@@ -12,15 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import rumpx
-from rumpx.copy import engine
-from rumpx.copy.control import Control
-from rumpx.copy.jobs import Place
-from rumpx.copy.run import run
+from rumpx.copier.run import run
+from rumpx.display.display import open_display
+from rumpx.engine import engine
 from rumpx.errors import Interrupted
-from rumpx.job import Job, parse_endpoint
-from rumpx.report.display import open_display
-from rumpx.verify.request import Request
-from rumpx.verify.run import verify
+from rumpx.ledger.catalog import Place
+from rumpx.model.job import Job, parse_endpoint
+from rumpx.model.verify_request import Request
+from rumpx.processes.control import Control
+from rumpx.verifier.run import verify
 from support.faults import full
 from support.hostile import Answer, Hostile, Words, array, bulk
 from support.run import start_rumpx

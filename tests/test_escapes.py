@@ -15,7 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rumpx.check.document import (
+from rumpx.display import bars, top
+from rumpx.display.draw import console
+from rumpx.display.jsonl import json_lines, summary_json
+from rumpx.display.lines import lines, text_log
+from rumpx.display.metrics import metrics_of
+from rumpx.display.status import status_lines
+from rumpx.ledger.catalog import Listed
+from rumpx.model.checkup import (
     Checkup,
     Estimate,
     LargeKey,
@@ -26,17 +33,10 @@ from rumpx.check.document import (
     Sampled,
     TypeCount,
 )
-from rumpx.copy.jobs import Listed
-from rumpx.report import bars, top
+from rumpx.model.snapshot import Held, NodeStat, Snapshot
 from rumpx.report.checkup import Report
-from rumpx.report.draw import console
 from rumpx.report.html import render_html
 from rumpx.report.jobs import job_lines
-from rumpx.report.jsonl import json_lines, summary_json
-from rumpx.report.lines import lines, text_log
-from rumpx.report.metrics import metrics_of
-from rumpx.report.snapshot import Held, NodeStat, Snapshot
-from rumpx.report.status import status_lines
 from rumpx.report.summary import render_summary, summary_lines
 from rumpx.report.tables import render_record
 from rumpx.text import legible, say, shell_words

@@ -19,14 +19,14 @@ from typing import Any
 import pytest
 
 from rumpx import examples
-from rumpx.config import NOT_IN_FILES, with_config
+from rumpx.cli.config import NOT_IN_FILES, with_config
+from rumpx.cli.flags import make_job
+from rumpx.cli.parsers import build_parser, build_resume_parser
+from rumpx.display.metrics import parse_listen
 from rumpx.errors import EXIT_SOME_KEYS_FAILED, TemporaryError, TimeOver, UsageError
 from rumpx.examples import FILES, read_example
-from rumpx.flags import make_job
-from rumpx.job import Limits
-from rumpx.parsers import build_parser, build_resume_parser
-from rumpx.report.metrics import parse_listen
-from rumpx.timetable import parse_timetable
+from rumpx.model.job import Limits
+from rumpx.model.schedule import parse_timetable
 from support.copying import held
 from support.data import compare, fill_mixed
 from support.run import Running

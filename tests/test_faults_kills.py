@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from rumpx.copy.frontier import Frontier
-from rumpx.copy.messages import Found, FromScanner, Walked
-from rumpx.copy.plan import Partition
-from rumpx.copy.prepare import Plan, prepare
-from rumpx.copy.scan import Scanner, Shelf, walk
-from rumpx.job import Job, parse_endpoint
-from rumpx.report.snapshot import Counts
+from rumpx.engine.frontier import Frontier
+from rumpx.engine.plan import Partition
+from rumpx.engine.scanner import Scanner, Shelf, walk
+from rumpx.model.job import Job, parse_endpoint
+from rumpx.model.snapshot import Counts
+from rumpx.preflight.steps import Plan, prepare
+from rumpx.transfer.messages import Found, FromScanner, Walked
 from support.copying import (
     Copying,
     Resuming,

@@ -19,11 +19,12 @@ import psutil
 import pytest
 
 import rumpx
-from rumpx.copy import coordinator, fence
-from rumpx.copy.plan import LATE
+from rumpx.copier import coordinator
+from rumpx.engine import fence
+from rumpx.engine.plan import LATE
 from rumpx.errors import ConnectionLost
-from rumpx.job import parse_endpoint
-from rumpx.report.snapshot import Summary
+from rumpx.model.job import parse_endpoint
+from rumpx.model.snapshot import Summary
 from rumpx.servers.clients import end_clients
 from rumpx.servers.dial import Dialer
 from support.copying import Copying, Side, held, resume

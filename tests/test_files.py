@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from rumpx import files
 from rumpx.errors import UsageError
-from rumpx.report import files
-from rumpx.report.files import open_anew, write_text
+from rumpx.files import open_anew, write_text
 from support.run import rumpx
 from support.servers import Server, available
 

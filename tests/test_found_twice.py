@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rumpx.copy.gate import Gate
-from rumpx.copy.lately import NAMES, FoundLately
-from rumpx.copy.plan import Partition, cut_spans, reverse
-from rumpx.copy.prepare import prepare
-from rumpx.copy.scan import ScanSettings, walk
-from rumpx.copy.throttle import Throttle
-from rumpx.job import Job, Scope, parse_endpoint
+from rumpx.engine.plan import Partition, cut_spans, reverse
+from rumpx.engine.recent_keys import NAMES, FoundLately
+from rumpx.engine.scanner import ScanSettings, walk
+from rumpx.model.job import Job, Scope, parse_endpoint
+from rumpx.preflight.steps import prepare
 from rumpx.servers.topology import Node
+from rumpx.throttle.rates import Throttle
+from rumpx.throttle.scan_gate import Gate
 from support.copying import Copying, at_rest, copy, resume
 from support.data import fill_mixed
 from support.servers import Cluster, Server

@@ -11,7 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rumpx.copy.governor import (
+from rumpx.copier.target_memory import Growth, at_the_end, overflows
+from rumpx.errors import UsageError
+from rumpx.model.job import Limits
+from rumpx.model.limits import READERS, in_words, limits_with
+from rumpx.model.schedule import Window as TimeWindow
+from rumpx.model.schedule import parse_timetable
+from rumpx.throttle.governor import (
     Decision,
     Full,
     Governor,
@@ -21,15 +27,9 @@ from rumpx.copy.governor import (
     decide,
     settings,
 )
-from rumpx.copy.latency import Best, Window, with_omitted
-from rumpx.copy.observer import Felt, Used, Watching
-from rumpx.copy.room import Growth, at_the_end, overflows
-from rumpx.copy.throttle import QUANTUM, Pace, Throttle
-from rumpx.errors import UsageError
-from rumpx.job import Limits
-from rumpx.limits import READERS, in_words, limits_with
-from rumpx.timetable import Window as TimeWindow
-from rumpx.timetable import parse_timetable
+from rumpx.throttle.latency import Best, Window, with_omitted
+from rumpx.throttle.prober import Felt, Used, Watching
+from rumpx.throttle.rates import QUANTUM, Pace, Throttle
 
 FULL = Full(scan_count=500, scans=4, batch_keys=1000, pipeline_keys=200, batches=12)
 WHOLE = Share(1.0)

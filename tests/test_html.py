@@ -19,12 +19,14 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from rumpx.errors import UsageError, printable
-from rumpx.report import facts
-from rumpx.report.content import SizeCount
-from rumpx.report.files import check_writable, write_text
+from rumpx.files import check_writable, write_text
+from rumpx.model.content import SizeCount
+from rumpx.model.history import Option, Record
+from rumpx.model.snapshot import KeyFailure, Summary
+from rumpx.model.timeline import Point, held_seconds
+from rumpx.report import headline as facts
 from rumpx.report.html import render_html
 from rumpx.report.latencies import latencies
-from rumpx.report.record import Option, Record
 from rumpx.report.scales import (
     BRIEF,
     Axis,
@@ -43,8 +45,6 @@ from rumpx.report.sections import (
     examples,
     sections,
 )
-from rumpx.report.series import Point, held_seconds
-from rumpx.report.snapshot import KeyFailure, Summary
 from rumpx.report.tables import render_record
 from rumpx.text import legible
 from support import records

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rumpx.copy.kinds import NO_KINDS, Kinds, Large, Largest, Scale, content
-from rumpx.report.content import LARGEST_KEPT
+from rumpx.model.content import LARGEST_KEPT
+from rumpx.transfer.content_stats import NO_KINDS, Kinds, Large, Largest, Scale, content
 from support.copying import Copying, copy, resume
 from support.data import every_type, fill_mixed, keys_of
 from support.servers import ALL, Cluster, Server

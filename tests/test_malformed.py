@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rumpx.servers.answers import MOST, whole
-from rumpx.servers.probe import milliseconds, parse_info
+from rumpx.servers.info import milliseconds, parse_info
 from rumpx.servers.topology import parse_cluster_nodes, parse_cluster_slots, told_addresses
 from support.hostile import INFO, MODES, Answers, Hostile, answering, any_reply, array, bulk
 from support.run import rumpx

@@ -24,10 +24,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 import rumpx
+from rumpx.display.metrics import Metrics, metrics_of, parse_listen
 from rumpx.errors import UsageError
-from rumpx.report.content import Content, TypeCount
-from rumpx.report.metrics import Metrics, metrics_of, parse_listen
-from rumpx.report.snapshot import (
+from rumpx.model.content import Content, TypeCount
+from rumpx.model.snapshot import (
     HOLDS,
     Counts,
     Held,
@@ -428,7 +428,7 @@ def test_clients_that_do_not_behave(
 def test_a_client_that_is_silent_is_ended(
     serving: tuple[Metrics, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rumpx.report.metrics._Handler.timeout", 0.2)
+    monkeypatch.setattr("rumpx.display.metrics._Handler.timeout", 0.2)
     _, port = serving
     with socket.create_connection(("127.0.0.1", port), 10) as client:
         assert client.recv(100) == b""
@@ -439,7 +439,7 @@ def test_without_the_package(tmp_path: Path) -> None:
     program = textwrap.dedent(
         """\
         from rumpx.errors import UsageError
-        from rumpx.report.metrics import Metrics
+        from rumpx.display.metrics import Metrics
         try:
             Metrics(("127.0.0.1", 9121))
         except UsageError as error:

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rumpx.copy.suspects import Lost, Suspects, split
 from rumpx.errors import ConnectionLost
 from rumpx.servers.resp import Connection, last_words
+from rumpx.transfer.suspects import Lost, Suspects, split
 from support import data
 from support.copying import Copying, copy, verify
 from support.proxy import Proxy

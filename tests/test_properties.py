@@ -27,11 +27,9 @@ from hypothesis.stateful import (
     rule,
 )
 
-from rumpx.copy.completeness import Census, Tally, missing_keys
-from rumpx.copy.frontier import Frontier
-from rumpx.copy.gate import Gate
-from rumpx.copy.messages import Found
-from rumpx.copy.plan import (
+from rumpx.engine.frontier import Frontier
+from rumpx.engine.key_counts import Census, Tally, missing_keys
+from rumpx.engine.plan import (
     CursorSpan,
     Partition,
     SamplePage,
@@ -41,10 +39,9 @@ from rumpx.copy.plan import (
     reverse,
     tune,
 )
-from rumpx.copy.scan import Scanner, ScanSettings, Shelf
-from rumpx.copy.tasks import Budget, Permit
+from rumpx.engine.scanner import Scanner, ScanSettings, Shelf
 from rumpx.errors import UsageError, printable
-from rumpx.job import (
+from rumpx.model.job import (
     Endpoint,
     Scope,
     check_prefixes,
@@ -52,10 +49,11 @@ from rumpx.job import (
     parse_seconds,
     parse_size,
 )
-from rumpx.report.snapshot import Counts, KeyFailure
+from rumpx.model.slots import SLOTS, key_slot
+from rumpx.model.snapshot import Counts, KeyFailure
 from rumpx.servers import resp
 from rumpx.servers.globs import compile_glob, escape
-from rumpx.servers.probe import parse_info
+from rumpx.servers.info import parse_info
 from rumpx.servers.replies import Kind, classify, redirection
 from rumpx.servers.resp import (
     LARGE_PAYLOAD,
@@ -68,8 +66,10 @@ from rumpx.servers.resp import (
     encode_memory_usage,
     encode_pttls,
 )
-from rumpx.servers.slots import SLOTS, key_slot
 from rumpx.servers.topology import Node, parse_cluster_nodes
+from rumpx.throttle.scan_gate import Gate
+from rumpx.transfer.messages import Found
+from rumpx.transfer.runner import Budget, Permit
 from support.raw import Raw
 from support.servers import ALL, Server, at_least
 
@@ -93,7 +93,7 @@ def connected(server: Server) -> Iterator[Connection]:
 
 
 @pure
-@pytest.mark.parametrize("name", ["rumpx.errors", "rumpx.copy.plan", "rumpx.servers.slots"])
+@pytest.mark.parametrize("name", ["rumpx.errors", "rumpx.engine.plan", "rumpx.model.slots"])
 def test_the_examples_in_docstrings_are_true(name: str) -> None:
     result = doctest.testmod(importlib.import_module(name))
     assert result.attempted

@@ -11,9 +11,7 @@ import pytest
 
 import benchmarks.__main__
 from rumpx import errors
-from rumpx.errors import EXIT_DIFFERENCES, EXIT_OK, EXIT_SOME_KEYS_FAILED, RumpxError
-from rumpx.limits import READERS
-from rumpx.parsers import (
+from rumpx.cli.parsers import (
     build_check_parser,
     build_ctl_parser,
     build_jobs_parser,
@@ -22,7 +20,9 @@ from rumpx.parsers import (
     build_resume_parser,
     build_verify_parser,
 )
-from rumpx.report.snapshot import (
+from rumpx.errors import EXIT_DIFFERENCES, EXIT_OK, EXIT_SOME_KEYS_FAILED, RumpxError
+from rumpx.model.limits import READERS
+from rumpx.model.snapshot import (
     Counts,
     KeyFailure,
     PartitionSummary,

@@ -10,8 +10,8 @@ from functools import partial
 
 import pytest
 
-from rumpx.copy.scan import name_tests
-from rumpx.job import Scope
+from rumpx.engine.scanner import name_tests
+from rumpx.model.job import Scope
 from support.hostile import Answer, Answers, Hostile, Words, array, bulk
 from support.proxy import Proxy
 from support.run import rumpx

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from rumpx.cli import main
+from rumpx.cli.main import main
 from support import data
 from support.proxy import Proxy
 from support.run import rumpx

@@ -18,14 +18,15 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
+from rumpx import units
+from rumpx.display import jsonl, lines
+from rumpx.display.bars import MAX_ROWS, render
+from rumpx.display.display import Background, choose, open_display
+from rumpx.display.draw import shortened, slowest
 from rumpx.errors import UsageError
-from rumpx.job import Progress
-from rumpx.report import jsonl, lines, units
-from rumpx.report.bars import MAX_ROWS, render
-from rumpx.report.display import Background, choose, open_display
-from rumpx.report.draw import shortened, slowest
-from rumpx.report.files import check_writable
-from rumpx.report.snapshot import (
+from rumpx.files import check_writable
+from rumpx.model.job import Progress
+from rumpx.model.snapshot import (
     Counts,
     KeyFailure,
     Row,
@@ -512,7 +513,7 @@ def test_a_broken_fallback_raises_nothing_either() -> None:
 
 
 def test_a_display_goes_on_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rumpx.report.display.PERIOD", 0.001)
+    monkeypatch.setattr("rumpx.display.display.PERIOD", 0.001)
     shown = threading.Event()
 
     class Signalling(Recorder):
@@ -669,8 +670,8 @@ def test_an_unwritable_summary_is_a_usage_error(tmp_path: Path, tail: str) -> No
 
 def test_plain_displays_and_the_summary_file_do_not_import_rich() -> None:
     code = (
-        "import sys, io, rumpx.report.summary, rumpx.report.jsonl\n"
-        "from rumpx.report.display import open_display\n"
+        "import sys, io, rumpx.report.summary, rumpx.display.jsonl\n"
+        "from rumpx.display.display import open_display\n"
         "for kind in ('line', 'json', 'none'): open_display(kind, io.StringIO())\n"
         "sys.exit('rich' in sys.modules)"
     )
@@ -683,7 +684,7 @@ FRAME = "\x1b]2;frame\x07"
 CHILD = """
 import sys
 sys.path.append("tests")
-from rumpx.report.bars import Bars
+from rumpx.display.bars import Bars
 from tests.test_report import FRAME, frames
 bars = Bars(sys.stderr)
 bars.start()
@@ -768,7 +769,7 @@ def test_auto_draws_bars_on_a_terminal() -> None:
     code = (
         "import sys\n"
         "sys.path.append('tests')\n"
-        "from rumpx.report.display import open_display\n"
+        "from rumpx.display.display import open_display\n"
         "from support.snapshots import make_snapshot\n"
         "display = open_display('auto', sys.stderr)\n"
         "display.start()\n"

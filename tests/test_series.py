@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rumpx.report import series
-from rumpx.report.series import Point, Recorder, held_seconds, joined, thinned
-from rumpx.report.snapshot import Counts, Held, Snapshot
+from rumpx.model import timeline as series
+from rumpx.model.snapshot import Counts, Held, Snapshot
+from rumpx.model.timeline import Point, Recorder, held_seconds, joined, thinned
 from support.snapshots import make_snapshot
 
 BEGAN = 1_700_000_000.0

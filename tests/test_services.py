@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from rumpx import guides
-from rumpx.cli import main
+from rumpx.cli.main import main
 from support.copying import Copied, Verified, copy, held, verify
 from support.data import compare, fill_mixed, fingerprint, keys_of
 from support.proxy import Proxy

@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from rumpx.servers.slots import key_slot
+from rumpx.model.slots import key_slot
 from support.hostile import Answer, Hostile, Words, array, bulk
 from support.run import Running
 from support.servers import Server

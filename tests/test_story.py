@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from rumpx import __version__
-from rumpx.copy.story import read_story
+from rumpx.cli.parsers import build_parser
 from rumpx.errors import UsageError
-from rumpx.job import Job, Limits, Scope, parse_endpoint
-from rumpx.options import options_of
-from rumpx.parsers import build_parser
-from rumpx.report.record import Record
-from rumpx.report.snapshot import Summary
+from rumpx.ledger.history import read_story
+from rumpx.model.history import Record
+from rumpx.model.job import Job, Limits, Scope, parse_endpoint
+from rumpx.model.options import options_of
+from rumpx.model.snapshot import Summary
 from support.copying import Copying, copy, resume
 from support.data import fill_mixed
 from support.run import rumpx

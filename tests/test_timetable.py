@@ -18,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rumpx.errors import UsageError
-from rumpx.timetable import Limit, Timetable, Window, parse_timetable
+from rumpx.model.schedule import Limit, Timetable, Window, parse_timetable
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 ZONES = (
@@ -132,7 +132,7 @@ def test_no_time_zone_database(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> ZoneInfo:
         raise zoneinfo.ZoneInfoNotFoundError(name)
 
-    monkeypatch.setattr("rumpx.timetable.ZoneInfo", missing)
+    monkeypatch.setattr("rumpx.model.schedule.ZoneInfo", missing)
     with pytest.raises(UsageError, match=r"no time zone database: pip install tzdata\.$"):
         parse_timetable("08:00,off", "Europe/Berlin")
     assert parse_timetable("08:00,off", None).at(0.0).limit == "off"

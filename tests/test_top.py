@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from rumpx.report.content import Content, LargeKey
-from rumpx.report.draw import shortened
-from rumpx.report.panels import messages
-from rumpx.report.screen import Top
-from rumpx.report.series import Point
-from rumpx.report.snapshot import (
+from rumpx.display.draw import shortened
+from rumpx.display.panels import messages
+from rumpx.display.screen import Top
+from rumpx.display.sparkline import column_seconds, key_rates, latencies, sparkline
+from rumpx.display.top import render, share_out
+from rumpx.model.content import Content, LargeKey
+from rumpx.model.snapshot import (
     Counts,
     Held,
     NodeStat,
@@ -32,8 +33,7 @@ from rumpx.report.snapshot import (
     State,
     WorkerStat,
 )
-from rumpx.report.sparkline import column_seconds, key_rates, latencies, sparkline
-from rumpx.report.top import render, share_out
+from rumpx.model.timeline import Point
 from support import data
 from support.run import Action, Terminal, rumpx_pty, run_pty
 from support.servers import Server
@@ -470,10 +470,10 @@ CHILD = """
 import select, signal, sys, termios, threading
 sys.path.insert(0, {tests!r})
 from test_top import make_snapshot
-from rumpx.report import screen
-from rumpx.report.display import Background
-from rumpx.report.lines import quiet
-from rumpx.report.screen import Top
+from rumpx.display import screen
+from rumpx.display.display import Background
+from rumpx.display.lines import quiet
+from rumpx.display.screen import Top
 
 told = {{number: threading.Event() for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)}}
 for number in told:
@@ -770,9 +770,9 @@ def test_modes_are_restored_even_if_the_terminal_takes_no_more() -> None:
 import io, os, sys, termios, threading
 sys.path.insert(0, {str(TESTS)!r})
 from test_top import make_snapshot
-from rumpx.report.display import Background
-from rumpx.report.lines import quiet
-from rumpx.report.screen import Top
+from rumpx.display.display import Background
+from rumpx.display.lines import quiet
+from rumpx.display.screen import Top
 
 reader, writer = os.pipe()
 os.set_blocking(writer, False)

@@ -13,19 +13,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rumpx.copy.expected import Expected
-from rumpx.copy.intake import Chunk, ChunkLimits, cut, cut_unsized
-from rumpx.copy.links import select
-from rumpx.copy.messages import Ack, Batch
-from rumpx.copy.plan import Partition
-from rumpx.copy.prepare import Plan, prepare
-from rumpx.copy.scan import walk
-from rumpx.copy.tasks import Budget, Runner
-from rumpx.copy.throttle import Throttle
-from rumpx.copy.worker import WorkerSpec
+from rumpx.engine.plan import Partition
+from rumpx.engine.scanner import walk
+from rumpx.engine.worker import WorkerSpec
 from rumpx.errors import TargetFull, TargetUnusable, TemporaryError
-from rumpx.job import Job, Scope, parse_endpoint
-from rumpx.report.snapshot import Counts
+from rumpx.model.job import Job, Scope, parse_endpoint
+from rumpx.model.snapshot import Counts
+from rumpx.preflight.steps import Plan, prepare
+from rumpx.servers.connections import select
+from rumpx.throttle.rates import Throttle
+from rumpx.transfer.chunks import Chunk, ChunkLimits, cut, cut_unsized
+from rumpx.transfer.expected_sizes import Expected
+from rumpx.transfer.messages import Ack, Batch
+from rumpx.transfer.runner import Budget, Runner
 from support import data
 from support.gates import open_gate
 from support.proxy import Proxy

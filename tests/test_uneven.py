@@ -12,18 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rumpx.copy.expected import Expected
-from rumpx.copy.intake import ChunkLimits, cut
-from rumpx.copy.links import select
-from rumpx.copy.messages import Ack, Batch
-from rumpx.copy.plan import Work
-from rumpx.copy.prepare import Plan, prepare
-from rumpx.copy.scan import walk
-from rumpx.copy.tasks import Budget, Permit, Runner
-from rumpx.copy.throttle import Throttle
-from rumpx.copy.worker import Spec
-from rumpx.job import Job, parse_endpoint
-from rumpx.verify.compare import CompareSpec
+from rumpx.engine.plan import Work
+from rumpx.engine.scanner import walk
+from rumpx.engine.worker import Spec
+from rumpx.model.job import Job, parse_endpoint
+from rumpx.preflight.steps import Plan, prepare
+from rumpx.servers.connections import select
+from rumpx.throttle.rates import Throttle
+from rumpx.transfer.chunks import ChunkLimits, cut
+from rumpx.transfer.expected_sizes import Expected
+from rumpx.transfer.messages import Ack, Batch
+from rumpx.transfer.runner import Budget, Permit, Runner
+from rumpx.verifier.comparer import CompareSpec
 from support import data
 from support.gates import open_gate
 from support.raw import Raw

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rumpx.verify.prints import in_order
-from rumpx.verify.sample import share_that_differs, what_a_sample_proves
+from rumpx.values.canonical import in_order
+from rumpx.verifier.confidence import share_that_differs, what_a_sample_proves
 from support.copying import copy, verify
 from support.data import ODD_NAMES, every_type, fill_mixed
 from support.proxy import Proxy

@@ -16,8 +16,8 @@ from textwrap import dedent
 import pytest
 
 import rumpx as package
-from rumpx.flags import make_comparison
-from rumpx.parsers import build_verify_parser
+from rumpx.cli.flags import make_comparison
+from rumpx.cli.parsers import build_verify_parser
 from support.copying import Side, Verified, copy, held, verified, verify, verify_words
 from support.data import fill_mixed, fingerprint
 from support.proxy import Proxy
@@ -118,8 +118,8 @@ def test_what_is_equal_at_the_second_look_is_changing(server: StartServer) -> No
 
 
 LOOKING_LATE = """
-from rumpx.cli import main
-from rumpx.verify import verifier
+from rumpx.cli.main import main
+from rumpx.verifier import overseer as verifier
 verifier._PAUSE = 3.0
 raise SystemExit(main())
 """

@@ -17,7 +17,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from rumpx.report.hook import run_hook
+from rumpx.cli.hook import run_hook
 from support.copying import Copying, copy, held, resume, verify
 from support.data import compare, fill_mixed, keys_of
 from support.run import Running, rumpx, rumpx_pty, run_line
@@ -26,7 +26,7 @@ from support.waiting import wait_until
 
 StartServer = Callable[..., Server]
 ROOT = Path(__file__).parents[1]
-SCHEMA = json.loads((ROOT / "rumpx/report/events.schema.json").read_text(encoding="utf-8"))
+SCHEMA = json.loads((ROOT / "rumpx/display/events.schema.json").read_text(encoding="utf-8"))
 KEYS = 4_000
 USAGE, SOME_FAILED, DIFFERENCES, SOURCE_UNUSABLE, INTERRUPTED = 2, 3, 4, 6, 130
 SECRET = "pl4nted-Secret"

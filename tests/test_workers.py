@@ -19,14 +19,14 @@ from typing import Any
 import psutil
 import pytest
 
-from rumpx.copy.links import select
-from rumpx.copy.messages import Ack, Batch, FromWorker
-from rumpx.copy.pool import DEATHS, Pool
-from rumpx.copy.prepare import Plan, prepare
-from rumpx.copy.scan import walk
-from rumpx.copy.throttle import Throttle
+from rumpx.engine.pool import DEATHS, Pool
+from rumpx.engine.scanner import walk
 from rumpx.errors import RumpxError
-from rumpx.job import Job, parse_endpoint
+from rumpx.model.job import Job, parse_endpoint
+from rumpx.preflight.steps import Plan, prepare
+from rumpx.servers.connections import select
+from rumpx.throttle.rates import Throttle
+from rumpx.transfer.messages import Ack, Batch, FromWorker
 from support import data
 from support.copying import held
 from support.gates import open_gate

@@ -11,7 +11,7 @@ from importlib import resources
 from typing import Final
 
 from rumpx.errors import UsageError
-from rumpx.report.files import print_text
+from rumpx.files import print_text
 
 FILES: Final = {
     "config": ("config.toml", "All options of a copy, for --config"),

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib import resources
 
 from rumpx.errors import UsageError
-from rumpx.report.files import print_text, standard_output
+from rumpx.files import print_text, standard_output
 
 
 def run(words: Sequence[str]) -> int:

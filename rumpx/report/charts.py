@@ -20,10 +20,10 @@ from html import escape
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from rumpx.report import units
-from rumpx.report.content import SizeCount
+from rumpx import units
+from rumpx.model.content import SizeCount
+from rumpx.model.timeline import Point
 from rumpx.report.scales import BRIEF, Axis, binned, extent, powers, ticks, time_ticks
-from rumpx.report.series import Point
 
 _UNITS: Final = 1000
 _LABELS: Final = {"wide": (8, 7.0), "narrow": (4, 16.0)}  # intervals of time, percents between runs

@@ -15,12 +15,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from rumpx.report import units
-from rumpx.report.entries import Entry, count_of
+from rumpx import units
+from rumpx.report.text import Entry, count_of
 from rumpx.text import legible
 
 if TYPE_CHECKING:
-    from rumpx.check.document import Checkup, Ends, Estimate, Line, Planned, Sampled
+    from rumpx.model.checkup import Checkup, Ends, Estimate, Line, Planned, Sampled
 
 _MARKS: Final = {"ok": "✓", "warn": "⚠", "fail": "✗", "info": "·"}
 _WORDS: Final = {"ok": "ok", "warn": "!", "fail": "X", "info": "-"}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rumpx.report import units
-from rumpx.report.entries import Entry, count_of, failed_keys, server
-from rumpx.report.snapshot import Summary
+from rumpx import units
+from rumpx.model.snapshot import Summary
+from rumpx.report.text import Entry, count_of, failed_keys, server
 
 
 def outcome(summary: Summary) -> str:

@@ -15,17 +15,18 @@ from importlib import resources
 from statistics import median_low
 from typing import Final
 
+from rumpx import units
 from rumpx.errors import Side
-from rumpx.report import facts, units
+from rumpx.model.history import Record
+from rumpx.model.snapshot import Summary
+from rumpx.model.timeline import Point, held_seconds
+from rumpx.report import headline as facts
 from rumpx.report.charts import Chart, Line, held_lanes, histogram, over_time
-from rumpx.report.entries import Entry
-from rumpx.report.facts import Figure, Tone, Verdict, moment, tone_of
+from rumpx.report.headline import Figure, Tone, Verdict, moment, tone_of
 from rumpx.report.latencies import latencies
-from rumpx.report.record import Record
 from rumpx.report.scales import binned, size_groups
 from rumpx.report.sections import SIZES, Column, Section, Table, sections
-from rumpx.report.series import Point, held_seconds
-from rumpx.report.snapshot import Summary
+from rumpx.report.text import Entry
 from rumpx.text import legible
 
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"

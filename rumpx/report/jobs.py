@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from rumpx.report import units
+from rumpx import units
 from rumpx.text import legible
 
 if TYPE_CHECKING:
-    from rumpx.copy.jobs import Listed
+    from rumpx.ledger.catalog import Listed
 
 _HEAD = ("JOB", "STATE", "DONE", "FAILED", "STARTED", "SOURCE -> TARGET")
 

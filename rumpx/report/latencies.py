@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rumpx.errors import SIDES, Side, UsageError
-from rumpx.job import parse_seconds
-from rumpx.report.record import Option, Record
+from rumpx.model.history import Option, Record
+from rumpx.model.job import parse_seconds
 
 
 class Latencies(NamedTuple):

@@ -9,9 +9,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from rumpx.report import units
-from rumpx.report.content import SizeCount
-from rumpx.report.series import Point, joined
+from rumpx import units
+from rumpx.model.content import SizeCount
+from rumpx.model.timeline import Point, joined
 
 MOST_BINS: Final = 600
 MOST_SIZES: Final = 12

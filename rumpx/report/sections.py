@@ -13,16 +13,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
+from rumpx import units
 from rumpx.errors import printable
-from rumpx.report import units, verdict
-from rumpx.report.entries import Entry, count_of
-from rumpx.report.facts import moment, sentence
+from rumpx.model.history import Record, RunRecord
+from rumpx.model.snapshot import KeyFailure, PartitionSummary, Summary, Verification
+from rumpx.model.timeline import held_seconds
+from rumpx.report import verdict
+from rumpx.report.headline import moment, sentence
 from rumpx.report.latencies import latencies
-from rumpx.report.record import Record, RunRecord
 from rumpx.report.scales import extent, size_groups
-from rumpx.report.series import held_seconds
-from rumpx.report.snapshot import KeyFailure, PartitionSummary, Summary, Verification
 from rumpx.report.summary import told
+from rumpx.report.text import Entry, count_of
 
 Kind = Literal["text", "brief", "number", "share", "name"]
 

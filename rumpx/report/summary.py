@@ -12,10 +12,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
+from rumpx.files import write_text
+from rumpx.model.snapshot import Summary, Verification
 from rumpx.report import copied, verdict
-from rumpx.report.entries import Entry
-from rumpx.report.files import write_text
-from rumpx.report.snapshot import Summary, Verification
+from rumpx.report.text import Entry
 from rumpx.text import legible
 
 if TYPE_CHECKING:

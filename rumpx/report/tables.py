@@ -18,13 +18,14 @@ from rich.rule import Rule
 from rich.table import Table as Drawn
 from rich.text import Text
 
-from rumpx.report import facts, units
-from rumpx.report.entries import Entry
-from rumpx.report.facts import Tone, Verdict, tone_of
-from rumpx.report.record import Record
+from rumpx import units
+from rumpx.display.sparkline import LEAST_LATENCY, sparkline
+from rumpx.model.history import Record
+from rumpx.model.timeline import Point
+from rumpx.report import headline as facts
+from rumpx.report.headline import Tone, Verdict, tone_of
 from rumpx.report.sections import Section, Table, sections
-from rumpx.report.series import Point
-from rumpx.report.sparkline import LEAST_LATENCY, sparkline
+from rumpx.report.text import Entry
 from rumpx.text import legible
 
 MOST_WIDTH: Final = 120

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from rumpx.report import units
-from rumpx.report.entries import Entry, count_of, failed_keys, server
-from rumpx.report.snapshot import Verification
+from rumpx import units
+from rumpx.model.snapshot import Verification
+from rumpx.report.text import Entry, count_of, failed_keys, server
 
 # The columns of the table by prefix, in the order of reading.
 KINDS: Final = ("missing", "extra", "type", "value", "expiry")

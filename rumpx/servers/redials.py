@@ -5,9 +5,9 @@ they dial as one: after a failed dial the place has a pause, which grows, and on
 next turn; all others are told at once, without a socket, how the last dial failed. The first
 success ends that for all. A server that lost a connection and is well is dialled at once.
 
-What is known stands in memory that all processes of the run share (`rumpx.shared`): a table with a
-row for each place that cannot be reached. Where two of these fall on one row, the later has it, and
-the other is dialled more often.
+What is known stands in memory that all processes of the run share
+(`rumpx.processes.shared_memory`): a table with a row for each place that cannot be reached. Where
+two of these fall on one row, the later has it, and the other is dialled more often.
 
 Not promised: that those who lost their connections at the same moment dial one by one. They all do
 once, before the first of them has failed.
@@ -25,7 +25,7 @@ from dataclasses import astuple, dataclass, replace
 from typing import Final
 
 from rumpx.errors import ConnectionLost
-from rumpx.shared import Shared
+from rumpx.processes.shared_memory import Shared
 
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0

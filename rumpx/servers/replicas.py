@@ -36,10 +36,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from rumpx.errors import ConnectionLost, NoReplica, RumpxError
-from rumpx.job import Address, format_address
+from rumpx.model.job import Address, format_address
 from rumpx.servers.answers import misshapen, signed, text_of
 from rumpx.servers.dial import Dialer
-from rumpx.servers.probe import info_fields
+from rumpx.servers.info import info_fields
 from rumpx.servers.replies import port_of
 from rumpx.servers.resp import Connection, Reply
 from rumpx.servers.topology import Idle, Node, Origin, Topology, read_topology

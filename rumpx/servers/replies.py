@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from rumpx.errors import RumpxError, Side, unusable
-from rumpx.job import Address
+from rumpx.model.job import Address
 
 
 class Kind(enum.Enum):

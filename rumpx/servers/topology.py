@@ -28,12 +28,12 @@ from typing import Final
 import hiredis
 
 from rumpx.errors import ConnectionLost, TemporaryError, unusable
-from rumpx.job import Address, format_address
+from rumpx.model.job import Address, format_address
+from rumpx.model.slots import SLOTS
 from rumpx.servers.answers import ask_text, misshapen
 from rumpx.servers.dial import Dialer
 from rumpx.servers.replies import explain_refusal, port_of, refused
 from rumpx.servers.resp import Connection
-from rumpx.servers.slots import SLOTS
 
 SlotRange = tuple[int, int]
 Idle = tuple[Address | None, Connection]

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 import hiredis
 
 from rumpx.errors import RumpxError, Side, printable
-from rumpx.servers.probe import milliseconds
+from rumpx.servers.info import milliseconds
 from rumpx.servers.replies import key_refused, malformed, refused
 from rumpx.servers.resp import Argument, Command, Reply
 from rumpx.values.shapes import fits

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, TypeGuard
 
-from rumpx.servers.probe import milliseconds
+from rumpx.servers.info import milliseconds
 
 _ID: Final = re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
 _CURSOR: Final = re.compile(rb"[0-9]{1,20}")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rumpx.copy.gate import Gate
-from rumpx.copy.prepare import Plan
-from rumpx.copy.throttle import Throttle
+from rumpx.preflight.steps import Plan
+from rumpx.throttle.rates import Throttle
+from rumpx.throttle.scan_gate import Gate
 
 
 def open_gate(plan: Plan) -> Gate:

@@ -7,10 +7,9 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 
-from rumpx.report.content import Content, LargeKey, SizeCount, TypeCount
-from rumpx.report.record import Option, Record, RunRecord
-from rumpx.report.series import Point, held_seconds
-from rumpx.report.snapshot import (
+from rumpx.model.content import Content, LargeKey, SizeCount, TypeCount
+from rumpx.model.history import Option, Record, RunRecord
+from rumpx.model.snapshot import (
     Counts,
     KeyFailure,
     PartitionSummary,
@@ -18,6 +17,7 @@ from rumpx.report.snapshot import (
     Summary,
     Verification,
 )
+from rumpx.model.timeline import Point, held_seconds
 
 BEGAN = 1_772_438_400.0
 VERSION = "0.9.0"

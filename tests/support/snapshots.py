@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from rumpx.report.snapshot import Counts, Row, Snapshot, State, WorkerStat
+from rumpx.model.snapshot import Counts, Row, Snapshot, State, WorkerStat
 
 
 def make_rows(count: int, fraction: float = 0.4) -> tuple[Row, ...]:

@@ -1,1 +1,0 @@
-"""Before a copy: what both sides are, what would go wrong, and what it would take."""

@@ -1,0 +1,297 @@
+"""A check from its Request to its Checkup.
+
+1. Take the copy's own steps before its first write, and all commands that it needs (`steps`).
+2. Look at a sample of the source's keys (`sample`), and whether they may be read and written.
+3. Prove by real payloads that the target reads what the source writes (`payloads`); the only thing
+   that is written anywhere, left out where it is not wanted.
+4. Measure idle round trips, and reckon time and memory (`estimate`).
+
+What cannot be looked at, since something before it failed, is left out. The exit code is that of
+the first ✗.
+
+Not promised: that a copy goes well. A check sees one moment, and of most things a part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from rumpx import units
+from rumpx.checker.estimate import (
+    ENTRY_BYTES,
+    UNCERTAINTY,
+    Distance,
+    memory_needed,
+    seconds_needed,
+)
+from rumpx.checker.key_sample import Key, Sample, describe, take_sample
+from rumpx.checker.limits_met import limits_of_clients, limits_of_values
+from rumpx.checker.payload_trial import not_proven, prove_payloads
+from rumpx.checker.permissions import denied_reads, denied_writes
+from rumpx.checker.round_trips import measure_latency
+from rumpx.checker.steps import take_steps
+from rumpx.copier.functions import plan_functions
+from rumpx.copier.leftovers import left_behind
+from rumpx.errors import EXIT_OK, RumpxError, TargetFull
+from rumpx.model.check_request import Request
+from rumpx.model.checkup import (
+    Checkup,
+    Ends,
+    Estimate,
+    Latency,
+    Line,
+    Part,
+    Planned,
+    Sampled,
+    Server,
+)
+from rumpx.model.job import Limits
+from rumpx.model.slots import SLOTS
+from rumpx.preflight.steps import (
+    Draft,
+    SideFacts,
+    data_in_scope,
+    room_on,
+    with_schemes,
+)
+from rumpx.report.text import count_of
+from rumpx.servers.info import ServerInfo
+from rumpx.servers.topology import Node
+from rumpx.transfer.dump_reader import COMMANDS_A_KEY
+
+_RAISE: Final = "Raise its maxmemory"
+
+
+def check(request: Request) -> Checkup:
+    """Look at everything; a side that cannot be looked at is told of, not raised."""
+    draft = Draft(request.job)
+    lines = take_steps(draft)
+    if request.job.functions and hasattr(draft, "target_keys"):
+        lines += _collected("functions", lambda: _functions(draft))
+    sample = _sampled(request, draft, lines)
+    shown = describe(sample) if sample else None
+    if sample:
+        lines += _collected("reading", lambda: _key_rights(draft, sample))
+        lines += _collected("payloads", lambda: _payloads(request, draft, sample.keys))
+        if hasattr(draft, "target"):
+            lines += _collected("values", lambda: limits_of_values(draft, sample.keys))
+    if hasattr(draft, "tuning"):
+        lines += _collected("clients", lambda: limits_of_clients(draft))
+    if hasattr(draft, "source"):
+        things = left_behind(draft.source, functions_copied=draft.job.functions)
+        lines.append(Line("info", "left behind", f"{', '.join(things)} on the source"))
+    latencies = [_latency(draft, side, lines) for side in ("source", "target")]
+    estimate = _estimated(draft, shown) if shown else None
+    if estimate:
+        lines += _memory(draft, estimate)
+    codes = [line.exit_code for line in lines if line.status == "fail"]
+    return Checkup(
+        exit_code=codes[0] if codes else EXIT_OK,
+        dry_run=request.dry_run,
+        lines=tuple(lines),
+        source=_ends(draft.source, latencies[0]) if hasattr(draft, "source") else None,
+        target=_ends(draft.target, latencies[1]) if hasattr(draft, "target") else None,
+        sample=shown,
+        estimate=estimate,
+        plan=_planned(draft) if hasattr(draft, "plan") else None,
+    )
+
+
+def _collected(subject: str, look: Callable[[], list[Line]]) -> list[Line]:
+    """What a look says; a side that went away meanwhile has the last word."""
+    try:
+        return look()
+    except RumpxError as error:
+        return [Line("fail", subject, str(error), "", error.exit_code)]
+
+
+def _functions(draft: Draft) -> list[Line]:
+    told = plan_functions(draft.source, draft.target, draft.job.on_conflict)
+    return [Line("ok", "functions", told)]
+
+
+def _sampled(request: Request, draft: Draft, lines: list[Line]) -> Sample | None:
+    if not hasattr(draft, "databases"):
+        return None
+    # What SCAN refuses has been said.
+    if any(line.subject == "reading" and "+scan" in line.advice for line in lines):
+        return None
+    try:
+        places = with_schemes(draft.source, draft.databases)
+        scope = draft.scope if hasattr(draft, "scope") else draft.job.scope
+        return take_sample(draft.source, places, scope, request.sample)
+    except RumpxError as error:
+        lines.append(Line("fail", "sample", str(error), "", error.exit_code))
+        return None
+
+
+def _key_rights(draft: Draft, sample: Sample) -> list[Line]:
+    lines = denied_reads(draft.source, sample.denied, len(sample.denied) + len(sample.keys))
+    if hasattr(draft, "target"):
+        lines += denied_writes(draft, [key.name for key in sample.keys])
+    return lines
+
+
+def _payloads(request: Request, draft: Draft, keys: Sequence[Key]) -> list[Line]:
+    if request.dry_run:
+        return [not_proven("a dry run writes nothing; rumpx check proves it")]
+    if request.read_only:
+        return [not_proven("--read-only was given")]
+    if not hasattr(draft, "target") or not hasattr(draft, "scope"):
+        return []
+    if not keys:
+        return [not_proven("no key was seen")]
+    return prove_payloads(draft, keys)
+
+
+def _latency(draft: Draft, side: str, lines: list[Line]) -> Latency | None:
+    if not hasattr(draft, side):
+        return None
+    try:
+        return measure_latency(getattr(draft, side))
+    except RumpxError as error:
+        lines.append(Line("fail", side, str(error), "", error.exit_code))
+        return None
+
+
+def _estimated(draft: Draft, sample: Sampled) -> Estimate | None:
+    """Time and memory, where there is a plan's tuning and something to copy."""
+    if not hasattr(draft, "tuning"):
+        return None
+    held = sum(place.keys for place in draft.databases)
+    keys = round(held * sample.keys / sample.seen) if sample.seen else held
+    needed, sizes = _bytes_needed(draft, sample, keys)
+    distance = Distance(draft.source.clock.round_trip, draft.target.clock.round_trip)
+    walks = len(draft.plan.partitions) if hasattr(draft, "plan") else len(draft.databases)
+    quickest, slowest = seconds_needed(
+        keys,
+        (needed or 0) / max(1, keys),
+        distance,
+        draft.tuning,
+        workers=draft.job.workers,
+        partitions=walks,
+    )
+    least = _seconds_at_rates(draft.job.limits, keys, needed or 0)
+    quickest, slowest = max(quickest, least), max(slowest, least)
+    return Estimate(
+        keys,
+        needed,
+        round(quickest, 1),
+        round(slowest, 1),
+        f"{count_of(keys, 'key')}, {sizes}, round trips of {1000 * distance.source:.2f} and "
+        f"{1000 * distance.target:.2f} ms, and rates measured elsewhere; not from the network's "
+        "bandwidth or the servers' load",
+    )
+
+
+def _seconds_at_rates(limits: Limits, keys: int, size: int) -> float:
+    """What fixed rates make a copy take at least; a timetable is not reckoned with."""
+    return max(
+        keys / (limits.max_keys_per_sec or math.inf),
+        size / (limits.max_bytes_per_sec or math.inf),
+        COMMANDS_A_KEY * keys / (limits.max_ops_per_sec or math.inf),
+    )
+
+
+def _bytes_needed(draft: Draft, sample: Sampled, keys: int) -> tuple[int | None, str]:
+    """Memory on the target, and what that was reckoned from.
+
+    A sample has rare large keys either not at all or far too many of them; where everything is
+    copied, the source's INFO knows better.
+    """
+    whole = data_in_scope(draft) if hasattr(draft, "scope") else None
+    expiring = sample.expiring / max(1, sample.keys)
+    if whole is not None:
+        mean = whole / max(1, keys) + ENTRY_BYTES
+        return memory_needed(keys, mean, expiring), "the memory of the source's data"
+    if sample.mean_bytes is None:
+        return None, "no sizes, since MEMORY USAGE is refused"
+    return memory_needed(keys, sample.mean_bytes, expiring), "the sample's sizes"
+
+
+def _memory(draft: Draft, estimate: Estimate) -> list[Line]:
+    """Will the data fit below the maxmemory of each primary of the target?"""
+    if estimate.bytes is None:
+        return []
+    needs = f"The target needs about {units.size(estimate.bytes)}"
+    infos = draft.target.infos.values()
+    if None in infos:
+        return [Line("info", "memory", f"{needs}, and does not tell how much it has")]
+    if not all(info and info.max_memory for info in infos):
+        limits = [Line("info", "memory", f"{needs}; it sets itself no limit (maxmemory)")]
+    else:
+        limits = [Line("ok", "memory", f"{needs}, and has it")]
+    for node in draft.target.topology.nodes:
+        info = draft.target.infos[node.address]
+        if info and info.max_memory and (tight := _tight(draft, node, info, estimate.bytes)):
+            return [tight]
+    return limits
+
+
+def _tight(draft: Draft, node: Node, info: ServerInfo, needed: int) -> Line | None:
+    """What to say of a primary that may have too little room for its share."""
+    if draft.target.topology.cluster:
+        needed = needed * sum(last - first + 1 for first, last in node.slots) // SLOTS
+    limit = draft.job.limits.max_target_memory
+    room = int((limit or 1.0) * room_on(info, getattr(draft, "target_keys", 0)))
+    if (1 + UNCERTAINTY) * needed <= room:
+        return None
+    text = (
+        f"The target at {node.label(str(draft.target.dialer.endpoint))} has room for "
+        f"{units.size(room)} below its maxmemory, and the copy needs about {units.size(needed)} "
+        "there"
+    )
+    if limit is None or (1 - UNCERTAINTY) * needed <= room:
+        return Line("warn", "memory", f"{text}: that may be too much", _RAISE)
+    end = f"evict keys ({info.policy})" if info.evicts else "run full"
+    return Line("fail", "memory", f"{text}: it would {end}", _RAISE, TargetFull.exit_code)
+
+
+def _ends(side: SideFacts, latency: Latency | None) -> Ends:
+    servers = []
+    for node in side.topology.nodes:
+        info = side.infos[node.address]
+        servers.append(
+            Server(
+                address=node.label(str(side.dialer.endpoint)),
+                version=str(info) if info else "",
+                mode=info.mode if info else "",
+                role=info.role if info else "",
+                slots=sum(last - first + 1 for first, last in node.slots),
+                keys=sum(info.keys.values()) if info else 0,
+                used_memory=info.used_memory if info else 0,
+                max_memory=info.max_memory if info else 0,
+                policy=info.policy if info else "",
+            )
+        )
+    infos = [info for info in side.infos.values() if info]
+    modules = tuple(sorted({name for info in infos for name in info.modules}))
+    return Ends(
+        uri=str(side.dialer.endpoint),
+        version=side.version,
+        cluster=side.topology.cluster,
+        servers=tuple(servers),
+        modules=modules if infos else None,
+        latency=latency,
+    )
+
+
+def _planned(draft: Draft) -> Planned:
+    plan, tuning = draft.plan, draft.tuning
+    undecided = draft.job.on_conflict == "ask" and draft.target_keys > 0
+    endpoint = str(plan.source.dialer.endpoint)
+    return Planned(
+        partitions=tuple(
+            Part(part.node.label(endpoint), part.db, str(part)) for part in plan.partitions
+        ),
+        workers=plan.job.workers,
+        scanners=tuning.scanners,
+        scan_count=tuning.scan_count,
+        batch_keys=tuning.batch_keys,
+        pipeline_keys=tuning.pipeline_keys,
+        batches_in_flight=tuning.batches_in_flight,
+        bytes_in_flight=plan.spec.bytes_in_flight,
+        on_conflict="ask" if undecided else plan.on_conflict,
+    )

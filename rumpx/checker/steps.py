@@ -1,0 +1,213 @@
+"""The copy's own steps before its first write, taken one by one, and what each has to say.
+
+A copy stops at the first step that refuses. Here each refusal becomes a ✗ with the exit code that
+the copy would end with, and every later step is taken whose needs are there all the same; so the
+first ✗ is the one at which the copy would stop. In the place of the steps that try one key's
+permissions stands what `rights` finds, which tries all commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from rumpx import units
+from rumpx.checker.permissions import rights_to_read, rights_to_write, try_rights
+from rumpx.errors import RumpxError
+from rumpx.model.checkup import Line
+from rumpx.model.slots import SLOTS
+from rumpx.preflight.abilities import Sample
+from rumpx.preflight.steps import (
+    STEPS,
+    Draft,
+    SideFacts,
+    Step,
+    chosen_databases,
+    eviction_policies,
+)
+from rumpx.report.text import count_of, server
+
+_SUBJECTS: Final = {
+    "source slots": "slots",
+    "target slots": "slots",
+    "target eviction": "eviction",
+    "mapping": "databases",
+    "target databases": "databases",
+    "times": "clocks",
+    "watching": "source",
+    "target keys": "target keys",
+    "conflicts": "target keys",
+    "tuning": "plan",
+}
+# What stands in for what a step did not find, so that later ones can be taken all the same: writing
+# is tried with any name, and where a plan cuts the keyspace does not depend on the others.
+_STAND_INS: Final[dict[str, tuple[str, object]]] = {
+    "clocks": ("shift", 0),
+    "reading": ("sample", Sample(None, 0, b"rumpx")),
+    "writing": ("absttl", True),
+    "conflicts": ("policy", "fail"),
+}
+# What the sample tells better.
+_LEFT_OUT: Final = {"room"}
+
+
+def take_steps(draft: Draft) -> list[Line]:
+    """Take all steps that can be taken; the Draft has then what they found."""
+    lines: list[Line] = []
+    for step in STEPS:
+        if step.name not in _LEFT_OUT:
+            lines += _take(step, draft)
+    return lines
+
+
+def _take(step: Step, draft: Draft) -> list[Line]:
+    subject = _SUBJECTS.get(step.name, step.name)
+    tried = _try_rights(step, draft)
+    lines = list(tried)
+    if all(hasattr(draft, need) for need in step.needs):
+        known = len(draft.warnings)
+        try:
+            step.take(draft)
+        except RumpxError as error:
+            if all(line.status != "fail" for line in tried):  # else it is told better
+                lines.append(Line("fail", subject, str(error), "", error.exit_code))
+        else:
+            warnings = [Line("warn", subject, text) for text in draft.warnings[known:]]
+            told = _TELLS[step.name](draft) if step.name in _TELLS else ""
+            if told:
+                lines.append(Line("info" if warnings else "ok", subject, told))
+            lines += warnings
+    if step.name in _STAND_INS:
+        attribute, value = _STAND_INS[step.name]
+        if not hasattr(draft, attribute):
+            setattr(draft, attribute, value)
+    return lines
+
+
+def _try_rights(step: Step, draft: Draft) -> list[Line]:
+    """The rights that a step is about; none for most."""
+    try:
+        if step.name == "reading" and hasattr(draft, "source"):
+            databases = [place.db for place in getattr(draft, "databases", [])]
+            return try_rights(draft.source, rights_to_read(draft.job, draft.source, databases))
+        if step.name == "writing" and hasattr(draft, "target"):
+            databases = draft.target_databases if hasattr(draft, "scope") else []
+            return try_rights(draft.target, rights_to_write(draft, databases))
+    except RumpxError as error:
+        return [Line("fail", step.name, str(error), "", error.exit_code)]
+    return []
+
+
+def _side(side: SideFacts) -> str:
+    """What answers there, and how much of its memory is used."""
+    number = len(side.topology.nodes)
+    kind = "one server"
+    if side.topology.cluster:
+        kind = f"cluster of {number} {'primary' if number == 1 else 'primaries'}"
+    uri = server(str(side.dialer.endpoint), side.version)
+    infos = [info for info in side.infos.values() if info]
+    memory = f", {units.size(sum(info.used_memory for info in infos))} used" if infos else ""
+    limit = sum(info.max_memory for info in infos)
+    if limit:
+        policies = sorted({info.policy for info in infos})
+        memory += f" of {units.size(limit)} ({', '.join(policies)})"
+    return f"{uri}, {kind}{memory}"
+
+
+def _identity(draft: Draft) -> str:
+    if None in [*draft.source.infos.values(), *draft.target.infos.values()]:
+        return ""
+    return "Source and target are different servers, neither a replica of the other"
+
+
+def _slots(side: SideFacts) -> str:
+    if not side.topology.cluster:
+        return ""
+    return f"The {side.dialer.side} serves all {SLOTS:,} slots"
+
+
+def _role(draft: Draft) -> str:
+    known = all(info and info.role for info in draft.target.infos.values())
+    return "The target is a primary" if known else ""
+
+
+def _certificate(side: SideFacts) -> str:
+    tls = side.dialer.endpoint.tls
+    return f"The {side.dialer.side}'s certificate is verified" if tls and not tls.insecure else ""
+
+
+def _replication(draft: Draft) -> str:
+    infos = [draft.source.infos[n.address] for n in draft.source.topology.nodes if not n.origin]
+    links = [info.upstream for info in infos if info and info.upstream]
+    primaries = sorted({link.primary for link in links if not link.lag})
+    return f"The source is a replica in touch with {', '.join(primaries)}" if primaries else ""
+
+
+def _eviction(side: SideFacts) -> str:
+    policies = eviction_policies(side)
+    if None in side.infos.values():
+        return ""
+    how = f"may evict ({', '.join(policies)})" if policies else "evicts no keys"
+    return f"The {side.dialer.side} {how}"
+
+
+def _modules(draft: Draft) -> str:
+    if None in [*draft.source.infos.values(), *draft.target.infos.values()]:
+        return ""
+    names = sorted({n for info in draft.source.infos.values() if info for n in info.modules})
+    return f"The source has {', '.join(names)}" if names else "The source has none with types"
+
+
+def _clocks(draft: Draft) -> str:
+    source, target = draft.source.clock.offset, draft.target.clock.offset
+    if source is None or target is None:
+        return ""
+    return f"The servers' clocks are {abs(target - source) / 1000:,.1f} s apart"
+
+
+def _databases(draft: Draft) -> str:
+    counts: dict[int, int] = {}
+    for place in draft.databases:
+        counts[place.db] = counts.get(place.db, 0) + place.keys
+    if not counts:
+        chosen = chosen_databases(draft.job)
+        where = f"database {', '.join(map(str, chosen))}" if chosen else "any database"
+        return f"The source holds no keys in {where}"
+    listed = (f"{db}: {count_of(number, 'key')}" for db, number in sorted(counts.items()))
+    return f"In database {', '.join(listed)}"
+
+
+def _mapping(draft: Draft) -> str:
+    pairs = draft.scope.map_db
+    return f"Mapped: {', '.join(f'{a} to {b}' for a, b in pairs)}" if pairs else ""
+
+
+def _target_keys(draft: Draft) -> str:
+    if not draft.target_keys:
+        return "The target is empty where the copy would write"
+    return f"The target holds {count_of(draft.target_keys, 'key')} already"
+
+
+def _conflicts(draft: Draft) -> str:
+    return f"For keys that both have: {draft.policy}" if draft.target_keys else ""
+
+
+_TELLS: Final[dict[str, Callable[[Draft], str]]] = {
+    "source": lambda draft: _side(draft.source),
+    "target": lambda draft: _side(draft.target),
+    "source certificate": lambda draft: _certificate(draft.source),
+    "target certificate": lambda draft: _certificate(draft.target),
+    "identity": _identity,
+    "role": _role,
+    "replication": _replication,
+    "source slots": lambda draft: _slots(draft.source),
+    "target slots": lambda draft: _slots(draft.target),
+    "eviction": lambda draft: _eviction(draft.source),
+    "target eviction": lambda draft: _eviction(draft.target),
+    "modules": _modules,
+    "clocks": _clocks,
+    "databases": _databases,
+    "mapping": _mapping,
+    "target keys": _target_keys,
+    "conflicts": _conflicts,
+}

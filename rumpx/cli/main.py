@@ -1,0 +1,432 @@
+"""The command line: words → a command (by `parsers`, `flags`) → one call → exit code.
+
+Imports only what is light, so that `--help` comes at once; what a Job needs is imported when there
+are flags to understand, and what talks to servers when a copy begins. Everything for people goes to
+standard error; standard output is for data (`--summary -`, `rumpx jobs`) and for what was asked for
+(`rumpx check`, `rumpx ctl`).
+
+When a run ends early, the last line on standard error is the command that goes on with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import FrameType
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from rumpx.cli.config import blaming_config, with_config
+from rumpx.cli.parsers import (
+    build_check_parser,
+    build_ctl_parser,
+    build_demo_parser,
+    build_jobs_parser,
+    build_parser,
+    build_report_parser,
+    build_resume_parser,
+    build_verify_parser,
+)
+from rumpx.errors import Interrupted, RumpxError, UsageError, machine_limit
+from rumpx.text import say
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from rumpx.cli.outputs import Outputs
+    from rumpx.display.display import Display
+    from rumpx.model.check_request import Request as CheckRequest
+    from rumpx.model.snapshot import Summary, Verification
+    from rumpx.preflight.steps import Policy
+    from rumpx.processes.control import Control
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    _open_streams()
+    command = _COMMANDS.get(words[0]) if words else None
+    code, _ = _guarded(lambda: command(words[1:]) if command else _copy(words))
+    return code
+
+
+def _open_streams() -> None:
+    """Have those that were closed, as by 2>&-, lead nowhere: no file or socket of ours is to get
+    their numbers, under which others would write to it."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - to the end
+
+
+def _guarded(
+    call: Callable[[], int | None], told: Callable[[RumpxError], bool] = lambda error: False
+) -> tuple[int, RumpxError | None]:
+    """The exit code of a call, and the error that ended it early, of which the user has then read.
+
+    Args:
+        told: is called with the error; whether the user has read of it there.
+    """
+    try:
+        return call() or 0, None
+    except RumpxError as error:
+        with suppress(OSError):  # of a standard error that takes nothing
+            _tell(error, told)
+        return error.exit_code, error
+    except KeyboardInterrupt:
+        with suppress(OSError):
+            say("rumpx: Stopped.")
+        return 128 + signal.SIGINT, Interrupted("Stopped.", signal.SIGINT)
+    except BrokenPipeError:
+        return 1, None
+    except OSError as error:
+        limit = machine_limit(error)
+        if limit is None:
+            raise
+        with suppress(OSError):
+            _tell(limit, told)
+        return limit.exit_code, limit
+
+
+def _tell(error: RumpxError, told: Callable[[RumpxError], bool]) -> None:
+    if error.__cause__ is not None:  # nobody foresaw it: whoever mends it needs to know where
+        say(*"".join(traceback.format_exception(error.__cause__)).rstrip().split("\n"))
+    if told(error):
+        return
+    # Of a run that was interrupted its summary tells.
+    if not (isinstance(error, Interrupted) and error.summary):
+        say(f"rumpx: {error}")
+    if error.resume:
+        say(error.resume)
+
+
+def _demo(words: list[str]) -> int:
+    arguments = build_demo_parser().parse_args(words)
+    if not 1 <= arguments.keys <= 100_000_000:
+        raise UsageError("--keys must be from 1 to 100000000.")
+    from rumpx import demo
+
+    return demo.run(arguments.workers, arguments.keys, arguments.progress)
+
+
+def _help(words: list[str]) -> int:
+    from rumpx import guides
+
+    return guides.run(words)
+
+
+def _copy(words: list[str]) -> int:
+    parser = build_parser()
+    arguments = with_config(parser, words)
+    if arguments.version:
+        from rumpx import __version__
+
+        return _print(f"rumpx {__version__}")
+    if arguments.print_completion:
+        return _print_completion(parser, arguments.print_completion)
+    if arguments.dry_run:
+        from rumpx.cli.flags import make_job
+        from rumpx.model.check_request import Request as DryRun
+
+        with blaming_config(arguments):
+            return _checked(DryRun(make_job(arguments), dry_run=True), as_json=False)
+    return _watched(arguments, lambda outputs: _do_copy(arguments, outputs))
+
+
+def _do_copy(arguments: argparse.Namespace, outputs: Outputs) -> int:
+    from rumpx.cli.flags import make_job
+
+    job = make_job(arguments)
+    if arguments.strict and not arguments.verify:
+        raise UsageError("--strict is about the comparison of --verify; give both.")
+    outputs.open()
+    _warm_up()
+    from rumpx.copier.run import run
+    from rumpx.ledger.catalog import Place
+
+    place = Place(arguments.state_dir, arguments.job)
+    ask = _ask if sys.stdin.isatty() and sys.stderr.isatty() else None
+    copied = _shown(outputs, lambda display, control: run(job, display, control, place, ask))
+    if not (arguments.verify and outputs.copied):
+        return copied.exit_code
+    from rumpx.model.verify_request import Request
+    from rumpx.verifier.run import verify
+
+    request = Request(
+        job, strict=arguments.strict, state_dir=arguments.state_dir, name=outputs.copied.job
+    )
+    compared = _shown(outputs, lambda display, control: verify(request, display, control))
+    return compared.exit_code or copied.exit_code
+
+
+def _resume(words: list[str]) -> int:
+    arguments = with_config(build_resume_parser(), words, names_job=True)
+    return _watched(arguments, lambda outputs: _do_resume(arguments, outputs), arguments.name)
+
+
+def _do_resume(arguments: argparse.Namespace, outputs: Outputs) -> int:
+    outputs.open()
+    _warm_up()
+    from rumpx.cli.flags import limits_given
+    from rumpx.copier.run import Again, resume
+    from rumpx.ledger.catalog import Place
+
+    place = Place(arguments.state_dir, arguments.name)
+    again = Again(
+        arguments.source,
+        arguments.target,
+        arguments.workers,
+        arguments.max_failures,
+        arguments.retry_failed,
+        lambda before: limits_given(arguments, before),
+    )
+    return _shown(
+        outputs, lambda display, control: resume(again, display, control, place)
+    ).exit_code
+
+
+def _jobs(words: list[str]) -> int:
+    arguments = build_jobs_parser().parse_args(words)
+    from rumpx.ledger.catalog import all_jobs, prune, state_folder
+    from rumpx.report.jobs import job_lines
+
+    folder = state_folder(arguments.state_dir)
+    if not arguments.prune:
+        return _print(*job_lines(all_jobs(folder)))
+    removed = prune(folder)
+    return _print(f"Removed {len(removed)}: {', '.join(removed)}." if removed else "None is done.")
+
+
+def _ctl(words: list[str]) -> int:
+    arguments = build_ctl_parser().parse_intermixed_args(words)
+    import json
+
+    from rumpx.ctl.server import read_words
+
+    name, request = read_words(arguments.words)
+    from rumpx.ctl.client import ask, running_job
+    from rumpx.display.status import status_lines
+    from rumpx.ledger.catalog import Place
+
+    answer = ask(running_job(Place(arguments.state_dir, name)), request)
+    if arguments.json:
+        return _print(json.dumps(answer))
+    return _print(*(status_lines(answer) or ["Done."]))
+
+
+def _report(words: list[str]) -> int:
+    arguments = build_report_parser().parse_args(words)
+    if arguments.html == "":  # of a script whose variable is not set
+        raise UsageError("--html is empty; leave it out.")
+    from rumpx.ledger.catalog import Place, existing_ledger
+    from rumpx.ledger.history import read_story
+
+    record = read_story(existing_ledger(Place(arguments.state_dir, arguments.name)))
+    if arguments.html:
+        from rumpx.files import write_text
+        from rumpx.report.html import render_html
+
+        write_text(arguments.html, render_html(record), "--html")
+    else:
+        from rumpx.report.tables import render_record
+
+        _print_rich(render_record(record))
+    return 0
+
+
+def _example(words: list[str]) -> int:
+    from rumpx import examples
+
+    return examples.run(words)
+
+
+def _check(words: list[str]) -> int:
+    arguments = with_config(build_check_parser(), words)
+    from rumpx.cli.flags import make_check
+
+    with blaming_config(arguments):
+        return _checked(make_check(arguments), as_json=arguments.json)
+
+
+def _checked(request: CheckRequest, *, as_json: bool) -> int:
+    """Check, print what was found on standard output, and tell the exit code."""
+    from rumpx.checker.run import check
+
+    checkup = check(request)
+    if as_json:
+        import json
+
+        _print(*json.dumps(checkup.to_json(), indent=2).splitlines())
+    else:
+        from rumpx.report.checkup import Report
+
+        _print_rich(Report(checkup))
+    return checkup.exit_code
+
+
+def _print(*lines: str) -> int:
+    """Print on standard output; returns 0, the exit code of a command that has done so."""
+    from rumpx.files import standard_output
+
+    with standard_output():
+        say(*lines, stream=sys.stdout)
+    return 0
+
+
+def _print_rich(drawn: RenderableType) -> None:
+    """Print for people on standard output."""
+    from rumpx.display.draw import console
+    from rumpx.files import standard_output
+
+    with standard_output():
+        console(sys.stdout).print(drawn)
+
+
+def _verify(words: list[str]) -> int:
+    arguments = with_config(build_verify_parser(), words)
+    return _watched(arguments, lambda outputs: _do_verify(arguments, outputs), arguments.name)
+
+
+def _do_verify(arguments: argparse.Namespace, outputs: Outputs) -> int:
+    from rumpx.cli.flags import make_comparison
+    from rumpx.model.options import options_of_comparison
+
+    request = make_comparison(arguments)
+    outputs.options = options_of_comparison(request)
+    outputs.open()
+    _warm_up()
+    from rumpx.verifier.run import verify
+
+    def compare(display: Display, control: Control) -> Verification:
+        asks = sys.stdin.isatty() and sys.stderr.isatty()
+        confirm = (lambda question: _confirm(question, control)) if asks else None
+        return verify(request, display, control, confirm)
+
+    return _shown(outputs, compare).exit_code
+
+
+def _warm_up() -> None:
+    from rumpx.processes.forkserver import warm_up
+
+    warm_up()  # before our own imports
+
+
+def _watched(
+    arguments: argparse.Namespace, work: Callable[[Outputs], int], name: str | None = None
+) -> int:
+    """Do something long, with all that is to be shown and left; returns the exit code.
+
+    Args:
+        work: opens the outputs when it has understood its flags.
+        name: of the job that is gone on with, or compared, if one was named.
+    """
+    from rumpx.cli.flags import make_wanted
+    from rumpx.cli.outputs import Outputs
+
+    outputs = Outputs(make_wanted(arguments), arguments.state_dir, name)
+    code: int = RumpxError.exit_code
+    error: RumpxError | None = RumpxError("Something that nobody foresaw ended the run.")
+    try:
+        code, error = _guarded(blaming_config(arguments)(lambda: work(outputs)), outputs.failed)
+        _ignore_signals()
+        unwritten, complaint = _guarded(outputs.write_summary)
+        code, error = code or unwritten, error or complaint
+    finally:
+        _ignore_signals()
+        outputs.end(code, error)
+        outputs.close()
+    return code
+
+
+Result = TypeVar("Result", "Summary", "Verification")
+
+
+def _shown(outputs: Outputs, call: Callable[[Display, Control], Result]) -> Result:
+    """Do a part of the work with displays and signals."""
+    from rumpx.processes.control import Control
+
+    control = Control()
+    _catch_signals(control)
+    try:
+        result = call(outputs.display(), control)
+    except RumpxError as error:
+        if error.summary:
+            outputs.part(error.summary)
+        raise
+    outputs.part(result)
+    return result
+
+
+def _catch_signals(control: Control) -> None:
+    from rumpx.processes.control import stopping_signals
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP and control.stops:
+            return  # a terminal that goes away says so more than once
+        if not control.running:
+            raise Interrupted("Stopped before it began; nothing was written.", number)
+        control.stop(number)
+
+    for number in stopping_signals():
+        signal.signal(number, stop)
+    signal.signal(signal.SIGUSR1, lambda number, frame: control.report())
+
+
+def _ignore_signals() -> None:
+    """The work has ended: what is left to be written is not to be interrupted."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, lambda number, frame: None)
+
+
+def _ask(question: str) -> Policy | None:
+    """Ask on the terminal what to do with keys that the target has."""
+    say(question)
+    say(
+        "For keys that both have: [r]eplace the target's, [s]kip them, [f]ail (list them), or "
+        "anything else to leave it: ",
+        end="",
+    )
+    answer = sys.stdin.readline().strip().lower()[:1]
+    answers: dict[str, Policy] = {"r": "replace", "s": "skip", "f": "fail"}
+    return answers.get(answer)
+
+
+def _print_completion(parser: argparse.ArgumentParser, shell: str) -> int:
+    try:
+        import shtab
+    except ImportError:
+        raise UsageError(
+            "--print-completion needs the package shtab: pip install 'rumpx[completion]'."
+        ) from None
+    from rumpx.files import print_text
+
+    print_text(shtab.complete(parser, shell))
+    return 0
+
+
+def _confirm(question: str, control: Control) -> bool:
+    """Ask on the terminal for leave to delete; False also when a signal stops the run."""
+    say(f"{question} [y/N] ", end="")
+    while not control.stops:
+        ready, _, _ = select.select([sys.stdin, control.wakened], [], [])
+        if sys.stdin in ready:
+            return sys.stdin.readline().strip().lower() in ("y", "yes")
+        control.drain_wakes()
+    return False
+
+
+_COMMANDS: Final[dict[str, Callable[[list[str]], int]]] = {
+    "check": _check,
+    "demo": _demo,
+    "help": _help,
+    "resume": _resume,
+    "jobs": _jobs,
+    "ctl": _ctl,
+    "verify": _verify,
+    "report": _report,
+    "example": _example,
+}

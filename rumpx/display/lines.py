@@ -1,0 +1,169 @@
+"""Plain lines for logs: one each 30 seconds, and one whenever the run's state changes.
+
+::
+
+    12:31:05 copying 41.3 %  412,345 of ~1,000,000 keys  172,345 keys/s  46.1 MB/s  ETA 0:03
+    gone 12  failed 0  workers 4                      (all of it on one line)
+
+`TextDisplay` writes any kind of text at a given pace; `lines` and `quiet` (nothing but messages
+and what SIGUSR1 asks for) are two uses of it, the JSON lines a third. Lines are ASCII, except for
+what a message says. `skipped`, `repeated`, `restarts` and a note stand in a line only if there is
+something to say. The clock in front is local time.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final, TextIO
+
+from rumpx import units
+from rumpx.model.snapshot import Counts, Snapshot, State
+from rumpx.text import legible, one_line, say
+
+LINE_PERIOD: Final = 30.0
+ENDED: Final = frozenset[State]({"done", "failed", "stopped"})
+
+
+class TextDisplay:
+    """Writes a text for a snapshot when the state changes, each `period` seconds, and at the end.
+
+    It writes where it is called, and so may block and raise as its stream does.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO,
+        period: float,
+        snapshot_text: Callable[[Snapshot], str],
+        message_text: Callable[[str], str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stream = stream
+        self._period = period
+        self._snapshot_text = snapshot_text
+        self._message_text = message_text
+        self._clock = clock
+        self._due = -math.inf
+        self._written: Snapshot | None = None
+        self._latest: Snapshot | None = None
+
+    def start(self) -> None:
+        """Nothing to prepare."""
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Write the snapshot if it is due or its state is new."""
+        self._latest = snapshot
+        changed = self._written is None or self._written.state != snapshot.state
+        if self._clock() >= self._due or changed:
+            self.now(snapshot)
+
+    def now(self, snapshot: Snapshot) -> None:
+        """Write the snapshot."""
+        self._written = snapshot
+        self._due = self._clock() + self._period
+        self._write(self._snapshot_text(snapshot))
+
+    def message(self, text: str) -> None:
+        """Write one message."""
+        self._write(self._message_text(one_line(text)))
+
+    def pause(self) -> None:
+        """Lines do not mind."""
+
+    def go_on(self) -> None:
+        """Nor now."""
+
+    def stop(self) -> None:
+        """Write the last snapshot, unless it is written already."""
+        if self._latest is not None and self._latest is not self._written:
+            self.now(self._latest)
+
+    def _write(self, text: str) -> None:
+        say(text, stream=self._stream)
+
+
+class _Quiet(TextDisplay):
+    """Writes only what is asked for by `now`, and messages."""
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Nothing."""
+
+
+def lines(stream: TextIO) -> TextDisplay:
+    """The display behind `--progress line`."""
+    return TextDisplay(stream, LINE_PERIOD, lambda snapshot: stamped(line(snapshot)), stamped)
+
+
+def text_log(stream: TextIO) -> TextDisplay:
+    """The display behind `--log-file`."""
+    return TextDisplay(stream, LINE_PERIOD, lambda snapshot: dated(line(snapshot)), dated)
+
+
+def quiet(stream: TextIO) -> TextDisplay:
+    """The display behind `--progress none`."""
+    return _Quiet(stream, math.inf, lambda snapshot: stamped(line(snapshot)), stamped)
+
+
+def line(snapshot: Snapshot) -> str:
+    """The run in one line, without the time of day."""
+    snapshot = legible(snapshot)
+    counts = snapshot.counts
+    parts = [f"{snapshot.state} {units.percent(snapshot.fraction)}", done_keys(snapshot)]
+    if snapshot.state in ENDED:
+        parts.append(f"in {units.duration(snapshot.elapsed)}")
+    else:
+        parts.append(units.key_rate(snapshot.keys_per_second))
+        parts.append(units.byte_rate(snapshot.bytes_per_second))
+    if snapshot.eta is not None and snapshot.state not in ENDED:
+        parts.append(f"ETA {units.clock(snapshot.eta)}")
+    parts += [f"{word} {units.keys(count)}" for word, count in outcomes(counts)]
+    parts.append(f"workers {len(snapshot.workers)}")
+    if snapshot.worker_restarts:
+        parts.append(f"restarts {snapshot.worker_restarts}")
+    if snapshot.job:
+        parts.append(f"job {snapshot.job}")
+    if snapshot.held.reason and snapshot.state not in ENDED:
+        parts.append(f"({snapshot.held.reason})")
+    if snapshot.note:
+        parts.append(f"({snapshot.note})")
+    return "  ".join(parts)
+
+
+def done_keys(snapshot: Snapshot) -> str:
+    """`412,345 of ~1,000,000 keys`; without what was expected when there is no such number."""
+    counts = snapshot.counts
+    count = units.keys(counts.copied if snapshot.verb == "copied" else counts.compared)
+    if not snapshot.keys_expected or snapshot.state == "done":
+        return f"{count} keys"
+    return f"{count} of ~{units.keys(snapshot.keys_expected)} keys"
+
+
+def outcomes(counts: Counts) -> list[tuple[str, int]]:
+    """What became of the keys that were not copied, by the word for it."""
+    rare = [
+        ("skipped", counts.skipped),
+        ("repeated", counts.repeated),
+        ("different", counts.different),
+        ("missing", counts.missing),
+        ("extra", counts.extra),
+        ("deleted", counts.deleted),
+        ("not comparable", counts.incomparable),
+    ]
+    return [
+        ("gone", counts.gone),
+        *((word, count) for word, count in rare if count),
+        ("failed", counts.failed),
+    ]
+
+
+def stamped(text: str) -> str:
+    """The text behind the local time of day."""
+    return f"{time.strftime('%H:%M:%S')} {text}"
+
+
+def dated(text: str) -> str:
+    """The text behind the local date and time, with the offset from UTC."""
+    return f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}"

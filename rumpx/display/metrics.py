@@ -1,0 +1,399 @@
+"""`--metrics [HOST:]PORT`: the run as metrics for Prometheus, over HTTP.
+
+A `Metrics` is a display that keeps the latest Snapshot and does nothing else: metrics are made of
+it when somebody scrapes, so a run pays nothing in between. They are served as Prometheus' text
+format or as OpenMetrics, whichever the client asks for, on any path. The server listens before the
+run begins and until `close`, so that the last state can be scraped as long as `--on-end` works.
+
+Names begin with `rumpx_`; units are seconds, bytes, and ratios of 0 to 1 (of CPU, 1 is one core).
+Before there is a Snapshot there are only `rumpx_info` and `rumpx_state`; a sample whose value is
+not known is left out. The job's name is the label `job_name`, since Prometheus has a `job` of its
+own. No label holds a key's name or a number that changes, so the number of time series grows with
+workers, partitions and nodes only.
+
+A scraper has some seconds for its request and for taking the answer, and only so many are served
+at a time: one more ends the one that has been there for longest. So neither the run nor a scraper
+that behaves waits for one that does not.
+
+Not promised: counters that never fall. They go on with a job that is resumed, but a walk that is
+started over since a server's process changed takes its counts back, and `outcome="failed"` falls
+where `--retry-failed` copies keys after all, and a comparison after the copy (`--verify`) counts
+from nothing; Prometheus takes that for a restart. Nor that the end is scraped at all. Nor secrecy:
+whoever reaches the address may read, which is why it is the loopback's unless another is given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from socketserver import TCPServer, ThreadingMixIn
+from typing import TYPE_CHECKING, Any, Final, TextIO, get_args
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from rumpx.display.display import Silent
+from rumpx.errors import UsageError
+from rumpx.model.job import Address, format_address
+from rumpx.model.snapshot import HOLDS, Counts, NodeStat, Row, Snapshot, State
+from rumpx.text import legible
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+    from prometheus_client.registry import Collector
+
+LOOPBACK: Final = "127.0.0.1"
+_MOST_CLIENTS: Final = 16
+_CLIENT_SECONDS: Final = 5.0
+_OUTCOMES: Final = tuple(
+    field.name for field in dataclasses.fields(Counts) if field.name != "payload_bytes"
+)
+
+
+def parse_listen(text: str) -> Address:
+    """`9121` or `:9121`, which mean the loopback, `127.0.0.1:9121` or `[::1]:9121` → (host, port).
+
+    Raises:
+        UsageError: it is nothing of this.
+    """
+    match = re.fullmatch(r"(?:(?:\[([^\[\]\s]+)\]|([^\[\]:/\s]*)):)?([0-9]{1,5})", text)
+    if not match or not 1 <= int(match[3]) <= 65_535:
+        raise UsageError(
+            f"--metrics: '{text[:60]}' is not [HOST:]PORT; write it as in 9121, "
+            "0.0.0.0:9121 or [::1]:9121."
+        )
+    return match[1] or match[2] or LOOPBACK, int(match[3])
+
+
+class Metrics(Silent):
+    """The display behind `--metrics`: keeps the latest Snapshot for who scrapes, and serves already
+    when it is made.
+
+    Args:
+        address: where, as `parse_listen` reads it.
+
+    Raises:
+        UsageError: nothing can be served there, or prometheus-client is not installed.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self._latest: Snapshot | None = None
+        self._server, self._thread = _serve(address, self)
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Keep it."""
+        self._latest = snapshot
+
+    def collect(self) -> Iterator[Metric]:
+        """What prometheus_client asks for at each scrape."""
+        return metrics_of(self._latest)
+
+    def close(self) -> None:
+        """Serve no longer; takes up to half a second, and is harmless when repeated."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._server.server_close()
+            self._thread.join()
+
+
+class _Handler(WSGIRequestHandler):
+    """For one client; each wait for it is bounded."""
+
+    timeout = _CLIENT_SECONDS
+
+    def get_stderr(self) -> TextIO:
+        """The terminal is the bars': a client that does not take its answer is no news."""
+        return io.StringIO()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """A scrape is no news."""
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread a client, of which there are few."""
+
+    daemon_threads = True
+
+    def __init__(self, address: Address, handler: type[WSGIRequestHandler]) -> None:
+        self._clients: list[socket.socket] = []
+        self._lock = threading.Lock()
+        super().__init__(address, handler)
+
+    def server_bind(self) -> None:
+        """Bind; without asking by what name this machine goes, which may take long."""
+        TCPServer.server_bind(self)
+        host, self.server_port = self.server_address[:2]
+        self.server_name = str(host)
+        self.setup_environ()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve one more, in the place of another one if there are too many."""
+        with self._lock:
+            if len(self._clients) >= _MOST_CLIENTS:
+                with contextlib.suppress(OSError):
+                    self._clients[0].shutdown(socket.SHUT_RDWR)
+                del self._clients[0]
+            self._clients.append(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """A client has been served, or is gone."""
+        with self._lock, contextlib.suppress(ValueError):
+            self._clients.remove(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that breaks off is no news; else it would be a traceback among the bars."""
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
+def _serve(address: Address, collector: Collector) -> tuple[WSGIServer, threading.Thread]:
+    try:
+        from prometheus_client import CollectorRegistry, make_wsgi_app
+    except ImportError:
+        raise UsageError(
+            "--metrics needs the package prometheus-client: pip install 'rumpx[metrics]'."
+        ) from None
+    registry = CollectorRegistry()
+    registry.register(collector)
+    host, port = address
+    try:
+        family, *_, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        kind = _Server6 if family is socket.AF_INET6 else _Server
+        server = make_server(str(place[0]), port, make_wsgi_app(registry), kind, _Handler)
+    except (OSError, UnicodeError) as error:  # the latter for names that no host can have
+        reason = error.strerror if isinstance(error, OSError) else "that is no host"
+        raise UsageError(
+            f"--metrics: nothing can be served at {format_address(address)}: {reason}. Give "
+            "another [HOST:]PORT."
+        ) from None
+    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+    thread.start()
+    return server, thread
+
+
+def metrics_of(snapshot: Snapshot | None) -> Iterator[Metric]:
+    """All metrics of a run; None where there is no Snapshot yet."""
+    snapshot = legible(snapshot)
+    yield from _always(snapshot)
+    if snapshot is not None:
+        yield from _metrics(snapshot)
+
+
+def _always(snapshot: Snapshot | None) -> Iterator[Metric]:
+    from prometheus_client.core import InfoMetricFamily
+
+    from rumpx import __version__
+
+    told = {"version": __version__, "job_name": "", "source": "", "target": ""}
+    state: State = "starting"
+    if snapshot is not None:
+        told |= {"job_name": snapshot.job, "source": snapshot.source, "target": snapshot.target}
+        state = snapshot.state
+    about = "The run: rumpx's version, the job's name, and both sides without credentials."
+    yield InfoMetricFamily("rumpx", about, told)
+    states = [((name,), float(name == state)) for name in get_args(State)]
+    yield _metric("state", "1 for what the run is doing now, else 0.", ("state",), states)
+
+
+def _metrics(snapshot: Snapshot) -> Iterator[Metric]:
+    for name, text, measure in _SINGLE:
+        value = measure(snapshot)
+        yield _metric(name, text, (), [] if value is None else [((), value)])
+    for name, label, text, list_all in _LABELLED:
+        samples = [((value,), number) for value, number in list_all(snapshot)]
+        yield _metric(name, text, (label,), samples)
+    for name, text, of_node in _NODES:
+        known = [((node.side, node.label), of_node(node)) for node in snapshot.nodes]
+        samples_known = [(labels, number) for labels, number in known if number is not None]
+        yield _metric(name, f"{text} Absent while unknown.", ("side", "node"), samples_known)
+
+
+def _metric(
+    name: str,
+    text: str,
+    labels: tuple[str, ...],
+    samples: Iterable[tuple[tuple[str, ...], float]],
+) -> Metric:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    make = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+    metric = make(f"rumpx_{name}", text, labels=labels)
+    for values, number in samples:
+        metric.add_metric(values, number)
+    return metric
+
+
+def _walk_states(snapshot: Snapshot) -> Iterable[tuple[str, float]]:
+    states = [_walk_state(row) for row in snapshot.partitions]
+    return [(state, states.count(state)) for state in ("waiting", "walking", "done")]
+
+
+def _walk_state(row: Row) -> str:
+    if row.done:
+        return "done"
+    return "walking" if row.fraction or row.counts.settled else "waiting"
+
+
+def _latencies(snapshot: Snapshot) -> Iterable[tuple[str, float]]:
+    held = snapshot.held
+    sides = (("source", held.source_latency), ("target", held.target_latency))
+    return [(side, latency) for side, latency in sides if latency is not None]
+
+
+# Name, help, value; None where it is not known. A name that ends in _total is a counter's.
+_SINGLE: Final[tuple[tuple[str, str, Callable[[Snapshot], float | None]], ...]] = (
+    ("progress_ratio", "Part of the walk that is settled.", lambda s: s.fraction),
+    (
+        "elapsed_seconds",
+        "Time since the copy began, with that of earlier runs of the job.",
+        lambda s: s.elapsed,
+    ),
+    ("eta_seconds", "Estimated time left; absent while unknown.", lambda s: s.eta),
+    (
+        "payload_bytes_total",
+        "Bytes of the DUMP payloads of keys copied or compared.",
+        lambda s: s.counts.payload_bytes,
+    ),
+    (
+        "keys_expected",
+        "Keys of the source in scope at the start; with filters an upper bound.",
+        lambda s: s.keys_expected,
+    ),
+    (
+        "keys_per_second",
+        "Keys settled a second, over the last few seconds.",
+        lambda s: s.keys_per_second,
+    ),
+    (
+        "bytes_per_second",
+        "Bytes of payloads a second, over the last few seconds.",
+        lambda s: s.bytes_per_second,
+    ),
+    (
+        "governor_share_ratio",
+        "Part that the governor allows now of what an unhindered run has under way.",
+        lambda s: s.held.share,
+    ),
+    (
+        "governor_off",
+        "1 while nothing is done, by the timetable or since the run is paused, else 0.",
+        lambda s: s.held.off,
+    ),
+    (
+        "worker_restarts_total",
+        "Workers that died and were replaced.",
+        lambda s: s.worker_restarts,
+    ),
+    ("batches_in_flight", "Batches that workers hold now.", lambda s: s.batches_in_flight),
+    (
+        "coordinator_cpu_ratio",
+        "CPU of the coordinator process; 1 is one core.",
+        lambda s: s.coordinator_cpu / 100,
+    ),
+    (
+        "coordinator_memory_bytes",
+        "Resident memory of the coordinator process.",
+        lambda s: s.coordinator_memory,
+    ),
+)
+
+# Name, label, help, pairs of the label's value and the number.
+_LABELLED: Final[
+    tuple[tuple[str, str, str, Callable[[Snapshot], Iterable[tuple[str, float]]]], ...]
+] = (
+    (
+        "keys_total",
+        "outcome",
+        "Keys that are settled, by what became of them.",
+        lambda s: [(name, getattr(s.counts, name)) for name in _OUTCOMES],
+    ),
+    (
+        "failures_total",
+        "reason",
+        "Keys that failed, by reason, as this run met them.",
+        lambda s: s.failures.items(),
+    ),
+    (
+        "copied_keys_total",
+        "type",
+        "Keys copied, by the type of their values.",
+        lambda s: [(count.type, count.keys) for count in s.content.types],
+    ),
+    (
+        "copied_bytes_total",
+        "type",
+        "Bytes of the DUMP payloads copied, by the type of the values.",
+        lambda s: [(count.type, count.payload_bytes) for count in s.content.types],
+    ),
+    (
+        "partition_progress_ratio",
+        "partition",
+        "Part of each partition that is settled.",
+        lambda s: [(row.label, row.fraction) for row in s.partitions],
+    ),
+    ("partitions", "state", "Partitions that wait, are walked, or are done.", _walk_states),
+    (
+        "latency_seconds",
+        "side",
+        "How much longer than at best a PING takes, on the worst node of the side: the "
+        "second-highest of the last second. Absent while unknown.",
+        _latencies,
+    ),
+    (
+        "held",
+        "by",
+        "1 for what holds the run back now, else 0.",
+        lambda s: [(by, by in s.held.by) for by in HOLDS],
+    ),
+    (
+        "held_seconds_total",
+        "by",
+        "For how long each has held this run back; several may at once.",
+        lambda s: [(by, s.held.seconds.get(by, 0.0)) for by in HOLDS],
+    ),
+    (
+        "worker_cpu_ratio",
+        "worker",
+        "CPU of a worker process; 1 is one core.",
+        lambda s: [(str(n), worker.cpu / 100) for n, worker in enumerate(s.workers, 1)],
+    ),
+    (
+        "worker_memory_bytes",
+        "worker",
+        "Resident memory of a worker process.",
+        lambda s: [(str(n), worker.memory) for n, worker in enumerate(s.workers, 1)],
+    ),
+    (
+        "worker_batches",
+        "worker",
+        "Batches that a worker holds now.",
+        lambda s: [(str(n), worker.batches) for n, worker in enumerate(s.workers, 1)],
+    ),
+)
+
+# Name, help, value of one server process.
+_NODES: Final[tuple[tuple[str, str, Callable[[NodeStat], float | None]], ...]] = (
+    (
+        "node_latency_seconds",
+        "How much longer than at best a PING to the node takes.",
+        lambda node: node.latency,
+    ),
+    (
+        "node_cpu_ratio",
+        "CPU of the node by its INFO; 1 is one core.",
+        lambda node: None if node.cpu is None else node.cpu / 100,
+    ),
+    ("node_memory_bytes", "Memory of the node by its INFO.", lambda node: node.memory),
+    (
+        "node_max_memory_bytes",
+        "The node's maxmemory; 0 is no limit.",
+        lambda node: node.max_memory,
+    ),
+)

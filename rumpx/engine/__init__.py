@@ -1,0 +1,1 @@
+"""Walk partitions and have workers settle their keys."""

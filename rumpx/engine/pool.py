@@ -1,0 +1,300 @@
+"""The worker processes, and which batches each of them holds.
+
+Each worker has a channel of its own (a pipe whose other end only it holds), so that no lock is
+shared that a dead process could keep, and death reads as the end of the channel. The pool knows
+the batches that a worker was given and has not acknowledged: when it dies they are given out
+again, and it is replaced.
+
+A batch that was in a dead worker's hands is *suspect*: it is given out alone, to a worker that
+holds nothing else, so that the next death tells who did it. One that killed workers `DEATHS`
+times is set aside, and its keys have failed. The death of a worker that held several batches, or
+had not begun, proves nothing against any of them, and acquits those blamed before: whoever kills
+that one may have killed the others.
+
+Where workers write, the batches of a dead one wait until its connections to the target have been
+ended (`fence`), so that nothing that it had sent lands after what is sent anew.
+
+Not promised: that the work of a dead worker is not done twice. RESTORE can be repeated.
+"""
+
+from __future__ import annotations
+
+import selectors
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import count
+from multiprocessing.process import BaseProcess
+from typing import Final
+
+import psutil
+
+from rumpx.engine import worker
+from rumpx.errors import RumpxError
+from rumpx.model.snapshot import Counts, KeyFailure, WorkerStat
+from rumpx.processes.channel import Channel, receive, send
+from rumpx.processes.forkserver import process_context, signals_blocked
+from rumpx.throttle.rates import Throttle
+from rumpx.transfer.messages import Ack, Batch, FromWorker, Ready, Rest, Stop
+
+DEATHS: Final = 3
+# Workers that die without a single ack between them: not a batch's fault.
+_HOPELESS_DEATHS: Final = 20
+_LEAVE_SECONDS: Final = 5.0
+
+
+@dataclass(eq=False, slots=True)
+class _Worker:
+    process: BaseProcess
+    channel: Channel
+    usage: psutil.Process
+    writer: str
+    held: dict[int, Batch] = field(default_factory=dict)
+    awake: bool = False  # has started, and so may have touched what it holds
+    examined: bool = False  # holds a suspect, and so gets nothing else
+
+
+class Pool:
+    """Starts, feeds, replaces and ends workers.
+
+    Args:
+        spec, throttle: sent to each worker.
+        workers: how many.
+        credits: batches that one worker may hold.
+        selector: where the workers' channels are registered, with the worker as data.
+        announce: takes sentences for the user.
+        writer: what the names of the workers' connections to the target begin with; "" where they
+            write nothing.
+        buried: told the name of a dead worker's; `fenced` is to be called in return.
+    """
+
+    def __init__(
+        self,
+        spec: worker.Spec,
+        throttle: Throttle,
+        workers: int,
+        credits: int,
+        selector: selectors.BaseSelector,
+        announce: Callable[[str], None],
+        writer: str = "",
+        buried: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        self.restarts = 0
+        self.dropped = False  # batches of the dead that were not given out again
+        self._spec = spec
+        self._throttle = throttle
+        self._credits = credits
+        self._selector = selector
+        self._announce = announce
+        self._writer = writer
+        self._buried = buried
+        self._numbers = count()
+        self._fenced_off: dict[str, list[Batch]] = {}
+        self._suspects: deque[Batch] = deque()
+        self._deaths: dict[int, int] = {}
+        self._deaths_since_ack = 0
+        self._closing = False
+        self._workers: list[_Worker] = []
+        for _ in range(workers):
+            self._workers.append(self._start())
+
+    @property
+    def awake(self) -> bool:
+        """Whether all workers have started."""
+        return all(member.awake for member in self._workers)
+
+    @property
+    def in_flight(self) -> int:
+        """Batches that are not settled: held by workers, of dead ones, or waiting to be
+        examined."""
+        held = sum(len(member.held) for member in self._workers)
+        return held + sum(map(len, self._fenced_off.values())) + len(self._suspects)
+
+    def dispatch(self, take: Callable[[], Batch | None]) -> None:
+        """Give out batches, suspects first, then what `take` gives, while workers have credit.
+
+        The worker that holds least gets the next.
+        """
+        self._examine()
+        while (member := self._hungriest()) and (batch := take()):
+            self._send(member, batch)
+
+    def _hungriest(self) -> _Worker | None:
+        free = [m for m in self._workers if not m.examined and len(m.held) < self._credits]
+        return min(free, key=lambda member: len(member.held), default=None)
+
+    def _examine(self) -> None:
+        for member in self._workers:
+            if self._suspects and not member.held:
+                member.examined = True
+                self._send(member, self._suspects.popleft())
+
+    def _send(self, member: _Worker, batch: Batch) -> None:
+        member.held[batch.id] = batch
+        try:
+            send(member.channel, batch)
+        except OSError:
+            return  # it has died; `receive` finds out, and the batch with it
+
+    def receive(self, member: _Worker) -> Iterator[FromWorker]:
+        """The next message of a worker whose channel is readable; of a dead one, acks for batches
+        that are set aside."""
+        try:
+            message: FromWorker = receive(member.channel)
+        except (EOFError, OSError):
+            yield from self._bury(member)
+            return
+        if isinstance(message, Ack):
+            self._settled(member, message)
+        if isinstance(message, Ready):
+            member.awake = True
+        else:
+            yield message
+
+    def _settled(self, member: _Worker, ack: Ack) -> None:
+        member.held.pop(ack.batch, None)
+        member.examined = False
+        self._deaths.pop(ack.batch, None)
+        self._deaths_since_ack = 0
+
+    def _bury(self, member: _Worker) -> Iterator[Ack]:
+        """Replace a dead worker; its batches become suspects, or are set aside."""
+        self._discard(member)
+        member.process.join(_LEAVE_SECONDS)
+        if member.process.is_alive():
+            member.process.kill()  # it cannot hear us any more
+            member.process.join()
+        if self._closing:
+            self.dropped |= bool(member.held)
+            return
+        self._deaths_since_ack += 1
+        if self._deaths_since_ack > _HOPELESS_DEATHS:
+            raise RumpxError(
+                f"Worker processes die as soon as they start ({_ending(member.process)}); the "
+                "machine may be out of memory. Try fewer --workers."
+            )
+        self.restarts += 1
+        self._announce(
+            f"Worker {member.process.pid} died ({_ending(member.process)}); it is replaced and "
+            f"its {len(member.held)} batches are repeated."
+        )
+        # Only a batch that the worker held alone, and had begun, is certainly to blame.
+        certain = member.awake and len(member.held) == 1
+        if not certain:
+            self._deaths.clear()  # somebody kills workers whatever they hold: that proves nothing
+        suspects = []
+        for batch in member.held.values():
+            deaths = self._deaths.get(batch.id, 0) + certain
+            self._deaths[batch.id] = deaths
+            if deaths < DEATHS:
+                suspects.append(batch)
+            else:
+                yield _set_aside(batch)
+        self._workers.append(self._start())
+        if self._writer:
+            self._fenced_off[member.writer] = suspects
+            self._buried(member.writer)
+        else:
+            self._suspects += suspects
+
+    def fenced(self, writer: str) -> list[Batch]:
+        """A dead worker's connections have been ended, as far as they can be: its batches, which
+        are given out again from now on."""
+        suspects = self._fenced_off.pop(writer, [])
+        self._suspects += suspects
+        return suspects
+
+    def _start(self) -> _Worker:
+        context = process_context()
+        ours, theirs = context.Pipe()
+        writer = f"{self._writer}.{next(self._numbers)}" if self._writer else ""
+        process = context.Process(
+            target=worker.main,
+            args=(theirs, self._spec, self._throttle, writer),
+            name="rumpx worker",
+            daemon=True,
+        )
+        with signals_blocked():
+            process.start()
+        theirs.close()  # or the channel would never end while we hold its other side
+        assert process.pid is not None
+        member = _Worker(process, ours, psutil.Process(process.pid), writer)
+        self._selector.register(ours, selectors.EVENT_READ, member)
+        return member
+
+    def _discard(self, member: _Worker) -> None:
+        self._workers.remove(member)
+        self._selector.unregister(member.channel)
+        member.channel.close()
+
+    def stats(self) -> tuple[WorkerStat, ...]:
+        """CPU (since the last call) and memory of the live workers."""
+        return tuple(stat for member in self._workers if (stat := _stat(member)))
+
+    def rest(self) -> None:
+        """Have workers, which must be idle, close their connections until there is work again."""
+        for member in self._workers:
+            with suppress(OSError):  # of one that has died: `receive` finds out
+                send(member.channel, Rest())
+
+    def close(self) -> None:
+        """Only acks are awaited from now on: the dead are not replaced, nor their work repeated."""
+        self._closing = True
+        self.dropped = bool(self._suspects or self._fenced_off)
+        self._suspects.clear()
+        self._fenced_off.clear()
+
+    def stop(self) -> None:
+        """Let idle workers end by themselves; end those that do not."""
+        for member in self._workers:
+            try:
+                send(member.channel, Stop())
+            except OSError:
+                continue
+        for member in list(self._workers):
+            member.process.join(_LEAVE_SECONDS)
+            self._kill(member)
+
+    def kill(self) -> None:
+        """End all workers at once."""
+        for member in self._workers:
+            member.process.kill()
+        for member in list(self._workers):
+            self._kill(member)
+
+    def _kill(self, member: _Worker) -> None:
+        if member.process.is_alive():
+            member.process.kill()
+        member.process.join()
+        self._discard(member)
+
+
+def _set_aside(batch: Batch) -> Ack:
+    message = f"its batch killed {DEATHS} worker processes"
+    return Ack(
+        batch.id,
+        Counts(failed=len(batch.keys)),
+        tuple(KeyFailure(batch.db, key, "killed workers", message) for key in batch.keys),
+    )
+
+
+def _ending(process: BaseProcess) -> str:
+    code = process.exitcode
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    return f"signal {signal.Signals(-code).name}"
+
+
+def _stat(member: _Worker) -> WorkerStat | None:
+    try:
+        with member.usage.oneshot():
+            return WorkerStat(
+                member.process.pid or 0,
+                member.usage.cpu_percent(),
+                member.usage.memory_info().rss,
+                len(member.held),
+            )
+    except psutil.Error:
+        return None  # it has just died

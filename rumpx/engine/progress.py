@@ -1,0 +1,289 @@
+"""How far a run is: makes Snapshots from the coordinator's books.
+
+A partition's progress is its cursor's place in its span, up to which all keys are settled; for a
+plain cursor, which tells nothing, the keys settled against the number of keys. The whole is the
+mean weighted by the number of keys that each partition was planned with. Rates are over the last
+few seconds; the time left is what the rate of progress says.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+import psutil
+
+from rumpx.engine.plan import RETRIED, Partition
+from rumpx.errors import Side
+from rumpx.model.content import NO_CONTENT, Content
+from rumpx.model.job import Address, format_address
+from rumpx.model.snapshot import (
+    Counts,
+    Held,
+    NodeStat,
+    PartitionSummary,
+    Row,
+    Snapshot,
+    State,
+    Verb,
+    WorkerStat,
+)
+from rumpx.preflight.steps import Plan
+from rumpx.transfer.content_stats import NO_KINDS, Kinds, Largest, content
+
+if TYPE_CHECKING:
+    from rumpx.engine.pool import Pool
+
+_WINDOW_SECONDS: Final = 5.0
+_USAGE_SECONDS: Final = 1.0
+_ENDED: Final[tuple[State, ...]] = ("done", "failed", "stopped")
+
+
+def overall(parts: Iterable[tuple[Partition, Counts]]) -> Counts:
+    """What a run came to: keys that were walked again are counted once, and keys that failed and
+    were tried again are counted as they ended."""
+    counts = Counts()
+    for partition, came_to in parts:
+        if not partition.reason:
+            counts += came_to
+        elif partition.reason == RETRIED:
+            counts += replace(came_to, failed=came_to.failed - came_to.settled)
+    return counts
+
+
+def copied_content(parts: Iterable[tuple[Partition, Kinds]], largest: Largest) -> Content:
+    """What the keys that `overall` counts as copied are."""
+    kinds = [found for partition, found in parts if partition.reason in ("", RETRIED)]
+    return content(kinds, largest.top)
+
+
+def partition_summary(partition: Partition, counts: Counts, done: bool) -> PartitionSummary:
+    """One partition, as the end of a run tells of it."""
+    bounds = f"{partition}, again: {partition.reason}" if partition.reason else str(partition)
+    return PartitionSummary(partition.node.label(""), partition.db, bounds, counts, done)
+
+
+def _let_go(held: Held) -> Held:
+    """Nothing holds a run that has ended."""
+    return replace(held, reason="", by=(), off=False)
+
+
+def _place(partition: Partition) -> tuple[Side, Address | None, int]:
+    return *partition.place, partition.db
+
+
+class Progress:
+    """One partition's share of the picture, as the coordinator books it."""
+
+    __slots__ = ("counts", "cursor", "done", "kinds", "partition")
+
+    def __init__(
+        self, partition: Partition, cursor: int, counts: Counts, done: bool, kinds: Kinds = NO_KINDS
+    ) -> None:
+        self.partition = partition
+        self.cursor = cursor
+        self.counts = counts
+        self.done = done
+        self.kinds = kinds
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the engine says of the run besides its partitions; as in Snapshot."""
+
+    state: State
+    note: str
+    held: Held
+    nodes: tuple[NodeStat, ...]
+    failures: dict[str, int]
+    largest: Largest
+
+
+class ProgressMeter:
+    """Makes Snapshots.
+
+    Args:
+        plan: what is to be done.
+        began: `time.monotonic()` of the start.
+        seconds: that earlier runs of the job took.
+        job, verb: as in Snapshot.
+    """
+
+    pool: Pool | None = None
+    mean_payload = 0.0  # bytes of a key so far
+
+    def __init__(
+        self, plan: Plan, began: float, seconds: float = 0.0, job: str = "", verb: Verb = "copied"
+    ) -> None:
+        self._job = job
+        self._verb = verb
+        self._plan = plan
+        self._seconds = seconds
+        self._began = began - seconds
+        self._keys = {(side, p.node.address, p.db): p.keys for side, p in plan.places}
+        self._parts = Counter(map(_place, plan.partitions))
+        self._history: deque[tuple[float, int, int, float]] = deque()
+        self._process = psutil.Process()
+        self._usage: tuple[tuple[WorkerStat, ...], float, int] = ((), 0.0, 0)
+        self._usage_due = 0.0
+        self._content = NO_CONTENT
+        self._content_due = 0.0
+
+    def begin(self, now: float) -> None:
+        """The first SCAN is sent now."""
+        self._began = now - self._seconds
+        self._history.clear()
+
+    def elapsed(self, now: float) -> float:
+        """Seconds since the start."""
+        return now - self._began
+
+    def weight(self, partition: Partition) -> float:
+        """The keys that a partition was planned with."""
+        place = _place(partition)
+        return max(1.0, self._keys.get(place, 0) / (self._parts[place] or 1))
+
+    def fraction(self, progress: Progress) -> float:
+        """0.0 to 1.0 of one partition."""
+        if progress.done:
+            return 1.0
+        partition = progress.partition
+        exact = partition.span.fraction(progress.cursor)
+        if exact is None:
+            exact = progress.counts.settled / max(1, self._keys.get(_place(partition), 0))
+        elif progress.cursor == partition.span.start:
+            exact = 0.0
+        elif progress.cursor == 0:
+            exact = 1.0  # the walk is at its end; what remains is settled in a moment
+        return min(0.999, max(0.0, exact))
+
+    def whole(self, parts: Sequence[Progress], state: State) -> float:
+        """0.0 to 1.0 of the run; 1.0 only at its end."""
+        first = [part for part in parts if not part.partition.reason]
+        weights = [self.weight(part.partition) for part in first]
+        done = sum(w * self.fraction(p) for w, p in zip(weights, first, strict=True))
+        fraction = done / sum(weights) if weights else float(state == "done")
+        if state != "done" and any(not part.done for part in parts):
+            fraction = min(fraction, 0.999)
+        return fraction
+
+    def snapshot(self, parts: Sequence[Progress], now: float, told: Told) -> Snapshot:
+        """The run now."""
+        state = told.state
+        first = [part for part in parts if not part.partition.reason]
+        counts = overall((part.partition, part.counts) for part in parts)
+        fraction = self.whole(parts, state)
+        self.mean_payload = counts.payload_bytes / max(1, counts.copied + counts.compared)
+        work = sum((part.counts for part in parts), Counts())
+        keys_rate, bytes_rate, progress_rate = self._rates(now, work, fraction)
+        workers, cpu, memory = self._measure(now)
+        walking = state in ("copying", "comparing")
+        eta = (1 - fraction) / progress_rate if walking and progress_rate > 0 else None
+        pool = self.pool
+        partitions = self._partitions(first)
+        return Snapshot(
+            state=state,
+            job=self._job,
+            verb=self._verb,
+            source=str(self._plan.job.source),
+            target=str(self._plan.job.target),
+            elapsed=self.elapsed(now),
+            fraction=fraction,
+            counts=counts,
+            work=work,
+            keys_expected=self._plan.keys_expected,
+            keys_per_second=keys_rate,
+            bytes_per_second=bytes_rate,
+            eta=eta,
+            rows=self._rows(first, partitions),
+            partitions=partitions,
+            workers=workers,
+            worker_restarts=pool.restarts if pool else 0,
+            batches_in_flight=pool.in_flight if pool else 0,
+            coordinator_cpu=cpu,
+            coordinator_memory=memory,
+            note=told.note,
+            held=_let_go(told.held) if state in _ENDED else told.held,
+            nodes=told.nodes,
+            failures=told.failures,
+            content=self._weighed(parts, told, now),
+        )
+
+    def _weighed(self, parts: Sequence[Progress], told: Told, now: float) -> Content:
+        if now >= self._content_due or told.state in _ENDED:
+            self._content_due = now + _USAGE_SECONDS
+            self._content = copied_content(
+                ((part.partition, part.kinds) for part in parts), told.largest
+            )
+        return self._content
+
+    def _rates(self, now: float, counts: Counts, fraction: float) -> tuple[float, float, float]:
+        history = self._history
+        history.append((now, counts.settled, counts.payload_bytes, fraction))
+        while len(history) > 2 and history[0][0] < now - _WINDOW_SECONDS:
+            history.popleft()
+        then, keys, payload, progress = history[0]
+        if len(history) == 1 or now <= then:
+            then, keys, payload, progress = self._began, 0, 0, 0.0
+        span = max(now - then, 1e-6)
+        return (
+            max(0.0, (counts.settled - keys) / span),
+            max(0.0, (counts.payload_bytes - payload) / span),
+            max(0.0, (fraction - progress) / span),
+        )
+
+    def _measure(self, now: float) -> tuple[tuple[WorkerStat, ...], float, int]:
+        if self.pool and now >= self._usage_due:
+            self._usage_due = now + _USAGE_SECONDS
+            self._usage = (
+                self.pool.stats(),
+                self._process.cpu_percent(),
+                self._process.memory_info().rss,
+            )
+        return self._usage
+
+    def _partitions(self, parts: Sequence[Progress]) -> tuple[Row, ...]:
+        """A row a partition: `part 3/16`, with its node and database where there are several."""
+        one_node = len(self._plan.source.topology.nodes) == 1
+        several = len({part.partition.db for part in parts}) > 1
+        return tuple(
+            Row(
+                ("" if one_node else f"{self._node(part)} ")
+                + f"part {number}/{len(parts)}"
+                + (f" db{part.partition.db}" if several else ""),
+                self.fraction(part),
+                part.counts,
+                part.done,
+            )
+            for number, part in enumerate(parts, start=1)
+        )
+
+    def _rows(
+        self, parts: Sequence[Progress], partitions: tuple[Row, ...]
+    ) -> tuple[Row, ...]:
+        """A row a node and database; a row a partition where there is one node."""
+        if len(self._plan.source.topology.nodes) == 1:
+            return partitions
+        places: dict[tuple[str, int], list[tuple[Progress, Row]]] = {}
+        for part, row in zip(parts, partitions, strict=True):
+            places.setdefault((self._node(part), part.partition.db), []).append((part, row))
+        several = len({db for _, db in places}) > 1
+        rows = []
+        for (label, db), members in places.items():
+            weights = [self.weight(part.partition) for part, _ in members]
+            done = sum(w * row.fraction for w, (_, row) in zip(weights, members, strict=True))
+            rows.append(
+                Row(
+                    f"{label} db{db}" if several else label,
+                    done / sum(weights),
+                    sum((row.counts for _, row in members), Counts()),
+                    all(row.done for _, row in members),
+                )
+            )
+        return tuple(rows)
+
+    def _node(self, part: Progress) -> str:
+        address = part.partition.node.address
+        return format_address(address) if address else str(self._plan.job.source)

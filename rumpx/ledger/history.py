@@ -1,0 +1,117 @@
+"""From a job's ledger to the Record that its report is drawn from, at any time.
+
+It makes no difference whether the job has just ended, ended last week, was killed, or runs: what is
+known is what the ledger has. Where the last run could tell of its end, its own words and counts
+hold; where it was killed, or runs, the counts are those of the keys that are booked, which are a
+second older at most.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from rumpx import __version__
+from rumpx.engine.progress import copied_content, overall, partition_summary
+from rumpx.ledger.ledger import dead_letter_path, is_held
+from rumpx.ledger.schema import Books, Progressed, open_books
+from rumpx.model.history import Record, RunRecord, Standing
+from rumpx.model.options import options_of
+from rumpx.model.snapshot import State, Summary
+from rumpx.model.timeline import Point, held_seconds
+from rumpx.transfer.content_stats import Largest
+
+_FAILURES_SHOWN: Final = 1000
+_STATES: Final[dict[Standing, State]] = {
+    "done": "done",
+    "failed": "failed",
+    "stopped": "stopped",
+    "killed": "stopped",
+    "running": "copying",
+}
+
+
+def read_story(path: Path) -> Record:
+    """All that a report says of a job.
+
+    Args:
+        path: of its ledger.
+
+    Raises:
+        UsageError: the ledger cannot be read.
+    """
+    held = is_held(path)
+    with open_books(path) as books:
+        progressed, runs, points = books.progressed(), books.runs(), books.points()
+        compared = books.verification()
+        standing: Standing = progressed.state
+        latest = next((run for run in runs if run.number == progressed.runs), None)
+        if latest and latest.ended is not None:
+            standing = latest.state
+        elif standing == "running" and not (held or is_held(path)):  # begun meanwhile
+            standing = "killed"
+        return Record(
+            state=standing,
+            exit_code=latest.exit_code if latest else None,
+            fraction=1.0 if standing == "done" else progressed.fraction,
+            summary=_summary(path, books, progressed, standing, runs, latest, points),
+            options=options_of(books.record().job),
+            points=points,
+            runs=runs,
+            verification=compared[1] if compared else None,
+            verified=compared[0] if compared else None,
+            written=time.time(),
+            version=__version__,
+        )
+
+
+def _summary(
+    path: Path,
+    books: Books,
+    progressed: Progressed,
+    standing: Standing,
+    runs: Sequence[RunRecord],
+    run: RunRecord | None,
+    points: Sequence[Point],
+) -> Summary:
+    record, facts, walks = books.record(), books.facts(), books.walks()
+    latest = run or RunRecord(progressed.runs, record.created, "", "", "")
+    last = latest if latest.ended is not None else None
+    counts = last.counts if last else overall((walk.partition, walk.counts) for walk in walks)
+    seconds = last.seconds if last else progressed.seconds
+    letters = dead_letter_path(path)
+    return Summary(
+        state=_STATES[standing],
+        exit_code=(last and last.exit_code) or 0,
+        job=record.name,
+        runs=progressed.runs,
+        source=str(record.job.source),
+        target=str(record.job.target),
+        source_version=latest.source_version,
+        target_version=latest.target_version,
+        seconds=seconds,
+        counts=counts,
+        keys_per_second=counts.settled / max(seconds, 1e-6),
+        bytes_per_second=counts.payload_bytes / max(seconds, 1e-6),
+        failures_by_reason=last.failures_by_reason if last else books.failures_by_reason(),
+        failures=tuple(failed.failure for failed in islice(books.failures(), _FAILURES_SHOWN)),
+        dead_letters=str(letters) if progressed.failures and letters.exists() else None,
+        source_keys_before=sum(place.keys for place in facts.databases),
+        source_keys_after=latest.source_keys_after,
+        target_keys_before=facts.before.target.keys if facts.before.target else None,
+        target_keys_after=latest.target_keys_after,
+        missing=latest.missing,
+        walked_again=latest.walked_again,
+        worker_restarts=sum(run.worker_restarts for run in runs),
+        left_behind=latest.left_behind,
+        warnings=tuple(dict.fromkeys(text for run in runs for text in run.warnings)),
+        partitions=tuple(partition_summary(w.partition, w.counts, w.done) for w in walks),
+        error=latest.error,
+        held_seconds=held_seconds(points),
+        content=copied_content(
+            ((walk.partition, walk.kinds) for walk in walks), Largest(books.largest())
+        ),
+    )

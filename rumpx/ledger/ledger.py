@@ -1,0 +1,482 @@
+"""The ledger: holds one job, and keeps its file (`books`), from which a stopped copy goes on.
+
+Algorithm: the coordinator leaves an `Update` twice a second; a thread writes what is pending
+in one transaction. Whatever moment the process is killed at, the file holds one of the states that
+the coordinator left, whole: to go on from an older one repeats some keys and skips none. The WAL
+is not synced at each commit: a power cut may cost the last seconds, which is an older state again.
+
+While the disk is full the updates are kept and tried again; `trouble` tells.
+
+A job is held by a lock on a file beside it (`flock`), which the system lets go of when the process
+ends, however it ends.
+
+Not promised: that a ledger on a network file system can be locked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import sqlite3
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from rumpx.engine.plan import Partition
+from rumpx.errors import JobHeld, UsageError
+from rumpx.ledger.schema import (
+    APPLICATION,
+    PUT_RUN,
+    SCHEMA,
+    TABLES,
+    Books,
+    Facts,
+    JobRecord,
+    JobState,
+    LedgerFailure,
+    Progressed,
+    SavedNode,
+    SavedWalk,
+    as_text,
+    check,
+    connect,
+    explained,
+    point_row,
+    upgrade,
+)
+from rumpx.model.history import RunRecord
+from rumpx.model.job import Job, Limits
+from rumpx.model.timeline import Point
+from rumpx.transfer.content_stats import Large
+
+_RETRY_SECONDS: Final = 1.0
+# To look whether a job is held takes its lock for a moment.
+_LOOK_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """The coordinator's books at one moment, as far as they have changed.
+
+    `settled` are failed keys of before that were tried again; those that failed again are among
+    `failures` too. `limits` are those in force, so that whoever goes on keeps them. `points` are
+    added to the series, or with `anew` take its place.
+    """
+
+    state: JobState
+    fraction: float
+    seconds: float
+    facts: Facts
+    nodes: tuple[SavedNode, ...]
+    walks: tuple[SavedWalk, ...]
+    failures: tuple[LedgerFailure, ...] = ()
+    settled: tuple[tuple[int, bytes], ...] = ()
+    limits: Limits | None = None
+    largest: tuple[Large, ...] = ()
+    points: tuple[Point, ...] = ()
+    anew: bool = False
+
+
+@dataclass(slots=True)
+class _Pending:
+    """Updates that are not written yet, merged."""
+
+    update: Update
+    walks: dict[int, SavedWalk] = field(default_factory=dict)
+    rows: list[tuple[str, tuple[Any, ...]]] = field(default_factory=list)
+
+
+class Ledger:
+    """One job's file, held by this process.
+
+    Use `Ledger.create` or `Ledger.open`, then `save`, and `close` at the end.
+
+    Attributes:
+        record: what the job is.
+        path: the file.
+        trouble: why the last write failed, or ""; `trouble_since` is then `time.monotonic()`.
+        saved: `time.time()` of the last state that is in the file.
+        earlier: how far the job was when this run began.
+        killed: an earlier run could not tell how it ended.
+    """
+
+    def __init__(self, path: Path, lock: int, database: sqlite3.Connection) -> None:
+        self.path = path
+        self.trouble = ""
+        self.trouble_since = 0.0
+        self.saved = time.time()
+        self.earlier = Progressed("running", 0.0, 0.0, 1, 0)
+        self.killed = False
+        self._lock = lock
+        self._database = database
+        self._pending: _Pending | None = None
+        self._facts: Facts | None = None
+        self._nodes: tuple[SavedNode, ...] = ()
+        self._largest: tuple[Large, ...] = ()
+        self._bounds: dict[int, Partition] = {}  # as they are in the file
+        self._mutex = threading.Condition()
+        self._ending = False
+        self._thread = threading.Thread(target=self._write_pending, name="ledger", daemon=True)
+        self.record: JobRecord
+
+    @classmethod
+    def create(cls, path: Path, record: JobRecord, first: Update) -> Ledger:
+        """A new job's ledger, with its first state written.
+
+        Raises:
+            JobHeld: another process holds a job of that name.
+            UsageError: the file is there already, or cannot be written.
+        """
+        with explained(path):
+            lock = hold(path)
+            try:
+                if path.exists():
+                    raise UsageError(
+                        f"There is a job {record.name} already ({path}). Go on with it by rumpx "
+                        f"resume {record.name}, or choose another --job."
+                    )
+                _make(path, record, first)
+                try:
+                    ledger = cls(path, lock, connect(path))
+                    ledger.record = record
+                    ledger._start()
+                except BaseException:
+                    remove(path)  # nothing has been copied
+                    raise
+            except BaseException:
+                os.close(lock)
+                raise
+        return ledger
+
+    def begin(self, run: RunRecord, job: Job) -> None:
+        """A run of the job begins. Until then nothing that is known of the job is changed, so that
+        one that is refused leaves no trace.
+
+        Args:
+            run: its record, `number` as in `earlier`.
+            job: what it does; workers and the like may be others than before.
+
+        Raises:
+            UsageError: it cannot be written.
+        """
+        record = self.record
+        changed = replace(record.job, workers=job.workers, max_failures=job.max_failures)
+        self.record = replace(record, job=replace(changed, limits=job.limits))
+        with explained(self.path), self._database as database:
+            database.execute(
+                "UPDATE job SET record = ?, state = 'running', runs = ?",
+                (as_text(self.record), run.number),
+            )
+            database.execute("DELETE FROM verification")  # it tells nothing of this run
+            database.execute(PUT_RUN, (run.number, as_text(run)))
+
+    def _start(self) -> None:
+        """Write in a way that leaves a whole state at each moment, from now on."""
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA synchronous = NORMAL")
+        self._thread.start()
+
+    @classmethod
+    def open(cls, path: Path) -> Ledger:
+        """A job's ledger, to go on with it.
+
+        Raises:
+            JobHeld: another process holds the job.
+            UsageError: there is no such file, or it cannot be read.
+        """
+        if not path.exists():
+            raise UsageError(f"There is no job {path.stem} ({path}). rumpx jobs lists all.")
+        with explained(path):
+            lock = hold(path)
+            try:
+                database = connect(path)
+                ledger = cls(path, lock, database)
+                schema = check(path, database)
+                books = ledger.books
+                ledger.record, before = books.record(), books.progressed()
+                if schema < SCHEMA:
+                    upgrade(database, schema)
+                # What cannot be read is left as it is.
+                books.facts(), books.walks(), books.largest(), books.points(), books.runs()
+                ledger.killed = before.state == "running"
+                ledger.earlier = replace(before, state="running", runs=before.runs + 1)
+                ledger._start()
+            except BaseException:
+                os.close(lock)
+                raise
+        return ledger
+
+    @property
+    def books(self) -> Books:
+        """What it holds; to be read before the first save."""
+        return Books(self._database)
+
+    # Writing.
+
+    def save(self, update: Update) -> None:
+        """Leave a state to be written; returns at once."""
+        with self._mutex:
+            self._pending = _merged(self._pending, update)
+            self._mutex.notify()
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until all is written, at most so long; whether it is."""
+        with self._mutex:
+            return self._mutex.wait_for(lambda: self._pending is None, seconds)
+
+    def close(self) -> None:
+        """Write what is pending, if that can be, and let go of the job."""
+        with self._mutex:
+            self._ending = True
+            self._mutex.notify()
+        self._thread.join()
+        self._release()
+
+    def _release(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._database.close()
+        os.close(self._lock)
+
+    def _write_pending(self) -> None:
+        while True:
+            with self._mutex:
+                self._mutex.wait_for(lambda: self._pending or self._ending)
+                pending = self._pending
+                ending = self._ending
+            if pending:
+                self._try(pending)
+            with self._mutex:
+                if not self.trouble and self._pending is pending:
+                    self._pending = None
+                self._mutex.notify_all()
+                if ending and (self._pending is None or self.trouble):
+                    return
+                if self.trouble:
+                    self._mutex.wait_for(lambda: self._ending, _RETRY_SECONDS)
+
+    def _try(self, pending: _Pending) -> None:
+        try:
+            self._write(pending)
+        except sqlite3.Error as error:
+            if not self.trouble:
+                self.trouble_since = time.monotonic()
+            self.trouble = str(error)
+            return
+        self.trouble = ""
+        self.saved = time.time()
+
+    def _write(self, pending: _Pending) -> None:
+        """One transaction."""
+        update, record = pending.update, self.record
+        database = self._database
+        with self._mutex:
+            walks, rows = list(pending.walks.values()), list(pending.rows)
+        with database:
+            if update.facts != self._facts:
+                database.execute("UPDATE job SET facts = ?", (as_text(update.facts),))
+            if update.nodes != self._nodes:
+                database.execute("DELETE FROM nodes")
+                database.executemany(
+                    "INSERT OR REPLACE INTO nodes VALUES (?, ?, ?, ?, ?)",
+                    [(n.side, n.address, n.id, n.run_id, n.role) for n in update.nodes],
+                )
+            if update.limits and update.limits != record.job.limits:
+                record = replace(record, job=replace(record.job, limits=update.limits))
+                database.execute("UPDATE job SET record = ?", (as_text(record),))
+            database.execute(
+                "UPDATE job SET state = ?, fraction = ?, seconds = ?",
+                (update.state, update.fraction, update.seconds),
+            )
+            for statement, values in rows:
+                database.execute(statement, values)
+            if update.largest != self._largest:
+                database.execute("DELETE FROM largest")
+                database.executemany(
+                    "INSERT INTO largest (size, head, db, key) VALUES (?, ?, ?, ?)", update.largest
+                )
+            for walk in walks:
+                # What failed in an earlier walk of the partition is tried again by this one.
+                database.execute(
+                    "DELETE FROM failures WHERE partition = ? AND walk <> ?",
+                    (walk.partition.id, walk.number),
+                )
+                self._write_walk(walk)
+        self.record = record
+        self._facts, self._nodes, self._largest = update.facts, update.nodes, update.largest
+        self._bounds |= {walk.partition.id: walk.partition for walk in walks}
+        with self._mutex:
+            del pending.rows[: len(rows)]
+
+    def _write_walk(self, walk: SavedWalk) -> None:
+        partition = walk.partition
+        if self._bounds.get(partition.id) is not partition:  # they may name a million keys
+            _insert_walk(self._database, walk)
+            return
+        self._database.execute(
+            "UPDATE partitions SET walk = ?, cursor = ?, run_id = ?, done = ?, counts = ?, "
+            "after = ?, kinds = ? WHERE id = ?",
+            (*_changing(walk), partition.id),
+        )
+
+
+def _make(path: Path, record: JobRecord, first: Update) -> None:
+    """A new ledger with its first state. It gets its name when it is whole, or whoever is killed
+    meanwhile would leave one that nobody can go on with, nor begin anew."""
+    new = _unfinished_path(path)
+    try:
+        new.unlink(missing_ok=True)
+        os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        with contextlib.closing(connect(new)) as database:
+            # What is left of a killed process or after a power cut is made anew.
+            database.execute("PRAGMA journal_mode = OFF")
+            database.execute("PRAGMA synchronous = OFF")
+            database.executescript(TABLES)
+            database.execute(f"PRAGMA application_id = {APPLICATION}")
+            database.execute(f"PRAGMA user_version = {SCHEMA}")
+            row = as_text(record), as_text(first.facts)
+            with database:
+                database.execute("INSERT INTO job VALUES (1, ?, ?, 'running', 0, 0, 1)", row)
+                for walk in first.walks:
+                    _insert_walk(database, walk)
+        _sync(new)
+        new.replace(path)
+        _sync(path.parent)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+
+
+def _unfinished_path(path: Path) -> Path:
+    """Where a ledger is made."""
+    return path.with_suffix(".new")
+
+
+def _sync(path: Path) -> None:
+    """Have it on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _insert_walk(database: sqlite3.Connection, walk: SavedWalk) -> None:
+    bounds = as_text(walk.partition)
+    database.execute(
+        "INSERT OR REPLACE INTO partitions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (walk.partition.id, bounds, *_changing(walk)),
+    )
+
+
+def _changing(walk: SavedWalk) -> tuple[Any, ...]:
+    """A partition's columns but for its id and bounds."""
+    return (
+        walk.number,
+        str(walk.cursor),  # up to 2**64, which an INTEGER does not hold
+        walk.run_id,
+        int(walk.done),
+        as_text(walk.counts),
+        json.dumps(walk.after),
+        json.dumps(list(walk.kinds.numbers.items())),
+    )
+
+
+def _merged(pending: _Pending | None, update: Update) -> _Pending:
+    """A new object each time, so that the writer sees whether anything came while it wrote."""
+    merged = _Pending(update)
+    if pending:
+        merged.walks = pending.walks
+        merged.rows = pending.rows
+    merged.walks |= {walk.partition.id: walk for walk in update.walks}
+    merged.rows += [
+        ("DELETE FROM failures WHERE db = ? AND key = ?", key) for key in update.settled
+    ]
+    merged.rows += [
+        ("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?)", _failure_row(failure))
+        for failure in update.failures
+    ]
+    if update.anew:
+        merged.rows.append(("DELETE FROM series", ()))
+    merged.rows += [
+        ("INSERT INTO series VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", point_row(point))
+        for point in update.points
+    ]
+    return merged
+
+
+def _failure_row(failed: LedgerFailure) -> tuple[Any, ...]:
+    failure = failed.failure
+    return (
+        failure.db,
+        failure.key,
+        failure.reason,
+        failure.message,
+        failed.partition,
+        failed.walk,
+    )
+
+
+def hold(path: Path) -> int:
+    """The descriptor of the job's lock, which is held as long as that is open.
+
+    Raises:
+        JobHeld: another process has it.
+    """
+    lock = os.open(lock_path(path), os.O_CREAT | os.O_RDWR, 0o600)
+    until = time.monotonic() + _LOOK_SECONDS
+    while not _locked(lock, fcntl.LOCK_EX):
+        if time.monotonic() > until:
+            os.close(lock)
+            raise JobHeld(
+                f"Another process works on the job {path.stem} now. Wait for its end, or stop it."
+            )
+        time.sleep(_LOOK_SECONDS / 100)  # somebody may just be looking whether it is held
+    return lock
+
+
+def _locked(lock: int, how: int) -> bool:
+    try:
+        fcntl.flock(lock, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def lock_path(path: Path) -> Path:
+    """The file whose lock holds a job."""
+    return path.with_suffix(".lock")
+
+
+def dead_letter_path(path: Path) -> Path:
+    """Where the failed keys of a job are listed."""
+    return path.with_suffix(".failed.jsonl")
+
+
+def ctl_path(path: Path) -> Path:
+    """The socket by which a running job is asked."""
+    return path.with_suffix(".ctl")
+
+
+def is_held(path: Path) -> bool:
+    """Whether a live process works on a job."""
+    try:
+        lock = os.open(lock_path(path), os.O_CREAT | os.O_RDWR, 0o600)
+    except OSError:
+        return False
+    try:
+        return not _locked(lock, fcntl.LOCK_SH)  # others may look, too
+    finally:
+        os.close(lock)
+
+
+def remove(path: Path) -> None:
+    """Delete a job's files."""
+    sqlite = Path(f"{path}-wal"), Path(f"{path}-shm")
+    others = _unfinished_path(path), dead_letter_path(path), ctl_path(path), lock_path(path)
+    for file in (path, *sqlite, *others):
+        file.unlink(missing_ok=True)

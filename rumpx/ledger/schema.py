@@ -1,0 +1,438 @@
+"""What a ledger's file holds, and how it is read.
+
+One SQLite file a job:
+
+- `job`: one row: what the copy is to do (no password, ever), who the two sides are, what was found
+  at the start and what has happened since (`Facts`), and how far it is;
+- `nodes`: each server's process (`run_id`) and role as last seen;
+- `partitions`: for each walk its bounds, the cursor up to which every batch has been answered by
+  the target, without a gap, the `run_id` for which that cursor is valid, and what the keys before
+  it came to;
+- `failures`: the keys before those cursors that could not be copied, and why;
+- `largest`: the names of the largest keys that were copied;
+- `series`: what the charts of a report are drawn from, a point a second, thinned;
+- `runs`: when each run began, and how it ended if it could tell of that;
+- `verification`: how the last comparison ended, unless the job was gone on with after it.
+
+Whoever holds the job writes (`ledger`); anybody may read meanwhile. A file of an older version is
+changed into one of this version by whoever goes on with the job. One that is damaged, or of a newer
+version, is refused and left as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+from rumpx.engine.key_counts import Census
+from rumpx.engine.plan import NodeKeys, Partition
+from rumpx.errors import Side, UsageError
+from rumpx.files import writable_by_others
+from rumpx.model.history import RunRecord
+from rumpx.model.job import Address, Job
+from rumpx.model.snapshot import Counts, KeyFailure, Verification
+from rumpx.model.timeline import Point
+from rumpx.serialize import from_plain, to_plain
+from rumpx.transfer.content_stats import NO_KINDS, Kinds, Large
+
+SCHEMA: Final = 2
+APPLICATION: Final = 0x72756D70  # "rump": how `file` and we tell a ledger from other databases
+_BUSY_SECONDS: Final = 5.0
+
+JobState = Literal["running", "stopped", "failed", "done"]
+T = TypeVar("T")
+
+# What version 2 has beside version 1.
+_SINCE_2: Final = """
+CREATE TABLE largest (
+    db INTEGER NOT NULL, key BLOB NOT NULL, head INTEGER NOT NULL, size INTEGER NOT NULL
+);
+CREATE TABLE series (
+    run INTEGER NOT NULL, at REAL NOT NULL, elapsed REAL NOT NULL, seconds REAL NOT NULL,
+    keys INTEGER NOT NULL, payload_bytes INTEGER NOT NULL,
+    source_latency REAL, target_latency REAL, held TEXT NOT NULL
+);
+CREATE TABLE runs (number INTEGER PRIMARY KEY, run TEXT NOT NULL);
+CREATE TABLE verification (
+    one INTEGER PRIMARY KEY CHECK (one = 1), at REAL NOT NULL, result TEXT NOT NULL
+);
+"""
+TABLES: Final = (
+    """
+CREATE TABLE job (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    record TEXT NOT NULL, facts TEXT NOT NULL,
+    state TEXT NOT NULL, fraction REAL NOT NULL, seconds REAL NOT NULL, runs INTEGER NOT NULL
+);
+CREATE TABLE nodes (
+    side TEXT NOT NULL, address TEXT NOT NULL, id TEXT NOT NULL, run_id TEXT NOT NULL,
+    role TEXT NOT NULL, PRIMARY KEY (side, address)
+);
+CREATE TABLE partitions (
+    id INTEGER PRIMARY KEY, bounds TEXT NOT NULL, walk INTEGER NOT NULL, cursor TEXT NOT NULL,
+    run_id TEXT NOT NULL, done INTEGER NOT NULL, counts TEXT NOT NULL, after TEXT NOT NULL,
+    kinds TEXT NOT NULL DEFAULT '[]'
+);
+CREATE TABLE failures (
+    db INTEGER NOT NULL, key BLOB NOT NULL, reason TEXT NOT NULL, message TEXT NOT NULL,
+    partition INTEGER NOT NULL, walk INTEGER NOT NULL, PRIMARY KEY (db, key)
+) WITHOUT ROWID;
+"""
+    + _SINCE_2
+)
+PUT_RUN: Final = "INSERT OR REPLACE INTO runs VALUES (?, ?)"
+# By the version that a file has, what makes the next one of it.
+_UPGRADES: Final = {
+    1: "ALTER TABLE partitions ADD COLUMN kinds TEXT NOT NULL DEFAULT '[]';" + _SINCE_2
+}
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """What a job is: fixed when it begins, but for limits, workers and the like, which are those of
+    the run that began last.
+
+    Attributes:
+        name: chosen by the user, or made up.
+        created: seconds since 1970.
+        job: what it does, without passwords; the conflict policy is decided.
+        databases: of the source, those that held keys at the start.
+        source_nodes, target_nodes: ids of the cluster's nodes; none for one server.
+        source_password, target_password: whether one is needed.
+    """
+
+    name: str
+    created: float
+    job: Job
+    databases: tuple[int, ...]
+    source_nodes: tuple[str, ...]
+    target_nodes: tuple[str, ...]
+    source_password: bool
+    target_password: bool
+
+    @property
+    def mark(self) -> str:
+        """What no other job has, also of the same name in another folder or on another machine."""
+        who = f"{self.name} {self.created!r} {self.job.source} {self.job.target}"
+        return f"{self.name}.{hashlib.blake2b(who.encode(), digest_size=6).hexdigest()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the checks at the end rest on; changes seldom.
+
+    Attributes:
+        databases: with the number of keys at the start.
+        before: both sides' number of keys at the start.
+        target_keys: keys that the target's databases held then.
+        target_runs: (first slot, last slot, run_id) of the processes to which the acknowledged
+            writes went; one entry with slots 0 to 0 for a single server.
+        owners: (first slot, last slot, owner) of the source's slots as last seen.
+        disturbed: slots of the source that moved, or were marked, and were not walked again yet.
+        counted_again: the source was walked again for keys that the target lacked.
+        landed: the last run ended with nothing on its way to the target (unless it was killed).
+    """
+
+    databases: tuple[NodeKeys, ...]
+    before: Census
+    target_keys: int
+    target_runs: tuple[tuple[int, int, str], ...] = ()
+    owners: tuple[tuple[int, int, Address | None], ...] = ()
+    disturbed: frozenset[int] = frozenset()
+    counted_again: bool = False
+    landed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SavedWalk:
+    """One walk: `counts` are those of the keys before `cursor`; `run_id` says for which process
+    the cursor is valid; `after` are the partitions that must be done before it begins; `kinds` are
+    types and sizes of the keys copied before `cursor`."""
+
+    partition: Partition
+    number: int
+    cursor: int
+    run_id: str
+    done: bool
+    counts: Counts
+    after: tuple[int, ...] = ()
+    kinds: Kinds = NO_KINDS
+
+
+@dataclass(frozen=True, slots=True)
+class SavedNode:
+    """A server as last seen."""
+
+    side: Side
+    address: str
+    id: str
+    run_id: str
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerFailure:
+    """A failed key, and the walk that met it."""
+
+    failure: KeyFailure
+    partition: int
+    walk: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """How far a job is: `fraction` is 0.0 to 1.0, `runs` how often it was begun or gone on with,
+    `failures` the number of failed keys."""
+
+    state: JobState
+    fraction: float
+    seconds: float
+    runs: int
+    failures: int
+
+
+class Books:
+    """What one ledger holds, read by a connection.
+
+    Errors of the database come as they are: see `explained`.
+    """
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    def record(self) -> JobRecord:
+        """What the job is."""
+        return self._one("SELECT record FROM job", JobRecord)
+
+    def progressed(self) -> Progressed:
+        """How far it is."""
+        failures = "(SELECT count(*) FROM failures)"
+        columns = f"state, fraction, seconds, runs, {failures}"
+        return Progressed(*self._database.execute(f"SELECT {columns} FROM job").fetchone())
+
+    def facts(self) -> Facts:
+        """What the checks at the end rest on."""
+        return self._one("SELECT facts FROM job", Facts)
+
+    def walks(self) -> list[SavedWalk]:
+        """All walks, in the order of their partitions' ids."""
+        columns = "bounds, walk, cursor, run_id, done, counts, after, kinds"
+        rows = self._database.execute(f"SELECT {columns} FROM partitions ORDER BY id")
+        return [
+            SavedWalk(
+                from_plain(Partition, json.loads(bounds)),
+                number,
+                int(cursor),
+                run_id,
+                bool(done),
+                from_plain(Counts, json.loads(counts)),
+                tuple(json.loads(after)),
+                Kinds(dict(json.loads(kinds))),
+            )
+            for bounds, number, cursor, run_id, done, counts, after, kinds in rows
+        ]
+
+    def failures(self) -> Iterator[LedgerFailure]:
+        """The failed keys, by database and key."""
+        columns = "db, key, reason, message, partition, walk"
+        rows = self._database.execute(f"SELECT {columns} FROM failures ORDER BY db, key")
+        for db, key, reason, message, partition, walk in rows:
+            yield LedgerFailure(KeyFailure(db, key, reason, message), partition, walk)
+
+    def failures_by_reason(self) -> dict[str, int]:
+        """Number of failed keys by reason, the most frequent first."""
+        rows = "SELECT reason, count(*) AS n FROM failures GROUP BY reason ORDER BY n DESC, reason"
+        return dict(self._database.execute(rows).fetchall())
+
+    def largest(self) -> tuple[Large, ...]:
+        """The largest keys that were copied, the largest first."""
+        rows = "SELECT size, head, db, key FROM largest ORDER BY size DESC, db, key"
+        return tuple(Large(*row) for row in self._database.execute(rows))
+
+    def points(self) -> tuple[Point, ...]:
+        """The series, in order."""
+        columns = (
+            "run, at, elapsed, seconds, keys, payload_bytes, source_latency, target_latency, held"
+        )
+        rows = self._database.execute(f"SELECT {columns} FROM series ORDER BY rowid")
+        return tuple(
+            Point(run, at, elapsed, seconds, keys, size, source, target, json.loads(held))
+            for run, at, elapsed, seconds, keys, size, source, target, held in rows
+        )
+
+    def runs(self) -> tuple[RunRecord, ...]:
+        """The runs, in order."""
+        rows = self._database.execute("SELECT run FROM runs ORDER BY number")
+        return tuple(from_plain(RunRecord, json.loads(text)) for (text,) in rows)
+
+    def verification(self) -> tuple[float, Verification] | None:
+        """When the job was compared last, by `time.time()`, and how that ended."""
+        row = self._database.execute("SELECT at, result FROM verification").fetchone()
+        return row and (row[0], from_plain(Verification, json.loads(row[1])))
+
+    def _one(self, statement: str, kind: type[T]) -> T:
+        (text,) = self._database.execute(statement).fetchone()
+        found: T = from_plain(kind, json.loads(text))
+        return found
+
+
+@contextlib.contextmanager
+def open_books(path: Path) -> Iterator[Books]:
+    """Read a ledger, whoever holds it.
+
+    Raises:
+        UsageError: it cannot be read, or is of an older version.
+    """
+    with _opened(path) as database:
+        database.execute("BEGIN")  # all that is read is of one moment
+        yield Books(database)
+
+
+def look_into(path: Path) -> tuple[JobRecord, Progressed]:
+    """A job's record and how far it is; of a ledger of any version.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    with explained(path), contextlib.closing(connect(path)) as database:
+        check(path, database)
+        books = Books(database)
+        return books.record(), books.progressed()
+
+
+def keep_run(path: Path, run: RunRecord) -> None:
+    """Write down a run, in the place of what was known of it.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    _put(path, PUT_RUN, run.number, as_text(run))
+
+
+def keep_verification(path: Path, result: Verification) -> None:
+    """Write down how a comparison of the job's two sides ended.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    statement = "INSERT OR REPLACE INTO verification VALUES (1, ?, ?)"
+    _put(path, statement, time.time(), as_text(result))
+
+
+def _put(path: Path, statement: str, *values: Any) -> None:
+    with _opened(path) as database, database:
+        database.execute(statement, values)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    with _damage_explained(path), contextlib.closing(connect(path)) as database:
+        if check(path, database) < SCHEMA:
+            raise UsageError(
+                f"The ledger {path} was written by an older rumpx and lacks what is wanted of it. "
+                f"It gets that when its job is gone on with: rumpx resume {path.stem}."
+            )
+        yield database
+
+
+def as_text(value: Any) -> str:
+    """How dataclasses stand in columns."""
+    return json.dumps(to_plain(value))
+
+
+def point_row(point: Point) -> tuple[Any, ...]:
+    """A point's columns."""
+    return (
+        point.run,
+        point.at,
+        point.elapsed,
+        point.seconds,
+        point.keys,
+        point.payload_bytes,
+        point.source_latency,
+        point.target_latency,
+        json.dumps(point.held),
+    )
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection to a file that is there, which any thread may use."""
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    return sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, check_same_thread=False)
+
+
+def check(path: Path, database: sqlite3.Connection) -> int:
+    """Which version a ledger is of.
+
+    Raises:
+        UsageError: of a newer one than this; or other users may write it.
+        ValueError, sqlite3.Error: it is damaged, or no ledger.
+    """
+    if reason := writable_by_others(path):
+        # It names the files that hold passwords, and the servers that these are sent to.
+        raise UsageError(
+            f"The ledger {path} is not trusted, since {reason}. If it is one of yours, have it "
+            "belong to you alone (chown, chmod 600)."
+        )
+    (application,) = database.execute("PRAGMA application_id").fetchone()
+    (schema,) = database.execute("PRAGMA user_version").fetchone()
+    if application == APPLICATION and schema > SCHEMA:
+        raise UsageError(
+            f"The ledger {path} was written by a newer rumpx (its schema is {schema}, this one "
+            f"knows {SCHEMA}): go on with that version."
+        )
+    (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    known = schema == SCHEMA or schema in _UPGRADES
+    if application != APPLICATION or not known or verdict != "ok":
+        raise ValueError(verdict if verdict != "ok" else "it is no ledger")
+    return int(schema)
+
+
+def upgrade(database: sqlite3.Connection, schema: int) -> None:
+    """Make a ledger one of this version, whole or not at all."""
+    while schema < SCHEMA:
+        steps = f"BEGIN; {_UPGRADES[schema]} PRAGMA user_version = {schema + 1}; COMMIT;"
+        database.executescript(steps)
+        schema += 1
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Faults of the file as one clear sentence."""
+    try:
+        with _damage_explained(path):
+            yield
+    except OSError as error:
+        raise UsageError(
+            f"The ledger {path} cannot be written: {error.strerror}. Choose another --state-dir."
+        ) from None
+
+
+@contextlib.contextmanager
+def _damage_explained(path: Path) -> Iterator[None]:
+    """Those of what is in it; not those of other files that are written meanwhile."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if "no such" in str(error):  # a table, a column
+            raise _damaged(path, error) from None
+        raise UsageError(
+            f"The ledger {path} cannot be written: {error}. Free space or mend its permissions, "
+            "or choose another --state-dir."
+        ) from None
+    except (sqlite3.DatabaseError, ValueError, TypeError, LookupError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> UsageError:
+    return UsageError(
+        f"The ledger {path} is damaged ({str(error)[:100]}). It was left as it is; what it "
+        "knew is lost, so start the copy anew, with another --job and --on-conflict replace."
+    )

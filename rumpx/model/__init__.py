@@ -1,0 +1,1 @@
+"""Plain, frozen data that the parts hand to each other."""

@@ -1,0 +1,1 @@
+"""Before the first write: look at both sides, refuse, plan."""

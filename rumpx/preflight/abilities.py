@@ -1,0 +1,142 @@
+"""What both sides let a copy use, found out by calling commands as the copy calls them.
+
+Reading is tried on a key in scope: of the first SCANs, with the copy's own filters, the first key
+that the user may read. No more than `SCANS` SCANs look for one. NOPERM about a key is not taken
+for a refused command. Writing is tried by a RESTORE with the copy's own options and a time to live
+that the server refuses only after its syntax and all permissions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from rumpx.engine.scanner import name_tests, scanned
+from rumpx.errors import ConnectionLost, Side, TargetFull, TargetUnusable, TemporaryError, unusable
+from rumpx.model.job import Address, Scope
+from rumpx.servers.replies import Kind, classify, explain_refusal, key_refused
+from rumpx.servers.resp import Argument, Connection, Reply
+
+SCANS: Final = 20
+_SCAN_COUNT: Final = 250
+# Keys of one SCAN that are looked at.
+_KEYS_TRIED: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A key of the source in scope, or a name that stands in for one where none was seen."""
+
+    node: Address | None
+    db: int
+    key: bytes
+
+
+def readable_key(
+    connection: Connection, side: Side, scope: Scope, scan_type: bool, scans: int
+) -> tuple[bytes | None, bytes | None, int]:
+    """Look for a key in scope that the user may read.
+
+    Returns:
+        That key; a key in scope that the user may not read; and how many SCANs it took.
+    """
+    options: list[Argument] = []
+    if len(scope.match) == 1:
+        options += ["MATCH", scope.match[0]]
+    if len(scope.types) == 1 and scan_type:
+        options += ["TYPE", scope.types[0]]
+    tests = name_tests(scope)
+    cursor, closed = 0, None
+    for number in range(1, scans + 1):
+        reply = connection.call("SCAN", cursor, "COUNT", _SCAN_COUNT, *options)
+        if not isinstance(reply, list):
+            refuse_command(side, connection, "SCAN", reply)
+            return None, closed, number
+        cursor, found = scanned(connection, side, reply)
+        names = [name for name in found if all(test(name) for test in tests)]
+        for name, denied in _tried(connection, names[:_KEYS_TRIED], scope):
+            if not denied:
+                return name, closed, number
+            closed = closed or name
+        if not cursor:
+            break
+    return None, closed, number
+
+
+def _tried(
+    connection: Connection, names: list[bytes], scope: Scope
+) -> Iterator[tuple[bytes, bool]]:
+    """Names of the types in scope, and whether they are refused."""
+    wanted = {name.lower().encode() for name in scope.types}
+    kinds = connection.call_many([("TYPE", name) for name in names]) if wanted else names
+    lefts = connection.call_many([("PTTL", name) for name in names])
+    for name, kind, left in zip(names, kinds, lefts, strict=True):
+        fits = isinstance(kind, bytes) and kind.lower() in wanted
+        if not wanted or key_refused(kind) or fits:
+            yield name, key_refused(left)
+
+
+def refuse_command(side: Side, connection: Connection, command: str, reply: Reply) -> None:
+    """End the run if a reply means that a command will never be allowed."""
+    verdict = classify(reply)
+    if verdict.kind is Kind.PERMANENT:
+        raise unusable(side)(
+            f"The {side} at {connection.name} refused {command}: "
+            f"{explain_refusal(reply, command)}."
+        )
+    if verdict.kind is Kind.TEMPORARY:
+        raise TemporaryError(f"The {side} at {connection.name} is not ready: {reply!s}.")
+
+
+def restore_options(*, replace: bool, absttl: bool) -> list[Argument]:
+    """What a copy's RESTORE ends with."""
+    return [name for name, given in (("REPLACE", replace), ("ABSTTL", absttl)) if given]
+
+
+def no_restore(key: bytes, *, replace: bool, absttl: bool = True) -> tuple[Argument, ...]:
+    """A RESTORE that is refused for its time to live, after its syntax and all permissions."""
+    return ("RESTORE", key, -1, b"x", *restore_options(replace=replace, absttl=absttl))
+
+
+def refuses_absttl(connection: Connection, key: bytes) -> bool:
+    """Whether RESTORE is too old for ABSTTL, as far as it may be called, and is answered (not while
+    writes are paused); nothing is written."""
+    try:
+        return _malformed(connection.call(*no_restore(key, replace=True)))
+    except ConnectionLost as error:
+        if error.silent:
+            return False
+        raise
+
+
+def takes_absttl(connection: Connection, key: bytes, *, replace: bool) -> bool:
+    """Whether RESTORE takes ABSTTL (Redis 5.0 and later); nothing is written.
+
+    Raises:
+        TargetUnusable, TargetFull, TemporaryError: it cannot be called.
+    """
+    reply = connection.call(*no_restore(key, replace=replace))
+    absttl = not _malformed(reply)
+    if not absttl:
+        reply = connection.call(*no_restore(key, replace=replace, absttl=False))
+        if replace and _malformed(reply):
+            raise TargetUnusable(
+                f"The target at {connection.name} does not know RESTORE … REPLACE (Redis 3.0 "
+                "does): copy to a newer server, or with --on-conflict skip or fail."
+            )
+    text = str(reply)
+    if text.startswith("READONLY"):
+        raise TargetUnusable(
+            f"The target at {connection.name} is read-only: {text} Give its primary."
+        )
+    if text.startswith("OOM"):
+        raise TargetFull(
+            f"The target at {connection.name} is out of memory already: {text} Raise its maxmemory."
+        )
+    refuse_command("target", connection, "RESTORE", reply)
+    return absttl
+
+
+def _malformed(reply: Reply) -> bool:
+    return classify(reply).reason == "syntax error"

@@ -1,0 +1,1 @@
+"""Child processes: how they start, the channel to them, and memory that they share."""

@@ -1,0 +1,40 @@
+"""What the ends of runs are told with: labelled entries, and words for counts and keys."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from rumpx import units
+from rumpx.errors import printable
+from rumpx.model.snapshot import KeyFailure
+
+KEYS_SHOWN: Final = 3
+
+
+class Entry(NamedTuple):
+    """One line of the table: what it is about, what there is to say, how it looks."""
+
+    label: str
+    text: str
+    style: str = ""
+
+
+def failed_keys(failures: tuple[KeyFailure, ...], reason: str, count: int) -> str:
+    """`12: user:1, user:2, db3 user:3, …`; a database is named unless it is 0."""
+    shown = [failure for failure in failures if failure.reason == reason][:KEYS_SHOWN]
+    names = [
+        (f"db{failure.db} " if failure.db else "") + printable(failure.key) for failure in shown
+    ]
+    if count > len(shown):
+        names.append("...")
+    return f"{units.keys(count)}: {', '.join(names)}"
+
+
+def server(uri: str, version: str) -> str:
+    """An endpoint and what runs there."""
+    return f"{uri} ({version})" if version else uri
+
+
+def count_of(number: int, noun: str) -> str:
+    """`1 key`, `2 keys`."""
+    return f"{units.keys(number)} {noun}" + ("" if number == 1 else "s")

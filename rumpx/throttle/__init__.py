@@ -1,0 +1,1 @@
+"""The cost of a run to the servers: measured, limited, and enforced."""

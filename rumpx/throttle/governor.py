@@ -1,0 +1,436 @@
+"""The governor: decides how much may be under way now, and says why.
+
+`decide` is a pure function of what was observed, of the limits and of the time. What feedback there
+is (latency of both sides, a source's CPU and memory) moves one number, the *share* of what an
+unhindered run has under way, by multiplicative decrease and increase:
+
+- each limit has a *pressure*: a CPU's is what is used of the limit; a latency's is 1 at 60 % of the
+  limit already, since the second-highest of fifty PINGs is about the p97 of what other clients wait
+  for, and it is their p99 that should be within it; memory has none until it is above its limit;
+- the highest is above 1: the share is cut to where it should be at three quarters, at most to a
+  third, and what is felt from then on counts anew: a cut is judged by what it did;
+- it is below a half: the share grows by a quarter and a little, five times a second;
+- between: it grows by a twentieth, so that a run is not stuck where others make all the latency;
+- something that has a limit is not known now, or not yet after the last change: it does not grow.
+
+From the share follow the keys in a pipeline, the batches in flight, the COUNT of a SCAN and the
+SCANs in flight, each by its square root: fewer *and* smaller requests. (A server works through one
+client's pipeline before it turns to the next: 1,000 keys in four pipelines gave other clients a GET
+p99 of 21 ms, 200 in four 7.9, 100 in two 2 ms, at nearly the same speed.) At the low end is one
+batch of ten keys at a time, and below that pauses between them; never nothing.
+
+Rates need no feedback: `throttle` keeps them exactly. Here they only bound the size of a pipeline,
+so that each is smooth, and what is given out ahead, so that a change is soon felt.
+
+How it was chosen: `python -m benchmarks gentle`. With cuts at 90 % of the limit the p99 of other
+clients was within it in half of the seconds, at 60 % in nearly all, for a tenth of the speed. A run
+begins with a quarter, since nothing has been felt yet: with a half its first second was its worst.
+
+Not promised: that a limit is kept whatever others do. Where the source is slow without us, the run
+goes on at its slowest, and says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
+
+from rumpx.engine.plan import Tuning
+from rumpx.errors import Side
+from rumpx.model.job import Limits
+from rumpx.model.schedule import Timetable
+from rumpx.model.schedule import Window as TimeWindow
+from rumpx.throttle.latency import Window
+from rumpx.throttle.prober import Felt, NodeName, Used, Watching
+from rumpx.throttle.rates import QUANTUM, Pace
+from rumpx.transfer.dump_reader import COMMANDS_A_KEY
+
+_FEWEST_KEYS: Final = 10
+_FIRST_SHARE: Final = 0.25
+_SETTLE_SECONDS: Final = 0.3
+_GROW_SECONDS: Final = 0.2
+# A latency's share of its limit at which the pressure is 1.
+_LATENCY_HIGH: Final = 0.6
+_MEMORY_HIGH: Final = 3.0
+_UNKNOWN: Final = -1.0
+# INFO that is older tells nothing of now, in seconds.
+_INFO_AGE: Final = 5.0
+_AIM: Final = 0.75
+_CALM: Final = 0.5
+# Ten keys at a time with this pause between are a load of some tenths of a percent.
+_LONGEST_WAIT: Final = 0.02
+_LOWEST: Final = 0.1
+# How far ahead of a rate batches are given out, in seconds, besides the way to the servers.
+_AHEAD_SECONDS: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """What an unhindered run has under way; `way` is the round trip to both sides, in seconds."""
+
+    scan_count: int
+    scans: int
+    batch_keys: int
+    pipeline_keys: int
+    batches: int
+    way: float = 0.0
+
+    @classmethod
+    def of(cls, tuning: Tuning, workers: int, way: float) -> Full:
+        """As it was planned."""
+        return cls(
+            tuning.scan_count,
+            tuning.scanners,
+            tuning.batch_keys,
+            tuning.pipeline_keys,
+            workers * tuning.batches_in_flight,
+            way,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was observed, of the worst node each; None where nothing is known.
+
+    Attributes:
+        source_latency, target_latency: seconds above the best, of the last second, but not from
+            before the last cut.
+        source_cpu: of one core.
+        source_memory: of maxmemory.
+        payload: mean bytes of the keys so far.
+        source_second, target_second: the latencies of the whole last second, for people.
+    """
+
+    source_latency: float | None = None
+    target_latency: float | None = None
+    source_cpu: float | None = None
+    source_memory: float | None = None
+    payload: float = 0.0
+    source_second: float | None = None
+    target_second: float | None = None
+
+
+class Hold(NamedTuple):
+    """What holds a run: `by` is one of `report.snapshot.HOLDS`, `words` are for people."""
+
+    by: str
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """How much of a full run may be under way, when that was changed last and when it was cut last
+    (`time.monotonic()`), and what held it."""
+
+    value: float = _FIRST_SHARE
+    changed: float = -math.inf
+    cut: float = -math.inf
+    hold: Hold | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What may be under way now.
+
+    Attributes:
+        scan_count, scans_in_flight: of SCAN, for all partitions together.
+        batch_keys, batches_in_flight: of batches, for all workers together; none while it is off.
+        wait: seconds between two batches, and between two SCANs.
+        pace: what workers keep to.
+        holds: what holds the run.
+        off: it is told to wait, by its timetable or by its user.
+    """
+
+    scan_count: int
+    scans_in_flight: int
+    batch_keys: int
+    batches_in_flight: int
+    wait: float
+    pace: Pace
+    holds: tuple[Hold, ...] = ()
+    off: bool = False
+
+    @property
+    def reason(self) -> str:
+        """What holds the run, for people; "" if nothing does."""
+        return "; ".join(hold.words for hold in self.holds)
+
+
+def decide(
+    share: Share,
+    seen: Seen,
+    limits: Limits,
+    window: TimeWindow | None,
+    paused: bool,
+    full: Full,
+    now: float,
+) -> tuple[Share, Decision]:
+    """What may be under way from now on.
+
+    Args:
+        share: as the last call returned it.
+        window: what the timetable says.
+        paused: by the user.
+        now: `time.monotonic()`.
+    """
+    share = adapt(share, seen, limits, full, now)
+    rates = Pace(
+        keys=limits.max_keys_per_sec or 0.0,
+        payload=_lower(limits.max_bytes_per_sec, window),
+        ops=limits.max_ops_per_sec or 0.0,
+    )
+    decision = settings(full, share.value, rates, seen.payload)
+    if off := _off(window, paused):
+        nothing = replace(decision, batches_in_flight=0, scans_in_flight=0)
+        return share, replace(nothing, holds=(off,), off=True)
+    holds = [share.hold] if share.value < 1 and share.hold else []
+    return share, replace(decision, holds=(*holds, *_rates_hold(rates)))
+
+
+def _lower(limit: float | None, window: TimeWindow | None) -> float:
+    scheduled = window.limit if window else "full"
+    if isinstance(scheduled, int):
+        return min(limit or math.inf, scheduled)
+    return limit or 0.0
+
+
+def _off(window: TimeWindow | None, paused: bool) -> Hold | None:
+    if paused:
+        return Hold("pause", "paused by rumpx ctl")
+    if window is None or window.limit != "off":
+        return None
+    until = "" if math.isinf(window.until) else f" until {window.ends}"
+    return Hold("timetable", f"off by the timetable{until}")
+
+
+def _rates_hold(rates: Pace) -> Iterable[Hold]:
+    if rates.keys:
+        yield Hold("keys a second", f"held to {rates.keys:,.0f} keys/s")
+    if rates.payload:
+        yield Hold("bytes a second", f"held to {rates.payload / 2**20:,.4g} MiB/s")
+    if rates.ops:
+        yield Hold("commands a second", f"held to {rates.ops:,.0f} commands/s")
+
+
+def adapt(share: Share, seen: Seen, limits: Limits, full: Full, now: float) -> Share:
+    """The share after what was seen."""
+    pressures = list(_pressures(seen, limits))
+    if not pressures:
+        return Share(1.0, now)
+    highest, hold = max(pressures)
+    if highest > 1:
+        if now - share.cut < _SETTLE_SECONDS:
+            return replace(share, hold=hold)
+        value = max(_LOWEST * _one_batch(full), share.value * max(1 / 3, _AIM / highest))
+        return Share(min(value, share.value), now, now, hold)
+    known = all(pressure > _UNKNOWN for pressure, _ in pressures)
+    if not known:
+        hold = share.hold or min(pressures)[1]
+    if share.value == 1 or not known or now - share.changed < _GROW_SECONDS:
+        return replace(share, hold=hold)
+    grown = 1.25 * share.value + 0.01 if highest < _CALM else 1.05 * share.value
+    return replace(share, value=min(1.0, grown), changed=now, hold=hold)
+
+
+def _one_batch(full: Full) -> float:
+    """The share at which one batch of the fewest keys is under way."""
+    return min(1.0, _FEWEST_KEYS / (full.pipeline_keys * full.batches))
+
+
+def _pressures(seen: Seen, limits: Limits) -> Iterable[tuple[float, Hold]]:
+    """Of each limit its pressure, and what to say if it holds the run."""
+    for by, value, second, limit in (
+        ("source latency", seen.source_latency, seen.source_second, limits.max_source_latency),
+        ("target latency", seen.target_latency, seen.target_second, limits.max_target_latency),
+    ):
+        if limit is not None and value is None:
+            yield _UNKNOWN, _not_known(by)
+        elif limit is not None and value is not None:
+            told = max(value, second or 0.0)
+            words = _in_words(by, f"{told * 1e3:.1f} ms", f"{limit * 1e3:g} ms", told > limit)
+            yield value / limit / _LATENCY_HIGH, Hold(by, words)
+    for by, value, limit in (
+        ("source CPU", seen.source_cpu, limits.max_source_cpu),
+        ("source memory", seen.source_memory, limits.max_source_memory),
+    ):
+        if limit is not None and value is None:
+            yield _UNKNOWN, _not_known(by)
+        elif limit is not None and value is not None:
+            above = value > limit
+            pressure = value / limit if by == "source CPU" else _MEMORY_HIGH * above
+            yield pressure, Hold(by, _in_words(by, f"{value:.0%}", f"{limit:.0%}", above))
+
+
+def _not_known(by: str) -> Hold:
+    """What to say where something is not known, as before the first word and after a change."""
+    return Hold(by, f"held until the {by} is known")
+
+
+def _in_words(what: str, value: str, limit: str, above: bool) -> str:
+    return f"held by {what} {value} > {limit}" if above else f"held by {what} {value} of {limit}"
+
+
+def settings(full: Full, share: float, rates: Pace, payload: float) -> Decision:
+    """What may be under way with a share, within rates.
+
+    Args:
+        payload: mean bytes of a key's payload, 0 if unknown.
+    """
+    root = math.sqrt(share)
+    pipeline = max(min(_FEWEST_KEYS, full.pipeline_keys), int(full.pipeline_keys * root))
+    slowest = share < _one_batch(full)
+    batch = pipeline if slowest else max(pipeline, int(full.batch_keys * root))
+    batches = max(1, int(full.batches * root))
+    scan_count = max(_FEWEST_KEYS, int(full.scan_count * root))
+    keys_rate = min(
+        rates.keys or math.inf,
+        rates.ops / COMMANDS_A_KEY or math.inf,
+        rates.payload / payload if rates.payload and payload else math.inf,
+    )
+    if math.isfinite(keys_rate):
+        pipeline = min(pipeline, max(1, int(keys_rate * QUANTUM)))
+        ahead = keys_rate * (_AHEAD_SECONDS + 2 * full.way)
+        batch = pipeline
+        batches = min(batches, max(1, math.ceil(ahead / pipeline)))
+    wait = _LONGEST_WAIT * min(1.0, _LOWEST * _one_batch(full) / share) if slowest else 0.0
+    unhindered = pipeline == full.pipeline_keys
+    chunk_bytes = max(1, int(rates.payload * QUANTUM)) if rates.payload else 0
+    pace = replace(
+        rates, pipeline_keys=0 if unhindered else pipeline, chunk_bytes=chunk_bytes
+    )
+    return Decision(scan_count, max(1, int(full.scans * root)), batch, batches, wait, pace)
+
+
+@dataclass(slots=True)
+class _Cpu:
+    """`share` of a core between `since` and `at`; `seconds` since the server's start."""
+
+    at: float
+    seconds: float
+    since: float = math.inf
+    share: float = 0.0
+
+
+@dataclass(slots=True)
+class Governor:
+    """Keeps what was observed, and decides.
+
+    Args:
+        full: what an unhindered run has under way.
+        limits: may be set anew while the run goes on.
+        timetable: None for always.
+
+    Attributes:
+        held_seconds: for how long each of `report.snapshot.HOLDS` has held the run, if any.
+    """
+
+    full: Full
+    limits: Limits
+    timetable: Timetable | None = None
+    paused: bool = False
+    held_seconds: dict[str, float] = field(default_factory=dict)
+    _share: Share = Share()
+    _decided: float | None = None
+    _window: TimeWindow | None = None
+    _felt: dict[NodeName, Window] = field(default_factory=dict)
+    _used: dict[NodeName, Used] = field(default_factory=dict)
+    _cpu: dict[NodeName, _Cpu] = field(default_factory=dict)
+
+    @property
+    def share(self) -> float:
+        """0.0 to 1.0 of what an unhindered run has under way."""
+        return self._share.value
+
+    def node(self, node: NodeName, now: float) -> tuple[float | None, float | None, Used | None]:
+        """Of one node: seconds above its best, share of a core, and the last word on it; None where
+        nothing is known."""
+        felt, cpu = self._felt.get(node), self._cpu.get(node)
+        return (
+            felt.value(now) if felt else None,
+            cpu.share if cpu and math.isfinite(cpu.since) else None,
+            self._used.get(node),
+        )
+
+    @property
+    def nodes(self) -> list[NodeName]:
+        """All that are watched."""
+        return list({**self._felt, **self._used})
+
+    @property
+    def closed(self) -> bool:
+        """Whether the timetable says "off"."""
+        return bool(self._window and self._window.limit == "off")
+
+    def observe(self, told: Felt | Used | Watching) -> None:
+        """Something was felt, or other nodes are watched from now on."""
+        if isinstance(told, Watching):
+            for known in (self._felt, self._used, self._cpu):
+                for node in [n for n in known if n[0] == told.side and n not in told.nodes]:
+                    del known[node]
+            return
+        if isinstance(told, Felt):
+            self._felt.setdefault(told.node, Window()).add(told.at, told.above)
+            return
+        before = self._cpu.get(told.node)
+        cpu = self._cpu[told.node] = _Cpu(told.at, told.cpu)
+        if before and told.at > before.at and told.cpu >= before.seconds:
+            cpu.since = before.at
+            cpu.share = (told.cpu - before.seconds) / (told.at - before.at)
+        self._used[told.node] = told
+
+    def used(self, side: Side) -> list[Used]:
+        """The last word on each node of a side."""
+        return [used for node, used in self._used.items() if node[0] == side]
+
+    def latency(self, side: Side, now: float, since: float = -math.inf) -> float | None:
+        """Of the worst node of a side, in seconds above its best."""
+        values = [
+            value
+            for node, felt in self._felt.items()
+            if node[0] == side and (value := felt.value(now, since)) is not None
+        ]
+        return max(values, default=None)
+
+    def decide(self, now: float, wall: float, payload: float) -> Decision:
+        """What may be under way now.
+
+        Args:
+            now, wall: `time.monotonic()` and `time.time()`.
+            payload: mean bytes of a key's payload, 0 if unknown.
+        """
+        if self.timetable and not (self._window and wall < self._window.until):
+            self._window = self.timetable.at(wall)
+        seen = replace(self._seen(now), payload=payload)
+        self._share, decision = decide(
+            self._share, seen, self.limits, self._window, self.paused, self.full, now
+        )
+        passed = now - self._decided if self._decided is not None else 0.0
+        self._decided = now
+        for by, _ in decision.holds:
+            self.held_seconds[by] = self.held_seconds.get(by, 0.0) + max(0.0, passed)
+        return decision
+
+    def _seen(self, now: float) -> Seen:
+        share = self._share
+        cpus = [
+            cpu.share
+            for node, cpu in self._cpu.items()
+            if node[0] == "source"
+            and math.inf > cpu.since >= share.cut
+            and cpu.at > max(share.changed, now - _INFO_AGE)
+        ]
+        memories = [
+            used.memory / used.max_memory if used.max_memory else 0.0
+            for used in self.used("source")
+            if used.at > max(share.cut, now - _INFO_AGE)
+        ]
+        return Seen(
+            self.latency("source", now, share.cut),
+            self.latency("target", now, share.cut),
+            max(cpus, default=None),
+            max(memories, default=None),
+            source_second=self.latency("source", now),
+            target_second=self.latency("target", now),
+        )

@@ -1,0 +1,272 @@
+"""A process that does nothing but feel what the servers feel, and tell the coordinator.
+
+It is a process of its own since the coordinator's threads wait for each other: what they would
+measure is themselves. For each node it has
+
+- a thread that sends a bare PING on a connection of its own and waits for the answer. One that gets
+  no answer, or a connection that cannot be had again, counts as the time for which it has been
+  waited, never as nothing;
+- a thread that asks INFO for CPU and memory once a second, on another connection.
+
+Ten times a second it tells of each node the two worst times since (`latency`), with those that
+still wait. Where a node has not answered for some seconds, it reads the topology anew: another may
+serve in its place. It ends when its coordinator does.
+
+Not promised: fifty PINGs a second for each node of a large cluster; there it is fifty for each side
+and five for each node. Nor from afar, since there is one PING at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from rumpx.errors import RumpxError, Side
+from rumpx.model.job import Address
+from rumpx.processes.channel import Channel, receive, send
+from rumpx.processes.forkserver import HELD_BACK, name_process
+from rumpx.servers.dial import Dialer
+from rumpx.servers.info import parse_info
+from rumpx.servers.replies import Kind, cannot_save, classify
+from rumpx.servers.resp import Connection
+from rumpx.servers.topology import is_error, read_topology
+from rumpx.throttle.latency import Best, with_omitted
+
+PROBE_TIMEOUT: Final = 1.0
+_INTERVAL: Final = 0.02
+_LONGEST_INTERVAL: Final = 0.2
+_TELL_SECONDS: Final = 0.1
+_INFO_SECONDS: Final = 1.0
+_INFO_TIMEOUT: Final = 5.0
+_LONGEST_PAUSE: Final = 1.0
+_SILENT_SECONDS: Final = 3.0
+
+NodeName = tuple[Side, Address | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Felt:
+    """The two worst times of a node's PINGs since the last word, in seconds above its best; `at` is
+    `time.monotonic()`."""
+
+    node: NodeName
+    at: float
+    above: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What INFO said: `cpu` seconds since the server's start, memory in bytes (`max_memory` 0: no
+    limit). At `at`, by `time.monotonic()`."""
+
+    node: NodeName
+    at: float
+    cpu: float
+    memory: int
+    max_memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class Watching:
+    """The nodes of a side have changed: these are watched from now on."""
+
+    side: Side
+    nodes: tuple[NodeName, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """One side, and the nodes of it that are read or written."""
+
+    dialer: Dialer
+    nodes: tuple[Address | None, ...]
+
+
+class Pinger:
+    """Sends PINGs to one node, in a thread of its own, until it is stopped."""
+
+    def __init__(self, dialer: Dialer, address: Address | None, interval: float) -> None:
+        self.node: NodeName = (dialer.side, address)
+        self.stopped = threading.Event()
+        self._dialer = replace(
+            dialer,
+            timeout=PROBE_TIMEOUT,
+            connect_timeout=max(PROBE_TIMEOUT, dialer.connect_timeout / 5),
+        )
+        self._address = address
+        self._interval = interval
+        self._lock = threading.Lock()
+        self._best = Best()
+        self._took: list[float] = []
+        self._waits_since: float | None = None
+        self._answered = time.monotonic()
+
+    def start(self) -> None:
+        """Begin."""
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def silent(self, now: float) -> bool:
+        """Whether it has had no answer for some seconds."""
+        return now - self._answered > _SILENT_SECONDS
+
+    def _run(self) -> None:
+        failures = 0
+        while not self.stopped.is_set():
+            began = time.monotonic()
+            try:
+                self._ping(self._dialer.connect(self._address))
+            except Exception:  # whatever it is: nobody answers
+                now = time.monotonic()
+                with self._lock:
+                    self._waits_since = self._waits_since or now
+                failures = 1 if now - began > _LONGEST_PAUSE else failures + 1
+                self.stopped.wait(min(_LONGEST_PAUSE, self._interval * 2 ** min(failures, 10)))
+
+    def _ping(self, connection: Connection) -> None:
+        """Until the connection is lost. It may have led elsewhere than the one before."""
+        connection.call("PING")  # the first is slower, by what the server does for a new client
+        with self._lock:
+            self._best = Best()
+            self._waits_since = None
+        due = time.monotonic()
+        while not self.stopped.is_set():
+            due = max(due + self._interval, time.monotonic())
+            time.sleep(max(0.0, due - time.monotonic()))
+            sent = time.monotonic()
+            with self._lock:
+                self._waits_since = sent
+            reply = connection.call("PING")
+            now = time.monotonic()
+            passes = is_error(reply) and classify(reply).kind is Kind.TEMPORARY
+            if passes and not cannot_save(reply):
+                continue  # it is loading, say: whoever waits for it waits on
+            with self._lock:
+                self._waits_since = None
+                self._answered = now
+                self._best.add(now, now - sent)
+                self._took.append(now - sent)
+        connection.close()
+
+    def take(self, now: float) -> Felt | None:
+        """What was felt since the last call."""
+        with self._lock:
+            took, self._took = self._took, []
+            waits, best = self._waits_since, self._best.value
+        if waits is not None and now - waits > self._interval:
+            took.append(now - waits)
+        if not took:
+            return None
+        both = (each for one in took for each in with_omitted(one, self._interval))
+        worst = heapq.nlargest(2, both)
+        return Felt(self.node, now, tuple(max(0.0, each - best) for each in worst))
+
+
+class Observer:
+    """All nodes of both sides."""
+
+    def __init__(self, channel: Channel, sides: Sequence[Watched]) -> None:
+        self._channel = channel
+        self._lock = threading.Lock()  # of the channel
+        self._sides = {side.dialer.side: side for side in sides}
+        self._pingers: dict[NodeName, Pinger] = {}
+        self._looks: dict[Side, threading.Thread] = {}
+        self._looked = time.monotonic()
+
+    def run(self) -> None:
+        """Until the coordinator is gone."""
+        for side in self._sides.values():
+            self._watch(side.dialer, side.nodes)
+        while True:
+            time.sleep(_TELL_SECONDS)
+            now = time.monotonic()
+            for pinger in list(self._pingers.values()):
+                if felt := pinger.take(now):
+                    self._tell(felt)
+            if now - self._looked > _SILENT_SECONDS:
+                self._looked = now
+                silent = {p.node[0] for p in self._pingers.values() if p.silent(now)}
+                for name in silent:
+                    self._begin_look(name)
+
+    def _watch(self, dialer: Dialer, nodes: Sequence[Address | None]) -> None:
+        interval = min(_LONGEST_INTERVAL, _INTERVAL * len(nodes))
+        for address in nodes:
+            pinger = self._pingers[dialer.side, address] = Pinger(dialer, address, interval)
+            pinger.start()
+            threading.Thread(target=self._ask_info, args=(dialer, pinger), daemon=True).start()
+
+    def _begin_look(self, name: Side) -> None:
+        """Unless one is under way: where all nodes are silent it takes longer than the pause."""
+        look = self._looks.get(name)
+        if look is None or not look.is_alive():
+            self._looks[name] = threading.Thread(target=self._look_again, args=(name,), daemon=True)
+            self._looks[name].start()
+
+    def _look_again(self, name: Side) -> None:
+        """Another node may serve in the place of one that is silent."""
+        side = self._sides[name]
+        known = [address for address in side.nodes if address]
+        try:
+            topology = read_topology(side.dialer, known)
+        except RumpxError:
+            return  # nobody answers: that is what is felt
+        nodes = tuple(node.address for node in topology.nodes)
+        if set(nodes) == set(side.nodes):
+            return
+        self._sides[name] = replace(side, nodes=nodes)
+        for address in set(side.nodes) - set(nodes):
+            self._pingers.pop((name, address)).stopped.set()
+        self._watch(side.dialer, [address for address in nodes if address not in side.nodes])
+        self._tell(Watching(name, tuple((name, address) for address in nodes)))
+
+    def _ask_info(self, dialer: Dialer, pinger: Pinger) -> None:
+        while not pinger.stopped.is_set():
+            try:
+                connection = replace(dialer, timeout=_INFO_TIMEOUT).connect(pinger.node[1])
+                while not pinger.stopped.is_set():
+                    told = _usage(connection, pinger.node)
+                    if told is None:
+                        return  # INFO is refused here
+                    self._tell(told)
+                    pinger.stopped.wait(_INFO_SECONDS)
+            except Exception:  # whatever it is: nothing is known now
+                pinger.stopped.wait(_INFO_SECONDS)
+
+    def _tell(self, message: Felt | Used | Watching) -> None:
+        with self._lock:
+            try:
+                send(self._channel, message)
+            except OSError:
+                os._exit(0)  # nobody listens any more
+
+
+def main(channel: Channel, sides: Sequence[Watched]) -> None:
+    """The process's whole life."""
+    name_process("rumpx-observer")
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
+    threading.Thread(target=_end_with_coordinator, args=(channel,), daemon=True).start()
+    Observer(channel, sides).run()
+
+
+def _usage(connection: Connection, node: NodeName) -> Used | None:
+    told = ""
+    for section in ("cpu", "memory"):
+        reply = connection.call("INFO", section)
+        if not isinstance(reply, bytes):
+            return None
+        told += reply.decode(errors="replace")
+    info = parse_info(told)
+    return Used(node, time.monotonic(), info.cpu_seconds, info.used_memory, info.max_memory)
+
+
+def _end_with_coordinator(channel: Channel) -> None:
+    with contextlib.suppress(EOFError, OSError):
+        receive(channel)
+    os._exit(0)

@@ -1,0 +1,145 @@
+"""What the coordinator tells all workers at any moment, and the rates that they share.
+
+A few bytes of memory that all processes map (`shared`): the coordinator writes how large a pipeline
+may be and at which rates keys, payload bytes and commands may be asked for; a worker looks there
+before each pipeline. So a limit holds for all of them together, whoever has work, and a change is
+felt at once, also by batches that were given out before.
+
+Rates are kept by virtual scheduling: for each there is a *due* time, on the system's monotonic
+clock, at which the next may be sent. Who wants to send `n` moves it on by n/rate, and waits until
+what it was before::
+
+    turn = max(due, now - _SLACK);  due = turn + n / rate;  wait = turn - now
+
+Nothing is saved up beyond `_SLACK` seconds, which makes up for processes that wake late; with
+pipelines of at most `QUANTUM` seconds' worth, no second sees more than 1.1 times the rate. A value
+that is larger than that has its turn like any other, and those behind it wait until it is paid off.
+Where a rate changes, what is still to be waited for changes with it.
+Payload bytes are guessed first and corrected when they are known.
+
+Not promised: order among those who wait.
+
+Source of the scheme: the generic cell rate algorithm, ITU-T I.371 (03/2004), annex A.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from rumpx.processes.shared_memory import Shared
+
+# Seconds' worth of a rate that one pipeline may hold, and that may be made up for.
+QUANTUM: Final = 0.03
+_SLACK: Final = 0.05
+# While a turn is waited for, rates are looked at this often, in seconds.
+_LOOK_SECONDS: Final = 0.1
+_PACE: Final = struct.Struct("=6d")
+_DUE: Final = struct.Struct("=3d")
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast workers may go. 0 means without limit.
+
+    Attributes:
+        keys, payload, ops: a second, all workers together.
+        pipeline_keys: keys in one pipeline.
+        chunk_bytes: bytes of payload in one pipeline; a larger value goes alone.
+        hurry: what is in flight is to land at once, whatever the rates.
+    """
+
+    keys: float = 0.0
+    payload: float = 0.0
+    ops: float = 0.0
+    pipeline_keys: int = 0
+    chunk_bytes: int = 0
+    hurry: bool = False
+
+    @property
+    def rates(self) -> tuple[float, float, float]:
+        """All three."""
+        return self.keys, self.payload, self.ops
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is a rate to be kept."""
+        return not self.hurry and bool(self.keys or self.payload or self.ops)
+
+
+def _slower(before: Pace, now: Pace) -> float:
+    """By how much longer what is still to be waited for takes at another pace."""
+    if not now.limited:
+        return 0.0
+    if now.rates == before.rates:
+        return 1.0
+    pairs = zip(before.rates, now.rates, strict=True)
+    return max((old / new for old, new in pairs if old and new), default=0.0)
+
+
+class Throttle:
+    """The shared memory. Made by the coordinator; given to a worker as it starts."""
+
+    def __init__(self) -> None:
+        self._shared = Shared(_PACE.size + _DUE.size)
+
+    def set(self, pace: Pace) -> None:
+        """From now on all go at this pace."""
+        memory = self._shared.memory
+        with self._shared.locked():
+            now, before = time.monotonic(), self.pace()
+            due = _DUE.unpack_from(memory, _PACE.size)
+            scaled = [
+                now + max(0.0, each - now) * old / new if old and new else 0.0
+                for each, old, new in zip(due, before.rates, pace.rates, strict=True)
+            ]
+            _DUE.pack_into(memory, _PACE.size, *scaled)
+            _PACE.pack_into(
+                memory, 0, *pace.rates, pace.pipeline_keys, pace.chunk_bytes, pace.hurry
+            )
+
+    def pace(self) -> Pace:
+        """The pace now."""
+        keys, payload, ops, pipeline_keys, chunk_bytes, hurry = _PACE.unpack_from(
+            self._shared.memory
+        )
+        return Pace(keys, payload, ops, int(pipeline_keys), int(chunk_bytes), bool(hurry))
+
+    def take(self, *, keys: int = 0, payload: float = 0, ops: int = 0) -> float:
+        """Take a turn; returns the seconds to wait for it, as rates are now. A negative `payload`
+        gives back what was guessed too high, and one of its own pays for what was guessed too
+        low."""
+        pace = self.pace()
+        if not pace.limited:
+            return 0.0
+        now = time.monotonic()
+        wait = 0.0
+        memory = self._shared.memory
+        with self._shared.locked():
+            due = list(_DUE.unpack_from(memory, _PACE.size))
+            for number, amount in enumerate((keys, payload, ops)):
+                if amount and (rate := pace.rates[number]):
+                    turn = max(due[number], now - _SLACK)
+                    due[number] = turn + amount / rate
+                    wait = max(wait, turn - now)
+            _DUE.pack_into(memory, _PACE.size, *due)
+        return wait
+
+    def turn(self, *, keys: int = 0, payload: float = 0, ops: int = 0) -> Iterator[float]:
+        """Take a turn; yields the seconds to wait until it has come, a little at a time, since
+        rates may change meanwhile."""
+        before = self.pace()
+        wait = self.take(keys=keys, payload=payload, ops=ops)
+        while wait > 0:
+            piece = min(wait, _LOOK_SECONDS)
+            yield piece
+            now = self.pace()
+            wait = (wait - piece) * _slower(before, now)
+            before = now
+
+    def close(self) -> None:
+        """Free the memory; in the coordinator, when all workers have ended."""
+        self._shared.close()

@@ -1,0 +1,1 @@
+"""Inside a worker: read and write one batch of keys."""

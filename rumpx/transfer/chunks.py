@@ -1,0 +1,268 @@
+"""What a worker asks for at once: a batch's keys cut into chunks, and when each may be read.
+
+A chunk is one pipeline, and what other clients of the server wait for. Algorithm:
+
+1. A batch is taken in parts of the pipeline's size of the moment, or whole where nothing holds the
+   run back. A part's sizes are asked (the request is on the wire while other batches' DUMPs are, so
+   it costs no round trip), and it is cut into chunks of so many keys and bytes; a value that alone
+   is larger, or big, is a chunk of its own. The bytes that count are those that are `expected` of
+   such sizes, and each chunk is cut when the one before it is done, by what is known by then.
+2. A chunk waits for its turn under the rates that all workers share (`throttle`), then for a permit
+   of this worker's budget of bytes in flight (`tasks`).
+3. What it really held corrects both, and what is expected of other keys, also of those that wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from rumpx.throttle.rates import Throttle
+from rumpx.transfer.dump_reader import DumpReader, Wanted, even_parts
+from rumpx.transfer.expected_sizes import Expected
+from rumpx.transfer.runner import Budget, Pause, Permit, Task
+
+# A key's size where sizes are not asked: one for all, and what is learnt is their mean.
+_GUESSED_BYTES: Final = 512
+# Of the budget, what keys of an unknown kind may take: ordinary ones in flight leave room for it.
+_UNKNOWN_PART: Final = 0.75
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkLimits:
+    """`pipeline_keys` and `chunk_bytes`: the most that is asked for at once; `big_key`: bytes from
+    which on a value is DUMPed alone."""
+
+    pipeline_keys: int
+    chunk_bytes: int
+    big_key: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Keys that are read together.
+
+    Attributes:
+        estimates: what was said of each key's size.
+        sizes: what is expected of each key, where that is of interest.
+        size: the bytes to be prepared for.
+        share, expected: as in Sum; and who says so.
+        plain: all keys are of kinds that are well known.
+        alone: nothing else may be in flight.
+    """
+
+    keys: list[bytes]
+    estimates: Sequence[int]
+    sizes: Sequence[int] | None
+    size: int
+    share: float
+    expected: Expected
+    plain: bool
+    alone: bool = False
+
+    @property
+    def estimate(self) -> int:
+        """Of all keys."""
+        return sum(self.estimates)
+
+
+class Intake:
+    """Cuts batches, and lets their chunks in.
+
+    Args:
+        reader: tells sizes.
+        budget: bytes in flight of this worker.
+        limits: of one chunk, where nothing holds the run back.
+        throttle: what holds it back.
+        sides: on how many sides a chunk's payloads are read.
+    """
+
+    def __init__(
+        self,
+        reader: DumpReader,
+        budget: Budget,
+        limits: ChunkLimits,
+        throttle: Throttle,
+        sides: int = 1,
+    ) -> None:
+        self._reader = reader
+        self._budget = budget
+        self._most = limits
+        self._throttle = throttle
+        self._sides = sides
+        self._sized = Expected()
+        self._unsized = Expected(least=0.0)
+        self._waiting: dict[Permit, Chunk] = {}
+        # Payload bytes for each byte that a size said.
+        self._ratio = 1.0
+
+    def parts(self, keys: list[bytes]) -> Iterator[list[bytes]]:
+        """A batch's keys, as many at a time as may be asked for now."""
+        start = 0
+        while start < len(keys):
+            step = self._throttle.pace().pipeline_keys or len(keys)
+            yield keys[start : start + step]
+            start += step
+
+    def chunks(self, wanted: Wanted) -> Task[Iterator[Chunk]]:
+        """Ask the sizes of keys, where the reader can, and cut them, one chunk when it is asked
+        for; a task."""
+        sizes = None
+        if self._reader.tells_sizes:
+            permit = yield from self.leave()
+            try:
+                sizes = yield from self._reader.sizes(wanted)
+            finally:
+                self.release(permit)
+        return self._cut(wanted.keys, sizes)
+
+    def leave(self, *, alone: bool = False) -> Task[Permit]:
+        """Leave to ask for what weighs nothing, to be given back by `release`; a task. A key that
+        goes alone holds that back, too."""
+        permit = Permit(0, alone)
+        yield permit
+        return permit
+
+    def _cut(self, keys: list[bytes], sizes: list[int] | None) -> Iterator[Chunk]:
+        start = 0
+        while start < len(keys):
+            if sizes is None:
+                chunk = cut_unsized(keys, start, self.limits, self._unsized)
+            else:
+                chunk = cut(keys, sizes, start, self.limits, self._sized)
+            start += len(chunk.keys)
+            yield chunk
+
+    def alone(self, keys: list[bytes], sizes: Mapping[bytes, int]) -> Chunk:
+        """A chunk with nothing else in flight beside it; `sizes` are those that are known."""
+        told = all(key in sizes for key in keys)
+        estimates = [sizes.get(key, _GUESSED_BYTES) for key in keys]
+        return Chunk(
+            keys,
+            estimates,
+            estimates if told else None,
+            sum(estimates),
+            0.0,
+            self._sized if told else self._unsized,
+            plain=False,
+            alone=True,
+        )
+
+    @property
+    def limits(self) -> ChunkLimits:
+        """Of a chunk that is cut now."""
+        pace, limits = self._throttle.pace(), self._most
+        keys = pace.pipeline_keys or limits.pipeline_keys
+        size = pace.chunk_bytes or limits.chunk_bytes
+        if keys >= limits.pipeline_keys and size >= limits.chunk_bytes:
+            return limits
+        return replace(
+            limits,
+            pipeline_keys=min(keys, limits.pipeline_keys),
+            chunk_bytes=min(size, limits.chunk_bytes),
+        )
+
+    def permit(self, chunk: Chunk) -> Task[Permit]:
+        """Leave to read a chunk, to be given back by `release`; a task."""
+        number = len(chunk.keys)
+        yield from self.turn(number, self._guess(chunk), self._reader.ops(number))
+        permit = Permit(self._reserve(chunk.size, chunk.share), chunk.alone)
+        self._waiting[permit] = chunk
+        try:
+            yield permit
+        finally:
+            del self._waiting[permit]
+        return permit
+
+    def _reserve(self, size: float, share: float) -> int:
+        """Bytes of the budget: no two chunks of which nothing is known are in flight together."""
+        return int(max(self._sides * size, share * _UNKNOWN_PART * self._budget.limit))
+
+    def turn(self, keys: int, payload: float = 0.0, ops: int = 0) -> Task[None]:
+        """Wait until so much may be asked for; a task."""
+        for seconds in self._throttle.turn(keys=keys, payload=payload, ops=ops):
+            yield Pause(seconds)
+
+    def _guess(self, chunk: Chunk) -> float:
+        return self._ratio * chunk.estimate
+
+    def correct(
+        self, permit: Permit, chunk: Chunk, keys: list[bytes], payloads: list[bytes]
+    ) -> None:
+        """What a chunk really held: these keys, the others being gone or not to be had."""
+        payload = sum(map(len, payloads))
+        self._budget.correct(permit, self._sides * payload)
+        self._throttle.take(payload=payload - self._guess(chunk))
+        estimate = chunk.estimate
+        if keys:
+            self._ratio += (payload / max(1, estimate) - self._ratio) / 8
+        as_told = payload <= chunk.size <= 2 * max(payload, chunk.expected.least * estimate)
+        if not (chunk.plain and as_told):
+            self._learn(chunk, keys, payloads)
+
+    def _learn(self, chunk: Chunk, keys: list[bytes], payloads: list[bytes]) -> None:
+        came = dict(zip(keys, map(len, payloads), strict=True))
+        told = zip(chunk.keys, chunk.estimates, strict=True)
+        # A key without a size is gone, as a rule: then it proves that such keys are small.
+        known = {key: size for key, size in told if key in came or not size}
+        chunk.expected.learn(known.values(), [came.get(key, 0) for key in known])
+        for permit, waiting in self._waiting.items():
+            now = waiting.expected.leading(waiting.estimates)
+            self._budget.correct(permit, self._reserve(now.most, now.share))
+
+    def also(
+        self, permit: Permit, chunk: Chunk, keys: list[bytes], payloads: list[bytes]
+    ) -> None:
+        """What the other side has of a chunk's keys; to be told after `correct`."""
+        payload = sum(map(len, payloads))
+        self._budget.correct(permit, permit.size // self._sides + payload)
+        if payload > chunk.size:
+            self._learn(chunk, keys, payloads)
+
+    def release(self, permit: Permit) -> None:
+        """What a permit was for has been read, and written."""
+        self._budget.release(permit)
+
+
+def cut(
+    keys: list[bytes], sizes: list[int], start: int, limits: ChunkLimits, expected: Expected
+) -> Chunk:
+    """The chunk that begins at `start`: of about `pipeline_keys` keys and at most `chunk_bytes`; a
+    key that alone is larger, or big, is a chunk of its own."""
+    place = _next_part(start, len(keys), limits.pipeline_keys)
+    estimates = sizes[place]
+    most, largest = expected.together(estimates)
+    if most <= limits.chunk_bytes and largest < limits.big_key:
+        return Chunk(keys[place], estimates, estimates, int(most), 0.0, expected, plain=True)
+    big = [expected.of(size) >= limits.big_key for size in estimates]
+    if big[0]:
+        estimates = estimates[:1]
+    elif True in big:
+        estimates = estimates[: big.index(True)]
+    found = expected.leading(estimates, limits.chunk_bytes)
+    estimates = estimates[: found.keys]
+    return Chunk(
+        keys[start : start + found.keys],
+        estimates,
+        [int(expected.of(size)) for size in estimates],
+        int(found.most),
+        found.share,
+        expected,
+        plain=False,
+        alone=big[0],
+    )
+
+
+def cut_unsized(
+    keys: list[bytes], start: int, limits: ChunkLimits, expected: Expected
+) -> Chunk:
+    """The same where sizes are not known."""
+    chunk = cut(keys, [_GUESSED_BYTES] * len(keys), start, limits, expected)
+    return replace(chunk, sizes=None if chunk.plain else chunk.sizes)
+
+
+def _next_part(start: int, end: int, size: int) -> slice:
+    """As `even_parts` cuts what is left."""
+    part = next(even_parts(range(start, end), size))
+    return slice(start, start + part.stop)

@@ -1,0 +1,170 @@
+"""Of which types and sizes the copied values are, and which are the largest.
+
+The worker that has written payloads looks at each one's first byte, which says its type (the `type`
+of RDB files, as in Redis's rdb.h), and at its length. What it finds goes with the ack and is booked
+with the counts (`frontier`), so that it is as exact: whoever goes on from a ledger counts none
+twice. That costs 0.1 us a key.
+
+Largest keys are candidates: a worker names those that are larger than the tenth it has named, and
+the coordinator keeps ten of them, by name.
+
+Not promised: the very largest ten where a worker has died that had named some whose batch did not
+count; nor the size of now of a key that was copied again and is not among the largest any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from heapq import nlargest
+from typing import Final, NamedTuple
+
+from rumpx.model.content import LARGEST_KEPT, Content, LargeKey, SizeCount, TypeCount
+
+_TYPES: Final = {
+    **dict.fromkeys((0,), "string"),
+    **dict.fromkeys((1, 10, 14, 18), "list"),
+    **dict.fromkeys((2, 11, 20), "set"),
+    **dict.fromkeys((3, 5, 12, 17), "zset"),
+    **dict.fromkeys((4, 9, 13, 16, 22, 23, 24, 25), "hash"),
+    **dict.fromkeys((15, 19, 21, 26, 27), "stream"),
+    **dict.fromkeys((6, 7), "module"),
+}
+_OTHER: Final = "other"
+# No type has a greater number so far.
+_FIRST_BYTES: Final = 32
+# How `Kinds.numbers` names what it counts.
+_KEYS, _BYTES, _SIZES = 0, 256, 512
+_SIZE_BITS: Final = 48
+# A key in the upper bits of a number, its bytes in the lower: one addition for both.
+_ONE: Final = 1 << 44
+
+
+@dataclass(frozen=True, slots=True)
+class Kinds:
+    """Keys and bytes by first byte, and keys by the number of bits of their size: one dict for all,
+    since it is added up for each ack. Named 0 to 255: keys; 256 to 511: bytes; from 512: sizes."""
+
+    numbers: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def payload_bytes(self) -> int:
+        """Of all of them."""
+        return sum(number for name, number in self.numbers.items() if _BYTES <= name < _SIZES)
+
+    def __add__(self, other: Kinds) -> Kinds:
+        if not self.numbers or not other.numbers:
+            return other if other.numbers else self
+        total = dict(self.numbers)
+        for name, number in other.numbers.items():
+            total[name] = total.get(name, 0) + number
+        return Kinds(total)
+
+
+NO_KINDS: Final = Kinds()
+
+
+class Large(NamedTuple):
+    """A key that may be one of the largest; `head` is its payload's first byte."""
+
+    size: int
+    head: int
+    db: int
+    key: bytes
+
+
+class Scale:
+    """A worker's: weighs what it has written."""
+
+    def __init__(self) -> None:
+        self._floor = 0
+        self._named: dict[tuple[int, bytes], int] = {}
+
+    def weigh(
+        self, db: int, keys: Sequence[bytes], payloads: Sequence[bytes]
+    ) -> tuple[Kinds, list[Large]]:
+        """What payloads are, and which keys may be among the largest.
+
+        Args:
+            db: the source's database.
+            keys, payloads: belong together; a payload is never empty.
+        """
+        heads = [0] * 256
+        sizes = [0] * _SIZE_BITS
+        for payload in payloads:
+            size = len(payload)
+            heads[payload[0]] += _ONE + size
+            sizes[size.bit_length()] += 1
+        numbers = {_SIZES + bits: number for bits, number in enumerate(sizes) if number}
+        shown = heads if any(heads[_FIRST_BYTES:]) else heads[:_FIRST_BYTES]
+        for head, packed in enumerate(shown):
+            if packed:
+                numbers[_KEYS + head], numbers[_BYTES + head] = divmod(packed, _ONE)
+        large: list[Large] = []
+        if any(sizes[self._floor.bit_length() :]):
+            large = self._larger(db, keys, payloads)
+        return Kinds(numbers), large
+
+    def _larger(
+        self, db: int, keys: Sequence[bytes], payloads: Sequence[bytes]
+    ) -> list[Large]:
+        found = [
+            Large(len(payload), payload[0], db, key)
+            for key, payload in zip(keys, payloads, strict=True)
+            if len(payload) > self._floor
+        ]
+        found = nlargest(LARGEST_KEPT, found)
+        named = self._named | {(large.db, large.key): large.size for large in found}
+        self._named = dict(nlargest(LARGEST_KEPT, named.items(), key=lambda item: item[1]))
+        if len(self._named) == LARGEST_KEPT:
+            self._floor = min(self._named.values())
+        return found
+
+
+class Largest:
+    """The coordinator's: the largest keys that workers named."""
+
+    def __init__(self, known: Iterable[Large] = ()) -> None:
+        self._by_name: dict[tuple[int, bytes], Large] = {}
+        self.add(known)
+
+    def add(self, named: Iterable[Large]) -> None:
+        """Some more, each as it was named last."""
+        self._by_name |= {(large.db, large.key): large for large in named}
+        if len(self._by_name) > 10 * LARGEST_KEPT:
+            self._by_name = {(large.db, large.key): large for large in self.top}
+
+    @property
+    def top(self) -> tuple[Large, ...]:
+        """The largest first."""
+        return tuple(nlargest(LARGEST_KEPT, self._by_name.values()))
+
+
+def content(kinds: Iterable[Kinds], largest: Iterable[Large]) -> Content:
+    """For people."""
+    total: dict[int, int] = {}
+    for each in kinds:
+        for name, number in each.numbers.items():
+            total[name] = total.get(name, 0) + number
+    types: dict[str, TypeCount] = {}
+    for head in (name for name in total if name < _BYTES):
+        kind = type_of(head)
+        before = types.get(kind, TypeCount(kind, 0, 0))
+        types[kind] = TypeCount(
+            kind,
+            before.keys + total[head],
+            before.payload_bytes + total.get(_BYTES + head, 0),
+        )
+    return Content(
+        tuple(sorted(types.values(), key=lambda count: (-count.keys, count.type))),
+        tuple(
+            SizeCount(1 << bits >> 1, (1 << bits) - 1, total[_SIZES + bits])
+            for bits in sorted(name - _SIZES for name in total if name >= _SIZES)
+        ),
+        tuple(LargeKey(large.db, large.key, type_of(large.head), large.size) for large in largest),
+    )
+
+
+def type_of(head: int) -> str:
+    """As TYPE names it; "module" for all modules' types."""
+    return _TYPES.get(head, _OTHER)

@@ -1,0 +1,182 @@
+"""What the coordinator, its scanner threads and its workers tell each other: plain data.
+
+Batches carry key names, acks carry counts; values never pass between processes.
+"""
+
+from __future__ import annotations
+
+import marshal
+from dataclasses import dataclass
+from typing import Any
+
+from rumpx.engine.plan import Work
+from rumpx.errors import RumpxError
+from rumpx.model.job import Address
+from rumpx.model.snapshot import Counts, Finding, KeyFailure
+from rumpx.servers.clients import Left
+from rumpx.servers.topology import Node
+from rumpx.transfer.content_stats import NO_KINDS, Kinds, Large
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Keys for one worker to copy.
+
+    Attributes:
+        id: unique in the run.
+        partition, walk: which partition the keys came from, and in which of its walks.
+        node: the source node that named them; None for a standalone server.
+        db: the source's database.
+        keys: bounded in number and in bytes.
+        work: what is to be done with them.
+    """
+
+    id: int
+    partition: int
+    walk: int
+    node: Address | None
+    db: int
+    keys: list[bytes]
+    work: Work = "copy"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The keys as one string: pickle would enter each into its memo, which costs five times as
+        # much. marshal's version 2 is the last without one, and both ends are the same Python.
+        keys = marshal.dumps(self.keys, 2)
+        fixed = (self.id, self.partition, self.walk, self.node, self.db, keys, self.work)
+        return _batch, fixed
+
+
+def _batch(
+    id: int, partition: int, walk: int, node: Address | None, db: int, keys: bytes, work: Work
+) -> Batch:
+    return Batch(id, partition, walk, node, db, marshal.loads(keys), work)
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """Every key of a batch is settled. `findings` are the differences that a comparison found;
+    `kinds` and `large` tell of the values that were copied. `late` are keys of which an earlier
+    write, on a connection that was lost and could not be ended, may land later."""
+
+    batch: int
+    counts: Counts
+    failures: tuple[KeyFailure, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    kinds: Kinds = NO_KINDS
+    large: tuple[Large, ...] = ()
+    late: tuple[bytes, ...] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As for Counts: the generic way takes twice as long.
+        large = tuple(map(tuple, self.large))
+        kinds = self.kinds.numbers
+        fields = self.batch, self.counts, self.failures, self.findings, kinds, large, self.late
+        return _ack, fields
+
+
+def _ack(
+    batch: int,
+    counts: Counts,
+    failures: tuple[KeyFailure, ...],
+    findings: tuple[Finding, ...],
+    kinds: dict[int, int],
+    large: tuple[tuple[int, int, int, bytes], ...],
+    late: tuple[bytes, ...],
+) -> Ack:
+    named = tuple(map(Large._make, large))
+    return Ack(batch, counts, failures, findings, Kinds(kinds), named, late)
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A worker has started and takes up its first batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that the user should read once, however many workers say it."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A worker cannot go on, and no other could: the run ends with this error. `unfinished` tells
+    what was settled of the batches that it had begun, so that the run's counts are true."""
+
+    error: RumpxError
+    unfinished: dict[int, Counts]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """To a worker: end when what you hold is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """To a worker that holds nothing: close connections; they are opened anew when needed."""
+
+
+ToWorker = Batch | Rest | Stop
+FromWorker = Ready | Ack | Notice | Trouble
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """From a scanner: keys in scope. `cursor` is where the walk goes on once these keys and all
+    before them are settled; for a part of a SCAN reply that is where this reply began."""
+
+    partition: int
+    walk: int
+    node: Address | None
+    keys: list[bytes]
+    cursor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Walked:
+    """From a scanner: the partition's walk has ended; all its keys were Found."""
+
+    partition: int
+    walk: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeChanged:
+    """From a scanner: another server process answers for the partition's node than planned, so
+    that cursors from before mean nothing. `node` and `run_id` are who answers now."""
+
+    partition: int
+    walk: int
+    node: Node
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CursorUnproven:
+    """From a scanner: a cursor came that the arithmetic of cursor spans does not allow."""
+
+    partition: int
+    walk: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScanTrouble:
+    """From a scanner: the walk cannot go on, and the run ends with this error."""
+
+    error: RumpxError
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """From the thread that ends a dead worker's connections to the target: what is left of them, or
+    why that cannot be told."""
+
+    worker: str
+    left: Left
+    error: RumpxError | None = None
+
+
+FromScanner = Found | Walked | NodeChanged | CursorUnproven | ScanTrouble

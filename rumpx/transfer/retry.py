@@ -1,0 +1,79 @@
+"""How long keys are tried again that could not be settled, and with which pauses.
+
+After a first redirection at once, after trouble with a pause that grows; after `retry_for` seconds
+without any success the run gives up. A second redirection without any success in between is trouble
+too: a slot that has moved is found by one, and who sends us round and round may do so for ever.
+Before keys are tried after trouble, the topology is read anew.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rumpx.errors import TemporaryError
+from rumpx.servers.connections import Links
+from rumpx.servers.redials import growing_pause
+from rumpx.transfer.runner import Pause, Task
+from rumpx.transfer.suspects import Lost
+
+
+class Patience:
+    """With some keys of one batch.
+
+    Args:
+        retry_for: seconds.
+        links: both sides' connections, whose topology may have changed.
+    """
+
+    def __init__(self, retry_for: float, links: Sequence[Links]) -> None:
+        self._retry_for = retry_for
+        self._links = links
+        self._tries = 0
+        self._trouble_since: float | None = None
+
+    def succeeded(self) -> None:
+        """Some keys were settled: the clock begins anew."""
+        self._tries, self._trouble_since = 0, None
+
+    def until_well(self, links: Links, lost: Lost) -> Task[bool]:
+        """Wait until the node that lost a connection answers on another, or serves no more, so that
+        a value is not blamed for its trouble, nor asked for again while it suffers from it; a task.
+
+        Returns:
+            Whether it was the node, not the keys. (One that was silent may be so because of them.)
+
+        Raises:
+            TemporaryError: nothing was settled for `retry_for` seconds.
+        """
+        troubled = False
+        while lost.node is None or lost.node in links.addresses:
+            complaint = links.trouble(lost.node, lost.at)
+            if not complaint:
+                return troubled and not lost.error.silent
+            troubled = True
+            yield from self.before_next_try(trouble=True, complaint=complaint)
+        return True
+
+    def before_next_try(self, *, trouble: bool, complaint: str) -> Task[None]:
+        """Wait as long as makes sense; a task.
+
+        Args:
+            trouble: whether a first try may not be made at once.
+
+        Raises:
+            TemporaryError: nothing was settled for `retry_for` seconds.
+        """
+        trouble = trouble or self._tries > 0
+        if trouble:
+            self._trouble_since = self._trouble_since or time.monotonic()
+            if time.monotonic() - self._trouble_since > self._retry_for:
+                raise TemporaryError(
+                    f"Gave up after {self._retry_for:g} s of trouble: {complaint} Go on when it "
+                    "is over."
+                )
+        self._tries += 1
+        if trouble:
+            yield Pause(growing_pause(self._tries))
+            for links in self._links:
+                links.refresh()

@@ -1,0 +1,332 @@
+"""From a batch of key names to an Ack: reader and writer joined, chunk by chunk, until settled.
+
+Algorithm, for one batch (a task, see `tasks`):
+
+1. Cut it into chunks: one pipeline each (`intake`).
+2. For each chunk get a permit, read it, write it, give the permit back.
+3. Keys that were not settled (a lost connection, a redirection, a server that is loading) are
+   repeated: *read* again, never written again from an old payload. After a redirection at once,
+   after trouble with a pause that grows; if nothing of the batch is settled for `retry_for`
+   seconds, the run gives up. Where keys lose their connection again and again while the server is
+   well, one of them cannot pass: it is found and has failed (see `suspects`).
+4. A key that the target already has, under a policy without REPLACE, may be our own earlier write
+   (a duplicate from SCAN, a repeated batch, a lost reply): both sides are read again, and equal
+   value and expiry mean that it is copied. A value that cannot be compared is the target's.
+
+This module knows nothing of processes or of SCAN; with `scan.walk` it copies a partition in one
+process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice, product
+from typing import Final, Literal
+
+from rumpx.errors import ConnectionLost
+from rumpx.model.job import Address, Scope
+from rumpx.model.snapshot import Counts, KeyFailure
+from rumpx.servers.connections import Links
+from rumpx.servers.resp import Connection
+from rumpx.transfer.aside import Aside
+from rumpx.transfer.chunks import Chunk, Intake
+from rumpx.transfer.content_stats import NO_KINDS, Kinds, Large
+from rumpx.transfer.dump_reader import DumpReader, Read, Wanted
+from rumpx.transfer.messages import Ack, Batch
+from rumpx.transfer.restore_writer import LATE_MS, Records, RestoreWriter, Written
+from rumpx.transfer.retry import Patience
+from rumpx.transfer.runner import Permit, Task
+from rumpx.transfer.suspects import Lost, Suspects
+from rumpx.values.compare import Told, differing
+
+# Connections a side that are opened before there is work; there may be a hundred nodes.
+_DIALED_AHEAD: Final = 8
+
+
+@dataclass(slots=True)
+class _Unsettled:
+    """What was learnt of keys that are to be tried again."""
+
+    read_ask: dict[bytes, Address] = field(default_factory=dict)
+    write_ask: dict[bytes, Address] = field(default_factory=dict)
+    single: set[bytes] = field(default_factory=set)
+    by_slot: bool = False
+    waits: bool = False
+    complaint: str = ""
+    lost: list[Lost] = field(default_factory=list)
+
+    def note(self, read: Read, written: Written) -> list[bytes]:
+        """The keys to try again."""
+        if not (read.again or written.again):
+            return []
+        self.read_ask |= read.ask
+        self.write_ask |= written.ask
+        self.single |= read.single
+        self.waits |= read.waits or written.waits
+        self.lost += read.lost + written.lost
+        self.complaint = written.complaint or read.complaint or self.complaint
+        return read.again + written.again
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What became of a batch's keys so far; the names are those of Counts. `lost` were sent on a
+    connection that was lost, whatever became of them then."""
+
+    copied: int = 0
+    gone: int = 0
+    skipped: int = 0
+    repeated: int = 0
+    payload_bytes: int = 0
+    failures: list[KeyFailure] = field(default_factory=list)
+    kinds: Kinds = NO_KINDS
+    large: list[Large] = field(default_factory=list)
+    lost: list[bytes] = field(default_factory=list)
+
+    def add(self, read: Read, written: Written) -> None:
+        self.copied += written.copied
+        self.gone += read.gone + written.gone
+        self.payload_bytes += written.payload_bytes
+        self.kinds += written.kinds
+        self.large += written.large
+        for lost in written.lost:
+            self.lost += lost.keys
+        if read.failures or written.failures:
+            self.failures += read.failures + written.failures
+
+    @property
+    def settled(self) -> int:
+        return self.copied + self.gone + self.skipped + self.repeated + len(self.failures)
+
+    def counts(self) -> Counts:
+        return Counts(
+            self.copied,
+            self.gone,
+            self.skipped,
+            self.repeated,
+            len(self.failures),
+            self.payload_bytes,
+        )
+
+
+class Transfer:
+    """Copies batches.
+
+    Args:
+        reader, writer: the two sides.
+        aside: further links to source and target, for comparing keys that were there already.
+        intake: cuts batches, and says when their chunks may be read.
+        retry_for: seconds of trouble after which it gives up.
+        scope: for the target's database.
+        on_conflict: what a key that the target has means.
+        expiry_shift: ms by which the writer moves expiries.
+    """
+
+    def __init__(
+        self,
+        reader: DumpReader,
+        writer: RestoreWriter,
+        aside: tuple[Links, Links],
+        intake: Intake,
+        retry_for: float,
+        scope: Scope,
+        on_conflict: Literal["replace", "skip", "fail"],
+        expiry_shift: int = 0,
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._aside = Aside(aside, retry_for, scope)
+        self._intake = intake
+        self._retry_for = retry_for
+        self._scope = scope
+        self._on_conflict = on_conflict
+        self._expiry_shift = expiry_shift
+        self._tallies: dict[int, _Tally] = {}
+
+    def dial(self, databases: Sequence[int]) -> None:
+        """Open the connections that are surely needed, since from afar that takes a while. What
+        cannot be reached now is tried again when it is needed.
+
+        Raises:
+            SourceUnusable, TargetUnusable: a login or SELECT is refused.
+        """
+        for links, dbs in (
+            (self._reader.links, databases),
+            (self._writer.links, [self._scope.target_db(db) for db in databases]),
+        ):
+            with contextlib.suppress(ConnectionLost):  # one timeout is enough for a side
+                for address, db in islice(product(links.addresses, dbs), _DIALED_AHEAD):
+                    links.connect(address, db)
+
+    def settle(self, batch: Batch) -> Task[Ack]:
+        """Copy one batch until each of its keys is settled; a task.
+
+        Raises:
+            TemporaryError: nothing was settled for `retry_for` seconds.
+            SourceUnusable, TargetFull, TargetUnusable: see reader and writer.
+        """
+        tally = self._tallies[batch.id] = _Tally()
+        for part in self._intake.parts(batch.keys):
+            chunks = yield from self._intake.chunks(_wanted(batch, _Unsettled(), part))
+            for chunk in chunks:
+                yield from self._settle_chunk(batch, chunk, tally)
+        del self._tallies[batch.id]
+        late = tally.lost if self._writer.links.unended else ()
+        return Ack(
+            batch.id,
+            tally.counts(),
+            tuple(tally.failures),
+            kinds=tally.kinds,
+            large=tuple(tally.large),
+            late=tuple(late),
+        )
+
+    def unfinished(self) -> dict[int, Counts]:
+        """Of each batch that was begun and not acknowledged, what has become of its keys so far."""
+        return {batch: tally.counts() for batch, tally in self._tallies.items()}
+
+    def _settle_chunk(self, batch: Batch, chunk: Chunk, tally: _Tally) -> Task[None]:
+        """Copy a chunk, and what is left of it, until each of its keys is settled."""
+        unsettled = _Unsettled()
+        suspects = Suspects()
+        chunks: Iterable[Chunk] = [chunk]
+        patience = Patience(self._retry_for, (self._reader.links, self._writer.links))
+        while True:
+            settled_before = tally.settled
+            again: list[bytes] = []
+            for part in chunks:
+                again += yield from self._try(batch, part, unsettled, suspects, tally)
+            if not again:
+                return
+            if tally.settled > settled_before:
+                patience.succeeded()
+            yield from patience.before_next_try(
+                trouble=unsettled.waits, complaint=unsettled.complaint
+            )
+            unsettled.waits = False
+            unsettled.by_slot = self._reader.links.routes
+            yield from self._until_well(unsettled, suspects, patience)
+            alone, others = suspects.take(again)
+            chunks = [self._intake.alone(keys, suspects.sizes) for keys in alone]
+            if others:
+                more = yield from self._intake.chunks(_wanted(batch, unsettled, others))
+                chunks = chain(chunks, more)
+
+    def _until_well(
+        self, unsettled: _Unsettled, suspects: Suspects, patience: Patience
+    ) -> Task[None]:
+        """Before keys are tried apart: is it the servers that are in trouble?"""
+        lost, unsettled.lost = unsettled.lost, []
+        if not suspects.split:
+            return
+        for one in {(one.written, one.node): one for one in lost}.values():
+            links = self._writer.links if one.written else self._reader.links
+            if (yield from patience.until_well(links, one)):
+                suspects.acquit()
+
+    def _try(
+        self,
+        batch: Batch,
+        chunk: Chunk,
+        unsettled: _Unsettled,
+        suspects: Suspects,
+        tally: _Tally,
+    ) -> Task[list[bytes]]:
+        """Read and write a chunk once; the result is the keys to be repeated."""
+        permit = yield from self._intake.permit(chunk)
+        try:
+            read, written = yield from self._copy_chunk(batch, unsettled, chunk, permit)
+        finally:
+            self._intake.release(permit)
+        tally.add(read, written)
+        if read.keys or read.gone:
+            self._reader.links.serves()
+        if written.copied or written.busy:
+            self._writer.links.serves()
+        if written.fatal:
+            raise written.fatal
+        again = unsettled.note(read, written)
+        for lost in read.lost + written.lost:
+            if failure := suspects.blame(batch.db, lost, alone=chunk.alone):
+                tally.failures.append(failure)
+                again.remove(failure.key)
+        if written.busy:
+            sizes = dict(zip(read.keys, map(len, read.payloads), strict=True))
+            yield from self._conflicts(batch, written.busy, sizes, tally)
+        return again
+
+    def take_notices(self) -> list[str]:
+        """Sentences for the user that came up since the last call."""
+        notices, self._reader.notices = self._reader.notices, []
+        return notices
+
+    def close(self) -> None:
+        """Close all connections."""
+        for links in (self._reader.links, self._writer.links, *self._aside.links):
+            links.close()
+
+    def _copy_chunk(
+        self, batch: Batch, unsettled: _Unsettled, chunk: Chunk, permit: Permit
+    ) -> Task[tuple[Read, Written]]:
+        wanted = _wanted(batch, unsettled, chunk.keys)
+        for key in wanted.ask:
+            del unsettled.read_ask[key]  # an ASK is good for one try
+        read = yield from self._reader.read(wanted, chunk.sizes)
+        self._intake.correct(permit, chunk, read.keys, read.payloads)
+        if not read.keys:
+            return read, Written()
+        ask = {}
+        if unsettled.write_ask:
+            ask = {k: unsettled.write_ask.pop(k) for k in read.keys if k in unsettled.write_ask}
+        db = self._scope.target_db(batch.db)
+        written = yield from self._writer.write(
+            Records(db, batch.db, read.keys, read.payloads, read.expiries, ask, read.left)
+        )
+        return read, written
+
+    def _conflicts(
+        self, batch: Batch, keys: list[bytes], sizes: dict[bytes, int], tally: _Tally
+    ) -> Task[None]:
+        """Keys that the target has: copied already if equal, else as the policy says."""
+
+        def compare(source: Connection, target: Connection, keys: list[bytes]) -> Told:
+            tolerance = 0 if self._writer.exact else LATE_MS
+            return differing(
+                source, target, keys, expiry_shift=self._expiry_shift, tolerance=tolerance
+            )
+
+        compared = yield from self._aside.compare(batch.db, keys, sizes, len(keys), compare)
+        different = [key for told in compared.results for key in told.different]
+        # What may not be compared is taken for somebody else's.
+        different += [failure.key for failure in compared.refused]
+        opaque = {k: kind for told in compared.results for k, kind in told.incomparable.items()}
+        others = len(different) + len(opaque)
+        tally.failures += compared.lost
+        tally.repeated += len(keys) - others - len(compared.lost)
+        if self._on_conflict == "skip":
+            tally.skipped += others
+            return
+        there = f"the target's database {self._scope.target_db(batch.db)} has this key"
+        message = f"{there} with another value"
+        tally.failures += [KeyFailure(batch.db, key, "busy key", message) for key in different]
+        tally.failures += [
+            KeyFailure(
+                batch.db,
+                key,
+                "busy key, not comparable",
+                f"{there}, and values of the type {type_name} cannot be compared: it may be this "
+                "copy's own write",
+            )
+            for key, type_name in opaque.items()
+        ]
+
+
+def _wanted(batch: Batch, unsettled: _Unsettled, keys: list[bytes]) -> Wanted:
+    ask = {}
+    if unsettled.read_ask:
+        ask = {key: unsettled.read_ask[key] for key in keys if key in unsettled.read_ask}
+    return Wanted(
+        batch.db, keys, batch.node, unsettled.by_slot, ask, frozenset(unsettled.single)
+    )

@@ -1,1 +1,0 @@
-"""Comparing both sides, in both directions, and mending what differs."""
