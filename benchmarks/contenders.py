@@ -30,7 +30,7 @@ from typing import Any, Final
 
 from benchmarks.measure import MEGA, Cost, Failed, measure, median_cost
 from benchmarks.servers import Side
-from rumpx.engine.plan import tune
+from rumpx.model.tuning import tune
 from rumpx.transfer.dump_reader import GROUP_KEYS
 
 # As many keys as rumpx asks for at once by default on a near server, and has in a MULTI.

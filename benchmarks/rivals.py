@@ -38,7 +38,9 @@ from typing import Any, Final
 import redis
 
 from benchmarks.servers import shares
-from rumpx.engine.plan import Span, cut_spans
+from rumpx.engine.plan import cut_spans
+from rumpx.model.nodes import Node
+from rumpx.model.partitions import Span
 from rumpx.model.slots import key_slot
 from rumpx.servers.info import read_info
 from rumpx.servers.resp import (
@@ -49,7 +51,6 @@ from rumpx.servers.resp import (
     encode,
     encode_dumps_and_expiries,
 )
-from rumpx.servers.topology import Node
 
 _HOST: Final = "127.0.0.1"
 _COUNT: Final = 1000

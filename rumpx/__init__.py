@@ -11,6 +11,7 @@ Importing this package is cheap; what talks to servers is imported by the first 
 
 from typing import TYPE_CHECKING, Any
 
+from rumpx._version import __version__
 from rumpx.api import check, copy, resume, verify
 from rumpx.errors import (
     ConnectionLost,
@@ -29,20 +30,17 @@ from rumpx.errors import (
 
 if TYPE_CHECKING:
     from rumpx.model.checkup import Checkup
-    from rumpx.model.job import Endpoint, Limits, Tls, parse_endpoint
-    from rumpx.model.snapshot import (
-        Counts,
+    from rumpx.model.counts import Counts
+    from rumpx.model.endpoint import Endpoint, Tls, parse_endpoint
+    from rumpx.model.job import Limits
+    from rumpx.model.results import (
         KeyFailure,
         PartitionSummary,
         PrefixDifferences,
-        Row,
-        Snapshot,
         Summary,
         Verification,
-        WorkerStat,
     )
-
-__version__ = "0.1.0"
+    from rumpx.model.snapshot import Row, Snapshot, WorkerStat
 
 __all__ = [
     "Checkup",
@@ -83,11 +81,10 @@ def __getattr__(name: str) -> Any:
     """The plain data of the API, imported when first named: `rumpx --help` needs none of it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from rumpx.model import checkup as document
-    from rumpx.model import job, snapshot
+    from rumpx.model import checkup, counts, endpoint, job, results, snapshot
 
-    homes = [home for home in (job, document, snapshot) if hasattr(home, name)]
-    return getattr(homes[0], name)
+    homes = (checkup, counts, endpoint, job, results, snapshot)
+    return next(getattr(home, name) for home in homes if hasattr(home, name))
 
 
 def __dir__() -> list[str]:

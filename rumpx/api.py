@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rumpx.display.display import Display
     from rumpx.model.checkup import Checkup
-    from rumpx.model.job import Clock, Endpoint, Job, Limits, OnConflict, Progress, ReadFrom, Scope
-    from rumpx.model.snapshot import Snapshot, Summary, Verification
+    from rumpx.model.display import Display
+    from rumpx.model.endpoint import Endpoint, ReadFrom
+    from rumpx.model.job import Clock, Job, Limits, OnConflict, Progress, Scope
+    from rumpx.model.results import Summary, Verification
+    from rumpx.model.snapshot import Snapshot
 
 
 def copy(
@@ -387,7 +389,8 @@ def _compared_job(
 
 def _job(source: str | Endpoint, target: str | Endpoint, scope: Scope, **how: Any) -> Job:
     """A Job; `how` are its other fields."""
-    from rumpx.model.job import Job, parse_endpoint
+    from rumpx.model.endpoint import parse_endpoint
+    from rumpx.model.job import Job
 
     return Job(
         source=parse_endpoint(source, "source") if isinstance(source, str) else source,

@@ -38,7 +38,7 @@ import hiredis
 from rumpx.errors import EXIT_OK, ConnectionLost, Interrupted, RumpxError, UsageError
 from rumpx.files import print_text
 from rumpx.model.job import Progress
-from rumpx.model.snapshot import Summary
+from rumpx.model.results import Summary
 from rumpx.processes.control import stopping_signals
 from rumpx.servers.resp import Connection, encode
 from rumpx.text import say

@@ -28,10 +28,7 @@ from __future__ import annotations
 import errno
 import re
 import resource
-from typing import TYPE_CHECKING, Final, Literal
-
-if TYPE_CHECKING:
-    from rumpx.model.snapshot import Summary, Verification
+from typing import Any, Final, Literal, Protocol
 
 Side = Literal["source", "target"]
 SIDES: Final[tuple[Side, Side]] = ("source", "target")
@@ -47,6 +44,13 @@ EXIT_SOME_KEYS_FAILED: Final = 3
 EXIT_DIFFERENCES: Final = 4
 
 
+class Result(Protocol):
+    """What was done before an error: a Summary or a Verification (`rumpx.model.results`)."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain data, as `--summary` writes it."""
+
+
 class RumpxError(Exception):
     """Base of every error that rumpx raises on purpose. Its message is made fit for people.
 
@@ -57,7 +61,7 @@ class RumpxError(Exception):
     """
 
     exit_code = 1
-    summary: Summary | Verification | None = None
+    summary: Result | None = None
     resume: str | None = None
 
     def __init__(self, message: str = "") -> None:

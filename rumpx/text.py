@@ -87,3 +87,8 @@ def _escaped(word: str) -> str:
 
 def _as_bytes(character: str) -> str:
     return "".join(f"\\x{byte:02x}" for byte in fsencode(character))
+
+
+def server(uri: str, version: str) -> str:
+    """An endpoint and what runs there."""
+    return f"{uri} ({version})" if version else uri

@@ -7,7 +7,10 @@ Numbers are finite and not negative: nothing here checks that.
 
 from __future__ import annotations
 
+import re
 from typing import Final
+
+from rumpx.errors import UsageError
 
 _SIZE_UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 _COUNT_UNITS: Final = ("", "k", "M", "G", "T")
@@ -70,3 +73,37 @@ def _scaled(value: float, units: tuple[str, ...]) -> str:
         power += 1
     scaled = value / 1000**power
     return f"{scaled:.{1 if scaled < 99.95 else 0}f} {units[power]}"
+
+_UNITS: Final = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+def parse_size(text: str, flag: str) -> int:
+    """`64MiB`, `64MB`, `64m`, `65536` → bytes; units are powers of 1024.
+
+    Raises:
+        UsageError: not a size.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", text.strip().lower())
+    if not match or len(match[1]) > 20:
+        raise UsageError(f"{flag}: {text[:40]!r} is not a size; write it as in 64MiB or 500k.")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def parse_seconds(text: str, flag: str) -> float:
+    """`500ms`, `5s`, `5m`, `4h`, `5` → seconds.
+
+    Raises:
+        UsageError: not a time.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", text.strip().lower())
+    if not match:
+        raise UsageError(
+            f"{flag}: {text[:40]!r} is not a time; write it as in 500ms, 30s, 5m or 4h."
+        )
+    unit = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}[match[2] or "s"]
+    return float(match[1]) * unit
+
+
+def count_of(number: int, noun: str) -> str:
+    """`1 key`, `2 keys`."""
+    return f"{keys(number)} {noun}" + ("" if number == 1 else "s")

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from rumpx.model.job import Scope, parse_endpoint
+from rumpx.model.endpoint import parse_endpoint
+from rumpx.model.job import Scope
 from rumpx.preflight.abilities import SCANS, readable_key
 from rumpx.servers.dial import Dialer
 from rumpx.servers.replies import key_refused, refused

@@ -9,13 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rumpx.errors import RumpxError
-from rumpx.model.job import Address, Endpoint
+from rumpx.model.endpoint import Address, Endpoint
+from rumpx.model.nodes import Node, Topology
 from rumpx.servers.connections import Links
 from rumpx.servers.dial import Dialer
 from rumpx.servers.replies import Kind, classify, redirection
 from rumpx.servers.topology import (
-    Node,
-    Topology,
     own_view,
     parse_cluster_nodes,
     parse_names,

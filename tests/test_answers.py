@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rumpx.errors import ConnectionLost
-from rumpx.model.job import parse_endpoint
+from rumpx.model.endpoint import parse_endpoint
 from rumpx.servers import resp
 from rumpx.servers.dial import Dialer
 from rumpx.servers.resp import Connection, encode

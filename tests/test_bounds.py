@@ -13,16 +13,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rumpx.checker import key_sample as sample
-from rumpx.engine.plan import CursorSpan, NodeKeys, Partition, SlotSpan, Span, WholeSpan, reverse
 from rumpx.engine.scanner import Scanner, ScanSettings, Shelf, scanned, walk
 from rumpx.errors import ConnectionLost, SourceUnusable, TargetUnusable
-from rumpx.model.job import Scope, parse_endpoint
+from rumpx.model.endpoint import parse_endpoint
+from rumpx.model.job import Scope
+from rumpx.model.nodes import STANDALONE, Node
+from rumpx.model.partitions import (
+    CursorSpan,
+    NodeKeys,
+    Partition,
+    SlotSpan,
+    Span,
+    WholeSpan,
+    reverse,
+)
 from rumpx.servers.connections import Links
 from rumpx.servers.dial import Dialer
 from rumpx.servers.endless import Endless
 from rumpx.servers.replicas import read_state
 from rumpx.servers.resp import Argument, Command, Connection, last_words
-from rumpx.servers.topology import STANDALONE, Node
 from rumpx.servers.upstream import Upstream, parse_upstream
 from rumpx.throttle.rates import Throttle
 from rumpx.throttle.scan_gate import Gate

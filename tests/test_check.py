@@ -20,11 +20,12 @@ import rumpx as package
 from rumpx.checker.estimate import Distance, memory_needed, most_keys_a_second, seconds_needed
 from rumpx.checker.key_sample import take_sample
 from rumpx.checker.payload_trial import LIFETIME
-from rumpx.engine.plan import tune
 from rumpx.errors import UsageError
 from rumpx.model.checkup import Checkup
-from rumpx.model.job import Job, Scope, parse_endpoint
+from rumpx.model.endpoint import parse_endpoint
+from rumpx.model.job import Job, Scope
 from rumpx.model.slots import SLOTS, key_slot
+from rumpx.model.tuning import tune
 from rumpx.preflight import steps as prepare
 from rumpx.report.checkup import Report
 from rumpx.servers.info import ServerInfo, parse_info

@@ -20,7 +20,8 @@ import pytest
 from rumpx import demo
 from rumpx.demo import Server, fill, find_server, mixed_commands
 from rumpx.errors import ConnectionLost, Interrupted, RumpxError, UsageError
-from rumpx.model.snapshot import Counts, Summary
+from rumpx.model.counts import Counts
+from rumpx.model.results import Summary
 from rumpx.servers.resp import Connection
 from rumpx.values.compare import equal_values
 from support.run import rumpx

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from rumpx.model.job import parse_endpoint
+from rumpx.model.endpoint import parse_endpoint
+from rumpx.model.nodes import STANDALONE
 from rumpx.servers.connections import Links, most_kept
 from rumpx.servers.dial import Dialer
-from rumpx.servers.topology import STANDALONE
 from support.copying import copy, verify
 from support.run import rumpx
 from support.servers import Server

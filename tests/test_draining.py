@@ -17,7 +17,8 @@ from rumpx.display.display import open_display
 from rumpx.engine import engine
 from rumpx.errors import Interrupted
 from rumpx.ledger.catalog import Place
-from rumpx.model.job import Job, parse_endpoint
+from rumpx.model.endpoint import parse_endpoint
+from rumpx.model.job import Job
 from rumpx.model.verify_request import Request
 from rumpx.processes.control import Control
 from rumpx.verifier.run import verify

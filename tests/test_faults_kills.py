@@ -17,11 +17,13 @@ from typing import Any
 import pytest
 
 from rumpx.engine.frontier import Frontier
-from rumpx.engine.plan import Partition
+from rumpx.engine.plan import Plan
 from rumpx.engine.scanner import Scanner, Shelf, walk
-from rumpx.model.job import Job, parse_endpoint
-from rumpx.model.snapshot import Counts
-from rumpx.preflight.steps import Plan, prepare
+from rumpx.model.counts import Counts
+from rumpx.model.endpoint import parse_endpoint
+from rumpx.model.job import Job
+from rumpx.model.partitions import Partition
+from rumpx.preflight.steps import prepare
 from rumpx.transfer.messages import Found, FromScanner, Walked
 from support.copying import (
     Copying,

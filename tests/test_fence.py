@@ -21,10 +21,10 @@ import pytest
 import rumpx
 from rumpx.copier import coordinator
 from rumpx.engine import fence
-from rumpx.engine.plan import LATE
 from rumpx.errors import ConnectionLost
-from rumpx.model.job import parse_endpoint
-from rumpx.model.snapshot import Summary
+from rumpx.model.endpoint import parse_endpoint
+from rumpx.model.partitions import LATE
+from rumpx.model.results import Summary
 from rumpx.servers.clients import end_clients
 from rumpx.servers.dial import Dialer
 from support.copying import Copying, Side, held, resume

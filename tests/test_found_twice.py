@@ -14,12 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rumpx.engine.plan import Partition, cut_spans, reverse
+from rumpx.engine.plan import cut_spans
 from rumpx.engine.recent_keys import NAMES, FoundLately
 from rumpx.engine.scanner import ScanSettings, walk
-from rumpx.model.job import Job, Scope, parse_endpoint
+from rumpx.model.endpoint import parse_endpoint
+from rumpx.model.job import Job, Scope
+from rumpx.model.nodes import Node
+from rumpx.model.partitions import Partition, reverse
 from rumpx.preflight.steps import prepare
-from rumpx.servers.topology import Node
 from rumpx.throttle.rates import Throttle
 from rumpx.throttle.scan_gate import Gate
 from support.copying import Copying, at_rest, copy, resume

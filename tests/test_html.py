@@ -22,7 +22,7 @@ from rumpx.errors import UsageError, printable
 from rumpx.files import check_writable, write_text
 from rumpx.model.content import SizeCount
 from rumpx.model.history import Option, Record
-from rumpx.model.snapshot import KeyFailure, Summary
+from rumpx.model.results import KeyFailure, Summary
 from rumpx.model.timeline import Point, held_seconds
 from rumpx.report import headline as facts
 from rumpx.report.html import render_html

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from rumpx.errors import ConnectionLost
-from rumpx.model.job import parse_endpoint
+from rumpx.model.endpoint import parse_endpoint
 from rumpx.servers.dial import Dialer
 from rumpx.servers.resp import Connection, encode
 from support.servers import Server

@@ -27,16 +27,8 @@ import rumpx
 from rumpx.display.metrics import Metrics, metrics_of, parse_listen
 from rumpx.errors import UsageError
 from rumpx.model.content import Content, TypeCount
-from rumpx.model.snapshot import (
-    HOLDS,
-    Counts,
-    Held,
-    NodeStat,
-    Row,
-    Snapshot,
-    State,
-    WorkerStat,
-)
+from rumpx.model.counts import Counts
+from rumpx.model.snapshot import HOLDS, Held, NodeStat, Row, Snapshot, State, WorkerStat
 from support.copying import Copying
 from support.data import fill_mixed
 from support.run import rumpx as run_rumpx

@@ -29,28 +29,18 @@ from hypothesis.stateful import (
 
 from rumpx.engine.frontier import Frontier
 from rumpx.engine.key_counts import Census, Tally, missing_keys
-from rumpx.engine.plan import (
-    CursorSpan,
-    Partition,
-    SamplePage,
-    WholeSpan,
-    cursor_scheme,
-    cut_spans,
-    reverse,
-    tune,
-)
+from rumpx.engine.plan import cut_spans
 from rumpx.engine.scanner import Scanner, ScanSettings, Shelf
 from rumpx.errors import UsageError, printable
-from rumpx.model.job import (
-    Endpoint,
-    Scope,
-    check_prefixes,
-    parse_endpoint,
-    parse_seconds,
-    parse_size,
-)
+from rumpx.model.counts import Counts
+from rumpx.model.endpoint import Endpoint, parse_endpoint
+from rumpx.model.job import Scope, check_prefixes
+from rumpx.model.nodes import Node
+from rumpx.model.partitions import CursorSpan, Partition, WholeSpan, reverse
+from rumpx.model.results import KeyFailure
 from rumpx.model.slots import SLOTS, key_slot
-from rumpx.model.snapshot import Counts, KeyFailure
+from rumpx.model.tuning import tune
+from rumpx.preflight.cursors import SamplePage, cursor_scheme
 from rumpx.servers import resp
 from rumpx.servers.globs import compile_glob, escape
 from rumpx.servers.info import parse_info
@@ -66,10 +56,11 @@ from rumpx.servers.resp import (
     encode_memory_usage,
     encode_pttls,
 )
-from rumpx.servers.topology import Node, parse_cluster_nodes
+from rumpx.servers.topology import parse_cluster_nodes
 from rumpx.throttle.scan_gate import Gate
 from rumpx.transfer.messages import Found
 from rumpx.transfer.runner import Budget, Permit
+from rumpx.units import parse_seconds, parse_size
 from support.raw import Raw
 from support.servers import ALL, Server, at_least
 

@@ -21,9 +21,9 @@ from rumpx.cli.parsers import (
     build_verify_parser,
 )
 from rumpx.errors import EXIT_DIFFERENCES, EXIT_OK, EXIT_SOME_KEYS_FAILED, RumpxError
+from rumpx.model.counts import Counts
 from rumpx.model.limits import READERS
-from rumpx.model.snapshot import (
-    Counts,
+from rumpx.model.results import (
     KeyFailure,
     PartitionSummary,
     PrefixDifferences,

@@ -25,16 +25,10 @@ from rumpx.display.display import Background, choose, open_display
 from rumpx.display.draw import shortened, slowest
 from rumpx.errors import UsageError
 from rumpx.files import check_writable
+from rumpx.model.counts import Counts
 from rumpx.model.job import Progress
-from rumpx.model.snapshot import (
-    Counts,
-    KeyFailure,
-    Row,
-    Snapshot,
-    State,
-    Summary,
-    WorkerStat,
-)
+from rumpx.model.results import KeyFailure, Summary
+from rumpx.model.snapshot import Row, Snapshot, State, WorkerStat
 from rumpx.report.summary import (
     render_summary,
     summary_lines,

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rumpx.model import timeline as series
-from rumpx.model.snapshot import Counts, Held, Snapshot
+from rumpx.model.counts import Counts
+from rumpx.model.snapshot import Held, Snapshot
 from rumpx.model.timeline import Point, Recorder, held_seconds, joined, thinned
 from support.snapshots import make_snapshot
 

@@ -15,10 +15,11 @@ from rumpx import __version__
 from rumpx.cli.parsers import build_parser
 from rumpx.errors import UsageError
 from rumpx.ledger.history import read_story
+from rumpx.model.endpoint import parse_endpoint
 from rumpx.model.history import Record
-from rumpx.model.job import Job, Limits, Scope, parse_endpoint
+from rumpx.model.job import Job, Limits, Scope
 from rumpx.model.options import options_of
-from rumpx.model.snapshot import Summary
+from rumpx.model.results import Summary
 from support.copying import Copying, copy, resume
 from support.data import fill_mixed
 from support.run import rumpx

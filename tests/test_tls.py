@@ -14,7 +14,7 @@ import pytest
 import trustme
 
 from rumpx.errors import ConnectionLost, RumpxError, TargetUnusable, UsageError
-from rumpx.model.job import Address, Endpoint, Tls, parse_endpoint
+from rumpx.model.endpoint import Address, Endpoint, Tls, parse_endpoint
 from rumpx.serialize import from_plain, to_plain
 from rumpx.servers.dial import Dialer
 from rumpx.servers.tls import certificate_names, client_context

@@ -24,15 +24,8 @@ from rumpx.display.screen import Top
 from rumpx.display.sparkline import column_seconds, key_rates, latencies, sparkline
 from rumpx.display.top import render, share_out
 from rumpx.model.content import Content, LargeKey
-from rumpx.model.snapshot import (
-    Counts,
-    Held,
-    NodeStat,
-    Row,
-    Snapshot,
-    State,
-    WorkerStat,
-)
+from rumpx.model.counts import Counts
+from rumpx.model.snapshot import Held, NodeStat, Row, Snapshot, State, WorkerStat
 from rumpx.model.timeline import Point
 from support import data
 from support.run import Action, Terminal, rumpx_pty, run_pty

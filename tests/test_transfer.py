@@ -13,13 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rumpx.engine.plan import Partition
+from rumpx.engine.plan import Plan
 from rumpx.engine.scanner import walk
 from rumpx.engine.worker import WorkerSpec
 from rumpx.errors import TargetFull, TargetUnusable, TemporaryError
-from rumpx.model.job import Job, Scope, parse_endpoint
-from rumpx.model.snapshot import Counts
-from rumpx.preflight.steps import Plan, prepare
+from rumpx.model.counts import Counts
+from rumpx.model.endpoint import parse_endpoint
+from rumpx.model.job import Job, Scope
+from rumpx.model.partitions import Partition
+from rumpx.preflight.steps import prepare
 from rumpx.servers.connections import select
 from rumpx.throttle.rates import Throttle
 from rumpx.transfer.chunks import Chunk, ChunkLimits, cut, cut_unsized

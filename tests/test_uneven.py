@@ -12,11 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rumpx.engine.plan import Work
+from rumpx.engine.plan import Plan
 from rumpx.engine.scanner import walk
 from rumpx.engine.worker import Spec
-from rumpx.model.job import Job, parse_endpoint
-from rumpx.preflight.steps import Plan, prepare
+from rumpx.model.endpoint import parse_endpoint
+from rumpx.model.job import Job
+from rumpx.model.partitions import Work
+from rumpx.preflight.steps import prepare
 from rumpx.servers.connections import select
 from rumpx.throttle.rates import Throttle
 from rumpx.transfer.chunks import ChunkLimits, cut

@@ -19,11 +19,13 @@ from typing import Any
 import psutil
 import pytest
 
+from rumpx.engine.plan import Plan
 from rumpx.engine.pool import DEATHS, Pool
 from rumpx.engine.scanner import walk
 from rumpx.errors import RumpxError
-from rumpx.model.job import Job, parse_endpoint
-from rumpx.preflight.steps import Plan, prepare
+from rumpx.model.endpoint import parse_endpoint
+from rumpx.model.job import Job
+from rumpx.preflight.steps import prepare
 from rumpx.servers.connections import select
 from rumpx.throttle.rates import Throttle
 from rumpx.transfer.messages import Ack, Batch, FromWorker

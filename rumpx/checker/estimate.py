@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from rumpx.engine.plan import Tuning
+from rumpx.model.tuning import Tuning
 
 # Keys a second of a copy, everything on two busy cores (README), and on machines of their own.
 _SLOW_KEYS: Final = 50_000

@@ -19,16 +19,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from rumpx.engine.plan import NodeKeys, cut_spans
+from rumpx.engine.plan import cut_spans
 from rumpx.engine.scanner import refuse_endless, scanned
 from rumpx.errors import printable
 from rumpx.model.checkup import LargeKey, PrefixCount, Sampled, Spread, TypeCount
-from rumpx.model.job import Address, Scope
-from rumpx.preflight.steps import SideFacts, connected
+from rumpx.model.endpoint import Address
+from rumpx.model.job import Scope
+from rumpx.model.partitions import NodeKeys
 from rumpx.servers.endless import Endless
 from rumpx.servers.globs import compile_glob
 from rumpx.servers.replies import Kind, classify, key_refused
 from rumpx.servers.resp import Command, Connection, Reply
+from rumpx.servers.side import SideFacts, connected
 from rumpx.servers.topology import is_error
 from rumpx.verifier.differences import prefix_of
 

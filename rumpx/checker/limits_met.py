@@ -17,10 +17,11 @@ from rumpx import units
 from rumpx.checker.key_sample import Key
 from rumpx.errors import printable
 from rumpx.model.checkup import Line
-from rumpx.preflight.steps import Draft, SideFacts, connected
+from rumpx.preflight.draft import Draft
 from rumpx.servers.answers import ask_text, whole_or
 from rumpx.servers.info import info_fields
 from rumpx.servers.resp import Connection
+from rumpx.servers.side import SideFacts, connected
 
 _DEFAULT_ARGUMENT: Final = 512 * 2**20
 # Connections of the process that observes, to each node.

@@ -25,7 +25,7 @@ from rumpx.errors import EXIT_SOME_KEYS_FAILED, ConnectionLost, PayloadIncompati
 from rumpx.model.checkup import Line
 from rumpx.model.job import KEY_TYPES
 from rumpx.preflight.abilities import restore_options
-from rumpx.preflight.steps import Draft
+from rumpx.preflight.draft import Draft
 from rumpx.servers.answers import misshapen
 from rumpx.servers.connections import Links
 from rumpx.servers.replies import Kind, classify

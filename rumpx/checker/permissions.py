@@ -23,11 +23,12 @@ from rumpx.errors import EXIT_SOME_KEYS_FAILED, printable, unusable
 from rumpx.model.checkup import Line, Status
 from rumpx.model.job import Job
 from rumpx.preflight.abilities import no_restore
-from rumpx.preflight.steps import Draft, SideFacts, connected
+from rumpx.preflight.draft import Draft
 from rumpx.servers.answers import ask_text
 from rumpx.servers.dial import CLIENT_NAME
 from rumpx.servers.replies import Kind, classify, key_refused, refused
 from rumpx.servers.resp import Argument, Connection
+from rumpx.servers.side import SideFacts, connected
 from rumpx.servers.topology import is_error
 
 _SUBJECTS: Final = {"source": "reading", "target": "writing"}

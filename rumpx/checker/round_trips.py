@@ -7,7 +7,7 @@ import time
 from typing import Final
 
 from rumpx.model.checkup import Latency
-from rumpx.preflight.steps import SideFacts, connected
+from rumpx.servers.side import SideFacts, connected
 
 _PINGS: Final = 50
 

@@ -48,18 +48,15 @@ from rumpx.model.checkup import (
     Server,
 )
 from rumpx.model.job import Limits
+from rumpx.model.nodes import Node
 from rumpx.model.slots import SLOTS
-from rumpx.preflight.steps import (
-    Draft,
-    SideFacts,
-    data_in_scope,
-    room_on,
-    with_schemes,
-)
-from rumpx.report.text import count_of
+from rumpx.model.tuning import COMMANDS_A_KEY
+from rumpx.preflight.cursors import with_schemes
+from rumpx.preflight.draft import Draft
+from rumpx.preflight.memory import data_in_scope, room_on
 from rumpx.servers.info import ServerInfo
-from rumpx.servers.topology import Node
-from rumpx.transfer.dump_reader import COMMANDS_A_KEY
+from rumpx.servers.side import SideFacts
+from rumpx.units import count_of
 
 _RAISE: Final = "Raise its maxmemory"
 

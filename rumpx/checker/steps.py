@@ -17,15 +17,13 @@ from rumpx.errors import RumpxError
 from rumpx.model.checkup import Line
 from rumpx.model.slots import SLOTS
 from rumpx.preflight.abilities import Sample
-from rumpx.preflight.steps import (
-    STEPS,
-    Draft,
-    SideFacts,
-    Step,
-    chosen_databases,
-    eviction_policies,
-)
-from rumpx.report.text import count_of, server
+from rumpx.preflight.databases import chosen_databases
+from rumpx.preflight.draft import Draft
+from rumpx.preflight.refusals import eviction_policies
+from rumpx.preflight.steps import STEPS, Step
+from rumpx.servers.side import SideFacts
+from rumpx.text import server
+from rumpx.units import count_of
 
 _SUBJECTS: Final = {
     "source slots": "slots",

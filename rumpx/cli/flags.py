@@ -9,20 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from rumpx.cli.outputs import Wanted
 from rumpx.errors import Side, UsageError
-from rumpx.model.job import (
-    KEY_TYPES,
+from rumpx.model.endpoint import (
     Endpoint,
-    Job,
-    Limits,
-    Scope,
     Tls,
     parse_address_map,
     parse_endpoint,
-    parse_seconds,
-    parse_size,
     read_password_file,
 )
+from rumpx.model.job import KEY_TYPES, Job, Limits, Scope
 from rumpx.model.limits import READERS, limits_with
+from rumpx.units import parse_seconds, parse_size
 
 if TYPE_CHECKING:
     from rumpx.model.check_request import Request as CheckRequest

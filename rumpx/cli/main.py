@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import FrameType
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from rumpx.cli.config import blaming_config, with_config
 from rumpx.cli.parsers import (
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from rumpx.cli.outputs import Outputs
-    from rumpx.display.display import Display
+    from rumpx.engine.plan import Policy
     from rumpx.model.check_request import Request as CheckRequest
-    from rumpx.model.snapshot import Summary, Verification
-    from rumpx.preflight.steps import Policy
+    from rumpx.model.display import Display
+    from rumpx.model.results import Summary, Verification
     from rumpx.processes.control import Control
 
 
@@ -123,7 +123,7 @@ def _copy(words: list[str]) -> int:
     parser = build_parser()
     arguments = with_config(parser, words)
     if arguments.version:
-        from rumpx import __version__
+        from rumpx._version import __version__
 
         return _print(f"rumpx {__version__}")
     if arguments.print_completion:
@@ -355,7 +355,7 @@ def _shown(outputs: Outputs, call: Callable[[Display, Control], Result]) -> Resu
         result = call(outputs.display(), control)
     except RumpxError as error:
         if error.summary:
-            outputs.part(error.summary)
+            outputs.part(cast("Summary | Verification", error.summary))
         raise
     outputs.part(result)
     return result

@@ -24,11 +24,13 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
-from rumpx.display.display import Display, Several, Silent, beside, choose, open_display
+from rumpx.display.display import Several, Silent, beside, choose, open_display
 from rumpx.errors import Interrupted, RumpxError, UsageError
 from rumpx.files import STDOUT, check_writable, private, write_text
+from rumpx.model.display import Display
 from rumpx.model.job import LogFormat, Progress
-from rumpx.model.snapshot import SUMMARY_VERSION, Snapshot, State, Summary, Verification
+from rumpx.model.results import SUMMARY_VERSION, Summary, Verification
+from rumpx.model.snapshot import Snapshot, State
 from rumpx.model.timeline import Recorder
 from rumpx.text import say
 
@@ -283,7 +285,7 @@ class Outputs:
 
     def _record_of_comparison(self) -> Record:
         assert self.compared is not None
-        from rumpx import __version__
+        from rumpx._version import __version__
         from rumpx.model.history import Record
 
         self._series.recorder.finish(time.time())

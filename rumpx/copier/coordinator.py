@@ -25,11 +25,10 @@ from typing import Any, Final
 
 from rumpx.copier.target_memory import Growth, at_the_end, overflows
 from rumpx.ctl.server import CtlServer, Pause, Request, Resume, Set
-from rumpx.display.display import Display
 from rumpx.engine.engine import Engine, Walk
 from rumpx.engine.fence import LATE_SECONDS, MEND_FENCE, UNFENCED, Fence
 from rumpx.engine.key_counts import Census, Tally, count_shown, missing_keys, take_census
-from rumpx.engine.plan import LATE, RETRIED, KeySpan, Partition, SlotSpan, WholeSpan, key_partitions
+from rumpx.engine.plan import Plan, key_partitions
 from rumpx.engine.progress import copied_content, overall, partition_summary
 from rumpx.engine.scanner import read_identity
 from rumpx.errors import (
@@ -54,15 +53,20 @@ from rumpx.ledger.schema import (
     open_books,
 )
 from rumpx.model.content import Content
-from rumpx.model.job import Address, format_address
+from rumpx.model.counts import Counts
+from rumpx.model.display import Display
+from rumpx.model.endpoint import Address, format_address
 from rumpx.model.limits import in_words, limits_with
-from rumpx.model.snapshot import Counts, KeyFailure, PartitionSummary, Snapshot
+from rumpx.model.nodes import Node, Topology
+from rumpx.model.partitions import LATE, RETRIED, KeySpan, Partition, SlotSpan, WholeSpan
+from rumpx.model.results import KeyFailure, PartitionSummary
+from rumpx.model.snapshot import Snapshot
 from rumpx.model.timeline import Recorder, held_seconds
-from rumpx.preflight.steps import Plan, may_be_balanced, refuse_balancer
+from rumpx.preflight.look import may_be_balanced, refuse_balancer
 from rumpx.processes.control import Control
 from rumpx.servers.replicas import other_dataset
 from rumpx.servers.slot_watch import SlotWatch, TargetRun, suspect_slots, target_runs
-from rumpx.servers.topology import Node, Topology, heir
+from rumpx.servers.topology import heir
 from rumpx.transfer.content_stats import Largest
 from rumpx.transfer.messages import Ack
 from rumpx.units import size

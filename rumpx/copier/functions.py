@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from rumpx.errors import Side, TargetUnusable, printable, unusable
-from rumpx.preflight.steps import SideFacts, connected
 from rumpx.servers.answers import misshapen
 from rumpx.servers.replies import explain_refusal
 from rumpx.servers.resp import Connection, Reply
+from rumpx.servers.side import SideFacts, connected
 from rumpx.servers.topology import is_error
 
 # Refused as a library only after all permissions.

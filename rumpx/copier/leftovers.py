@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from rumpx.errors import RumpxError
-from rumpx.preflight.steps import SideFacts, connected
 from rumpx.servers.answers import whole_or
 from rumpx.servers.info import info_fields
 from rumpx.servers.replies import classify
 from rumpx.servers.resp import Reply
+from rumpx.servers.side import SideFacts, connected
 from rumpx.servers.topology import is_error
 
 # More than any server keeps.

@@ -21,11 +21,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rumpx.engine.engine import Walk
-from rumpx.engine.plan import CursorSpan, KeySpan
+from rumpx.engine.plan import Plan
 from rumpx.ledger.schema import Facts, SavedWalk
-from rumpx.preflight.steps import Plan, SideFacts
+from rumpx.model.nodes import Node, Topology
+from rumpx.model.partitions import CursorSpan, KeySpan
 from rumpx.servers.replicas import other_dataset
-from rumpx.servers.topology import Node, Topology
+from rumpx.servers.side import SideFacts
 
 
 def reconcile(

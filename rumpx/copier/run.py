@@ -11,15 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from rumpx import __version__
+from rumpx._version import __version__
 from rumpx.copier.coordinator import Coordinator, first_facts, saved_walk
 from rumpx.copier.functions import copy_functions, plan_functions
 from rumpx.copier.leftovers import left_behind
 from rumpx.copier.resume import reconcile
-from rumpx.display.display import Display
 from rumpx.engine.engine import Walk
 from rumpx.engine.fence import with_writer
-from rumpx.engine.plan import RETRIED, key_partitions
+from rumpx.engine.plan import Plan, key_partitions
 from rumpx.errors import (
     EXIT_OK,
     EXIT_SOME_KEYS_FAILED,
@@ -42,10 +41,14 @@ from rumpx.ledger.catalog import (
 from rumpx.ledger.failed_keys import write_dead_letters
 from rumpx.ledger.ledger import Ledger, Update
 from rumpx.ledger.schema import Facts, keep_run
+from rumpx.model.display import Display
 from rumpx.model.history import RunRecord, Standing
 from rumpx.model.job import Job, Limits
-from rumpx.model.snapshot import State, Summary
-from rumpx.preflight.steps import Ask, Plan, prepare
+from rumpx.model.partitions import RETRIED
+from rumpx.model.results import Summary
+from rumpx.model.snapshot import State
+from rumpx.preflight.draft import Ask
+from rumpx.preflight.steps import prepare
 from rumpx.processes.control import Control
 
 

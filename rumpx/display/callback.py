@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rumpx.display.display import Display, Several, Silent, beside
+from rumpx.display.display import Several, Silent, beside
+from rumpx.model.display import Display
 from rumpx.model.snapshot import Snapshot
 
 

@@ -16,9 +16,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Final, Literal, Protocol, TextIO
+from typing import Final, Literal, TextIO
 
 from rumpx.display.lines import lines, quiet
+from rumpx.model.display import Display
 from rumpx.model.job import LogFormat, Progress
 from rumpx.model.snapshot import Snapshot
 
@@ -27,29 +28,6 @@ _STOP_TIMEOUT: Final = 3.0
 _PENDING_LIMIT: Final = 1000
 
 
-class Display(Protocol):
-    """Shows a run while it goes on."""
-
-    def start(self) -> None:
-        """Begin; called once, before the first snapshot."""
-
-    def show(self, snapshot: Snapshot) -> None:
-        """Here is the latest state; a display shows it when it sees fit."""
-
-    def now(self, snapshot: Snapshot) -> None:
-        """Somebody asked (SIGUSR1): write this state at once, as a line that stays."""
-
-    def message(self, text: str) -> None:
-        """Write one sentence that stays: a warning, a worker's death."""
-
-    def pause(self) -> None:
-        """Leave the terminal to somebody who asks a question."""
-
-    def go_on(self) -> None:
-        """The question was answered."""
-
-    def stop(self) -> None:
-        """End, with the last snapshot still to be seen."""
 
 
 def choose(

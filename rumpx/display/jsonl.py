@@ -60,7 +60,8 @@ from typing import Any, Final, TextIO
 from rumpx.display.lines import LINE_PERIOD, TextDisplay
 from rumpx.errors import RumpxError
 from rumpx.model.content import NO_CONTENT
-from rumpx.model.snapshot import Snapshot, Summary, Verification
+from rumpx.model.results import Summary, Verification
+from rumpx.model.snapshot import Snapshot
 
 JSON_VERSION: Final = 1
 JSON_PERIOD: Final = 1.0

@@ -20,7 +20,8 @@ from datetime import datetime
 from typing import Final, TextIO
 
 from rumpx import units
-from rumpx.model.snapshot import Counts, Snapshot, State
+from rumpx.model.counts import Counts
+from rumpx.model.snapshot import Snapshot, State
 from rumpx.text import legible, one_line, say
 
 LINE_PERIOD: Final = 30.0

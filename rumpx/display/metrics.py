@@ -37,8 +37,9 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from rumpx.display.display import Silent
 from rumpx.errors import UsageError
-from rumpx.model.job import Address, format_address
-from rumpx.model.snapshot import HOLDS, Counts, NodeStat, Row, Snapshot, State
+from rumpx.model.counts import Counts
+from rumpx.model.endpoint import Address, format_address
+from rumpx.model.snapshot import HOLDS, NodeStat, Row, Snapshot, State
 from rumpx.text import legible
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ def metrics_of(snapshot: Snapshot | None) -> Iterator[Metric]:
 def _always(snapshot: Snapshot | None) -> Iterator[Metric]:
     from prometheus_client.core import InfoMetricFamily
 
-    from rumpx import __version__
+    from rumpx._version import __version__
 
     told = {"version": __version__, "job_name": "", "source": "", "target": ""}
     state: State = "starting"

@@ -31,10 +31,9 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Final, Protocol, TypeVar
 
-from rumpx.display.display import Display
 from rumpx.engine.fence import Fence
 from rumpx.engine.frontier import Frontier
-from rumpx.engine.plan import CursorSpan, KeySpan, Partition, WholeSpan
+from rumpx.engine.plan import Plan
 from rumpx.engine.pool import Pool
 from rumpx.engine.progress import Progress, ProgressMeter, Told
 from rumpx.engine.scanner import Scanner, Shelf
@@ -47,14 +46,17 @@ from rumpx.errors import (
     TimeOver,
     unusable,
 )
-from rumpx.model.job import Address, format_address
+from rumpx.model.counts import Counts
+from rumpx.model.display import Display
+from rumpx.model.endpoint import Address, format_address
+from rumpx.model.nodes import Node
+from rumpx.model.partitions import CursorSpan, KeySpan, Partition, WholeSpan
 from rumpx.model.schedule import parse_timetable
-from rumpx.model.snapshot import Counts, Held, NodeStat, Snapshot, State, Verb
-from rumpx.preflight.steps import Plan, balancer_words
+from rumpx.model.snapshot import Held, NodeStat, Snapshot, State, Verb
 from rumpx.processes.channel import Channel, receive
 from rumpx.processes.control import Control
 from rumpx.processes.forkserver import process_context, signals_blocked
-from rumpx.servers.topology import Node
+from rumpx.servers.replies import balancer_words
 from rumpx.throttle import prober as observer
 from rumpx.throttle.governor import Decision, Full, Governor
 from rumpx.throttle.prober import Watched

@@ -31,10 +31,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
+from rumpx.engine.plan import Plan
 from rumpx.errors import RumpxError, TemporaryError
-from rumpx.model.job import Address
-from rumpx.preflight.steps import Plan, SideFacts
+from rumpx.model.endpoint import Address
 from rumpx.servers.clients import Left, end_clients
+from rumpx.servers.side import SideFacts
 
 # Longer than the kernel or a proxy holds what was sent, but for a network that is really broken.
 LATE_SECONDS: Final = 10.0

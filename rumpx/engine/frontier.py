@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from rumpx.model.snapshot import Counts, KeyFailure
+from rumpx.model.counts import Counts
+from rumpx.model.results import KeyFailure
 from rumpx.transfer.content_stats import NO_KINDS, Kinds
 
 _NOTHING = Counts()

@@ -23,15 +23,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from rumpx.engine.plan import Partition
+from rumpx.engine.plan import Plan
 from rumpx.engine.scanner import ScanSettings, read_identity, walk
 from rumpx.errors import RumpxError
-from rumpx.model.snapshot import Counts
-from rumpx.preflight.steps import Plan, SideFacts
+from rumpx.model.counts import Counts
+from rumpx.model.nodes import Topology
+from rumpx.model.partitions import Partition
 from rumpx.servers.connections import select
 from rumpx.servers.dial import Dialer
 from rumpx.servers.info import ServerInfo, read_info
-from rumpx.servers.topology import Topology
+from rumpx.servers.side import SideFacts
 from rumpx.throttle.scan_gate import Gate, GateClosed
 
 

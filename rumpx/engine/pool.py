@@ -33,7 +33,9 @@ import psutil
 
 from rumpx.engine import worker
 from rumpx.errors import RumpxError
-from rumpx.model.snapshot import Counts, KeyFailure, WorkerStat
+from rumpx.model.counts import Counts
+from rumpx.model.results import KeyFailure
+from rumpx.model.snapshot import WorkerStat
 from rumpx.processes.channel import Channel, receive, send
 from rumpx.processes.forkserver import process_context, signals_blocked
 from rumpx.throttle.rates import Throttle

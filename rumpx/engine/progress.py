@@ -15,22 +15,14 @@ from typing import TYPE_CHECKING, Final
 
 import psutil
 
-from rumpx.engine.plan import RETRIED, Partition
+from rumpx.engine.plan import Plan
 from rumpx.errors import Side
 from rumpx.model.content import NO_CONTENT, Content
-from rumpx.model.job import Address, format_address
-from rumpx.model.snapshot import (
-    Counts,
-    Held,
-    NodeStat,
-    PartitionSummary,
-    Row,
-    Snapshot,
-    State,
-    Verb,
-    WorkerStat,
-)
-from rumpx.preflight.steps import Plan
+from rumpx.model.counts import Counts
+from rumpx.model.endpoint import Address, format_address
+from rumpx.model.partitions import RETRIED, Partition
+from rumpx.model.results import PartitionSummary
+from rumpx.model.snapshot import Held, NodeStat, Row, Snapshot, State, Verb, WorkerStat
 from rumpx.transfer.content_stats import NO_KINDS, Kinds, Largest, content
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from collections import deque
 from itertools import chain
 from typing import Final, Literal
 
-from rumpx.engine.plan import reached, reverse
+from rumpx.model.partitions import reached, reverse
 from rumpx.model.slots import SLOTS
 
 # Names that are kept of one walk, and their bytes.

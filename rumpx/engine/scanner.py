@@ -29,15 +29,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from rumpx.engine.plan import (
-    CursorSpan,
-    KeySpan,
-    Partition,
-    SlotSpan,
-    cursor_is_plausible,
-    reached,
-    reverse,
-)
 from rumpx.engine.recent_keys import FoundLately
 from rumpx.errors import (
     ConnectionLost,
@@ -47,7 +38,18 @@ from rumpx.errors import (
     machine_limit,
     unusable,
 )
-from rumpx.model.job import Address, Scope
+from rumpx.model.endpoint import Address
+from rumpx.model.job import Scope
+from rumpx.model.nodes import Node
+from rumpx.model.partitions import (
+    CursorSpan,
+    KeySpan,
+    Partition,
+    SlotSpan,
+    cursor_is_plausible,
+    reached,
+    reverse,
+)
 from rumpx.model.slots import key_slot
 from rumpx.servers.connections import select
 from rumpx.servers.dial import Dialer
@@ -57,7 +59,7 @@ from rumpx.servers.redials import growing_pause
 from rumpx.servers.replicas import catch_up, identify, prove, read_place
 from rumpx.servers.replies import Kind, classify, explain_refusal, malformed
 from rumpx.servers.resp import Argument, Connection, Reply
-from rumpx.servers.topology import Node, heir, is_error, read_topology
+from rumpx.servers.topology import heir, is_error, read_topology
 from rumpx.throttle.scan_gate import Gate, GateClosed
 from rumpx.transfer.messages import (
     CursorUnproven,

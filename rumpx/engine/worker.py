@@ -26,13 +26,13 @@ from dataclasses import dataclass
 from typing import Final, Literal, Protocol, Self
 
 from rumpx.errors import RumpxError
+from rumpx.model.counts import Counts
 from rumpx.model.job import Scope
-from rumpx.model.snapshot import Counts
+from rumpx.model.nodes import Topology
 from rumpx.processes.channel import Channel, receive, send
 from rumpx.processes.forkserver import HELD_BACK, name_process
 from rumpx.servers.connections import Links
 from rumpx.servers.dial import Dialer
-from rumpx.servers.topology import Topology
 from rumpx.throttle.rates import Throttle
 from rumpx.transfer.chunks import ChunkLimits, Intake
 from rumpx.transfer.dump_reader import Abilities, DumpReader

@@ -17,11 +17,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from rumpx.engine.plan import Plan
 from rumpx.errors import JobHeld, Side, UsageError, unusable
 from rumpx.ledger.ledger import ctl_path, is_held, remove
 from rumpx.ledger.schema import JobRecord, Progressed, look_into
-from rumpx.model.job import Endpoint, Job, parse_endpoint, read_password_file
-from rumpx.preflight.steps import Plan
+from rumpx.model.endpoint import Endpoint, parse_endpoint, read_password_file
+from rumpx.model.job import Job
 from rumpx.text import shell_words
 
 _SUFFIX: Final = ".ledger"

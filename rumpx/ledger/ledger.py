@@ -26,7 +26,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from rumpx.engine.plan import Partition
 from rumpx.errors import JobHeld, UsageError
 from rumpx.ledger.schema import (
     APPLICATION,
@@ -50,6 +49,7 @@ from rumpx.ledger.schema import (
 )
 from rumpx.model.history import RunRecord
 from rumpx.model.job import Job, Limits
+from rumpx.model.partitions import Partition
 from rumpx.model.timeline import Point
 from rumpx.transfer.content_stats import Large
 

@@ -32,12 +32,14 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 from rumpx.engine.key_counts import Census
-from rumpx.engine.plan import NodeKeys, Partition
 from rumpx.errors import Side, UsageError
 from rumpx.files import writable_by_others
+from rumpx.model.counts import Counts
+from rumpx.model.endpoint import Address
 from rumpx.model.history import RunRecord
-from rumpx.model.job import Address, Job
-from rumpx.model.snapshot import Counts, KeyFailure, Verification
+from rumpx.model.job import Job
+from rumpx.model.partitions import NodeKeys, Partition
+from rumpx.model.results import KeyFailure, Verification
 from rumpx.model.timeline import Point
 from rumpx.serialize import from_plain, to_plain
 from rumpx.transfer.content_stats import NO_KINDS, Kinds, Large

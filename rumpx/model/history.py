@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rumpx.model.snapshot import Counts, Summary, Verification
+from rumpx.model.counts import Counts
+from rumpx.model.results import Summary, Verification
 from rumpx.model.timeline import Point
 
 # "killed": the ledger says that it runs, and no process holds it.

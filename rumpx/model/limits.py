@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from rumpx.errors import UsageError
-from rumpx.model.job import Limits, parse_seconds, parse_size
+from rumpx.model.job import Limits
+from rumpx.units import parse_seconds, parse_size
 
 
 def parse_number(text: str, flag: str) -> float:

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from rumpx.errors import Side, printable
+from rumpx.model.endpoint import Endpoint, Tls, format_address
 from rumpx.model.history import Option
-from rumpx.model.job import Endpoint, Job, Limits, Scope, Tls, format_address
+from rumpx.model.job import Job, Limits, Scope
 from rumpx.model.limits import READERS, in_words
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ from typing import Final, Literal
 from zoneinfo import ZoneInfo
 
 from rumpx.errors import UsageError
-from rumpx.model.job import parse_size
+from rumpx.units import parse_size
 
 Limit = Literal["off", "full"] | int
 """Nothing, everything, or bytes a second."""

@@ -20,7 +20,8 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from rumpx.errors import Side
-from rumpx.model.snapshot import Counts, Snapshot
+from rumpx.model.counts import Counts
+from rumpx.model.snapshot import Snapshot
 
 MOST_POINTS: Final = 3600
 FIRST_SECONDS: Final = 1.0

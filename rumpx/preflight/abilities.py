@@ -9,14 +9,27 @@ that the server refuses only after its syntax and all permissions.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 from rumpx.engine.scanner import name_tests, scanned
 from rumpx.errors import ConnectionLost, Side, TargetFull, TargetUnusable, TemporaryError, unusable
-from rumpx.model.job import Address, Scope
-from rumpx.servers.replies import Kind, classify, explain_refusal, key_refused
-from rumpx.servers.resp import Argument, Connection, Reply
+from rumpx.model.endpoint import Address
+from rumpx.model.job import Job, Scope
+from rumpx.model.partitions import NodeKeys
+from rumpx.preflight.worker_spec import knows_scan_type
+from rumpx.servers.replies import Kind, classify, explain_refusal, key_refused, refused
+from rumpx.servers.resp import Argument, Command, Connection, Reply
+from rumpx.servers.side import SideFacts, connected
+from rumpx.servers.topology import is_error
+from rumpx.transfer.dump_reader import (
+    Abilities,
+    Expiry,
+    no_clock,
+    no_memory_usage,
+    no_multi,
+    no_sizes,
+)
 
 SCANS: Final = 20
 _SCAN_COUNT: Final = 250
@@ -140,3 +153,109 @@ def takes_absttl(connection: Connection, key: bytes, *, replace: bool) -> bool:
 
 def _malformed(reply: Reply) -> bool:
     return classify(reply).reason == "syntax error"
+
+# Beyond that no value is read to see whether values may be read.
+_LARGEST_TRIED: Final = 2**20
+
+# Where writes are paused, not even a RESTORE that is refused is answered.
+_PROBE_SECONDS: Final = 1.0
+
+NO_ABSTTL: Final = (
+    "The target's RESTORE has no ABSTTL (Redis 5.0 has it): expiries are written as times left by "
+    "the target's clock, and come out later by the network delay."
+)
+
+
+def find_sample(side: SideFacts, databases: list[NodeKeys], scope: Scope) -> Sample:
+    """A key in scope for trying out permissions, one that the user may read if there is one."""
+    scans, closed = SCANS, None
+    scan_type = knows_scan_type(side, scope.types) if databases else False
+    for number, place in enumerate(databases):
+        if not scans:
+            break
+        with connected(side.dialer, place.node.address, place.db) as connection:
+            share = max(1, scans // (len(databases) - number))
+            key, refused_key, taken = readable_key(
+                connection, side.dialer.side, scope, scan_type, share
+            )
+            scans -= taken
+        if key is not None:
+            return Sample(place.node.address, place.db, key)
+        if refused_key is not None and closed is None:
+            closed = Sample(place.node.address, place.db, refused_key)
+    return closed or Sample(side.topology.nodes[0].address, 0, b"rumpx")
+
+
+def find_abilities(
+    job: Job, facts: SideFacts, sample: Sample, warnings: list[str]
+) -> Abilities:
+    """Try on one key what reading values needs, and what would help."""
+    side = facts.dialer.side
+    with connected(facts.dialer, sample.node, sample.db) as connection:
+        size = connection.call("MEMORY", "USAGE", sample.key, "SAMPLES", 1)
+        # A large value may be more than the server can pass: another name stands in for it.
+        large = isinstance(size, int) and size > _LARGEST_TRIED
+        dumped = replace(sample, key=b"rumpx") if large else sample
+        for command, key in (("SCAN", b"0"), ("DUMP", dumped.key), ("PTTL", sample.key)):
+            reply = connection.call(command, key)
+            if is_error(reply):
+                refuse_command(side, connection, command, reply)
+        expiry: Expiry = "instant"
+        reply = connection.call("PEXPIRETIME", sample.key)
+        if is_error(reply) and refused(reply):
+            expiry = "clock" if isinstance(connection.call("TIME"), list) else "left"
+            if expiry == "left":
+                warnings.append(no_clock(side))
+        sizes = _sizes(job, side, connection, sample, warnings)
+    multi = not facts.topology.cluster and _allows_multi(facts, dumped, expiry)
+    if not multi and not facts.topology.cluster:
+        warnings.append(no_multi(side))
+    return Abilities(expiry, multi, sizes)
+
+
+def _allows_multi(facts: SideFacts, sample: Sample, expiry: Expiry) -> bool:
+    """Whether a group is executed with what a copy reads in it; or where the user may not read the
+    sample, which aborts it, an empty one. On a connection of its own: one that refuses EXEC stays
+    in its MULTI."""
+    second = "PEXPIRETIME" if expiry == "instant" else "PTTL"
+    group: list[Command] = [("MULTI",), ("DUMP", sample.key), (second, sample.key), ("EXEC",)]
+    if expiry == "clock":
+        group.insert(2, ("TIME",))
+    with connected(facts.dialer, sample.node, sample.db) as connection:
+        replies = connection.call_many(group)
+        if any(is_error(reply) and key_refused(reply) for reply in replies):
+            replies = connection.call_many([("MULTI",), ("EXEC",)])
+        return isinstance(replies[-1], list)
+
+
+def _sizes(
+    job: Job, side: Side, connection: Connection, sample: Sample, warnings: list[str]
+) -> Literal["memory", "length", "none"]:
+    if not job.size_check:
+        return "none"
+    if not refused(connection.call("MEMORY", "USAGE", sample.key, "SAMPLES", 1)):
+        return "memory"
+    if not refused(connection.call("TYPE", sample.key)):
+        warnings.append(no_memory_usage(side))
+        return "length"
+    warnings.append(no_sizes(side))
+    return "none"
+
+
+def prove_restore(target: SideFacts, sample: Sample, *, replace: bool) -> bool:
+    """Whether each primary of the target takes RESTORE … ABSTTL; see `abilities`."""
+    takes = True
+    for node in target.topology.nodes:
+        with connected(target.dialer, node.address) as connection:
+            takes &= takes_absttl(connection, sample.key, replace=replace)
+    return takes
+
+
+def lacks_absttl(target: SideFacts, sample: Sample) -> bool:
+    """Whether a primary of the target is known to take no RESTORE … ABSTTL."""
+    dialer = replace(target.dialer, timeout=_PROBE_SECONDS)
+    for node in target.topology.nodes:
+        with connected(dialer, node.address) as connection:
+            if refuses_absttl(connection, sample.key):
+                return True
+    return False

@@ -16,8 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from rumpx import units
-from rumpx.report.text import Entry, count_of
+from rumpx.report.text import Entry
 from rumpx.text import legible
+from rumpx.units import count_of
 
 if TYPE_CHECKING:
     from rumpx.model.checkup import Checkup, Ends, Estimate, Line, Planned, Sampled

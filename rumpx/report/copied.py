@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rumpx import units
-from rumpx.model.snapshot import Summary
-from rumpx.report.text import Entry, count_of, failed_keys, server
+from rumpx.model.results import Summary
+from rumpx.report.text import Entry, failed_keys
+from rumpx.text import server
+from rumpx.units import count_of
 
 
 def outcome(summary: Summary) -> str:

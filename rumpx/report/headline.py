@@ -14,8 +14,9 @@ from typing import Final, Literal, NamedTuple
 
 from rumpx import units
 from rumpx.errors import EXIT_DIFFERENCES
+from rumpx.model.counts import Counts
 from rumpx.model.history import Record
-from rumpx.model.snapshot import Counts, Summary, Verification
+from rumpx.model.results import Summary, Verification
 from rumpx.report import copied, verdict
 from rumpx.report.summary import told
 from rumpx.report.text import Entry

@@ -18,7 +18,7 @@ from typing import Final
 from rumpx import units
 from rumpx.errors import Side
 from rumpx.model.history import Record
-from rumpx.model.snapshot import Summary
+from rumpx.model.results import Summary
 from rumpx.model.timeline import Point, held_seconds
 from rumpx.report import headline as facts
 from rumpx.report.charts import Chart, Line, held_lanes, histogram, over_time

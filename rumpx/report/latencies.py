@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from rumpx.errors import SIDES, Side, UsageError
 from rumpx.model.history import Option, Record
-from rumpx.model.job import parse_seconds
+from rumpx.units import parse_seconds
 
 
 class Latencies(NamedTuple):

@@ -16,14 +16,15 @@ from typing import Final, Literal, NamedTuple
 from rumpx import units
 from rumpx.errors import printable
 from rumpx.model.history import Record, RunRecord
-from rumpx.model.snapshot import KeyFailure, PartitionSummary, Summary, Verification
+from rumpx.model.results import KeyFailure, PartitionSummary, Summary, Verification
 from rumpx.model.timeline import held_seconds
 from rumpx.report import verdict
 from rumpx.report.headline import moment, sentence
 from rumpx.report.latencies import latencies
 from rumpx.report.scales import extent, size_groups
 from rumpx.report.summary import told
-from rumpx.report.text import Entry, count_of
+from rumpx.report.text import Entry
+from rumpx.units import count_of
 
 Kind = Literal["text", "brief", "number", "share", "name"]
 

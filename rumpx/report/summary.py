@@ -13,7 +13,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from rumpx.files import write_text
-from rumpx.model.snapshot import Summary, Verification
+from rumpx.model.results import Summary, Verification
 from rumpx.report import copied, verdict
 from rumpx.report.text import Entry
 from rumpx.text import legible

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from rumpx import units
 from rumpx.errors import printable
-from rumpx.model.snapshot import KeyFailure
+from rumpx.model.results import KeyFailure
 
 KEYS_SHOWN: Final = 3
 
@@ -30,11 +30,5 @@ def failed_keys(failures: tuple[KeyFailure, ...], reason: str, count: int) -> st
     return f"{units.keys(count)}: {', '.join(names)}"
 
 
-def server(uri: str, version: str) -> str:
-    """An endpoint and what runs there."""
-    return f"{uri} ({version})" if version else uri
 
 
-def count_of(number: int, noun: str) -> str:
-    """`1 key`, `2 keys`."""
-    return f"{units.keys(number)} {noun}" + ("" if number == 1 else "s")

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from rumpx import units
-from rumpx.model.snapshot import Verification
-from rumpx.report.text import Entry, count_of, failed_keys, server
+from rumpx.model.results import Verification
+from rumpx.report.text import Entry, failed_keys
+from rumpx.text import server
+from rumpx.units import count_of
 
 # The columns of the table by prefix, in the order of reading.
 KINDS: Final = ("missing", "extra", "type", "value", "expiry")

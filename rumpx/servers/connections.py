@@ -27,7 +27,8 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from rumpx.errors import ConnectionLost, RumpxError, unusable
-from rumpx.model.job import Address, format_address
+from rumpx.model.endpoint import Address, format_address
+from rumpx.model.nodes import Topology
 from rumpx.model.slots import key_slot, key_slots
 from rumpx.servers.answers import misshapen
 from rumpx.servers.clients import end_clients
@@ -37,7 +38,7 @@ from rumpx.servers.replicas import prove, read_places
 from rumpx.servers.replies import explain_refusal, redirection, refused
 from rumpx.servers.resp import Connection
 from rumpx.servers.tls import flag_of
-from rumpx.servers.topology import Idle, Topology, is_error, marked
+from rumpx.servers.topology import Idle, is_error, marked
 
 _REFRESH_SECONDS: Final = 0.5
 # A worker has up to six Links, and some files of its own, below what the system lets it open.

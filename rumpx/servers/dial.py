@@ -34,7 +34,7 @@ from redis.connection import Connection as RedisConnection
 from redis.connection import UnixDomainSocketConnection
 
 from rumpx.errors import ConnectionLost, MachineLimit, RumpxError, Side, machine_limit, unusable
-from rumpx.model.job import Address, Endpoint, ReadFrom, format_address, is_host
+from rumpx.model.endpoint import Address, Endpoint, ReadFrom, format_address, is_host
 from rumpx.servers.redials import Redials, Turn
 from rumpx.servers.replies import Kind, classify, is_farewell, malformed, port_of
 from rumpx.servers.resp import Connection

@@ -36,13 +36,14 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from rumpx.errors import ConnectionLost, NoReplica, RumpxError
-from rumpx.model.job import Address, format_address
+from rumpx.model.endpoint import Address, format_address
+from rumpx.model.nodes import Node, Origin, Topology
 from rumpx.servers.answers import misshapen, signed, text_of
 from rumpx.servers.dial import Dialer
 from rumpx.servers.info import info_fields
 from rumpx.servers.replies import port_of
 from rumpx.servers.resp import Connection, Reply
-from rumpx.servers.topology import Idle, Node, Origin, Topology, read_topology
+from rumpx.servers.topology import Idle, read_topology
 from rumpx.servers.upstream import Upstream, parse_upstream
 
 _CATCH_UP_SECONDS: Final = 5.0

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from rumpx.errors import RumpxError, Side, unusable
-from rumpx.model.job import Address
+from rumpx.model.endpoint import Address
+from rumpx.servers.tls import flag_of
 
 
 class Kind(enum.Enum):
@@ -196,3 +197,14 @@ def explain_refusal(error: object, command: str) -> str:
     if "unknown" in text.lower():
         return f"the server has no {command} (renamed, disabled, or too old)"
     return f"the server answered: {text}"
+
+
+def balancer_words(side: Side, name: str) -> str:
+    """What to say of an address behind which are several servers."""
+    flag = flag_of(side)
+    return (
+        f"The {side} at {name} is not one server: its connections are answered by different ones "
+        "(their run_id differs), as behind a load balancer over replicas. A SCAN cursor of one "
+        f"means nothing on another: give one server's own address as {flag} (or, of a cluster, "
+        f"{flag}-cluster yes)."
+    )

@@ -24,12 +24,13 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from rumpx.errors import RumpxError, TemporaryError
-from rumpx.model.job import Address
+from rumpx.model.endpoint import Address
+from rumpx.model.nodes import Node, OwnView, Topology
 from rumpx.model.slots import SLOTS
-from rumpx.preflight.steps import SideFacts
 from rumpx.servers.dial import Dialer
 from rumpx.servers.info import read_info
-from rumpx.servers.topology import Node, OwnView, Topology, marked, own_view, read_topology
+from rumpx.servers.side import SideFacts
+from rumpx.servers.topology import marked, own_view, read_topology
 
 _POLL_SECONDS: Final = 1.0
 _LAST_POLL_SECONDS: Final = 1.0

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final, TypeGuard
 
 from rumpx.errors import RumpxError, Side, machine_limit, unusable
-from rumpx.model.job import Address, Tls, format_address
+from rumpx.model.endpoint import Address, Tls, format_address
 
 # OpenSSL's X509_V_ERR_*: what a verification found wrong.
 _NOT_YET_VALID: Final = 9

@@ -37,15 +37,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
-from rumpx.engine.plan import Tuning
 from rumpx.errors import Side
 from rumpx.model.job import Limits
+from rumpx.model.nodes import NodeName
 from rumpx.model.schedule import Timetable
 from rumpx.model.schedule import Window as TimeWindow
+from rumpx.model.tuning import COMMANDS_A_KEY, Tuning
 from rumpx.throttle.latency import Window
-from rumpx.throttle.prober import Felt, NodeName, Used, Watching
+from rumpx.throttle.prober import Felt, Used, Watching
 from rumpx.throttle.rates import QUANTUM, Pace
-from rumpx.transfer.dump_reader import COMMANDS_A_KEY
 
 _FEWEST_KEYS: Final = 10
 _FIRST_SHARE: Final = 0.25

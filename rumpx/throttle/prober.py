@@ -29,7 +29,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from rumpx.errors import RumpxError, Side
-from rumpx.model.job import Address
+from rumpx.model.endpoint import Address
+from rumpx.model.nodes import NodeName
 from rumpx.processes.channel import Channel, receive, send
 from rumpx.processes.forkserver import HELD_BACK, name_process
 from rumpx.servers.dial import Dialer
@@ -48,7 +49,6 @@ _INFO_TIMEOUT: Final = 5.0
 _LONGEST_PAUSE: Final = 1.0
 _SILENT_SECONDS: Final = 3.0
 
-NodeName = tuple[Side, Address | None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
 from rumpx.errors import ConnectionLost
-from rumpx.model.job import Address, Scope
-from rumpx.model.snapshot import KeyFailure
+from rumpx.model.endpoint import Address
+from rumpx.model.job import Scope
+from rumpx.model.results import KeyFailure
 from rumpx.servers.connections import Links
 from rumpx.servers.replies import Kind, classify
 from rumpx.servers.resp import Connection

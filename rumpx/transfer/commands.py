@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import hiredis
 
 from rumpx.errors import ConnectionLost, unusable
-from rumpx.model.job import Address
+from rumpx.model.endpoint import Address
 from rumpx.servers.connections import Links
 from rumpx.servers.replies import Kind, classify, explain_refusal, malformed
 from rumpx.servers.resp import ASKING, Connection, Reply

@@ -35,8 +35,8 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from rumpx.errors import ConnectionLost, Side, unusable
-from rumpx.model.job import Address
-from rumpx.model.snapshot import KeyFailure
+from rumpx.model.endpoint import Address
+from rumpx.model.results import KeyFailure
 from rumpx.servers.connections import Links
 from rumpx.servers.info import milliseconds
 from rumpx.servers.replies import (
@@ -72,8 +72,6 @@ GROUP_BYTES: Final = 2**20
 _GONE: Final = -2
 _ONLY_BYTES: Final = {bytes}
 _ONLY_INTS: Final = {int}
-# As a rule, on the source: its size, its payload, its expiry.
-COMMANDS_A_KEY: Final = 3
 # How many commands tell a key's size.
 _SIZE_COMMANDS: Final = {"memory": 1, "length": 2, "none": 0}
 _CLOCK_SPREAD_MS: Final = 2.0

@@ -9,12 +9,13 @@ import marshal
 from dataclasses import dataclass
 from typing import Any
 
-from rumpx.engine.plan import Work
 from rumpx.errors import RumpxError
-from rumpx.model.job import Address
-from rumpx.model.snapshot import Counts, Finding, KeyFailure
+from rumpx.model.counts import Counts
+from rumpx.model.endpoint import Address
+from rumpx.model.nodes import Node
+from rumpx.model.partitions import Work
+from rumpx.model.results import Finding, KeyFailure
 from rumpx.servers.clients import Left
-from rumpx.servers.topology import Node
 from rumpx.transfer.content_stats import NO_KINDS, Kinds, Large
 
 

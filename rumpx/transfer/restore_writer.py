@@ -29,8 +29,8 @@ from operator import itemgetter
 from typing import Final
 
 from rumpx.errors import ConnectionLost, RumpxError, TargetFull, TargetUnusable
-from rumpx.model.job import Address
-from rumpx.model.snapshot import KeyFailure
+from rumpx.model.endpoint import Address
+from rumpx.model.results import KeyFailure
 from rumpx.servers.connections import Links
 from rumpx.servers.replies import Kind, classify, explain_refusal, malformed
 from rumpx.servers.resp import ASKING, NO_EXPIRY, Connection, RestoreEncoder, encode

@@ -34,8 +34,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from rumpx.errors import ConnectionLost, RumpxError, Side, unusable
-from rumpx.model.job import Address
-from rumpx.model.snapshot import KeyFailure
+from rumpx.model.endpoint import Address
+from rumpx.model.results import KeyFailure
 from rumpx.servers.replies import Kind, classify
 from rumpx.units import size
 

@@ -26,8 +26,10 @@ from itertools import chain, islice, product
 from typing import Final, Literal
 
 from rumpx.errors import ConnectionLost
-from rumpx.model.job import Address, Scope
-from rumpx.model.snapshot import Counts, KeyFailure
+from rumpx.model.counts import Counts
+from rumpx.model.endpoint import Address
+from rumpx.model.job import Scope
+from rumpx.model.results import KeyFailure
 from rumpx.servers.connections import Links
 from rumpx.servers.resp import Connection
 from rumpx.transfer.aside import Aside

@@ -33,8 +33,9 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from rumpx.engine.worker import WorkerSpec
+from rumpx.model.counts import Counts
 from rumpx.model.job import Scope
-from rumpx.model.snapshot import Counts, Finding, FindingKind, KeyFailure
+from rumpx.model.results import Finding, FindingKind, KeyFailure
 from rumpx.servers.connections import Links
 from rumpx.servers.endless import Endless, never_ends
 from rumpx.servers.replies import malformed

@@ -24,7 +24,7 @@ from typing import Final, TextIO
 from rumpx.errors import UsageError, printable
 from rumpx.files import open_anew, replacing
 from rumpx.model.job import Scope
-from rumpx.model.snapshot import Finding, PrefixDifferences
+from rumpx.model.results import Finding, PrefixDifferences
 
 PREFIXES_SHOWN: Final = 10
 _PREFIXES_COUNTED: Final = 10_000

@@ -24,21 +24,24 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from rumpx.display.display import Display
 from rumpx.engine.engine import Engine, Walk
 from rumpx.engine.fence import MEND_FENCE, UNFENCED
 from rumpx.engine.key_counts import Census, take_census
-from rumpx.engine.plan import KeySpan, key_partitions
+from rumpx.engine.plan import Plan, key_partitions
 from rumpx.errors import Interrupted, RumpxError, TemporaryError, TimeOver
-from rumpx.model.snapshot import Back, Counts, Finding, KeyFailure, Snapshot
+from rumpx.model.counts import Counts
+from rumpx.model.display import Display
+from rumpx.model.nodes import Node
+from rumpx.model.partitions import KeySpan
+from rumpx.model.results import Back, Finding, KeyFailure
+from rumpx.model.snapshot import Snapshot
 from rumpx.model.verify_request import Request
-from rumpx.preflight.steps import Plan, SideFacts
 from rumpx.processes.control import Control
-from rumpx.report.text import count_of
 from rumpx.servers.replicas import identify, other_dataset
+from rumpx.servers.side import SideFacts
 from rumpx.servers.slot_watch import SlotWatch
-from rumpx.servers.topology import Node
 from rumpx.transfer.messages import Ack
+from rumpx.units import count_of
 from rumpx.verifier.differences import NAMES_REMEMBERED, Findings, Line
 
 Confirm = Callable[[str], bool]

@@ -12,42 +12,44 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from rumpx.engine.plan import NodeKeys, Partition, Tuning, plan_partitions
+from rumpx.engine.plan import Plan, plan_partitions
 from rumpx.errors import SourceUnusable, UsageError
 from rumpx.model.job import Job, Scope
+from rumpx.model.partitions import NodeKeys, Partition
+from rumpx.model.tuning import Tuning
 from rumpx.model.verify_request import Request
-from rumpx.preflight.abilities import Sample
-from rumpx.preflight.steps import (
-    Plan,
-    SideFacts,
+from rumpx.preflight.abilities import (
+    Sample,
+    find_abilities,
+    find_sample,
+    lacks_absttl,
+    prove_restore,
+)
+from rumpx.preflight.cursors import with_schemes
+from rumpx.preflight.databases import (
+    chosen_databases,
+    database_map,
+    databases_of,
+    find_databases,
+    ignores_select,
+    prove_databases,
+    refuse_collisions,
+)
+from rumpx.preflight.look import look
+from rumpx.preflight.refusals import (
     check_clocks,
     check_eviction,
     check_replicas,
     check_upstreams,
-    chosen_databases,
-    connected,
-    database_map,
-    databases_of,
-    find_abilities,
-    find_databases,
-    find_sample,
-    ignores_select,
-    lacks_absttl,
-    look,
-    prove_databases,
-    prove_restore,
-    refuse_collisions,
     refuse_replica,
     refuse_same_chain,
     refuse_unserved,
-    scan_settings,
-    tune_to_distance,
     warn_of_eviction,
     warn_of_trust,
-    with_schemes,
-    worker_spec,
 )
+from rumpx.preflight.worker_spec import scan_settings, tune_to_distance, worker_spec
 from rumpx.servers.answers import misshapen
+from rumpx.servers.side import SideFacts, connected
 from rumpx.servers.topology import is_error
 from rumpx.transfer.dump_reader import Abilities
 from rumpx.transfer.restore_writer import LATE_MS

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from rumpx.display.display import Display
 from rumpx.engine.fence import with_writer
+from rumpx.engine.plan import Plan
 from rumpx.errors import (
     EXIT_DIFFERENCES,
     EXIT_OK,
@@ -25,9 +25,10 @@ from rumpx.errors import (
 from rumpx.ledger.catalog import ledger_path, state_folder
 from rumpx.ledger.ledger import hold, is_held, lock_path
 from rumpx.ledger.schema import keep_verification, look_into
-from rumpx.model.snapshot import State, Verification
+from rumpx.model.display import Display
+from rumpx.model.results import Verification
+from rumpx.model.snapshot import State
 from rumpx.model.verify_request import Request
-from rumpx.preflight.steps import Plan
 from rumpx.processes.control import Control
 from rumpx.verifier.comparer import CompareSpec
 from rumpx.verifier.confidence import what_a_sample_proves

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rumpx.preflight.steps import Plan
+from rumpx.engine.plan import Plan
 from rumpx.throttle.rates import Throttle
 from rumpx.throttle.scan_gate import Gate
 

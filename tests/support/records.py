@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from rumpx.model.content import Content, LargeKey, SizeCount, TypeCount
+from rumpx.model.counts import Counts
 from rumpx.model.history import Option, Record, RunRecord
-from rumpx.model.snapshot import (
-    Counts,
+from rumpx.model.results import (
     KeyFailure,
     PartitionSummary,
     PrefixDifferences,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from rumpx.model.snapshot import Counts, Row, Snapshot, State, WorkerStat
+from rumpx.model.counts import Counts
+from rumpx.model.snapshot import Row, Snapshot, State, WorkerStat
 
 
 def make_rows(count: int, fraction: float = 0.4) -> tuple[Row, ...]:

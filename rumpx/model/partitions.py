@@ -1,0 +1,193 @@
+"""Partitions: pieces of the keyspace that are walked on their own.
+
+A partition is one SCAN loop over a *span* of one node's database:
+
+- `WholeSpan`: one plain cursor. Always right. Its progress is not in the cursor.
+- `CursorSpan`: a part of one hash table. The server's cursor is a counter over the table's buckets
+  with its bits reversed, so the part that begins at position `low` of 2**64 starts at cursor
+  `reverse(low)` and ends as soon as `reverse(cursor) >= high`, or the cursor is 0. That holds while
+  the table grows and shrinks. Progress is exact.
+- `SlotSpan`: a range of hash slots on a cluster node that keeps one table a slot (Valkey ≥ 8,
+  Redis ≥ 7.4). The low 14 bits of its cursor are the slot and a scan may start at any slot.
+- `KeySpan`: a list of keys, not scanned for at all: those that failed, or that differ. Its cursor
+  counts them.
+
+A span's `slots` filter or a `prefix` narrows further what the walk hands on.
+
+A CursorSpan means something only within one server process, whose hash seed decides which keys
+are in it: if the process changes, *all* CursorSpans of that database must be walked anew, also
+those that were done. The others survive.
+
+Source of the cursor: `dictScan` in the servers' dict.c; of the slots in it: kvstore.c.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from rumpx.errors import Side
+from rumpx.model.endpoint import Address
+from rumpx.model.nodes import Node
+from rumpx.model.slots import SLOTS
+
+MIN_PARTITION_KEYS: Final = 5_000
+_CURSOR_BITS: Final = 64
+CURSORS: Final = 1 << _CURSOR_BITS
+# A table may be larger than its keys need (after mass deletes), but not by more than this.
+_TABLE_SLACK: Final = 64
+_SMALLEST_TABLE: Final = 1024
+
+
+def reverse(number: int) -> int:
+    """The 64 bits of a number in reverse order.
+
+    >>> reverse(1) == 1 << 63
+    True
+    """
+    return int(f"{number:064b}"[::-1], 2)
+
+
+def reached(cursor: int) -> int:
+    """The position up to which a table has been walked when SCAN answers with this cursor."""
+    return reverse(cursor) or CURSORS
+
+
+@dataclass(frozen=True, slots=True)
+class WholeSpan:
+    """The whole database by one plain cursor."""
+
+    start: int = 0
+
+    def ended(self, cursor: int) -> bool:
+        return cursor == 0
+
+    def fraction(self, cursor: int) -> float | None:
+        """Unknown: the caller counts keys instead."""
+        return None
+
+    def __str__(self) -> str:
+        return "all keys"
+
+
+@dataclass(frozen=True, slots=True)
+class CursorSpan:
+    """Positions [low, high) of 2**64 of a hash table."""
+
+    low: int
+    high: int
+
+    @property
+    def start(self) -> int:
+        return reverse(self.low)
+
+    def ended(self, cursor: int) -> bool:
+        return reached(cursor) >= self.high
+
+    def fraction(self, cursor: int) -> float | None:
+        return (reverse(cursor) - self.low) / (self.high - self.low)
+
+    def __str__(self) -> str:
+        return f"part {self.low / CURSORS:.4g} to {self.high / CURSORS:.4g} of the table"
+
+
+@dataclass(frozen=True, slots=True)
+class SlotSpan:
+    """Slots [low, high) of a node that keeps one table a slot."""
+
+    low: int
+    high: int
+
+    @property
+    def start(self) -> int:
+        return self.low
+
+    def ended(self, cursor: int) -> bool:
+        return cursor == 0 or cursor % SLOTS >= self.high
+
+    def fraction(self, cursor: int) -> float | None:
+        return max(0, cursor % SLOTS - self.low) / (self.high - self.low)
+
+    def __str__(self) -> str:
+        return f"slots {self.low} to {self.high - 1}"
+
+
+@dataclass(frozen=True, slots=True)
+class KeySpan:
+    """Keys that are known by name."""
+
+    keys: tuple[bytes, ...]
+    start: int = 0
+
+    def ended(self, cursor: int) -> bool:
+        return cursor >= len(self.keys)
+
+    def fraction(self, cursor: int) -> float | None:
+        return cursor / max(1, len(self.keys))
+
+    def __str__(self) -> str:
+        return f"{len(self.keys):,} keys"
+
+
+Span = WholeSpan | CursorSpan | SlotSpan | KeySpan
+# The reason of a walk of keys that failed before.
+RETRIED: Final = "failed before"
+# That of keys of which an earlier write may land late, in the place of a newer one.
+LATE: Final = "written late, perhaps"
+# What is done with the keys of a partition.
+Work = Literal["copy", "compare", "look for", "delete"]
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """One walk: the unit of progress and of starting over.
+
+    Attributes:
+        id: its place in the run's list of partitions.
+        node, db, span: what is walked.
+        prefix: only keys that begin so, by SCAN MATCH; None for all.
+        beside: prefixes that other partitions take and this one leaves out.
+        slots: only keys in these hash slots; None for all.
+        reason: why the keys are walked a second time; "" for the first walk.
+        work: what is done with the keys that are found.
+        side: which side the node is of.
+    """
+
+    id: int
+    node: Node
+    db: int
+    span: Span
+    prefix: bytes | None = None
+    beside: tuple[bytes, ...] = ()
+    slots: frozenset[int] | None = None
+    reason: str = ""
+    work: Work = "copy"
+    side: Side = "source"
+
+    @property
+    def place(self) -> tuple[Side, Address | None]:
+        """The server that is walked."""
+        return self.side, self.node.address
+
+    def __str__(self) -> str:
+        if self.prefix is not None:
+            return f"prefix {self.prefix.decode('utf-8', 'backslashreplace')}"
+        return "all other keys" if self.beside else str(self.span)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeKeys:
+    """What the plan needs to know of one database on one node.
+
+    `scheme` is "table" (one hash table), "slots" (one table a slot) or "unknown".
+    """
+
+    node: Node
+    db: int
+    keys: int
+    scheme: str
+
+
+def cursor_is_plausible(cursor: int, keys: int) -> bool:
+    """Whether a hash table of a database with so many keys can have this cursor."""
+    return cursor < _TABLE_SLACK * max(keys, _SMALLEST_TABLE)

@@ -1,0 +1,204 @@
+"""What is left of a run when it has ended: a Summary of a copy, a Verification of a comparison.
+
+The API returns them, and `--summary` writes them as JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from rumpx.model.content import NO_CONTENT, Content
+from rumpx.model.counts import Counts
+from rumpx.model.snapshot import State
+
+SUMMARY_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFailure:
+    """A key that could not be copied: `reason` is a short class of reasons ("NOPERM",
+    "bad payload", "busy key", …), `message` the server's own words."""
+
+    db: int
+    key: bytes
+    reason: str
+    message: str
+
+
+Back = Literal["walked", "not needed", "not done"]
+FindingKind = Literal["missing", "extra", "type", "value", "expiry", "incomparable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A key that is not the same on both sides, or of which that cannot be told.
+
+    Attributes:
+        db: the source's database.
+        detail: about the difference, without any value: "string, list", "+1000 ms"; of a value that
+            cannot be compared its type.
+        prints: a few bytes for each side that stand for its value, to tell later whether it has
+            changed; empty where there is none.
+        expiries: of both sides, ms since 1970; -1 is none, -2 no such key.
+    """
+
+    db: int
+    key: bytes
+    kind: FindingKind
+    detail: str = ""
+    prints: tuple[bytes, bytes] = (b"", b"")
+    expiries: tuple[int, int] = (-2, -2)
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionSummary:
+    """One partition's bounds (as text), node, database and counts."""
+
+    node: str
+    db: int
+    bounds: str
+    counts: Counts
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixDifferences:
+    """How many keys with a prefix differ, by kind."""
+
+    prefix: str
+    kinds: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """How a comparison of both sides ended.
+
+    Attributes:
+        state: "done", "failed" or "stopped".
+        exit_code: 0 all equal, 3 some keys could not be read, 4 some differ (with `strict` also if
+            some cannot be compared).
+        source, target, source_version, target_version: as in Summary.
+        seconds: from the first SCAN to the end.
+        counts: `equal`, `different`, `missing`, `extra`, `changing`, `incomparable`, `found`,
+            `gone` and `failed` as they were found; `copied` and `deleted` are what was repaired.
+        keys_per_second, bytes_per_second: of the source's keys and payloads.
+        proof: what "equal" rests on, in words.
+        sample: what a comparison of a sample proves, in words; "" if all keys were compared.
+        back: whether the target's keys were looked for on the source: "walked", or "not needed"
+            where the numbers of keys prove that there are no others, or "not done".
+        differences: number of differing keys by kind: missing, extra, type, value, expiry.
+        prefixes: the same by key prefix, the most frequent first; at most ten.
+        differences_file: lists all of them, as JSON lines; None if there are none.
+        repaired: differences that were mended, and found equal after that.
+        failures_by_reason, failures: keys that could not be compared; at most 1,000 are listed.
+        worker_restarts, warnings, error: as in Summary.
+        incomparable: number of keys by the type of their values, which cannot be compared: those
+            that were there, and those that a repair brought.
+    """
+
+    state: State
+    exit_code: int
+    source: str
+    target: str
+    source_version: str
+    target_version: str
+    seconds: float
+    counts: Counts
+    keys_per_second: float
+    bytes_per_second: float
+    proof: str
+    sample: str
+    back: Back
+    differences: dict[str, int]
+    prefixes: tuple[PrefixDifferences, ...]
+    differences_file: str | None
+    repaired: int
+    failures_by_reason: dict[str, int]
+    failures: tuple[KeyFailure, ...]
+    worker_restarts: int
+    warnings: tuple[str, ...]
+    error: str = ""
+    incomparable: dict[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that `--summary` writes: every attribute by its name, and "version"."""
+        return _document(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How a copy ended.
+
+    Attributes:
+        state: "done", "failed" or "stopped".
+        exit_code: the exit code that the command ends with.
+        job: the job's name, by which it can be resumed.
+        runs: how often it was begun or gone on with, this time included.
+        source, target: URIs without credentials.
+        source_version, target_version: server versions, as in "valkey 9.1.2".
+        seconds: from the first SCAN to the last acknowledgement, of all runs together.
+        counts: of the whole job, without what was walked twice.
+        keys_per_second, bytes_per_second: `counts` over `seconds`.
+        failures_by_reason: number of failed keys by reason.
+        failures: the failed keys, at most 100,000.
+        dead_letters: the file that lists all of them; None if none failed.
+        source_keys_before, source_keys_after: DBSIZE in scope, at the start and the end.
+        target_keys_before, target_keys_after: the same on the target, or None where unknown.
+        missing: keys by which the target falls short after the completeness check; 0 when it
+            matched; None where it does not apply (filters, or a target that was not empty).
+        walked_again: partitions that were walked again, by reason.
+        worker_restarts: workers that died and were replaced.
+        left_behind: what a copy of keys leaves on the source ("3 functions", "2 ACL users").
+        warnings: sentences, in the order in which they came up.
+        partitions: one entry a partition.
+        error: why the run ended early, or "".
+        held_seconds: for how many seconds each of `HOLDS` held the job, the longest first.
+        content: types, sizes and largest keys of what was copied.
+    """
+
+    state: State
+    exit_code: int
+    job: str
+    runs: int
+    source: str
+    target: str
+    source_version: str
+    target_version: str
+    seconds: float
+    counts: Counts
+    keys_per_second: float
+    bytes_per_second: float
+    failures_by_reason: dict[str, int]
+    failures: tuple[KeyFailure, ...]
+    dead_letters: str | None
+    source_keys_before: int
+    source_keys_after: int | None
+    target_keys_before: int | None
+    target_keys_after: int | None
+    missing: int | None
+    walked_again: dict[str, int]
+    worker_restarts: int
+    left_behind: tuple[str, ...]
+    warnings: tuple[str, ...]
+    partitions: tuple[PartitionSummary, ...] = field(default=())
+    error: str = ""
+    held_seconds: dict[str, float] = field(default_factory=dict)
+    content: Content = NO_CONTENT
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that `--summary` writes: every attribute by its name, and "version".
+
+        Key names are text with `backslashreplace` escapes, since JSON has no bytes.
+        """
+        return _document(self)
+
+
+def _document(result: Summary | Verification) -> dict[str, Any]:
+    document = dataclasses.asdict(result)
+    for failure in document["failures"]:
+        failure["key"] = failure["key"].decode("utf-8", "backslashreplace")
+    if isinstance(result, Summary):
+        document["content"] = result.content.to_json()
+    return {"version": SUMMARY_VERSION, **document}

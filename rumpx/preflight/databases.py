@@ -1,0 +1,156 @@
+"""Which databases are in scope, whether both sides have them, and how many keys they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from rumpx.engine.plan import Policy
+from rumpx.errors import TargetUnusable, UsageError, unusable
+from rumpx.model.job import Job
+from rumpx.model.nodes import Node
+from rumpx.model.partitions import NodeKeys
+from rumpx.preflight.draft import Ask
+from rumpx.servers.answers import ask_number
+from rumpx.servers.connections import select
+from rumpx.servers.dial import Dialer
+from rumpx.servers.info import read_info
+from rumpx.servers.resp import Connection
+from rumpx.servers.side import SideFacts, connected
+from rumpx.servers.topology import is_error
+
+# Looked into where the server does not list its databases; 16 is the servers' default.
+_USUAL_DATABASES: Final = 16
+# The number of a database that no server has: they are counted from 0 by numbers of 31 bits.
+_NO_DATABASE: Final = 2**31 - 1
+
+
+def database_map(job: Job, databases: list[NodeKeys]) -> tuple[tuple[int, int], ...]:
+    """`--map-db`, or what a database in the target's URI means."""
+    if job.target.db is None:
+        return job.scope.map_db
+    chosen = chosen_databases(job)
+    if not chosen:
+        chosen = tuple(sorted({place.db for place in databases} or {0}))
+    if len(chosen) > 1:
+        raise UsageError(
+            f"The target's URI names database {job.target.db}, but databases "
+            f"{', '.join(map(str, chosen))} would be copied there, one over the other. Choose one "
+            "by --db, or map them by --map-db FROM:TO."
+        )
+    return tuple((db, job.target.db) for db in chosen)
+
+
+def chosen_databases(job: Job) -> tuple[int, ...]:
+    """The source's databases that the user named; none for all."""
+    return (job.source.db,) if job.source.db is not None else job.scope.databases
+
+
+def find_databases(job: Job, source: SideFacts, warnings: list[str]) -> list[NodeKeys]:
+    """Every (node, database) in scope that holds keys."""
+    return databases_of(source, chosen_databases(job), warnings)
+
+
+def databases_of(side: SideFacts, chosen: tuple[int, ...], warnings: list[str]) -> list[NodeKeys]:
+    """Every (node, database) of a side that holds keys; of all databases, or of those chosen."""
+    places = []
+    for node in side.topology.nodes:
+        info = side.infos[node.address]
+        if info is not None:
+            keys = {db: n for db, n in info.keys.items() if n and (not chosen or db in chosen)}
+        else:
+            keys = _counted_databases(side.dialer, node, chosen, warnings)
+        places += [NodeKeys(node, db, count, "unknown") for db, count in sorted(keys.items())]
+    return places
+
+
+def _counted_databases(
+    dialer: Dialer, node: Node, chosen: tuple[int, ...], warnings: list[str]
+) -> dict[int, int]:
+    """Keys by database where INFO, which lists them, is refused."""
+    if chosen:
+        return {db: _database_size(dialer, node, db) for db in chosen}
+    warning = (
+        f"The {dialer.side} refuses INFO: keys were looked for in databases 0 to "
+        f"{_USUAL_DATABASES - 1} only; name others by --db."
+    )
+    if warning not in warnings:
+        warnings.append(warning)
+    with connected(dialer, node.address) as connection:
+        counts = {}
+        for db in range(1 if ignores_select(connection) else _USUAL_DATABASES):
+            if db and is_error(connection.call("SELECT", db)):
+                break
+            size = ask_number(connection, "DBSIZE")
+            if size != 0:  # also where DBSIZE is refused: then it is walked to see
+                counts[db] = size or 0
+        return counts
+
+
+def _database_size(dialer: Dialer, node: Node, db: int) -> int:
+    with connected(dialer, node.address, db) as connection:
+        return ask_number(connection, "DBSIZE") or 0
+
+
+def refuse_collisions(databases: list[int], map_db: dict[int, int]) -> None:
+    """Two source databases must not be copied into one."""
+    taken: dict[int, int] = {}
+    for db in sorted(set(databases)):
+        target = map_db.get(db, db)
+        if target in taken:
+            raise UsageError(
+                f"Databases {taken[target]} and {db} would both be copied to database {target}, "
+                "one over the other. Choose by --db, or map them apart by --map-db FROM:TO."
+            )
+        taken[target] = db
+
+
+def prove_databases(side: SideFacts, databases: Sequence[int]) -> None:
+    """SELECT each database on each primary; not 0, in which every connection begins, and which is
+    there also where SELECT is refused."""
+    others = [db for db in databases if db]
+    for node in side.topology.nodes if others else ():
+        with connected(side.dialer, node.address) as connection:
+            for db in others:
+                select(connection, db, side.dialer.side)
+            if ignores_select(connection):
+                raise unusable(side.dialer.side)(
+                    f"The {side.dialer.side} at {connection.name} has database 0 only: it answers "
+                    "SELECT, but does so even for a database that cannot exist. Choose others by "
+                    "--db, or map them by --map-db FROM:TO."
+                )
+
+
+def ignores_select(connection: Connection) -> bool:
+    """Whether SELECT is answered and does nothing, as on services that have one database only:
+    keys of several would be written one over the other."""
+    return not is_error(connection.call("SELECT", _NO_DATABASE))
+
+
+def count_keys(side: SideFacts, databases: list[int]) -> int:
+    """Keys in some databases of all primaries, now."""
+    total = 0
+    for node in side.topology.nodes:
+        with connected(side.dialer, node.address) as connection:
+            info = read_info(connection)
+        if info is not None:
+            total += sum(count for db, count in info.keys.items() if db in databases)
+        else:
+            total += sum(_database_size(side.dialer, node, db) for db in databases)
+    return total
+
+
+def conflict_policy(job: Job, target_keys: int, ask: Ask | None) -> Policy:
+    """What to do with keys that the target has."""
+    if job.on_conflict != "ask":
+        return job.on_conflict
+    if target_keys == 0:
+        return "replace"
+    question = f"The target already holds {target_keys:,} keys."
+    policy = ask(question) if ask else None
+    if policy is None:
+        raise TargetUnusable(
+            f"{question} Say what to do with keys that both have: --on-conflict replace "
+            "(overwrite), skip (keep the target's) or fail (list them as failed)."
+        )
+    return policy

@@ -1,0 +1,91 @@
+"""What workers and scanners are told at their start."""
+
+from __future__ import annotations
+
+from rumpx.engine.plan import Policy
+from rumpx.engine.scanner import ScanSettings
+from rumpx.engine.worker import WorkerSpec
+from rumpx.model.job import Job, Scope
+from rumpx.model.partitions import NodeKeys
+from rumpx.model.tuning import Tuning, tune
+from rumpx.servers.side import SideFacts, connected
+from rumpx.servers.topology import is_error
+from rumpx.transfer.dump_reader import Abilities
+
+
+def tune_to_distance(
+    job: Job, source: SideFacts, target: SideFacts, databases: list[NodeKeys], partitions: int
+) -> Tuning:
+    """Settings from the round trips to both sides; `partitions` of 0 chooses."""
+    return tune(
+        source.clock.round_trip,
+        target.clock.round_trip,
+        keys=sum(place.keys for place in databases),
+        workers=job.workers,
+        nodes=len(source.topology.nodes),
+        batch_keys=job.batch_keys,
+        partitions=partitions,
+    )
+
+
+def worker_spec(
+    job: Job,
+    source: SideFacts,
+    target: SideFacts,
+    databases: list[NodeKeys],
+    scope: Scope,
+    abilities: Abilities,
+    policy: Policy,
+    tuning: Tuning,
+    shift: int,
+    *,
+    absttl: bool,
+) -> WorkerSpec:
+    """What a worker that copies needs to know."""
+    return WorkerSpec(
+        source.dialer,
+        target.dialer,
+        source.topology,
+        target.topology,
+        abilities,
+        tuple(sorted({place.db for place in databases})),
+        scope,
+        policy,
+        tuning.pipeline_keys,
+        bytes_for_worker(job, source),
+        job.big_key,
+        job.retry_for,
+        target.clock.offset,
+        shift,
+        absttl,
+    )
+
+
+def scan_settings(job: Job, side: SideFacts, scope: Scope, sample: float = 1.0) -> ScanSettings:
+    """How a side is walked."""
+    return ScanSettings(
+        side.dialer,
+        scope,
+        job.retry_for,
+        knows_scan_type(side, scope.types),
+        sample,
+    )
+
+
+def bytes_for_worker(job: Job, source: SideFacts) -> int:
+    """One worker's budget: our replies count toward the source's maxmemory, so that all together
+    stay below a quarter of what it has left."""
+    room = [
+        (info.max_memory - info.used_memory) // (4 * job.workers)
+        for info in source.infos.values()
+        if info and info.max_memory
+    ]
+    return max(2**16, min([job.max_bytes_in_flight, *room]))
+
+
+def knows_scan_type(source: SideFacts, types: tuple[str, ...]) -> bool:
+    """Whether SCAN … TYPE (≥ 6.0) can be used for the one type that is wanted."""
+    if len(types) != 1:
+        return False
+    with connected(source.dialer, source.topology.nodes[0].address) as connection:
+        return not is_error(connection.call("SCAN", 0, "COUNT", 1, "TYPE", types[0]))

@@ -1,0 +1,100 @@
+"""What was found on one side of a run, and connections to it for a few questions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rumpx.errors import ConnectionLost, NoReplica, SourceUnusable, unusable
+from rumpx.model.endpoint import Address
+from rumpx.model.nodes import Topology
+from rumpx.servers.connections import select
+from rumpx.servers.dial import Dialer
+from rumpx.servers.info import ServerClock, ServerInfo
+from rumpx.servers.replicas import read_places
+from rumpx.servers.resp import Connection
+from rumpx.servers.tls import flag_of
+from rumpx.servers.topology import marked, read_topology
+
+
+@dataclass(frozen=True, slots=True)
+class SideFacts:
+    """What was found on one side. `infos` has an entry for each node that is read (or written),
+    None where INFO is refused; `clock` is of the first of them."""
+
+    dialer: Dialer
+    topology: Topology
+    infos: dict[Address | None, ServerInfo | None]
+    clock: ServerClock
+
+    @property
+    def version(self) -> str:
+        """The servers' version, for people."""
+        found = sorted({str(info) for info in self.infos.values() if info})
+        return ", ".join(found) or "a server that hides its version"
+
+    def run_id(self, address: Address | None) -> str:
+        """The identity of a server's process; "" if unknown."""
+        info = self.infos.get(address)
+        return info.identity if info else ""
+
+    def topology_now(self, before: Iterable[Address | None] = ()) -> Topology:
+        """The nodes of this moment: a failover may have made others than `topology` has.
+
+        Args:
+            before: replicas that are read already; none means those of the start.
+
+        Raises:
+            ConnectionLost: no node answers.
+            NoReplica: a node has no replica that can be read now.
+        """
+        if self.dialer.read_from == "primary":
+            return self.primaries_now()
+        known = self.topology.known if self.topology.cluster else ()
+        return read_places(self.dialer, known, before or self.infos)
+
+    def primaries_now(self) -> Topology:
+        """The same, but the primaries themselves.
+
+        Raises:
+            ConnectionLost: no node answers.
+        """
+        if not self.topology.cluster:
+            return self.topology.primaries()
+        return read_topology(self.dialer, self.topology.known)
+
+
+@contextmanager
+def at_start(dialer: Dialer) -> Iterator[None]:
+    """At the start nothing is retried: who cannot be reached is unusable."""
+    try:
+        yield
+    except NoReplica as error:
+        raise SourceUnusable(
+            f"{error} Mend that, or have primaries read by leaving out --read-from, or where there "
+            "is no replica by --read-from prefer-replica."
+        ) from None
+    except ConnectionLost as error:
+        flag = flag_of(dialer.side)
+        advice = f"Check {flag}, and that the server runs."
+        tls = dialer.endpoint.tls
+        if tls:
+            # TLS 1.3 lets us believe that we are in; then the server just closes.
+            verb = "check" if tls.cert else "give"
+            advice += f" If it demands a client certificate, {verb} {flag}-cert and {flag}-key."
+        raise unusable(dialer.side)(f"{error} {advice}") from None
+
+
+@contextmanager
+def connected(
+    dialer: Dialer, address: Address | None, db: int = 0, mark: str = ""
+) -> Iterator[Connection]:
+    """A connection for a few questions; `mark` is the node's."""
+    with at_start(dialer), marked(mark):
+        connection = dialer.connect(address)
+        try:
+            select(connection, db, dialer.side)
+            yield connection
+        finally:
+            connection.close()

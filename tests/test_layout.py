@@ -1,0 +1,58 @@
+"""Imports point one way, from package to package, and in no circle from module to module."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import TopologicalSorter
+
+from support.run import ROOT
+
+# Each package may import those below it.
+ORDER = (
+    {"__main__", "api", "cli", "demo", "examples", "guides"},
+    {"display", "report"},
+    {"checker"},
+    {"verifier"},
+    {"copier"},
+    {"ctl", "ledger"},
+    {"preflight"},
+    {"engine"},
+    {"transfer"},
+    {"throttle"},
+    {"values"},
+    {"servers"},
+    {"processes"},
+    {"model"},
+    {"_version", "errors", "files", "serialize", "text", "units"},
+)
+LEVELS = {package: level for level, packages in enumerate(ORDER) for package in packages}
+
+
+def imports() -> dict[str, set[str]]:
+    """Each module's dotted name, and the modules of rumpx that it imports, wherever in it."""
+    paths = (ROOT / "rumpx").rglob("*.py")
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in paths
+    }
+    found: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        froms = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+        names = {(str(node.module), alias.name) for node in froms for alias in node.names}
+        targets = {m if f"{m}.{name}" not in modules else f"{m}.{name}" for m, name in names}
+        found[module] = {target for target in targets if target in modules}
+    return found
+
+
+def test_every_package_imports_only_those_below_it() -> None:
+    def level(module: str) -> int:
+        return LEVELS[module.split(".")[1]]
+
+    arrows = [(m, t) for m, targets in imports().items() if m != "rumpx" for t in targets]
+    assert [(m, t) for m, t in arrows if level(t) < level(m)] == []
+    assert len(arrows) > 300
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    TopologicalSorter(imports()).prepare()  # raises CycleError
