@@ -28,8 +28,6 @@ _STOP_TIMEOUT: Final = 3.0
 _PENDING_LIMIT: Final = 1000
 
 
-
-
 def choose(
     progress: Progress, stream: TextIO, environ: Mapping[str, str] = os.environ
 ) -> Literal["bar", "line", "json", "none"]:

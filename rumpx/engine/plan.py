@@ -107,11 +107,6 @@ def key_partitions(
     ]
 
 
-
-
-
-
-
 Policy = Literal["replace", "skip", "fail"]
 
 

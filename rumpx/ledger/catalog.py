@@ -345,5 +345,3 @@ def resume_command(path: Path, folder: str | None, job: Job) -> str:
         if os.environ.get(variable := password_variable(side)) != endpoint.password  # type: ignore[arg-type]
     ]
     return " ".join([*settings, shell_words(*words)])
-
-

@@ -20,13 +20,6 @@ LogFormat = Literal["text", "json"]
 KEY_TYPES: Final = ("string", "list", "set", "zset", "hash", "stream")
 
 
-
-
-
-
-
-
-
 @dataclass(frozen=True, slots=True)
 class Scope:
     """Which keys are copied, and to which database.
@@ -205,27 +198,3 @@ def check_databases(job: Job) -> None:
             f"The target's URI names database {job.target.db} and --map-db is given too; "
             "give one of them."
         )
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-

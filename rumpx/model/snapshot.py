@@ -30,10 +30,6 @@ HOLDS: Final = (
 )
 
 
-
-
-
-
 @dataclass(frozen=True, slots=True)
 class Row:
     """Progress of one node, or of one partition where there is a single node.
@@ -155,19 +151,3 @@ class Snapshot:
     failures: dict[str, int] = field(default_factory=dict)
     content: Content = NO_CONTENT
     work: Counts = field(default_factory=Counts)
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-

@@ -28,7 +28,3 @@ def failed_keys(failures: tuple[KeyFailure, ...], reason: str, count: int) -> st
     if count > len(shown):
         names.append("...")
     return f"{units.keys(count)}: {', '.join(names)}"
-
-
-
-

@@ -231,5 +231,3 @@ def suspect_slots(
 
 def _by_slot(runs: tuple[TargetRun, ...]) -> dict[int, str]:
     return {slot: run_id for low, high, run_id in runs for slot in range(low, high + 1)}
-
-

@@ -39,17 +39,8 @@ Idle = tuple[Address | None, Connection]
 """A node, and a connection to it on which no replies are outstanding."""
 
 
-
-
-
-
-
-
-
-
 _MARKS: Final = ("fail", "fail?", "noaddr", "handshake")
 _UNNAMED: Final = (None, b"", b"?")
-
 
 
 @contextmanager

@@ -50,7 +50,6 @@ _LONGEST_PAUSE: Final = 1.0
 _SILENT_SECONDS: Final = 3.0
 
 
-
 @dataclass(frozen=True, slots=True)
 class Felt:
     """The two worst times of a node's PINGs since the last word, in seconds above its best; `at` is
