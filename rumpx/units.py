@@ -74,7 +74,7 @@ def _scaled(value: float, units: tuple[str, ...]) -> str:
     scaled = value / 1000**power
     return f"{scaled:.{1 if scaled < 99.95 else 0}f} {units[power]}"
 
-_UNITS: Final = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+_BYTES: Final = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
 def parse_size(text: str, flag: str) -> int:
@@ -86,7 +86,15 @@ def parse_size(text: str, flag: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", text.strip().lower())
     if not match or len(match[1]) > 20:
         raise UsageError(f"{flag}: {text[:40]!r} is not a size; write it as in 64MiB or 500k.")
-    return int(float(match[1]) * _UNITS[match[2]])
+    return int(float(match[1]) * _BYTES[match[2]])
+
+
+def write_size(count: float) -> str:
+    """The other way: `64MiB`, `1.5MiB`; plain bytes where no unit is exact."""
+    for unit in ("t", "g", "m", "k"):
+        if count >= _BYTES[unit] and count * 1000 % _BYTES[unit] == 0:
+            return f"{count / _BYTES[unit]:.15g}{unit.upper()}iB"
+    return f"{count:.15g}"
 
 
 def parse_seconds(text: str, flag: str) -> float:
@@ -102,6 +110,45 @@ def parse_seconds(text: str, flag: str) -> float:
         )
     unit = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}[match[2] or "s"]
     return float(match[1]) * unit
+
+
+def write_seconds(seconds: float) -> str:
+    """The other way: `500ms`, `5s`, `300s`."""
+    return f"{seconds * 1e3:g}ms" if seconds < 1 else f"{seconds:.15g}s"
+
+
+def parse_number(text: str, flag: str) -> float:
+    """`5000`, `5k`, `1.5m` -> a number; k and m are thousands and millions.
+
+    Raises:
+        UsageError: not a number.
+    """
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([km]?)", text.strip().lower())
+    if not match:
+        raise UsageError(f"{flag}: {text[:40]!r} is not a number; write it as in 5000 or 20k.")
+    return float(match[1]) * {"": 1, "k": 1_000, "m": 1_000_000}[match[2]]
+
+
+def write_number(number: float) -> str:
+    """The other way: `5000`."""
+    return f"{number:.15g}"
+
+
+def parse_percent(text: str, flag: str) -> float:
+    """`60%`, or `60` -> 0.6.
+
+    Raises:
+        UsageError: not a share.
+    """
+    match = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)\s*%?", text.strip())
+    if not match:
+        raise UsageError(f"{flag}: {text[:40]!r} is not a share; write it as in 60%.")
+    return float(match[1]) / 100
+
+
+def write_percent(share: float) -> str:
+    """The other way: `60%`."""
+    return f"{100 * share:.15g}%"
 
 
 def count_of(number: int, noun: str) -> str:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rumpx.copier.target_memory import Growth, at_the_end, overflows
 from rumpx.errors import UsageError
 from rumpx.model.job import Limits
-from rumpx.model.limits import READERS, in_words, limits_with
+from rumpx.model.limits import NAMED, in_words, limits_with
 from rumpx.model.schedule import Window as TimeWindow
 from rumpx.model.schedule import parse_timetable
 from rumpx.throttle.governor import (
@@ -492,7 +492,7 @@ def test_limits_are_read_and_written() -> None:
         "max-source-memory": "90%",
         "max-target-memory": "80%",
     }
-    assert list(given_words) == list(READERS)
+    assert list(given_words) == list(NAMED)
     made = limits_with(Limits(), given_words.items())
 
     assert made.max_source_latency == 0.002 and made.max_bytes_per_sec == 20 * 2**20

@@ -22,7 +22,7 @@ from rumpx.cli.parsers import (
 )
 from rumpx.errors import EXIT_DIFFERENCES, EXIT_OK, EXIT_SOME_KEYS_FAILED, RumpxError
 from rumpx.model.counts import Counts
-from rumpx.model.limits import READERS
+from rumpx.model.limits import NAMED
 from rumpx.model.results import (
     KeyFailure,
     PartitionSummary,
@@ -95,7 +95,7 @@ def test_readme_has_the_options_of_the_other_commands() -> None:
     assert resume >= options_of(build_jobs_parser()) - {"-h", "--help"}
     running = section(README, "While it runs")
     assert options_in(running) >= options_of(build_ctl_parser()) - {"-h", "--help"}
-    assert set(READERS) <= set(re.findall(r"`([a-z-]+)`", running))
+    assert set(NAMED) <= set(re.findall(r"`([a-z-]+)`", running))
     check = options_in(section(README, "Check first") + options)
     assert check >= options_of(build_check_parser()) - {"-h", "--help"}
     report = options_in(section(README, "Watch it, and show it"))

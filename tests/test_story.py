@@ -18,7 +18,7 @@ from rumpx.ledger.history import read_story
 from rumpx.model.endpoint import parse_endpoint
 from rumpx.model.history import Record
 from rumpx.model.job import Job, Limits, Scope
-from rumpx.model.options import options_of
+from rumpx.model.job_options import options_of
 from rumpx.model.results import Summary
 from support.copying import Copying, copy, resume
 from support.data import fill_mixed

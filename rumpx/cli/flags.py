@@ -1,4 +1,4 @@
-"""What the command line's flags mean: argparse's Namespace → Job."""
+"""The command line's flags → Job: argparse's Namespace, read by the table of options."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from rumpx.model.endpoint import (
     parse_endpoint,
     read_password_file,
 )
-from rumpx.model.job import KEY_TYPES, Job, Limits, Scope
-from rumpx.model.limits import READERS, limits_with
-from rumpx.units import parse_seconds, parse_size
+from rumpx.model.job import Job, Limits, Scope
+from rumpx.model.options import CHECK, COPY, VERIFY, flags_of
+from rumpx.units import parse_seconds
 
 if TYPE_CHECKING:
     from rumpx.model.check_request import Request as CheckRequest
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
 
 
 def make_wanted(arguments: argparse.Namespace) -> Wanted:
-    """Flags → what is to be shown and left."""
+    """Flags → the displays and files of a run."""
     return Wanted(
-        arguments.progress,
+        arguments.progress or "auto",
         arguments.top,
         arguments.summary,
         arguments.report,
         arguments.log_file,
-        arguments.log_format,
+        arguments.log_format or "text",
         arguments.metrics,
         arguments.on_end,
     )
 
 
 def make_check(arguments: argparse.Namespace) -> CheckRequest:
-    """Flags of `rumpx check` → what to check.
+    """Flags of `rumpx check` → its Request.
 
     Raises:
-        UsageError: they cannot be meant.
+        UsageError: they are invalid.
     """
     from rumpx.model.check_request import SAMPLE_KEYS, Request
 
@@ -52,14 +52,17 @@ def make_check(arguments: argparse.Namespace) -> CheckRequest:
 
 
 def make_comparison(arguments: argparse.Namespace) -> Request:
-    """Flags of `rumpx verify` → what to compare.
+    """Flags of `rumpx verify` → its Request.
 
     Raises:
-        UsageError: they cannot be meant.
+        UsageError: they are invalid.
     """
     from rumpx.model.verify_request import Request
 
-    job = make_job(arguments) if arguments.name is None else _job_of(arguments)
+    if arguments.name is not None:
+        job = _job_of(arguments)
+    else:
+        job = replace(make_job(arguments), on_conflict="replace")
     tolerance = arguments.ttl_tolerance
     return Request(
         job=job,
@@ -80,8 +83,8 @@ def _job_of(arguments: argparse.Namespace) -> Job:
     """Endpoints and scope of a copy whose ledger is there, with this command's other flags."""
     from rumpx.ledger.catalog import Place, job_to_compare
 
-    given = [*arguments.db, *arguments.map_db, *arguments.match, *arguments.exclude]
-    if given or arguments.type:
+    fields = _fields(arguments)
+    if any(name.startswith("scope.") for name in fields):
         raise UsageError("A job has its scope; leave out --db, --map-db, --match and the like.")
     for flag, value in vars(arguments).items():
         if flag.startswith(("from_", "to_")) and value and value != "auto":
@@ -93,7 +96,7 @@ def _job_of(arguments: argparse.Namespace) -> Job:
         Place(arguments.state_dir, arguments.name),
         arguments.source,
         arguments.target,
-        _behaviour(arguments),
+        {name: value for name, value in fields.items() if "." not in name},
     )
     return replace(job, limits=limits_given(arguments, job.limits))
 
@@ -114,76 +117,61 @@ def make_job(arguments: argparse.Namespace) -> Job:
     """Flags → Job.
 
     Raises:
-        UsageError: they cannot be meant.
+        UsageError: they are invalid.
     """
     for flag, value in (("--from", arguments.source), ("--to", arguments.target)):
         if not value:
             raise UsageError(
-                f"{flag} is missing. A copy is started by rumpx --from URI --to URI; see "
-                "rumpx --help."
+                f"{flag} is missing. Start a copy by rumpx --from URI --to URI; see rumpx --help."
             )
+    fields = _fields(arguments)
     return Job(
         source=_endpoint(arguments, "source"),
         target=_endpoint(arguments, "target"),
-        scope=Scope(
-            databases=tuple(_number(n, "--db") for text in arguments.db for n in text.split(",")),
-            map_db=tuple(_pair(text) for text in arguments.map_db),
-            match=tuple(os.fsencode(glob) for glob in arguments.match),
-            exclude=tuple(os.fsencode(glob) for glob in arguments.exclude),
-            types=_types(arguments.type),
-        ),
-        partitions=arguments.partitions,
-        prefixes=_prefixes(arguments.prefixes),
-        on_conflict=arguments.on_conflict,
-        max_failures=arguments.max_failures,
-        functions=arguments.functions,
+        scope=Scope(**_part(fields, "scope.")),
         limits=limits_given(arguments, Limits()),
-        **_behaviour(arguments),
+        **{name: value for name, value in fields.items() if "." not in name},
     )
 
 
-def _behaviour(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Fields of Job that say how, not what."""
+def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The Job's fields that flags set, by the names that the table has for them.
+
+    Raises:
+        UsageError: a value is invalid.
+    """
+    given = vars(arguments)
+    fields = {}
+    for flag in flags_of(COPY, CHECK, VERIFY):
+        words = given.get(flag.name.replace("-", "_"))
+        if flag.field and words not in (None, False, []):
+            words = words if isinstance(words, list) else [str(words)]
+            fields[flag.field] = flag.read(words)
+    return fields
+
+
+def _part(fields: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """The fields of a part of the Job."""
     return {
-        "workers": arguments.workers,
-        "batch_keys": arguments.batch_keys,
-        "size_check": not arguments.no_size_check,
-        "big_key": parse_size(arguments.big_key, "--big-key"),
-        "max_bytes_in_flight": parse_size(arguments.max_bytes_in_flight, "--max-bytes-in-flight"),
-        "clock": arguments.clock,
-        "read_from": arguments.read_from,
-        "allow_eviction": arguments.allow_eviction,
-        "connect_timeout": parse_seconds(arguments.connect_timeout, "--connect-timeout"),
-        "timeout": parse_seconds(arguments.timeout, "--timeout"),
-        "retry_for": parse_seconds(arguments.retry_for, "--retry-for"),
+        name.removeprefix(prefix): value
+        for name, value in fields.items()
+        if name.startswith(prefix)
     }
 
 
 def limits_given(arguments: argparse.Namespace, limits: Limits) -> Limits:
-    """Limits with those that the flags change.
+    """Limits with the changes that the flags make.
 
     Raises:
-        UsageError: they cannot be meant.
+        UsageError: they are invalid.
     """
-    given: dict[str, Any] = vars(arguments)
-    changes = [(name, given[name.replace("-", "_")]) for name in READERS]
-    limits = limits_with(limits, ((name, text) for name, text in changes if text is not None))
-    if arguments.schedule == "off":
-        limits = replace(limits, schedule="", time_zone=None, exit_when_off=False)
-    elif arguments.schedule is not None:
-        limits = replace(limits, schedule=arguments.schedule, exit_when_off=False)
-    if arguments.max_duration == "off":
-        limits = replace(limits, max_duration=None)
-    elif arguments.max_duration is not None:
-        seconds = parse_seconds(arguments.max_duration, "--max-duration")
-        limits = replace(limits, max_duration=seconds)
-    if arguments.schedule == "off":
-        return limits  # without what hangs on one
-    return replace(
-        limits,
-        time_zone=arguments.time_zone or limits.time_zone,
-        exit_when_off=arguments.exit_when_off or limits.exit_when_off,
-    )
+    changes = _part(_fields(arguments), "limits.")
+    if changes.get("schedule") == "off":
+        # Without a timetable, its zone and its end have no meaning.
+        changes |= {"schedule": "", "time_zone": None, "exit_when_off": False}
+    elif "schedule" in changes:
+        changes.setdefault("exit_when_off", False)
+    return replace(limits, **changes)
 
 
 def _endpoint(arguments: argparse.Namespace, side: Side) -> Endpoint:
@@ -215,7 +203,7 @@ def _endpoint(arguments: argparse.Namespace, side: Side) -> Endpoint:
         sentinel_username=options[f"{prefix}_sentinel_user"],
         sentinel_password=sentinel_file
         and read_password_file(sentinel_file, f"--{prefix}-sentinel-password-file"),
-        cluster={"auto": None, "yes": True, "no": False}[options[f"{prefix}_cluster"]],
+        cluster={None: None, "auto": None, "yes": True, "no": False}[options[f"{prefix}_cluster"]],
         address_map=parse_address_map(
             options[f"{prefix}_map_address"], f"--{prefix}-map-address"
         ),
@@ -240,37 +228,3 @@ def _password(endpoint: Endpoint, prefix: str, file: str | None) -> str | None:
     if endpoint.password is not None:
         return endpoint.password
     return os.environ.get(f"RUMPX_{prefix.upper()}_PASSWORD") or None
-
-
-def _number(text: str, flag: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 10):
-        raise UsageError(f"{flag}: {text[:40]!r} is not a database number.")
-    return int(text)
-
-
-def _pair(text: str) -> tuple[int, int]:
-    source, colon, target = text.partition(":")
-    if not colon:
-        raise UsageError("--map-db is written FROM:TO, as in 3:0.")
-    return _number(source, "--map-db"), _number(target, "--map-db")
-
-
-def _types(text: str | None) -> tuple[str, ...]:
-    """Names as TYPE gives them; those of modules have nine characters."""
-    types = tuple(dict.fromkeys(text.split(","))) if text is not None else ()
-    for name in types:
-        if name not in KEY_TYPES and len(name) != 9:
-            raise UsageError(
-                f"--type: {name!r} is no type of value; known are {', '.join(KEY_TYPES)} and the "
-                "nine-character names of module types."
-            )
-    return types
-
-
-def _prefixes(text: str | None) -> tuple[bytes, ...]:
-    if text is None:
-        return ()
-    prefixes = tuple(os.fsencode(prefix) for prefix in text.split(","))
-    if not all(prefixes):
-        raise UsageError("--prefixes: an empty prefix covers every key; leave it out.")
-    return prefixes

@@ -139,10 +139,10 @@ def _copy(words: list[str]) -> int:
 
 def _do_copy(arguments: argparse.Namespace, outputs: Outputs) -> int:
     from rumpx.cli.flags import make_job
+    from rumpx.model import clashes
 
     job = make_job(arguments)
-    if arguments.strict and not arguments.verify:
-        raise UsageError("--strict is about the comparison of --verify; give both.")
+    clashes.refuse(clashes.IN_COPY, arguments)
     outputs.open()
     _warm_up()
     from rumpx.copier.run import run
@@ -293,7 +293,7 @@ def _verify(words: list[str]) -> int:
 
 def _do_verify(arguments: argparse.Namespace, outputs: Outputs) -> int:
     from rumpx.cli.flags import make_comparison
-    from rumpx.model.options import options_of_comparison
+    from rumpx.model.job_options import options_of_comparison
 
     request = make_comparison(arguments)
     outputs.options = options_of_comparison(request)

@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from rumpx.display.display import Several, Silent, beside, choose, open_display
 from rumpx.errors import Interrupted, RumpxError, UsageError
-from rumpx.files import STDOUT, check_writable, private, write_text
+from rumpx.files import check_writable, private, write_text
+from rumpx.model import clashes
 from rumpx.model.display import Display
 from rumpx.model.job import LogFormat, Progress
 from rumpx.model.results import SUMMARY_VERSION, Summary, Verification
@@ -91,8 +92,7 @@ class Outputs:
         """
         wanted = self._wanted
         self._refuse_empty()
-        if wanted.report == wanted.summary == STDOUT:
-            raise UsageError("--report and --summary are both standard output; name a file.")
+        clashes.refuse(clashes.IN_DISPLAYS, wanted)
         if wanted.top:
             self._refuse_top()
         if wanted.summary:
@@ -115,8 +115,6 @@ class Outputs:
                 raise UsageError(f"--{name.replace('_', '-')} is empty; leave it out.")
 
     def _refuse_top(self) -> None:
-        if self._wanted.progress not in ("auto", "bar"):
-            raise UsageError("--top and --progress exclude each other; give one of them.")
         if self._drawn != "bar" or not (sys.stderr.isatty() and sys.stdin.isatty()):
             raise UsageError(
                 "--top needs a terminal that can draw (TERM, UTF-8), on standard error and on "

@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rumpx.errors import TemporaryError, UsageError
-from rumpx.model.limits import READERS
+from rumpx.model.limits import NAMED
 
 _MOST_CLIENTS: Final = 16
 _MOST_REQUEST_BYTES: Final = 4096
@@ -51,7 +51,7 @@ _MOST_PATH_BYTES: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Set:
-    """Other limits from now on: (name, value) pairs. The names are of `limits.READERS`, the
+    """Other limits from now on: (name, value) pairs. The names are of `limits.NAMED`, the
     values what the user wrote, as for the flags of these names; `off` for none."""
 
     changes: tuple[tuple[str, str], ...]
@@ -118,10 +118,10 @@ def make_set(changes: tuple[tuple[str, Any], ...]) -> Set:
         raise UsageError("set needs what is to be set, as in max-keys-per-sec=5000.")
     names = [name for name, _ in changes]
     for name, value in changes:
-        if name not in READERS:
+        if name not in NAMED:
             raise UsageError(
                 f"{name[:40]!r} cannot be set while a copy runs; what can be is "
-                f"{', '.join(READERS)}."
+                f"{', '.join(NAMED)}."
             )
         if names.count(name) > 1:
             raise UsageError(f"{name} is set twice; give one value.")

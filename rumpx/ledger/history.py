@@ -19,7 +19,7 @@ from rumpx.engine.progress import copied_content, overall, partition_summary
 from rumpx.ledger.ledger import dead_letter_path, is_held
 from rumpx.ledger.schema import Books, Progressed, open_books
 from rumpx.model.history import Record, RunRecord, Standing
-from rumpx.model.options import options_of
+from rumpx.model.job_options import options_of
 from rumpx.model.results import Summary
 from rumpx.model.snapshot import State
 from rumpx.model.timeline import Point, held_seconds

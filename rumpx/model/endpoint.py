@@ -25,12 +25,12 @@ from typing import Final, Literal
 from urllib.parse import parse_qsl, quote, unquote
 
 from rumpx.errors import Side, UsageError
+from rumpx.model.options import MAX_DATABASE
 
 Address = tuple[str, int]
 ReadFrom = Literal["primary", "prefer-replica", "replica"]
 DEFAULT_PORT: Final = 6379
 DEFAULT_SENTINEL_PORT: Final = 26379
-MAX_DATABASE: Final = 2**31 - 1
 _SCHEMES: Final = {
     "redis": ("tcp", False),
     "valkey": ("tcp", False),
@@ -122,11 +122,6 @@ class Endpoint:
             if announced == address:
                 return reachable
         return address
-
-
-def check_range(name: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise UsageError(f"{name} is {value}; give a whole number from {low} to {high}.")
 
 
 def parse_endpoint(uri: str, side: Side) -> Endpoint:

@@ -7,17 +7,17 @@ user nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
 from rumpx.errors import UsageError
-from rumpx.model.endpoint import MAX_DATABASE, Endpoint, ReadFrom, check_range
+from rumpx.model import clashes
+from rumpx.model.endpoint import Endpoint, ReadFrom
+from rumpx.model.options import DEFAULTS, MAX_DATABASE, check_ranges
 
 OnConflict = Literal["ask", "replace", "skip", "fail"]
 Clock = Literal["refuse", "absolute", "relative"]
 Progress = Literal["auto", "bar", "line", "json", "none"]
 LogFormat = Literal["text", "json"]
-
-KEY_TYPES: Final = ("string", "list", "set", "zset", "hash", "stream")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,39 +66,22 @@ class Limits:
         max_duration: seconds after which the run ends, to be resumed.
     """
 
-    max_source_latency: float | None = 0.005
-    max_target_latency: float | None = None
-    max_keys_per_sec: float | None = None
-    max_bytes_per_sec: float | None = None
-    max_ops_per_sec: float | None = None
-    max_source_cpu: float | None = None
-    max_source_memory: float | None = None
-    max_target_memory: float | None = 1.0
+    max_source_latency: float | None = DEFAULTS["limits.max_source_latency"]
+    max_target_latency: float | None = DEFAULTS["limits.max_target_latency"]
+    max_keys_per_sec: float | None = DEFAULTS["limits.max_keys_per_sec"]
+    max_bytes_per_sec: float | None = DEFAULTS["limits.max_bytes_per_sec"]
+    max_ops_per_sec: float | None = DEFAULTS["limits.max_ops_per_sec"]
+    max_source_cpu: float | None = DEFAULTS["limits.max_source_cpu"]
+    max_source_memory: float | None = DEFAULTS["limits.max_source_memory"]
+    max_target_memory: float | None = DEFAULTS["limits.max_target_memory"]
     schedule: str = ""
     time_zone: str | None = None
     exit_when_off: bool = False
-    max_duration: float | None = None
+    max_duration: float | None = DEFAULTS["limits.max_duration"]
 
     def __post_init__(self) -> None:
-        for name, low, high, unit in (
-            ("max_source_latency", 0.0001, 60, " s"),
-            ("max_target_latency", 0.0001, 60, " s"),
-            ("max_keys_per_sec", 1, 1e12, ""),
-            ("max_bytes_per_sec", 1024, 1e15, " bytes"),
-            ("max_ops_per_sec", 10, 1e12, ""),
-            ("max_source_cpu", 0.01, 1, ""),
-            ("max_source_memory", 0.01, 1, ""),
-            ("max_target_memory", 0.01, 1, ""),
-            ("max_duration", 1, 31_536_000, " s"),
-        ):
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise UsageError(
-                    f"--{name.replace('_', '-')} is {value:g}{unit}; give something from {low:g} "
-                    f"to {high:g}{unit}, or off."
-                )
-        if self.exit_when_off and not self.schedule:
-            raise UsageError("--exit-when-off needs a --schedule that says when.")
+        check_ranges("limits.", self)
+        clashes.refuse(clashes.IN_LIMITS, self)
         if self.schedule:
             from rumpx.model.schedule import (
                 parse_timetable,  # which reads sizes as this module does
@@ -119,53 +102,28 @@ class Job:
     source: Endpoint
     target: Endpoint
     scope: Scope = Scope()
-    workers: int = 4
-    partitions: int = 0
+    workers: int = DEFAULTS["workers"]
+    partitions: int = DEFAULTS["partitions"]
     prefixes: tuple[bytes, ...] = ()
-    batch_keys: int = 0
-    on_conflict: OnConflict = "ask"
+    batch_keys: int = DEFAULTS["batch_keys"]
+    on_conflict: OnConflict = DEFAULTS["on_conflict"]
     size_check: bool = True
-    big_key: int = 64 * 2**20
-    max_bytes_in_flight: int = 16 * 2**20
-    clock: Clock = "refuse"
-    read_from: ReadFrom = "primary"
+    big_key: int = DEFAULTS["big_key"]
+    max_bytes_in_flight: int = DEFAULTS["max_bytes_in_flight"]
+    clock: Clock = DEFAULTS["clock"]
+    read_from: ReadFrom = DEFAULTS["read_from"]
     max_failures: int | None = None
     functions: bool = False
     allow_eviction: bool = False
-    connect_timeout: float = 5.0
-    timeout: float = 30.0
-    retry_for: float = 300.0
+    connect_timeout: float = DEFAULTS["connect_timeout"]
+    timeout: float = DEFAULTS["timeout"]
+    retry_for: float = DEFAULTS["retry_for"]
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
-        check_range("--workers", self.workers, 1, 256)
-        check_range("--partitions", self.partitions, 0, 1024)
-        check_range("--batch-keys", self.batch_keys, 0, 10_000)
-        check_range("--big-key", self.big_key, 2**10, 2**40)
-        check_range("--max-bytes-in-flight", self.max_bytes_in_flight, 2**16, 2**40)
-        if self.max_failures is not None:
-            check_range("--max-failures", self.max_failures, 0, 2**40)
-        for flag, seconds in (
-            ("--connect-timeout", self.connect_timeout),
-            ("--timeout", self.timeout),
-        ):
-            if not 0.001 <= seconds <= 86_400:
-                raise UsageError(f"{flag} is {seconds:g} s; give a time from 1ms to 24h.")
-        if not 0 <= self.retry_for <= 604_800:
-            raise UsageError(f"--retry-for is {self.retry_for:g} s; give a time from 0 to 7 days.")
-        if self.prefixes and self.partitions:
-            raise UsageError("--prefixes and --partitions exclude each other; give one of them.")
-        if self.prefixes and self.scope.match:
-            raise UsageError(
-                "--prefixes cut the work by SCAN MATCH and so cannot be joined with --match; "
-                "give one of them."
-            )
+        check_ranges("", self)
+        clashes.refuse(clashes.IN_JOB, self)
         check_prefixes(self.prefixes)
-        if self.read_from != "primary" and self.source.transport == "unix":
-            raise UsageError(
-                "--read-from needs a source that is reached by TCP, as its replicas are; give its "
-                "host and port as --from."
-            )
         check_databases(self)
 
 
@@ -181,20 +139,11 @@ def check_prefixes(prefixes: tuple[bytes, ...]) -> None:
 
 
 def check_databases(job: Job) -> None:
-    """Refuse databases that contradict each other, before anything is contacted."""
+    """Refuse databases that no server has, or that are mapped twice."""
     scope = job.scope
     for db in (*scope.databases, *(n for pair in scope.map_db for n in pair)):
-        check_range("a database", db, 0, MAX_DATABASE)
-    if job.source.db is not None and scope.databases:
-        raise UsageError(
-            f"The source's URI names database {job.source.db} and --db is given too; "
-            "give one of them."
-        )
+        if not 0 <= db <= MAX_DATABASE:
+            raise UsageError(f"Database {db} does not exist; give one from 0 to {MAX_DATABASE}.")
     sources = [source for source, _ in scope.map_db]
     if len(set(sources)) < len(sources):
         raise UsageError("--map-db names one source database twice; map each only once.")
-    if job.target.db is not None and scope.map_db:
-        raise UsageError(
-            f"The target's URI names database {job.target.db} and --map-db is given too; "
-            "give one of them."
-        )

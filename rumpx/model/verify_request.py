@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rumpx.errors import UsageError
+from rumpx.model import clashes
 from rumpx.model.job import Job
 
 
@@ -46,9 +47,4 @@ class Request:
             )
         if self.tolerance is not None and self.tolerance < 0:
             raise UsageError(f"--ttl-tolerance is {self.tolerance} ms; give 0 or more.")
-        if self.delete_extra and not self.repair:
-            raise UsageError("--delete-extra belongs to --repair; give both.")
-        if self.yes and not self.delete_extra:
-            raise UsageError("--yes answers what --delete-extra asks; give both.")
-        if self.repair and self.sample < 1:
-            raise UsageError("--repair needs a whole comparison; leave out --sample.")
+        clashes.refuse(clashes.IN_COMPARISON, self)
