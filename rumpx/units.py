@@ -113,8 +113,8 @@ def parse_seconds(text: str, flag: str) -> float:
 
 
 def write_seconds(seconds: float) -> str:
-    """The other way: `500ms`, `5s`, `300s`."""
-    return f"{seconds * 1e3:g}ms" if seconds < 1 else f"{seconds:.15g}s"
+    """The other way, to the microsecond: `500ms`, `5s`, `300s`."""
+    return f"{round(seconds * 1e3, 3):.15g}ms" if seconds < 1 else f"{seconds:.15g}s"
 
 
 def parse_number(text: str, flag: str) -> float:

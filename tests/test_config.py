@@ -145,7 +145,7 @@ def test_a_view_that_is_typed_leaves_the_files_out(write: Callable[[str], str]) 
     """And `--schedule off` what hangs on a timetable."""
     file = write(ENDS + 'progress = "line"\nschedule = "08:00,off"\nexit-when-off = true\n')
     arguments = with_config(build_parser(), ["--config", file, "--top", "--schedule", "off"])
-    assert arguments.top and arguments.progress == "auto"
+    assert arguments.top and arguments.progress is None
     assert make_job(arguments).limits == Limits()
 
 
@@ -222,7 +222,7 @@ def test_verify_of_a_named_job_takes_neither(write: Callable[[str], str]) -> Non
     arguments = with_config(build_verify_parser(), ["moved", "--config", write(EVERYTHING)])
     assert arguments.name == "moved" and arguments.workers == 7
     assert arguments.match == arguments.db == arguments.to_map_address == []
-    assert arguments.from_cluster == "auto" and arguments.source == "redis://old:6379"
+    assert arguments.from_cluster is None and arguments.source == "redis://old:6379"
 
 
 # --- what cannot be meant -------------------------------------------------------------------------

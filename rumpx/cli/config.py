@@ -44,9 +44,10 @@ from typing import Any, Final
 from rumpx.cli.parsers import build_parser
 from rumpx.errors import UsageError, printable
 from rumpx.files import writable_by_others
+from rumpx.model.options import COMMAND_LINE_ONLY
 from rumpx.text import say
 
-NOT_IN_FILES: Final = ("help", "version", "print-completion", "dry-run", "config")
+NOT_IN_FILES: Final = ("help", *COMMAND_LINE_ONLY)
 _COMMA_LISTS: Final = ("type", "prefixes")
 _LIST: Final = "a text or a number, or a list of these"
 # What stands on the command line leaves out the file's.

@@ -144,9 +144,8 @@ def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
     fields = {}
     for flag in flags_of(COPY, CHECK, VERIFY):
         words = given.get(flag.name.replace("-", "_"))
-        if flag.field and words not in (None, False, []):
-            words = words if isinstance(words, list) else [str(words)]
-            fields[flag.field] = flag.read(words)
+        if flag.field and words is not None and words is not False and words != []:
+            fields[flag.field] = flag.read(words if isinstance(words, list) else [str(words)])
     return fields
 
 

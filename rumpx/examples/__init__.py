@@ -1,7 +1,7 @@
-"""`rumpx example [NAME]`: ready files for other programs, to be adapted; they lie beside this one.
+"""`rumpx example [NAME]`: ready files for other programs, to be adapted.
 
-A file is printed as it is, so that it can be sent where it belongs. Files are read as resources of
-the package, as the guides are.
+They lie beside this module and are read as resources of the package, as the guides are; the one for
+`--config` is written from the table of options (`config.py`).
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from rumpx.errors import UsageError
 from rumpx.files import print_text
 
 FILES: Final = {
-    "config": ("config.toml", "All options of a copy, for --config"),
+    "config": ("", "All options of a copy, for --config"),
     "container": ("Containerfile", "An image to run rumpx in"),
     "grafana": ("grafana.json", "A dashboard for --metrics, to be imported into Grafana"),
     "systemd": ("systemd.ini", "A service and a timer: a copy each night, off-peak"),
 }
-"""The file of each example, and what it is."""
+"""The file of each example, "" if it is generated, and its title."""
 
 
 def run(words: Sequence[str]) -> int:
@@ -50,4 +50,8 @@ def list_examples() -> str:
 
 def read_example(name: str) -> str:
     """The text of one of `FILES`."""
+    if name == "config":
+        from rumpx.examples.config import render_config
+
+        return render_config()
     return resources.files(__name__).joinpath(FILES[name][0]).read_text(encoding="utf-8")

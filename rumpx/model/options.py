@@ -38,6 +38,8 @@ CHECK: Final = "check"
 VERIFY: Final = "verify"
 RESUME: Final = "resume"
 _ALL: Final = (COPY, CHECK, VERIFY)
+COMMAND_LINE_ONLY: Final = ("dry-run", "version", "print-completion", "config")
+"""Options of a copy that a `--config` file cannot hold."""
 
 
 class Kind(NamedTuple):
@@ -418,7 +420,7 @@ GROUPS: Final = (
             ),
             Flag(
                 "map-db",
-                "copy database FROM to database TO (repeatable)",
+                "copy database FROM to database TO (repeatable; default: the same number)",
                 "FROM:TO",
                 DATABASE_MAP,
                 "scope.map_db",
@@ -426,7 +428,7 @@ GROUPS: Final = (
             ),
             Flag(
                 "match",
-                "only keys that match a Redis glob (repeatable: one match is enough)",
+                "only keys that match a Redis glob (repeatable: one match is enough; default: all)",
                 "GLOB",
                 GLOBS,
                 "scope.match",
@@ -442,7 +444,7 @@ GROUPS: Final = (
             ),
             Flag(
                 "type",
-                f"only these types: {', '.join(KEY_TYPES)}, or a module's",
+                f"only these types: {', '.join(KEY_TYPES)}, or a module's (default: all)",
                 "TYPE[,TYPE]",
                 TYPES,
                 "scope.types",
@@ -790,20 +792,20 @@ GROUPS: Final = (
                     "summary",
                     "write the final summary as JSON; - is standard output",
                     "FILE",
-                    example="/var/log/rumpx/summary.json",
+                    example="summary.json",
                 ),
                 Flag(
                     "report",
                     "write a report at the end, as one HTML page (also: rumpx report JOB --html "
                     "FILE)",
                     "FILE",
-                    example="/var/log/rumpx/report.html",
+                    example="report.html",
                 ),
                 Flag(
                     "log-file",
                     "append lines, one each 30 s, and how the run ended",
                     "FILE",
-                    example="/var/log/rumpx/copy.log",
+                    example="rumpx.log",
                 ),
                 Flag(
                     "log-format",
@@ -824,7 +826,7 @@ GROUPS: Final = (
                     "run a shell command at the end of every run: the summary as JSON is on its "
                     "standard input, the exit code in RUMPX_EXIT_CODE",
                     "COMMAND",
-                    example='mail -s "copy: $RUMPX_EXIT_CODE" ops@example.com',
+                    example="logger -t rumpx ended with $RUMPX_EXIT_CODE",
                 ),
             )
         ),
