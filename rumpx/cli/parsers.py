@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 from rumpx.errors import UsageError
-from rumpx.model.options import CHECK, COPY, GROUPS, RESUME, STATE_DIR, VERIFY, WHOLE, Flag
+from rumpx.model.options import CHECK, COPY, FROM, GROUPS, RESUME, STATE_DIR, TO, VERIFY, WHOLE, Flag
 
 _DESCRIPTION: Final = """\
 Copy a live Redis or Valkey keyspace to another server or cluster, by SCAN, DUMP and RESTORE.
@@ -203,11 +203,11 @@ def _add_options(parser: argparse.ArgumentParser, command: str) -> None:
         if flags:
             section = parser.add_argument_group(group.title) if group.title else parser
             for flag in flags:
-                _add(section.add_argument, flag)
+                also = [f"-{flag.name}"] if command == COPY and flag in (FROM, TO) else []
+                _add(section.add_argument, flag, *also)
 
 
-def _add(add: Callable[..., object], flag: Flag) -> None:
-    names = [f"-{flag.name}"] if flag.name in ("from", "to") else []
+def _add(add: Callable[..., object], flag: Flag, *names: str) -> None:
     how: dict[str, Any] = {"dest": {"from": "source", "to": "target"}.get(flag.name)}
     if not flag.kind.takes_value:
         how["action"] = "store_true"
