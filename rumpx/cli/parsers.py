@@ -11,7 +11,18 @@ from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 from rumpx.errors import UsageError
-from rumpx.model.options import CHECK, COPY, FROM, GROUPS, RESUME, STATE_DIR, TO, VERIFY, WHOLE, Flag
+from rumpx.model.options import (
+    CHECK,
+    COPY,
+    FROM,
+    GROUPS,
+    RESUME,
+    STATE_DIR,
+    TO,
+    VERIFY,
+    WHOLE,
+    Flag,
+)
 
 _DESCRIPTION: Final = """\
 Copy a live Redis or Valkey keyspace to another server or cluster, by SCAN, DUMP and RESTORE.
