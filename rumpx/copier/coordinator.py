@@ -17,20 +17,21 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import islice, starmap
 from typing import Any, Final
 
 from rumpx.copier.target_memory import Growth, at_the_end, overflows
 from rumpx.ctl.server import CtlServer, Pause, Request, Resume, Set
-from rumpx.engine.engine import Engine, Walk
+from rumpx.engine.engine import Engine
 from rumpx.engine.fence import LATE_SECONDS, MEND_FENCE, UNFENCED, Fence
 from rumpx.engine.key_counts import Census, Tally, count_shown, missing_keys, take_census
 from rumpx.engine.plan import Plan, key_partitions
-from rumpx.engine.progress import copied_content, overall, partition_summary
+from rumpx.engine.progress import copied_content, overall, partition_summary, retired_summary
 from rumpx.engine.scanner import read_identity
+from rumpx.engine.walks import NONE_RETIRED, Retired, RetiredAs, Walk
 from rumpx.errors import (
     Interrupted,
     PayloadIncompatible,
@@ -132,6 +133,7 @@ class Coordinator:
         ledger: is kept up to date.
         display: is shown Snapshots and sentences.
         control: is looked at for a wish to stop.
+        retired: sums of walks that earlier runs added.
     """
 
     def __init__(
@@ -142,6 +144,7 @@ class Coordinator:
         ledger: Ledger,
         display: Display,
         control: Control,
+        retired: Mapping[RetiredAs, Retired] = NONE_RETIRED,
     ) -> None:
         self._plan = plan
         self._facts = facts
@@ -152,6 +155,7 @@ class Coordinator:
             display,
             control,
             self,
+            retired=retired,
             seconds=ledger.earlier.seconds,
             job=ledger.record.name,
         )
@@ -177,7 +181,7 @@ class Coordinator:
             ledger.earlier.runs,
             ledger.books.points(),
             ledger.earlier.seconds,
-            sum((walk.counts for walk in walks), Counts()),
+            sum((counts for _, counts, _ in self._engine.walks.sums()), Counts()),
         )
         self._engine.largest = Largest(ledger.books.largest())
         self._ctl = CtlServer(ctl_path(ledger.path), self._told, control.wake)
@@ -231,18 +235,21 @@ class Coordinator:
     def outcome(self) -> Outcome:
         """What was done so far, by this run of the job and those before."""
         walks = self._engine.walks
-        counts = overall((walk.partition, walk.counts) for walk in walks)
+        counts = overall(walks.sums())
         ahead = [failure for walk in walks for failure in walk.frontier.ahead()]
         reasons, listed, trouble = self._booked_failures()
         reasons.update(failure.reason for failure in ahead)
         shown = [*listed, *ahead][:FAILURES_SHOWN]
-        failed = sum(walk.counts.failed for walk in walks)
+        failed = sum(each.failed for _, each, _ in walks.sums())
         return Outcome(
             seconds=self._seconds or self._engine.elapsed,
             counts=replace(counts, failed=min(failed, max(reasons.total(), counts.failed))),
             failures=tuple(shown),
             failures_by_reason=dict(reasons.most_common()),
-            partitions=tuple(partition_summary(w.partition, w.counts, w.done) for w in walks),
+            partitions=(
+                *(partition_summary(w.partition, w.counts, w.done) for w in walks),
+                *starmap(retired_summary, walks.retired.items()),
+            ),
             walked_again=dict(self._walked_again),
             before=self._facts.before,
             after=self._after,
@@ -250,9 +257,7 @@ class Coordinator:
             restarts=self._engine.restarts,
             warnings=(*self._engine.warnings, *trouble),
             held_seconds=held_seconds(self._recorder.points),
-            content=copied_content(
-                ((walk.partition, walk.frontier.kinds) for walk in walks), self._engine.largest
-            ),
+            content=copied_content(walks.sums(), self._engine.largest),
         )
 
     def _booked_failures(self) -> tuple[Counter[str], list[KeyFailure], list[str]]:
@@ -318,7 +323,7 @@ class Coordinator:
             self._engine.warn(text)
         if replaces:
             self._late_due = time.monotonic() + LATE_SECONDS
-            self._engine.add_walks(partitions, held=True)
+            self._engine.walks.add(partitions, held=True)
 
     def started_over(self, walks: int, node: Node, why: str) -> None:
         """Partitions are walked anew."""
@@ -363,7 +368,7 @@ class Coordinator:
     # Stopping where it makes no sense to go on.
 
     def _refuse_hopeless(self, *, at_end: bool, example: KeyFailure | None = None) -> None:
-        counts = overall((walk.partition, walk.counts) for walk in self._engine.walks)
+        counts = overall(self._engine.walks.sums())
         if not counts.failed:
             return
         self._refuse_many(counts, at_end=at_end)
@@ -395,7 +400,7 @@ class Coordinator:
     def _refuse_overflow(self, fraction: float) -> None:
         """Never fill the target: end before that."""
         engine, limit = self._engine, self._engine.governor.limits.max_target_memory
-        if limit is None or all(walk.done for walk in engine.walks):
+        if limit is None or engine.walks.all_settled:
             return
         for used in engine.governor.used("target"):
             info = self._plan.target.infos.get(used.node[1])
@@ -461,6 +466,9 @@ class Coordinator:
             number = saved.partition.id, walk.number
             failures += [LedgerFailure(f, *number) for f in walk.frontier.take_failures()]
             settled += _tried_again(saved, before.cursor if before else walk.cursor)
+        gone = tuple(walk.name for walk in self._engine.walks.retire())
+        for partition, _ in gone:
+            del self._saved[partition]
         if self._watch:
             owners, disturbed = self._watch.books()
             self._facts = replace(self._facts, owners=owners, disturbed=disturbed)
@@ -475,6 +483,8 @@ class Coordinator:
                 walks=tuple(walks),
                 failures=tuple(failures),
                 settled=tuple(settled),
+                gone=gone,
+                retired=dict(self._engine.walks.retired) if gone else None,
                 limits=self._engine.governor.limits,
                 largest=self._engine.largest.top,
                 points=points,
@@ -505,7 +515,7 @@ class Coordinator:
         unfinished = [walk for walk in engine.walks if not walk.done]
         for walk in unfinished:
             if walk.partition.reason == LATE:
-                walk.state = "held"
+                engine.walks.hold(walk)
         self._copy_late(
             replace(walk.partition, reason=LATE) for walk in unfinished if walk.state != "held"
         )
@@ -530,7 +540,7 @@ class Coordinator:
                 self._engine.ask(partial(refuse_balancer, side.dialer))
 
     def _add_walks(self, partitions: Iterable[Partition], *, in_order: bool = False) -> bool:
-        added = self._engine.add_walks(partitions, in_order=in_order)
+        added = self._engine.walks.add(partitions, in_order=in_order)
         self._walked_again.update(walk.partition.reason for walk in added)
         return bool(added)
 
@@ -544,7 +554,7 @@ class Coordinator:
         engine.note = ""
         held = [walk for walk in engine.walks if walk.state == "held"]
         self._walked_again[LATE] = len(held)
-        engine.decide(held, needed=True)
+        engine.walks.decide(held, needed=True)
         return True
 
     def _check_replicas(self) -> bool:
@@ -553,10 +563,9 @@ class Coordinator:
         engine = self._engine
         now, identities = engine.ask(self._identities_now)
         lost = set()
-        read = {walk.partition.place: walk.partition.node.origin for walk in engine.walks}
-        for place, origin in read.items():
+        for place, node in engine.walks.read.items():
             before, after = engine.run_ids.get(place, ""), identities.get(place[1], "")
-            if other_dataset(before, after) or (origin and before != after):
+            if other_dataset(before, after) or (node.origin and before != after):
                 lost.add(place)
         if not lost:
             return False
@@ -571,12 +580,11 @@ class Coordinator:
             "was read there is read again."
         )
         heirs = set()
-        for walk in engine.walks:
-            if walk.partition.place in lost:
-                node = heir(now, walk.partition.node)
-                engine.run_ids["source", node.address] = identities.get(node.address, "")
-                walk.partition = replace(walk.partition, node=node)
-                heirs.add(node)
+        for place in lost:
+            node = heir(now, engine.walks.read[place])
+            engine.run_ids["source", node.address] = identities.get(node.address, "")
+            engine.walks.moved(place, node)
+            heirs.add(node)
         return self._add_walks(
             Partition(0, node, db, WholeSpan(), reason="the source's replica changed")
             for node in heirs
@@ -597,7 +605,7 @@ class Coordinator:
 
     def _topology_now(self) -> Topology:
         return self._plan.source.topology_now(
-            {walk.partition.node.address for walk in self._engine.walks}
+            {address for _, address in self._engine.walks.read}
         )
 
     def _places_of(self, primaries: Iterable[Node]) -> list[Node]:
@@ -696,7 +704,7 @@ class Coordinator:
         before = self._facts.before.target
         if not held or not before or before.keys:
             return 0
-        counts = overall((walk.partition, walk.counts) for walk in self._engine.walks)
+        counts = overall(self._engine.walks.sums())
         return max(0, counts.copied - held.keys)
 
     def _all_again(self, reason: str, slots: frozenset[int] | None) -> list[Partition]:
@@ -718,7 +726,7 @@ class Coordinator:
         """If the target holds fewer keys than it should, walk the source once more."""
         engine, plan, before = self._engine, self._plan, self._facts.before
         self._after = engine.ask(lambda: take_census(self._plan))
-        counts = overall((walk.partition, walk.counts) for walk in engine.walks)
+        counts = overall(engine.walks.sums())
         self._missing = missing_keys(plan, before, self._after, counts)
         again = self._all_again("keys missing", None) if self._missing else []
         if self._missing and self._after.source:

@@ -20,11 +20,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rumpx.engine.engine import Walk
 from rumpx.engine.plan import Plan
+from rumpx.engine.walks import Walk
 from rumpx.ledger.schema import Facts, SavedWalk
+from rumpx.model.counts import Counts
 from rumpx.model.nodes import Node, Topology
-from rumpx.model.partitions import CursorSpan, KeySpan
+from rumpx.model.partitions import CursorSpan, KeySpan, Span
 from rumpx.servers.replicas import other_dataset
 from rumpx.servers.side import SideFacts
 
@@ -66,9 +67,16 @@ def _walk_now(saved: SavedWalk, source: SideFacts) -> Walk:
     walk = Walk(
         partition, saved.number, "waiting", saved.cursor, saved.counts, saved.after, saved.kinds
     )
-    if saved.done:
+    if saved.done or at_end(span, saved.cursor, saved.counts):
         walk.state = "walked"
     return walk
+
+
+def at_end(span: Span, cursor: int, counts: Counts) -> bool:
+    """Whether a walk that did not say so is at its end: it was killed between the answer for its
+    last keys and the look at the server that ends it. (The end of a plain cursor is its beginning;
+    counts tell them apart.)"""
+    return span.ended(cursor) and counts.settled > 0
 
 
 def _node_now(topology: Topology, node: Node) -> Node:

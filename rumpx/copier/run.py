@@ -7,7 +7,7 @@ is there; from then on every end, but for SIGKILL, tells the command that goes o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,9 +16,9 @@ from rumpx.copier.coordinator import Coordinator, first_facts, saved_walk
 from rumpx.copier.functions import copy_functions, plan_functions
 from rumpx.copier.leftovers import left_behind
 from rumpx.copier.resume import reconcile
-from rumpx.engine.engine import Walk
 from rumpx.engine.fence import with_writer
 from rumpx.engine.plan import Plan, key_partitions
+from rumpx.engine.walks import NONE_RETIRED, Retired, RetiredAs, Walk
 from rumpx.errors import (
     EXIT_OK,
     EXIT_SOME_KEYS_FAILED,
@@ -122,6 +122,7 @@ def resume(again: Again, display: Display, control: Control, place: Place) -> Su
             plan = _prepared(job, display)
             refuse_other_clusters(ledger.record, plan)
             plan, walks, facts = reconcile(plan, ledger.books.walks(), ledger.books.facts())
+            retired = ledger.books.retired()
         except RumpxError as error:
             ledger.close()
             error.resume = resume_command(path, place.folder, job)
@@ -130,8 +131,9 @@ def resume(again: Again, display: Display, control: Control, place: Place) -> Su
         if again.retry_failed and not any(_being_retried(walk) for walk in walks):
             failed = ((entry.failure.db, entry.failure.key) for entry in ledger.books.failures())
             tried = key_partitions(plan.source.topology, failed, reason=RETRIED)
-            walks += [Walk(replace(p, id=n)) for n, p in enumerate(tried, len(walks))]
-        return _copy(plan, walks, facts, ledger, display, control, place)
+            added = len(walks) + sum(each.walks for each in retired.values())
+            walks += [Walk(replace(p, id=n)) for n, p in enumerate(tried, added)]
+        return _copy(plan, walks, facts, ledger, display, control, place, retired)
     finally:
         control.close()
 
@@ -168,6 +170,7 @@ def _copy(
     display: Display,
     control: Control,
     place: Place,
+    retired: Mapping[RetiredAs, Retired] = NONE_RETIRED,
 ) -> Summary:
     command = resume_command(ledger.path, place.folder, plan.job)
     plan = with_writer(plan, ledger.record.mark)
@@ -188,7 +191,7 @@ def _copy(
 
     try:
         ledger.begin(run, plan.job)
-        coordinator = Coordinator(plan, walks, facts, ledger, display, control)
+        coordinator = Coordinator(plan, walks, facts, ledger, display, control, retired)
         display.start()
         try:
             coordinator.run(finish)

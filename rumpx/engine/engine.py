@@ -25,18 +25,16 @@ import selectors
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
-from itertools import count
 from typing import Final, Protocol, TypeVar
 
 from rumpx.engine.fence import Fence
-from rumpx.engine.frontier import Frontier
 from rumpx.engine.plan import Plan
 from rumpx.engine.pool import Pool
 from rumpx.engine.progress import Progress, ProgressMeter, Told
 from rumpx.engine.scanner import Scanner, Shelf
+from rumpx.engine.walks import NONE_RETIRED, Retired, RetiredAs, Walk, WalkName, Walks
 from rumpx.errors import (
     ConnectionLost,
     Interrupted,
@@ -46,11 +44,9 @@ from rumpx.errors import (
     TimeOver,
     unusable,
 )
-from rumpx.model.counts import Counts
 from rumpx.model.display import Display
 from rumpx.model.endpoint import Address, format_address
 from rumpx.model.nodes import Node
-from rumpx.model.partitions import CursorSpan, KeySpan, Partition, WholeSpan
 from rumpx.model.schedule import parse_timetable
 from rumpx.model.snapshot import Held, NodeStat, Snapshot, State, Verb
 from rumpx.processes.channel import Channel, receive
@@ -62,7 +58,7 @@ from rumpx.throttle.governor import Decision, Full, Governor
 from rumpx.throttle.prober import Watched
 from rumpx.throttle.rates import Pace, Throttle
 from rumpx.throttle.scan_gate import Gate
-from rumpx.transfer.content_stats import NO_KINDS, Kinds, Largest
+from rumpx.transfer.content_stats import Largest
 from rumpx.transfer.messages import (
     Ack,
     Batch,
@@ -97,42 +93,6 @@ _TELL_SHARE: Final = 10
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
-class Walk:
-    """One partition's present walk: the engine's book on it.
-
-    Attributes:
-        state: "waiting", then "walking", then "walked"; before that it may be "held", until the
-            overseer decides whether it is needed.
-        cursor, booked, booked_kinds: where it begins (-1: at the span's start), and what was
-            settled before, if it goes on where an earlier run ended.
-        counts: what its batches came to, in whatever order.
-        frontier: the same in order, and up to which cursor.
-        after: partitions that must be done before this walk begins.
-    """
-
-    partition: Partition
-    number: int = 0
-    state: str = "waiting"
-    cursor: int = -1
-    booked: Counts = field(default_factory=Counts)
-    after: tuple[int, ...] = ()
-    booked_kinds: Kinds = NO_KINDS
-    counts: Counts = field(init=False)
-    frontier: Frontier = field(init=False)
-    cancelled: threading.Event = field(default_factory=threading.Event)
-
-    def __post_init__(self) -> None:
-        if self.cursor < 0:
-            self.cursor = self.partition.span.start
-        self.counts = self.booked
-        self.frontier = Frontier(self.cursor, self.booked, self.booked_kinds)
-
-    @property
-    def done(self) -> bool:
-        return self.state == "walked" and not self.frontier.unsettled
-
-
 class Overseer(Protocol):
     """Whose work the engine does."""
 
@@ -156,6 +116,7 @@ class Engine:
     Args:
         plan: what to do.
         walks: the plan's partitions, begun anew or where an earlier run ended.
+        retired: sums of walks that earlier runs added.
         display: is shown Snapshots and sentences.
         control: is looked at for a wish to stop.
         overseer: whose work it is.
@@ -171,11 +132,12 @@ class Engine:
         control: Control,
         overseer: Overseer,
         *,
+        retired: Mapping[RetiredAs, Retired] = NONE_RETIRED,
         seconds: float = 0.0,
         job: str = "",
         verb: Verb = "copied",
     ) -> None:
-        self.walks = list(walks)
+        self.walks = Walks(walks, plan.tuning.scanners, retired)
         self._warned = Counter(plan.warnings)
         self.run_ids: dict[tuple[Side, Address | None], str] = {
             (side.dialer.side, address): side.run_id(address)
@@ -200,13 +162,11 @@ class Engine:
         self._observer: Channel | None = None
         self._observe_at = 0.0
         self._began = time.monotonic()
-        self._ids = count()
-        self._issued: dict[int, tuple[int, int]] = {}
+        self._cancels: dict[WalkName, threading.Event] = {}
         self._ready: deque[Batch] = deque()
         self._mail: queue.SimpleQueue[FromScanner | Ended] = queue.SimpleQueue()
         self._room = threading.Semaphore(_AHEAD * plan.job.workers + plan.tuning.scanners)
         self._shelf = Shelf()
-        self._walks_changed = True
         self._pool: Pool | None = None
         self.fence = Fence(plan.target, plan.job.retry_for) if plan.target.dialer.writer else None
         self._selector = selectors.DefaultSelector()
@@ -265,7 +225,7 @@ class Engine:
             RumpxError: something ended the run early.
         """
         self._start_walks()  # or the first turn would wait for something to happen
-        while not all(walk.done or walk.state == "held" for walk in self.walks):
+        while not self.walks.all_settled:
             self._turn(self._pause(time.monotonic()))
             self.heed()
 
@@ -278,7 +238,7 @@ class Engine:
 
     def close(self, *, orderly: bool) -> None:
         """End scanners and workers; those that may hold something at once."""
-        self._cancel(self.walks)
+        self._cancel_scanners()
         self._gate.close()
         self._shelf.clear()
         if self._pool and orderly:
@@ -310,6 +270,7 @@ class Engine:
         now = time.monotonic()
         return self._meter.snapshot(
             self._progress(),
+            list(self.walks.sums()),
             now,
             Told(
                 self.state,
@@ -388,35 +349,22 @@ class Engine:
         )
 
     def _start_walks(self) -> None:
-        """Start walks while there are fewer than the tuning says, spread over the nodes."""
-        if not self._walks_changed:
-            return
-        self._walks_changed = False
-        busy = Counter(w.partition.place for w in self.walks if w.state == "walking")
-        waiting = [w for w in self.walks if w.state == "waiting" and self._may_start(w)]
-        while waiting and busy.total() < self._plan.tuning.scanners:
-            walk = min(waiting, key=lambda walk: busy[walk.partition.place])
-            waiting.remove(walk)
-            busy[walk.partition.place] += 1
-            self._start(walk)
-
-    def _may_start(self, walk: Walk) -> bool:
-        """Walks again are one after the other where one must see what another missed."""
-        return all(self.walks[number].done for number in walk.after)
-
-    def _start(self, walk: Walk) -> None:
-        walk.state = "walking"
-        partition = walk.partition
-        Scanner(
-            partition,
-            walk.number,
-            walk.frontier.cursor,
-            self.run_ids.get(partition.place, ""),
-            self._plan.scans[partition.side],
-            self._shelf,
-            self._gate,
-            self._mailbox(walk.cancelled),
-        ).start()
+        """Start and end scanners, as the walks have it."""
+        for name in self.walks.take_cancelled():
+            self._cancels.pop(name).set()
+        for walk in self.walks.starts():
+            cancelled = self._cancels[walk.name] = threading.Event()
+            partition = walk.partition
+            Scanner(
+                partition,
+                walk.number,
+                walk.frontier.cursor,
+                self.run_ids.get(partition.place, ""),
+                self._plan.scans[partition.side],
+                self._shelf,
+                self._gate,
+                self._mailbox(cancelled),
+            ).start()
 
     def _mailbox(self, cancelled: threading.Event) -> Callable[[FromScanner], bool]:
         """What a scanner calls: waits for room, so that scanners do not run far ahead."""
@@ -442,7 +390,7 @@ class Engine:
         while self._ready:
             batch = self._ready.popleft()
             self._room.release()
-            if batch.id in self._issued:
+            if self.walks.is_issued(batch.id):
                 self._next_batch_at = now + decision.wait
                 return batch
         return None
@@ -458,41 +406,22 @@ class Engine:
     def _from_scanner(self, message: FromScanner) -> None:
         if isinstance(message, ScanTrouble):
             raise message.error
-        walk = self.walks[message.partition]
-        if message.walk != walk.number:
+        name = message.partition, message.walk
+        if not self.walks.is_present(name):
             if isinstance(message, Found) and message.keys:
                 self._room.release()
             return
         match message:
             case Found():
-                self._found(walk, message)
+                if batch := self.walks.found(message):
+                    self._ready.append(batch)
             case Walked():
-                walk.state = "walked"
-                self._after_batch(walk)
+                self._cancels.pop(name)
+                self.walks.walked(message.partition)
             case NodeChanged():
-                self._node_changed(walk, message)
+                self._node_changed(message)
             case CursorUnproven():
-                self._cursor_unproven(walk)
-
-    def _found(self, walk: Walk, found: Found) -> None:
-        number = next(self._ids)
-        walk.frontier.issue(number, found.cursor)
-        if not found.keys:
-            walk.frontier.settle(number)
-            return
-        partition = walk.partition
-        self._issued[number] = partition.id, walk.number
-        self._ready.append(
-            Batch(
-                number,
-                partition.id,
-                walk.number,
-                found.node,
-                partition.db,
-                found.keys,
-                partition.work,
-            )
-        )
+                self._cursor_unproven(message)
 
     def _from_worker(self, message: FromWorker) -> None:
         match message:
@@ -505,30 +434,19 @@ class Engine:
                 raise message.error
 
     def _acknowledged(self, ack: Ack) -> None:
-        issued = self._issued.pop(ack.batch, None)
-        if issued is None:
-            return  # its walk was started over
-        walk = self.walks[issued[0]]
-        walk.counts += ack.counts
-        walk.frontier.settle(ack.batch, ack.counts, ack.failures, ack.kinds)
+        walk = self.walks.acknowledged(ack)
+        if walk is None:
+            return  # it was started over
         if ack.large:
             self.largest.add(ack.large)
         if ack.failures:
             self.reasons.update(failure.reason for failure in ack.failures)
-        self._after_batch(walk)
         self._overseer.acknowledged(walk, ack)
-
-    def _after_batch(self, walk: Walk) -> None:
-        if walk.done:
-            walk.frontier.book()
-            self._walks_changed = True  # another may have waited for it
 
     def _book_unfinished(self, trouble: Trouble) -> None:
         """Count the keys, but leave the batches unsettled."""
         for batch, counts in trouble.unfinished.items():
-            if batch in self._issued:
-                walk = self.walks[self._issued[batch][0]]
-                walk.counts += counts
+            self.walks.count_unfinished(batch, counts)
 
     # Dead workers.
 
@@ -556,45 +474,14 @@ class Engine:
 
     # Walking again.
 
-    def decide(self, walks: Iterable[Walk], *, needed: bool) -> None:
-        """Whether walks that were held are to be done."""
-        for walk in walks:
-            walk.state = "waiting" if needed else "walked"
-        self._walks_changed = True
-
-    def add_walks(
-        self, partitions: Iterable[Partition], *, in_order: bool = False, held: bool = False
-    ) -> list[Walk]:
-        """Further walks, whose partitions get their ids here.
-
-        Args:
-            in_order: each waits for those of other nodes before it.
-            held: they wait until `decide` is called.
-        """
-        added: list[Walk] = []
-        for partition in partitions:
-            after = tuple(
-                walk.partition.id
-                for walk in added
-                if in_order and walk.partition.node.address != partition.node.address
-            )
-            walk = Walk(replace(partition, id=len(self.walks)), after=after)
-            if held:
-                walk.state = "held"
-            self.walks.append(walk)
-            added.append(walk)
-        self._walks_changed = True
-        return added
-
-    def forget_keys(self, walk: Walk) -> None:
-        """A walk of named keys is done: it need not hold their names any longer."""
-        walk.partition = replace(walk.partition, span=KeySpan(()))
-
-    def _restart(self, walk: Walk, node: Node) -> None:
-        """Start a partition over, on the node that serves it now."""
-        walk.cancelled.set()
-        if walk.number >= _MOST_WALKS:
-            side = walk.partition.side
+    def _node_changed(self, message: NodeChanged) -> None:
+        walk = self.walks.get(message.partition)
+        assert walk
+        side, node = walk.partition.side, message.node
+        self._refuse_balancer((side, node), message.run_id)
+        self.run_ids[side, node.address] = message.run_id
+        changed = self.walks.node_changed(walk.id, node, known=bool(message.run_id))
+        if any(each.number > _MOST_WALKS for each in changed):
             flag = "--from-cluster" if side == "source" else "--to-cluster"
             name = str(self._plan.job.source if side == "source" else self._plan.job.target)
             raise unusable(side)(
@@ -602,35 +489,7 @@ class Engine:
                 f"changed its identity {_MOST_WALKS} times during the walk of one partition. "
                 f"Give a server behind no load balancer, or give {flag}."
             )
-        fresh = Walk(replace(walk.partition, node=node), walk.number + 1, after=walk.after)
-        if walk.state == "held":
-            fresh.state = "held"
-        self._forget(walk)
-        self.walks[walk.partition.id] = fresh
-        self._walks_changed = True
-
-    def _forget(self, walk: Walk) -> None:
-        """Batches of a walk that is over are not waited for."""
-        this = walk.partition.id, walk.number
-        self._issued = {batch: of for batch, of in self._issued.items() if of != this}
-
-    def _node_changed(self, walk: Walk, message: NodeChanged) -> None:
-        """Cursors from before mean nothing; parts of the old process's table mean nothing either,
-        so those are walked anew even if they were done."""
-        before, now = walk.partition.place, message.node
-        self._refuse_balancer((walk.partition.side, now), message.run_id)
-        self.run_ids[walk.partition.side, now.address] = message.run_id
-        touched = 0
-        for other in list(self.walks):
-            if other.partition.place != before:
-                continue
-            spoiled = isinstance(other.partition.span, CursorSpan) and message.run_id
-            if other is walk or spoiled or other.state == "walking":
-                touched += 1
-                self._restart(other, now)
-            else:
-                other.partition = replace(other.partition, node=now)
-        self._overseer.started_over(touched, walk.partition.node, "node changed")
+        self._overseer.started_over(len(changed), walk.partition.node, "node changed")
 
     def _refuse_balancer(self, where: tuple[Side, Node], run_id: str) -> None:
         """A server that restarts never has an earlier run_id again; after a failover and back one
@@ -645,22 +504,10 @@ class Engine:
             name = str(job.source if side == "source" else job.target)
             raise unusable(side)(balancer_words(side, name))
 
-    def _cursor_unproven(self, walk: Walk) -> None:
-        """One plain cursor in place of all parts of this database's table."""
-        place = walk.partition.place, walk.partition.db
-        for other in list(self.walks):
-            same = (other.partition.place, other.partition.db) == place
-            if same and isinstance(other.partition.span, CursorSpan):
-                other.cancelled.set()
-                self._forget(other)
-                whole = other.partition.id == walk.partition.id
-                emptied = Walk(replace(other.partition, span=WholeSpan()), other.number + 1)
-                if other.state == "held":
-                    emptied.state = "held"
-                else:
-                    emptied.state = "waiting" if whole else "walked"
-                self.walks[other.partition.id] = emptied
-                self._walks_changed = True
+    def _cursor_unproven(self, message: CursorUnproven) -> None:
+        walk = self.walks.get(message.partition)
+        assert walk
+        self.walks.cursor_unproven(walk.id)
         self._overseer.started_over(1, walk.partition.node, "cursors unproven")
 
     # For overseers.
@@ -759,7 +606,7 @@ class Engine:
         stop. What has not landed then is unsettled, for this run's books and whoever resumes it."""
         self.state = "draining"
         self.note = note
-        self._cancel(self.walks)
+        self._cancel_scanners()
         self._throttle.set(Pace(hurry=True))
         until = time.monotonic() + DRAIN_SECONDS
         while self._pool and self._pool.in_flight and self._control.stops < stops:
@@ -780,7 +627,7 @@ class Engine:
         self._throttle.set(Pace(hurry=True))
         if not self._pool:
             return
-        self._cancel(self.walks)
+        self._cancel_scanners()
         self._pool.close()
         until = time.monotonic() + _LANDING_SECONDS
         while self._pool.in_flight and time.monotonic() < until and not self._control.stops:
@@ -797,9 +644,9 @@ class Engine:
         except RumpxError:
             return  # the run ends with its first trouble
 
-    def _cancel(self, walks: Iterable[Walk]) -> None:
-        for walk in walks:
-            walk.cancelled.set()
+    def _cancel_scanners(self) -> None:
+        for cancelled in self._cancels.values():
+            cancelled.set()
 
     # Telling.
 
@@ -835,9 +682,7 @@ class Engine:
 
     def _progress(self) -> list[Progress]:
         return [
-            Progress(
-                walk.partition, walk.frontier.cursor, walk.counts, walk.done, walk.frontier.kinds
-            )
+            Progress(walk.partition, walk.frontier.cursor, walk.counts, walk.done)
             for walk in self.walks
         ]
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import psutil
 
 from rumpx.engine.plan import Plan
+from rumpx.engine.walks import Retired, RetiredAs
 from rumpx.errors import Side
 from rumpx.model.content import NO_CONTENT, Content
 from rumpx.model.counts import Counts
@@ -23,7 +24,8 @@ from rumpx.model.endpoint import Address, format_address
 from rumpx.model.partitions import RETRIED, Partition
 from rumpx.model.results import PartitionSummary
 from rumpx.model.snapshot import Held, NodeStat, Row, Snapshot, State, Verb, WorkerStat
-from rumpx.transfer.content_stats import NO_KINDS, Kinds, Largest, content
+from rumpx.transfer.content_stats import Kinds, Largest, content
+from rumpx.units import count_of
 
 if TYPE_CHECKING:
     from rumpx.engine.pool import Pool
@@ -33,28 +35,37 @@ _USAGE_SECONDS: Final = 1.0
 _ENDED: Final[tuple[State, ...]] = ("done", "failed", "stopped")
 
 
-def overall(parts: Iterable[tuple[Partition, Counts]]) -> Counts:
+Sum = tuple[str, Counts, Kinds]
+"""Of one walk, or of several with one reason: that, counts, and types and sizes."""
+
+
+def overall(sums: Iterable[Sum]) -> Counts:
     """What a run came to: keys that were walked again are counted once, and keys that failed and
     were tried again are counted as they ended."""
     counts = Counts()
-    for partition, came_to in parts:
-        if not partition.reason:
+    for reason, came_to, _ in sums:
+        if not reason:
             counts += came_to
-        elif partition.reason == RETRIED:
+        elif reason == RETRIED:
             counts += replace(came_to, failed=came_to.failed - came_to.settled)
     return counts
 
 
-def copied_content(parts: Iterable[tuple[Partition, Kinds]], largest: Largest) -> Content:
+def copied_content(sums: Iterable[Sum], largest: Largest) -> Content:
     """What the keys that `overall` counts as copied are."""
-    kinds = [found for partition, found in parts if partition.reason in ("", RETRIED)]
-    return content(kinds, largest.top)
+    return content([kinds for reason, _, kinds in sums if reason in ("", RETRIED)], largest.top)
 
 
 def partition_summary(partition: Partition, counts: Counts, done: bool) -> PartitionSummary:
     """One partition, as the end of a run tells of it."""
     bounds = f"{partition}, again: {partition.reason}" if partition.reason else str(partition)
     return PartitionSummary(partition.node.label(""), partition.db, bounds, counts, done)
+
+
+def retired_summary(key: RetiredAs, retired: Retired) -> PartitionSummary:
+    """Walks that were added and are done, likewise."""
+    number = count_of(retired.walks, "walk")
+    return PartitionSummary(key.node, key.db, f"{number} again: {key.reason}", retired.counts, True)
 
 
 def _let_go(held: Held) -> Held:
@@ -69,16 +80,13 @@ def _place(partition: Partition) -> tuple[Side, Address | None, int]:
 class Progress:
     """One partition's share of the picture, as the coordinator books it."""
 
-    __slots__ = ("counts", "cursor", "done", "kinds", "partition")
+    __slots__ = ("counts", "cursor", "done", "partition")
 
-    def __init__(
-        self, partition: Partition, cursor: int, counts: Counts, done: bool, kinds: Kinds = NO_KINDS
-    ) -> None:
+    def __init__(self, partition: Partition, cursor: int, counts: Counts, done: bool) -> None:
         self.partition = partition
         self.cursor = cursor
         self.counts = counts
         self.done = done
-        self.kinds = kinds
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,14 +169,21 @@ class ProgressMeter:
             fraction = min(fraction, 0.999)
         return fraction
 
-    def snapshot(self, parts: Sequence[Progress], now: float, told: Told) -> Snapshot:
-        """The run now."""
+    def snapshot(
+        self, parts: Sequence[Progress], sums: Sequence[Sum], now: float, told: Told
+    ) -> Snapshot:
+        """The run now.
+
+        Args:
+            parts: the walks that are not retired.
+            sums: what all walks came to.
+        """
         state = told.state
         first = [part for part in parts if not part.partition.reason]
-        counts = overall((part.partition, part.counts) for part in parts)
+        counts = overall(sums)
         fraction = self.whole(parts, state)
         self.mean_payload = counts.payload_bytes / max(1, counts.copied + counts.compared)
-        work = sum((part.counts for part in parts), Counts())
+        work = sum((came_to for _, came_to, _ in sums), Counts())
         keys_rate, bytes_rate, progress_rate = self._rates(now, work, fraction)
         workers, cpu, memory = self._measure(now)
         walking = state in ("copying", "comparing")
@@ -200,15 +215,13 @@ class ProgressMeter:
             held=_let_go(told.held) if state in _ENDED else told.held,
             nodes=told.nodes,
             failures=told.failures,
-            content=self._weighed(parts, told, now),
+            content=self._weighed(sums, told, now),
         )
 
-    def _weighed(self, parts: Sequence[Progress], told: Told, now: float) -> Content:
+    def _weighed(self, sums: Sequence[Sum], told: Told, now: float) -> Content:
         if now >= self._content_due or told.state in _ENDED:
             self._content_due = now + _USAGE_SECONDS
-            self._content = copied_content(
-                ((part.partition, part.kinds) for part in parts), told.largest
-            )
+            self._content = copied_content(sums, told.largest)
         return self._content
 
     def _rates(self, now: float, counts: Counts, fraction: float) -> tuple[float, float, float]:

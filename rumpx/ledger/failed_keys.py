@@ -37,7 +37,7 @@ def write_dead_letters(ledger: Path) -> Path | None:
                 "key": failure.key.decode("utf-8", "backslashreplace"),
                 "reason": failure.reason,
                 "error": failure.message,
-                "partition": bounds.get(failed.partition, ""),
+                "partition": bounds.get(failed.partition, "walked again"),
             }
             file.write(json.dumps(line) + "\n")
             count += 1

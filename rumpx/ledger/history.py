@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from itertools import islice
+from itertools import islice, starmap
 from pathlib import Path
 from typing import Final
 
 from rumpx._version import __version__
-from rumpx.engine.progress import copied_content, overall, partition_summary
+from rumpx.engine.progress import copied_content, overall, partition_summary, retired_summary
 from rumpx.ledger.ledger import dead_letter_path, is_held
 from rumpx.ledger.schema import Books, Progressed, open_books
 from rumpx.model.history import Record, RunRecord, Standing
@@ -78,10 +78,12 @@ def _summary(
     run: RunRecord | None,
     points: Sequence[Point],
 ) -> Summary:
-    record, facts, walks = books.record(), books.facts(), books.walks()
+    record, facts, walks, retired = books.record(), books.facts(), books.walks(), books.retired()
+    sums = [(walk.partition.reason, walk.counts, walk.kinds) for walk in walks]
+    sums += [(key.reason, each.counts, each.kinds) for key, each in retired.items()]
     latest = run or RunRecord(progressed.runs, record.created, "", "", "")
     last = latest if latest.ended is not None else None
-    counts = last.counts if last else overall((walk.partition, walk.counts) for walk in walks)
+    counts = last.counts if last else overall(sums)
     seconds = last.seconds if last else progressed.seconds
     letters = dead_letter_path(path)
     return Summary(
@@ -109,10 +111,11 @@ def _summary(
         worker_restarts=sum(run.worker_restarts for run in runs),
         left_behind=latest.left_behind,
         warnings=tuple(dict.fromkeys(text for run in runs for text in run.warnings)),
-        partitions=tuple(partition_summary(w.partition, w.counts, w.done) for w in walks),
+        partitions=(
+            *(partition_summary(w.partition, w.counts, w.done) for w in walks),
+            *starmap(retired_summary, retired.items()),
+        ),
         error=latest.error,
         held_seconds=held_seconds(points),
-        content=copied_content(
-            ((walk.partition, walk.kinds) for walk in walks), Largest(books.largest())
-        ),
+        content=copied_content(sums, Largest(books.largest())),
     )

@@ -22,13 +22,16 @@ import os
 import sqlite3
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from rumpx.engine.walks import Retired, RetiredAs, WalkName
 from rumpx.errors import JobHeld, UsageError
 from rumpx.ledger.schema import (
     APPLICATION,
+    PUT_RETIRED,
     PUT_RUN,
     SCHEMA,
     TABLES,
@@ -45,6 +48,7 @@ from rumpx.ledger.schema import (
     connect,
     explained,
     point_row,
+    retired_row,
     upgrade,
 )
 from rumpx.model.history import RunRecord
@@ -63,8 +67,8 @@ class Update:
     """The coordinator's books at one moment, as far as they have changed.
 
     `settled` are failed keys of before that were tried again; those that failed again are among
-    `failures` too. `limits` are those in force, so that whoever goes on keeps them. `points` are
-    added to the series, or with `anew` take its place.
+    `failures` too. `gone` are walks that are retired, whose sums are in `retired`. `limits` are
+    those in force, for a resumed run. `points` are added to the series, or with `anew` replace it.
     """
 
     state: JobState
@@ -75,6 +79,8 @@ class Update:
     walks: tuple[SavedWalk, ...]
     failures: tuple[LedgerFailure, ...] = ()
     settled: tuple[tuple[int, bytes], ...] = ()
+    gone: tuple[WalkName, ...] = ()
+    retired: Mapping[RetiredAs, Retired] | None = None
     limits: Limits | None = None
     largest: tuple[Large, ...] = ()
     points: tuple[Point, ...] = ()
@@ -88,6 +94,7 @@ class _Pending:
     update: Update
     walks: dict[int, SavedWalk] = field(default_factory=dict)
     rows: list[tuple[str, tuple[Any, ...]]] = field(default_factory=list)
+    gone: list[int] = field(default_factory=list)
 
 
 class Ledger:
@@ -276,6 +283,7 @@ class Ledger:
         database = self._database
         with self._mutex:
             walks, rows = list(pending.walks.values()), list(pending.rows)
+            gone = list(pending.gone)
         with database:
             if update.facts != self._facts:
                 database.execute("UPDATE job SET facts = ?", (as_text(update.facts),))
@@ -309,8 +317,11 @@ class Ledger:
         self.record = record
         self._facts, self._nodes, self._largest = update.facts, update.nodes, update.largest
         self._bounds |= {walk.partition.id: walk.partition for walk in walks}
+        for number in gone:
+            self._bounds.pop(number, None)
         with self._mutex:
             del pending.rows[: len(rows)]
+            del pending.gone[: len(gone)]
 
     def _write_walk(self, walk: SavedWalk) -> None:
         partition = walk.partition
@@ -392,7 +403,16 @@ def _merged(pending: _Pending | None, update: Update) -> _Pending:
     if pending:
         merged.walks = pending.walks
         merged.rows = pending.rows
+        merged.gone = pending.gone
     merged.walks |= {walk.partition.id: walk for walk in update.walks}
+    for number, walk in update.gone:
+        merged.walks.pop(number, None)
+        merged.gone.append(number)
+        merged.rows += [
+            ("DELETE FROM failures WHERE partition = ? AND walk <> ?", (number, walk)),
+            ("DELETE FROM partitions WHERE id = ?", (number,)),
+        ]
+    merged.rows += [(PUT_RETIRED, retired_row(*item)) for item in (update.retired or {}).items()]
     merged.rows += [
         ("DELETE FROM failures WHERE db = ? AND key = ?", key) for key in update.settled
     ]

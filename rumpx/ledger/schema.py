@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 from rumpx.engine.key_counts import Census
+from rumpx.engine.walks import Retired, RetiredAs
 from rumpx.errors import Side, UsageError
 from rumpx.files import writable_by_others
 from rumpx.model.counts import Counts
@@ -44,7 +45,7 @@ from rumpx.model.timeline import Point
 from rumpx.serialize import from_plain, to_plain
 from rumpx.transfer.content_stats import NO_KINDS, Kinds, Large
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 APPLICATION: Final = 0x72756D70  # "rump": how `file` and we tell a ledger from other databases
 _BUSY_SECONDS: Final = 5.0
 
@@ -64,6 +65,14 @@ CREATE TABLE series (
 CREATE TABLE runs (number INTEGER PRIMARY KEY, run TEXT NOT NULL);
 CREATE TABLE verification (
     one INTEGER PRIMARY KEY CHECK (one = 1), at REAL NOT NULL, result TEXT NOT NULL
+);
+"""
+# What version 3 has beside version 2.
+_SINCE_3: Final = """
+CREATE TABLE retired (
+    reason TEXT NOT NULL, node TEXT NOT NULL, db INTEGER NOT NULL,
+    walks INTEGER NOT NULL, counts TEXT NOT NULL, kinds TEXT NOT NULL,
+    PRIMARY KEY (reason, node, db)
 );
 """
 TABLES: Final = (
@@ -88,11 +97,14 @@ CREATE TABLE failures (
 ) WITHOUT ROWID;
 """
     + _SINCE_2
+    + _SINCE_3
 )
+PUT_RETIRED: Final = "INSERT OR REPLACE INTO retired VALUES (?, ?, ?, ?, ?, ?)"
 PUT_RUN: Final = "INSERT OR REPLACE INTO runs VALUES (?, ?)"
 # By the version that a file has, what makes the next one of it.
 _UPGRADES: Final = {
-    1: "ALTER TABLE partitions ADD COLUMN kinds TEXT NOT NULL DEFAULT '[]';" + _SINCE_2
+    1: "ALTER TABLE partitions ADD COLUMN kinds TEXT NOT NULL DEFAULT '[]';" + _SINCE_2,
+    2: _SINCE_3,
 }
 
 
@@ -223,8 +235,18 @@ class Books:
         """What the checks at the end rest on."""
         return self._one("SELECT facts FROM job", Facts)
 
+    def retired(self) -> dict[RetiredAs, Retired]:
+        """The sums of walks that were added and are done."""
+        rows = self._database.execute("SELECT reason, node, db, walks, counts, kinds FROM retired")
+        return {
+            RetiredAs(reason, node, db): Retired(
+                walks, from_plain(Counts, json.loads(counts)), Kinds(dict(json.loads(kinds)))
+            )
+            for reason, node, db, walks, counts, kinds in rows
+        }
+
     def walks(self) -> list[SavedWalk]:
-        """All walks, in the order of their partitions' ids."""
+        """All walks that are not retired, in the order of their partitions' ids."""
         columns = "bounds, walk, cursor, run_id, done, counts, after, kinds"
         rows = self._database.execute(f"SELECT {columns} FROM partitions ORDER BY id")
         return [
@@ -347,6 +369,12 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
 def as_text(value: Any) -> str:
     """How dataclasses stand in columns."""
     return json.dumps(to_plain(value))
+
+
+def retired_row(key: RetiredAs, retired: Retired) -> tuple[Any, ...]:
+    """A sum as a row of its table."""
+    kinds = json.dumps(list(retired.kinds.numbers.items()))
+    return *key, retired.walks, as_text(retired.counts), kinds
 
 
 def point_row(point: Point) -> tuple[Any, ...]:

@@ -24,10 +24,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from rumpx.engine.engine import Engine, Walk
+from rumpx.engine.engine import Engine
 from rumpx.engine.fence import MEND_FENCE, UNFENCED
 from rumpx.engine.key_counts import Census, take_census
 from rumpx.engine.plan import Plan, key_partitions
+from rumpx.engine.walks import Walk
 from rumpx.errors import Interrupted, RumpxError, TemporaryError, TimeOver
 from rumpx.model.counts import Counts
 from rumpx.model.display import Display
@@ -167,12 +168,12 @@ class Verifier:
         total = Counts()
         mended = Counts()
         failed = 0
-        for walk in self.engine.walks:
-            failed += walk.counts.failed
-            if not walk.partition.reason:
-                total += walk.counts
-            elif walk.partition.reason in (_REPAIRED, _DELETED):
-                mended += walk.counts
+        for reason, counts, _ in self.engine.walks.sums():
+            failed += counts.failed
+            if not reason:
+                total += counts
+            elif reason in (_REPAIRED, _DELETED):
+                mended += counts
         kinds = self._findings.kinds
         return Counts(
             copied=mended.copied,
@@ -262,7 +263,7 @@ class Verifier:
         needed = self._walk_back_needed(before)
         self.verdict.back = "walked" if needed else "not needed"
         engine.note = "looking for keys that only the target has" if needed else ""
-        engine.decide(self._backward, needed=needed)
+        engine.walks.decide(self._backward, needed=needed)
         self._run_walks()
         self._seconds = engine.elapsed
         self._refuse_moved_slots(watches)
@@ -340,7 +341,7 @@ class Verifier:
             work="look for",
             side="target",
         )
-        for walk in self.engine.add_walks(partitions):
+        for walk in self.engine.walks.add(partitions):
             names = self._names(walk)
             self._looked_at[walk.partition.id] = {name: group[name] for name in names}
 
@@ -356,13 +357,15 @@ class Verifier:
     def _judge_finished(self) -> None:
         """Judge what was looked at again. Not at an ack: a walk may learn of its end later."""
         for number in list(self._looked_at):
-            if self.engine.walks[number].done:
-                self._judge(self.engine.walks[number])
+            walk = self.engine.walks.get(number)
+            if walk is None or walk.done:
+                self._judge(number)
+        self.engine.walks.retire()
 
-    def _judge(self, walk: Walk) -> None:
+    def _judge(self, number: int) -> None:
         """All keys of a walk were looked at again."""
-        found = self._found_again.pop(walk.partition.id, {})
-        for name, candidate in self._looked_at.pop(walk.partition.id).items():
+        found = self._found_again.pop(number, {})
+        for name, candidate in self._looked_at.pop(number).items():
             now = found.get(name)
             if name in self._failed:
                 continue
@@ -376,7 +379,6 @@ class Verifier:
                 self._waiting[name] = _Candidate(now, candidate.looks + 1, time.monotonic())
             else:
                 self._findings.add(now, changing=True)
-        self.engine.forget_keys(walk)
 
     # Mending.
 
@@ -416,20 +418,19 @@ class Verifier:
             copied = [(line.db, line.key) for line in lines if line.repairable]
             doomed = [(line.db, line.key) for line in lines if delete and line.kind == "extra"]
             there = [(scope.target_db(db), key) for db, key in doomed]
-            walks = engine.add_walks(
+            engine.walks.add(
                 key_partitions(source, copied, reason=_REPAIRED)
                 + key_partitions(target, there, reason=_DELETED, work="delete", side="target")
             )
             engine.run_walks()
             self._unmended = set()
-            walks += engine.add_walks(
+            engine.walks.add(
                 # Those to be deleted as well: the source may have them by now.
                 key_partitions(source, copied + doomed, reason=_CHECKED, work="compare")
                 + key_partitions(target, there, reason=_CHECKED, work="look for", side="target")
             )
             engine.run_walks()
-            for walk in walks:
-                engine.forget_keys(walk)
+            engine.walks.retire()
             yield lines, set(copied + doomed) - self._unmended
 
 

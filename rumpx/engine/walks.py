@@ -1,0 +1,410 @@
+"""The state of all walks, pure: events in, instructions out. `engine.py` does the I/O.
+
+A walk is one pass over a partition. It is *held* until its overseer decides whether it is needed,
+*waiting* for a scanner, *walking*, and *walked* when its scanner has reached the end; it is done
+when every batch of it is settled as well.
+
+Events are method calls: keys were found, a scanner is at its end, a batch was acknowledged, a
+node's process changed, cursors proved to be of another kind. They return or collect instructions:
+batches to give out, walks to start (`starts`), scanners to end (`take_cancelled`).
+
+1. Walks start while fewer than `scanners` are under way, spread over the nodes. A walk that must
+   see what another missed (`after`) waits until that is done.
+2. A walk that starts over gets the next number. Messages and acks of earlier numbers are ignored:
+   their batches are no longer issued.
+3. Walks of the plan keep their entries, since summaries list them. A walk that was added later is
+   *retired* when it is done and saved: its entry is folded into a sum. So memory and
+   the time of each event, snapshot and save depend on the walks under way, not on how many there
+   ever were.
+
+Partitions are numbered in the order in which they are added; a number is never used again.
+
+Not promised: the order in which walks of one node start.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import count
+from types import MappingProxyType
+from typing import Final, Literal, NamedTuple
+
+from rumpx.engine.frontier import Frontier
+from rumpx.errors import Side
+from rumpx.model.counts import Counts
+from rumpx.model.endpoint import Address
+from rumpx.model.nodes import Node
+from rumpx.model.partitions import CursorSpan, Partition, WholeSpan
+from rumpx.transfer.content_stats import NO_KINDS, Kinds
+from rumpx.transfer.messages import Ack, Batch, Found
+
+WalkState = Literal["held", "waiting", "walking", "walked"]
+WalkName = tuple[int, int]
+"""A partition's number, and how often its walk started over."""
+Place = tuple[Side, Address | None]
+
+
+@dataclass(slots=True)
+class Walk:
+    """One partition's present walk.
+
+    Attributes:
+        partition: what is walked.
+        number: how often it started over.
+        state: see the module docstring.
+        cursor, booked, booked_kinds: where it begins (-1: at the span's start), and what was
+            settled before, if it continues an earlier run.
+        after: partitions that must be done before this walk begins.
+        counts: what its batches came to, in any order.
+        frontier: the same in order, and up to which cursor.
+    """
+
+    partition: Partition
+    number: int = 0
+    state: WalkState = "waiting"
+    cursor: int = -1
+    booked: Counts = field(default_factory=Counts)
+    after: tuple[int, ...] = ()
+    booked_kinds: Kinds = NO_KINDS
+    counts: Counts = field(init=False)
+    frontier: Frontier = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.cursor < 0:
+            self.cursor = self.partition.span.start
+        self.counts = self.booked
+        self.frontier = Frontier(self.cursor, self.booked, self.booked_kinds)
+
+    @property
+    def id(self) -> int:
+        """The partition's number."""
+        return self.partition.id
+
+    @property
+    def name(self) -> WalkName:
+        """The walk among those of all times."""
+        return self.partition.id, self.number
+
+    @property
+    def done(self) -> bool:
+        """Whether it is at its end, and all that it found is settled."""
+        return self.state == "walked" and not self.frontier.unsettled
+
+
+@dataclass(frozen=True, slots=True)
+class Retired:
+    """The sum of walks that were added, and are done."""
+
+    walks: int = 0
+    counts: Counts = field(default_factory=Counts)
+    kinds: Kinds = NO_KINDS
+
+    def with_walk(self, walk: Walk) -> Retired:
+        """The sum with one more."""
+        return Retired(
+            self.walks + 1, self.counts + walk.counts, self.kinds + walk.frontier.kinds
+        )
+
+
+class RetiredAs(NamedTuple):
+    """What the walks of one sum have in common: why they were added, the node's name, and the
+    database."""
+
+    reason: str
+    node: str
+    db: int
+
+
+NONE_RETIRED: Final[Mapping[RetiredAs, Retired]] = MappingProxyType({})
+
+
+class Walks:
+    """All walks of a run.
+
+    Args:
+        walks: the plan's, and those that earlier runs of the job added.
+        scanners: how many may be under way.
+        retired: sums of walks that earlier runs added.
+
+    Attributes:
+        retired: the same, with those of this run.
+        read: the node of each place that any walk was read at.
+    """
+
+    def __init__(
+        self,
+        walks: Iterable[Walk],
+        scanners: int,
+        retired: Mapping[RetiredAs, Retired] = NONE_RETIRED,
+    ) -> None:
+        self._walks = {walk.id: walk for walk in walks}
+        self.retired = dict(retired)
+        self.read: dict[Place, Node] = {}
+        self._scanners = scanners
+        self._added = len(self._walks) + sum(each.walks for each in retired.values())
+        self._batches = count()
+        self._issued: dict[int, WalkName] = {}
+        self._unfinished: set[int] = set()
+        self._finished: list[int] = []
+        self._queues: defaultdict[Place, deque[int]] = defaultdict(deque)
+        self._scanning: dict[WalkName, Place] = {}
+        self._busy: Counter[Place] = Counter()
+        self._waits_for: dict[int, set[int]] = {}
+        self._holds_up: defaultdict[int, list[int]] = defaultdict(list)
+        self._cancelled: list[WalkName] = []
+        for walk in self._walks.values():
+            self._enlist(walk)
+
+    def __iter__(self) -> Iterator[Walk]:
+        """The walks that are not retired, in the order of their partitions' numbers."""
+        return iter(self._walks.values())
+
+    def __len__(self) -> int:
+        return len(self._walks)
+
+    def get(self, partition: int) -> Walk | None:
+        """A partition's walk; None if it is retired."""
+        return self._walks.get(partition)
+
+    @property
+    def all_settled(self) -> bool:
+        """Whether every walk is done, or held."""
+        return not self._unfinished
+
+    def sums(self) -> Iterator[tuple[str, Counts, Kinds]]:
+        """What all walks came to, retired ones included: reason, counts in any order, and types and
+        sizes of what is booked."""
+        for walk in self:
+            yield walk.partition.reason, walk.counts, walk.frontier.kinds
+        for key, each in self.retired.items():
+            yield key.reason, each.counts, each.kinds
+
+    # Starting.
+
+    def starts(self) -> list[Walk]:
+        """Walks whose scanners are to be started now."""
+        started = []
+        while len(self._scanning) < self._scanners and self._queues:
+            place = min(self._queues, key=self._busy.__getitem__)
+            queue = self._queues[place]
+            walk = self._walks.get(queue.popleft())
+            if not queue:
+                del self._queues[place]
+            if walk and walk.state == "waiting":
+                walk.state = "walking"
+                self._scanning[walk.name] = walk.partition.place
+                self._busy[walk.partition.place] += 1
+                started.append(walk)
+        return started
+
+    def take_cancelled(self) -> list[WalkName]:
+        """Walks whose scanners are to end, since the last call."""
+        cancelled, self._cancelled = self._cancelled, []
+        return cancelled
+
+    def add(
+        self, partitions: Iterable[Partition], *, in_order: bool = False, held: bool = False
+    ) -> list[Walk]:
+        """Further walks, whose partitions get their numbers here.
+
+        Args:
+            in_order: each waits for those of other nodes before it.
+            held: they wait until `decide` is called.
+        """
+        added: list[Walk] = []
+        for partition in partitions:
+            node = partition.node.address
+            before = [w.id for w in added if w.partition.node.address != node] if in_order else []
+            walk = Walk(
+                replace(partition, id=self._added),
+                state="held" if held else "waiting",
+                after=tuple(before),
+            )
+            self._added += 1
+            self._walks[walk.id] = walk
+            self._enlist(walk)
+            added.append(walk)
+        return added
+
+    def decide(self, walks: Iterable[Walk], *, needed: bool) -> None:
+        """Whether walks that were held are to be done."""
+        for walk in walks:
+            walk.state = "waiting" if needed else "walked"
+            self._enlist(walk)
+
+    def hold(self, walk: Walk) -> None:
+        """A waiting walk waits until `decide` is called."""
+        walk.state = "held"
+        self._unfinished.discard(walk.id)
+
+    def _enlist(self, walk: Walk) -> None:
+        self.read[walk.partition.place] = walk.partition.node
+        if walk.done:
+            self._finish(walk)
+        elif walk.state != "held":
+            self._unfinished.add(walk.id)
+            if walk.state == "waiting":
+                self._queue(walk)
+
+    def _queue(self, walk: Walk) -> None:
+        waits_for = {n for n in walk.after if (w := self._walks.get(n)) and not w.done}
+        if waits_for:
+            self._waits_for[walk.id] = waits_for
+            for number in waits_for:
+                self._holds_up[number].append(walk.id)
+        else:
+            self._queues[walk.partition.place].append(walk.id)
+
+    # Events.
+
+    def is_present(self, name: WalkName) -> bool:
+        """Whether a message is of a walk that has not started over since."""
+        walk = self._walks.get(name[0])
+        return walk is not None and walk.number == name[1]
+
+    def found(self, found: Found) -> Batch | None:
+        """A scanner found keys: the batch of them to give out, if there are any."""
+        walk = self._walks[found.partition]
+        number = next(self._batches)
+        walk.frontier.issue(number, found.cursor)
+        if not found.keys:
+            walk.frontier.settle(number)
+            return None
+        partition = walk.partition
+        self._issued[number] = walk.name
+        return Batch(
+            number,
+            partition.id,
+            walk.number,
+            found.node,
+            partition.db,
+            found.keys,
+            partition.work,
+        )
+
+    def is_issued(self, batch: int) -> bool:
+        """Whether a batch still counts."""
+        return batch in self._issued
+
+    def walked(self, partition: int) -> None:
+        """A scanner is at its end."""
+        walk = self._walks[partition]
+        walk.state = "walked"
+        self._scan_ended(walk)
+        self._finish(walk)
+
+    def acknowledged(self, ack: Ack) -> Walk | None:
+        """A batch is settled: its walk; None if the walk started over."""
+        name = self._issued.pop(ack.batch, None)
+        if name is None:
+            return None
+        walk = self._walks[name[0]]
+        walk.counts += ack.counts
+        walk.frontier.settle(ack.batch, ack.counts, ack.failures, ack.kinds)
+        self._finish(walk)
+        return walk
+
+    def count_unfinished(self, batch: int, counts: Counts) -> None:
+        """Count what a batch came to that stays unsettled: a worker ended in the middle of it."""
+        if name := self._issued.get(batch):
+            self._walks[name[0]].counts += counts
+
+    def node_changed(self, partition: int, node: Node, *, known: bool) -> list[Walk]:
+        """The process of a walk's node is another one: cursors from before mean nothing.
+
+        Parts of the old process's table mean nothing either: they are walked anew even if they
+        were done. Other walks of the node that wait, or are done, stay as they are.
+
+        Args:
+            node: where the walk's partition is served now.
+            known: the process tells its identity, so that it is known to have changed.
+
+        Returns:
+            The walks that start over.
+        """
+        this = self._walks[partition]
+        before = this.partition.place
+        restarted = []
+        for walk in list(self):
+            if walk.partition.place != before:
+                continue
+            spoiled = isinstance(walk.partition.span, CursorSpan) and known
+            if walk is this or spoiled or walk.state == "walking":
+                restarted.append(self._restart(walk, replace(walk.partition, node=node)))
+            else:
+                walk.partition = replace(walk.partition, node=node)
+        self.read[this.partition.side, node.address] = node
+        return restarted
+
+    def cursor_unproven(self, partition: int) -> None:
+        """The cursors of a node's database are not those of a plain hash table: walk it by one
+        plain cursor instead of all its parts."""
+        this = self._walks[partition].partition
+        for walk in list(self):
+            same = (walk.partition.place, walk.partition.db) == (this.place, this.db)
+            if same and isinstance(walk.partition.span, CursorSpan):
+                fresh = self._restart(walk, replace(walk.partition, span=WholeSpan()))
+                if walk.id != partition and fresh.state == "waiting":
+                    fresh.state = "walked"
+                    self._finish(fresh)
+
+    def moved(self, before: Place, node: Node) -> None:
+        """All walks of a node are another node's from now on."""
+        for walk in self:
+            if walk.partition.place == before:
+                walk.partition = replace(walk.partition, node=node)
+        self.read.pop(before, None)
+        self.read[before[0], node.address] = node
+
+    def _restart(self, walk: Walk, partition: Partition) -> Walk:
+        """A walk starts over; what it has issued is not waited for."""
+        if walk.name in self._scanning:
+            self._cancelled.append(walk.name)
+            self._scan_ended(walk)
+        self._issued = {batch: name for batch, name in self._issued.items() if name != walk.name}
+        state: WalkState = "held" if walk.state == "held" else "waiting"
+        fresh = Walk(partition, walk.number + 1, state, after=walk.after)
+        self._walks[walk.id] = fresh
+        self._enlist(fresh)
+        return fresh
+
+    def _scan_ended(self, walk: Walk) -> None:
+        place = self._scanning.pop(walk.name, None)
+        if place is not None:
+            self._busy[place] -= 1
+
+    def _finish(self, walk: Walk) -> None:
+        """If a walk is done, book it and let those start that waited for it."""
+        if not walk.done:
+            return
+        walk.frontier.book()  # its last cursor may be its first
+        self._unfinished.discard(walk.id)
+        if walk.partition.reason:
+            self._finished.append(walk.id)
+        for number in self._holds_up.pop(walk.id, ()):
+            waits_for = self._waits_for.get(number)
+            if waits_for is None:
+                continue
+            waits_for.discard(walk.id)
+            if not waits_for:
+                del self._waits_for[number]
+                self._queues[self._walks[number].partition.place].append(number)
+
+    # Retiring.
+
+    def retire(self) -> list[Walk]:
+        """Fold walks that were added and are done into sums; to be called when what they came to,
+        and which keys failed, is saved. The walks that were folded."""
+        retired = []
+        for number in self._finished:
+            walk = self._walks.get(number)
+            if walk and walk.done:
+                del self._walks[number]
+                partition = walk.partition
+                key = RetiredAs(partition.reason, partition.node.label(""), partition.db)
+                self.retired[key] = self.retired.get(key, Retired()).with_walk(walk)
+                retired.append(walk)
+        self._finished = []
+        return retired
