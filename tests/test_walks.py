@@ -279,3 +279,14 @@ def test_numbers_are_not_used_again_by_a_resumed_job() -> None:
     walks = Walks(map(Walk, planned()), SCANNERS, retired)
     (walk,) = walks.add([Partition(0, NODES[1], 0, WholeSpan(), reason="changed")])
     assert walk.id == len(planned()) + 7
+
+
+def test_walks_start_spread_over_the_nodes() -> None:
+    partitions = [Partition(n, NODES[n // 4], 0, WholeSpan()) for n in range(8)]
+    walks = Walks(map(Walk, partitions), 2)
+    for _ in range(4):
+        started = walks.starts()
+        assert {walk.partition.node for walk in started} == {NODES[0], NODES[1]}
+        for walk in started:
+            walks.walked(walk.id)
+    assert walks.starts() == [] and walks.all_settled
