@@ -1,4 +1,4 @@
-"""README.md and CONTRIBUTING.md say what is true: options, fields, exit codes, files."""
+"""README.md, CONTRIBUTING.md and the guides are true: options, fields, exit codes, files."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 import benchmarks.__main__
-from rumpx import errors
+from rumpx import errors, guides
 from rumpx.cli.parsers import (
     build_check_parser,
     build_ctl_parser,
+    build_demo_parser,
     build_jobs_parser,
     build_parser,
     build_report_parser,
@@ -34,20 +35,35 @@ from rumpx.model.results import (
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+BENCHMARKS = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+GUIDES = guides.read_guides()
+OPTIONS = GUIDES["options"]
+TEXTS = {"README.md": README, "benchmarks/README.md": BENCHMARKS} | {
+    f"rumpx/guides/{name}.md": text for name, text in GUIDES.items()
+}
 SET_UP = [
     "python3 -m venv .venv && .venv/bin/pip install -e '.[demo]' && .venv/bin/rumpx demo",
     "python3 -m venv .venv && .venv/bin/pip install tox && .venv/bin/tox",
 ]
+PARSERS = {
+    "check": build_check_parser,
+    "resume": build_resume_parser,
+    "jobs": build_jobs_parser,
+    "ctl": build_ctl_parser,
+    "verify": build_verify_parser,
+    "report": build_report_parser,
+    "demo": build_demo_parser,
+}
 BENCHMARK = r"python -m benchmarks[^`\n]*"
 
 pytestmark = pytest.mark.smoke
 
 
 def section(text: str, title: str) -> str:
-    """The part of a page under a heading."""
-    found = re.search(rf"^## {re.escape(title)}$(.*?)(?=^## |\Z)", text, re.M | re.S)
+    """The part of a page under a heading of level two or three, with the levels below it."""
+    found = re.search(rf"^(##+) {re.escape(title)}$", text, re.M)
     assert found, title
-    return found[1]
+    return re.split(rf"^#{{2,{len(found[1])}}} ", text[found.end() :], maxsplit=1, flags=re.M)[0]
 
 
 def first_cells(text: str) -> set[str]:
@@ -70,66 +86,83 @@ def options_in(text: str) -> set[str]:
     return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
 
 
-def test_readme_has_every_option_and_no_other() -> None:
-    known = options_of(build_parser())
-    gentle = section(README, "Gentle on production")
-    told = {cell.split()[0] for cell in first_cells(section(README, "Options") + gentle)}
-    assert told == known - {"-from", "-to"}
-    others = [
-        build_check_parser(),
-        build_resume_parser(),
-        build_jobs_parser(),
-        build_ctl_parser(),
-        build_verify_parser(),
-        build_report_parser(),
-    ]
-    everywhere = known.union(*map(options_of, others))
-    assert options_in(re.sub(BENCHMARK, "", README)) <= everywhere
+def test_readme_is_short() -> None:
+    assert len(README.encode()) <= 10_000
 
 
-def test_readme_has_the_options_of_the_other_commands() -> None:
-    limits = section(README, "Gentle on production")
-    options = section(README, "Options") + limits
-    resume = options_in(section(README, "Resume") + limits)
-    assert resume >= options_of(build_resume_parser()) - {"-h", "--help"}
-    assert resume >= options_of(build_jobs_parser()) - {"-h", "--help"}
-    running = section(README, "While it runs")
-    assert options_in(running) >= options_of(build_ctl_parser()) - {"-h", "--help"}
-    assert set(NAMED) <= set(re.findall(r"`([a-z-]+)`", running))
-    check = options_in(section(README, "Check first") + options)
-    assert check >= options_of(build_check_parser()) - {"-h", "--help"}
-    report = options_in(section(README, "Watch it, and show it"))
-    assert report >= options_of(build_report_parser()) - {"-h", "--help"}
-    verify = options_in(section(README, "Verify and repair") + options)
-    assert verify >= options_of(build_verify_parser()) - {"-h", "--help"}
+def test_readme_links_each_guide() -> None:
+    links = set(re.findall(r"\]\(rumpx/guides/([\w-]+)\.md\)", README))
+    assert links == set(GUIDES)
 
 
-def test_readme_names_only_options_that_the_benchmarks_have() -> None:
-    told = options_in(" ".join(re.findall(BENCHMARK, README)))
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_guide_that_is_named_exists(name: str) -> None:
+    named = set(re.findall(r"`rumpx help ([a-z][a-z-]+)`", TEXTS[name]))
+    assert named <= set(GUIDES)
+
+
+def test_the_options_of_a_copy_are_there_and_no_other() -> None:
+    told = first_cells(section(OPTIONS, "Options") + section(OPTIONS, "Limits"))
+    names = {cell.split()[0] for cell in told}
+    assert names == options_of(build_parser()) - {"-from", "-to"}
+    assert {"-from", "-to"} <= set(re.findall(r"`(-from|-to)`", section(OPTIONS, "Options")))
+
+
+@pytest.mark.parametrize("command", PARSERS)
+def test_the_options_of_each_other_command_are_there_and_no_other(command: str) -> None:
+    text = section(OPTIONS, f"rumpx {command}")
+    told = options_in(text)
+    for group in re.findall("“(.*?)”", text):  # of which the command takes all
+        told |= options_in(" ".join(first_cells(section(OPTIONS, group))))
+    assert told == options_of(PARSERS[command]()) - {"-h", "--help"}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_no_text_has_an_option_that_does_not_exist(name: str) -> None:
+    known = options_of(build_parser()).union(*(options_of(build()) for build in PARSERS.values()))
+    assert options_in(re.sub(BENCHMARK, "", TEXTS[name])) <= known
+
+
+def test_the_limits_that_ctl_sets_are_there() -> None:
+    told = section(GUIDES["running"], "Control")
+    assert set(NAMED) <= set(re.findall(r"`([a-z-]+)`", told))
+
+
+def test_the_options_of_the_benchmarks_exist() -> None:
+    told = options_in(" ".join(re.findall(BENCHMARK, "".join(TEXTS.values()))))
     assert told
     assert told <= options_of(benchmarks.__main__.build_parser())
 
 
-def test_readme_has_every_field_of_the_summary() -> None:
-    text = section(README, "The summary")
-    fields = {field.name for field in dataclasses.fields(Summary)} | {"version"}
-    assert first_cells(text) == fields
-    for kind in (Counts, KeyFailure, PartitionSummary, Verification, PrefixDifferences):
+def test_the_fields_of_the_summary_are_there_and_no_other() -> None:
+    text = GUIDES["summary"]
+    version = {"version"}
+    fields = {field.name for field in dataclasses.fields(Summary)}
+    assert first_cells(section(text, "A copy")) == fields | version
+    compared = section(text, "A comparison")
+    fields = {field.name for field in dataclasses.fields(Verification)}
+    table = compared.index("|")
+    as_above = set(re.findall(r"`(\w+)`", compared[:table]))
+    assert first_cells(compared) | as_above == fields | version
+    for kind in (Counts, KeyFailure, PartitionSummary, PrefixDifferences):
         for field in dataclasses.fields(kind):
             assert f"`{field.name}`" in text, field.name
 
 
-def test_readme_has_every_exit_code() -> None:
+def test_every_exit_code_is_there_and_no_other() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
     codes = {kind.exit_code for kind in kinds if issubclass(kind, RumpxError)}
-    told = re.findall(r"^\| ([\d, ]+) \|", section(README, "Exit codes"), re.M)
+    told = re.findall(r"^\| ([\d, ]+) \|", GUIDES["exit-codes"], re.M)
     numbers = {int(number) for cell in told for number in cell.split(",")}
     assert numbers == codes | {EXIT_OK, EXIT_SOME_KEYS_FAILED, EXIT_DIFFERENCES, 129, 130, 143}
 
 
-def test_readme_shows_what_is_there() -> None:
-    for link in re.findall(r"\]\(([^)]+)\)", README + CONTRIBUTING):
-        assert (ROOT / link).is_file(), link
+def test_what_is_shown_exists() -> None:
+    for name, text in {**TEXTS, "CONTRIBUTING.md": CONTRIBUTING}.items():
+        for link in re.findall(r"\]\(([^)]+)\)", text):
+            assert (ROOT / name).parent.joinpath(link).is_file(), (name, link)
+        for path in re.findall(r"`((?:rumpx|benchmarks)/[\w/.-]+)`", text):
+            assert (ROOT / path).is_file(), (name, path)
 
 
 def test_contributing_names_every_file() -> None:

@@ -7,9 +7,11 @@ being a plain server of the same version.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -335,14 +337,14 @@ def test_help_lists_the_guides(capsys: Any) -> None:
 
 @pytest.mark.smoke
 def test_a_guide_goes_into_a_pipe_as_it_is_written() -> None:
-    run = rumpx("help", "services")
+    run = rumpx("help", "services", env={"PAGER": "echo paged"})
 
     assert (run.returncode, run.stdout, run.stderr) == (0, GUIDE, "")
 
 
 @pytest.mark.parametrize("cols", [80, 160])
 def test_a_guide_is_drawn_on_a_terminal(cols: int) -> None:
-    seen = rumpx_pty("help", "services", cols=cols, rows=50)
+    seen = rumpx_pty("help", "services", cols=cols, rows=50, env={"PAGER": "cat"})
 
     assert seen.returncode == 0
     text = " ".join(seen.text.split())
@@ -351,14 +353,88 @@ def test_a_guide_is_drawn_on_a_terminal(cols: int) -> None:
     assert b"\x1b[" in seen.raw
 
 
+@pytest.fixture
+def pager(tmp_path: Path) -> Path:
+    """A program `less` that keeps its arguments and what it is given, and shows one line."""
+    path = tmp_path / "bin" / "less"
+    path.parent.mkdir()
+    path.write_text(
+        f'#!/bin/sh\necho "$LESS:$*" >{tmp_path}/how\ncat >{tmp_path}/text\necho paged\n'
+    )
+    path.chmod(0o700)
+    return path
+
+
+def on_path(pager: Path) -> dict[str, str]:
+    return {"PATH": f"{pager.parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "how"),
+    [
+        ({}, "R:-R"),
+        ({"PAGER": "less -X"}, "R:-X"),
+        ({"PAGER": "less", "LESS": "FRX"}, "FRX:"),
+    ],
+)
+def test_a_long_guide_goes_through_the_pager(
+    setting: dict[str, str], how: str, pager: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    for name in ("PAGER", "LESS"):
+        monkeypatch.delenv(name, raising=False)
+
+    seen = rumpx_pty("help", "services", env=on_path(pager) | setting)
+
+    assert (seen.returncode, seen.text.split()) == (0, ["paged"])
+    assert (tmp_path / "how").read_text().strip() == how
+    text = (tmp_path / "text").read_text(encoding="utf-8")
+    assert "Managed services" in text and "ulimit -n" in text and "\x1b[" in text
+
+
+@pytest.mark.parametrize(
+    ("setting", "rows"),
+    [
+        ({"PAGER": ""}, 24),
+        ({"PAGER": "cat"}, 24),
+        ({"PAGER": "no-such-pager"}, 24),
+        ({"TERM": "dumb"}, 24),
+        ({}, 300),
+    ],
+)
+def test_a_guide_without_a_pager(
+    setting: dict[str, str], rows: int, pager: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.delenv("PAGER", raising=False)
+
+    seen = rumpx_pty("help", "services", rows=rows, env=on_path(pager) | setting)
+
+    assert seen.returncode == 0
+    shown = "\n".join([*seen.scrolled, seen.text])
+    assert "Managed services" in shown and "ulimit -n" in shown
+    assert not (tmp_path / "how").exists()
+
+
+def test_ctrl_c_does_not_end_the_pager(pager: Path) -> None:
+    pager.write_text(
+        "#!/bin/sh\ntrap 'echo kept' INT\ncat >/dev/null\necho ready\n"
+        "until read word </dev/tty; do :; done\necho got $word\n"
+    )
+
+    keys = [("ready", b"\x03"), ("kept", b"this\n")]
+    seen = rumpx_pty("help", "services", env={"PAGER": str(pager)}, keys=keys)
+
+    assert seen.returncode == 0
+    assert "got this" in seen.text and "Stopped" not in seen.text
+
+
 @pytest.mark.smoke
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (
             ["nothing"],
-            r"rumpx: There is no guide 'nothing'\. There is: production, report, resume, services, "
-            r"throttling\.\n",
+            r"rumpx: There is no guide 'nothing'\. The guides are: "
+            rf"{', '.join(guides.read_guides())}\.\n",
         ),
         (["services", "more"], r"rumpx: rumpx help takes the name of one guide\. .*\n"),
     ],
@@ -372,9 +448,9 @@ def test_a_guide_that_does_not_exist(words: list[str], message: str, capsys: Any
 
 
 @each_service
-def test_the_guide_has_a_row_for_each_service(service: Service) -> None:
-    rows = [line for line in GUIDE.splitlines() if line.startswith(f"| **{service.name}**")]
-    assert len(rows) == 1
+def test_the_guide_has_an_entry_for_each_service(service: Service) -> None:
+    entries = [line for line in GUIDE.splitlines() if line.startswith(f"- **{service.name}**")]
+    assert len(entries) == 1
 
 
 def test_the_guide_quotes_what_rumpx_says() -> None:
