@@ -1,14 +1,14 @@
-"""Frozen dataclasses to JSON's plain data and back, for what is kept in files.
+"""Convert frozen dataclasses to JSON's plain data and back, for files.
 
     to_plain(Scope(match=(b"user:*",)))  ->  {"databases": [], ..., "match": ["dXNlcjoq"], ...}
     from_plain(Scope, {...})             ->  the same Scope
 
 A field's type decides how it is read: dataclasses become objects, tuples and frozensets arrays,
-dicts arrays of pairs, bytes base64. Where several dataclasses are possible an object says which it
-is by "is". Integers above 2**53 are exact, since Python's JSON keeps them.
+dicts arrays of pairs, bytes base64. Where several dataclasses are possible an object names its
+own by "is". Integers above 2**53 are exact, since Python's JSON keeps them.
 
-Fields that the data lacks get their default, so that a later version may add some; fields that the
-class lacks are an error, since they would be dropped in silence.
+Fields missing from the data get their default, so that a later version may add some; fields missing
+from the class are an error, since they would be dropped silently.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 def to_plain(value: Any) -> Any:
-    """What `json.dumps` takes."""
+    """Convert a value to data for `json.dumps`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"is": type(value).__name__, **fields}
@@ -37,10 +37,10 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(kind: Any, data: Any) -> Any:
-    """A value of a type from what `to_plain` made of one.
+    """Convert data from `to_plain` back to a value of a type.
 
     Raises:
-        ValueError: the data is of another shape.
+        ValueError: the data does not fit the type.
     """
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
