@@ -147,12 +147,12 @@ def machine_limit(error: BaseException) -> MachineLimit | None:
             allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
             return MachineLimit(
                 f"This machine allows rumpx only {allowed:,} open files a process, and they are "
-                "used up. Raise the limit (ulimit -n), or ask for fewer --workers."
+                "used up. Raise the limit (ulimit -n), or give fewer --workers."
             )
         if number == errno.ENFILE:
             return MachineLimit(
                 "This machine has no more open files for any process (fs.file-max). Raise that, or "
-                "end what holds them."
+                "end processes that hold many."
             )
         if number == errno.EADDRNOTAVAIL:
             return MachineLimit(

@@ -137,7 +137,7 @@ def _write_into(destination: str, data: bytes) -> None:
     try:
         while data:
             if not select.select([], [descriptor], [], _PIPE_SECONDS)[1]:
-                raise TimeoutError(errno.ETIMEDOUT, "the process that reads it does not read on")
+                raise TimeoutError(errno.ETIMEDOUT, "the process that reads it has stopped reading")
             data = data[os.write(descriptor, data) :]
     finally:
         os.close(descriptor)
@@ -155,9 +155,9 @@ def writable_by_others(path: Path) -> str:
     if status.st_uid not in (os.geteuid(), 0):
         return f"it belongs to {_user_name(status.st_uid)}"
     if status.st_mode & stat.S_IWOTH:
-        return "every user may write it"
+        return "every user may write to it"
     if status.st_mode & stat.S_IWGRP and not _is_own_group(status.st_gid):
-        return "its group may write it"
+        return "its group may write to it"
     return ""
 
 

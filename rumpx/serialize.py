@@ -48,7 +48,7 @@ def from_plain(kind: Any, data: Any) -> Any:
     if origin is Literal:
         if data in get_args(kind):
             return data
-        raise ValueError(f"{data!r} is none of {get_args(kind)}")
+        raise ValueError(f"{data!r} is not one of {get_args(kind)}")
     if dataclasses.is_dataclass(kind):
         return _dataclass(kind, data)
     if origin in (tuple, list, frozenset):
@@ -65,7 +65,7 @@ def from_plain(kind: Any, data: Any) -> Any:
 
 def _checked(kind: Any, data: Any) -> Any:
     if type(data) is not kind:
-        raise ValueError(f"{data!r} is no {kind.__name__}")
+        raise ValueError(f"{data!r} is not a {kind.__name__}")
     return data
 
 
@@ -76,7 +76,7 @@ def _one_of(kinds: tuple[Any, ...], data: Any) -> Any:
     if isinstance(data, dict) and len(several) > 1:
         several = [kind for kind in several if getattr(kind, "__name__", "") == data.get("is")]
     if len(several) != 1:
-        raise ValueError(f"{data!r} is none of {kinds}")
+        raise ValueError(f"{data!r} is not one of {kinds}")
     return from_plain(several[0], data)
 
 
@@ -88,7 +88,7 @@ def _hints(kind: Any) -> dict[str, Any]:
 def _dataclass(kind: Any, data: Any) -> Any:
     fields = dict(_checked(dict, data))
     if fields.pop("is", None) != kind.__name__:
-        raise ValueError(f"{data!r} is no {kind.__name__}")
+        raise ValueError(f"{data!r} is not a {kind.__name__}")
     hints = _hints(kind)
     if unknown := fields.keys() - hints.keys():
         raise ValueError(f"{kind.__name__} has no {', '.join(sorted(unknown))}")
@@ -102,5 +102,5 @@ def _sequence(origin: Any, kinds: tuple[Any, ...], data: list[Any]) -> Any:
     if origin is not tuple or kinds[1:] == (...,):
         return origin(from_plain(kinds[0], item) for item in data)
     if len(kinds) != len(data):
-        raise ValueError(f"{data!r} has not {len(kinds)} members")
+        raise ValueError(f"{data!r} does not have {len(kinds)} members")
     return tuple(from_plain(kind, item) for kind, item in zip(kinds, data, strict=True))

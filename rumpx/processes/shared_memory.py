@@ -40,8 +40,8 @@ class Shared:
                 descriptor = os.dup(file.fileno())
         except OSError as error:
             raise machine_limit(error) or MachineLimit(
-                f"No file of {size:,} bytes can be written in {tempfile.gettempdir()}: "
-                f"{error.strerror}. Make room there, or name another folder by TMPDIR."
+                f"A file of {size:,} bytes cannot be written in {tempfile.gettempdir()}: "
+                f"{error.strerror}. Free space there, or set TMPDIR to another folder."
             ) from None
         self._open(descriptor, size)
 

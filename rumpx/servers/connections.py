@@ -236,11 +236,11 @@ class Links:
             # try finds a node that has joined since.
             noted.waits = True
             noted.complaint = (
-                f"{told}, which is none of the nodes that the cluster itself names: nothing is "
+                f"{told}, which is not one of the nodes that the cluster itself names: nothing is "
                 "sent there."
             )
             return
-        noted.complaint = f"{told}, and to follow that settles nothing."
+        noted.complaint = f"{told}, and following that settles nothing."
         if word == "ASK":
             noted.ask[key] = address
         elif address == by:
@@ -253,9 +253,9 @@ class Links:
         """Return the exception for a standalone server that answers with a redirection."""
         place, flag = format_address(self._announced(error, None)), flag_of(self.side)
         return unusable(self.side)(
-            f"The {self.side} at {name} redirects to {place} ({error}), as a node of a cluster "
-            f"does, but is served as one server: nothing is sent to {place}. If it is a cluster's "
-            f"node now, give {flag}-cluster yes."
+            f"The {self.side} at {name} redirects to {place} ({error}), as a cluster node does, "
+            f"but is treated as a standalone server: nothing is sent to {place}. If it is a "
+            f"cluster node now, give {flag}-cluster yes."
         )
 
     def _announced(self, error: object, by: Address | None) -> Address:
@@ -341,7 +341,7 @@ def select(connection: Connection, db: int, side: str) -> None:
             raise misshapen(connection, "SELECT")
         why = explain_refusal(reply, "SELECT") if refused(reply) else str(reply)
         raise unusable("source" if side == "source" else "target")(
-            f"The {side} at {connection.name} refuses database {db}: {why}. Choose others by "
-            "--db, or map them by --map-db FROM:TO."
+            f"The {side} at {connection.name} refuses database {db}: {why}. Choose others with "
+            "--db, or map them with --map-db FROM:TO."
         )
     connection.db = db

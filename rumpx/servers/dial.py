@@ -210,12 +210,12 @@ class Dialer:
         """Return advice for an announced address that cannot be reached from here."""
         name, flag = format_address(address), "from" if self.side == "source" else "to"
         if self.endpoint.mapped(address) != address:
-            return f"That is where --{flag}-map-address leads for the announced {name}."
+            return f"--{flag}-map-address maps the announced address {name} to it."
         sentinel = self.endpoint.transport == "sentinel"
         teller = "the sentinels announce" if sentinel else "the cluster announces"
         return (
-            f"That is the address that {teller}; if the node is reached by another one from here, "
-            f"give --{flag}-map-address {name}=HOST:PORT."
+            f"That is the address that {teller}; if the node has another address from here, give "
+            f"--{flag}-map-address {name}=HOST:PORT."
         )
 
     def _open_tcp(self, address: Address, *, sentinel: bool = False) -> Connection:
@@ -229,8 +229,9 @@ class Dialer:
         if tls:
             if not is_host(server_name):
                 raise unusable(self.side)(
-                    f"A certificate of the {self.side} cannot be checked for {server_name!r}, "
-                    f"which is no host name. Give one by {flag_of(self.side)}-server-name NAME."
+                    f"The certificate of the {self.side} cannot be checked for {server_name!r}, "
+                    f"which is not a host name. Give one with {flag_of(self.side)}-server-name "
+                    "NAME."
                 )
             make = partial(_TlsConnection, client_context(tls, self.side), server_name)
         what = "sentinel" if sentinel else self.side
@@ -330,7 +331,7 @@ class Dialer:
             connection.id = number
         if self.lifeline >= 0 and _hung_up(self.lifeline):
             connection.close()
-            raise ConnectionLost("The coordinator is gone.")
+            raise ConnectionLost("The coordinator has ended.")
 
     def _login(self, what: str) -> list[tuple[str, ...]]:
         """Return AUTH, if there is a user or a password."""
@@ -356,18 +357,18 @@ class Dialer:
     def _turned_away(self, name: str, words: str) -> RumpxError:
         """Return the exception for a first reply that refuses the client, not the command."""
         if words.startswith("NOAUTH"):
-            return self._refused(name, "it asks for a password, and none was given")
+            return self._refused(name, "it requires a password, and none was given")
         # Servers without AUTH repeat its arguments in the error: the password.
         words = words.partition(", with args")[0]
         if classify(words).kind is not Kind.TEMPORARY:
             return self._refused(name, f"login failed: {words}")
-        return ConnectionLost(f"The {self.side} at {name} does not serve us now: {words}.")
+        return ConnectionLost(f"The {self.side} at {name} does not serve clients now: {words}.")
 
     def _refused(self, name: str, reason: str) -> RumpxError:
         flag = flag_of(self.side)
         return unusable(self.side)(
-            f"The {self.side} at {name} does not let us in: {reason}. Check the user and password "
-            f"(RUMPX_{flag[2:].upper()}_PASSWORD, {flag}-password-file or the URI)."
+            f"The {self.side} at {name} rejected the connection: {reason}. Check the user and "
+            f"password (RUMPX_{flag[2:].upper()}_PASSWORD, {flag}-password-file or the URI)."
         )
 
     def _explain(

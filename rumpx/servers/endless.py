@@ -98,14 +98,14 @@ class Endless:
     def fault(self) -> str:
         """Return why the walk will not end, to end a sentence; "" if it may."""
         if self._round:
-            return "it goes round: a cursor came twice"
-        counted = f"{self._members} as {self._counter} says there are"
+            return "the server repeats a cursor"
+        counted = f"the {self._members} that {self._counter} reports"
         if self._shown > self._most_shown:
-            shown = f"several times as many {counted}"
+            shown = f"several times {counted}"
             return f"it shows {shown if self._told else f'more {self._members} than servers hold'}"
         if self._asked > self._most_asked:
-            room = f"so many {counted}" if self._told else f"all {self._members} of any server"
-            return f"after {self._replies:,} replies it has looked through more than {room} take up"
+            room = f"all {counted}" if self._told else f"all {self._members} of any server"
+            return f"after {self._replies:,} replies it has read more buckets than {room} can fill"
         return ""
 
     def watch(self, cursor: int, shown: int, asked: int, size: Callable[[], int | None]) -> str:
@@ -128,6 +128,6 @@ def never_ends(side: Side, name: str, command: str, why: str) -> RumpxError:
         why: the `fault`.
     """
     return unusable(side)(
-        f"{command} on the {side} at {name} does not come to an end: {why}. Is it a Redis or "
-        "Valkey server, and what stands in between?"
+        f"{command} on the {side} at {name} never ends: {why}. Check that it is a Redis or Valkey "
+        "server, and that nothing in between alters replies."
     )

@@ -60,7 +60,7 @@ class ServerInfo:
 
     def __str__(self) -> str:
         version = ".".join(map(str, self.version))
-        return f"{self.flavour} {version}" if self.flavour else "a server that hides its version"
+        return f"{self.flavour} {version}" if self.flavour else "a server of unknown version"
 
     @property
     def identity(self) -> str:

@@ -204,17 +204,17 @@ def read_place(dialer: Dialer, node: Node, before: Collection[Address | None]) -
     except NoReplica as error:
         if dialer.read_from == "replica":
             raise
-        return node, f"{error} Its primary is read."
+        return node, f"{error} Its primary is read instead."
 
 
 def _by_replica(dialer: Dialer, node: Node, before: Collection[Address | None]) -> Node:
     name = node.label(str(dialer.endpoint))
     primary = _ask_primary(dialer, node.address)
     if primary is None:
-        raise NoReplica(f"The source's node {name} refuses INFO, which tells how far replicas are.")
+        raise NoReplica(f"The source's node {name} refuses INFO, which shows how far replicas are.")
     if primary.role == "slave":
         raise NoReplica(
-            f"The source's node {name} is a replica itself, so how far it is behind is not known."
+            f"The source's node {name} is itself a replica, so its own lag is not known."
         )
     origin = Origin(node.address, primary.histories[0], primary.offset)
     named = node.replicas
@@ -249,7 +249,7 @@ def _by_replica(dialer: Dialer, node: Node, before: Collection[Address | None]) 
     known = [f"{format_address(address)} {fault}" for address, fault in faults.items()]
     raise NoReplica(
         f"The source's node {name} has no replica that can be read: "
-        f"{'; '.join(known) or 'it has none at all'}."
+        f"{'; '.join(known) or 'it has no replicas'}."
     )
 
 
@@ -278,7 +278,7 @@ def _fault(state: State | None, origin: Origin) -> str:
     if state is None:
         return "does not answer INFO"
     if state.role != "slave":
-        return "is not a replica any more"
+        return "is no longer a replica"
     if not state.attached:
         return "has lost the link to its primary"
     # A history that started later holds nothing older than the start.

@@ -25,7 +25,7 @@ class Kind(enum.Enum):
     ASK = "repeat the key there, once, after ASKING"
     FULL = "drain and stop: the target is out of memory"
     BUSY_KEY = "the conflict policy decides"
-    KEY = "this key failed; go on"
+    KEY = "this key failed; continue"
     PERMANENT = "stop: it would fail for every key"
     ABORTED = "a MULTI group was refused whole: repeat it without MULTI"
 
@@ -142,8 +142,8 @@ def malformed(side: Side, name: str, command: str) -> RumpxError:
     """Return the exception for a reply that no server gives to a command. It is not retried:
     nothing else from such a server can be relied on."""
     return unusable(side)(
-        f"The {side} at {name} answered {command} with something that is no answer to it. Is it a "
-        "Redis or Valkey server, and what stands in between?"
+        f"The {side} at {name} answered {command} with an invalid reply. Check that it is a Redis "
+        "or Valkey server, and that nothing in between alters replies."
     )
 
 
@@ -174,8 +174,8 @@ def proxy_words(side: Side, name: str, why: str) -> str:
     flag = "--from" if side == "source" else "--to"
     return (
         f"The {side} at {name} is a proxy, not a server: {why}. rumpx needs the servers behind it "
-        f"(SCAN, DUMP and INFO): give one server's own address as {flag}, and copy each shard by "
-        "itself."
+        f"(SCAN, DUMP and INFO): give one server's own address as {flag}, and copy each "
+        "shard separately."
     )
 
 
@@ -190,8 +190,8 @@ def explain_refusal(error: object, command: str) -> str:
         return f"allow the user {rule.split('|')[0].upper()}: ACL SETUSER name +{rule}"
     if is_proxy(error):
         return (
-            f"it is a proxy that does not pass on {command}; give the address of a server behind "
-            "it, and copy each shard by itself"
+            f"it is a proxy that does not support {command}; give the address of a server behind "
+            "it, and copy each shard separately"
         )
     if "unknown" in text.lower():
         return f"the server has no {command} (renamed, disabled, or too old)"
@@ -202,8 +202,8 @@ def balancer_words(side: Side, name: str) -> str:
     """Return the message for an address that several servers share."""
     flag = flag_of(side)
     return (
-        f"The {side} at {name} is not one server: its connections are answered by different ones "
-        "(their run_id differs), as behind a load balancer over replicas. A SCAN cursor of one "
-        f"means nothing on another: give one server's own address as {flag} (or, of a cluster, "
+        f"The {side} at {name} is not one server: its connections reach different servers (their "
+        "run_id differs), as behind a load balancer over replicas. A SCAN cursor of one server is "
+        f"invalid on another: give one server's own address as {flag} (or, for a cluster, "
         f"{flag}-cluster yes)."
     )

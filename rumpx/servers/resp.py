@@ -121,7 +121,7 @@ _FENCE_REPLY: Final = b"$%d\r\n%b\r\n"
 _COMMAND: Final = re.compile(rb"\$\d+\r\n([A-Z]+)\r\n")
 _BEFORE_COMMANDS: Final = frozenset({"MULTI", "ASKING"})
 _HEAD_BYTES: Final = 96
-_OTHER_NUMBER: Final = "another number of replies than it was sent commands"
+_OTHER_NUMBER: Final = "more or fewer replies than commands"
 MULTI: Final = encode("MULTI")
 EXEC: Final = encode("EXEC")
 TIME: Final = encode("TIME")
@@ -349,11 +349,11 @@ class Connection:
                 self._look_for_end(parts[1:])
                 parts.append(self._receive_bytes(parts[1:]))
         except _UNPARSED:
-            raise self._malformed("bytes that are not of the Redis protocol") from None
+            raise self._malformed("bytes that do not follow the Redis protocol") from None
         except MemoryError:
             self._parser = _parser()
             if sum(map(len, parts)) < _CLAIMED_ONLY:
-                raise self._malformed("an answer too large to be held") from None
+                raise self._malformed("a reply larger than this machine can hold") from None
             raise self._too_large() from None
         self._rest = b""
         if parser.has_data():
@@ -451,12 +451,12 @@ class Connection:
         passed = time.monotonic() - self._since
         if passed > self._timeout + (self._came + self._owed[0].size) / _SLOWEST:
             raise self._ended(
-                f"{self._came:,} bytes of an answer dripped in for {passed:.0f} s", "dripping"
+                f"only {self._came:,} bytes of a reply arrived in {passed:.0f} s", "dripping"
             )
 
     def _too_large(self) -> ConnectionLost:
         return self._ended(
-            f"its answer to {self._command()} is larger than this machine can hold", "too large"
+            f"its reply to {self._command()} is larger than this machine can hold", "too large"
         )
 
     def _malformed(self, what: str, heard: Sequence[bytes] = ()) -> ConnectionLost:
@@ -464,8 +464,8 @@ class Connection:
         if words := last_words(heard):
             return self._ended(f"the server said: {words.rstrip('.')}", words=words)
         return self._end_by(
-            f"The server at {self.name} answered {self._command()} with {what}. Is it a Redis or "
-            "Valkey server, and what stands in between?",
+            f"The server at {self.name} answered {self._command()} with {what}. Check that it is "
+            "a Redis or Valkey server, and that nothing in between alters replies.",
             "malformed",
         )
 
@@ -478,7 +478,7 @@ class Connection:
     def _lost(self, reason: object, heard: Sequence[bytes] = ()) -> ConnectionLost:
         """Explain a broken connection by the server's last words, or by the system's error."""
         if self.closed:
-            return self._ended("it was closed after an earlier fault")
+            return self._ended("it was closed after an earlier error")
         if words := last_words([*heard, *self._left_on_the_socket()]):
             return self._ended(f"the server said: {words.rstrip('.')}", words=words)
         if isinstance(reason, (TimeoutError, BlockingIOError)):  # by Python, or the kernel

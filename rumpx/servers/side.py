@@ -32,7 +32,7 @@ class SideFacts:
     def version(self) -> str:
         """The servers' version, for messages."""
         found = sorted({str(info) for info in self.infos.values() if info})
-        return ", ".join(found) or "a server that hides its version"
+        return ", ".join(found) or "a server of unknown version"
 
     def run_id(self, address: Address | None) -> str:
         """Return the identity of a server's process; "" if unknown."""
@@ -72,17 +72,17 @@ def at_start(dialer: Dialer) -> Iterator[None]:
         yield
     except NoReplica as error:
         raise SourceUnusable(
-            f"{error} Mend that, or have primaries read by leaving out --read-from, or where there "
-            "is no replica by --read-from prefer-replica."
+            f"{error} Fix that, or leave out --read-from to read primaries, or give --read-from "
+            "prefer-replica to read a primary where no replica can be read."
         ) from None
     except ConnectionLost as error:
         flag = flag_of(dialer.side)
-        advice = f"Check {flag}, and that the server runs."
+        advice = f"Check {flag}, and that the server is running."
         tls = dialer.endpoint.tls
         if tls:
             # With TLS 1.3 a handshake seems to succeed before the server refuses our certificate.
             verb = "check" if tls.cert else "give"
-            advice += f" If it demands a client certificate, {verb} {flag}-cert and {flag}-key."
+            advice += f" If it requires a client certificate, {verb} {flag}-cert and {flag}-key."
         raise unusable(dialer.side)(f"{error} {advice}") from None
 
 

@@ -62,15 +62,15 @@ def client_context(tls: Tls, side: Side) -> ssl.SSLContext:
             context.load_cert_chain(tls.cert, tls.key)
         except OSError as error:
             raise machine_limit(error) or unusable(side)(
-                f"The files of {flag}-cert and {flag}-key hold no certificate with its key, as "
-                f"PEM{_reason(error)}."
+                f"The files of {flag}-cert and {flag}-key do not hold a certificate and its key "
+                f"in PEM format{_reason(error)}."
             ) from None
     if tls.ca:
         try:
             context.load_verify_locations(tls.ca)
         except OSError as error:
             raise machine_limit(error) or unusable(side)(
-                f"The file of {flag}-ca holds no certificates, as PEM{_reason(error)}."
+                f"The file of {flag}-ca does not hold certificates in PEM format{_reason(error)}."
             ) from None
     return context
 
@@ -122,7 +122,7 @@ class Port:
         if self._speaks_plainly():
             return self._speaks_otherwise()
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
-            return self._unusable("does not speak TLS with us", _words(cause))
+            return self._unusable("failed the TLS handshake", _words(cause))
         return None
 
     def _unusable(self, happened: str, why: str) -> RumpxError:
@@ -137,7 +137,7 @@ class Port:
             named = f"for {names}, not" if names else "not"
             return (
                 f"its certificate is {named} for {self.server_name}. If it is the right server, "
-                f"give the name to check for by {flag}-server-name NAME"
+                f"give the name to check for with {flag}-server-name NAME"
             )
         if code == _EXPIRED:
             return (
@@ -151,14 +151,14 @@ class Port:
             )
         if code == _SELF_SIGNED:
             return (
-                f"its certificate is signed by itself alone. Give that certificate by {flag}-ca "
+                f"its certificate is self-signed. Give that certificate with {flag}-ca "
                 "FILE"
             )
         if code in _NO_AUTHORITY:
             known = f"those in {self.tls.ca}" if self.tls and self.tls.ca else "those known here"
             return (
                 f"its certificate is signed by none of {known} ({error.verify_message}). Give its "
-                f"authority by {flag}-ca FILE"
+                f"authority with {flag}-ca FILE"
             )
         return error.verify_message or _words(error)
 
@@ -167,23 +167,23 @@ class Port:
         flag, reason = flag_of(self.side), error.reason or ""
         ours = f"{flag}-cert and {flag}-key"
         shown = self.tls is not None and self.tls.cert is not None
-        happened, why = "does not agree on TLS with us", _words(error)
+        happened, why = "failed the TLS handshake", _words(error)
         if "CERTIFICATE_REQUIRED" in reason:
-            why = f"it demands a client certificate. Give {ours}"
+            why = f"it requires a client certificate. Give {ours}"
         elif "PROTOCOL_VERSION" in reason:
-            why = "it has none of the versions that are still safe, 1.2 and 1.3. Set these there"
+            why = "it supports neither TLS 1.2 nor 1.3, the safe versions. Enable one of them there"
         elif "UNRECOGNIZED_NAME" in reason:
-            why = f"it has no name {self.server_name}. Give its name by {flag}-server-name NAME"
+            why = f"it has no name {self.server_name}. Give its name with {flag}-server-name NAME"
         elif shown and any(word in reason for word in _OURS_REFUSED):
-            happened = "does not trust us"
-            why = f"it refuses our client certificate ({why}). Check {ours}"
+            happened = "refused the client certificate"
+            why = f"{why}. Check {ours}"
         elif not shown and any(word in reason for word in (*_OURS_REFUSED, "HANDSHAKE_FAILURE")):
-            why = f"{why}. If it demands a client certificate, give {ours}"
+            why = f"{why}. If it requires a client certificate, give {ours}"
         return self._unusable(happened, why)
 
     def _speaks_otherwise(self) -> RumpxError:
         place = format_address(self.address)
-        spoken = "speaks no TLS" if self.tls else "speaks TLS, not plain text"
+        spoken = "does not speak TLS" if self.tls else "speaks TLS, not plain text"
         return unusable(self.side)(f"The {self.what} at {place} {spoken}: {self.otherwise}.")
 
     def _certificate_names(self) -> list[str]:

@@ -107,8 +107,8 @@ def _ask(dialer: Dialer, connection: Connection, seed: Address | None) -> Topolo
             raise misshapen(connection, "CLUSTER NODES") from None
         if not nodes:
             raise unusable(dialer.side)(
-                f"The {dialer.side} at {connection.name} is of a cluster of which no primary "
-                "serves a slot; repair it first (CLUSTER NODES shows that)."
+                f"The {dialer.side} at {connection.name} is in a cluster in which no primary "
+                "serves a slot; repair the cluster first (see CLUSTER NODES)."
             )
         ids = frozenset(line.partition(" ")[0] for line in text.splitlines())
         return Topology(cluster=True, nodes=nodes, ids=ids, names=names)
@@ -140,7 +140,7 @@ def _refuse_foreign(dialer: Dialer, connection: Connection, reply: object) -> No
     text = str(reply)
     if text.startswith(("NOAUTH", "WRONGPASS")):
         raise unusable(dialer.side)(
-            f"The {dialer.side} at {connection.name} does not let us in: {text}"
+            f"The {dialer.side} at {connection.name} rejected the connection: {text}"
         )
 
 

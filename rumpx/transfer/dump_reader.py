@@ -86,7 +86,7 @@ def no_multi(side: Side) -> str:
 def no_instants(side: Side) -> str:
     """Return the notice for a side that refuses PEXPIRETIME in the middle of a run."""
     return (
-        f"The {side} refuses PEXPIRETIME for some keys: from there on expiries are computed from "
+        f"The {side} refuses PEXPIRETIME for some keys: from then on expiries are computed from "
         "PTTL and TIME."
     )
 
@@ -94,8 +94,8 @@ def no_instants(side: Side) -> str:
 def no_clock(side: Side) -> str:
     """Return the notice for a side that gives only times left."""
     return (
-        f"The {side} has neither PEXPIRETIME nor TIME: expiries are read as time left, and come "
-        "out later by the time that the way takes."
+        f"The {side} has neither PEXPIRETIME nor TIME: expiries are read as time left, and are "
+        "extended by the network delay."
     )
 
 
@@ -507,7 +507,7 @@ class DumpReader:
                 result.gone += 1
             else:
                 name = request.connection.name
-                raise malformed(self.links.side, name, "DUMP or the question for its expiry")
+                raise malformed(self.links.side, name, "DUMP or the command for its expiry")
 
     def _pairs(
         self, request: _Request, replies: list[Reply]

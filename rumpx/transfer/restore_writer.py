@@ -287,7 +287,7 @@ class RestoreWriter:
                 words = str(error).rstrip(".")
                 result.fatal = result.fatal or TargetFull(
                     f"The target at {request.connection.name} is out of memory: {words}. "
-                    "Raise its maxmemory, or give it more memory, and go on."
+                    "Raise its maxmemory, or give it more memory, then resume."
                 )
             case Kind.PERMANENT:
                 result.fatal = result.fatal or TargetUnusable(

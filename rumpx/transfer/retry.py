@@ -69,8 +69,8 @@ class Patience:
             self._trouble_since = self._trouble_since or time.monotonic()
             if time.monotonic() - self._trouble_since > self._retry_for:
                 raise TemporaryError(
-                    f"Gave up after {self._retry_for:g} s of trouble: {complaint} Go on when it "
-                    "is over."
+                    f"Gave up after {self._retry_for:g} s of trouble: {complaint} Resume when "
+                    "it is over."
                 )
         self._tries += 1
         if trouble:

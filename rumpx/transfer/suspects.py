@@ -171,7 +171,7 @@ def failed(db: int, lost: Lost, known: int) -> KeyFailure:
     if error.words:
         why = f"the {lost.side} said: {error.words.rstrip('.')}"
     elif error.silent:
-        why = "no answer within --timeout; a longer one may let it pass"
+        why = "no answer within --timeout; a longer timeout may let it pass"
     elif error.cause == "too large":
         why = "larger than this machine can hold"
     else:
