@@ -18,8 +18,8 @@ from rumpx.servers.resp import Connection, Reply
 from rumpx.servers.topology import is_error
 
 Left = Literal["nothing", "some", "unknown"]
-"""Which of the clients to end remain: nothing, for certain; some, since CLIENT KILL is refused;
-unknown, since the server does not list its clients, or not all of them."""
+"""The clients that remain of those to end: nothing, for certain; some, since CLIENT KILL is
+refused; unknown, since the server does not list its clients, or not all of them."""
 
 _ENTRY: Final = re.compile(rb"^id=(\d{1,20}) .*? name=(\S*)", re.MULTILINE)
 # A client that runs in a module's thread may take a moment to end.

@@ -387,5 +387,5 @@ class Dialer:
 
 
 def _is_news(turn: Turn | None, lost: ConnectionLost) -> bool:
-    """Return True if this failure is to be explained by further connections."""
+    """Return True if further connections should explain this failure."""
     return turn is None or turn.failed(lost)

@@ -67,7 +67,7 @@ class Upstream:
 
     @property
     def lag(self) -> str:
-        """How far the replica is behind, to end a sentence; "" if it is not, as far as known."""
+        """The replica's known lag, to end a sentence; "" if none is known."""
         if self.up and self.silent_for > _SILENT_SECONDS:
             return f"has heard nothing from its primary {self.primary} for {self.silent_for:,} s"
         if self.up:

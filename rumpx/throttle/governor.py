@@ -27,7 +27,7 @@ other clients was within it in half of the seconds, at 60 % in nearly all, for a
 A run starts with a quarter, since nothing has been measured yet: with a half its first second was
 its worst.
 
-Not promised: that a limit holds whatever other clients do. If the source is slow without us, the
+Not promised: that a limit holds regardless of other clients. If the source is slow without us, the
 run continues at its slowest, and reports that.
 """
 
@@ -63,7 +63,7 @@ _CALM: Final = 0.5
 # Ten keys at a time with this pause between are a load of some tenths of a percent.
 _LONGEST_WAIT: Final = 0.02
 _LOWEST: Final = 0.1
-# How far ahead of a rate batches are given out, in seconds, besides the round trip to the servers.
+# Batches are given out this far ahead of a rate, in seconds, besides the round trip to the servers.
 _AHEAD_SECONDS: Final = 0.25
 
 

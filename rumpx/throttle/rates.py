@@ -2,7 +2,7 @@
 
 A few bytes of memory that all processes map (`shared_memory`): the coordinator writes the largest
 pipeline and the rates of keys, payload bytes and commands; a worker reads them before each
-pipeline. So a limit holds for all workers together, whichever of them have work, and a change
+pipeline. So a limit holds for all workers together, however the work is spread, and a change
 takes effect at once, also for batches that were given out before.
 
 Rates are kept by virtual scheduling: each has a *due* time, on the system's monotonic clock, at
