@@ -4,9 +4,9 @@ A standalone server has one address, None, or a replica's. A cluster's slot map 
 topology, corrected by each MOVED, and read again after a fault. Replicas are read if the dialer
 says so; each connection to a replica proves that it is fit (`servers/replicas`). A MOVED names a
 primary; its replica is asked in its place. One connection is kept for each node and database, so
-that pipelines need no SELECT between them. A broken connection is replaced at its next use; one that
-may have written is first ended at the server: nothing sent on it may be executed after what is sent
-now. At most `most_kept` connections stay open. Beyond that, the longest idle one selects the
+that pipelines need no SELECT between them. A broken connection is replaced at its next use. One
+that may have written is first ended at the server: nothing sent on it may be executed after the
+next write. At most `most_kept` connections stay open. Beyond that, the longest idle one selects the
 database that is needed, or is closed if it leads to another node. A connection with replies
 outstanding is never touched, so there may be as many more as there are pipelines in flight.
 

@@ -202,7 +202,7 @@ class Observer:
             threading.Thread(target=self._ask_info, args=(dialer, pinger), daemon=True).start()
 
     def _begin_look(self, name: Side) -> None:
-        """Start to read the topology, unless that is under way: it may take longer than the pause."""
+        """Start to read the topology, unless a read is running, which may outlast the pause."""
         look = self._looks.get(name)
         if look is None or not look.is_alive():
             self._looks[name] = threading.Thread(target=self._look_again, args=(name,), daemon=True)
