@@ -240,7 +240,7 @@ class Links:
                 "sent there."
             )
             return
-        noted.complaint = f"{told}, and following that settles nothing."
+        noted.complaint = f"{told}, and following that does not settle the key."
         if word == "ASK":
             noted.ask[key] = address
         elif address == by:

@@ -211,10 +211,10 @@ def _by_replica(dialer: Dialer, node: Node, before: Collection[Address | None]) 
     name = node.label(str(dialer.endpoint))
     primary = _ask_primary(dialer, node.address)
     if primary is None:
-        raise NoReplica(f"The source's node {name} refuses INFO, which shows how far replicas are.")
+        raise NoReplica(f"The source's node {name} refuses INFO, so its replicas' lag is unknown.")
     if primary.role == "slave":
         raise NoReplica(
-            f"The source's node {name} is itself a replica, so its own lag is not known."
+            f"The source's node {name} is itself a replica, so its own lag is unknown."
         )
     origin = Origin(node.address, primary.histories[0], primary.offset)
     named = node.replicas
