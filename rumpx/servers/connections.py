@@ -266,7 +266,8 @@ class Links:
 
     def _node(self, name: Address) -> Address | None:
         """Return the address at which to dial the node of that name; None if the cluster has no
-        such node, even after a refresh. (A refresh also covers a primary whose replica is read.)"""
+        such node, even after a refresh. (If replicas are read, refresh also for a primary without
+        a known one.)"""
         address = self._called(name)
         if address in self._places or (address and self.dialer.read_from == "primary"):
             return address

@@ -65,8 +65,8 @@ class Window:
             self._felt.popleft()
 
     def value(self, now: float, since: float = float("-inf")) -> float | None:
-        """Return the second-highest time of the last second, or of the time `since`; None for fewer
-        than two probes."""
+        """Return the second-highest time of the last second, at most back to `since`; None for
+        fewer than two probes."""
         begin = max(now - WINDOW_SECONDS, since)
         recent = sorted(took for at, took in self._felt if at > begin)
         return recent[-2] if len(recent) > 1 else None

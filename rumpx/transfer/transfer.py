@@ -75,7 +75,7 @@ class _Unsettled:
 @dataclass(slots=True)
 class _Tally:
     """The results for a batch's keys so far; the names are those of Counts. `lost` were sent on a
-    connection that was lost, with any later result."""
+    connection that was lost, whatever their later result."""
 
     copied: int = 0
     gone: int = 0
