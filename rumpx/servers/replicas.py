@@ -14,9 +14,10 @@ also if the replica falls behind later.
 
 **Full resynchronisations** empty a replica and fill it again within the same process: its `run_id`
 stays, and an earlier cursor has missed keys. They show in the id of the replica's own connection
-from its primary in CLIENT LIST: on Redis 6.2 and 7.0, Valkey 8.1 and 9.1, with `repl-diskless-load
-swapdb` and dual channels too, a partial resynchronisation keeps that id and a full one never does.
-(`master_replid` stays, offsets only grow, `sync_full` counts the primary's other replicas as well.)
+from its primary in CLIENT LIST: on Redis 6.2 and 7.0, Valkey 8.1 and 9.1, also with
+`repl-diskless-load swapdb` and dual channels, a partial resynchronisation keeps that id and a full
+one never does. (`master_replid` stays, offsets only grow, `sync_full` counts the primary's other
+replicas as well.)
 The id is joined to the `run_id`: together they are the replica's identity, within which a cursor is
 valid. The same holds for a replica that is itself named as an endpoint (`identify`): it is read as
 it is, behind or cut off, as long as it has its primary's data at all (`upstream`).

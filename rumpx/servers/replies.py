@@ -105,7 +105,7 @@ def classify(error: object) -> Verdict:
 
 
 def is_farewell(error: object) -> bool:
-    """Return True if an error reply says why the connection is closed, for any command."""
+    """Return True if an error reply is about the connection (why it is closed), not a command."""
     text = str(error)
     lowered = text.lower()
     return text.startswith(_FAREWELL_CODES) or any(words in lowered for words in _FAREWELL_WORDS)
