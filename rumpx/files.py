@@ -3,7 +3,7 @@
 A reader sees the old file or the whole new one, never a part.
 
 The text is written to a temporary file in the same folder, which is then renamed over the old one;
-a symlink stays a symlink. A new file is readable by its owner alone, since rumpx's output names
+a symlink stays a symlink. A new file is for its owner alone, since rumpx's output names
 keys; an existing file keeps its permissions. A destination that is not a regular file (a pipe,
 /dev/stderr) is written to and not replaced, as is "-", standard output. A pipe that no process
 reads, or keeps reading, is an error; rumpx does not wait for it. `check_writable` tests beforehand

@@ -216,7 +216,7 @@ class Port:
     def _alert(self) -> ssl.SSLError | None:
         """Return the alert by which a server ends a connection on which nothing is sent.
 
-        By TLS 1.3 a server refuses the client certificate after the client's handshake is done;
+        With TLS 1.3 a server refuses the client certificate after the client's handshake is done;
         bytes sent after that may end the connection before the alert is read.
         """
         assert self.tls is not None

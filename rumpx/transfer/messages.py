@@ -103,8 +103,9 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """A worker cannot continue, and no other could: the run ends with this error. `unfinished` has
-    the settled keys of the batches that it had started, so that the run's counts are true."""
+    """A worker cannot continue, and no other could: the run ends with this error. `unfinished`
+    counts the settled keys of the batches that it had started, so that the run's counts are
+    true."""
 
     error: RumpxError
     unfinished: dict[int, Counts]
