@@ -1,17 +1,17 @@
-"""What can go wrong, and with which exit code a run then ends.
+"""The exceptions, and the exit code with which each ends a run.
 
-    RumpxError                    1   something nobody foresaw
-    ├── UsageError                2   a flag, a URI or a file that cannot be meant
+    RumpxError                    1   unexpected error
+    ├── UsageError                2   a flag, a URI or a file that is invalid
     ├── TooManyFailures           3   stopped, since too many keys failed
     ├── TemporaryError            5   trouble that may pass: resume later
     │   ├── ConnectionLost        5   one connection broke, or was silent for too long
     │   ├── NoReplica             5   no replica can be read now, and no primary may be
-    │   └── TargetFull            5   the target answered OOM: it is never pushed further
-    ├── MachineLimit              5   this machine gives no more open files, or ports
+    │   └── TargetFull            5   the target answered OOM: no more is written to it
+    ├── MachineLimit              5   this machine has no more open files, or ports
     ├── SourceUnusable            6   the source cannot be copied from as it is
     ├── TargetUnusable            7   the target cannot be copied to as it is
-    ├── PayloadIncompatible       8   the target cannot read what this source's DUMP writes
-    ├── TimeOver                 10   the time in which the run may work is over
+    ├── PayloadIncompatible       8   the target cannot read this source's DUMP payloads
+    ├── TimeOver                 10   the run's time limit is reached
     ├── JobHeld                  11   another run holds this job
     └── Interrupted     129/130/143   stopped by SIGHUP, SIGINT or SIGTERM
 
@@ -32,8 +32,8 @@ from typing import Any, Final, Literal, Protocol
 
 Side = Literal["source", "target"]
 SIDES: Final[tuple[Side, Side]] = ("source", "target")
-# Why we gave a connection up: no answer, one that does not come to its end, one that this machine
-# cannot hold, one that is none.
+# Why a connection was given up: no answer, one that does not end, one that is too large for this
+# machine, one that is invalid.
 Cause = Literal["", "silent", "dripping", "too large", "malformed"]
 
 # To the last @ of the line: a password may hold anything, spaces and further URIs included.
@@ -45,19 +45,19 @@ EXIT_DIFFERENCES: Final = 4
 
 
 class Result(Protocol):
-    """What was done before an error: a Summary or a Verification (`rumpx.model.results`)."""
+    """The work done before an error: a Summary or a Verification (`rumpx.model.results`)."""
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain data, as `--summary` writes it."""
+        """Return the result as plain data, as `--summary` writes it."""
 
 
 class RumpxError(Exception):
-    """Base of every error that rumpx raises on purpose. Its message is made fit for people.
+    """Base of every error that rumpx raises on purpose. Its message is escaped for terminals.
 
     Attributes:
         exit_code: the process's.
-        summary: what was copied before the error, if the copy had begun.
-        resume: the command that goes on where this run ended, if one can.
+        summary: the keys copied before the error, if the copy had started.
+        resume: the command that resumes this run, if it can be resumed.
     """
 
     exit_code = 1
@@ -69,9 +69,9 @@ class RumpxError(Exception):
 
 
 class UsageError(RumpxError):
-    """A flag, URI, pattern or file that cannot be meant; nothing was contacted or written.
+    """A flag, URI, pattern or file that is invalid; nothing was contacted or written.
 
-    Words of the user's may be quoted: credentials in a URI among them are left out.
+    The user's words may be quoted; credentials in a URI are removed.
     """
 
     exit_code = 2
@@ -81,7 +81,7 @@ class UsageError(RumpxError):
 
 
 class TooManyFailures(RumpxError):
-    """More keys failed than were allowed, or all of them did: the run is not complete."""
+    """More keys failed than allowed, or all of them: the run is not complete."""
 
     exit_code = 3
 
@@ -93,14 +93,14 @@ class TemporaryError(RumpxError):
 
 
 class ConnectionLost(TemporaryError):
-    """One connection is gone; its keys are repeated on a new one.
+    """One connection is gone; its keys are retried on a new one.
 
     Args:
-        message: for people.
-        cause: what it was given up for; "" if it broke.
-        words: the error reply that was the last thing the server said on it; "" if there was none.
-        unreached: it did not even come about.
-        side: whose it was, where that is known.
+        message: for the user.
+        cause: why it was given up; "" if it broke.
+        words: the server's last error reply on it; "" if there was none.
+        unreached: it was never established.
+        side: the side it led to, if known.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class ConnectionLost(TemporaryError):
 
     @property
     def silent(self) -> bool:
-        """Whether no answer came in time."""
+        """True if no answer came in time."""
         return self.cause == "silent"
 
 
@@ -133,13 +133,13 @@ class TargetFull(TemporaryError):
 
 
 class MachineLimit(RumpxError):
-    """This machine, not a server, gives no more: trying again would only take longer to say so."""
+    """This machine, not a server, is at a limit: a retry would fail too, only later."""
 
     exit_code = 5
 
 
 def machine_limit(error: BaseException) -> MachineLimit | None:
-    """What of this machine is used up, if that is why something failed."""
+    """Return the limit of this machine behind an error, if that is the cause."""
     cause: BaseException | None = error
     while cause is not None:
         number = cause.errno if isinstance(cause, OSError) else None
@@ -147,12 +147,12 @@ def machine_limit(error: BaseException) -> MachineLimit | None:
             allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
             return MachineLimit(
                 f"This machine allows rumpx only {allowed:,} open files a process, and they are "
-                "used up. Raise the limit (ulimit -n), or ask for fewer --workers."
+                "used up. Raise the limit (ulimit -n), or give fewer --workers."
             )
         if number == errno.ENFILE:
             return MachineLimit(
                 "This machine has no more open files for any process (fs.file-max). Raise that, or "
-                "end what holds them."
+                "end processes that hold many."
             )
         if number == errno.EADDRNOTAVAIL:
             return MachineLimit(
@@ -164,25 +164,25 @@ def machine_limit(error: BaseException) -> MachineLimit | None:
 
 
 class SourceUnusable(RumpxError):
-    """The source is not there, not a Redis, refuses us, or must not be read as asked."""
+    """The source is absent, not a Redis, refuses us, or must not be read as asked."""
 
     exit_code = 6
 
 
 class TargetUnusable(RumpxError):
-    """The target is not there, refuses us, or must not be written to as asked."""
+    """The target is absent, refuses us, or must not be written to as asked."""
 
     exit_code = 7
 
 
 class PayloadIncompatible(RumpxError):
-    """The target's version cannot read the payloads that the source's version writes."""
+    """The target's version cannot read the payloads of the source's version."""
 
     exit_code = 8
 
 
 class TimeOver(RumpxError):
-    """The time in which the run may work is over; the rest is left for later."""
+    """The run's time limit is reached; the rest is left for later."""
 
     exit_code = 10
 
@@ -202,14 +202,14 @@ class Interrupted(RumpxError):
 
 
 def unusable(side: Side) -> type[RumpxError]:
-    """The error class for a permanent fault of one side."""
+    """Return the error class for a permanent fault of one side."""
     return SourceUnusable if side == "source" else TargetUnusable
 
 
 def plain(text: str) -> str:
-    """Text from outside for people: what a terminal would obey, or not show, is escaped.
+    """Return external text with each character escaped that a terminal would obey, or not show.
 
-    That is every character that is not printable by Unicode's categories: C0 and C1 controls, ESC
+    These are all characters that Unicode's categories call not printable: C0 and C1 controls, ESC
     among them, marks of direction, characters without width, line and paragraph separators.
 
     >>> plain("ERR \\x1b[2J")
@@ -221,7 +221,8 @@ def plain(text: str) -> str:
 
 
 def printable(key: bytes, limit: int = 60) -> str:
-    """A key name for people: control and non-UTF-8 bytes escaped, at most `limit` characters.
+    """Return a key name for messages: control and non-UTF-8 bytes escaped, at most `limit`
+    characters.
 
     >>> printable(b"user:1\\r\\n")
     'user:1\\\\r\\\\n'

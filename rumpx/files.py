@@ -2,14 +2,15 @@
 
 A reader sees the old file or the whole new one, never a part.
 
-The text goes into a file beside it, which is then renamed over it; a symlink stays one. A new file
-is for its owner alone, since what rumpx writes names keys; a file that was there keeps its
-permissions. What is no regular file (a pipe, /dev/stderr) is written to and not replaced, nor is
-"-", standard output. A pipe that no process reads, or reads on, is an error and not waited for.
-`check_writable` finds out beforehand whether that will be possible.
+The text is written to a temporary file in the same folder, which is then renamed over the old one;
+a symlink stays a symlink. A new file is for its owner alone, since rumpx's output names
+keys; an existing file keeps its permissions. A destination that is not a regular file (a pipe,
+/dev/stderr) is written to and not replaced, as is "-", standard output. A pipe that no process
+reads, or keeps reading, is an error; rumpx does not wait for it. `check_writable` tests beforehand
+whether the write will be possible.
 
-Not promised: that the disk is not full by then. `writable_by_others` knows owners and permission
-bits, no access control lists.
+Not promised: that the disk is not full by then. `writable_by_others` checks owners and permission
+bits, not access control lists.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ _PIPE_SECONDS: Final = 10.0
 
 
 def check_writable(destination: str, flag: str) -> None:
-    """Find out whether `write_text` could write there.
+    """Check that `write_text` can write to a destination.
 
     Args:
         flag: the option that names it, as in "--summary".
 
     Raises:
-        UsageError: it could not.
+        UsageError: it cannot.
     """
     if destination == STDOUT:
         return
@@ -58,14 +59,14 @@ def check_writable(destination: str, flag: str) -> None:
 
 
 def write_text(destination: str, text: str, flag: str) -> None:
-    """Write a file, whose old content is replaced.
+    """Write a file, replacing its old content.
 
     Args:
         flag: the option that names it, as in "--summary".
 
     Raises:
         UsageError: it cannot be written.
-        RumpxError: standard output cannot be.
+        RumpxError: standard output cannot be written.
     """
     try:
         if destination == STDOUT:
@@ -81,7 +82,7 @@ def write_text(destination: str, text: str, flag: str) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[TextIO]:
-    """A file to be written in UTF-8, which takes a path's place when the context ends well.
+    """Open a UTF-8 file that replaces the one at a path if the context ends without an error.
 
     Raises:
         OSError: it cannot be written.
@@ -92,7 +93,7 @@ def replacing(path: Path) -> Iterator[TextIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        if path.exists():  # who may not read the old one may not read the new one either
+        if path.exists():  # keep the old file's permissions
             temporary.chmod(path.stat().st_mode & 0o777)
         temporary.replace(path)
     except BaseException:
@@ -101,9 +102,8 @@ def replacing(path: Path) -> Iterator[TextIO]:
 
 
 def open_anew(path: Path) -> TextIO:
-    """A new, empty file of ours in a path's place, to be written in UTF-8 and seen as it grows. A
-    regular file or a symlink that is there is replaced, not written to; a device or pipe is
-    written to.
+    """Open a new, empty UTF-8 file in a path's place, visible while it grows. An existing regular
+    file or symlink is replaced, not written to; a device or pipe is written to.
 
     Raises:
         OSError: it cannot be written.
@@ -122,42 +122,42 @@ def open_anew(path: Path) -> TextIO:
 
 
 def private(path: str, flags: int) -> int:
-    """An opener for `open`: a file that it makes is for its owner alone."""
+    """Open a file for `open`; if it is created, only its owner may read it."""
     return os.open(path, flags, 0o600)
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """An opener for pipes and devices: one that no process reads is an error at once."""
+    """Open a pipe or device for `open`; a pipe that no process reads is an error at once."""
     return os.open(path, (flags | os.O_NONBLOCK) & ~(os.O_CREAT | os.O_TRUNC))
 
 
 def _write_into(destination: str, data: bytes) -> None:
-    """Write to a pipe or device, which must take some of it within each `_PIPE_SECONDS`."""
+    """Write to a pipe or device, which must take some bytes within each `_PIPE_SECONDS`."""
     descriptor = _without_waiting(destination, os.O_WRONLY)
     try:
         while data:
             if not select.select([], [descriptor], [], _PIPE_SECONDS)[1]:
-                raise TimeoutError(errno.ETIMEDOUT, "the process that reads it does not read on")
+                raise TimeoutError(errno.ETIMEDOUT, "the process that reads it has stopped reading")
             data = data[os.write(descriptor, data) :]
     finally:
         os.close(descriptor)
 
 
 def writable_by_others(path: Path) -> str:
-    """Which other users may change a file or folder, for a message; "" if none but root.
+    """Return which other users may change a file or folder, for a message; "" if none but root.
 
-    A group of the user's own, of which no other is a member, is not others.
+    The user's own group, without any other member, does not count as others.
 
     Raises:
-        OSError: it is not there, say.
+        OSError: it does not exist, say.
     """
     status = path.stat()
     if status.st_uid not in (os.geteuid(), 0):
         return f"it belongs to {_user_name(status.st_uid)}"
     if status.st_mode & stat.S_IWOTH:
-        return "every user may write it"
+        return "every user may write to it"
     if status.st_mode & stat.S_IWGRP and not _is_own_group(status.st_gid):
-        return "its group may write it"
+        return "its group may write to it"
     return ""
 
 
@@ -177,19 +177,18 @@ def _is_own_group(number: int) -> bool:
 
 
 def print_text(text: str, end: str = "\n") -> None:
-    """Print on standard output; raises as `standard_output` does."""
+    """Print on standard output; raises as `standard_output`."""
     with standard_output():
         print(text, end=end)
 
 
 @contextmanager
 def standard_output() -> Iterator[None]:
-    """What is printed meanwhile is written when this ends; characters that its encoding does not
-    have, escaped.
+    """Flush the text printed in this context at its end; escape characters that its encoding lacks.
 
     Raises:
-        RumpxError: it cannot be.
-        BrokenPipeError: nobody reads it.
+        RumpxError: it cannot be written.
+        BrokenPipeError: no process reads it.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -205,28 +204,28 @@ def standard_output() -> Iterator[None]:
 
 
 def _silence() -> None:
-    """What is left to be written would fail again when the interpreter ends."""
+    """Discard unwritten output, which would fail again when the interpreter ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _replaceable(destination: str) -> bool:
-    """Whether a regular file is there, or nothing: a device must never be renamed over."""
+    """Return True for a regular file, or a free path: a device must never be renamed over."""
     path = Path(destination)
     return path.is_file() or not path.exists()
 
 
 def _real(destination: str) -> Path:
-    """The file that is meant, so that a symlink to it stays a symlink."""
+    """Return the real file, so that a symlink to it stays a symlink."""
     return Path(os.path.realpath(destination))
 
 
 def _beside(path: Path) -> Path:
-    """A name that none has: one that was killed here may have left its own, under our pid."""
+    """Return an unused name in the same folder; a killed process may have left one with our pid."""
     return path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
 
 
 def unwritable(destination: str, flag: str, error: OSError) -> UsageError:
-    """What to tell the user."""
+    """Return the exception for a file that cannot be written."""
     if error.errno == errno.ENXIO:
         return UsageError(f"{flag}: {destination} cannot be written: no process reads it.")
     return UsageError(f"{flag}: {destination} cannot be written: {error.strerror or error}.")

@@ -1,14 +1,14 @@
-"""Frozen dataclasses to JSON's plain data and back, for what is kept in files.
+"""Convert frozen dataclasses to JSON's plain data and back, for files.
 
     to_plain(Scope(match=(b"user:*",)))  ->  {"databases": [], ..., "match": ["dXNlcjoq"], ...}
     from_plain(Scope, {...})             ->  the same Scope
 
 A field's type decides how it is read: dataclasses become objects, tuples and frozensets arrays,
-dicts arrays of pairs, bytes base64. Where several dataclasses are possible an object says which it
-is by "is". Integers above 2**53 are exact, since Python's JSON keeps them.
+dicts arrays of pairs, bytes base64. Where several dataclasses are possible an object names its
+own by "is". Integers above 2**53 are exact, since Python's JSON keeps them.
 
-Fields that the data lacks get their default, so that a later version may add some; fields that the
-class lacks are an error, since they would be dropped in silence.
+Fields missing from the data get their default, so that a later version may add some; fields missing
+from the class are an error, since they would be dropped silently.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 def to_plain(value: Any) -> Any:
-    """What `json.dumps` takes."""
+    """Convert a value to data for `json.dumps`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"is": type(value).__name__, **fields}
@@ -37,10 +37,10 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(kind: Any, data: Any) -> Any:
-    """A value of a type from what `to_plain` made of one.
+    """Convert data from `to_plain` back to a value of a type.
 
     Raises:
-        ValueError: the data is of another shape.
+        ValueError: the data does not fit the type.
     """
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
@@ -48,7 +48,7 @@ def from_plain(kind: Any, data: Any) -> Any:
     if origin is Literal:
         if data in get_args(kind):
             return data
-        raise ValueError(f"{data!r} is none of {get_args(kind)}")
+        raise ValueError(f"{data!r} is not one of {get_args(kind)}")
     if dataclasses.is_dataclass(kind):
         return _dataclass(kind, data)
     if origin in (tuple, list, frozenset):
@@ -65,7 +65,7 @@ def from_plain(kind: Any, data: Any) -> Any:
 
 def _checked(kind: Any, data: Any) -> Any:
     if type(data) is not kind:
-        raise ValueError(f"{data!r} is no {kind.__name__}")
+        raise ValueError(f"{data!r} is not a {kind.__name__}")
     return data
 
 
@@ -76,7 +76,7 @@ def _one_of(kinds: tuple[Any, ...], data: Any) -> Any:
     if isinstance(data, dict) and len(several) > 1:
         several = [kind for kind in several if getattr(kind, "__name__", "") == data.get("is")]
     if len(several) != 1:
-        raise ValueError(f"{data!r} is none of {kinds}")
+        raise ValueError(f"{data!r} is not one of {kinds}")
     return from_plain(several[0], data)
 
 
@@ -88,7 +88,7 @@ def _hints(kind: Any) -> dict[str, Any]:
 def _dataclass(kind: Any, data: Any) -> Any:
     fields = dict(_checked(dict, data))
     if fields.pop("is", None) != kind.__name__:
-        raise ValueError(f"{data!r} is no {kind.__name__}")
+        raise ValueError(f"{data!r} is not a {kind.__name__}")
     hints = _hints(kind)
     if unknown := fields.keys() - hints.keys():
         raise ValueError(f"{kind.__name__} has no {', '.join(sorted(unknown))}")
@@ -102,5 +102,5 @@ def _sequence(origin: Any, kinds: tuple[Any, ...], data: list[Any]) -> Any:
     if origin is not tuple or kinds[1:] == (...,):
         return origin(from_plain(kinds[0], item) for item in data)
     if len(kinds) != len(data):
-        raise ValueError(f"{data!r} has not {len(kinds)} members")
+        raise ValueError(f"{data!r} does not have {len(kinds)} members")
     return tuple(from_plain(kind, item) for kind, item in zip(kinds, data, strict=True))

@@ -1,14 +1,13 @@
-"""Text for people. All of it goes through here, whether it ends on a terminal, in a log or in a
-page.
+"""All text for users passes through here, on its way to a terminal, a log or a page.
 
-Names, addresses, versions and messages come from servers, users and files, and may hold anything.
-Two functions stand before all that people read:
+Names, addresses, versions and messages come from servers, users and files, and may contain
+anything. Two functions make them safe for display:
 
-- `say` writes lines to a stream. An argument is one line, whatever it holds.
+- `say` writes lines to a stream. An argument is one line, whatever it contains.
 - `legible` takes a document (a Snapshot, a Summary, a Record, …) that is about to be drawn, and
-  escapes each of its texts before any width is reckoned.
+  escapes each of its texts before any width is computed.
 
-What programs read is JSON, which is ASCII here and keeps each text as it was.
+Output for programs is JSON, which is ASCII here and keeps each text as it was.
 """
 
 from __future__ import annotations
@@ -24,21 +23,21 @@ from typing import Any, Final, TextIO, TypeVar, cast
 from rumpx.errors import plain, printable
 
 LONGEST_TEXT: Final = 1000
-# Fields of these types hold no text; most documents are mostly made of them.
+# Fields of these types hold no text; most fields of documents are of these types.
 _TEXTLESS: Final = {"int", "float", "bool", "bytes", "None"}
 
 Document = TypeVar("Document")
 
 
 def say(*lines: str, stream: TextIO | None = None, end: str = "\n") -> None:
-    """Write lines for people, in one piece.
+    """Write lines for users, in one piece.
 
     Args:
         stream: standard error, unless another is given.
-        end: what stands behind each line.
+        end: the end of each line.
 
     Raises:
-        OSError: the stream takes nothing.
+        OSError: the stream cannot be written.
     """
     stream = stream or sys.stderr
     stream.write("".join(f"{plain(line)}{end}" for line in lines))
@@ -46,14 +45,14 @@ def say(*lines: str, stream: TextIO | None = None, end: str = "\n") -> None:
 
 
 def one_line(text: str) -> str:
-    """A text without line ends or anything that could steer a terminal, and not too long."""
+    """Return a text without line ends and terminal controls, and limited in length."""
     if text.isprintable() and len(text) <= LONGEST_TEXT:
         return text
     return printable(text.encode("utf-8", "backslashreplace"), limit=LONGEST_TEXT)
 
 
 def legible(document: Document) -> Document:
-    """A document of which each text is as `one_line` makes it; bytes stay as they are."""
+    """Return a document with `one_line` applied to each text; bytes stay as they are."""
     made: Any = document
     match document:
         case str():
@@ -76,7 +75,7 @@ def _fields_with_texts(kind: Any) -> tuple[str, ...]:
 
 
 def shell_words(*words: str) -> str:
-    """Words as they can be pasted into a shell, bash's $'…' standing for what is not printable."""
+    """Quote words for a shell; unprintable characters become bash's $'…'."""
     return " ".join(shlex.quote(word) if word.isprintable() else _escaped(word) for word in words)
 
 
@@ -90,5 +89,5 @@ def _as_bytes(character: str) -> str:
 
 
 def server(uri: str, version: str) -> str:
-    """An endpoint and what runs there."""
+    """Return an endpoint and its server's version."""
     return f"{uri} ({version})" if version else uri

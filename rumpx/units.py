@@ -1,8 +1,8 @@
-"""Numbers as people read them: keys, bytes, rates, percentages, times.
+"""Numbers for users: keys, bytes, rates, percentages, times.
 
 Pure functions from a number to a short text. Sizes are decimal (1 MB is 10^6 bytes), as disks and
-networks are sold; a percentage is cut, not rounded, so that "100.0 %" means that all is done.
-Numbers are finite and not negative: nothing here checks that.
+networks are sold; a percentage is truncated, not rounded, so that "100.0 %" means that all is done.
+Numbers must be finite and not negative: nothing here checks that.
 """
 
 from __future__ import annotations
@@ -17,55 +17,55 @@ _COUNT_UNITS: Final = ("", "k", "M", "G", "T")
 
 
 def keys(count: float) -> str:
-    """A count in full: `1,234,567`."""
+    """Format a count in full: `1,234,567`."""
     return f"{count:,.0f}"
 
 
 def short_keys(count: float) -> str:
-    """A count in six characters at most: `950`, `12.3 k`, `1.2 M`, `412 M`."""
+    """Format a count in at most six characters: `950`, `12.3 k`, `1.2 M`, `412 M`."""
     return _scaled(count, _COUNT_UNITS)
 
 
 def size(count: float) -> str:
-    """Bytes: `512 B`, `12.3 MB`, `412 GB`."""
+    """Format bytes: `512 B`, `12.3 MB`, `412 GB`."""
     return _scaled(count, _SIZE_UNITS)
 
 
 def key_rate(per_second: float) -> str:
-    """`172,345 keys/s`."""
+    """Format a rate of keys: `172,345 keys/s`."""
     return f"{keys(per_second)} keys/s"
 
 
 def byte_rate(per_second: float) -> str:
-    """`46.1 MB/s`."""
+    """Format a rate of bytes: `46.1 MB/s`."""
     return f"{size(per_second)}/s"
 
 
 def percent(fraction: float) -> str:
-    """`41.3 %`, cut to one decimal and held between 0 and 100."""
+    """Format a fraction: `41.3 %`, truncated to one decimal and limited to 0 to 100."""
     tenths = int(min(max(fraction, 0.0), 1.0) * 1000 + 1e-6)
     return f"{tenths / 10:.1f} %"
 
 
 def clock(seconds: float) -> str:
-    """A running time, which keeps its width: `0:03`, `12:31`, `1:02:03`."""
+    """Format a running time at constant width: `0:03`, `12:31`, `1:02:03`."""
     minutes, second = divmod(int(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
 def duration(seconds: float) -> str:
-    """How long something took: `4.2 s`, and from a minute on `12:31` or `1:02:03`."""
+    """Format a duration: `4.2 s`, and from a minute on `12:31` or `1:02:03`."""
     return f"{seconds:.1f} s" if seconds < 59.95 else clock(round(seconds))
 
 
 def milliseconds(seconds: float) -> str:
-    """A latency: `6.1 ms`."""
+    """Format a latency: `6.1 ms`."""
     return f"{seconds * 1e3:.1f} ms"
 
 
 def _scaled(value: float, units: tuple[str, ...]) -> str:
-    """The value in the first unit where it stays below 1000, in three digits at most."""
+    """Scale a value to the first unit below 1000, with at most three digits."""
     if value < 999.5:
         return f"{value:.0f} {units[0]}".rstrip()
     power = 1
@@ -78,7 +78,7 @@ _BYTES: Final = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
 def parse_size(text: str, flag: str) -> int:
-    """`64MiB`, `64MB`, `64m`, `65536` → bytes; units are powers of 1024.
+    """Parse `64MiB`, `64MB`, `64m` or `65536` into bytes; units are powers of 1024.
 
     Raises:
         UsageError: not a size.
@@ -98,7 +98,7 @@ def write_size(count: float) -> str:
 
 
 def parse_seconds(text: str, flag: str) -> float:
-    """`500ms`, `5s`, `5m`, `4h`, `5` → seconds.
+    """Parse `500ms`, `5s`, `5m`, `4h` or `5` into seconds.
 
     Raises:
         UsageError: not a time.
@@ -152,5 +152,5 @@ def write_percent(share: float) -> str:
 
 
 def count_of(number: int, noun: str) -> str:
-    """`1 key`, `2 keys`."""
+    """Format a count with its noun: `1 key`, `2 keys`."""
     return f"{keys(number)} {noun}" + ("" if number == 1 else "s")

@@ -110,7 +110,7 @@ def test_an_address_that_cannot_be_reached_is_told_as_announced(
     flag = f"--to-map-address={name}=127.0.0.1:{many.nodes[0].port}"
     copy(one, many, flag)
     refused = copy(one, many, f"--to-map-address={name}=127.9.9.8:1", code=7).stderr
-    assert f"--to-map-address leads for the announced {name}" in refused
+    assert f"--to-map-address maps the announced address {name}" in refused
 
 
 def test_a_dead_primary_is_told_with_its_mark(server: StartServer, cluster: StartCluster) -> None:

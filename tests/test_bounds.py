@@ -50,7 +50,7 @@ from support.servers import Server
 
 StartServer = Callable[..., Server]
 SOURCE, TARGET = 6, 7
-MALFORMED = "with something that is no answer"
+MALFORMED = "with an invalid reply"
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_payload_too_short_for_a_value_ends_a_copy(
     hostile.answers["DUMP"] = answering(bulk(b""))
     code, told = play(hostile, server("7.0"))
     assert code == SOURCE
-    assert f"answered DUMP or the question for its expiry {MALFORMED}" in told
+    assert f"answered DUMP or the command for its expiry {MALFORMED}" in told
 
 
 @pytest.mark.parametrize("expiry", get_args(Expiry))
@@ -120,7 +120,7 @@ def test_a_payload_too_short_for_a_value_is_neither_read_nor_gone(
 
 def test_an_expiry_that_is_none_is_no_answer(hostile: Hostile) -> None:
     hostile.answers["PEXPIRETIME"] = answering(b":-3\r\n")
-    with pytest.raises(SourceUnusable, match=f"the question for its expiry {MALFORMED}"):
+    with pytest.raises(SourceUnusable, match=f"the command for its expiry {MALFORMED}"):
         read(hostile, "instant")
 
 
@@ -163,7 +163,7 @@ def test_a_map_whose_names_are_lists_is_no_answer(
     with pytest.raises(ConnectionLost) as lost:
         connection.call("ECHO", "x")
     assert lost.value.cause == "malformed"
-    assert "answered ECHO with bytes that are not of the Redis protocol" in str(lost.value)
+    assert "answered ECHO with bytes that do not follow the Redis protocol" in str(lost.value)
 
 
 @pytest.mark.parametrize("heard", [*UNPARSED, b"*4294967295\r\n", b"?", b"$-7\r\n"])
@@ -301,8 +301,8 @@ def test_a_walk_that_shows_nothing_for_ever(hostile: Hostile, span: Span, refuse
     hostile.answers["SCAN"] = MODES["endless and empty"]()
     if refused:
         hostile.answers["DBSIZE"] = answering(b"-NOPERM no DBSIZE\r\n")
-    why = "of any server take up" if refused else "as DBSIZE says there are take up"
-    with pytest.raises(SourceUnusable, match=f"SCAN on .* does not come to an end: .* {why}"):
+    why = "of any server can fill" if refused else "that DBSIZE reports can fill"
+    with pytest.raises(SourceUnusable, match=f"SCAN on .* never ends: .* {why}"):
         walked(hostile, span, 2**24 if refused else 2**20)
     assert hostile.called["SCAN"] < 300
 
@@ -311,7 +311,7 @@ def test_a_walk_that_shows_keys_for_ever_and_does_not_count_them(hostile: Hostil
     names = [b"%d" % number for number in range(1000)]
     hostile.answers["SCAN"] = lambda words: scan_reply(hostile.called["SCAN"], names)
     hostile.answers["DBSIZE"] = answering(b"-NOPERM no DBSIZE\r\n")
-    with pytest.raises(SourceUnusable, match="does not come to an end: after 1,025 replies"):
+    with pytest.raises(SourceUnusable, match="never ends: after 1,025 replies"):
         walked(hostile, WholeSpan(), 2**22)
 
 
@@ -326,7 +326,7 @@ def test_the_end_of_a_part_that_is_never_reached(hostile: Hostile) -> None:
         return scan_reply(reverse(reverse(asked) + 1), [])
 
     hostile.answers["SCAN"] = answer
-    with pytest.raises(SourceUnusable, match=r"SCAN on .* does not come to an end: after"):
+    with pytest.raises(SourceUnusable, match=r"SCAN on .* never ends: after"):
         walked(hostile, part)
 
 
@@ -358,7 +358,7 @@ def test_a_scan_without_end_over_ever_new_connections(hostile: Hostile) -> None:
         )
         scanner.start().join(20)
     assert isinstance(told[-1], ScanTrouble)
-    assert "does not come to an end: after 9 replies" in str(told[-1].error)
+    assert "never ends: after 9 replies" in str(told[-1].error)
 
 
 @given(
@@ -384,12 +384,12 @@ def test_a_check_ends_where_a_walk_does_not(hostile: Hostile) -> None:
     place = NodeKeys(Node(None), 0, 100, "unknown")
     dialer = Dialer(parse_endpoint(hostile.uri, "source"), "source", 5.0, 5.0)
     for mode, share, why in (
-        ("cursor that goes round", 1000, "it goes round"),
-        ("cursor that goes round", 80, "it goes round"),
-        ("endless cursor", 1000, "it shows several times as many keys"),
+        ("cursor that goes round", 1000, "the server repeats a cursor"),
+        ("cursor that goes round", 80, "the server repeats a cursor"),
+        ("endless cursor", 1000, "it shows several times the keys"),
     ):
         hostile.answers["SCAN"] = MODES[mode]()
-        ends = pytest.raises(SourceUnusable, match=f"does not come to an end: {why}")
+        ends = pytest.raises(SourceUnusable, match=f"never ends: {why}")
         with closing(dialer.connect(None)) as connection, ends:
             for _ in sample._Walk(place, share).names(connection):
                 pass
@@ -401,7 +401,7 @@ def test_a_check_of_a_source_whose_cursor_goes_round(
     hostile.answers["SCAN"] = MODES["cursor that goes round"]()
     code, told = play(hostile, server("7.0"), command="check")
     assert code == SOURCE
-    assert "it goes round: a cursor came twice" in " ".join(told.split())
+    assert "the server repeats a cursor" in " ".join(told.split())
 
 
 # Values without end
@@ -434,15 +434,15 @@ class Walked:
 @pytest.mark.parametrize(
     ("members", "why"),
     [
-        (lambda number: [], "as (SCARD|HLEN) says there are take up"),
-        (lambda number: [b"a", b"b"] * 500, "it shows several times as many members"),
+        (lambda number: [], "that (SCARD|HLEN) reports can fill"),
+        (lambda number: [b"a", b"b"] * 500, "it shows several times the members"),
     ],
 )
 def test_a_value_whose_members_never_end(
     command: str, counter: str, members: Callable[[int], list[bytes]], why: str
 ) -> None:
     server = Walked(members)
-    with pytest.raises(SourceUnusable, match=f"{command} on .* does not come to an end: .*{why}"):
+    with pytest.raises(SourceUnusable, match=f"{command} on .* never ends: .*{why}"):
         for _ in by_type._walk(Reader(server, "source"), command, b"k", 1000, counter):
             pass
 
@@ -469,17 +469,17 @@ class Streaming(Walked):
 @pytest.mark.parametrize(
     ("members", "why"),
     [
-        (lambda number: [b"1-1"], "a cursor came twice"),
-        (lambda number: [b"%d-1" % number], "it shows several times as many"),
+        (lambda number: [b"1-1"], "the server repeats a cursor"),
+        (lambda number: [b"%d-1" % number], "it shows several times the"),
     ],
 )
 def test_a_stream_whose_entries_never_end(
     members: Callable[[int], list[bytes]], why: str
 ) -> None:
     both = [Reader(Streaming(members), side) for side in ("source", "target")]
-    with pytest.raises(SourceUnusable, match=f"XRANGE on .* does not come to an end: .*{why}"):
+    with pytest.raises(SourceUnusable, match=f"XRANGE on .* never ends: .*{why}"):
         by_type._equal_entries(*both, b"k")
-    with pytest.raises(SourceUnusable, match=f"XPENDING on .* does not come to an end: .*{why}"):
+    with pytest.raises(SourceUnusable, match=f"XPENDING on .* never ends: .*{why}"):
         by_type._equal_pending(*both, b"k", b"g")
 
 
@@ -492,7 +492,7 @@ def test_a_hash_without_fields_that_never_ends(
     if mode == "round":
         hostile.answers["HSCAN"] = lambda words: scan_reply(int(words[2]) % 7 + 1, [])
     hostile.answers["HLEN"] = answering(b":10\r\n")
-    why = "a cursor came twice" if mode == "round" else "as HLEN says there are"
+    why = "the server repeats a cursor" if mode == "round" else "that HLEN reports"
     links = Links(Dialer(parse_endpoint(hostile.uri, "target"), "target", 5.0, 5.0), STANDALONE)
     budget = Budget(2**30)
     runner = Runner(budget)
@@ -500,6 +500,6 @@ def test_a_hash_without_fields_that_never_ends(
         reader = DumpReader(links, Abilities("instant", multi=False, sizes="none"))
         intake = Intake(reader, budget, ChunkLimits(1000, 2**20, 2**20), throttle)
         runner.start(compare._without_fields(Calls(links, 1.0, intake), 0, [b"k:1", b"k:2"]))
-        with pytest.raises(TargetUnusable, match=f"HSCAN on .* does not come to an end: .*{why}"):
+        with pytest.raises(TargetUnusable, match=f"HSCAN on .* never ends: .*{why}"):
             while runner.delay() is not None:
                 runner.step()

@@ -224,7 +224,7 @@ def test_a_wrong_password(server: StartServer, side: str) -> None:
 
     checked = refused_alike(SOURCE if side == "source" else TARGET, *ends.values())
 
-    assert "does not let us in" in checked.failed[side][0]
+    assert "rejected the connection" in checked.failed[side][0]
 
 
 # Permissions

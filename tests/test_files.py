@@ -115,7 +115,7 @@ def test_a_pipe_whose_reader_stops_reading(pipe: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(files, "_PIPE_SECONDS", 0.2)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        with pytest.raises(UsageError, match="the process that reads it does not read on"):
+        with pytest.raises(UsageError, match="the process that reads it has stopped reading"):
             write_text(str(pipe), "x" * 10**6, "--report")
     finally:
         os.close(reader)
@@ -145,7 +145,7 @@ def test_a_ledger_that_others_may_write_is_not_trusted(
     for words in (("resume", "job"), ("verify", "job"), ("report", "job")):
         done = rumpx(*words)
         assert done.returncode == 2
-        assert "is not trusted, since every user may write it" in done.stderr
+        assert "is not trusted, since every user may write to it" in done.stderr
     assert "is not trusted" in rumpx("jobs").stdout
 
 
@@ -169,7 +169,7 @@ def test_a_folder_that_others_may_write_is_told_of(
     state_home.chmod(0o777)
     done = rumpx("--from", source.uri, "--to", target.uri, "--progress", "line")
     assert done.returncode == 0
-    assert f"files in {state_home}, since every user may write it: chmod 700." in done.stderr
+    assert f"files in {state_home}, since every user may write to it: chmod 700." in done.stderr
 
 
 def test_options_that_others_may_write_are_told_of(
@@ -182,4 +182,4 @@ def test_options_that_others_may_write_are_told_of(
     config.chmod(0o646)
     done = rumpx("--config", config)
     assert done.returncode == 0
-    assert f"--config {config} is obeyed, though every user may write it." in done.stderr
+    assert f"--config {config} is obeyed, though every user may write to it." in done.stderr

@@ -71,4 +71,4 @@ def test_what_is_no_redis_takes_a_servers_place_during_a_copy(server: StartServe
 
         target.answers["INFO"] = info
         code, told = play(source.uri, target.uri, "--retry-for", "1h")
-    assert code == 7 and "answered INFO with bytes that are not of the Redis protocol" in told
+    assert code == 7 and "answered INFO with bytes that do not follow the Redis protocol" in told

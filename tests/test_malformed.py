@@ -175,7 +175,7 @@ def test_functions_that_are_none(sides: dict[str, Hostile], reply: bytes) -> Non
     sides["source"].answers["FUNCTION"] = answering(reply)
     code, told = play(sides, "copy", "--functions")
     assert code == CODES["source"], told
-    assert "answered FUNCTION LIST with something that is no answer to it" in told
+    assert "answered FUNCTION LIST with an invalid reply" in told
 
 
 @pytest.mark.parametrize("side", CODES)

@@ -323,7 +323,7 @@ def test_a_target_that_begins_to_ask_for_a_password(server: StartServer) -> None
             with closing(Raw(("127.0.0.1", target.port), password="new")) as raw:
                 raw.do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         done = copying.finish(7)
-    assert "NOAUTH" in done.stderr or "asks for a password" in done.stderr
+    assert "NOAUTH" in done.stderr or "requires a password" in done.stderr
 
 
 # How the culprit is found

@@ -154,14 +154,14 @@ def refused(source: Server | Cluster, target: Server, *, said: str) -> None:
     assert said in done.stderr and "--read-from" in done.stderr, done.stderr[-2000:]
     assert keys_of(target) == set()
     done = copy(source, target, *PREFER)
-    assert said in done.warnings and "Its primary is read." in done.warnings
+    assert said in done.warnings and "Its primary is read instead." in done.warnings
     assert compare(source, target) == []
 
 
 def test_a_source_without_replicas(server: StartServer) -> None:
     source, target = server("7.0"), server("7.0")
     fill_mixed(source, 500)
-    refused(source, target, said="it has none at all")
+    refused(source, target, said="it has no replicas")
 
 
 @pytest.mark.parametrize("version", ["7.0", "9.1"])
@@ -227,9 +227,9 @@ def test_a_source_that_is_a_replica_itself(server: StartServer) -> None:
     source, replica = with_replicas(server, "7.0")
     target = server("7.0")
     done = copy(replica, target, *REPLICA, code=SOURCE)
-    assert "is a replica itself" in done.stderr and "leaving out --read-from" in done.stderr
+    assert "is itself a replica" in done.stderr and "leave out --read-from" in done.stderr
     done = copy(replica, target, *PREFER)
-    assert "is a replica itself" in done.warnings
+    assert "is itself a replica" in done.warnings
     assert compare(source, target) == []
 
 

@@ -1,1 +1,1 @@
-"""Child processes: how they start, the channel to them, and memory that they share."""
+"""Child processes: their start, their channels, their signals, and the memory they share."""

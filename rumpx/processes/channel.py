@@ -1,6 +1,6 @@
 """Messages over a pipe between the coordinator and one worker.
 
-Plain pickle rather than `multiprocessing`'s own pickler, which copies a table of reducers for each
+Plain pickle, not `multiprocessing`'s own pickler, which copies a table of reducers for each
 message: 10 µs that a coordinator pays thousands of times a second.
 """
 
@@ -17,7 +17,7 @@ def send(channel: Channel, message: object) -> None:
     """Send a message.
 
     Raises:
-        OSError: nobody holds the other end.
+        OSError: the other end is closed.
     """
     channel.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
 
@@ -26,6 +26,6 @@ def receive(channel: Channel) -> Any:
     """Wait for the next message.
 
     Raises:
-        EOFError, OSError: nobody holds the other end.
+        EOFError, OSError: the other end is closed.
     """
     return pickle.loads(channel.recv_bytes())

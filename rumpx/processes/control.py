@@ -1,6 +1,6 @@
-"""How a run is told from outside to stop, or to say where it stands.
+"""Requests to a run from outside: stop, or show a snapshot.
 
-Safe to call from signal handlers and other threads; the coordinator looks here in each turn of
+Safe to call from signal handlers and other threads; the coordinator polls here in each turn of
 its loop. The first `stop` asks it to drain; a second one to end at once.
 """
 
@@ -12,7 +12,7 @@ import socket
 
 
 def stopping_signals() -> tuple[signal.Signals, ...]:
-    """Those that stop a run; SIGHUP not where whoever started it has it ignored, as nohup does."""
+    """Return the signals that stop a run; not SIGHUP if the parent ignores it, as nohup does."""
     always = (signal.SIGINT, signal.SIGTERM)
     nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     return always if nohup else (*always, signal.SIGHUP)
@@ -22,9 +22,9 @@ class Control:
     """The handle on one run.
 
     Attributes:
-        running: the copy has begun, so that a stop means to drain.
+        running: the copy has started, so that a stop drains it.
         stops: how often `stop` was called.
-        signal_number: the signal that the exit code will tell.
+        signal_number: the signal for the exit code.
     """
 
     def __init__(self) -> None:
@@ -45,17 +45,17 @@ class Control:
         self.wake()
 
     def report(self) -> None:
-        """Show a snapshot now."""
+        """Request a snapshot now."""
         self._report_wanted = True
         self.wake()
 
     def take_report(self) -> bool:
-        """Whether a snapshot was asked for since the last call."""
+        """Return True if a snapshot was requested since the last call."""
         wanted, self._report_wanted = self._report_wanted, False
         return wanted
 
     def wake(self) -> None:
-        """Make the coordinator's wait end. Costs a system call only if it may be waiting."""
+        """End the coordinator's wait. Costs a system call only if it may be waiting."""
         if self._woken:
             return
         self._woken = True
@@ -65,12 +65,12 @@ class Control:
             return  # full: it will wake anyway; or closed: the run has ended
 
     def drain_wakes(self) -> None:
-        """Forget the wakes so far; to be called before looking at what they were about."""
+        """Discard the wakes so far; call it before reading the state that they announce."""
         with contextlib.suppress(BlockingIOError):
             self.wakened.recv(4096)
-        self._woken = False  # last: whoever relied on it has left word before, and is seen now
+        self._woken = False  # last: a caller that skipped its wake had set its request before
 
     def close(self) -> None:
-        """The run has ended."""
+        """Close the handle; the run has ended."""
         self._waker.close()
         self.wakened.close()

@@ -1,15 +1,15 @@
-"""How worker processes begin: in a fresh interpreter that has what they import, and in silence.
+"""Start worker processes from a fresh interpreter with their imports done, and signals blocked.
 
-On Linux by a fork server, a process that imports the worker's modules once and is forked for each
-worker: a third of a second of CPU for all of them, where each that is spawned would need as much.
-Where the system's libraries do not bear a fork, each is spawned. Neither inherits threads or locks
-of the program that calls us.
+On Linux this is a fork server, a process that imports the worker's modules once and is forked for
+each worker: a third of a second of CPU for all of them; each spawned process would need as much.
+Where the system's libraries are not safe to fork, each worker is spawned. Neither inherits threads
+or locks of the calling program.
 
-`warm_up` has the fork server begin early, so that its imports and ours go on side by side. This
-module imports nothing of ours for that reason.
+`warm_up` starts the fork server early, so that its imports and ours run in parallel. For that
+reason this module imports no other module of the package.
 
-Not promised: that it is our own fork server. A program that calls the API may have started one,
-whose children then import what they need themselves.
+Not promised: that the fork server is our own. A program that calls the API may have started one,
+whose children then do their imports themselves.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from typing import Any, Final
 
 _METHOD: Final = "forkserver" if sys.platform == "linux" else "spawn"
 _PRELOADED: Final = "rumpx.engine.worker"
-# A Ctrl-C, and a terminal that goes away, reach the whole process group; what happens then is the
-# coordinator's decision.
+# A Ctrl-C, and a terminal that closes, reach the whole process group; the coordinator alone decides
+# on the reaction.
 HELD_BACK: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def warm_up() -> None:
-    """Start the fork server, if it is what we use and none runs yet."""
+    """Start the fork server, if it is the start method and none runs yet."""
     if _METHOD == "forkserver":
         forkserver.set_forkserver_preload([_PRELOADED])
         with signals_blocked():
@@ -39,24 +39,24 @@ def warm_up() -> None:
 
 
 def process_context() -> Any:
-    """The multiprocessing context of worker processes. `Any`: they differ by start method."""
+    """Return the multiprocessing context of workers. `Any`: its type depends on the method."""
     return multiprocessing.get_context(_METHOD)
 
 
 def name_process(name: str) -> None:
-    """How `ps` and `top` call this process, where the system lets us say: at most 15 characters."""
+    """Set the name that `ps` and `top` show, if the system allows it: at most 15 characters."""
     with suppress(OSError):
         Path("/proc/self/comm").write_text(name, encoding="ascii")
 
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Block what is held back: it stays blocked in a process that is started here, from its first
-    instruction on, and in what the fork server starts."""
+    """Block the signals in HELD_BACK. They stay blocked in a process that is started here, from its
+    first instruction on, and in processes that the fork server starts."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
     try:
         resource_tracker.ensure_running()
-        signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)  # it has unblocked some of them
+        signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)  # the call above unblocks some
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

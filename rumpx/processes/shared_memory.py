@@ -1,7 +1,7 @@
 """Memory that all processes of a run map, with a lock around it.
 
-The lock is the kernel's, on the file behind the memory: it goes when its holder dies. Given to a
-process as an argument when that starts, it is the same memory there.
+The lock is the kernel's, on the file behind the memory: it is released when its holder dies. The
+object can be passed to a process at its start, and is the same memory there.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from rumpx.errors import MachineLimit, machine_limit
 
 
 class Shared:
-    """Some bytes, 0 at first; freed with the object, in each process.
+    """Some bytes, initially 0; freed with the object, in each process.
 
     Raises:
         MachineLimit: there is no room for them.
 
     Attributes:
-        memory: to be read at any time, and written to while `locked`.
+        memory: may be read at any time, and written only while `locked`.
     """
 
     def __init__(self, size: int) -> None:
         try:
             with tempfile.TemporaryFile(buffering=0) as file:
-                # Written, not only made as long: a full disk is told now, not by SIGBUS later.
+                # Written, not only extended: a full disk shows now, not as SIGBUS later.
                 if file.write(bytes(size)) < size:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 descriptor = os.dup(file.fileno())
         except OSError as error:
             raise machine_limit(error) or MachineLimit(
-                f"No file of {size:,} bytes can be written in {tempfile.gettempdir()}: "
-                f"{error.strerror}. Make room there, or name another folder by TMPDIR."
+                f"A file of {size:,} bytes cannot be written in {tempfile.gettempdir()}: "
+                f"{error.strerror}. Free space there, or set TMPDIR to another folder."
             ) from None
         self._open(descriptor, size)
 
@@ -61,7 +61,7 @@ class Shared:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else is in here meanwhile."""
+        """Hold the lock against all other threads and processes."""
         with self._lock:
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
             try:
@@ -70,6 +70,6 @@ class Shared:
                 fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Free it now, in this process."""
+        """Free the memory now, in this process."""
         self.memory.close()
         self._free()

@@ -1,1 +1,1 @@
-"""What a Redis is: dialling, the wire protocol, topology, capabilities, error replies."""
+"""The servers: dialling, the wire protocol, topology, replicas, error replies."""

@@ -1,8 +1,8 @@
-"""Answers as their commands have them: a text, a number, the time.
+"""Replies with the type that their command has: a text, a number, a time.
 
-Each function returns None for an error reply, which its callers take for a refusal. An answer of
-another shape than its command has on any server ends the run, since nothing that such a server says
-can be relied on (`replies.malformed`).
+Each function returns None for an error reply, which callers treat as a refusal. A reply of a type
+that the command has on no server ends the run, since nothing else from such a server can be relied
+on (`replies.malformed`).
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from rumpx.errors import RumpxError
 from rumpx.servers.replies import malformed
 from rumpx.servers.resp import Argument, Connection, Reply
 
-# What fits into 64 bits with a sign: servers count no further, nor does the ledger.
+# The largest signed 64-bit integer: neither servers nor the ledger count further.
 MOST: Final = 2**63 - 1
 _DIGITS: Final = len(str(MOST))
 
 
 def misshapen(connection: Connection, command: str) -> RumpxError:
-    """What to raise for an answer that is none to a command."""
+    """Return the exception for a reply that does not fit its command."""
     return malformed(connection.side, connection.name, command)
 
 
 def ask_text(connection: Connection, *command: Argument) -> str | None:
-    """A command that is answered by a text.
+    """Call a command whose reply is a text.
 
     Raises:
-        SourceUnusable, TargetUnusable: the answer is none.
+        SourceUnusable, TargetUnusable: the reply is not a text.
     """
     return text_of(connection, _named(command), connection.call(*command))
 
 
 def text_of(connection: Connection, command: str, reply: Reply) -> str | None:
-    """The text in a reply; raises as `ask_text`."""
+    """Return the text in a reply; raises as `ask_text`."""
     if isinstance(reply, bytes):
         return reply.decode(errors="backslashreplace")
     if isinstance(reply, hiredis.ReplyError):
@@ -44,10 +44,10 @@ def text_of(connection: Connection, command: str, reply: Reply) -> str | None:
 
 
 def ask_number(connection: Connection, *command: Argument) -> int | None:
-    """A command that counts something.
+    """Call a command whose reply is a count.
 
     Raises:
-        SourceUnusable, TargetUnusable: the answer is no number, or none that a server counts to.
+        SourceUnusable, TargetUnusable: the reply is not a number, or outside a server's range.
     """
     reply = connection.call(*command)
     if isinstance(reply, hiredis.ReplyError):
@@ -58,15 +58,15 @@ def ask_number(connection: Connection, *command: Argument) -> int | None:
 
 
 def _named(command: tuple[Argument, ...]) -> str:
-    """A command for messages: its name and, of a container, the subcommand's."""
+    """Name a command for messages: its first word, and a container's subcommand."""
     return " ".join(str(word) for word in command[:2]) if len(command) > 1 else str(command[0])
 
 
 def whole(text: str | bytes) -> int:
-    """The number that a server writes as digits.
+    """Return the number that a server writes as digits.
 
     Raises:
-        ValueError: that is none, or none that a server counts to.
+        ValueError: not a number, or outside a server's range.
     """
     if text.isascii() and text.isdigit() and len(text) <= _DIGITS and (number := int(text)) <= MOST:
         return number
@@ -74,13 +74,13 @@ def whole(text: str | bytes) -> int:
 
 
 def signed(text: str | bytes) -> int:
-    """The same, of a number that may be below zero."""
+    """As `whole`, for a number that may be negative."""
     rest = text[1:] if text[:1] in ("-", b"-") else None
     return whole(text) if rest is None else -whole(rest)
 
 
 def whole_or(text: str, otherwise: int) -> int:
-    """The same, or `otherwise` where it is none: of facts that can be done without."""
+    """As `whole`, but return `otherwise` for any other text: for facts that are optional."""
     try:
         return whole(text)
     except ValueError:

@@ -1,11 +1,11 @@
-"""Which clients a server has, and ending some of them: CLIENT LIST, CLIENT KILL.
+"""List a server's clients and end some of them: CLIENT LIST, CLIENT KILL.
 
-A client that is ended takes along what it sent and what the server has not executed yet, wherever
-that is: in the server's own buffers, or held up on the way, for instance by a proxy whose
-connection to the server this is. So a write that was sent and never answered cannot happen later.
+Ending a client discards all that it sent and that the server has not executed yet, wherever that
+is: in the server's own buffers, or delayed in the network, for instance by a proxy whose connection
+to the server this is. So a write that was sent and never answered cannot be executed later.
 
-A client is known by its name *and*, where one connection is meant, its id: ids begin anew when the
-server restarts.
+A client is identified by its name *and*, for a single connection, by its id: a server that restarts
+counts ids from the start again.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from rumpx.servers.resp import Connection, Reply
 from rumpx.servers.topology import is_error
 
 Left = Literal["nothing", "some", "unknown"]
-"""What is left of clients that were to be ended: nothing, surely; some, since CLIENT KILL is
-refused; unknown, since the server does not list its clients, or not all."""
+"""The clients that remain of those to end: nothing, for certain; some, since CLIENT KILL is
+refused; unknown, since the server does not list its clients, or not all of them."""
 
 _ENTRY: Final = re.compile(rb"^id=(\d{1,20}) .*? name=(\S*)", re.MULTILINE)
-# A client that is at work in a thread of a module may take a moment to end.
+# A client that runs in a module's thread may take a moment to end.
 _ROUNDS: Final = 20
 
 
 def _listed(connection: Connection, lost: int | None) -> dict[int, str] | None:
-    """The names of clients by their ids; None where the server does not tell.
+    """Return the names of clients by id; None if the server does not list them.
 
-    CLIENT SETNAME and CLIENT LIST are believed only where they show this connection, named.
+    CLIENT SETNAME and CLIENT LIST are trusted only if the list shows this connection, named.
     """
     if connection.id is None:
         return None
     reply: Reply = None
     if lost is not None:
         reply = connection.call("CLIENT", "LIST", "ID", connection.id, lost)
-    if not isinstance(reply, bytes):  # before 6.2 all are listed, or none
+    if not isinstance(reply, bytes):  # servers before 6.2 list all clients, or none
         reply = connection.call("CLIENT", "LIST")
     if not isinstance(reply, bytes):
         return None
@@ -47,11 +47,11 @@ def _listed(connection: Connection, lost: int | None) -> dict[int, str] | None:
 def end_clients(
     connection: Connection, doomed: Callable[[str], bool], lost: int | None = None
 ) -> Left:
-    """End a server's clients, but never the one that asks, until none of them is listed.
+    """End a server's clients, except the connection that asks, until none of them is listed.
 
     Args:
-        doomed: by its name, whether a client is one of them.
-        lost: the id of the only one that is meant; None for all.
+        doomed: returns True for the name of a client to end.
+        lost: the id of the only client to end; None for all.
 
     Raises:
         ConnectionLost: the server does not answer.

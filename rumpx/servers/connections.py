@@ -1,20 +1,20 @@
-"""One worker's connections to one side, and which node each key is asked of.
+"""A worker's connections to one side, and the node that serves each key.
 
-For a standalone server there is one address, None, or a replica's. For a cluster the slot map is
-learnt from the topology, corrected by each MOVED, and read anew after a fault. Replicas are read
-where the dialer says so; each connection to one proves that it is fit (`servers/replicas`). A MOVED
-names a primary, in whose place its replica is asked. Connections are kept one a node and
-database, so that no SELECT stands between pipelines; a broken one is replaced at its next use, and
-if it may have written is ended at the server first: what was sent on it must not land after what is
-sent now. At most `most_kept` are kept open: beyond that, the one that has been idle for longest
-selects the database that is needed, or is closed if it leads to another node. One with replies
-outstanding is never touched, so that there may be as many more as there are pipelines in flight.
+A standalone server has one address, None, or a replica's. A cluster's slot map is read from the
+topology, corrected by each MOVED, and read again after a fault. Replicas are read if the dialer
+says so; each connection to a replica proves that it is fit (`servers/replicas`). A MOVED names a
+primary; its replica is asked in its place. One connection is kept for each node and database, so
+that pipelines need no SELECT between them. A broken connection is replaced at its next use. One
+that may have written is first ended at the server: nothing sent on it may be executed after the
+next write. At most `most_kept` connections stay open. Beyond that, the longest idle one selects the
+database that is needed, or is closed if it leads to another node. A connection with replies
+outstanding is never touched, so there may be as many more as there are pipelines in flight.
 
-Redirections (MOVED, ASK) lead only to nodes that the cluster's own topology names, which is read
-anew before that is denied: to all others neither a key nor a password is sent. A single server that
-redirects is not followed at all.
+Redirections (MOVED, ASK) are followed only to nodes that the cluster's own topology names, which is
+read again before one is refused: no other address receives a key or a password. A redirection from
+a standalone server is not followed at all.
 
-Not promised: that a route is right. It is where to ask first; MOVED and ASK tell better.
+Not promised: that a route is right. It names the node to ask first; MOVED and ASK correct it.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from rumpx.servers.tls import flag_of
 from rumpx.servers.topology import Idle, is_error, marked
 
 _REFRESH_SECONDS: Final = 0.5
-# A worker has up to six Links, and some files of its own, below what the system lets it open.
+# A worker has up to six Links, and some files of its own, below the system's limit on open files.
 _SHARES: Final = 8
 _OTHER_FILES: Final = 64
 _FEWEST: Final = 4
 _MOST: Final = 128
-# A connection that lived for longer was none of those that are lost as soon as they are used.
+# A connection that lived for longer is not one of those that are lost as soon as they are used.
 _FORGOTTEN_SECONDS: Final = 5.0
 _LONGEST_PAUSE: Final = 1.0
 
@@ -56,7 +56,7 @@ _Place = tuple[Address | None, int]
 
 @dataclass(frozen=True, slots=True)
 class _Fruitless:
-    """Connections that came to nothing, one after the other; when the next is due."""
+    """Consecutive failed connections, and when the next one is due."""
 
     number: int
     due: float
@@ -64,14 +64,14 @@ class _Fruitless:
 
     @classmethod
     def after(cls, before: _Fruitless | None, now: float, complaint: str) -> _Fruitless:
-        """One more."""
+        """Count one more failure."""
         again = before and now - before.due < _FORGOTTEN_SECONDS
         number = before.number + 1 if before and again else 1
         return cls(number, now + growing_pause(number, _LONGEST_PAUSE), complaint)
 
 
 def most_kept() -> int:
-    """How many connections one Links keeps open, whatever the number of nodes and databases."""
+    """Return how many connections one Links keeps open, for any number of nodes and databases."""
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if allowed == resource.RLIM_INFINITY:
         return _MOST
@@ -79,8 +79,8 @@ def most_kept() -> int:
 
 
 class Unsettled(Protocol):
-    """Takes note of keys to be asked for again: at which node after ASKING (`ask`), whether only
-    after a pause (`waits`), and what to say if that goes on for too long."""
+    """Collects the keys to ask for again: the node to ask after ASKING (`ask`), whether to pause
+    first (`waits`), and the error message once retries run out (`complaint`)."""
 
     again: list[bytes]
     ask: dict[bytes, Address]
@@ -96,8 +96,8 @@ class Links:
         topology: as last seen.
 
     Attributes:
-        routes: whether keys may come to be served elsewhere than where they were found.
-        unended: whether the server would not end a connection that was lost.
+        routes: keys may move to a node other than the one on which they were found.
+        unended: the server did not end a lost connection.
     """
 
     def __init__(self, dialer: Dialer, topology: Topology) -> None:
@@ -106,18 +106,18 @@ class Links:
         self.cluster = topology.cluster
         self.routes = topology.cluster or dialer.read_from != "primary"
         self._learn(topology)
-        # The one used last stands last.
+        # Ordered by use: the most recent last.
         self._connections: dict[_Place, Connection] = {}
         self._most = most_kept()
         self._fruitless: dict[_Place, _Fruitless] = {}
         self._well: dict[Address | None, float] = {}
-        self._same = 0  # how often the slot map was read and told nothing new
+        self._same = 0  # consecutive reads of the slot map that showed no change
         self._refresh_due = 0.0
         self.unended = False
 
     @property
     def addresses(self) -> list[Address | None]:
-        """The nodes; None for a standalone server."""
+        """Addresses of the nodes; None for a standalone server."""
         return [node.address for node in self._topology.nodes]
 
     def _learn(self, topology: Topology) -> None:
@@ -128,11 +128,12 @@ class Links:
         self._places = {node.primary: node.address for node in topology.nodes}
 
     def connect(self, address: Address | None, db: int) -> Connection:
-        """The connection to a node on which a database is selected, until the caller waits for
-        anything but the replies to what it has sent on it: then it asks for one again.
+        """Return the connection to a node with a database selected. It is valid until the caller
+        waits for anything but the replies to what it has sent on it; after that, ask for it again.
 
         Raises:
-            ConnectionLost: nobody answers there now, or a replica that is not fit to be read.
+            ConnectionLost: the node does not answer now, or is a replica that is not fit to be
+                read.
             SourceUnusable, TargetUnusable: login or SELECT refused.
         """
         place = address, db
@@ -145,8 +146,8 @@ class Links:
         return connection
 
     def _replace(self, place: _Place, lost: Connection | None) -> Connection:
-        """A connection where there is none; in the place of one that was lost at once if that has
-        served, else after a pause."""
+        """Open a missing connection; replace a lost one at once if it has served, else after a
+        pause."""
         now, before = time.monotonic(), self._fruitless.get(place)
         if before and now < before.due:
             raise ConnectionLost(before.complaint)
@@ -163,14 +164,14 @@ class Links:
         return connection
 
     def serves(self) -> None:
-        """Keys were read, or written: of the nodes to which connections stand, the next that is
-        lost may be replaced at once."""
+        """Note that keys were read or written: each node that has an open connection may have its
+        next lost connection replaced at once."""
         for place, each in self._connections.items():
             if not each.closed and not each.owed:
                 self._fruitless.pop(place, None)
 
     def _end(self, lost: Connection, connection: Connection) -> None:
-        """End a connection that was lost, at the server, by way of the one that replaces it."""
+        """End a lost connection at the server, over the connection that replaces it."""
         if lost.id is None:
             self.unended = True
             return
@@ -185,9 +186,9 @@ class Links:
         return connection
 
     def _idle(self, address: Address | None) -> Connection | None:
-        """Make room for one more: a node's idle connection, taken from another database, or None
-        after another node's was closed, where one had to be. (Lost ones stay until they are
-        replaced, and ended.)"""
+        """Make room for one more connection. Return an idle connection to the same node, taken from
+        another database, or None, after closing another node's idle connection if needed. (Lost
+        connections stay until they are replaced, and ended.)"""
         if sum(not each.closed for each in self._connections.values()) < self._most:
             return None
         idle = [
@@ -203,11 +204,11 @@ class Links:
         return None
 
     def owner(self, key: bytes) -> Address | None:
-        """The node that serves a key, as far as is known."""
+        """Return the node that serves a key, as far as is known."""
         return self._owners[key_slot(key)] if self.cluster else self.addresses[0]
 
     def by_owner(self, keys: Sequence[bytes]) -> dict[Address | None, list[int]]:
-        """Positions of keys, by the node that serves them."""
+        """Group the positions of keys by the node that serves them."""
         if not self.cluster:
             return {self.addresses[0]: list(range(len(keys)))} if keys else {}
         owners = self._owners
@@ -219,53 +220,54 @@ class Links:
     def redirected(
         self, key: bytes, error: object, by: Address | None, name: str, noted: Unsettled
     ) -> None:
-        """A cluster's node said that another one serves a key's slot (MOVED), or just now the key
-        (ASK): ask there next, if that is a node.
+        """Follow a redirection from a cluster's node: another node serves the key's slot (MOVED),
+        or only this key (ASK). Ask there next, if the address is one of the cluster's nodes.
 
         Args:
-            by, name: the node that said so.
-            noted: takes note of the key.
+            by, name: the node that redirects.
+            noted: collects the key.
         """
         word, announced = str(error).partition(" ")[0], self._announced(error, by)
         told = f"The {self.side} at {name} redirects to {format_address(announced)} ({word})"
         address = self._node(announced)
         noted.again.append(key)
         if address is None:
-            # Where the topology was read a moment ago it is not read again for each such key; the
-            # next try finds a node that has joined since.
+            # A topology that was read a moment ago is not read again for each such key; the next
+            # try finds a node that has joined since.
             noted.waits = True
             noted.complaint = (
-                f"{told}, which is none of the nodes that the cluster itself names: nothing is "
+                f"{told}, which is not one of the nodes that the cluster itself names: nothing is "
                 "sent there."
             )
             return
-        noted.complaint = f"{told}, and to follow that settles nothing."
+        noted.complaint = f"{told}, and following that does not settle the key."
         if word == "ASK":
             noted.ask[key] = address
         elif address == by:
-            # Nodes of one port without names (`unknown-endpoint`): CLUSTER NODES tells them apart.
+            # Nodes on one port without names (`unknown-endpoint`); CLUSTER NODES separates them.
             self.refresh()
         else:
             self._owners[key_slot(key)] = self._places.get(address, address)
 
     def redirected_alone(self, error: object, name: str) -> RumpxError:
-        """What to say of a single server that answers with a redirection."""
+        """Return the exception for a standalone server that answers with a redirection."""
         place, flag = format_address(self._announced(error, None)), flag_of(self.side)
         return unusable(self.side)(
-            f"The {self.side} at {name} redirects to {place} ({error}), as a node of a cluster "
-            f"does, but is served as one server: nothing is sent to {place}. If it is a cluster's "
-            f"node now, give {flag}-cluster yes."
+            f"The {self.side} at {name} redirects to {place} ({error}), as a cluster node does, "
+            f"but is treated as a standalone server: nothing is sent to {place}. If it is a "
+            f"cluster node now, give {flag}-cluster yes."
         )
 
     def _announced(self, error: object, by: Address | None) -> Address:
-        """Where a redirection leads: without a host it is the answering node's own."""
+        """Return the address in a redirection; an empty host stands for the answering node."""
         address = redirection(error)
-        assert address is not None  # `classify` calls the others no redirections
+        assert address is not None  # `classify` calls no other reply a redirection
         return address if address[0] else (by[0] if by else "", address[1])
 
     def _node(self, name: Address) -> Address | None:
-        """Where to dial the node of that name; None if the cluster has none, also when asked anew.
-        (A primary whose replica is to be read is looked for again, too.)"""
+        """Return the address at which to dial the node of that name; None if the cluster has no
+        such node, even after a refresh. (If replicas are read, refresh also for a primary without
+        a known one.)"""
         address = self._called(name)
         if address in self._places or (address and self.dialer.read_from == "primary"):
             return address
@@ -273,12 +275,12 @@ class Links:
         return self._called(name)
 
     def _called(self, name: Address) -> Address | None:
-        """As `_node`, as far as is known; also by the address to which the user mapped a node's."""
+        """As `_node`, without a refresh; also finds a node by the address the user mapped it to."""
         mapped = [here for here, there in self.dialer.endpoint.address_map if there == name]
         return next(filter(None, map(self._topology.called, [name, *mapped])), None)
 
     def trouble(self, address: Address | None, since: float) -> str:
-        """Why a node does not answer on a new connection; "" if it does, or has since then."""
+        """Return why a node does not answer on a new connection; "" if it does, or has since."""
         if self._well.get(address, 0.0) > since:
             return ""
         now = time.monotonic()
@@ -291,8 +293,8 @@ class Links:
         return ""
 
     def refresh(self) -> None:
-        """Something is wrong: read the slot map anew, unless that was just done. A node that is
-        well is asked on the connection that there is to it."""
+        """Read the slot map again after a fault, unless that was just done. A healthy node is asked
+        over the connection that is open to it."""
         now = time.monotonic()
         if not self.routes or now < self._refresh_due:
             return
@@ -301,19 +303,19 @@ class Links:
             known = self._topology.known if self.cluster else ()
             self._learn(read_places(self.dialer, known, self.addresses, self._idle_one()))
         except RumpxError:
-            pass  # the old map stays; whoever needs it tries again until `--retry-for` is over
+            pass  # keep the old map; callers retry until `--retry-for` is over
         again = self._topology.nodes == before and now - self._refresh_due < _FORGOTTEN_SECONDS
         self._same = self._same + 1 if again else 1
         self._refresh_due = now + max(_REFRESH_SECONDS, growing_pause(self._same))
 
     def _idle_one(self) -> Idle | None:
-        """An idle connection, of a node that has answered lately."""
+        """Return an idle connection to a node that has answered recently."""
         latest_first = reversed(self._connections.items())
         ours = ((node, c) for (node, _), c in latest_first if not c.owed and not c.closed)
         return next(ours, None)
 
     def drop(self, address: Address | None) -> None:
-        """Close a node's connections, since it is not what it was (a primary, say)."""
+        """Close a node's connections, since its role has changed (no longer a primary, say)."""
         for (node, _), connection in self._connections.items():
             if node == address:
                 connection.close()
@@ -326,7 +328,7 @@ class Links:
 
 
 def select(connection: Connection, db: int, side: str) -> None:
-    """Select a database on a new connection; 0 is selected already, also where SELECT is refused.
+    """Select a database on a new connection. 0 is already selected, even if SELECT is refused.
 
     Raises:
         SourceUnusable, TargetUnusable: the server has no such database, or refuses SELECT.
@@ -340,7 +342,7 @@ def select(connection: Connection, db: int, side: str) -> None:
             raise misshapen(connection, "SELECT")
         why = explain_refusal(reply, "SELECT") if refused(reply) else str(reply)
         raise unusable("source" if side == "source" else "target")(
-            f"The {side} at {connection.name} refuses database {db}: {why}. Choose others by "
-            "--db, or map them by --map-db FROM:TO."
+            f"The {side} at {connection.name} refuses database {db}: {why}. Choose others with "
+            "--db, or map them with --map-db FROM:TO."
         )
     connection.db = db

@@ -1,19 +1,20 @@
-"""From an Endpoint to authenticated connections. The only importer of redis-py.
+"""Open authenticated connections to an Endpoint. The only importer of redis-py.
 
-redis-py connects (TCP, unix socket), with TLS by `tls`; the socket is then taken over by our own
-`resp.Connection`, which logs in and greets in one pipeline, and bounds what the server may take to
-answer. RESP2 is asked for explicitly, since older servers refuse HELLO 3 and redis-py does not fall
-back; its retries are off, since the part that holds the keys decides what is repeated.
+redis-py connects (TCP, unix socket), with TLS by `tls`. Our own `resp.Connection` then takes over
+the socket, logs in and greets in one pipeline, and limits the time for each answer. RESP2 is asked
+for explicitly, since older servers refuse HELLO 3 and redis-py does not fall back. redis-py's
+retries are off, since the part that holds the keys decides what to repeat.
 
-For a sentinel endpoint each connect asks the sentinels anew and checks by ROLE that the answer
-really is a primary: a sentinel may lag behind a failover.
+For a sentinel endpoint each connect asks the sentinels again and checks by ROLE that the answer is
+a primary: a sentinel may lag behind a failover.
 
 `Dialer` is plain data and can be sent to worker processes; it then holds the passwords.
 
-A connection that may write carries a name by which it can be ended at the server once its process
-is gone (`clients`, `copy.fence`). A worker first names it and then looks whether its coordinator
-lives; whoever takes the job over first takes the coordinator's lock and then ends what has such a
-name. So a connection is found there, or never written to, however slow its worker is.
+A connection that may write carries a name, by which it can be ended at the server once its process
+is gone (`clients`, `engine.fence`). A worker first names it and then checks that its coordinator is
+alive; a run that takes over the job first takes the coordinator's lock and then ends all
+connections of that name. So each connection is found there, or is never written to, however slow
+its worker is.
 """
 
 from __future__ import annotations
@@ -44,17 +45,17 @@ CLIENT_NAME = "rumpx"
 
 
 def _hung_up(descriptor: int) -> bool:
-    """Whether the other end of a channel is closed."""
+    """Return True if the other end of a channel is closed."""
     poll = select.poll()
     poll.register(descriptor, 0)
     return bool(poll.poll(0))
 
 
 def _hangs_up(connection: Connection) -> bool:
-    """Whether PING is answered, and then INFO is not.
+    """Return True if PING is answered and the connection is lost at INFO.
 
     Raises:
-        ConnectionLost: not even PING.
+        ConnectionLost: PING is not answered either.
     """
     try:
         if connection.call("PING") != b"PONG":
@@ -69,7 +70,8 @@ def _hangs_up(connection: Connection) -> bool:
 
 
 def _no_socket() -> MachineLimit | None:
-    """Whether no socket is to be had: looking up a name then fails as if the name were unknown."""
+    """Return the limit that prevents new sockets; a lookup then fails as if the name were
+    unknown."""
     try:
         socket.socket().close()
     except OSError as error:
@@ -78,7 +80,7 @@ def _no_socket() -> MachineLimit | None:
 
 
 class _TlsConnection(RedisConnection):
-    """Dials one host and checks the certificate for another; redis-py's own takes them for one."""
+    """Dials one host and checks the certificate for another; redis-py uses one host for both."""
 
     def __init__(self, context: ssl.SSLContext, server_name: str, **login: Any) -> None:
         super().__init__(**login)  # type: ignore[no-untyped-call]
@@ -99,18 +101,18 @@ class Dialer:
     """Opens connections to one side.
 
     Attributes:
-        endpoint: where to, and as whom.
-        side: decides the error class and the wording.
+        endpoint: the address and the login.
+        side: selects the error class and the wording.
         connect_timeout: seconds for connecting and logging in.
         timeout: seconds for each later wait.
-        no_touch: send CLIENT NO-TOUCH ON, so that reading leaves LRU and LFU alone.
-        greets: name ourselves on each connection.
-        read_from: whether replicas are to be read; then READONLY is sent, without which those of
-            a cluster send everybody to their primaries.
+        no_touch: send CLIENT NO-TOUCH ON, so that reads leave LRU and LFU unchanged.
+        greets: set the client name on each connection.
+        read_from: which nodes are read; for replicas READONLY is sent, without which a cluster's
+            replicas redirect all clients to their primaries.
         writer: the name of connections that may write; "" if none does.
-        lifeline: in a worker, the descriptor of its channel: a connection is of use only as long
-            as the coordinator holds the other end. -1 in the coordinator itself.
-        redials: when what cannot be reached may be dialled again; None, at the start: at once.
+        lifeline: in a worker, the descriptor of its channel: a connection is usable only while the
+            coordinator holds the other end. -1 in the coordinator itself.
+        redials: when to dial an unreachable place again; None, at the start: at once.
     """
 
     endpoint: Endpoint
@@ -125,10 +127,10 @@ class Dialer:
     redials: Redials | None = None
 
     def connect(self, address: Address | None = None) -> Connection:
-        """A connection to a node's announced address, or without one to the endpoint itself.
+        """Return a connection to a node's announced address, or to the endpoint itself.
 
         Raises:
-            ConnectionLost: nobody answers there, or not in time: may pass.
+            ConnectionLost: no answer, or not in time: may pass.
             SourceUnusable, TargetUnusable: wrong password, certificate or protocol: will not pass.
         """
         endpoint = self.endpoint
@@ -143,8 +145,8 @@ class Dialer:
         return self._open_announced(address)
 
     def hangs_up(self) -> bool:
-        """Whether what is at the endpoint's first address answers PING and ends the connection at
-        any other command of ours, twice in a row, as twemproxy does."""
+        """Return True if the endpoint's first address answers PING and closes the connection at any
+        other command, twice in a row, as twemproxy does."""
         bare = replace(self, greets=False)
         address = next(iter(self.endpoint.addresses), None)
         try:
@@ -153,7 +155,7 @@ class Dialer:
             return False
 
     def _connect_primary(self) -> Connection:
-        """Ask each sentinel in turn for the primary, and believe only a server that says so."""
+        """Ask each sentinel in turn for the primary; accept only a server whose ROLE confirms."""
         complaint = "no sentinel was asked"
         for sentinel in self.endpoint.addresses:
             try:
@@ -194,7 +196,7 @@ class Dialer:
         raise malformed(self.side, connection.name, "SENTINEL GET-MASTER-ADDR-BY-NAME")
 
     def _open_announced(self, address: Address) -> Connection:
-        """By the address where the user has a server, or that a server has announced."""
+        """Dial an address that the user gave or a server announced."""
         try:
             return self._open_tcp(address)
         except ConnectionLost as error:
@@ -205,30 +207,31 @@ class Dialer:
             raise ConnectionLost(told, cause=error.cause) from None
 
     def _announced(self, address: Address) -> str:
-        """What to do about an announced address that is not to be reached from here."""
+        """Return advice for an announced address that cannot be reached from here."""
         name, flag = format_address(address), "from" if self.side == "source" else "to"
         if self.endpoint.mapped(address) != address:
-            return f"That is where --{flag}-map-address leads for the announced {name}."
+            return f"--{flag}-map-address maps the announced address {name} to it."
         sentinel = self.endpoint.transport == "sentinel"
         teller = "the sentinels announce" if sentinel else "the cluster announces"
         return (
-            f"That is the address that {teller}; if the node is reached by another one from here, "
-            f"give --{flag}-map-address {name}=HOST:PORT."
+            f"That is the address that {teller}; if the node has another address from here, give "
+            f"--{flag}-map-address {name}=HOST:PORT."
         )
 
     def _open_tcp(self, address: Address, *, sentinel: bool = False) -> Connection:
-        """Dial where the address map leads; a certificate is checked for the name before it."""
+        """Dial the mapped address; check the certificate for the name before mapping."""
         endpoint = self.endpoint
         tls = None if sentinel and endpoint.sentinels_plain else endpoint.tls
-        # An IPv6 address may have a zone, which is this machine's matter.
+        # An IPv6 address may have a zone, which concerns only this machine.
         server_name = (tls and tls.server_name) or address[0].partition("%")[0]
         host, port = place = endpoint.mapped(address)
         make: Any = RedisConnection
         if tls:
             if not is_host(server_name):
                 raise unusable(self.side)(
-                    f"A certificate of the {self.side} cannot be checked for {server_name!r}, "
-                    f"which is no host name. Give one by {flag_of(self.side)}-server-name NAME."
+                    f"The certificate of the {self.side} cannot be checked for {server_name!r}, "
+                    f"which is not a host name. Give one with {flag_of(self.side)}-server-name "
+                    "NAME."
                 )
             make = partial(_TlsConnection, client_context(tls, self.side), server_name)
         what = "sentinel" if sentinel else self.side
@@ -239,7 +242,7 @@ class Dialer:
         return self._open(link, format_address(place), tried)
 
     def _otherwise(self, what: str) -> str:
-        """How the user says that a port speaks the other of TLS and plain text."""
+        """Return how to write that a port speaks the other of TLS and plain text."""
         endpoint = self.endpoint
         secure, flag = endpoint.tls is not None, flag_of(self.side)
         if endpoint.transport != "sentinel":
@@ -270,7 +273,7 @@ class Dialer:
         }
 
     def _turn(self, name: str) -> AbstractContextManager[Turn | None]:
-        """For one try to reach something, by its name."""
+        """Enter one try to reach a place, by its name."""
         return self.redials.turn(f"{self.side} {name}") if self.redials else nullcontext()
 
     def _open(self, link: Any, name: str, tried: Port | None = None) -> Connection:
@@ -284,7 +287,7 @@ class Dialer:
         try:
             link.connect()
         except (redis.exceptions.RedisError, ssl.SSLError, OSError, ValueError) as error:
-            # ValueError: no host has such a name.
+            # ValueError: not a valid host name.
             raise self._explain(name, error, tried, turn) from None
         # The socket is ours from here on; redis-py has no public way to hand it over.
         sock: socket.socket = link._sock
@@ -292,14 +295,14 @@ class Dialer:
         connection = Connection(sock, name, side=self.side)
         connection.set_timeout(self.connect_timeout)
         if self.writer:
-            # What is not sent yet when it is closed, or its process is killed, is not sent later.
+            # Discard unsent data when the socket is closed or its process is killed.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._greet(connection, tried, turn)
         connection.set_timeout(self.timeout)
         return connection
 
     def _greet(self, connection: Connection, tried: Port | None, turn: Turn | None) -> None:
-        """Log in and name ourselves; a server or service that refuses names is served all the same.
+        """Log in and set the client name; a server or service that refuses names is used without.
 
         Raises:
             ConnectionLost, SourceUnusable, TargetUnusable: as `connect`.
@@ -311,7 +314,7 @@ class Dialer:
         try:
             replies = connection.greet(login + names)
             if login and "wrong number of arguments" in str(replies[0]):
-                login = [("AUTH", login[0][-1])]  # Redis before 6.0 knows no users
+                login = [("AUTH", login[0][-1])]  # Redis before 6.0 has no users
                 replies = connection.greet(login + names)
         except ConnectionLost as error:
             told = error.words or error.silent
@@ -328,10 +331,10 @@ class Dialer:
             connection.id = number
         if self.lifeline >= 0 and _hung_up(self.lifeline):
             connection.close()
-            raise ConnectionLost("The coordinator is gone.")
+            raise ConnectionLost("The coordinator has ended.")
 
     def _login(self, what: str) -> list[tuple[str, ...]]:
-        """AUTH, if there is a user or a password."""
+        """Return AUTH, if there is a user or a password."""
         endpoint = self.endpoint
         user, password = endpoint.username, endpoint.password
         if what == "sentinel":
@@ -341,48 +344,48 @@ class Dialer:
         return [] if password is None else [("AUTH", password)]
 
     def _names(self) -> list[tuple[str, ...]]:
-        """How the server's list of clients, and its eviction, are to know us."""
+        """Return the commands that set our name, and our effect on LRU, LFU and replicas."""
         commands: list[tuple[str, ...]] = [("CLIENT", "SETNAME", self.writer or CLIENT_NAME)]
         if self.writer:
             commands.append(("CLIENT", "ID"))
         if self.no_touch:
             commands.append(("CLIENT", "NO-TOUCH", "ON"))
         if self.read_from != "primary":
-            commands.append(("READONLY",))  # refused where there is no cluster, and not needed
+            commands.append(("READONLY",))  # refused, and not needed, outside a cluster
         return commands
 
     def _turned_away(self, name: str, words: str) -> RumpxError:
-        """What a server's first answer means that is about us, not about our command."""
+        """Return the exception for a first reply that refuses the client, not the command."""
         if words.startswith("NOAUTH"):
-            return self._refused(name, "it asks for a password, and none was given")
-        # Where there is no AUTH, servers repeat what came with it: the password.
+            return self._refused(name, "it requires a password, and none was given")
+        # Servers without AUTH repeat its arguments in the error: the password.
         words = words.partition(", with args")[0]
         if classify(words).kind is not Kind.TEMPORARY:
             return self._refused(name, f"login failed: {words}")
-        return ConnectionLost(f"The {self.side} at {name} does not serve us now: {words}.")
+        return ConnectionLost(f"The {self.side} at {name} does not serve clients now: {words}.")
 
     def _refused(self, name: str, reason: str) -> RumpxError:
         flag = flag_of(self.side)
         return unusable(self.side)(
-            f"The {self.side} at {name} does not let us in: {reason}. Check the user and password "
-            f"(RUMPX_{flag[2:].upper()}_PASSWORD, {flag}-password-file or the URI)."
+            f"The {self.side} at {name} rejected the connection: {reason}. Check the user and "
+            f"password (RUMPX_{flag[2:].upper()}_PASSWORD, {flag}-password-file or the URI)."
         )
 
     def _explain(
         self, name: str, error: Exception, tried: Port | None, turn: Turn | None
     ) -> RumpxError:
-        """A certificate will not get better by waiting; a refused connection may."""
+        """Classify a failed dial: a bad certificate is permanent, a refused connection may pass."""
         if limit := machine_limit(error) or _no_socket():
             return limit
         message = f"The {self.side} at {name} cannot be reached: {str(error).strip('. ')}."
         silent = isinstance(error, (redis.exceptions.TimeoutError, TimeoutError))
         lost = ConnectionLost(message, cause="silent" if silent else "", unreached=True)
-        nameless = isinstance(error, ValueError)  # no host has such a name: nothing was dialled
+        nameless = isinstance(error, ValueError)  # not a valid host name: nothing was dialled
         if tried and not nameless and _is_news(turn, lost):
             return tried.explain(error) or lost
         return lost
 
 
 def _is_news(turn: Turn | None, lost: ConnectionLost) -> bool:
-    """Whether further connections, which explain a failure, are to be tried for this one."""
+    """Return True if further connections should explain this failure."""
     return turn is None or turn.failed(lost)

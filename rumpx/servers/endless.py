@@ -1,28 +1,28 @@
-"""Does a walk by cursors come to its end? A server that goes round, or goes on for ever, is found
-out: of SCAN, of SSCAN and HSCAN on one value, and of a stream by its ids.
+"""Detect a walk by cursors that never ends, because the server repeats cursors or keeps sending new
+ones: SCAN, SSCAN and HSCAN on one value, and a stream by its ids.
 
-Cursors are the server's own, and only where their arithmetic is proven do they tell how far a walk
-is. For all others there are three bounds, none of which needs memory:
+Cursors are the server's own; only where their arithmetic is proven do they show the progress of a
+walk. Three limits bound all other walks, none of which needs memory:
 
-- a cursor that comes again: each is compared with one seen before, which is replaced by the present
-  one after 1, 2, 4, 8, … replies (Brent's algorithm), so that a circle of n replies is noticed
-  within 3n;
-- far more members than there are: when the walk has shown `_TIMES` as many as there are said to be,
-  and `_FREE_MEMBERS` more;
-- far more room than they can take: a reply that is not the last has shown as many members as its
-  COUNT, or has looked into ten times as many buckets. So the COUNTs of all replies add up to no
-  more than the members and a tenth of the buckets, whatever is filtered out. `_ROOM` times the
-  members, and never less than `_LEAST_ROOM` of them, is a table 310 times larger than they need:
-  as after most of them were deleted while a child process keeps the server from shrinking it; or
-  of 168 million buckets, all but empty; or 16,384 tables, one a slot, of 9,000 buckets each.
+- a repeated cursor: each is compared with an earlier one, which is replaced by the present one
+  after 1, 2, 4, 8, … replies (Brent's algorithm), so that a cycle of n replies is detected within
+  3n;
+- far more members than exist: the walk has shown `_TIMES` the reported number, and `_FREE_MEMBERS`
+  more;
+- far more buckets than the members can take: each reply but the last has shown as many members as
+  its COUNT, or has visited ten times as many buckets. So the COUNTs of all replies add up to at
+  most the members and a tenth of the buckets, whatever is filtered out. `_ROOM` times the members,
+  and never less than `_LEAST_ROOM` of them, is a table 310 times larger than they need: as after
+  most of them were deleted while a child process keeps the server from shrinking it; or of 168
+  million buckets, all but empty; or 16,384 tables, one a slot, of 9,000 buckets each.
 
-Before a walk is given up for one of the last two it is asked anew how many members there are, since
-others may write. Where that is refused a walk may go on as far as `_UNTOLD` members, which is more
-than the largest servers hold: a healthy walk ends long before, and one without end after some
-minutes of empty replies, or some hours of keys.
+Before one of the last two limits ends a walk, the number of members is read again, since others may
+write. If that is refused a walk may reach `_UNTOLD` members, more than the largest servers hold: a
+healthy walk ends long before, and an endless one after some minutes of empty replies, or some hours
+of keys.
 
-Not promised: to notice an end that is only far away, as that of a server which says that it holds
-numbers without end.
+Not promised: to detect an end that is only far away, as on a server that reports an unlimited
+number of members.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Endless:
     """Watches one walk.
 
     Args:
-        members: what is walked, for messages.
+        members: the name of the walked items, for messages.
         counter: the command that counts them.
     """
 
@@ -59,15 +59,15 @@ class Endless:
         self.expect(0)
 
     def resume(self) -> None:
-        """The walk goes on over another connection, perhaps from a cursor that it has met."""
+        """Continue the walk over another connection, perhaps from a cursor seen before."""
         self._mark = -1
 
     def add(self, cursor: int, shown: int, asked: int) -> None:
-        """A reply came that is not the last.
+        """Record a reply that is not the last.
 
         Args:
             cursor: the next one.
-            shown: members in it.
+            shown: members in the reply.
             asked: its COUNT.
         """
         self._round = cursor == self._mark
@@ -82,11 +82,11 @@ class Endless:
 
     @property
     def is_far(self) -> bool:
-        """Whether it is to be asked how many members there are now, and told to `expect`."""
+        """True if the number of members must be read again and passed to `expect`."""
         return self._shown > self._most_shown or self._asked > self._most_asked
 
     def expect(self, size: int | None) -> None:
-        """So many members there are; None if that is not told."""
+        """Set the number of members; None if the server does not report it."""
         self._told = size is not None
         shown, asked = _UNTOLD, _UNTOLD
         if size is not None:
@@ -96,23 +96,23 @@ class Endless:
 
     @property
     def fault(self) -> str:
-        """Why the walk will not end, to end a sentence; "" if it may."""
+        """Return why the walk will not end, to end a sentence; "" if it may."""
         if self._round:
-            return "it goes round: a cursor came twice"
-        counted = f"{self._members} as {self._counter} says there are"
+            return "the server repeats a cursor"
+        counted = f"the {self._members} that {self._counter} reports"
         if self._shown > self._most_shown:
-            shown = f"several times as many {counted}"
+            shown = f"several times {counted}"
             return f"it shows {shown if self._told else f'more {self._members} than servers hold'}"
         if self._asked > self._most_asked:
-            room = f"so many {counted}" if self._told else f"all {self._members} of any server"
-            return f"after {self._replies:,} replies it has looked through more than {room} take up"
+            room = f"all {counted}" if self._told else f"all {self._members} of any server"
+            return f"after {self._replies:,} replies it has read more buckets than {room} can fill"
         return ""
 
     def watch(self, cursor: int, shown: int, asked: int, size: Callable[[], int | None]) -> str:
-        """As `add`; the result is the `fault`.
+        """As `add`, but return the `fault`.
 
         Args:
-            size: asks how many members there are now.
+            size: reads the number of members from the server.
         """
         self.add(cursor, shown, asked)
         if self.is_far:
@@ -121,13 +121,13 @@ class Endless:
 
 
 def never_ends(side: Side, name: str, command: str, why: str) -> RumpxError:
-    """What to raise for a walk that will not end.
+    """Return the exception for a walk that will not end.
 
     Args:
-        command: by which it is walked.
+        command: the command of the walk.
         why: the `fault`.
     """
     return unusable(side)(
-        f"{command} on the {side} at {name} does not come to an end: {why}. Is it a Redis or "
-        "Valkey server, and what stands in between?"
+        f"{command} on the {side} at {name} never ends: {why}. Check that it is a Redis or Valkey "
+        "server, and that nothing in between alters replies."
     )

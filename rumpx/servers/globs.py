@@ -1,11 +1,11 @@
 r"""Redis's glob patterns on bytes, exactly as the server's `stringmatchlen` reads them.
 
-Not fnmatch: `[^a]` negates, `\` escapes (also inside brackets), a range may be written backwards,
-an unclosed bracket ends with the pattern, and the empty key matches no pattern but `*` and the
-empty one. In a range, bytes from 0x80 on stand before all others, since C's `char` is signed on
-x86; a server on ARM reads a range that holds both kinds the other way, as with `signed=False`. A
-glob becomes one regular expression; each `*` and what follows it up to the next `*` is an atomic
-group, so that matching takes time linear in the number of stars.
+Differences from fnmatch: `[^a]` negates, `\` escapes (also inside brackets), a range may be written
+backwards, an unclosed bracket ends with the pattern, and the empty key matches no pattern but `*`
+and the empty one. In a range, bytes from 0x80 on sort before all others, since C's `char` is signed
+on x86; a server on ARM reads a range that holds both kinds the other way, as with `signed=False`. A
+glob becomes one regular expression; each `*` and the part up to the next `*` form an atomic group,
+so that matching takes time linear in the number of stars.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ _SPECIAL = re.compile(rb"([*?\[\]^\\])")
 
 
 def escape(prefix: bytes) -> bytes:
-    """A glob that matches just these bytes."""
+    """Return a glob that matches exactly these bytes."""
     return _SPECIAL.sub(rb"\\\1", prefix)
 
 
 def compile_glob(glob: bytes, *, signed: bool = True) -> re.Pattern[bytes]:
-    """A pattern whose `fullmatch` answers what the server's MATCH answers for a key."""
+    """Return a pattern whose `fullmatch` agrees with the server's MATCH for every key."""
     if glob == b"*":
         return re.compile(rb"(?s:.*)")
     pieces = [b""]
@@ -42,7 +42,7 @@ def compile_glob(glob: bytes, *, signed: bool = True) -> re.Pattern[bytes]:
 
 
 def _one_byte(glob: bytes, position: int, signed: bool) -> tuple[bytes, int]:
-    """The expression for the element at `position`, which takes one byte, and where it ends."""
+    """Return the expression for the one-byte element at `position`, and the position after it."""
     byte = glob[position : position + 1]
     if byte == b"?":
         return b".", position + 1
@@ -55,7 +55,7 @@ def _one_byte(glob: bytes, position: int, signed: bool) -> tuple[bytes, int]:
 
 
 def _bracket(glob: bytes, position: int, signed: bool) -> tuple[bytes, int]:
-    """The bytes between brackets, as a class of hex escapes; position is after the `[`."""
+    """Return the bytes between brackets as a class of hex escapes; position is after the `[`."""
     negated = glob[position : position + 1] == b"^"
     position += negated
     members: set[int] = set()

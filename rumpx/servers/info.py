@@ -1,8 +1,8 @@
-"""What a server says of itself, and how far away it is.
+"""Read a server's INFO, clock offset and round trip.
 
 `parse_info` turns INFO's text into a ServerInfo. Where INFO is refused (some managed services)
-the fields are empty and whoever needs one does without. `measure_clock` compares the server's
-TIME with ours, and in passing gives the round trip.
+the fields are empty, and callers do without them. `measure_clock` compares the server's TIME with
+the local clock, and measures the round trip with the same calls.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from rumpx.servers.resp import Connection
 from rumpx.servers.upstream import Upstream, parse_upstream
 
 _CLOCK_SAMPLES: Final = 5
-# Seconds since 1970 that no clock shows.
+# Seconds since 1970 beyond any clock.
 _NO_TIME: Final = 2**40
-# Servers on which the cursor arithmetic of `copy.plan` was tested; newer majors are not trusted.
+# Servers on which the cursor arithmetic of `engine.plan` was tested; newer majors are not trusted.
 _PROVEN_MAJORS: Final = {"redis": range(4, 9), "valkey": range(7, 10)}
 
-# Modules that come with the server and bring no types: Valkey 9 has its Lua as one.
+# Modules that ship with the server and add no types: Valkey 9 has its Lua as one.
 _NO_TYPES: Final = {"lua"}
 
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """Facts from INFO; memory in bytes. Empty or zero where the server does not tell.
+    """Facts from INFO; memory in bytes. Empty or zero where the server does not report them.
 
-    `keys` maps a database to its number of keys; `modules` are those that may bring types of their
-    own; `upstream` is a replica's word about its primary, and `link` stands for the dataset that
-    it has from there (`replicas`).
+    `keys` maps a database to its number of keys; `modules` are those that may add types of their
+    own; `upstream` is a replica's report about its primary, and `link` identifies the dataset that
+    it received from there (`replicas`).
     """
 
     flavour: str = ""
@@ -60,45 +60,45 @@ class ServerInfo:
 
     def __str__(self) -> str:
         version = ".".join(map(str, self.version))
-        return f"{self.flavour} {version}" if self.flavour else "a server that hides its version"
+        return f"{self.flavour} {version}" if self.flavour else "a server of unknown version"
 
     @property
     def identity(self) -> str:
-        """The process, and of a replica its dataset: what a cursor belongs to."""
+        """The process, and a replica's dataset: the scope in which a cursor is valid."""
         if not self.run_id or self.link is None:
             return self.run_id
         return f"{self.run_id}:{self.link}"
 
     @property
     def evicts(self) -> bool:
-        """Whether the server drops keys of its own accord when memory runs short."""
+        """True if the server deletes keys by itself when memory runs short."""
         return self.max_memory > 0 and self.policy not in ("", "noeviction")
 
     @property
     def data_memory(self) -> int:
-        """Bytes that keys and values take, without their tables and without clients' buffers."""
+        """Bytes of keys and values, without their tables and without clients' buffers."""
         return self.dataset_memory or max(0, self.used_memory - self.startup_memory)
 
     @property
     def proven_cursors(self) -> bool:
-        """Whether the cursor scheme of this version is one that was tested."""
+        """True if this version's cursor scheme was tested."""
         majors = _PROVEN_MAJORS.get(self.flavour, range(0))
         return bool(self.version) and self.version[0] in majors
 
 
 def info_fields(text: str) -> dict[str, str]:
-    """INFO's text by field."""
+    """Return INFO's text by field."""
     pairs = (line.split(":", 1) for line in text.splitlines() if ":" in line)
     return dict(pairs)
 
 
 def parse_info(text: str) -> ServerInfo:
-    """INFO's text → ServerInfo. Every Valkey also claims `redis_version:7.2.4`.
+    """Parse INFO's text. Every Valkey also claims `redis_version:7.2.4`.
 
-    A number that is none counts as not told, but those by which keys would be lost.
+    An invalid number counts as not reported, except where keys would be lost by it.
 
     Raises:
-        ValueError: no server writes that of its databases or of its primary.
+        ValueError: a field about databases or the primary is one that no server writes.
     """
     fields = info_fields(text)
     flavour = "valkey" if "valkey_version" in fields else "redis"
@@ -139,7 +139,7 @@ def parse_info(text: str) -> ServerInfo:
 
 
 def _seconds(text: str) -> float:
-    """A time, or 0 where that is none."""
+    """Parse a time; 0 if it is invalid."""
     try:
         seconds = float(text)
     except ValueError:
@@ -153,10 +153,10 @@ def _keys(stats: str) -> int:
 
 
 def read_info(connection: Connection) -> ServerInfo | None:
-    """The server's INFO; None where it is refused.
+    """Return the server's INFO; None if it is refused.
 
     Raises:
-        SourceUnusable, TargetUnusable: the answer is none.
+        SourceUnusable, TargetUnusable: the reply is not INFO's.
     """
     text = ask_text(connection, "INFO")
     if text is None:
@@ -169,7 +169,7 @@ def read_info(connection: Connection) -> ServerInfo | None:
 
 @dataclass(frozen=True, slots=True)
 class ServerClock:
-    """`offset`: the server's clock minus ours, ms, or None where TIME is refused;
+    """`offset`: the server's clock minus the local one, ms, or None where TIME is refused;
     `round_trip`: the fastest of a few, in seconds."""
 
     offset: float | None
@@ -177,7 +177,7 @@ class ServerClock:
 
 
 def measure_clock(connection: Connection) -> ServerClock:
-    """Compare clocks by a few TIME calls; the one with the shortest round trip counts."""
+    """Compare clocks by a few TIME calls; use the one with the shortest round trip."""
     best = float("inf")
     offset = None
     for _ in range(_CLOCK_SAMPLES):
@@ -199,16 +199,16 @@ def _instant(connection: Connection, reply: Any) -> float:
 
 
 def milliseconds(time_reply: object) -> float:
-    """TIME's reply (seconds, microseconds) as ms since 1970.
+    """Convert TIME's reply (seconds, microseconds) to ms since 1970.
 
     Raises:
-        ValueError, TypeError: that is no time.
+        ValueError, TypeError: the reply is not a time.
     """
     if not isinstance(time_reply, list):
         raise TypeError("not a list")
     seconds, microseconds = time_reply
     if isinstance(seconds, bytes) and isinstance(microseconds, bytes):
-        seconds, microseconds = whole(seconds), whole(microseconds)  # some services tell numbers
+        seconds, microseconds = whole(seconds), whole(microseconds)  # some services send numbers
     if not (0 <= seconds < _NO_TIME and 0 <= microseconds < 10**6):
         raise ValueError("not a time")
     return float(seconds * 1000 + microseconds / 1000)

@@ -1,16 +1,17 @@
-"""When a server that cannot be reached may be dialled again: no storm, however many want it back.
+"""Decide when to dial an unreachable server again, without a storm from many processes.
 
-Each worker, scanner and pinger has lost its connection and wants another. While one cannot be had,
-they dial as one: after a failed dial the place has a pause, which grows, and one of them takes the
-next turn; all others are told at once, without a socket, how the last dial failed. The first
-success ends that for all. A server that lost a connection and is well is dialled at once.
+Workers, scanners and pingers that have lost their connections each want another. While a place is
+unreachable they dial as one: after a failed dial the place has a pause, which grows, and one of
+them takes the next turn; all others receive the last dial's error at once, without opening a
+socket. The first success ends the pause for all. A healthy server that lost a connection is dialled
+at once.
 
-What is known stands in memory that all processes of the run share
-(`rumpx.processes.shared_memory`): a table with a row for each place that cannot be reached. Where
-two of these fall on one row, the later has it, and the other is dialled more often.
+The state is in memory that all processes of the run share (`rumpx.processes.shared_memory`): a
+table with a row for each unreachable place. If two of them hash to one row, the later takes it, and
+the other is dialled more often.
 
-Not promised: that those who lost their connections at the same moment dial one by one. They all do
-once, before the first of them has failed.
+Not promised: that processes which lose their connections at the same moment dial one by one. Each
+dials once, before the first dial has failed.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0
 _LONGEST_DIAL_PAUSE: Final = 0.5
 _ROWS: Final = 1024
-# Place, failures in a row, when the last of them was told, when the next dial is due, silent,
-# unreached, how it failed.
+# Place, failures in a row, when the last of them was recorded, when the next dial is due, silent,
+# unreached, the error message.
 _ROW: Final = struct.Struct("=QIdd??200p")
 
 
 def growing_pause(failures: int, longest: float = _LONGEST_PAUSE) -> float:
-    """Seconds to wait after so many failures in a row, of which there is one at least. At random a
-    little less, so that those who wait do not wake together."""
+    """Return the seconds to wait after a number of failures in a row, at least one. Random jitter
+    keeps processes from waking together."""
     pause: float = min(longest, _FIRST_PAUSE * 2 ** min(failures - 1, 10))
     return pause * random.uniform(0.5, 1.0)
 
@@ -62,17 +63,17 @@ def _place(name: str) -> int:
 
 
 class Redials:
-    """Of one run; given to each of its processes as that starts."""
+    """One table for a run, given to each of its processes as that starts."""
 
     def __init__(self) -> None:
         self._shared = Shared(_ROWS * _ROW.size)
 
     @contextmanager
     def turn(self, name: str) -> Iterator[Turn]:
-        """Try in here to reach something, by its name.
+        """Enter one try to reach a place, by its name.
 
         Raises:
-            ConnectionLost: it could not be reached a moment ago; or what is raised in here.
+            ConnectionLost: the place was unreachable a moment ago, or is now.
         """
         turn = Turn(self, _place(name), time.monotonic())
         self._take(turn)
@@ -86,7 +87,7 @@ class Redials:
                 self._write(turn.place, _Row())
 
     def _take(self, turn: Turn) -> None:
-        """Take the next turn, if it has come; where none has failed all may try."""
+        """Take the next turn, if it is due; where no dial has failed all may try."""
         if not self._read(turn.place):
             return
         with self._shared.locked():
@@ -138,5 +139,5 @@ class Turn:
     began: float
 
     def failed(self, error: ConnectionLost) -> bool:
-        """It came to nothing. Whether that is news: of those that begin together one tells."""
+        """Record a failed try. Return True for the first of several that started together."""
         return self.redials.failed(self, error)

@@ -1,29 +1,30 @@
-"""Replicas that are read in the place of their primaries: which, and whether they may be trusted.
+"""Choose the replicas to read in place of their primaries, and prove that they are fit.
 
-A replica is fit to be read if its link to its primary is up and it has got as far in the primary's
-history as that was at the start (`Origin`). What is read there then is what the primary had at some
-moment since: a key that was there at the start and was not deleted is found, also if the replica
-falls behind later.
+A replica is fit to be read if its link to its primary is up and it has reached the offset in the
+primary's history that the primary had at the start (`Origin`). A read from it then returns the
+primary's state at some moment since: a key that existed at the start and was not deleted is found,
+also if the replica falls behind later.
 
-1. The primary's INFO gives its replication id and offset, and, where there is no cluster, its
-   replicas. (A cluster's are in its topology.)
-2. All replicas are asked until one is fit: the one that is read already if it is attached, else
-   whichever has caught up first. That takes a few seconds at most; if none is attached, none.
-3. Each new connection to it proves it anew (`prove`), and so does the end of each walk. A replica
-   that is not fit counts as unreachable: whoever reads there looks for another place.
+1. The primary's INFO gives its replication id and offset, and, outside a cluster, its replicas. (A
+   cluster's are in its topology.)
+2. All replicas are asked until one is fit: the one that is read already if it is attached, else the
+   first to catch up. That takes a few seconds at most; if none is attached, no wait.
+3. Each new connection to a replica proves it again (`prove`), and so does the end of each walk. A
+   replica that is not fit counts as unreachable: its readers choose another node.
 
-**Full resynchronisations** empty a replica and fill it anew within the same process, so that its
-`run_id` stays and a cursor of before has missed keys. What tells of them is the number of the
-replica's own connection from its primary in CLIENT LIST: on Redis 6.2 and 7.0, Valkey 8.1 and 9.1,
-with `repl-diskless-load swapdb` and dual channels too, a partial resynchronisation keeps it and a
-full one never does. (`master_replid` stays, offsets only grow, `sync_full` counts the primary's
-other replicas as well.) It is joined to the `run_id`: together they are the replica's identity,
-which a cursor belongs to. So it is for a replica that is itself named as an endpoint (`identify`):
-it is taken as it is, behind or cut off, as long as it has its primary's data at all (`upstream`).
+**Full resynchronisations** empty a replica and fill it again within the same process: its `run_id`
+stays, and an earlier cursor has missed keys. They show in the id of the replica's own connection
+from its primary in CLIENT LIST: on Redis 6.2 and 7.0, Valkey 8.1 and 9.1, also with
+`repl-diskless-load swapdb` and dual channels, a partial resynchronisation keeps that id and a full
+one never does. (`master_replid` stays, offsets only grow, `sync_full` counts the primary's other
+replicas as well.)
+The id is joined to the `run_id`: together they are the replica's identity, within which a cursor is
+valid. The same holds for a replica that is itself named as an endpoint (`identify`): it is read as
+it is, behind or cut off, as long as it has its primary's data at all (`upstream`).
 
 Not promised: to notice a full resynchronisation where CLIENT LIST is refused; that a value is of
-the last second, since a replica whose link is up may still be behind; to find keys that somebody
-deletes on the replica itself, having detached it, and gives back by attaching it again.
+the last second, since a replica whose link is up may still be behind; to find keys that were
+deleted on the replica itself while it was detached, and came back when it was attached again.
 """
 
 from __future__ import annotations
@@ -59,13 +60,13 @@ _WHO: Final = _QUESTIONS[:2]
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a server says of its part in replication.
+    """A server's report of its part in replication.
 
     Attributes:
-        link: the number of the connection from its primary; "" without one, or if it is not told.
-        attached: whether that link is up.
+        link: the id of the connection from its primary; "" without one, or if not reported.
+        attached: that link is up.
         histories: the replication ids of the history it has, the present one first.
-        offset: how far it has got in that, in bytes; below 0 if unknown.
+        offset: its position in that history, in bytes; below 0 if unknown.
         replicas: those that are connected to it.
         upstream: of a replica.
     """
@@ -81,10 +82,10 @@ class State:
 
     @property
     def dataset(self) -> str | None:
-        """What stands for a replica's dataset, beside the process; None of other servers.
+        """The identity of a replica's dataset, beside the process; None for other servers.
 
-        While the link is down the connection from the primary has no number, but the offset stands
-        still, until a synchronisation changes it.
+        While the link is down the connection from the primary has no id, but the offset stays the
+        same until a synchronisation changes it.
         """
         if self.upstream is None:
             return None
@@ -92,18 +93,18 @@ class State:
 
     @property
     def identity(self) -> str:
-        """The process and its dataset: what a cursor belongs to; "" where run_id is not told."""
+        """The process and its dataset: the scope of a cursor; "" if run_id is not reported."""
         if not self.run_id or self.dataset is None:
             return self.run_id
         return f"{self.run_id}:{self.dataset}"
 
 
 def read_state(connection: Connection) -> State | None:
-    """Ask a server for its state; None where INFO is refused.
+    """Ask a server for its state; None if INFO is refused.
 
     Raises:
         ConnectionLost: it does not answer.
-        SourceUnusable, TargetUnusable: what it answers is no INFO.
+        SourceUnusable, TargetUnusable: the reply is not INFO's.
     """
     *infos, clients = connection.call_many(_QUESTIONS)
     fields = _fields(connection, infos)
@@ -138,7 +139,7 @@ def _state(fields: dict[str, str], clients: Reply) -> State:
 
 
 def _fields(connection: Connection, infos: Iterable[Reply]) -> dict[str, str] | None:
-    """What several sections of INFO tell; None where one is refused."""
+    """Return the fields of several sections of INFO; None if one is refused."""
     fields: dict[str, str] = {}
     for info in infos:
         text = text_of(connection, "INFO", info)
@@ -149,15 +150,15 @@ def _fields(connection: Connection, infos: Iterable[Reply]) -> dict[str, str] | 
 
 
 def identify(connection: Connection) -> str:
-    """The identity of a server that is read as itself, a replica or not; "" where INFO is refused.
+    """Return the identity of a server that is itself the endpoint; "" if INFO is refused.
 
     Raises:
-        ConnectionLost: it is a replica that does not hold its primary's data, or does not answer;
-            the connection is closed then.
+        ConnectionLost: it is a replica without its primary's data, or does not answer; the
+            connection is closed then.
     """
     fields = _fields(connection, connection.call_many(_WHO))
     if fields is None or fields.get("role") != "slave":
-        # CLIENT LIST goes through all clients, of which a primary may have thousands.
+        # CLIENT LIST walks all clients, of which a primary may have thousands.
         return fields.get("run_id", "") if fields else ""
     state = read_state(connection)
     if state and state.upstream and (fault := state.upstream.fault):
@@ -172,14 +173,14 @@ def read_places(
     before: Iterable[Address | None] = (),
     idle: Idle | None = None,
 ) -> Topology:
-    """The topology with the address at which each node is to be read: its primary's or a replica's.
+    """Return the topology with the address at which to read each node: a primary or a replica.
 
     Args:
         known, idle: as for `read_topology`.
-        before: addresses that are read already, and are stayed with if they are fit.
+        before: addresses that are read already; they are kept if they are fit.
 
     Raises:
-        NoReplica: a node has no replica that is fit, and its primary is not to be read.
+        NoReplica: a node has no replica that is fit, and primaries must not be read.
         ConnectionLost, SourceUnusable, TargetUnusable: as `read_topology`, of any primary.
     """
     topology = read_topology(dialer, known, idle)
@@ -192,7 +193,7 @@ def read_places(
 
 
 def read_place(dialer: Dialer, node: Node, before: Collection[Address | None]) -> tuple[Node, str]:
-    """A primary with the address at which it is to be read, and why that is its own.
+    """Return a node with the address at which to read it, and why that is the primary's own.
 
     Raises:
         NoReplica, ConnectionLost: as `read_places`.
@@ -204,17 +205,17 @@ def read_place(dialer: Dialer, node: Node, before: Collection[Address | None]) -
     except NoReplica as error:
         if dialer.read_from == "replica":
             raise
-        return node, f"{error} Its primary is read."
+        return node, f"{error} Its primary is read instead."
 
 
 def _by_replica(dialer: Dialer, node: Node, before: Collection[Address | None]) -> Node:
     name = node.label(str(dialer.endpoint))
     primary = _ask_primary(dialer, node.address)
     if primary is None:
-        raise NoReplica(f"The source's node {name} refuses INFO, which tells how far replicas are.")
+        raise NoReplica(f"The source's node {name} refuses INFO, so its replicas' lag is unknown.")
     if primary.role == "slave":
         raise NoReplica(
-            f"The source's node {name} is a replica itself, so how far it is behind is not known."
+            f"The source's node {name} is itself a replica, so its own lag is unknown."
         )
     origin = Origin(node.address, primary.histories[0], primary.offset)
     named = node.replicas
@@ -238,7 +239,7 @@ def _by_replica(dialer: Dialer, node: Node, before: Collection[Address | None]) 
                 faults[address] = _fault(state, origin) or strange
             fit = [address for address in attached if not faults[address]]
             over = not attached or time.monotonic() > until
-            # Who is read already is waited for: to read elsewhere is to begin anew.
+            # Wait for the replica that is read already: another one means a new walk.
             mine = [address for address in attached if address in before] or fit
             if fit and (over or set(mine) & set(fit)):
                 chosen = min(fit, key=lambda address: (address not in before, address))
@@ -249,7 +250,7 @@ def _by_replica(dialer: Dialer, node: Node, before: Collection[Address | None]) 
     known = [f"{format_address(address)} {fault}" for address, fault in faults.items()]
     raise NoReplica(
         f"The source's node {name} has no replica that can be read: "
-        f"{'; '.join(known) or 'it has none at all'}."
+        f"{'; '.join(known) or 'it has no replicas'}."
     )
 
 
@@ -269,35 +270,35 @@ def _ask(connection: Connection) -> State | None:
 
 
 def _follows(state: State | None, origin: Origin) -> bool:
-    """Whether a server is attached to the primary's history, though perhaps behind."""
+    """Return True if a server is attached to the primary's history, even if it is behind."""
     return bool(state and state.attached and origin.history in state.histories)
 
 
 def _fault(state: State | None, origin: Origin) -> str:
-    """Why a server cannot be read as a replica of that origin; "" if it can."""
+    """Return why a server cannot be read as a replica of that origin; "" if it can."""
     if state is None:
         return "does not answer INFO"
     if state.role != "slave":
-        return "is not a replica any more"
+        return "is no longer a replica"
     if not state.attached:
         return "has lost the link to its primary"
-    # A history that began later holds nothing that is older than the start.
+    # A history that started later holds nothing older than the start.
     if origin.history in state.histories and state.offset < origin.offset:
         return f"is {origin.offset - state.offset:,} bytes behind its primary"
     return ""
 
 
 def other_dataset(before: str, after: str) -> bool:
-    """Whether two identities are of a server that is, or was, a replica and may have been filled
-    anew in between."""
+    """Return True if two identities belong to a server that is, or was, a replica and may have been
+    filled again in between."""
     return bool(before and after) and before != after and ":" in before + after
 
 
 def prove(connection: Connection, origin: Origin) -> str:
-    """The identity of a replica, which must be fit to be read.
+    """Return the identity of a replica that is fit to be read.
 
     Raises:
-        ConnectionLost: it is not, or does not answer; the connection is closed then.
+        ConnectionLost: it is not fit, or does not answer; the connection is closed then.
     """
     state = read_state(connection)
     fault = _fault(state, origin)
@@ -311,7 +312,7 @@ def catch_up(dialer: Dialer, connection: Connection, origin: Origin) -> None:
     """Wait until a replica has all that its primary has now.
 
     Raises:
-        ConnectionLost: it has not after a few seconds, or one of them does not answer.
+        ConnectionLost: it has not caught up after a few seconds, or a server does not answer.
     """
     primary = _ask_primary(dialer, origin.primary)
     until = time.monotonic() + _CATCH_UP_SECONDS

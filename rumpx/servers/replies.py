@@ -1,8 +1,8 @@
-"""What an error reply means for a copy: one table from the server's words to what happens next.
+"""Classify error replies: one table from the server's words to the next action of a copy.
 
-`classify` is pure. The words come from the servers' sources (Redis 6.2 to 8, Valkey 8 and 9);
-those of ACL refusals differ between versions, which is why `explain_refusal` looks for the quoted
-command rather than for a sentence.
+`classify` is pure. The words are from the servers' sources (Redis 6.2 to 8, Valkey 8 and 9). Those
+of ACL refusals differ between versions, so `explain_refusal` searches for the quoted command, not
+for a sentence.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from rumpx.servers.tls import flag_of
 
 
 class Kind(enum.Enum):
-    """How a copy goes on after an error reply."""
+    """The action of a copy after an error reply."""
 
     TEMPORARY = "back off, rediscover, repeat the key"
     MOVED = "refresh the slot map, repeat the key there"
     ASK = "repeat the key there, once, after ASKING"
     FULL = "drain and stop: the target is out of memory"
     BUSY_KEY = "the conflict policy decides"
-    KEY = "this key failed; go on"
+    KEY = "this key failed; continue"
     PERMANENT = "stop: it would fail for every key"
     ABORTED = "a MULTI group was refused whole: repeat it without MULTI"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`reason` is the short class of reasons that summaries count by."""
+    """`reason` is the short class of reasons by which summaries count."""
 
     kind: Kind
     reason: str
@@ -59,11 +59,11 @@ _BY_CODE: Final = {
     "CROSSSLOT": Verdict(Kind.ABORTED, "sharded behind one address"),
 }
 
-# A redirection to nowhere; the node may know better in a moment.
+# A redirection without an address; the node may have one in a moment.
 _LOST_WAY: Final = Verdict(Kind.TEMPORARY, "redirection without an address")
-# The words of proxies (envoy; Codis) that pass on some commands only.
+# The words of proxies (envoy; Codis) that forward only some commands.
 _PROXY: Final = Verdict(Kind.PERMANENT, "a proxy")
-# Of replies that say why a server closes a connection.
+# Replies that say why a server closes a connection.
 _FAREWELL_CODES: Final = ("LOADING", "NOAUTH", "WRONGPASS", "DENIED")
 _FAREWELL_WORDS: Final = ("protocol error", "max number of clients")
 
@@ -87,7 +87,7 @@ _BY_WORDS: Final = (
 
 
 def classify(error: object) -> Verdict:
-    """What an error reply (or its text) means for the key that it answers."""
+    """Return the verdict on an error reply (or its text) for the key that it answers."""
     text = str(error)
     code = text.partition(" ")[0]
     if code == "NOPERM":
@@ -105,22 +105,22 @@ def classify(error: object) -> Verdict:
 
 
 def is_farewell(error: object) -> bool:
-    """Whether an error reply is about the connection, not about a command: why it is closed."""
+    """Return True if an error reply is about the connection (why it is closed), not a command."""
     text = str(error)
     lowered = text.lower()
     return text.startswith(_FAREWELL_CODES) or any(words in lowered for words in _FAREWELL_WORDS)
 
 
 def cannot_save(reply: object) -> bool:
-    """Whether a reply to PING says that writes are stopped, and PING with them; reads are not."""
+    """Return True if a reply to PING says that writes, and so PING, are stopped; reads are not."""
     return str(reply).startswith("MISCONF")
 
 
 def redirection(error: object) -> Address | None:
-    """The address in "MOVED slot host:port" or "ASK slot host:port"; None if it cannot be read.
+    """Return the address in "MOVED slot host:port" or "ASK slot host:port"; None if unreadable.
 
-    An empty host means the host that answered; so does `?`, of a node that is to be called by its
-    host name and has none (Redis 7.0, CLUSTER SLOTS and redirections).
+    An empty host means the host that answered; so does `?`, of a node that is addressed by its host
+    name and has none (Redis 7.0, CLUSTER SLOTS and redirections).
     """
     words = str(error).split(" ")
     host, _, text = words[2].rpartition(":") if len(words) == 3 else ("", "", "")
@@ -132,27 +132,26 @@ def redirection(error: object) -> Address | None:
 
 
 def port_of(text: str | bytes) -> int | None:
-    """The port that a server writes as digits; 0 of a node that has none now, None if that is no
-    port."""
+    """Parse a port in digits; 0 means that the node has no port now. None if it is not a port."""
     if text.isascii() and text.isdigit() and len(text) <= 5 and int(text) < 65_536:
         return int(text)
     return None
 
 
 def malformed(side: Side, name: str, command: str) -> RumpxError:
-    """What to say of an answer that no server gives to a command; it is not repeated, for nothing
-    that such a server says can be relied on."""
+    """Return the exception for a reply that no server gives to a command. It is not retried:
+    nothing else from such a server can be relied on."""
     return unusable(side)(
-        f"The {side} at {name} answered {command} with something that is no answer to it. Is it a "
-        "Redis or Valkey server, and what stands in between?"
+        f"The {side} at {name} answered {command} with an invalid reply. Check that it is a Redis "
+        "or Valkey server, and that nothing in between alters replies."
     )
 
 
 def refused(reply: object) -> bool:
-    """Whether a reply says that this user or this service may not call the command at all.
+    """Return True if a reply says that this user or service may not call the command at all.
 
-    NOPERM about a key is no such reply: servers look at a user's commands before its keys, so that
-    it proves the right to the command.
+    NOPERM about a key does not: servers check a user's commands before its keys, so that reply
+    proves the permission for the command.
     """
     text = str(reply).lower()
     if text.startswith("noperm"):
@@ -161,27 +160,27 @@ def refused(reply: object) -> bool:
 
 
 def key_refused(reply: object) -> bool:
-    """Whether a reply says that the user may call the command, but not for this key."""
+    """Return True if a reply says that the user may call the command, but not for this key."""
     return str(reply).startswith("NOPERM") and classify(reply).kind is Kind.KEY
 
 
 def is_proxy(reply: object) -> bool:
-    """Whether an error reply is that of a sharding proxy to a command that it does not pass on."""
+    """Return True if an error reply is a sharding proxy's, to a command it does not forward."""
     return classify(reply).reason == _PROXY.reason
 
 
 def proxy_words(side: Side, name: str, why: str) -> str:
-    """What to say of a proxy, and what to do."""
+    """Return the message for a proxy, and its advice."""
     flag = "--from" if side == "source" else "--to"
     return (
         f"The {side} at {name} is a proxy, not a server: {why}. rumpx needs the servers behind it "
-        f"(SCAN, DUMP and INFO): give one server's own address as {flag}, and copy each shard by "
-        "itself."
+        f"(SCAN, DUMP and INFO): give one server's own address as {flag}, and copy each "
+        "shard separately."
     )
 
 
 def explain_refusal(error: object, command: str) -> str:
-    """What to do about a command that was refused, for the end of a message."""
+    """Return advice for a refused command, to end a message."""
     text = str(error)
     if text.startswith("NOPERM"):
         if key_refused(error):
@@ -191,8 +190,8 @@ def explain_refusal(error: object, command: str) -> str:
         return f"allow the user {rule.split('|')[0].upper()}: ACL SETUSER name +{rule}"
     if is_proxy(error):
         return (
-            f"it is a proxy that does not pass on {command}; give the address of a server behind "
-            "it, and copy each shard by itself"
+            f"it is a proxy that does not support {command}; give the address of a server behind "
+            "it, and copy each shard separately"
         )
     if "unknown" in text.lower():
         return f"the server has no {command} (renamed, disabled, or too old)"
@@ -200,11 +199,11 @@ def explain_refusal(error: object, command: str) -> str:
 
 
 def balancer_words(side: Side, name: str) -> str:
-    """What to say of an address behind which are several servers."""
+    """Return the message for an address that several servers share."""
     flag = flag_of(side)
     return (
-        f"The {side} at {name} is not one server: its connections are answered by different ones "
-        "(their run_id differs), as behind a load balancer over replicas. A SCAN cursor of one "
-        f"means nothing on another: give one server's own address as {flag} (or, of a cluster, "
+        f"The {side} at {name} is not one server: its connections reach different servers (their "
+        "run_id differs), as behind a load balancer over replicas. A SCAN cursor of one server is "
+        f"invalid on another: give one server's own address as {flag} (or, for a cluster, "
         f"{flag}-cluster yes)."
     )

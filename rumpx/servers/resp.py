@@ -1,36 +1,36 @@
 """The hot path: commands to bytes, bytes to a socket, replies back. RESP2 only.
 
 A Connection is a blocking socket with a `hiredis.Reader` behind it. Requests are pipelined by
-sending any number of commands and later receiving as many replies, in the same order; who sends
-and who receives need not be the same caller, only the order must hold.
+sending any number of commands and later receiving as many replies, in the same order. Sender and
+receiver may be different callers, if the order holds.
 
-Why it looks as it does (`python -m benchmarks parsing` repeats the figures):
+Reasons for its form (`python -m benchmarks parsing` repeats the figures):
 
 - One `%` format a command in a list comprehension and one join build 200 commands in a quarter of
-  the time that a general packer needs; four parts a command laid out by strides take a little over
-  half of that again, where the parts between are few enough to be remembered (RESTORE's).
+  the time that a general packer needs. Four parts a command, placed by strides, take a little over
+  half of that again, where the parts between are few enough to be cached (RESTORE's).
 - Replies are parsed as *one array*: before the bytes of N replies the parser is fed an array header
-  of our own, so that one call returns them all. Pulled one by one they cost about twice as
+  of our own, so that one call returns them all. Taken one by one they cost about twice as
   much, and four times as much in a long pipeline, since hiredis moves the rest of its buffer down
   after each kilobyte of replies taken.
-- Answers to RESTORE are nearly always `+OK`: they are compared as bytes, and parsed only where they
+- Replies to RESTORE are nearly always `+OK`: they are compared as bytes, and parsed only if they
   differ.
 - Large payloads go to the socket without being copied into a command.
 
-What comes is not believed to be what was asked for. Behind each pipeline goes a fence, a PING with
-a word that was never used before; only when that word comes back, right behind as many replies as
-there were commands, are the replies given out. So one reply too many or too few, from a server or
-from what stands in between, never shifts values to other keys. Where PING does not answer with its
-argument (`fenced` is False), and behind a single command, only what has come unasked is noticed.
-Answers are bounded in bytes, by this machine's memory, and in time: a wait by the timeout, a whole
-answer by the timeout and a second for each kilobyte of requests and replies.
+Replies are not trusted to match the requests. Behind each pipeline goes a fence, a PING with a word
+that was never used before. Replies are returned only if that word follows exactly as many replies
+as there were commands. So one reply too many or too few, from a server or from a middlebox, never
+shifts values to other keys. Where PING does not return its argument (`fenced` is False), and behind
+a single command, only unrequested bytes are noticed. Answers are limited in bytes, by this
+machine's memory, and in time: each wait by the timeout, a whole answer by the timeout and a second
+for each kilobyte of requests and replies.
 
 A server often says why it closes a connection ("max number of clients reached", "invalid bulk
-length"), out of turn and before it does so. When a connection breaks, also while we send, what lies
-on the socket is read, and an error reply at its end stands in ConnectionLost.
+length"), out of turn and before it closes. When a connection breaks, also during a send, the bytes
+left on the socket are read, and an error reply at their end goes into ConnectionLost.
 
 Not promised: a Connection is not thread-safe, and after ConnectionLost it is closed for good. A
-server that means harm can answer with wrong values in the right number.
+malicious server can answer with wrong values in the right number.
 
 Protocol: https://valkey.io/topics/protocol/
 """
@@ -59,30 +59,30 @@ Argument = bytes | str | int
 Command = Sequence[Argument]
 
 RECEIVE_BYTES: Final = 256 * 1024
-# Payloads from this size on are handed to the socket as they are, not joined into one buffer.
+# Payloads of this size and larger go to the socket as they are, not joined into one buffer.
 LARGE_PAYLOAD: Final = 32 * 1024
 NO_EXPIRY: Final = -1
 _REMEMBERED_LENGTHS: Final = 4096
 
 _OK: Final = b"+OK\r\n"
-# What the parser gives where no reply is complete. Not hiredis's False: a reply of 0 equals that.
+# The parser's result for an incomplete reply. Not hiredis's False: a reply of 0 equals that.
 _NOTHING: Final = object()
-# What it raises for bytes that make no reply; of a map whose names are lists, TypeError.
+# The parser's exceptions for invalid bytes; TypeError for a map whose names are lists.
 _UNPARSED: Final = (hiredis.ProtocolError, TypeError)
-# Fed before N replies: an array of N + 1, whose first member is filling. hiredis drops what it has
-# parsed from its buffer only if that was at least a kilobyte in one go, and only then does `len()`
-# tell how much lies behind the array; the filling sees to it.
+# Fed before N replies: an array of N + 1, whose first member is filler. hiredis drops parsed bytes
+# from its buffer only if they are at least a kilobyte in one go, and only then does `len()` return
+# how much follows the array; the filler makes sure of that.
 _FILLING: Final = 1024
 _AS_ARRAY: Final = b"*%%d\r\n$%d\r\n%b\r\n" % (_FILLING, b"." * _FILLING)
-# Of what lies on a socket when it breaks, so much is read at most.
+# The most bytes to read from a broken connection's socket.
 _LAST_BYTES: Final = 2**20
-# Slower than so many bytes a second no network is; what drips in is given up.
+# Bytes a second; no network is slower, so a slower answer is given up.
 _SLOWEST: Final = 1024
-# The memory that a container may have; "max" where that is not limited.
+# A container's memory limit; "max" if it has none.
 _LIMITS: Final = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-# A server that has sent less than this and has us run out of memory has only claimed a size.
+# A server that has sent less than this when memory runs out has only claimed a size.
 _CLAIMED_ONLY: Final = 2**20
-# A fence is appended to the last buffer of a pipeline up to this size, else sent after it.
+# A fence is appended to a pipeline's last buffer up to this size, else sent after it.
 _JOINED: Final = 64 * 1024
 # Up to this size the parser keeps its buffer for the next replies.
 _KEPT_BUFFER: Final = 2**20
@@ -95,7 +95,7 @@ _MEMORY_USAGE: Final = (
 
 
 def _memory() -> int:
-    """Bytes of this machine, or of the container."""
+    """Return the bytes of memory of this machine, or of the container."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for path in _LIMITS:
         with contextlib.suppress(OSError, ValueError):
@@ -103,12 +103,12 @@ def _memory() -> int:
     return memory
 
 
-# Replies of one pipeline that this machine cannot hold, beside the copies that parsing makes.
+# The most bytes of one pipeline's replies that fit here, beside the copies that parsing makes.
 _MOST_BYTES: Final = _memory() // 4
 
 
 def encode(*arguments: Argument) -> bytes:
-    """One command as an array of bulk strings."""
+    """Encode one command as an array of bulk strings."""
     parts = [b"*%d\r\n" % len(arguments)]
     for argument in arguments:
         data = argument if isinstance(argument, bytes) else str(argument).encode()
@@ -121,7 +121,7 @@ _FENCE_REPLY: Final = b"$%d\r\n%b\r\n"
 _COMMAND: Final = re.compile(rb"\$\d+\r\n([A-Z]+)\r\n")
 _BEFORE_COMMANDS: Final = frozenset({"MULTI", "ASKING"})
 _HEAD_BYTES: Final = 96
-_OTHER_NUMBER: Final = "another number of replies than it was sent commands"
+_OTHER_NUMBER: Final = "more or fewer replies than commands"
 MULTI: Final = encode("MULTI")
 EXEC: Final = encode("EXEC")
 TIME: Final = encode("TIME")
@@ -129,27 +129,27 @@ ASKING: Final = encode("ASKING")
 
 
 def encode_dumps(keys: Sequence[bytes]) -> bytes:
-    """DUMP for each key."""
+    """Encode DUMP for each key."""
     return b"".join([_DUMP % (len(key), key) for key in keys])
 
 
 def encode_pttls(keys: Sequence[bytes]) -> bytes:
-    """PTTL for each key."""
+    """Encode PTTL for each key."""
     return b"".join([_PTTL % (len(key), key) for key in keys])
 
 
 def encode_dumps_and_expiries(keys: Sequence[bytes]) -> bytes:
-    """DUMP, then PEXPIRETIME, for each key in turn."""
+    """Encode DUMP, then PEXPIRETIME, for each key in turn."""
     return b"".join([_DUMP_PEXPIRETIME % (n := len(key), key, n, key) for key in keys])
 
 
 def encode_memory_usage(keys: Sequence[bytes]) -> bytes:
-    """MEMORY USAGE … SAMPLES 1 for each key."""
+    """Encode MEMORY USAGE … SAMPLES 1 for each key."""
     return b"".join([_MEMORY_USAGE % (len(key), key) for key in keys])
 
 
 class _ByLength(dict[int, bytes]):
-    """What stands before a string of each length: a template filled in, made when first asked."""
+    """The bytes before a string of each length: a template, filled in at first use."""
 
     def __init__(self, template: bytes) -> None:
         self._template = template
@@ -164,11 +164,11 @@ class _ByLength(dict[int, bytes]):
 class RestoreEncoder:
     """RESTORE commands with one fixed set of options, as buffers ready to send.
 
-    A command is four parts: what stands before the key, the key, expiry and payload's length, the
-    payload. The lists of parts are laid into one by strides and joined, all of it in C.
+    A command has four parts: the bytes before the key, the key, expiry and payload's length, the
+    payload. The lists of parts are placed into one by strides and joined, all of it in C.
 
     Args:
-        replace: with REPLACE, so that a key the target has is overwritten.
+        replace: with REPLACE, which overwrites a key on the target.
         absolute: expiries are instants (ABSTTL) in ms since 1970, else times to live in ms.
     """
 
@@ -176,14 +176,14 @@ class RestoreEncoder:
         options = [name for name, given in ((b"REPLACE", replace), (b"ABSTTL", absolute)) if given]
         self._end = b"\r\n" + b"".join([b"$%d\r\n%b\r\n" % (len(o), o) for o in options])
         begin = b"*%d\r\n$7\r\nRESTORE\r\n" % (4 + len(options))
-        # Each command's options are sent with the beginning of the next.
+        # Each command's options are sent with the start of the next.
         self._heads = _ByLength(self._end + begin + b"$%d\r\n")
         self._forever = _ByLength(b"\r\n$1\r\n0\r\n$%d\r\n")
 
     def encode(
         self, keys: Sequence[bytes], payloads: Sequence[bytes], expiries: Sequence[int]
     ) -> list[bytes]:
-        """Buffers that hold one RESTORE a key, to be sent one after the other.
+        """Return buffers with one RESTORE a key, to send one after the other.
 
         Args:
             keys, payloads, expiries: of equal length; an expiry is NO_EXPIRY, or > 0.
@@ -214,14 +214,14 @@ def _expiring(expiry: int, size: int) -> bytes:
 
 
 def _parser() -> Any:
-    """`Any`, since hiredis has no types."""
+    """Return a parser; `Any`, since hiredis has no types."""
     parser = hiredis.Reader(notEnoughData=_NOTHING)
     parser.setmaxbuf(_KEPT_BUFFER)
     return parser
 
 
 class _Sent(NamedTuple):
-    """A pipeline whose replies are owed; `head` is its beginning, `word` that of its fence."""
+    """A pipeline whose replies are owed; `head` is its start, `word` that of its fence."""
 
     head: bytes
     size: int
@@ -234,12 +234,12 @@ class Connection:
     Args:
         sock: connected.
         name: `host:port` or a path, for messages.
-        db: the database that is selected.
-        side: which of the two servers it is, for messages.
+        db: the selected database.
+        side: source or target, for messages.
 
     Attributes:
-        id: the server's number of it, where that was asked for and told.
-        fenced: a fence goes behind each pipeline; `greet` finds out whether one can.
+        id: the server's client id, if it was asked for and reported.
+        fenced: a fence goes behind each pipeline; `greet` finds out whether PING supports it.
     """
 
     def __init__(
@@ -257,25 +257,24 @@ class Connection:
         self._owed: deque[_Sent] = deque()
         self._word = os.urandom(6).hex().encode()
         self._words = 0
-        # Of the answer that is on its way: its bytes, and since when they come.
+        # The answer being received: its bytes so far, and the time of the first.
         self._came = 0
         self._since = 0.0
-        # Received behind the last replies that were asked for. The parser itself holds nothing
-        # between two calls.
+        # Bytes received behind the last requested replies. The parser itself holds nothing between
+        # two calls.
         self._rest = b""
         self._end: ConnectionLost | None = None
 
     @property
     def owed(self) -> int:
-        """Pipelines whose replies nobody has received yet."""
+        """Pipelines whose replies have not been received yet."""
         return len(self._owed)
 
     def set_timeout(self, seconds: float) -> None:
-        """Bound each wait, and what a whole answer may take.
+        """Limit each wait, and the time for a whole answer.
 
-        The kernel does the first for plain sockets: with Python's own timeout each send and receive
-        would be preceded by a poll(), which is a tenth of what a pipeline costs us. TLS needs
-        Python's.
+        The kernel does the first for plain sockets: Python's own timeout adds a poll() before each
+        send and receive, a tenth of the cost of a pipeline here. TLS needs Python's.
         """
         self._timeout = seconds
         if isinstance(self._sock, ssl.SSLSocket):
@@ -302,7 +301,7 @@ class Connection:
         return self.receive(len(encoded))
 
     def greet(self, commands: Sequence[Command]) -> list[Reply]:
-        """As `call_many`, for the first commands; whether PING fences is learnt with them."""
+        """As `call_many`, for the first commands; also learn whether PING works as a fence."""
         *replies, last = self.call_many([*commands, ("PING", self._word)])
         self.fenced = last == self._word or _for_a_while(last)
         return replies
@@ -329,7 +328,7 @@ class Connection:
             raise self._lost(error, (self._rest,)) from None
 
     def receive(self, count: int) -> list[Reply]:
-        """The next `count` replies: all those of the oldest pipeline."""
+        """Return the next `count` replies: all those of the oldest pipeline."""
         if self.closed:
             raise self._lost("")
         sent = self._owed[0]
@@ -350,11 +349,11 @@ class Connection:
                 self._look_for_end(parts[1:])
                 parts.append(self._receive_bytes(parts[1:]))
         except _UNPARSED:
-            raise self._malformed("bytes that are not of the Redis protocol") from None
+            raise self._malformed("bytes that do not follow the Redis protocol") from None
         except MemoryError:
             self._parser = _parser()
             if sum(map(len, parts)) < _CLAIMED_ONLY:
-                raise self._malformed("an answer too large to be held") from None
+                raise self._malformed("a reply larger than this machine can hold") from None
             raise self._too_large() from None
         self._rest = b""
         if parser.has_data():
@@ -369,7 +368,7 @@ class Connection:
         return cast("list[Reply]", replies)
 
     def receive_oks(self, count: int) -> list[Reply] | None:
-        """As `receive`, but None where every reply is +OK, which then costs no parsing."""
+        """As `receive`, but None if every reply is +OK, without parsing."""
         if self.closed:
             raise self._lost("")
         sent = self._owed[0]
@@ -388,11 +387,12 @@ class Connection:
         return None if all(reply == b"OK" for reply in replies) else replies
 
     def _settle(self, replies: list[Any]) -> None:
-        """Take the fence's word off the oldest pipeline's replies; without it none is believed.
+        """Remove the fence's word from the oldest pipeline's replies; without it trust none.
 
-        The fence itself may be refused. For a while (the server loads, or cannot save: MISCONF is
-        about writes and PING), that stands in the word's place. For good (its ACL has changed), the
-        replies may be right, but are not proven, and are asked for on another connection.
+        The fence itself may be refused. If that is temporary (the server loads, or cannot save:
+        MISCONF applies to writes and PING), the error takes the word's place. If it is permanent
+        (its ACL has changed), the replies may be right, but are not proven, and are requested again
+        over another connection.
         """
         sent = self._owed[0]
         if sent.word and (last := replies.pop()) != sent.word and not _for_a_while(last):
@@ -403,14 +403,14 @@ class Connection:
         self._paid()
 
     def _paid(self) -> None:
-        """The oldest pipeline's replies are here; behind the last ones nothing was asked for."""
+        """Mark the oldest pipeline as received; no bytes may follow the last pipeline's replies."""
         self._owed.popleft()
         self._came = 0
         if self._rest and not self._owed:
             raise self._malformed(_OTHER_NUMBER, (self._rest,))
 
     def _look_for_end(self, heard: Sequence[bytes]) -> None:
-        """The fence's word, where replies are still to come, means that they will not."""
+        """Raise if the fence's word has come while replies are missing: they will not come."""
         word = self._owed[0].word
         if not word:
             return
@@ -424,12 +424,12 @@ class Connection:
             raise self._malformed(_OTHER_NUMBER)
 
     def close(self) -> None:
-        """Close the socket; whoever still waits for replies gets ConnectionLost."""
+        """Close the socket; callers that still wait for replies get ConnectionLost."""
         self.closed = True
         self._sock.close()
 
     def _receive_bytes(self, heard: Sequence[bytes]) -> bytes:
-        """What comes next; `heard` is what has come before it, of replies not given out yet."""
+        """Return the next bytes; `heard` are those before them, of replies not returned yet."""
         try:
             data = self._sock.recv(RECEIVE_BYTES)
         except OSError as error:
@@ -440,7 +440,7 @@ class Connection:
         return data
 
     def _bound(self, came: int) -> None:
-        """More of an answer has come: is it too much, or too slow?"""
+        """Raise if the answer has become too large, or is too slow."""
         if not self._came:
             self._since = time.monotonic()
         self._came += came
@@ -451,34 +451,34 @@ class Connection:
         passed = time.monotonic() - self._since
         if passed > self._timeout + (self._came + self._owed[0].size) / _SLOWEST:
             raise self._ended(
-                f"{self._came:,} bytes of an answer dripped in for {passed:.0f} s", "dripping"
+                f"only {self._came:,} bytes of a reply arrived in {passed:.0f} s", "dripping"
             )
 
     def _too_large(self) -> ConnectionLost:
         return self._ended(
-            f"its answer to {self._command()} is larger than this machine can hold", "too large"
+            f"its reply to {self._command()} is larger than this machine can hold", "too large"
         )
 
     def _malformed(self, what: str, heard: Sequence[bytes] = ()) -> ConnectionLost:
-        """The server answered with what is no answer, unless it said why it closes."""
+        """Return the exception for an invalid answer, or for the server's reason to close."""
         if words := last_words(heard):
             return self._ended(f"the server said: {words.rstrip('.')}", words=words)
         return self._end_by(
-            f"The server at {self.name} answered {self._command()} with {what}. Is it a Redis or "
-            "Valkey server, and what stands in between?",
+            f"The server at {self.name} answered {self._command()} with {what}. Check that it is "
+            "a Redis or Valkey server, and that nothing in between alters replies.",
             "malformed",
         )
 
     def _command(self) -> str:
-        """The command whose answer is awaited."""
+        """Return the command whose answer is awaited."""
         head = self._owed[0].head if self._owed else b""
         names = [name.decode() for name in _COMMAND.findall(head)]
         return next((name for name in names if name not in _BEFORE_COMMANDS), "a command")
 
     def _lost(self, reason: object, heard: Sequence[bytes] = ()) -> ConnectionLost:
-        """The connection broke: why, by what the server said before, or by the system's error."""
+        """Explain a broken connection by the server's last words, or by the system's error."""
         if self.closed:
-            return self._ended("it was closed after an earlier fault")
+            return self._ended("it was closed after an earlier error")
         if words := last_words([*heard, *self._left_on_the_socket()]):
             return self._ended(f"the server said: {words.rstrip('.')}", words=words)
         if isinstance(reason, (TimeoutError, BlockingIOError)):  # by Python, or the kernel
@@ -491,14 +491,14 @@ class Connection:
         return self._end_by(f"The connection to {self.name} was lost: {reason}.", cause, words)
 
     def _end_by(self, message: str, cause: Cause, words: str = "") -> ConnectionLost:
-        """Close the connection; how it first ended is told to all that wait."""
+        """Close the connection; all later callers receive the first error."""
         self.close()
         if self._end is None:
             self._end = ConnectionLost(message, cause=cause, words=words, side=self.side)
         return self._end
 
     def _left_on_the_socket(self) -> list[bytes]:
-        """What has come and was not received, without waiting for more."""
+        """Return the bytes that have arrived and were not received, without waiting for more."""
         parts: list[bytes] = []
         with contextlib.suppress(OSError):
             self._sock.settimeout(0)
@@ -508,13 +508,13 @@ class Connection:
 
 
 def _for_a_while(reply: object) -> bool:
-    """Whether a server refuses for a reason that passes."""
+    """Return True if a server refuses for a temporary reason."""
     return isinstance(reply, hiredis.ReplyError) and classify(reply).kind is Kind.TEMPORARY
 
 
 def last_words(heard: Iterable[bytes]) -> str:
-    """The error reply that whole replies end with, unless it is one that a command of ours gets; ""
-    if the last of them is no error, or is torn, or if they are no replies."""
+    """Return the error reply that complete replies end with, unless a command of ours may get it;
+    "" if the last of them is no error, or is incomplete, or if the bytes are not replies."""
     parser = _parser()
     last: object = None
     try:

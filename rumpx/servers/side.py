@@ -1,4 +1,4 @@
-"""What was found on one side of a run, and connections to it for a few questions."""
+"""The facts about one side of a run, and connections to it for a few questions."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from rumpx.servers.topology import marked, read_topology
 
 @dataclass(frozen=True, slots=True)
 class SideFacts:
-    """What was found on one side. `infos` has an entry for each node that is read (or written),
-    None where INFO is refused; `clock` is of the first of them."""
+    """The facts about one side. `infos` has an entry for each node that is read (or written), None
+    where INFO is refused; `clock` is that of the first node."""
 
     dialer: Dialer
     topology: Topology
@@ -30,17 +30,17 @@ class SideFacts:
 
     @property
     def version(self) -> str:
-        """The servers' version, for people."""
+        """The servers' version, for messages."""
         found = sorted({str(info) for info in self.infos.values() if info})
-        return ", ".join(found) or "a server that hides its version"
+        return ", ".join(found) or "a server of unknown version"
 
     def run_id(self, address: Address | None) -> str:
-        """The identity of a server's process; "" if unknown."""
+        """Return the identity of a server's process; "" if unknown."""
         info = self.infos.get(address)
         return info.identity if info else ""
 
     def topology_now(self, before: Iterable[Address | None] = ()) -> Topology:
-        """The nodes of this moment: a failover may have made others than `topology` has.
+        """Return the present nodes: a failover may have replaced those in `topology`.
 
         Args:
             before: replicas that are read already; none means those of the start.
@@ -55,7 +55,7 @@ class SideFacts:
         return read_places(self.dialer, known, before or self.infos)
 
     def primaries_now(self) -> Topology:
-        """The same, but the primaries themselves.
+        """As `topology_now`, but the primaries themselves.
 
         Raises:
             ConnectionLost: no node answers.
@@ -67,22 +67,22 @@ class SideFacts:
 
 @contextmanager
 def at_start(dialer: Dialer) -> Iterator[None]:
-    """At the start nothing is retried: who cannot be reached is unusable."""
+    """Turn a lost connection into an unusable side: at the start nothing is retried."""
     try:
         yield
     except NoReplica as error:
         raise SourceUnusable(
-            f"{error} Mend that, or have primaries read by leaving out --read-from, or where there "
-            "is no replica by --read-from prefer-replica."
+            f"{error} Fix that, or leave out --read-from to read primaries, or give --read-from "
+            "prefer-replica to read a primary where no replica can be read."
         ) from None
     except ConnectionLost as error:
         flag = flag_of(dialer.side)
-        advice = f"Check {flag}, and that the server runs."
+        advice = f"Check {flag}, and that the server is running."
         tls = dialer.endpoint.tls
         if tls:
-            # TLS 1.3 lets us believe that we are in; then the server just closes.
+            # With TLS 1.3 a handshake seems to succeed before the server refuses our certificate.
             verb = "check" if tls.cert else "give"
-            advice += f" If it demands a client certificate, {verb} {flag}-cert and {flag}-key."
+            advice += f" If it requires a client certificate, {verb} {flag}-cert and {flag}-key."
         raise unusable(dialer.side)(f"{error} {advice}") from None
 
 
@@ -90,7 +90,7 @@ def at_start(dialer: Dialer) -> Iterator[None]:
 def connected(
     dialer: Dialer, address: Address | None, db: int = 0, mark: str = ""
 ) -> Iterator[Connection]:
-    """A connection for a few questions; `mark` is the node's."""
+    """Open a connection for a few questions; `mark` is the node's."""
     with at_start(dialer), marked(mark):
         connection = dialer.connect(address)
         try:

@@ -1,19 +1,19 @@
-"""What may change under a running copy: the slots of the source, the processes of the target.
+"""Watch for changes during a copy: the source's slots, the target's processes.
 
 **Slots.** While a slot migrates, its keys pass one by one from a node that may not be scanned yet
 to one that already is, without any reply that says so. `SlotWatch` asks each source primary
 itself, every second from a thread of its own and at the end, which slots it serves and which it
-marks as in migration; a slot that was marked, or that changed its owner, is *disturbed*, and is
-walked again. (With Valkey 9's atomic migration there is no mark, only the change of owner.) The
+marks as in migration. A slot that was marked, or that changed its owner, is *disturbed*, and is
+walked again. (Valkey 9's atomic migration sets no mark, and shows only as a change of owner.) The
 walks go first to the nodes that hand slots over and then to those that take them, one after the
-other: a key that a walk of the first node misses has gone to the second, whose walk comes later.
+other: a key that a walk of the first node misses has moved to the second, whose walk comes later.
 
 **Target.** An ack proves that the target had a key, not that it kept it: replication is
 asynchronous, and a restart may lose writes. `target_runs` names the process behind each slot;
-where it differs at the end from the start, what was written there is *suspect* and is walked
+where it differs at the end from the start, the keys written there are *suspect* and are walked
 again.
 
-Not promised: to see a migration that begins and is taken back within a second.
+Not promised: to see a migration that starts and is taken back within a second.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _LAST_POLL_SECONDS: Final = 1.0
 T = TypeVar("T")
 SlotOwner = tuple[int, int, Address | None]
 TargetRun = tuple[int, int, str]
-"""(first slot, last slot, what they have); slots 0 to 0 for a single server."""
+"""(first slot, last slot, owner or run_id); slots 0 to 0 for a single server."""
 
 
 @dataclass(frozen=True, slots=True)
 class SlotViews:
-    """What each primary said of itself at about one moment."""
+    """Each primary's own view of its slots, all read at about one moment."""
 
     topology: Topology
     views: dict[Address | None, OwnView]
@@ -54,11 +54,11 @@ class SlotViews:
         return frozenset().union(*(view.moving for view in self.views.values()))
 
     def owners(self) -> dict[int, Address | None]:
-        """The owner of each slot, by its own word."""
+        """Return the owner of each slot, by the owner's own report."""
         return {slot: node for node, view in self.views.items() for slot in view.slots}
 
     def takers_last(self) -> list[Node]:
-        """The primaries; those that take over marked slots without owning them yet come last."""
+        """Return the primaries; those that take marked slots without owning them yet come last."""
         owners = self.owners()
 
         def takes(node: Node) -> bool:
@@ -74,7 +74,7 @@ class SlotWatch:
     Args:
         source: as found now.
         owners: of its slots as last seen by an earlier run of the job; empty at the start.
-        disturbed: slots that such a run had still to walk again.
+        disturbed: slots that such a run had yet to walk again.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class SlotWatch:
         self._taken: frozenset[int] = frozenset()
         self._excused: set[int] = set()
         self._ranges: tuple[SlotOwner, ...] | None = None
-        # Questions wait for servers, which those who only look at the books must not.
+        # Polls wait for servers; callers that only read the state must not wait with them.
         self._asking = threading.Lock()
         self._lock = threading.Lock()
         self._end = threading.Event()
@@ -98,7 +98,7 @@ class SlotWatch:
         if source.topology.cluster:
             seen = enumerate(self._topology.owners())
             self._owners = {slot: owner for slot, owner in seen if owner}
-            # What changed hands between the runs is found by the first comparison.
+            # The first comparison finds the slots that changed their owner between the runs.
             self._owners |= {s: owner for low, high, owner in owners for s in range(low, high + 1)}
             self._thread = threading.Thread(target=self._watch, name="slot watch", daemon=True)
             self._thread.start()
@@ -138,38 +138,38 @@ class SlotWatch:
         self._owners |= owners
 
     def take(self) -> frozenset[int]:
-        """The slots disturbed since the last call; until they are `settled` the ledger is to know
-        them."""
+        """Return the slots disturbed since the last call; the ledger must keep them until they are
+        `settled`."""
         with self._lock:
             self._taken, self._disturbed = frozenset(self._disturbed), set()
             return self._taken
 
     def put_back(self) -> None:
-        """The slots taken are to be taken again."""
+        """Return the taken slots to the disturbed ones."""
         with self._lock:
             self._disturbed |= self._taken
             self._taken = frozenset()
 
     def settled(self) -> None:
-        """The slots taken are dealt with; those that were disturbed again since are not."""
+        """Forget the taken slots; those that were disturbed again since remain."""
         with self._lock:
             self._taken = frozenset()
 
     def books(self) -> tuple[tuple[SlotOwner, ...], frozenset[int]]:
-        """For the ledger: the owners as last seen, and the slots that are not dealt with yet."""
+        """Return, for the ledger, the owners as last seen and the slots that are not settled."""
         with self._lock:
             if self._ranges is None:
                 self._ranges = _ranges(sorted(self._owners.items()))
             return self._ranges, self._taken.union(self._disturbed)
 
     def excuse(self, slots: frozenset[int]) -> None:
-        """These, still in migration, are about to be walked in the right order, which holds also
-        while they go on migrating, and when they arrive."""
+        """Ignore marks on slots that are about to be walked in the right order, which stays right
+        while they migrate, and when they arrive."""
         with self._lock:
             self._excused |= slots
 
     def stop(self) -> None:
-        """End the thread; one that waits for a server ends when that answers, or is given up."""
+        """End the thread; if it waits for a server it ends when that answers, or times out."""
         self._end.set()
         if self._thread:
             self._thread.join(_LAST_POLL_SECONDS)
@@ -179,11 +179,11 @@ class SlotWatch:
             try:
                 self.poll()
             except RumpxError:
-                continue  # a node is away; the poll at the end must succeed
+                continue  # a node is unreachable; the poll at the end must succeed
 
 
 def _ranges(items: Sequence[tuple[int, T]]) -> tuple[tuple[int, int, T], ...]:
-    """Neighbours with the same value as one (first, last, value)."""
+    """Merge neighbours with the same value into one (first, last, value)."""
     ranges: list[tuple[int, int, T]] = []
     for number, value in items:
         if ranges and ranges[-1][1] == number - 1 and ranges[-1][2] == value:
@@ -194,7 +194,7 @@ def _ranges(items: Sequence[tuple[int, T]]) -> tuple[tuple[int, int, T], ...]:
 
 
 def target_runs(dialer: Dialer, topology: Topology) -> tuple[TargetRun, ...]:
-    """The run_id of the process behind each of the target's slots, or behind the one server.
+    """Return the run_id of the process behind each of the target's slots, or of the one server.
 
     Raises:
         ConnectionLost: a primary does not answer.
@@ -222,7 +222,7 @@ def _run_ids(dialer: Dialer, topology: Topology) -> list[str]:
 def suspect_slots(
     before: tuple[TargetRun, ...], now: tuple[TargetRun, ...]
 ) -> frozenset[int] | None:
-    """Slots whose process on the target changed; None for all, where the target is one server."""
+    """Return slots whose target process changed; None for all, where the target is one server."""
     earlier, later = _by_slot(before), _by_slot(now)
     if len(earlier) != SLOTS or len(later) != SLOTS:
         return frozenset() if earlier == later else None

@@ -1,11 +1,12 @@
-"""TLS: which name a certificate is checked for, why a handshake failed, what a port speaks.
+"""TLS: the name to check a certificate for, the cause of a failed handshake, a port's protocol.
 
 The certificate is checked for, and SNI names, the host as the user, the cluster or the sentinels
-name it, or `--from-server-name` and `--to-server-name`; an address map changes only where we dial.
+name it, or `--from-server-name` and `--to-server-name`; an address map changes only the address
+that is dialled.
 
-A failed connection is explained by further ones, which send no command but PING and no password:
-a handshake that checks the authority but not the name shows which names a certificate has; a PING
-in plain text, or a handshake that checks nothing, shows that a port speaks the other of the two.
+Further connections explain a failed one; they send no command but PING and no password: a
+handshake that checks the authority but not the name shows which names a certificate has; a PING in
+plain text, or a handshake that checks nothing, shows that a port speaks the other of the two.
 
 Not told apart: an expired certificate of the server's and one of its authority's.
 """
@@ -21,14 +22,14 @@ from typing import Final, TypeGuard
 from rumpx.errors import RumpxError, Side, machine_limit, unusable
 from rumpx.model.endpoint import Address, Tls, format_address
 
-# OpenSSL's X509_V_ERR_*: what a verification found wrong.
+# OpenSSL's X509_V_ERR_*: the errors of a verification.
 _NOT_YET_VALID: Final = 9
 _EXPIRED: Final = 10
 _SELF_SIGNED: Final = 18
 _NO_AUTHORITY: Final = (2, 19, 20, 21)
 _OTHER_NAME: Final = (62, 64)
 
-# Alerts by which a server refuses the certificate that we showed.
+# Alerts by which a server refuses the client certificate.
 _OURS_REFUSED: Final = (
     "UNKNOWN_CA",
     "BAD_CERTIFICATE",
@@ -39,19 +40,19 @@ _OURS_REFUSED: Final = (
     "ACCESS_DENIED",
 )
 _NAMES_TOLD: Final = 4
-# For what comes at once if it comes: an answer to PING in plain text, an alert.
+# For answers that come at once or never: an answer to PING in plain text, an alert.
 _ANSWER_SECONDS: Final = 1.0
 
 
 def client_context(tls: Tls, side: Side) -> ssl.SSLContext:
-    """What handshakes of one side are made with.
+    """Return the context for handshakes of one side.
 
     Raises:
         SourceUnusable, TargetUnusable: a file of `tls` cannot be used.
     """
     flag = flag_of(side)
     context = ssl.create_default_context()
-    # Whatever this machine's OpenSSL is set to: what is older can be read by others (RFC 8996).
+    # Whatever OpenSSL's settings here: older versions can be read by others (RFC 8996).
     context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
     if tls.insecure:
         context.check_hostname = False
@@ -61,43 +62,42 @@ def client_context(tls: Tls, side: Side) -> ssl.SSLContext:
             context.load_cert_chain(tls.cert, tls.key)
         except OSError as error:
             raise machine_limit(error) or unusable(side)(
-                f"The files of {flag}-cert and {flag}-key hold no certificate with its key, as "
-                f"PEM{_reason(error)}."
+                f"The files of {flag}-cert and {flag}-key do not hold a certificate and its key "
+                f"in PEM format{_reason(error)}."
             ) from None
     if tls.ca:
         try:
             context.load_verify_locations(tls.ca)
         except OSError as error:
             raise machine_limit(error) or unusable(side)(
-                f"The file of {flag}-ca holds no certificates, as PEM{_reason(error)}."
+                f"The file of {flag}-ca does not hold certificates in PEM format{_reason(error)}."
             ) from None
     return context
 
 
 def _reason(error: OSError) -> str:
-    """Why a file cannot be read; of SSL's faults only that it holds something else is known."""
+    """Return why a file cannot be read; "" for SSL's errors, which only mean other content."""
     return "" if isinstance(error, ssl.SSLError) else f": {error.strerror}"
 
 
 def flag_of(side: Side) -> str:
-    """The flag of a side's URI, with which its other flags begin."""
+    """Return the flag of a side's URI, which is also the prefix of its other flags."""
     return "--from" if side == "source" else "--to"
 
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """Where a connection was tried, and how.
+    """An address that was dialled, and how.
 
     Attributes:
-        side: decides the error class and the flags to name.
-        address: where we dial.
+        side: selects the error class and the flags in messages.
+        address: the dialled address.
         tls: None for plain text.
         server_name: the name that the certificate is checked for.
         seconds: for each wait of a further connection.
         what: "source", "target" or "sentinel".
-        otherwise: how the user says that the port speaks the other of TLS and plain text.
+        otherwise: advice for a port that speaks the other of TLS and plain text.
     """
-
     side: Side
     address: Address
     tls: Tls | None
@@ -107,7 +107,7 @@ class Port:
     otherwise: str
 
     def explain(self, error: BaseException) -> RumpxError | None:
-        """What a failed connection means, if that has to do with TLS."""
+        """Return the exception for a failed connection, if TLS is the cause."""
         cause = _cause(error)
         if isinstance(cause, ssl.SSLCertVerificationError):
             return self._unusable("was not trusted", self._distrust(cause))
@@ -122,7 +122,7 @@ class Port:
         if self._speaks_plainly():
             return self._speaks_otherwise()
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
-            return self._unusable("does not speak TLS with us", _words(cause))
+            return self._unusable("failed the TLS handshake", _words(cause))
         return None
 
     def _unusable(self, happened: str, why: str) -> RumpxError:
@@ -130,14 +130,14 @@ class Port:
         return unusable(self.side)(f"The {self.what} at {place} {happened}: {why}.")
 
     def _distrust(self, error: ssl.SSLCertVerificationError) -> str:
-        """Why the certificate was refused, and what to do."""
+        """Return why the certificate was refused, and advice."""
         code, flag = error.verify_code, flag_of(self.side)
         if code in _OTHER_NAME:
             names = ", ".join(self._certificate_names())
             named = f"for {names}, not" if names else "not"
             return (
                 f"its certificate is {named} for {self.server_name}. If it is the right server, "
-                f"give the name to check for by {flag}-server-name NAME"
+                f"give the name to check for with {flag}-server-name NAME"
             )
         if code == _EXPIRED:
             return (
@@ -151,43 +151,43 @@ class Port:
             )
         if code == _SELF_SIGNED:
             return (
-                f"its certificate is signed by itself alone. Give that certificate by {flag}-ca "
+                f"its certificate is self-signed. Give that certificate with {flag}-ca "
                 "FILE"
             )
         if code in _NO_AUTHORITY:
             known = f"those in {self.tls.ca}" if self.tls and self.tls.ca else "those known here"
             return (
                 f"its certificate is signed by none of {known} ({error.verify_message}). Give its "
-                f"authority by {flag}-ca FILE"
+                f"authority with {flag}-ca FILE"
             )
         return error.verify_message or _words(error)
 
     def _refused(self, error: ssl.SSLError) -> RumpxError:
-        """What an alert of the server's means."""
+        """Return the exception for a server's alert."""
         flag, reason = flag_of(self.side), error.reason or ""
         ours = f"{flag}-cert and {flag}-key"
         shown = self.tls is not None and self.tls.cert is not None
-        happened, why = "does not agree on TLS with us", _words(error)
+        happened, why = "failed the TLS handshake", _words(error)
         if "CERTIFICATE_REQUIRED" in reason:
-            why = f"it demands a client certificate. Give {ours}"
+            why = f"it requires a client certificate. Give {ours}"
         elif "PROTOCOL_VERSION" in reason:
-            why = "it has none of the versions that are still safe, 1.2 and 1.3. Set these there"
+            why = "it supports neither TLS 1.2 nor 1.3, the safe versions. Enable one of them there"
         elif "UNRECOGNIZED_NAME" in reason:
-            why = f"it has no name {self.server_name}. Give its name by {flag}-server-name NAME"
+            why = f"it has no name {self.server_name}. Give its name with {flag}-server-name NAME"
         elif shown and any(word in reason for word in _OURS_REFUSED):
-            happened = "does not trust us"
-            why = f"it refuses our client certificate ({why}). Check {ours}"
+            happened = "refused the client certificate"
+            why = f"{why}. Check {ours}"
         elif not shown and any(word in reason for word in (*_OURS_REFUSED, "HANDSHAKE_FAILURE")):
-            why = f"{why}. If it demands a client certificate, give {ours}"
+            why = f"{why}. If it requires a client certificate, give {ours}"
         return self._unusable(happened, why)
 
     def _speaks_otherwise(self) -> RumpxError:
         place = format_address(self.address)
-        spoken = "speaks no TLS" if self.tls else "speaks TLS, not plain text"
+        spoken = "does not speak TLS" if self.tls else "speaks TLS, not plain text"
         return unusable(self.side)(f"The {self.what} at {place} {spoken}: {self.otherwise}.")
 
     def _certificate_names(self) -> list[str]:
-        """The first names that the certificate is for; none if it cannot be had any more."""
+        """Return the first names that the certificate is for; none if it is no longer available."""
         assert self.tls is not None
         context = client_context(self.tls, self.side)
         context.check_hostname = False
@@ -214,10 +214,10 @@ class Port:
             return _is_alert(error)
 
     def _alert(self) -> ssl.SSLError | None:
-        """The alert by which a server ends a connection on which nothing is sent.
+        """Return the alert by which a server ends a connection on which nothing is sent.
 
-        By TLS 1.3 a server refuses our certificate after we believe that we are in; what we send
-        then may end the connection before its alert is read.
+        With TLS 1.3 a server refuses the client certificate after the client's handshake is done;
+        bytes sent after that may end the connection before the alert is read.
         """
         assert self.tls is not None
         context = client_context(self.tls, self.side)
@@ -244,7 +244,7 @@ class Port:
 
 
 def certificate_names(certificate: dict[str, object]) -> list[str]:
-    """The names in what `getpeercert` tells: alternative names, else the common name."""
+    """Return the names in `getpeercert`'s result: alternative names, else the common name."""
     alternatives: tuple[tuple[str, str], ...] = certificate.get("subjectAltName", ())  # type: ignore[assignment]
     names = [name for kind, name in alternatives if kind in ("DNS", "IP Address")]
     subject: tuple[tuple[tuple[str, str], ...], ...] = certificate.get("subject", ())  # type: ignore[assignment]
@@ -253,12 +253,12 @@ def certificate_names(certificate: dict[str, object]) -> list[str]:
 
 
 def _is_alert(error: OSError | None) -> TypeGuard[ssl.SSLError]:
-    """Whether the other end speaks TLS, and told why it ends the connection."""
+    """Return True if the other end speaks TLS and sent an alert before closing."""
     return isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or "")
 
 
 def _reached(cause: OSError | None) -> bool:
-    """Whether a connection was made and then ended, or was silent in the handshake of TLS."""
+    """Return True if the connection was made and then ended, or was silent in the TLS handshake."""
     if isinstance(cause, TimeoutError):
         return "handshake" in str(cause)
     return cause is None or isinstance(
@@ -267,9 +267,9 @@ def _reached(cause: OSError | None) -> bool:
 
 
 def _cause(error: BaseException) -> OSError | None:
-    """The fault of the socket that an exception of redis-py's, or of ours, was made from.
+    """Return the socket's error behind an exception of redis-py's, or of ours.
 
-    No further back: there stand the faults of earlier connections.
+    Search no further back: that would find errors of earlier connections.
     """
     candidates = (error, error.__cause__, error.__context__)
     return next((one for one in candidates if isinstance(one, OSError)), None)

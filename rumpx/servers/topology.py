@@ -1,16 +1,17 @@
-"""Which nodes hold the keys of an endpoint, and which of a cluster's slots each one serves.
+"""Read which nodes hold the keys of an endpoint, and which of a cluster's slots each one serves.
 
 A standalone server is a topology of one node whose address is the endpoint itself. A cluster is
 read from CLUSTER NODES, asked of the first node that answers: the seeds of the URI, then every
-node known from before. Where that command is refused CLUSTER SLOTS tells the same, without marks.
+node known from before. Where that command is refused CLUSTER SLOTS gives the same, without marks.
 
-Addresses are those of CLUSTER SLOTS, asked beside it, since it names nodes as they want to be
-called (`cluster-preferred-endpoint-type`), as redirections do: by IP address, by host name, or not
-at all. The host that answered then stands in, unless that would make two nodes one; such nodes, and
-those that CLUSTER SLOTS does not list, keep the words of CLUSTER NODES.
+Addresses are those of CLUSTER SLOTS, asked in the same pipeline, since it names nodes as clients
+must address them (`cluster-preferred-endpoint-type`), as redirections do: by IP address, by host
+name, or not at all. The host that answered stands for an unnamed node, unless that would give two
+nodes one address; such nodes, and those that CLUSTER SLOTS does not list, keep the address of
+CLUSTER NODES.
 
-Marks of slots in migration (`[77->-id]`, `[93-<-id]`) stand only in a node's own line, so whoever
-needs them asks each primary itself (`own_view`).
+Marks of slots in migration (`[77->-id]`, `[93-<-id]`) appear only in a node's own line, so each
+primary must be asked itself (`own_view`).
 
 Formats: https://valkey.io/commands/cluster-nodes/
 """
@@ -45,7 +46,7 @@ _UNNAMED: Final = (None, b"", b"?")
 
 @contextmanager
 def marked(mark: str) -> Iterator[None]:
-    """What fails here is a connection to a node with this mark (`Node.mark`): say so."""
+    """Add the mark (`Node.mark`) of the node being dialled to the message of a failure."""
     try:
         yield
     except ConnectionLost as error:
@@ -60,10 +61,10 @@ def read_topology(
     known: Iterable[Address] = (),
     idle: Idle | None = None,
 ) -> Topology:
-    """Ask the endpoint what it is.
+    """Ask the endpoint for its topology.
 
     Args:
-        known: further cluster nodes that may be asked when the URI's own does not answer.
+        known: further cluster nodes to ask if the URI's own do not answer.
         idle: a connection to a node, which is asked before any is dialled.
 
     Raises:
@@ -106,8 +107,8 @@ def _ask(dialer: Dialer, connection: Connection, seed: Address | None) -> Topolo
             raise misshapen(connection, "CLUSTER NODES") from None
         if not nodes:
             raise unusable(dialer.side)(
-                f"The {dialer.side} at {connection.name} is of a cluster of which no primary "
-                "serves a slot; repair it first (CLUSTER NODES shows that)."
+                f"The {dialer.side} at {connection.name} is in a cluster in which no primary "
+                "serves a slot; repair the cluster first (see CLUSTER NODES)."
             )
         ids = frozenset(line.partition(" ")[0] for line in text.splitlines())
         return Topology(cluster=True, nodes=nodes, ids=ids, names=names)
@@ -139,13 +140,13 @@ def _refuse_foreign(dialer: Dialer, connection: Connection, reply: object) -> No
     text = str(reply)
     if text.startswith(("NOAUTH", "WRONGPASS")):
         raise unusable(dialer.side)(
-            f"The {dialer.side} at {connection.name} does not let us in: {text}"
+            f"The {dialer.side} at {connection.name} rejected the connection: {text}"
         )
 
 
 def _says_cluster(connection: Connection) -> bool:
-    """Whether INFO calls the server a cluster node; where INFO is refused too it is taken as one
-    server."""
+    """Return True if INFO calls the server a cluster node; if INFO is refused too it counts as
+    standalone."""
     return "cluster_enabled:1" in (ask_text(connection, "INFO") or "")
 
 
@@ -156,15 +157,15 @@ def parse_cluster_nodes(
     hostnames: bool = False,
     told: Mapping[str, Address] = MappingProxyType({}),
 ) -> tuple[Node, ...]:
-    """CLUSTER NODES → the primaries that serve slots, by address.
+    """Parse CLUSTER NODES into the primaries that serve slots, sorted by slots.
 
     Args:
-        host: stands in for the host of a node that does not know its own.
+        host: stands for the host of a node that does not know its own.
         hostnames: prefer announced host names to IP addresses (for checking certificates).
         told: better addresses, by node id.
 
     Raises:
-        ValueError, IndexError: no server writes that.
+        ValueError, IndexError: no server writes that text.
     """
     replicas: dict[str, list[Address]] = {}
     primaries = []
@@ -190,7 +191,7 @@ def parse_names(
     hostnames: bool = False,
     told: Mapping[str, Address] = MappingProxyType({}),
 ) -> dict[Address, Address]:
-    """CLUSTER NODES → where to dial each node, by each of its names; see `parse_cluster_nodes`."""
+    """Map each name in CLUSTER NODES to the address to dial; see `parse_cluster_nodes`."""
     names: dict[Address, Address] = {}
     for line in text.splitlines():
         node_id, place = line.split(" ")[:2]
@@ -227,10 +228,10 @@ def _slot_range(low: object, high: object) -> SlotRange:
 
 
 def told_addresses(reply: object, host: str) -> dict[str, Address]:
-    """CLUSTER SLOTS → where its nodes want to be called, by node id, as far as it can be read.
+    """Map node ids to the addresses in CLUSTER SLOTS, as far as it is valid.
 
     Args:
-        host: the one that answered: it stands in for a node without a name (null, empty or `?`).
+        host: the host that answered: it stands for a node without a name (null, empty or `?`).
     """
     told: dict[str, Address] = {}
     unnamed = set()
@@ -262,10 +263,10 @@ def _slots_address(place: object, host: str) -> Address:
 
 
 def parse_cluster_slots(reply: Iterable[object], host: str) -> tuple[Node, ...]:
-    """CLUSTER SLOTS → the primaries, by their first slot.
+    """Parse CLUSTER SLOTS into the primaries, by their first slot.
 
     Raises:
-        ValueError: no server writes that.
+        ValueError: no server writes that reply.
     """
     slots: dict[Address, list[SlotRange]] = {}
     replicas: dict[Address, tuple[Address, ...]] = {}
@@ -284,7 +285,7 @@ def parse_cluster_slots(reply: Iterable[object], host: str) -> tuple[Node, ...]:
 
 
 def own_view(connection: Connection) -> OwnView | None:
-    """The slots that a primary says it serves, and those it marks; None where it will not say."""
+    """Return the slots that a primary serves, and those it marks; None if it does not say."""
     reply = connection.call("CLUSTER", "NODES")
     if not isinstance(reply, bytes):
         return None
@@ -302,7 +303,7 @@ def own_view(connection: Connection) -> OwnView | None:
 
 
 def heir(topology: Topology, node: Node) -> Node:
-    """The node that now is what another one was: that with its id, else that with its slots."""
+    """Return the present node that replaces another: the one with its id, else with its slots."""
     if not topology.cluster:
         return topology.nodes[0]
     for now in topology.nodes:
@@ -316,10 +317,10 @@ def heir(topology: Topology, node: Node) -> Node:
 
 
 def unserved_slots(topology: Topology) -> int:
-    """How many slots of a cluster nobody serves."""
+    """Return how many slots of a cluster have no owner."""
     return topology.owners().count(None) if topology.cluster else 0
 
 
 def is_error(reply: object) -> bool:
-    """Whether a reply is an error reply."""
+    """Return True if the reply is an error reply."""
     return isinstance(reply, hiredis.ReplyError)

@@ -1,13 +1,14 @@
-"""What a replica says of the link to its primary, and whether it holds that primary's data at all.
+"""Read a replica's report of its link, and decide whether it holds its primary's data at all.
 
-A replica answers reads before its first synchronisation, and after one that failed: it is empty
-then, or has keys of its own, which its primary's will replace. INFO tells such replicas from those
-that have lost their primary and hold old data (on Redis 6.2, 7.0 and 8.2, Valkey 8.1 and 9.1):
+A replica answers reads before its first synchronisation, and after a failed one: it is then empty,
+or has keys of its own, which the primary's will replace. INFO distinguishes such replicas from
+those that have lost their primary and hold old data (on Redis 6.2, 7.0 and 8.2, Valkey 8.1 and
+9.1):
 
 - `master_link_down_since_seconds` is -1 until the link is up for the first time in this process;
-- `slave_repl_offset` is 0 or 1 then, unless the process has loaded a replica's data at its start,
-  or was a primary;
-- `master_sync_in_progress` is 1 while a dataset comes in and is loaded.
+- `slave_repl_offset` is 0 or 1 until then, unless the process has loaded a replica's data at its
+  start, or was a primary;
+- `master_sync_in_progress` is 1 while a dataset is received and loaded.
 
 Not promised: to notice old data below a replica whose own link is up (a chain of replicas) until
 its primary has been silent for a while.
@@ -21,7 +22,7 @@ from typing import Final
 
 from rumpx.servers.answers import signed
 
-# Offsets that stand for none; a primary may have them too that nobody has written to yet.
+# Offsets that mean none; a primary without any writes may have them too.
 _NO_OFFSET: Final = 1
 # Primaries send a PING every 10 seconds, unless `repl-ping-replica-period` says otherwise.
 _SILENT_SECONDS: Final = 25
@@ -33,12 +34,12 @@ class Upstream:
 
     Attributes:
         primary: its primary, host:port.
-        up: whether the link is.
-        syncing: a whole dataset comes in, or is loaded.
-        loading: the process loads a dataset, whichever.
-        offset: how far it has got in its primary's history, in bytes; -1 if unknown.
-        down_for: seconds since the link was lost; -1 if it never was up in this process.
-        silent_for: seconds since the primary was last heard of; -1 if unknown.
+        up: the link is up.
+        syncing: a whole dataset is being received, or loaded.
+        loading: the process loads a dataset, from any origin.
+        offset: its position in its primary's history, in bytes; -1 if unknown.
+        down_for: seconds since the link was lost; -1 if it was never up in this process.
+        silent_for: seconds since the last byte from the primary; -1 if unknown.
         empty: it holds no key.
     """
 
@@ -66,7 +67,7 @@ class Upstream:
 
     @property
     def lag(self) -> str:
-        """How far the replica is known to be behind, to end a sentence; "" if it is not."""
+        """The replica's known lag, to end a sentence; "" if none is known."""
         if self.up and self.silent_for > _SILENT_SECONDS:
             return f"has heard nothing from its primary {self.primary} for {self.silent_for:,} s"
         if self.up:
@@ -77,11 +78,11 @@ class Upstream:
 
 
 def parse_upstream(fields: Mapping[str, str]) -> Upstream | None:
-    """INFO's fields (sections replication, persistence and keyspace) → Upstream; None of a server
-    that is not a replica.
+    """Parse INFO's fields (sections replication, persistence and keyspace); None for a server that
+    is not a replica.
 
     Raises:
-        ValueError: a number in them is none.
+        ValueError: a field is not a number.
     """
     if fields.get("role") != "slave":
         return None
@@ -91,7 +92,7 @@ def parse_upstream(fields: Mapping[str, str]) -> Upstream | None:
         return signed(text) if text else otherwise
 
     def seconds(name: str) -> int:
-        # A difference of two times of the wall clock, which may have been set back in between.
+        # A difference of two wall clock times; the clock may have been set back in between.
         told = number(name, -1)
         return told if told == -1 else max(0, told)
 

@@ -1,1 +1,1 @@
-"""The cost of a run to the servers: measured, limited, and enforced."""
+"""A run's cost to the servers: measured, limited, and enforced."""

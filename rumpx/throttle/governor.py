@@ -1,33 +1,34 @@
-"""The governor: decides how much may be under way now, and says why.
+"""The governor: decides how much may be in flight now, and gives the reason.
 
-`decide` is a pure function of what was observed, of the limits and of the time. What feedback there
-is (latency of both sides, a source's CPU and memory) moves one number, the *share* of what an
-unhindered run has under way, by multiplicative decrease and increase:
+`decide` is a pure function of the observations, the limits and the time. Feedback (latency of both
+sides, a source's CPU and memory) adjusts one number, the *share* of an unlimited run's work in
+flight, by multiplicative decrease and increase:
 
-- each limit has a *pressure*: a CPU's is what is used of the limit; a latency's is 1 at 60 % of the
-  limit already, since the second-highest of fifty PINGs is about the p97 of what other clients wait
-  for, and it is their p99 that should be within it; memory has none until it is above its limit;
+- each limit has a *pressure*. A CPU's is its use divided by the limit. A latency's is 1 at 60 % of
+  the limit already, since the second-highest of fifty PINGs is about the p97 of other clients'
+  waits, and the limit is for their p99. Memory has none until it is above its limit;
 - the highest is above 1: the share is cut to where it should be at three quarters, at most to a
-  third, and what is felt from then on counts anew: a cut is judged by what it did;
+  third, and observations start again from there: a cut is judged by its own effect;
 - it is below a half: the share grows by a quarter and a little, five times a second;
-- between: it grows by a twentieth, so that a run is not stuck where others make all the latency;
-- something that has a limit is not known now, or not yet after the last change: it does not grow.
+- between: it grows by a twentieth, so that a run is not stuck where others cause all the latency;
+- a limited quantity is not known now, or not yet since the last change: the share does not grow.
 
-From the share follow the keys in a pipeline, the batches in flight, the COUNT of a SCAN and the
-SCANs in flight, each by its square root: fewer *and* smaller requests. (A server works through one
-client's pipeline before it turns to the next: 1,000 keys in four pipelines gave other clients a GET
-p99 of 21 ms, 200 in four 7.9, 100 in two 2 ms, at nearly the same speed.) At the low end is one
-batch of ten keys at a time, and below that pauses between them; never nothing.
+The share sets the keys in a pipeline, the batches in flight, the COUNT of a SCAN and the SCANs in
+flight, each by its square root: fewer *and* smaller requests. (A server executes one client's
+pipeline before it serves the next: 1,000 keys in four pipelines gave other clients a GET p99 of
+21 ms, 200 in four 7.9, 100 in two 2 ms, at nearly the same speed.) At the low end is one batch of
+ten keys at a time, and below that pauses between them; never nothing.
 
-Rates need no feedback: `throttle` keeps them exactly. Here they only bound the size of a pipeline,
-so that each is smooth, and what is given out ahead, so that a change is soon felt.
+Rates need no feedback: `rates` keeps them exactly. Here they only limit the size of a pipeline, so
+that each is smooth, and the work given out ahead, so that a change takes effect soon.
 
-How it was chosen: `python -m benchmarks gentle`. With cuts at 90 % of the limit the p99 of other
-clients was within it in half of the seconds, at 60 % in nearly all, for a tenth of the speed. A run
-begins with a quarter, since nothing has been felt yet: with a half its first second was its worst.
+Reason for the numbers: `python -m benchmarks gentle`. With cuts at 90 % of the limit the p99 of
+other clients was within it in half of the seconds, at 60 % in nearly all, for a tenth of the speed.
+A run starts with a quarter, since nothing has been measured yet: with a half its first second was
+its worst.
 
-Not promised: that a limit is kept whatever others do. Where the source is slow without us, the run
-goes on at its slowest, and says so.
+Not promised: that a limit holds regardless of other clients. If the source is slow without us, the
+run continues at its slowest, and reports that.
 """
 
 from __future__ import annotations
@@ -55,20 +56,20 @@ _GROW_SECONDS: Final = 0.2
 _LATENCY_HIGH: Final = 0.6
 _MEMORY_HIGH: Final = 3.0
 _UNKNOWN: Final = -1.0
-# INFO that is older tells nothing of now, in seconds.
+# INFO older than this, in seconds, is not used.
 _INFO_AGE: Final = 5.0
 _AIM: Final = 0.75
 _CALM: Final = 0.5
 # Ten keys at a time with this pause between are a load of some tenths of a percent.
 _LONGEST_WAIT: Final = 0.02
 _LOWEST: Final = 0.1
-# How far ahead of a rate batches are given out, in seconds, besides the way to the servers.
+# Batches are given out this far ahead of a rate, in seconds, besides the round trip to the servers.
 _AHEAD_SECONDS: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Full:
-    """What an unhindered run has under way; `way` is the round trip to both sides, in seconds."""
+    """An unlimited run's work in flight; `way` is the round trip to both sides, in seconds."""
 
     scan_count: int
     scans: int
@@ -79,7 +80,7 @@ class Full:
 
     @classmethod
     def of(cls, tuning: Tuning, workers: int, way: float) -> Full:
-        """As it was planned."""
+        """Return the work in flight as planned."""
         return cls(
             tuning.scan_count,
             tuning.scanners,
@@ -92,17 +93,16 @@ class Full:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What was observed, of the worst node each; None where nothing is known.
+    """Observations of the worst node each; None if unknown.
 
     Attributes:
-        source_latency, target_latency: seconds above the best, of the last second, but not from
-            before the last cut.
+        source_latency, target_latency: seconds above the best, of the last second, but only since
+            the last cut.
         source_cpu: of one core.
         source_memory: of maxmemory.
         payload: mean bytes of the keys so far.
-        source_second, target_second: the latencies of the whole last second, for people.
+        source_second, target_second: the latencies of the whole last second, for display.
     """
-
     source_latency: float | None = None
     target_latency: float | None = None
     source_cpu: float | None = None
@@ -113,7 +113,7 @@ class Seen:
 
 
 class Hold(NamedTuple):
-    """What holds a run: `by` is one of `report.snapshot.HOLDS`, `words` are for people."""
+    """A limit that holds a run: `by` is one of `model.snapshot.HOLDS`, `words` are for display."""
 
     by: str
     words: str
@@ -121,8 +121,8 @@ class Hold(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """How much of a full run may be under way, when that was changed last and when it was cut last
-    (`time.monotonic()`), and what held it."""
+    """The share of a full run that may be in flight, the times of its last change and its last cut
+    (`time.monotonic()`), and the limit that held it."""
 
     value: float = _FIRST_SHARE
     changed: float = -math.inf
@@ -132,15 +132,15 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What may be under way now.
+    """The work that may be in flight now.
 
     Attributes:
         scan_count, scans_in_flight: of SCAN, for all partitions together.
         batch_keys, batches_in_flight: of batches, for all workers together; none while it is off.
         wait: seconds between two batches, and between two SCANs.
-        pace: what workers keep to.
-        holds: what holds the run.
-        off: it is told to wait, by its timetable or by its user.
+        pace: for the workers.
+        holds: the limits that hold the run.
+        off: stopped for now by the timetable or the user.
     """
 
     scan_count: int
@@ -154,7 +154,7 @@ class Decision:
 
     @property
     def reason(self) -> str:
-        """What holds the run, for people; "" if nothing does."""
+        """The limits that hold the run, for display; "" if none does."""
         return "; ".join(hold.words for hold in self.holds)
 
 
@@ -167,11 +167,11 @@ def decide(
     full: Full,
     now: float,
 ) -> tuple[Share, Decision]:
-    """What may be under way from now on.
+    """Decide how much may be in flight from now on.
 
     Args:
         share: as the last call returned it.
-        window: what the timetable says.
+        window: the timetable's present window.
         paused: by the user.
         now: `time.monotonic()`.
     """
@@ -215,7 +215,7 @@ def _rates_hold(rates: Pace) -> Iterable[Hold]:
 
 
 def adapt(share: Share, seen: Seen, limits: Limits, full: Full, now: float) -> Share:
-    """The share after what was seen."""
+    """Return the share after an observation."""
     pressures = list(_pressures(seen, limits))
     if not pressures:
         return Share(1.0, now)
@@ -235,12 +235,12 @@ def adapt(share: Share, seen: Seen, limits: Limits, full: Full, now: float) -> S
 
 
 def _one_batch(full: Full) -> float:
-    """The share at which one batch of the fewest keys is under way."""
+    """Return the share at which one batch of the fewest keys is in flight."""
     return min(1.0, _FEWEST_KEYS / (full.pipeline_keys * full.batches))
 
 
 def _pressures(seen: Seen, limits: Limits) -> Iterable[tuple[float, Hold]]:
-    """Of each limit its pressure, and what to say if it holds the run."""
+    """Yield each limit's pressure, and the hold to report if it limits the run."""
     for by, value, second, limit in (
         ("source latency", seen.source_latency, seen.source_second, limits.max_source_latency),
         ("target latency", seen.target_latency, seen.target_second, limits.max_target_latency),
@@ -264,7 +264,7 @@ def _pressures(seen: Seen, limits: Limits) -> Iterable[tuple[float, Hold]]:
 
 
 def _not_known(by: str) -> Hold:
-    """What to say where something is not known, as before the first word and after a change."""
+    """Return the hold for an unknown quantity, as before the first report and after a change."""
     return Hold(by, f"held until the {by} is known")
 
 
@@ -273,7 +273,7 @@ def _in_words(what: str, value: str, limit: str, above: bool) -> str:
 
 
 def settings(full: Full, share: float, rates: Pace, payload: float) -> Decision:
-    """What may be under way with a share, within rates.
+    """Return the work that may be in flight with a share, within rates.
 
     Args:
         payload: mean bytes of a key's payload, 0 if unknown.
@@ -315,15 +315,15 @@ class _Cpu:
 
 @dataclass(slots=True)
 class Governor:
-    """Keeps what was observed, and decides.
+    """Keeps the observations, and decides.
 
     Args:
-        full: what an unhindered run has under way.
-        limits: may be set anew while the run goes on.
+        full: an unlimited run's work in flight.
+        limits: may be replaced during the run.
         timetable: None for always.
 
     Attributes:
-        held_seconds: for how long each of `report.snapshot.HOLDS` has held the run, if any.
+        held_seconds: how long each of `model.snapshot.HOLDS` has held the run, if any.
     """
 
     full: Full
@@ -340,12 +340,12 @@ class Governor:
 
     @property
     def share(self) -> float:
-        """0.0 to 1.0 of what an unhindered run has under way."""
+        """0.0 to 1.0 of an unlimited run's work in flight."""
         return self._share.value
 
     def node(self, node: NodeName, now: float) -> tuple[float | None, float | None, Used | None]:
-        """Of one node: seconds above its best, share of a core, and the last word on it; None where
-        nothing is known."""
+        """Return one node's seconds above its best, share of a core, and last usage; None if
+        unknown."""
         felt, cpu = self._felt.get(node), self._cpu.get(node)
         return (
             felt.value(now) if felt else None,
@@ -355,16 +355,16 @@ class Governor:
 
     @property
     def nodes(self) -> list[NodeName]:
-        """All that are watched."""
+        """All watched nodes."""
         return list({**self._felt, **self._used})
 
     @property
     def closed(self) -> bool:
-        """Whether the timetable says "off"."""
+        """True while the timetable says "off"."""
         return bool(self._window and self._window.limit == "off")
 
     def observe(self, told: Felt | Used | Watching) -> None:
-        """Something was felt, or other nodes are watched from now on."""
+        """Take a measurement, or the new list of watched nodes."""
         if isinstance(told, Watching):
             for known in (self._felt, self._used, self._cpu):
                 for node in [n for n in known if n[0] == told.side and n not in told.nodes]:
@@ -381,11 +381,11 @@ class Governor:
         self._used[told.node] = told
 
     def used(self, side: Side) -> list[Used]:
-        """The last word on each node of a side."""
+        """Return the last usage of each node of a side."""
         return [used for node, used in self._used.items() if node[0] == side]
 
     def latency(self, side: Side, now: float, since: float = -math.inf) -> float | None:
-        """Of the worst node of a side, in seconds above its best."""
+        """Return the latency of a side's worst node, in seconds above its best."""
         values = [
             value
             for node, felt in self._felt.items()
@@ -394,7 +394,7 @@ class Governor:
         return max(values, default=None)
 
     def decide(self, now: float, wall: float, payload: float) -> Decision:
-        """What may be under way now.
+        """Decide how much may be in flight now.
 
         Args:
             now, wall: `time.monotonic()` and `time.time()`.

@@ -1,19 +1,19 @@
-"""A process that does nothing but feel what the servers feel, and tell the coordinator.
+"""A process that measures the servers as their other clients see them, for the coordinator.
 
-It is a process of its own since the coordinator's threads wait for each other: what they would
-measure is themselves. For each node it has
+It is a separate process since the coordinator's threads wait for each other, and would measure
+themselves. For each node it has
 
-- a thread that sends a bare PING on a connection of its own and waits for the answer. One that gets
-  no answer, or a connection that cannot be had again, counts as the time for which it has been
-  waited, never as nothing;
+- a thread that sends a bare PING on a connection of its own and waits for the answer. A PING
+  without an answer, or a connection that cannot be restored, counts as the time waited for it,
+  never as nothing;
 - a thread that asks INFO for CPU and memory once a second, on another connection.
 
-Ten times a second it tells of each node the two worst times since (`latency`), with those that
-still wait. Where a node has not answered for some seconds, it reads the topology anew: another may
-serve in its place. It ends when its coordinator does.
+Ten times a second it reports each node's two worst times since the last report (`latency`),
+including those that still wait. If a node has not answered for some seconds, it reads the topology
+again: another node may have replaced it. It ends when its coordinator does.
 
 Not promised: fifty PINGs a second for each node of a large cluster; there it is fifty for each side
-and five for each node. Nor from afar, since there is one PING at a time.
+and five for each node. Nor over a long distance, since one PING is in flight at a time.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ _SILENT_SECONDS: Final = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Felt:
-    """The two worst times of a node's PINGs since the last word, in seconds above its best; `at` is
-    `time.monotonic()`."""
+    """The two worst times of a node's PINGs since the last report, in seconds above its best; `at`
+    is `time.monotonic()`."""
 
     node: NodeName
     at: float
@@ -62,7 +62,7 @@ class Felt:
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """What INFO said: `cpu` seconds since the server's start, memory in bytes (`max_memory` 0: no
+    """INFO's report: `cpu` seconds since the server's start, memory in bytes (`max_memory` 0: no
     limit). At `at`, by `time.monotonic()`."""
 
     node: NodeName
@@ -74,7 +74,7 @@ class Used:
 
 @dataclass(frozen=True, slots=True)
 class Watching:
-    """The nodes of a side have changed: these are watched from now on."""
+    """The nodes of a side have changed: only these are watched from now on."""
 
     side: Side
     nodes: tuple[NodeName, ...]
@@ -82,7 +82,7 @@ class Watching:
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """One side, and the nodes of it that are read or written."""
+    """One side, and those of its nodes that are read or written."""
 
     dialer: Dialer
     nodes: tuple[Address | None, ...]
@@ -108,11 +108,11 @@ class Pinger:
         self._answered = time.monotonic()
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         threading.Thread(target=self._run, daemon=True).start()
 
     def silent(self, now: float) -> bool:
-        """Whether it has had no answer for some seconds."""
+        """Return True if there was no answer for some seconds."""
         return now - self._answered > _SILENT_SECONDS
 
     def _run(self) -> None:
@@ -121,7 +121,7 @@ class Pinger:
             began = time.monotonic()
             try:
                 self._ping(self._dialer.connect(self._address))
-            except Exception:  # whatever it is: nobody answers
+            except Exception:  # any error means: no answer
                 now = time.monotonic()
                 with self._lock:
                     self._waits_since = self._waits_since or now
@@ -129,8 +129,8 @@ class Pinger:
                 self.stopped.wait(min(_LONGEST_PAUSE, self._interval * 2 ** min(failures, 10)))
 
     def _ping(self, connection: Connection) -> None:
-        """Until the connection is lost. It may have led elsewhere than the one before."""
-        connection.call("PING")  # the first is slower, by what the server does for a new client
+        """Send PINGs until the connection is lost. It may lead to another server than the last."""
+        connection.call("PING")  # the first is slower: the server sets up a new client
         with self._lock:
             self._best = Best()
             self._waits_since = None
@@ -145,7 +145,7 @@ class Pinger:
             now = time.monotonic()
             passes = is_error(reply) and classify(reply).kind is Kind.TEMPORARY
             if passes and not cannot_save(reply):
-                continue  # it is loading, say: whoever waits for it waits on
+                continue  # it is loading, say: its clients are still waiting
             with self._lock:
                 self._waits_since = None
                 self._answered = now
@@ -154,7 +154,7 @@ class Pinger:
         connection.close()
 
     def take(self, now: float) -> Felt | None:
-        """What was felt since the last call."""
+        """Return the measurements since the last call."""
         with self._lock:
             took, self._took = self._took, []
             waits, best = self._waits_since, self._best.value
@@ -168,7 +168,7 @@ class Pinger:
 
 
 class Observer:
-    """All nodes of both sides."""
+    """Measures all nodes of both sides."""
 
     def __init__(self, channel: Channel, sides: Sequence[Watched]) -> None:
         self._channel = channel
@@ -179,7 +179,7 @@ class Observer:
         self._looked = time.monotonic()
 
     def run(self) -> None:
-        """Until the coordinator is gone."""
+        """Measure until the coordinator has ended."""
         for side in self._sides.values():
             self._watch(side.dialer, side.nodes)
         while True:
@@ -202,20 +202,20 @@ class Observer:
             threading.Thread(target=self._ask_info, args=(dialer, pinger), daemon=True).start()
 
     def _begin_look(self, name: Side) -> None:
-        """Unless one is under way: where all nodes are silent it takes longer than the pause."""
+        """Start to read the topology, unless a read is running, which may outlast the pause."""
         look = self._looks.get(name)
         if look is None or not look.is_alive():
             self._looks[name] = threading.Thread(target=self._look_again, args=(name,), daemon=True)
             self._looks[name].start()
 
     def _look_again(self, name: Side) -> None:
-        """Another node may serve in the place of one that is silent."""
+        """Read the topology: another node may have replaced a silent one."""
         side = self._sides[name]
         known = [address for address in side.nodes if address]
         try:
             topology = read_topology(side.dialer, known)
         except RumpxError:
-            return  # nobody answers: that is what is felt
+            return  # no node answers: the PINGs measure that
         nodes = tuple(node.address for node in topology.nodes)
         if set(nodes) == set(side.nodes):
             return
@@ -235,7 +235,7 @@ class Observer:
                         return  # INFO is refused here
                     self._tell(told)
                     pinger.stopped.wait(_INFO_SECONDS)
-            except Exception:  # whatever it is: nothing is known now
+            except Exception:  # any error means: nothing is known now
                 pinger.stopped.wait(_INFO_SECONDS)
 
     def _tell(self, message: Felt | Used | Watching) -> None:
@@ -243,11 +243,11 @@ class Observer:
             try:
                 send(self._channel, message)
             except OSError:
-                os._exit(0)  # nobody listens any more
+                os._exit(0)  # the coordinator has closed the channel
 
 
 def main(channel: Channel, sides: Sequence[Watched]) -> None:
-    """The process's whole life."""
+    """Run the process."""
     name_process("rumpx-observer")
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
     threading.Thread(target=_end_with_coordinator, args=(channel,), daemon=True).start()

@@ -1,23 +1,23 @@
-"""What the coordinator tells all workers at any moment, and the rates that they share.
+"""The pace that the coordinator sets for all workers, and the rates that they share.
 
-A few bytes of memory that all processes map (`shared`): the coordinator writes how large a pipeline
-may be and at which rates keys, payload bytes and commands may be asked for; a worker looks there
-before each pipeline. So a limit holds for all of them together, whoever has work, and a change is
-felt at once, also by batches that were given out before.
+A few bytes of memory that all processes map (`shared_memory`): the coordinator writes the largest
+pipeline and the rates of keys, payload bytes and commands; a worker reads them before each
+pipeline. So a limit holds for all workers together, however the work is spread, and a change
+takes effect at once, also for batches that were given out before.
 
-Rates are kept by virtual scheduling: for each there is a *due* time, on the system's monotonic
-clock, at which the next may be sent. Who wants to send `n` moves it on by n/rate, and waits until
-what it was before::
+Rates are kept by virtual scheduling: each has a *due* time, on the system's monotonic clock, at
+which the next request may be sent. A sender of `n` advances it by n/rate, and waits until its
+former value::
 
     turn = max(due, now - _SLACK);  due = turn + n / rate;  wait = turn - now
 
-Nothing is saved up beyond `_SLACK` seconds, which makes up for processes that wake late; with
+Unused rate is kept for at most `_SLACK` seconds, which makes up for processes that wake late; with
 pipelines of at most `QUANTUM` seconds' worth, no second sees more than 1.1 times the rate. A value
-that is larger than that has its turn like any other, and those behind it wait until it is paid off.
-Where a rate changes, what is still to be waited for changes with it.
-Payload bytes are guessed first and corrected when they are known.
+larger than that takes its turn like any other, and those behind it wait until it is paid off. When
+a rate changes, the remaining waits change with it. Payload bytes are estimated first and corrected
+when they are known.
 
-Not promised: order among those who wait.
+Not promised: order among the waiting senders.
 
 Source of the scheme: the generic cell rate algorithm, ITU-T I.371 (03/2004), annex A.
 """
@@ -32,10 +32,10 @@ from typing import Final
 
 from rumpx.processes.shared_memory import Shared
 
-# Seconds' worth of a rate that one pipeline may hold, and that may be made up for.
+# Seconds' worth of a rate: the most in one pipeline, and the most that may be made up for.
 QUANTUM: Final = 0.03
 _SLACK: Final = 0.05
-# While a turn is waited for, rates are looked at this often, in seconds.
+# While waiting for a turn, read the rates this often, in seconds.
 _LOOK_SECONDS: Final = 0.1
 _PACE: Final = struct.Struct("=6d")
 _DUE: Final = struct.Struct("=3d")
@@ -43,13 +43,13 @@ _DUE: Final = struct.Struct("=3d")
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast workers may go. 0 means without limit.
+    """The workers' pace. 0 means no limit.
 
     Attributes:
         keys, payload, ops: a second, all workers together.
         pipeline_keys: keys in one pipeline.
         chunk_bytes: bytes of payload in one pipeline; a larger value goes alone.
-        hurry: what is in flight is to land at once, whatever the rates.
+        hurry: finish all pipelines in flight at once, ignoring the rates.
     """
 
     keys: float = 0.0
@@ -61,17 +61,17 @@ class Pace:
 
     @property
     def rates(self) -> tuple[float, float, float]:
-        """All three."""
+        """All three rates."""
         return self.keys, self.payload, self.ops
 
     @property
     def limited(self) -> bool:
-        """Whether there is a rate to be kept."""
+        """True if a rate limits the workers."""
         return not self.hurry and bool(self.keys or self.payload or self.ops)
 
 
 def _slower(before: Pace, now: Pace) -> float:
-    """By how much longer what is still to be waited for takes at another pace."""
+    """Return the factor by which a remaining wait grows at another pace."""
     if not now.limited:
         return 0.0
     if now.rates == before.rates:
@@ -81,13 +81,13 @@ def _slower(before: Pace, now: Pace) -> float:
 
 
 class Throttle:
-    """The shared memory. Made by the coordinator; given to a worker as it starts."""
+    """The shared memory. Made by the coordinator; passed to each worker at its start."""
 
     def __init__(self) -> None:
         self._shared = Shared(_PACE.size + _DUE.size)
 
     def set(self, pace: Pace) -> None:
-        """From now on all go at this pace."""
+        """Set the pace of all workers from now on."""
         memory = self._shared.memory
         with self._shared.locked():
             now, before = time.monotonic(), self.pace()
@@ -102,15 +102,15 @@ class Throttle:
             )
 
     def pace(self) -> Pace:
-        """The pace now."""
+        """Return the present pace."""
         keys, payload, ops, pipeline_keys, chunk_bytes, hurry = _PACE.unpack_from(
             self._shared.memory
         )
         return Pace(keys, payload, ops, int(pipeline_keys), int(chunk_bytes), bool(hurry))
 
     def take(self, *, keys: int = 0, payload: float = 0, ops: int = 0) -> float:
-        """Take a turn; returns the seconds to wait for it, as rates are now. A negative `payload`
-        gives back what was guessed too high, and one of its own pays for what was guessed too
+        """Take a turn; return the seconds to wait for it at the present rates. A negative `payload`
+        gives back an estimate that was too high; a separate one pays for an estimate that was too
         low."""
         pace = self.pace()
         if not pace.limited:
@@ -129,8 +129,8 @@ class Throttle:
         return wait
 
     def turn(self, *, keys: int = 0, payload: float = 0, ops: int = 0) -> Iterator[float]:
-        """Take a turn; yields the seconds to wait until it has come, a little at a time, since
-        rates may change meanwhile."""
+        """Take a turn; yield the seconds to wait until it has come, in pieces, since rates may
+        change meanwhile."""
         before = self.pace()
         wait = self.take(keys=keys, payload=payload, ops=ops)
         while wait > 0:

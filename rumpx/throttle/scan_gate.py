@@ -1,8 +1,8 @@
-"""The gate that every SCAN passes: how many may be under way, how large, and how often.
+"""The gate that every SCAN passes: the number in flight, their size, and their rate.
 
 SCAN alone can hurt: eight scanners with COUNT 1000 and not one DUMP took a PING from 0.16 to 3.4 ms
-(measured), and where a filter lets little through nothing else would hold them. The number of
-partitions that are walked is one thing, the number of SCANs in flight another.
+(measured), and where a filter passes few keys no other limit would hold them. The number of
+partitions being walked is independent of the number of SCANs in flight.
 
 The engine's thread sets it, scanner threads pass.
 """
@@ -18,18 +18,18 @@ from rumpx.throttle.rates import Throttle
 
 
 class GateClosed(Exception):
-    """The run ends: nobody passes any more."""
+    """The run ends; no more SCANs may be sent."""
 
 
 class Gate:
     """Lets SCANs through.
 
     Args:
-        throttle: the rate of commands, which workers share.
-        scan_count, batch_keys: until `set` says others.
+        throttle: the rate of commands, shared with workers.
+        scan_count, batch_keys: initial values, until `set`.
 
     Attributes:
-        batch_keys: keys that a scanner hands on together, at most.
+        batch_keys: the most keys that a scanner hands on together.
         scan_count: COUNT of a SCAN.
     """
 
@@ -45,7 +45,7 @@ class Gate:
         self._changed = threading.Condition()
 
     def set(self, scan_count: int, batch_keys: int, scans: int, wait: float) -> None:
-        """From now on `scans` of this COUNT may be in flight, `wait` seconds between them."""
+        """Allow `scans` of this COUNT in flight from now on, `wait` seconds between them."""
         with self._changed:
             self.batch_keys = batch_keys
             self.scan_count = scan_count
@@ -55,7 +55,7 @@ class Gate:
 
     @contextmanager
     def scan(self) -> Iterator[int]:
-        """While this is open one SCAN may be sent, with this COUNT.
+        """Hold one place for a SCAN with the COUNT yielded.
 
         Raises:
             GateClosed: no more.
@@ -81,7 +81,7 @@ class Gate:
 
     @contextmanager
     def asking(self) -> Iterator[int]:
-        """While this is open so many keys may be asked about, in one pipeline.
+        """Hold one place for a pipeline of questions about as many keys as are yielded.
 
         Raises:
             GateClosed: no more.
@@ -95,7 +95,7 @@ class Gate:
             time.sleep(seconds)
 
     def close(self) -> None:
-        """Nobody passes any more; who waits gives up."""
+        """Let no more SCANs through; waiting threads give up."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

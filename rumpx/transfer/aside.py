@@ -1,10 +1,10 @@
-"""Comparisons of keys on connections of their own, of which some keys may cost one.
+"""Compare keys over separate connections, of which some keys may cost one.
 
-Each comparison calls both sides and waits; it says nothing of which key it was at when a connection
-was lost, or a command refused. So its keys are halved, as those of a pipeline are (`suspects`),
-until the culprit is alone and has failed; all others are compared.
+A comparison calls both sides and waits; it does not report which key it was reading when a
+connection was lost, or a command refused. So its keys are halved, as those of a pipeline are
+(`suspects`), until the culprit is alone and has failed; all others are compared.
 
-Not promised: that nothing else of this worker is in flight. What is, is on other connections.
+Not promised: that nothing else of this worker is in flight; other pipelines use other connections.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ Comparison = Callable[[Connection, Connection, list[bytes]], _T]
 
 @dataclass(slots=True)
 class Compared(Generic[_T]):
-    """What a comparison gave for each part of the keys; keys that it was refused; keys that cost
-    their connections."""
+    """The results of a comparison for each part of the keys; keys for which it was refused; keys
+    that cost their connections."""
 
     results: list[_T] = field(default_factory=list)
     refused: list[KeyFailure] = field(default_factory=list)
@@ -46,10 +46,10 @@ class Compared(Generic[_T]):
 
 
 class Aside:
-    """Compares.
+    """Compares keys.
 
     Args:
-        links: to source and target, for nothing else.
+        links: to source and target, used for nothing else.
         retry_for: seconds of trouble after which the run gives up.
         scope: for the target's database.
     """
@@ -71,12 +71,12 @@ class Aside:
 
         Args:
             db: of the source.
-            sizes: what is known of the keys' bytes.
-            most: keys that are given to the comparison together.
+            sizes: the known sizes of keys in bytes.
+            most: the most keys in one comparison.
 
         Raises:
             TemporaryError: nothing was compared for `retry_for` seconds.
-            SourceUnusable, TargetUnusable: a side says that it will not serve us.
+            SourceUnusable, TargetUnusable: a side says that it will never serve us.
         """
         done: Compared[_T] = Compared()
         suspects = Suspects()
@@ -119,7 +119,7 @@ class Aside:
             connections.append(links.connect(links.owner(keys[0]), number))
 
     def _refuse_redirection(self, error: ReadRefused, connections: list[Connection]) -> None:
-        """Of a single server it does not pass."""
+        """Raise for a redirection from a standalone server, which is permanent."""
         if classify(error.reply).kind in (Kind.MOVED, Kind.ASK):
             for links, connection in zip(self.links, connections, strict=True):
                 if links.side == error.side and not links.cluster:
@@ -132,7 +132,7 @@ class Aside:
         error: ConnectionLost,
         sizes: Mapping[bytes, int],
     ) -> Lost | None:
-        """What was lost in a comparison; None if it did not begin."""
+        """Return the keys lost in a comparison; None if it did not start."""
         began = len(connections) == len(self.links)
         broken = [n for n, connection in enumerate(connections) if connection.closed]
         links = self.links[broken[0] if began and broken else len(connections) - began]
@@ -155,7 +155,7 @@ class Aside:
         return None
 
     def _by_places(self, keys: Sequence[bytes], most: int) -> Iterator[list[bytes]]:
-        """Keys that have both their nodes in common."""
+        """Yield groups of keys that share both their nodes."""
         source, target = self.links
         places: dict[tuple[Address | None, Address | None], list[bytes]] = {}
         for key in keys:

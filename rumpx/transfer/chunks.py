@@ -1,15 +1,16 @@
-"""What a worker asks for at once: a batch's keys cut into chunks, and when each may be read.
+"""Cut a batch's keys into chunks, and decide when each chunk may be read.
 
-A chunk is one pipeline, and what other clients of the server wait for. Algorithm:
+A chunk is one pipeline, and so the unit for which the server's other clients wait. Algorithm:
 
-1. A batch is taken in parts of the pipeline's size of the moment, or whole where nothing holds the
-   run back. A part's sizes are asked (the request is on the wire while other batches' DUMPs are, so
-   it costs no round trip), and it is cut into chunks of so many keys and bytes; a value that alone
-   is larger, or big, is a chunk of its own. The bytes that count are those that are `expected` of
-   such sizes, and each chunk is cut when the one before it is done, by what is known by then.
-2. A chunk waits for its turn under the rates that all workers share (`throttle`), then for a permit
-   of this worker's budget of bytes in flight (`tasks`).
-3. What it really held corrects both, and what is expected of other keys, also of those that wait.
+1. A batch is taken in parts of the present pipeline size, or whole where no limit holds the run. A
+   part's sizes are asked (the request is on the wire while other batches' DUMPs are, so it costs no
+   round trip), and the part is cut into chunks by keys and bytes; a value that alone is larger, or
+   big, is a chunk of its own. The bytes are those `expected` for such sizes, and each chunk is cut
+   when the one before it is done, by the knowledge of that time.
+2. A chunk waits for its turn under the rates that all workers share (`throttle.rates`), then for a
+   permit of this worker's budget of bytes in flight (`runner`).
+3. The chunk's real size corrects both, and the expected sizes of other keys, also of those that
+   wait.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ from rumpx.transfer.dump_reader import DumpReader, Wanted, even_parts
 from rumpx.transfer.expected_sizes import Expected
 from rumpx.transfer.runner import Budget, Pause, Permit, Task
 
-# A key's size where sizes are not asked: one for all, and what is learnt is their mean.
+# A key's size where sizes are not asked: the same for all, so that their mean is learnt.
 _GUESSED_BYTES: Final = 512
-# Of the budget, what keys of an unknown kind may take: ordinary ones in flight leave room for it.
+# Keys of an unknown kind may take this part of the budget; the rest is for ordinary ones in flight.
 _UNKNOWN_PART: Final = 0.75
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkLimits:
-    """`pipeline_keys` and `chunk_bytes`: the most that is asked for at once; `big_key`: bytes from
-    which on a value is DUMPed alone."""
+    """`pipeline_keys` and `chunk_bytes`: the most in one pipeline; `big_key`: values of at least
+    so many bytes are DUMPed alone."""
 
     pipeline_keys: int
     chunk_bytes: int
@@ -44,10 +45,10 @@ class Chunk:
     """Keys that are read together.
 
     Attributes:
-        estimates: what was said of each key's size.
-        sizes: what is expected of each key, where that is of interest.
-        size: the bytes to be prepared for.
-        share, expected: as in Sum; and who says so.
+        estimates: the source's estimate of each key's size.
+        sizes: the expected size of each key, where it is needed.
+        size: the most bytes expected of all keys.
+        share, expected: as in Sum; and the object that computed them.
         plain: all keys are of kinds that are well known.
         alone: nothing else may be in flight.
     """
@@ -63,18 +64,18 @@ class Chunk:
 
     @property
     def estimate(self) -> int:
-        """Of all keys."""
+        """The sum for all keys."""
         return sum(self.estimates)
 
 
 class Intake:
-    """Cuts batches, and lets their chunks in.
+    """Cuts batches, and admits their chunks.
 
     Args:
-        reader: tells sizes.
+        reader: asks for sizes.
         budget: bytes in flight of this worker.
-        limits: of one chunk, where nothing holds the run back.
-        throttle: what holds it back.
+        limits: for one chunk, when no limit holds the run.
+        throttle: the pace of the run.
         sides: on how many sides a chunk's payloads are read.
     """
 
@@ -94,11 +95,11 @@ class Intake:
         self._sized = Expected()
         self._unsized = Expected(least=0.0)
         self._waiting: dict[Permit, Chunk] = {}
-        # Payload bytes for each byte that a size said.
+        # Payload bytes for each byte of an estimate.
         self._ratio = 1.0
 
     def parts(self, keys: list[bytes]) -> Iterator[list[bytes]]:
-        """A batch's keys, as many at a time as may be asked for now."""
+        """Yield a batch's keys in parts of the present pipeline size."""
         start = 0
         while start < len(keys):
             step = self._throttle.pace().pipeline_keys or len(keys)
@@ -106,8 +107,8 @@ class Intake:
             start += step
 
     def chunks(self, wanted: Wanted) -> Task[Iterator[Chunk]]:
-        """Ask the sizes of keys, where the reader can, and cut them, one chunk when it is asked
-        for; a task."""
+        """Ask for the sizes of keys, if the reader can, and cut chunks on demand, one at a time; a
+        task."""
         sizes = None
         if self._reader.tells_sizes:
             permit = yield from self.leave()
@@ -118,8 +119,8 @@ class Intake:
         return self._cut(wanted.keys, sizes)
 
     def leave(self, *, alone: bool = False) -> Task[Permit]:
-        """Leave to ask for what weighs nothing, to be given back by `release`; a task. A key that
-        goes alone holds that back, too."""
+        """Wait for a permit of zero bytes, to return by `release`; a task. A key that goes alone
+        blocks it too."""
         permit = Permit(0, alone)
         yield permit
         return permit
@@ -135,7 +136,7 @@ class Intake:
             yield chunk
 
     def alone(self, keys: list[bytes], sizes: Mapping[bytes, int]) -> Chunk:
-        """A chunk with nothing else in flight beside it; `sizes` are those that are known."""
+        """Make a chunk that excludes all others from flight; `sizes` are those that are known."""
         told = all(key in sizes for key in keys)
         estimates = [sizes.get(key, _GUESSED_BYTES) for key in keys]
         return Chunk(
@@ -151,7 +152,7 @@ class Intake:
 
     @property
     def limits(self) -> ChunkLimits:
-        """Of a chunk that is cut now."""
+        """The limits for a chunk that is cut now."""
         pace, limits = self._throttle.pace(), self._most
         keys = pace.pipeline_keys or limits.pipeline_keys
         size = pace.chunk_bytes or limits.chunk_bytes
@@ -164,7 +165,7 @@ class Intake:
         )
 
     def permit(self, chunk: Chunk) -> Task[Permit]:
-        """Leave to read a chunk, to be given back by `release`; a task."""
+        """Wait for a permit to read a chunk, to return by `release`; a task."""
         number = len(chunk.keys)
         yield from self.turn(number, self._guess(chunk), self._reader.ops(number))
         permit = Permit(self._reserve(chunk.size, chunk.share), chunk.alone)
@@ -176,11 +177,11 @@ class Intake:
         return permit
 
     def _reserve(self, size: float, share: float) -> int:
-        """Bytes of the budget: no two chunks of which nothing is known are in flight together."""
+        """Return the bytes to reserve: two chunks of unknown kinds are never in flight together."""
         return int(max(self._sides * size, share * _UNKNOWN_PART * self._budget.limit))
 
     def turn(self, keys: int, payload: float = 0.0, ops: int = 0) -> Task[None]:
-        """Wait until so much may be asked for; a task."""
+        """Wait until the rates allow this much; a task."""
         for seconds in self._throttle.turn(keys=keys, payload=payload, ops=ops):
             yield Pause(seconds)
 
@@ -190,7 +191,7 @@ class Intake:
     def correct(
         self, permit: Permit, chunk: Chunk, keys: list[bytes], payloads: list[bytes]
     ) -> None:
-        """What a chunk really held: these keys, the others being gone or not to be had."""
+        """Record a chunk's real payloads; its other keys are gone, or were not read."""
         payload = sum(map(len, payloads))
         self._budget.correct(permit, self._sides * payload)
         self._throttle.take(payload=payload - self._guess(chunk))
@@ -204,7 +205,7 @@ class Intake:
     def _learn(self, chunk: Chunk, keys: list[bytes], payloads: list[bytes]) -> None:
         came = dict(zip(keys, map(len, payloads), strict=True))
         told = zip(chunk.keys, chunk.estimates, strict=True)
-        # A key without a size is gone, as a rule: then it proves that such keys are small.
+        # A key without a size is usually gone; it then proves that such keys are small.
         known = {key: size for key, size in told if key in came or not size}
         chunk.expected.learn(known.values(), [came.get(key, 0) for key in known])
         for permit, waiting in self._waiting.items():
@@ -214,22 +215,22 @@ class Intake:
     def also(
         self, permit: Permit, chunk: Chunk, keys: list[bytes], payloads: list[bytes]
     ) -> None:
-        """What the other side has of a chunk's keys; to be told after `correct`."""
+        """Record the other side's payloads for a chunk; call it after `correct`."""
         payload = sum(map(len, payloads))
         self._budget.correct(permit, permit.size // self._sides + payload)
         if payload > chunk.size:
             self._learn(chunk, keys, payloads)
 
     def release(self, permit: Permit) -> None:
-        """What a permit was for has been read, and written."""
+        """Return a permit when its chunk has been read, and written."""
         self._budget.release(permit)
 
 
 def cut(
     keys: list[bytes], sizes: list[int], start: int, limits: ChunkLimits, expected: Expected
 ) -> Chunk:
-    """The chunk that begins at `start`: of about `pipeline_keys` keys and at most `chunk_bytes`; a
-    key that alone is larger, or big, is a chunk of its own."""
+    """Return the chunk from `start` on: about `pipeline_keys` keys and at most `chunk_bytes`; a key
+    that alone is larger, or big, is a chunk of its own."""
     place = _next_part(start, len(keys), limits.pipeline_keys)
     estimates = sizes[place]
     most, largest = expected.together(estimates)
@@ -257,12 +258,12 @@ def cut(
 def cut_unsized(
     keys: list[bytes], start: int, limits: ChunkLimits, expected: Expected
 ) -> Chunk:
-    """The same where sizes are not known."""
+    """As `cut`, where sizes are not known."""
     chunk = cut(keys, [_GUESSED_BYTES] * len(keys), start, limits, expected)
     return replace(chunk, sizes=None if chunk.plain else chunk.sizes)
 
 
 def _next_part(start: int, end: int, size: int) -> slice:
-    """As `even_parts` cuts what is left."""
+    """Return the next part, as `even_parts` cuts the rest."""
     part = next(even_parts(range(start, end), size))
     return slice(start, start + part.stop)

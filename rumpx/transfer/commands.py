@@ -1,9 +1,9 @@
-"""One command for each of many keys, at whichever node serves it now, until each is answered.
+"""One command for each of many keys, at the node that serves it now, until each is answered.
 
-What EXISTS, UNLINK and the digests need: a pipeline a node; redirections are followed, and trouble
-is waited for, as `Patience` says. Error replies that are about a single key are its answer. Of keys
-that lose their connection again and again the culprit is found (`suspects`); its answer is an error
-reply, too, made here.
+Used for EXISTS, UNLINK and the digests: one pipeline for each node; redirections are followed, and
+trouble is retried as `Patience` says. An error reply about a single key is its answer. When keys
+lose their connection repeatedly, the culprit is found (`suspects`); its answer is an error reply
+too, made here.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class _Sent:
 
 @dataclass(slots=True)
 class _Round:
-    """What came of asking for some keys once. `asked` says where it was done after ASKING, and
-    `ask` where that is to be done next; `waits` and `complaint` as in Unsettled."""
+    """The result of asking for some keys once. `asked` names the node that was asked after ASKING,
+    and `ask` the node to ask next in that way; `waits` and `complaint` as in Unsettled."""
 
     asked: dict[bytes, Address]
     answers: dict[bytes, Reply] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class Calls:
     Args:
         links: connections to it.
         retry_for: seconds of trouble after which the run gives up.
-        intake: says when a key may be asked for alone.
+        intake: decides when a key may be asked for alone.
     """
 
     def __init__(self, links: Links, retry_for: float, intake: Intake) -> None:
@@ -72,19 +72,18 @@ class Calls:
         needed: bool = True,
         patient: bool = True,
     ) -> Task[dict[bytes, Reply]]:
-        """The reply to a command for each key; a task.
+        """Return the reply to a command for each key; a task.
 
         Args:
             command: makes the command's bytes for a key.
-            name: of the command, which tells the shape of its replies; "" if it is not one.
-            needed: whether the run ends if the command is refused; else the refusal is the answer.
-            patient: whether keys whose connection is lost are asked for again; else that is the
-                answer.
+            name: of the command, which sets the shape of its replies; "" if it is not one command.
+            needed: end the run if the command is refused; else the refusal is the answer.
+            patient: ask again for keys whose connection is lost; else the loss is the answer.
 
         Raises:
             TemporaryError: nothing was answered for `retry_for` seconds.
-            SourceUnusable, TargetUnusable: the command is refused for every key, or a reply is
-                none to it.
+            SourceUnusable, TargetUnusable: the command is refused for every key, or a reply does
+                not fit it.
         """
         answers: dict[bytes, Reply] = {}
         patience = Patience(self._retry_for, (self.links,))
@@ -139,7 +138,7 @@ class Calls:
         asked: dict[bytes, Address],
         needed: bool,
     ) -> Task[_Round]:
-        """Ask for keys once; takes its keys out of `asked`."""
+        """Ask for keys once; take them out of `asked`."""
         came = _Round({key: asked.pop(key) for key in keys if key in asked})
         sent = self._send(command, db, keys, came)
         outcomes = yield [
@@ -197,7 +196,7 @@ class Calls:
     def _routes(
         self, keys: list[bytes], asked: dict[bytes, Address]
     ) -> list[tuple[Address | None, list[bytes], bool]]:
-        """(node, keys, whether after ASKING)."""
+        """Return (node, keys, after ASKING) for each request."""
         plain = [key for key in keys if key not in asked]
         parts: list[tuple[Address | None, list[bytes], bool]] = [
             (node, [plain[n] for n in positions], False)
@@ -206,7 +205,7 @@ class Calls:
         return parts + [(node, [key], True) for key, node in asked.items()]
 
     def _again(self, key: bytes, reply: Reply, part: _Sent, came: _Round) -> bool:
-        """Whether the key is to be asked for again, which is noted then."""
+        """Return True if the key must be asked for again, and note it."""
         name = part.connection.name
         match classify(reply).kind:
             case Kind.MOVED | Kind.ASK:

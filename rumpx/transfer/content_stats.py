@@ -1,15 +1,15 @@
-"""Of which types and sizes the copied values are, and which are the largest.
+"""Count the types and sizes of the copied values, and find the largest.
 
-The worker that has written payloads looks at each one's first byte, which says its type (the `type`
-of RDB files, as in Redis's rdb.h), and at its length. What it finds goes with the ack and is booked
-with the counts (`frontier`), so that it is as exact: whoever goes on from a ledger counts none
+The worker that has written payloads reads each one's first byte, which gives its type (the `type`
+of RDB files, as in Redis's rdb.h), and its length. The numbers go with the ack and are booked with
+the counts (`frontier`), so that they are as exact: a run that resumes from a ledger counts none
 twice. That costs 0.1 us a key.
 
 Largest keys are candidates: a worker names those that are larger than the tenth it has named, and
 the coordinator keeps ten of them, by name.
 
-Not promised: the very largest ten where a worker has died that had named some whose batch did not
-count; nor the size of now of a key that was copied again and is not among the largest any more.
+Not promised: the very largest ten if a worker has died that had named some whose batch did not
+count; nor the present size of a key that was copied again and is no longer among the largest.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _TYPES: Final = {
 _OTHER: Final = "other"
 # No type has a greater number so far.
 _FIRST_BYTES: Final = 32
-# How `Kinds.numbers` names what it counts.
+# The names of the counters in `Kinds.numbers`.
 _KEYS, _BYTES, _SIZES = 0, 256, 512
 _SIZE_BITS: Final = 48
 # A key in the upper bits of a number, its bytes in the lower: one addition for both.
@@ -49,7 +49,7 @@ class Kinds:
 
     @property
     def payload_bytes(self) -> int:
-        """Of all of them."""
+        """The sum over all types."""
         return sum(number for name, number in self.numbers.items() if _BYTES <= name < _SIZES)
 
     def __add__(self, other: Kinds) -> Kinds:
@@ -74,7 +74,7 @@ class Large(NamedTuple):
 
 
 class Scale:
-    """A worker's: weighs what it has written."""
+    """Weighs the payloads that a worker has written."""
 
     def __init__(self) -> None:
         self._floor = 0
@@ -83,11 +83,11 @@ class Scale:
     def weigh(
         self, db: int, keys: Sequence[bytes], payloads: Sequence[bytes]
     ) -> tuple[Kinds, list[Large]]:
-        """What payloads are, and which keys may be among the largest.
+        """Count payloads, and return the keys that may be among the largest.
 
         Args:
             db: the source's database.
-            keys, payloads: belong together; a payload is never empty.
+            keys, payloads: correspond to each other; a payload is never empty.
         """
         heads = [0] * 256
         sizes = [0] * _SIZE_BITS
@@ -122,26 +122,26 @@ class Scale:
 
 
 class Largest:
-    """The coordinator's: the largest keys that workers named."""
+    """Keeps, in the coordinator, the largest keys that workers named."""
 
     def __init__(self, known: Iterable[Large] = ()) -> None:
         self._by_name: dict[tuple[int, bytes], Large] = {}
         self.add(known)
 
     def add(self, named: Iterable[Large]) -> None:
-        """Some more, each as it was named last."""
+        """Add keys; the last size of each counts."""
         self._by_name |= {(large.db, large.key): large for large in named}
         if len(self._by_name) > 10 * LARGEST_KEPT:
             self._by_name = {(large.db, large.key): large for large in self.top}
 
     @property
     def top(self) -> tuple[Large, ...]:
-        """The largest first."""
+        """The largest keys, in descending order."""
         return tuple(nlargest(LARGEST_KEPT, self._by_name.values()))
 
 
 def content(kinds: Iterable[Kinds], largest: Iterable[Large]) -> Content:
-    """For people."""
+    """Return the totals for display."""
     total: dict[int, int] = {}
     for each in kinds:
         for name, number in each.numbers.items():
@@ -166,5 +166,5 @@ def content(kinds: Iterable[Kinds], largest: Iterable[Large]) -> Content:
 
 
 def type_of(head: int) -> str:
-    """As TYPE names it; "module" for all modules' types."""
+    """Return the type as TYPE names it; "module" for all modules' types."""
     return _TYPES.get(head, _OTHER)

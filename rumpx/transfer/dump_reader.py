@@ -1,27 +1,27 @@
 """The reader: keys in; payloads and expiries out. DUMP first, then the expiry, for each key.
 
-(The other way round, a key that is overwritten between the two could get the new value with the
-old expiry, and vanish later.)
+(In the other order, a key that is overwritten between the two could get the new value with the old
+expiry, and vanish later.)
 
-Three ways to the expiry, whichever the source can (`Abilities.expiry`):
+Expiries are read in one of three ways, by the source's abilities (`Abilities.expiry`):
 
 - "instant": PEXPIRETIME (≥ 7.0) right after each DUMP.
 - "clock": all DUMPs of a group of `GROUP_KEYS`, then TIME, the group's PTTLs, TIME again; the
   instant is the mean TIME + PTTL. If the two TIMEs differ by more than 2 ms the PTTLs are asked
   again, each between two TIMEs (outside the MULTI, if there was one), until each key's are close;
   after a few tries the closest count.
-- "left": PTTL alone, where TIME is refused: the time left, which is older by the way to the target.
+- "left": PTTL alone, where TIME is refused: the time left, which is extended by the network delay.
 
 On a standalone source groups of `GROUP_KEYS` keys go in MULTI…EXEC, so that each pair is of one
-instant. A group of more than `GROUP_BYTES`, which would hold up the server's other clients for too
-long, is read without, key by key; likewise one that the server aborted.
+instant. A group of more than `GROUP_BYTES`, which would block the server's other clients for too
+long, is read without MULTI, key by key; so is one that the server aborted.
 
-A value that came without its expiry, because that is refused (another node's ACL or version, an ACL
-that has changed, a selector), is read again by the next of the three ways, and so is all that
-follows. Sizes, too, are asked by the next way where one is refused.
+A value whose expiry was refused (another node's ACL or version, an ACL that has changed, a
+selector) is read again by the next of the three ways, and so is every later key. Sizes are also
+asked by the next way after a refusal.
 
-What cannot be read now is handed back to be repeated; what is gone is counted; a key that the
-server refuses is a failure. `read` is a task (see `tasks`).
+Keys that cannot be read now are returned for a retry; keys that are gone are counted; a key that
+the server refuses is a failure. `read` is a task (see `runner`).
 
 Not promised: that a pair outside MULTI is of one instant. A key overwritten between its DUMP and
 its expiry gets the old value with the new expiry.
@@ -72,40 +72,40 @@ GROUP_BYTES: Final = 2**20
 _GONE: Final = -2
 _ONLY_BYTES: Final = {bytes}
 _ONLY_INTS: Final = {int}
-# How many commands tell a key's size.
+# The number of commands that read a key's size.
 _SIZE_COMMANDS: Final = {"memory": 1, "length": 2, "none": 0}
 _CLOCK_SPREAD_MS: Final = 2.0
 _CLOCK_TRIES: Final = 10
 
 
 def no_multi(side: Side) -> str:
-    """What to say where MULTI is refused."""
+    """Return the notice for a side that refuses MULTI."""
     return f"The {side} refuses MULTI, so a value and its expiry are read one after the other."
 
 
 def no_instants(side: Side) -> str:
-    """What to say where PEXPIRETIME is refused in the middle of a run."""
+    """Return the notice for a side that refuses PEXPIRETIME in the middle of a run."""
     return (
-        f"The {side} refuses PEXPIRETIME for some keys: from there on expiries are computed from "
+        f"The {side} refuses PEXPIRETIME for some keys: from then on expiries are computed from "
         "PTTL and TIME."
     )
 
 
 def no_clock(side: Side) -> str:
-    """What to say where only times left are told."""
+    """Return the notice for a side that gives only times left."""
     return (
-        f"The {side} has neither PEXPIRETIME nor TIME: expiries are read as time left, and come "
-        "out later by the time that the way takes."
+        f"The {side} has neither PEXPIRETIME nor TIME: expiries are read as time left, and are "
+        "extended by the network delay."
     )
 
 
 def no_memory_usage(side: Side) -> str:
-    """What to say where sizes are told by lengths only."""
+    """Return the notice for sizes that are estimated from lengths."""
     return f"The {side} refuses MEMORY USAGE: sizes are estimated from the lengths of values."
 
 
 def no_sizes(side: Side) -> str:
-    """What to say where not even lengths are told."""
+    """Return the notice for a side that does not give lengths either."""
     return (
         f"The {side} refuses MEMORY USAGE and TYPE (or STRLEN, HLEN, …): values are read without "
         "knowing their size."
@@ -113,7 +113,7 @@ def no_sizes(side: Side) -> str:
 
 
 def even_parts(keys: Sequence[object], size: int) -> Iterator[slice]:
-    """Slices that cut keys into equal parts of about `size`, at most an eighth larger."""
+    """Yield slices that cut keys into equal parts of about `size`, at most an eighth larger."""
     count = max(1, -(-(len(keys) - size // 8) // size))
     step = max(1, -(-len(keys) // count))
     for start in range(0, len(keys), step):
@@ -122,7 +122,7 @@ def even_parts(keys: Sequence[object], size: int) -> Iterator[slice]:
 
 @dataclass(frozen=True, slots=True)
 class Abilities:
-    """What the source lets us use.
+    """The commands that the source allows.
 
     Attributes:
         expiry: how expiries are read (module docstring).
@@ -138,7 +138,7 @@ class Abilities:
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """Keys to read. `ask` names nodes to ask a key of after ASKING; `single` keys are read
-    without MULTI; `node` is where to ask, or with `by_slot` the owner of each key's slot."""
+    without MULTI; `node` is the node to ask, or with `by_slot` the owner of each key's slot."""
 
     db: int
     keys: list[bytes]
@@ -150,13 +150,12 @@ class Wanted:
 
 @dataclass(slots=True)
 class Read:
-    """What became of the keys of one `read`.
+    """The results for the keys of one `read`.
 
-    `keys`, `payloads` and `expiries` (ms since 1970, or with `left` ms left, or NO_EXPIRY) belong
-    together.
-    `again` keys are to be repeated, some at another node (`ask`), some without MULTI (`single`);
-    `waits` says that this makes sense only after a pause. `complaint` is the last reason. `lost`
-    says which of them were in flight on a connection that broke.
+    `keys`, `payloads` and `expiries` (ms since 1970, or with `left` ms left, or NO_EXPIRY)
+    correspond to each other. `again` keys must be retried, some at another node (`ask`), some
+    without MULTI (`single`); with `waits` only after a pause. `complaint` is the last reason.
+    `lost` lists those of them that were in flight on a connection that broke.
     """
 
     keys: list[bytes] = field(default_factory=list)
@@ -176,7 +175,7 @@ class Read:
 @dataclass(slots=True)
 class _Request:
     """Keys read in MULTI groups, or without; `groups` are the sizes of the groups. `expiry` is how
-    expiries are asked: by now the reader may have gone over to another way."""
+    expiries were asked: the reader may have changed to another way since."""
 
     keys: list[bytes]
     node: Address | None
@@ -213,22 +212,22 @@ class DumpReader:
 
     @property
     def exact(self) -> bool:
-        """Whether the source itself gives instants; else they are computed."""
+        """True if the source itself gives instants; else they are computed."""
         return self._expiry == "instant"
 
     @property
     def tells_sizes(self) -> bool:
-        """Whether `sizes` asks the source anything."""
+        """True if `sizes` asks the source at all."""
         return self._sizes != "none"
 
     def ops(self, keys: int) -> int:
-        """Commands that the source executes for so many keys."""
+        """Return how many commands the source executes for that many keys."""
         groups = -(-keys // GROUP_KEYS) * 2 * (self._multi + (self._expiry == "clock"))
         pipelines = 1 + _SIZE_COMMANDS[self._sizes]  # each with its fence
         return keys * (2 + _SIZE_COMMANDS[self._sizes]) + groups + pipelines
 
     def sizes(self, wanted: Wanted) -> Task[list[int] | None]:
-        """Estimated bytes of each key's payload; None where the source does not tell.
+        """Return the estimated bytes of each key's payload; None if the source gives none.
 
         MEMORY USAGE counts more than a payload has, except for collections with uneven members.
         """
@@ -242,7 +241,7 @@ class DumpReader:
             return None
 
     def _memory(self, wanted: Wanted) -> Task[list[int] | None]:
-        """By MEMORY USAGE; by their lengths for keys for which that is refused."""
+        """Ask for sizes by MEMORY USAGE; by lengths for keys for which that is refused."""
         replies = yield from self._ask(wanted, encode_memory_usage(wanted.keys), len(wanted.keys))
         if set(map(type, replies)) == _ONLY_INTS:
             return replies  # type: ignore[return-value]
@@ -259,7 +258,7 @@ class DumpReader:
         return sizes
 
     def _lengths(self, wanted: Wanted, keys: list[bytes]) -> Task[list[int] | None]:
-        """By the length commands; None where these are refused."""
+        """Ask for sizes by the length commands; None if these are refused."""
         asked = b"".join([encode("TYPE", key) for key in keys])
         types = yield from self._ask(wanted, asked, len(keys))
         asked = b"".join(
@@ -287,9 +286,9 @@ class DumpReader:
         return replies
 
     def _go_without(self, refused: Literal["memory", "length"]) -> None:
-        """Ask sizes by the next way from here on."""
+        """Ask for sizes by the next way from now on."""
         if self._sizes != refused:
-            return  # done already, or these keys' only way
+            return  # changed already, or the only way for these keys
         self._sizes = "length" if refused == "memory" else "none"
         side = self.links.side
         self.notices.append(no_memory_usage(side) if refused == "memory" else no_sizes(side))
@@ -342,7 +341,7 @@ class DumpReader:
         return pipelines
 
     def _routes(self, wanted: Wanted) -> list[tuple[Address | None, list[bytes], bool]]:
-        """(node, keys, asking): nearly always one, the node that named the keys."""
+        """Return (node, keys, asking) for each request: nearly always one, the keys' own node."""
         if not wanted.by_slot and not wanted.ask:
             return [(wanted.node, wanted.keys, False)]
         asked = [(node, [key], True) for key, node in wanted.ask.items()]
@@ -405,7 +404,7 @@ class DumpReader:
     def _executed(
         self, request: _Request, replies: list[Reply], result: Read
     ) -> tuple[_Request, list[Reply]]:
-        """What EXEC answered for the groups, as if there were none; without the aborted ones."""
+        """Return EXEC's answers for the groups as if there were no MULTI; drop aborted groups."""
         answers: list[Reply] = []
         keys: list[bytes] = []
         end = first = 0
@@ -416,7 +415,7 @@ class DumpReader:
             answer = replies[end - 1]
             if isinstance(answer, list):
                 if len(answer) != end - start - 2:
-                    # The fence counts whole answers only.
+                    # The fence counts only whole answers.
                     raise malformed(self.links.side, request.connection.name, "EXEC")
                 answers += answer
                 keys += group
@@ -427,7 +426,7 @@ class DumpReader:
     def _clocked(
         self, db: int, request: _Request, replies: list[Reply]
     ) -> Task[list[Reply]]:
-        """Replies in which instants stand in the place of TIME, PTTLs, TIME."""
+        """Return replies with instants in the place of TIME, PTTLs, TIME."""
         count = len(request.keys)
         if not count:
             return []
@@ -436,9 +435,9 @@ class DumpReader:
     def _instants(
         self, db: int, request: _Request, clocked: list[Reply]
     ) -> Task[list[Reply]]:
-        """Each key's expiry by the clock that was read around it, asked again where that took long.
+        """Return each key's expiry by the clock read around it; ask again where that took long.
 
-        Asked again, each PTTL has a TIME before and after it: a server that is held up between two
+        On the second try each PTTL has a TIME before and after it: a server that pauses between two
         commands then spoils one key, not the group, and another one the next time.
         """
         first, last = clocked[0], clocked[-1]
@@ -453,7 +452,7 @@ class DumpReader:
                 break
             try:
                 pairs = (encode_pttls([request.keys[n]]) + TIME for n in wide)
-                # Others may have been here since the first replies: their database, too.
+                # Other tasks may have used the connection since, and selected their database.
                 connection = self.links.connect(request.node, db)
                 connection.send(TIME + b"".join(pairs))
             except ConnectionLost:
@@ -472,10 +471,10 @@ class DumpReader:
         return instants
 
     def _clock(self, request: _Request, reply: Reply) -> float:
-        """TIME's reply in ms.
+        """Return TIME's reply in ms.
 
         Raises:
-            SourceUnusable, TargetUnusable: it is none.
+            SourceUnusable, TargetUnusable: the reply is not a time.
         """
         try:
             return milliseconds(reply)
@@ -483,7 +482,7 @@ class DumpReader:
             raise malformed(self.links.side, request.connection.name, "TIME") from None
 
     def _sort(self, db: int, request: _Request, replies: list[Reply], result: Read) -> None:
-        """Replies → what became of each key."""
+        """Sort replies into the results of each key."""
         payloads, expiries = self._pairs(request, replies)
         plain = set(map(type, payloads)) == _ONLY_BYTES and set(map(type, expiries)) == _ONLY_INTS
         whole = plain and min(map(len, payloads)) >= SHORTEST_PAYLOAD  # type: ignore[arg-type]
@@ -508,20 +507,20 @@ class DumpReader:
                 result.gone += 1
             else:
                 name = request.connection.name
-                raise malformed(self.links.side, name, "DUMP or the question for its expiry")
+                raise malformed(self.links.side, name, "DUMP or the command for its expiry")
 
     def _pairs(
         self, request: _Request, replies: list[Reply]
     ) -> tuple[list[Reply], list[Reply]]:
-        """Replies → payloads, and expiries as they are handed on."""
+        """Split replies into payloads and expiries in their final form."""
         if request.asking:
             payloads, expiries = [replies[1]], [replies[3]]
-            if request.expiry == "clock":  # one key in migration: our clock has to do
+            if request.expiry == "clock":  # one key in migration: use the local clock
                 now = int(time.time() * 1000)
                 expiries = [e + now if isinstance(e, int) and e >= 0 else e for e in expiries]
         elif request.expiry == "instant":
             return replies[0::2], replies[1::2]
-        else:  # with "clock", instants by now: see `_clocked`
+        else:  # with "clock", already instants: see `_clocked`
             count = len(request.keys)
             payloads, expiries = replies[:count], replies[count:]
         if request.expiry == "left":
@@ -530,8 +529,8 @@ class DumpReader:
         return payloads, expiries
 
     def _other_way(self, way: Expiry, error: Reply) -> bool:
-        """Whether an expiry that was refused, of a value that was not, may be had by another way;
-        the reader goes over to that, if it has not yet."""
+        """Return True if an expiry was refused, though its value was not, and another way may read
+        it; change the reader to that way, if it has not changed yet."""
         if way == "left" or not (refused(error) or (way == "instant" and key_refused(error))):
             return False
         if way == self._expiry:
@@ -541,8 +540,8 @@ class DumpReader:
         return True
 
     def _aborted(self, keys: list[bytes], replies: list[Reply], result: Read) -> None:
-        """The group was not executed. One refused key aborts all: read them one by one; but a
-        service that shards behind one address, or a proxy without MULTI, will always refuse."""
+        """Handle a group that was not executed. One refused key aborts all: read them one by one;
+        but a service that shards behind one address, or a proxy without MULTI, always refuses."""
         errors = [str(reply) for reply in replies if is_error(reply)]
         kinds = {classify(error).kind for error in errors}
         if any(error.startswith("CROSSSLOT") or "MULTI" in error for error in errors):
@@ -605,7 +604,7 @@ _LENGTH: Final = {
     b"hash": "HLEN",
     b"stream": "XLEN",
 }
-# Assumed for a member of a collection where only its length is known.
+# Assumed size of a collection's member if only the number of members is known.
 _MEMBER_BYTES: Final = 128
 
 
@@ -626,12 +625,12 @@ def _is_refusal(reply: Reply) -> bool:
 
 
 def _numbers(replies: list[Reply]) -> list[int]:
-    """Replies with 0 in the place of what is not a number."""
+    """Return replies with 0 for each that is not a number."""
     return [reply if isinstance(reply, int) else 0 for reply in replies]
 
 
 def _instant(left: Reply, before: float, after: float) -> Reply:
-    """A PTTL between two TIMEs as an instant; whole ms, as PTTL counts them."""
+    """Return a PTTL between two TIMEs as an instant; whole ms, as PTTL counts them."""
     if not isinstance(left, int) or left < 0:
         return left
     return int((before + after) / 2) + left

@@ -1,21 +1,21 @@
-"""Bytes that payloads are expected to have, learnt from estimates and what came of them.
+"""Expected payload sizes, learnt from estimates and the payloads that followed them.
 
 An estimate (MEMORY USAGE … SAMPLES 1) is too low for a collection with uneven members: a hash of
-300 short fields and one of 2 MB counts as 23 kB. So estimates are sorted into classes, by their
-magnitude, and for each class `Expected` keeps how many payload bytes came for each byte estimated:
+4 300 short fields and one of 2 MB counts as 23 kB. So estimates are sorted into classes, by their
+magnitude, and for each class `Expected` keeps how many payload bytes followed each byte estimated:
 the mean and the spread, of the last few hundred keys. Keys of sizes s are then expected to have
 
     mean · Σ s + 2 · spread · √(Σ s²)
 
-bytes together, and no less than estimated: an estimate that is too high costs nothing but caution.
+bytes together, and no less than estimated: an estimate that is too high costs only caution.
 
-A class is trusted as far as it has been seen. In one chunk, and on the whole in flight, there are
-at most `allowed` keys of it: 1, then 4, 16, 64, 256. So the first large value comes alone, whatever
-its estimate, and an ordinary copy is at full speed after five chunks. (A few keys of a class that
-is seldom met do not slow a chunk down: an eighth of `allowed` may come with the others.)
+A class is trusted in proportion to the keys seen. One chunk, and all that is in flight, hold at
+most `allowed` keys of it: 1, then 4, 16, 64, 256. So the first large value comes alone, whatever
+its estimate, and an ordinary copy is at full speed after five chunks. (A few keys of a rare class
+do not slow a chunk down: an eighth of `allowed` may come with the others.)
 
-Not promised: that a chunk is never larger than expected. Once a class has proven true, the first
-chunk that breaks with it comes whole.
+Not promised: that a chunk is never larger than expected. Once a class is trusted, the first chunk
+that deviates from it comes whole.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from typing import Final
 
 _SPREADS: Final = 2.0
-# Keys by which mean and spread are remembered.
+# Keys over which mean and spread are averaged.
 _MEMORY: Final = 400
-# From so many keys on a class is trusted in any number.
+# A class with that many keys seen is trusted in any number.
 _ENOUGH: Final = 170
 _GROWTH: Final = 3
 # Chunks that may be in flight together, about.
@@ -55,7 +55,7 @@ class _Class:
 
     @property
     def allowed(self) -> float:
-        """Keys that there may be in one chunk."""
+        """Keys of this class allowed in one chunk."""
         return math.inf if self.seen >= _ENOUGH else 1 + _GROWTH * self.seen
 
 
@@ -64,9 +64,9 @@ class Sum:
     """Some keys together.
 
     Attributes:
-        keys: how many they are.
-        most: the bytes to be prepared for.
-        share: how much they are of what may be in flight of their classes; 1.0 where nothing is
+        keys: their number.
+        most: the most bytes expected.
+        share: their part of the keys allowed in flight of their classes; 1.0 where nothing is
             known of one of them, 0.0 where all are trusted.
     """
 
@@ -76,7 +76,7 @@ class Sum:
 
 
 class Expected:
-    """What is known of one population of keys.
+    """The expected sizes of one population of keys.
 
     Args:
         least: payload bytes for each byte estimated that are always expected.
@@ -88,8 +88,8 @@ class Expected:
         self._rates: dict[frozenset[int], tuple[float, float, tuple[tuple[int, float], ...]]] = {}
 
     def together(self, sizes: Sequence[int]) -> tuple[float, float]:
-        """The most bytes of all these keys, and of the largest one; as if each was of the worst
-        of their classes, which costs next to nothing to tell. Infinite while one of those is not
+        """Return the most bytes of all these keys, and of the largest one, as if each was of the
+        worst of their classes, which is very cheap to compute. Infinite while one of those is not
         trusted."""
         each = list(map(int.bit_length, sizes))
         lengths = frozenset(each)
@@ -107,7 +107,7 @@ class Expected:
     def _worst(
         self, lengths: Iterable[int]
     ) -> tuple[float, float, tuple[tuple[int, float], ...]]:
-        """Mean and spread; and of which lengths there may be only so many keys."""
+        """Return mean and spread, and the lengths that are limited to a number of keys."""
         classes = {length: self._classes[(length + 1) // 2] for length in lengths}
         seldom = tuple(
             (length, one.allowed / (2 * _CHUNKS))  # two lengths are of one class
@@ -119,14 +119,14 @@ class Expected:
         return max(self.least, mean), spread, seldom
 
     def of(self, size: int) -> float:
-        """The mean of one key."""
+        """Return the expected bytes of one key."""
         return max(self.least, self._classes[_place(size)].mean) * max(1, size)
 
     def leading(self, sizes: Iterable[int], limit: float = math.inf) -> Sum:
-        """As many keys, from the first one on, as may be asked for together; one at least.
+        """Return how many keys, from the first one on, may be asked for together; at least one.
 
         Args:
-            limit: bytes that they may have.
+            limit: the most bytes for them.
         """
         counts: dict[int, int] = {}
         number, most, share, mean, variance = 0, 0.0, 0.0, 0.0, 0.0
@@ -144,12 +144,12 @@ class Expected:
         return Sum(number, most, share)
 
     def learn(self, sizes: Iterable[int], payloads: Iterable[int]) -> None:
-        """These payloads came for those estimates."""
+        """Learn from the payloads that followed estimates."""
         for size, payload in zip(sizes, payloads, strict=True):
             self._classes[_place(size)].learn(payload / max(1, size))
         self._rates.clear()
 
 
 def _place(size: int) -> int:
-    """The class of an estimate: each is four times the one before."""
+    """Return the class of an estimate; each covers sizes four times those of the one before."""
     return (size.bit_length() + 1) // 2

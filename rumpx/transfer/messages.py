@@ -1,4 +1,4 @@
-"""What the coordinator, its scanner threads and its workers tell each other: plain data.
+"""Messages between the coordinator, its scanner threads and its workers: plain data.
 
 Batches carry key names, acks carry counts; values never pass between processes.
 """
@@ -25,11 +25,11 @@ class Batch:
 
     Attributes:
         id: unique in the run.
-        partition, walk: which partition the keys came from, and in which of its walks.
+        partition, walk: the partition of the keys, and which of its walks.
         node: the source node that named them; None for a standalone server.
         db: the source's database.
         keys: bounded in number and in bytes.
-        work: what is to be done with them.
+        work: the work to do with them.
     """
 
     id: int
@@ -41,8 +41,8 @@ class Batch:
     work: Work = "copy"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The keys as one string: pickle would enter each into its memo, which costs five times as
-        # much. marshal's version 2 is the last without one, and both ends are the same Python.
+        # The keys as one string: pickle would enter each into its memo, at five times the cost.
+        # marshal's version 2 is the last without a memo, and both ends are the same Python.
         keys = marshal.dumps(self.keys, 2)
         fixed = (self.id, self.partition, self.walk, self.node, self.db, keys, self.work)
         return _batch, fixed
@@ -57,8 +57,8 @@ def _batch(
 @dataclass(frozen=True, slots=True)
 class Ack:
     """Every key of a batch is settled. `findings` are the differences that a comparison found;
-    `kinds` and `large` tell of the values that were copied. `late` are keys of which an earlier
-    write, on a connection that was lost and could not be ended, may land later."""
+    `kinds` and `large` describe the copied values. `late` are keys of which an earlier write, on a
+    lost connection that could not be ended, may still be executed."""
 
     batch: int
     counts: Counts
@@ -91,20 +91,21 @@ def _ack(
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A worker has started and takes up its first batch."""
+    """A worker has started and takes its first batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something that the user should read once, however many workers say it."""
+    """A message that the user should read once, however many workers send it."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """A worker cannot go on, and no other could: the run ends with this error. `unfinished` tells
-    what was settled of the batches that it had begun, so that the run's counts are true."""
+    """A worker cannot continue, and no other could: the run ends with this error. `unfinished`
+    counts the settled keys of the batches that it had started, so that the run's counts are
+    true."""
 
     error: RumpxError
     unfinished: dict[int, Counts]
@@ -112,12 +113,12 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """To a worker: end when what you hold is done."""
+    """To a worker: end when the batches in hand are done."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """To a worker that holds nothing: close connections; they are opened anew when needed."""
+    """To an idle worker: close connections; they are opened again when needed."""
 
 
 ToWorker = Batch | Rest | Stop
@@ -126,8 +127,8 @@ FromWorker = Ready | Ack | Notice | Trouble
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """From a scanner: keys in scope. `cursor` is where the walk goes on once these keys and all
-    before them are settled; for a part of a SCAN reply that is where this reply began."""
+    """From a scanner: keys in scope. `cursor` is where the walk resumes once these keys and all
+    before them are settled; for a part of a SCAN reply that is the cursor of this reply."""
 
     partition: int
     walk: int
@@ -146,8 +147,8 @@ class Walked:
 
 @dataclass(frozen=True, slots=True)
 class NodeChanged:
-    """From a scanner: another server process answers for the partition's node than planned, so
-    that cursors from before mean nothing. `node` and `run_id` are who answers now."""
+    """From a scanner: another server process than planned answers for the partition's node, so
+    that earlier cursors are invalid. `node` and `run_id` name the present one."""
 
     partition: int
     walk: int
@@ -157,7 +158,7 @@ class NodeChanged:
 
 @dataclass(frozen=True, slots=True)
 class CursorUnproven:
-    """From a scanner: a cursor came that the arithmetic of cursor spans does not allow."""
+    """From a scanner: a cursor that the arithmetic of cursor spans does not allow."""
 
     partition: int
     walk: int
@@ -165,7 +166,7 @@ class CursorUnproven:
 
 @dataclass(frozen=True, slots=True)
 class ScanTrouble:
-    """From a scanner: the walk cannot go on, and the run ends with this error."""
+    """From a scanner: the walk cannot continue, and the run ends with this error."""
 
     error: RumpxError
 
@@ -173,7 +174,7 @@ class ScanTrouble:
 @dataclass(frozen=True, slots=True)
 class Ended:
     """From the thread that ends a dead worker's connections to the target: what is left of them, or
-    why that cannot be told."""
+    the error that leaves it unknown."""
 
     worker: str
     left: Left

@@ -1,22 +1,22 @@
 """The writer: payloads in, an outcome for each key back. RESTORE, pipelined, split by slot owner.
 
-Expiries are written as instants (ABSTTL), or as times left where the source could give only these,
-or the target is older than Redis 5.0; then they are reckoned by its clock just before. With `shift`
-instants are moved by the clocks' skew first (`--clock relative`). A key whose expiry is past on the
-target's clock is not sent: the server would answer +OK and store nothing.
+Expiries are written as instants (ABSTTL). They are written as times left if the source gives only
+these, or if the target is older than Redis 5.0; then they are computed by its clock just before.
+With `shift` instants are first moved by the clocks' skew (`--clock relative`). A key whose expiry
+is past on the target's clock is not sent: the server would answer +OK and store nothing.
 
-A module may merge what RESTORE … REPLACE brings into the value that is there (FalkorDB doubles a
-graph that is restored over itself). So a payload of a module's type is sent without REPLACE, and if
-the key is there, DEL goes before it in a second pipeline. Thus a target that refuses RESTORE or is
-full says so before anything is deleted; one that cannot read the payload loses the key's old value,
-and one that refuses DEL keeps it: the key is busy, whatever the policy. Between the two commands
+A module may merge the value of RESTORE … REPLACE into the existing one (FalkorDB doubles a graph
+that is restored over itself). So a payload of a module's type is sent without REPLACE, and if the
+key exists, DEL precedes it in a second pipeline. Thus a target that refuses RESTORE or is full
+reports that before anything is deleted; one that cannot read the payload loses the key's old value,
+and one that refuses DEL keeps it: the key is busy, under any policy. Between the two commands
 other clients find no such key.
 
-`write` is a task (see `tasks`). It repeats nothing itself: keys that the target did not take now
-are handed back, to be *read* again, since an old payload must never be sent on doubt.
+`write` is a task (see `runner`). It retries nothing itself: keys that the target did not take now
+are returned, to be *read* again, since an old payload must never be sent on doubt.
 
-Not promised: that what was acknowledged survives the target's next failover; the coordinator
-watches for that.
+Not promised: that acknowledged writes survive the target's next failover; the coordinator watches
+for that.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ from rumpx.transfer.runner import Replies, Task
 from rumpx.transfer.suspects import Lost, refusal
 from rumpx.values.by_type import OF_MODULES
 
-# By how much an expiry that is written as a time left may come out late: what stands before it in
-# the pipeline, and the way to the server.
+# The most by which an expiry written as a time left may be late: the commands before it in the
+# pipeline, and the network delay.
 LATE_MS: Final = 1_000
 _first_byte = itemgetter(0)
 
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """Payloads to write into a database; the three lists belong together. `ask` as in Wanted, and
-    `left` as in Read; `source_db` is where they come from, for what is told of them."""
+    """Payloads to write into a database; the three lists correspond. `ask` as in Wanted, and
+    `left` as in Read; `source_db` is their origin, for messages about them."""
 
     db: int
     source_db: int
@@ -62,9 +62,9 @@ class Records:
 
 @dataclass(slots=True)
 class Written:
-    """What became of the keys of one `write`; `busy` keys were there already, and `lost` says which
-    of `again` were in flight on a connection that broke. With `fatal` the run is to end: then some
-    keys are in none of the lists."""
+    """The results for the keys of one `write`; `busy` keys existed already, and `lost` lists those
+    of `again` that were in flight on a connection that broke. With `fatal` the run must end: then
+    some keys are in none of the lists."""
 
     copied: int = 0
     payload_bytes: int = 0
@@ -87,7 +87,7 @@ class _Request:
     node: Address | None
     connection: Connection
     replies: int = 1
-    """A key; the last one is RESTORE's."""
+    """Replies for each key; the last one is RESTORE's."""
 
 
 class RestoreWriter:
@@ -95,13 +95,13 @@ class RestoreWriter:
 
     Args:
         links: connections to it.
-        replace: overwrite keys that it has; else they are `busy`.
+        replace: overwrite existing keys; else they are `busy`.
         shift: ms to add to each instant.
         clock_offset: the target's clock minus ours, ms; None where unknown.
         absttl: RESTORE takes instants; else they are sent as times left.
 
     Attributes:
-        exact: all expiries came out as they were read; else some up to `LATE_MS` later.
+        exact: all expiries were written as they were read; else some up to `LATE_MS` later.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class RestoreWriter:
         self.exact = absttl
         self._absttl = absttl
         self._replaces = replace
-        # By whether expiries are times left, and whether what is there is replaced.
+        # Keyed by (expiries are times left, existing keys are replaced).
         self._encoders = {
             (left, replaces): RestoreEncoder(replace=replaces, absolute=not left)
             for left in (False, True)
@@ -133,7 +133,7 @@ class RestoreWriter:
         - TargetFull: the target answered OOM;
         - TargetUnusable: it gave an answer that every key would get.
 
-        What the target did take is counted then, too.
+        Keys that the target did take are counted then, too.
         """
         result = Written()
         if records.left:
@@ -150,7 +150,7 @@ class RestoreWriter:
         return result
 
     def _write(self, records: Records, result: Written, *, removing: bool = False) -> Task[None]:
-        """Write records, or note why not; `removing` what is there."""
+        """Write records, or note why not; with `removing` delete the existing keys first."""
         requests = self._send(records, result, removing)
         outcomes = yield [
             Replies(request.connection, len(request.positions) * request.replies, oks=True)
@@ -184,7 +184,7 @@ class RestoreWriter:
         result.large += large
 
     def _fresh(self, records: Records, result: Written) -> Records:
-        """Records shifted to the target's clock, without those that have expired on it."""
+        """Return records shifted to the target's clock, without those that have expired on it."""
         expiring = [expiry for expiry in records.expiries if expiry != NO_EXPIRY]
         if not expiring:
             return records
@@ -202,8 +202,8 @@ class RestoreWriter:
         return _chosen(records, kept)
 
     def _reckoned(self, records: Records) -> Records:
-        """Records with times left in the place of instants, for a target without ABSTTL; at least
-        1 ms, since 0 would mean no expiry."""
+        """Return records with times left in the place of instants, for a target without ABSTTL; at
+        least 1 ms, since 0 would mean no expiry."""
         now = time.time() * 1000 + (self._clock_offset or 0.0)
         left = [e if e == NO_EXPIRY else max(1, round(e - now)) for e in records.expiries]
         return replace(records, expiries=left, left=True)
@@ -225,7 +225,7 @@ class RestoreWriter:
         return requests
 
     def _routes(self, records: Records) -> list[tuple[Address | None, Sequence[int], bool]]:
-        """(node, positions of its keys, asking)."""
+        """Return (node, positions of its keys, asking) for each request."""
         if not self.links.cluster:
             return [(None, range(len(records.keys)), False)] if records.keys else []
         owners = self.links.by_owner(records.keys)
@@ -287,7 +287,7 @@ class RestoreWriter:
                 words = str(error).rstrip(".")
                 result.fatal = result.fatal or TargetFull(
                     f"The target at {request.connection.name} is out of memory: {words}. "
-                    "Raise its maxmemory, or give it more memory, and go on."
+                    "Raise its maxmemory, or give it more memory, then resume."
                 )
             case Kind.PERMANENT:
                 result.fatal = result.fatal or TargetUnusable(
@@ -320,7 +320,7 @@ class RestoreWriter:
 
 
 def _chosen(records: Records, positions: Sequence[int]) -> Records:
-    """Some of the records."""
+    """Return the records at some positions."""
     return replace(
         records,
         keys=[records.keys[n] for n in positions],

@@ -1,9 +1,9 @@
-"""How long keys are tried again that could not be settled, and with which pauses.
+"""Retries of keys that could not be settled: for how long, and with which pauses.
 
-After a first redirection at once, after trouble with a pause that grows; after `retry_for` seconds
-without any success the run gives up. A second redirection without any success in between is trouble
-too: a slot that has moved is found by one, and who sends us round and round may do so for ever.
-Before keys are tried after trouble, the topology is read anew.
+After a first redirection retry at once, after trouble with a growing pause; after `retry_for`
+seconds without any success the run gives up. A second redirection without any success in between is
+trouble too: one redirection is enough to find a slot that has moved, and a loop of them may never
+end. Before a retry after trouble, the topology is read again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rumpx.transfer.suspects import Lost
 
 
 class Patience:
-    """With some keys of one batch.
+    """The retries of some keys of one batch.
 
     Args:
         retry_for: seconds.
@@ -33,15 +33,15 @@ class Patience:
         self._trouble_since: float | None = None
 
     def succeeded(self) -> None:
-        """Some keys were settled: the clock begins anew."""
+        """Restart the clock: some keys were settled."""
         self._tries, self._trouble_since = 0, None
 
     def until_well(self, links: Links, lost: Lost) -> Task[bool]:
-        """Wait until the node that lost a connection answers on another, or serves no more, so that
-        a value is not blamed for its trouble, nor asked for again while it suffers from it; a task.
+        """Wait until the node that lost a connection answers on another, or serves no more. So a
+        value is not blamed for the node's trouble, nor asked for again during it; a task.
 
         Returns:
-            Whether it was the node, not the keys. (One that was silent may be so because of them.)
+            True if the cause was the node, not the keys. (Its silence may be caused by them.)
 
         Raises:
             TemporaryError: nothing was settled for `retry_for` seconds.
@@ -56,10 +56,10 @@ class Patience:
         return True
 
     def before_next_try(self, *, trouble: bool, complaint: str) -> Task[None]:
-        """Wait as long as makes sense; a task.
+        """Wait for the next try; a task.
 
         Args:
-            trouble: whether a first try may not be made at once.
+            trouble: pause even before the first retry.
 
         Raises:
             TemporaryError: nothing was settled for `retry_for` seconds.
@@ -69,8 +69,8 @@ class Patience:
             self._trouble_since = self._trouble_since or time.monotonic()
             if time.monotonic() - self._trouble_since > self._retry_for:
                 raise TemporaryError(
-                    f"Gave up after {self._retry_for:g} s of trouble: {complaint} Go on when it "
-                    "is over."
+                    f"Gave up after {self._retry_for:g} s of trouble: {complaint} Resume when "
+                    "it is over."
                 )
         self._tries += 1
         if trouble:

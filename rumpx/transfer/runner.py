@@ -1,19 +1,18 @@
 """Several batches in flight on one worker's connections, without threads.
 
-A *task* is a generator that copies one batch. It sends requests itself and yields what it must
-wait for: `Replies` on connections, a `Permit` for bytes in flight, or a `Pause`. The Runner
-resumes tasks in the order in which they began to wait. Because a task sends and at once yields,
+A *task* is a generator that copies one batch. It sends requests itself and yields the object that
+it waits for: `Replies` on connections, a `Permit` for bytes in flight, or a `Pause`. The Runner
+resumes tasks in the order in which they started to wait. Because a task sends and at once yields,
 the order of waiting is the order on the wire, so that each connection's replies meet the task
-that asked for them: no request needs an id, and a blocking receive of the oldest is all the event
-loop there is. While it blocks, every other request is on its way, which is what makes distance
-cheap.
+that asked for them: no request needs an id, and a blocking receive of the oldest is the whole event
+loop. While it blocks, every other request is in the network, so that distance costs little.
 
-Permits bound memory, ours and the servers': `Budget` grants them in order, first come, first
+Permits limit memory, ours and the servers': `Budget` grants them in order, first come, first
 served. One that is larger than the budget is granted when nothing else is; one that is `alone`
-waits until nothing else is in flight and holds back all others.
+waits until nothing else is in flight and blocks all others.
 
 Not promised: fairness between connections. If the oldest request's server is slow, replies of
-others wait in their sockets; their number is bounded by the permits.
+others wait in their sockets; their number is limited by the permits.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Replies:
     oks: bool = False
 
 
-# What a wait for Replies gives: the replies, None for "all OK", or the connection's end.
+# The result of waiting for Replies: the replies, None for "all OK", or the connection's end.
 Outcome = list[Reply] | None | ConnectionLost
 
 
@@ -52,7 +51,7 @@ class Pause:
 
 @dataclass(slots=True, eq=False)
 class Permit:
-    """Leave to have `size` bytes in flight, to be given back by `Budget.release`."""
+    """Permission to have `size` bytes in flight, to return by `Budget.release`."""
 
     size: int
     alone: bool = False
@@ -67,7 +66,7 @@ class Budget:
     """Bytes in flight of one worker.
 
     Args:
-        limit: bytes that may be in flight together.
+        limit: the most bytes in flight together.
     """
 
     def __init__(self, limit: int) -> None:
@@ -82,13 +81,13 @@ class Budget:
         self._waiting.append(permit)
 
     def grant(self) -> Permit | None:
-        """The next permit that may be had now, or None."""
+        """Return the next permit if it can be granted now, or None."""
         if not self._waiting or self._closed_by:
             return None
         return self._waiting.popleft() if self._give(self._waiting[0]) else None
 
     def grant_at_once(self, permit: Permit) -> bool:
-        """Grant a permit that has not queued, if none waits and it may be had now."""
+        """Grant a permit that has not queued, if none waits and the budget allows it now."""
         return not self._waiting and not self._closed_by and self._give(permit)
 
     def _give(self, permit: Permit) -> bool:
@@ -101,13 +100,13 @@ class Budget:
         return True
 
     def correct(self, permit: Permit, size: int) -> None:
-        """A permit's size is better known now, be it given out or waited for."""
+        """Correct the size of a permit, whether it is granted or waiting."""
         if permit in self._holders:
             self.used += size - permit.size
         permit.size = size
 
     def release(self, permit: Permit) -> None:
-        """Give a permit back."""
+        """Return a permit to the budget."""
         self._holders.remove(permit)
         self.used -= permit.size
         if self._closed_by is permit:
@@ -133,11 +132,11 @@ class Runner:
         self._sequence = count()
 
     def start(self, task: Task[Any]) -> None:
-        """Begin a task at the next `step`."""
+        """Start a task at the next `step`."""
         self._ready.append((task, None))
 
     def delay(self) -> float | None:
-        """Seconds until `step` has something to do; None if there is no task."""
+        """Return the seconds until `step` has work; None if there is no task."""
         if self._ready or self._receiving or self._permits:
             return 0.0
         if self._paused:
@@ -145,9 +144,9 @@ class Runner:
         return None
 
     def step(self) -> Any | None:
-        """Resume one task; returns its result if it ended, else None.
+        """Resume one task; return its result if it ended, else None.
 
-        Blocks for replies if nothing else can be done. Raises what a task raises.
+        Blocks for replies if nothing else can be done. Raises the task's exceptions.
         """
         while self._paused and self._paused[0][0] <= time.monotonic():
             self._ready.append((heapq.heappop(self._paused)[2], None))

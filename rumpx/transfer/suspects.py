@@ -1,29 +1,29 @@
-"""Which key costs its connection: a chunk that is lost again is halved until the culprit is alone.
+"""Find the key that costs its connection: a chunk that is lost again is halved until it is alone.
 
-A value may be more than a side can pass: an argument above the target's proto-max-bulk-len, a reply
+A value may be too large for a side: an argument above the target's proto-max-bulk-len, a reply
 above the source's client-output-buffer-limit, a DUMP that takes longer than `--timeout`. The server
-then cuts the connection, or is silent, and takes with it every key in flight there. From outside
-that looks like a bad network. Algorithm, for one chunk:
+then closes the connection, or is silent, and every key in flight there is lost with it. From
+outside that looks like a bad network. Algorithm, for one chunk:
 
-1. Its keys lost their connection for the first time: repeat them, as after any trouble.
+1. Its keys lost their connection for the first time: retry them, as after any trouble.
 2. They lost it again, or it was silence, or the server said that the request was at fault: split
    them. A key that has half of all the bytes is set apart, else the chunk is halved. Each part goes
-   alone, with nothing else of this worker in flight, so that it answers for itself.
+   alone, with nothing else of this worker in flight, so that a loss is its own.
 3. A key has failed when it has lost its connection three times in a row, two of them alone. Two
-   times, one of them alone, are enough where a repetition would cost the server the same again: the
+   times, one of them alone, are enough where a retry would cost the server the same again: the
    server has said that it is the request, or was silent, and the value is so large that a DUMP may
    take longer than the timeout. For smaller values, and those of unknown size, silence must have
-   come three times while they were alone: another worker's slow DUMP holds them up, too. A value
+   occurred three times while they were alone: another worker's slow DUMP delays them, too. A value
    that is known to be small is above no limit that lets the others pass: without a word of the
    server's, or silence, it is never blamed.
 
-Only losses count while the server is well: before keys are repeated after a loss, it must answer on
-another connection. A server that cannot be reached acquits all, and so does one that says that it
-is busy or loading, or that does not serve these keys any more.
+Losses count only while the server is healthy: before keys are retried after a loss, it must answer
+on another connection. A server that cannot be reached acquits all keys, and so does one that says
+that it is busy or loading, or that no longer serves these keys.
 
 Not promised: that a network which cuts exactly one key's connections three times in a row, and
-lets a PING pass meanwhile, is told apart from a value that cannot pass. The key is listed as failed
-then, and can be tried again.
+lets a PING pass meanwhile, is distinguished from a value that cannot pass. The key is then listed
+as failed, and can be tried again.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ from rumpx.units import size
 
 # Smaller values are above no limit.
 _SUSPICIOUS_BYTES: Final = 2**15
-# A value of fewer bytes a second of the timeout is not too slow by itself.
+# A value of fewer bytes for each second of the timeout is not too slow by itself.
 _SLOW_BYTES_A_SECOND: Final = 2**20
 REASON: Final = "connection lost"
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Keys whose connection was lost while they were read, or written to the target; `node` is
-    where, `sizes` what is known of their bytes, `timeout` how long a server may be silent. At `at`,
-    by `time.monotonic()`, at the latest."""
+    """Keys whose connection was lost while they were read, or written to the target; `node` is the
+    server, `sizes` the known sizes in bytes, `timeout` how long a server may be silent. Lost at
+    `at`, by `time.monotonic()`, at the latest."""
 
     keys: Sequence[bytes]
     side: Side
@@ -63,21 +63,21 @@ class Lost:
 
     @property
     def blames(self) -> bool:
-        """Whether the keys may be at fault: not if the server has said that it is in trouble, or
-        does not come to an end with what it says."""
+        """True if the keys may be at fault: not if the server has said that it is in trouble, or
+        its answer does not end."""
         if self.error.cause == "dripping":
             return False
         return not self.error.words or classify(self.error.words).kind is Kind.KEY
 
     @property
     def is_costly(self) -> bool:
-        """Whether a repetition of the whole would cost the server the same again, for nothing."""
+        """True if a retry of the whole would cost the server the same again, for nothing."""
         return self.error.cause in ("silent", "too large") or bool(self.error.words)
 
 
 def refusal(error: ConnectionLost, side: Side) -> RumpxError | None:
-    """What ends the run, if a server's last words say that it will never serve us, or nothing that
-    it says can be relied on."""
+    """Return the exception that ends the run, if a server's last words say that it will never serve
+    us, or its replies cannot be relied on."""
     permanent = error.words and classify(error.words).kind is Kind.PERMANENT
     if permanent or error.cause == "malformed":
         return unusable(side)(str(error))
@@ -85,10 +85,10 @@ def refusal(error: ConnectionLost, side: Side) -> RumpxError | None:
 
 
 class Suspects:
-    """Of one chunk.
+    """The suspects of one chunk.
 
     Attributes:
-        sizes: what is known of the keys' bytes.
+        sizes: the known sizes in bytes.
     """
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class Suspects:
             alone: nothing else of this worker was in flight.
 
         Returns:
-            The failure of its one key, if that is the culprit; it is not to be repeated.
+            The failure of its one key, if that is the culprit; do not retry it.
         """
         if not lost.blames:
             return None
@@ -119,7 +119,7 @@ class Suspects:
         return None
 
     def _is_proven(self, lost: Lost) -> bool:
-        """Whether a key that was alone is the culprit."""
+        """Return True if a key that was alone is the culprit."""
         (key,) = lost.keys
         known = self.sizes.get(key, 0)
         if not lost.is_costly and 0 < known < _SUSPICIOUS_BYTES:
@@ -133,17 +133,17 @@ class Suspects:
 
     @property
     def split(self) -> bool:
-        """Whether there are parts to be tried alone."""
+        """True if there are parts to try alone."""
         return bool(self._parts)
 
     def acquit(self) -> None:
-        """It was the server, or the way to it."""
+        """Forget all losses: the server or the network was the cause."""
         self._losses.clear()
         self._alone.clear()
         self._parts.clear()
 
     def take(self, keys: Sequence[bytes]) -> tuple[list[list[bytes]], list[bytes]]:
-        """Keys that are to be repeated: parts that go alone, and all others."""
+        """Split keys to retry into parts that go alone, and all others."""
         wanted = set(keys)
         parts = [part for part in ([k for k in p if k in wanted] for p in self._parts) if part]
         self._parts = []
@@ -152,8 +152,8 @@ class Suspects:
 
 
 def split(keys: Sequence[bytes], sizes: Mapping[bytes, int]) -> list[list[bytes]]:
-    """Keys in two parts, the innocent-looking one first: the largest apart if it has half of all
-    bytes, else halves; a single key in one part."""
+    """Split keys in two parts, the less suspicious one first: the largest apart if it has half of
+    all bytes, else halves; a single key in one part."""
     if len(keys) == 1:
         return [list(keys)]
     largest = max(keys, key=lambda key: sizes.get(key, 0))
@@ -164,14 +164,14 @@ def split(keys: Sequence[bytes], sizes: Mapping[bytes, int]) -> list[list[bytes]
 
 
 def failed(db: int, lost: Lost, known: int) -> KeyFailure:
-    """What to list of the one key that cost its connection; `known` are its bytes, or 0."""
+    """Return the failure of the one key that cost its connection; `known` is its size, or 0."""
     key, error = lost.keys[0], lost.error
     done = "written" if lost.written else "read"
     about = f"{size(known)}, " if known else ""
     if error.words:
         why = f"the {lost.side} said: {error.words.rstrip('.')}"
     elif error.silent:
-        why = "no answer within --timeout; a longer one may let it pass"
+        why = "no answer within --timeout; a longer timeout may let it pass"
     elif error.cause == "too large":
         why = "larger than this machine can hold"
     else:

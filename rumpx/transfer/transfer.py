@@ -1,20 +1,20 @@
-"""From a batch of key names to an Ack: reader and writer joined, chunk by chunk, until settled.
+"""Copy a batch of key names and return an Ack: reader and writer joined, chunk by chunk.
 
-Algorithm, for one batch (a task, see `tasks`):
+Algorithm, for one batch (a task, see `runner`):
 
-1. Cut it into chunks: one pipeline each (`intake`).
-2. For each chunk get a permit, read it, write it, give the permit back.
+1. Cut it into chunks: one pipeline each (`chunks`).
+2. For each chunk get a permit, read it, write it, return the permit.
 3. Keys that were not settled (a lost connection, a redirection, a server that is loading) are
-   repeated: *read* again, never written again from an old payload. After a redirection at once,
-   after trouble with a pause that grows; if nothing of the batch is settled for `retry_for`
-   seconds, the run gives up. Where keys lose their connection again and again while the server is
-   well, one of them cannot pass: it is found and has failed (see `suspects`).
+   retried: *read* again, never written again from an old payload. After a redirection at once,
+   after trouble with a growing pause; if nothing of the batch is settled for `retry_for` seconds,
+   the run gives up. If keys lose their connection repeatedly while the server is healthy, one of
+   them cannot pass: it is found and has failed (see `suspects`).
 4. A key that the target already has, under a policy without REPLACE, may be our own earlier write
    (a duplicate from SCAN, a repeated batch, a lost reply): both sides are read again, and equal
    value and expiry mean that it is copied. A value that cannot be compared is the target's.
 
-This module knows nothing of processes or of SCAN; with `scan.walk` it copies a partition in one
-process.
+This module is independent of processes and of SCAN; with `engine.scanner.walk` it copies a
+partition in one process.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _DIALED_AHEAD: Final = 8
 
 @dataclass(slots=True)
 class _Unsettled:
-    """What was learnt of keys that are to be tried again."""
+    """Facts learnt about keys that must be retried."""
 
     read_ask: dict[bytes, Address] = field(default_factory=dict)
     write_ask: dict[bytes, Address] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class _Unsettled:
     lost: list[Lost] = field(default_factory=list)
 
     def note(self, read: Read, written: Written) -> list[bytes]:
-        """The keys to try again."""
+        """Note the facts of one try; return the keys to retry."""
         if not (read.again or written.again):
             return []
         self.read_ask |= read.ask
@@ -74,8 +74,8 @@ class _Unsettled:
 
 @dataclass(slots=True)
 class _Tally:
-    """What became of a batch's keys so far; the names are those of Counts. `lost` were sent on a
-    connection that was lost, whatever became of them then."""
+    """The results for a batch's keys so far; the names are those of Counts. `lost` were sent on a
+    connection that was lost, whatever their later result."""
 
     copied: int = 0
     gone: int = 0
@@ -118,11 +118,11 @@ class Transfer:
 
     Args:
         reader, writer: the two sides.
-        aside: further links to source and target, for comparing keys that were there already.
-        intake: cuts batches, and says when their chunks may be read.
+        aside: further links to source and target, for comparing keys that existed already.
+        intake: cuts batches, and decides when their chunks may be read.
         retry_for: seconds of trouble after which it gives up.
         scope: for the target's database.
-        on_conflict: what a key that the target has means.
+        on_conflict: the policy for a key that the target has.
         expiry_shift: ms by which the writer moves expiries.
     """
 
@@ -148,8 +148,8 @@ class Transfer:
         self._tallies: dict[int, _Tally] = {}
 
     def dial(self, databases: Sequence[int]) -> None:
-        """Open the connections that are surely needed, since from afar that takes a while. What
-        cannot be reached now is tried again when it is needed.
+        """Open the connections that are certainly needed, since over a distance that takes a while.
+        A node that cannot be reached now is tried again when it is needed.
 
         Raises:
             SourceUnusable, TargetUnusable: a login or SELECT is refused.
@@ -186,11 +186,11 @@ class Transfer:
         )
 
     def unfinished(self) -> dict[int, Counts]:
-        """Of each batch that was begun and not acknowledged, what has become of its keys so far."""
+        """Return the counts so far of each batch that was started and not acknowledged."""
         return {batch: tally.counts() for batch, tally in self._tallies.items()}
 
     def _settle_chunk(self, batch: Batch, chunk: Chunk, tally: _Tally) -> Task[None]:
-        """Copy a chunk, and what is left of it, until each of its keys is settled."""
+        """Copy a chunk, and its remainder, until each of its keys is settled."""
         unsettled = _Unsettled()
         suspects = Suspects()
         chunks: Iterable[Chunk] = [chunk]
@@ -219,7 +219,7 @@ class Transfer:
     def _until_well(
         self, unsettled: _Unsettled, suspects: Suspects, patience: Patience
     ) -> Task[None]:
-        """Before keys are tried apart: is it the servers that are in trouble?"""
+        """Before keys are tried apart, check whether a server's trouble was the cause."""
         lost, unsettled.lost = unsettled.lost, []
         if not suspects.split:
             return
@@ -236,7 +236,7 @@ class Transfer:
         suspects: Suspects,
         tally: _Tally,
     ) -> Task[list[bytes]]:
-        """Read and write a chunk once; the result is the keys to be repeated."""
+        """Read and write a chunk once; return the keys to retry."""
         permit = yield from self._intake.permit(chunk)
         try:
             read, written = yield from self._copy_chunk(batch, unsettled, chunk, permit)
@@ -260,7 +260,7 @@ class Transfer:
         return again
 
     def take_notices(self) -> list[str]:
-        """Sentences for the user that came up since the last call."""
+        """Return the notices for the user since the last call."""
         notices, self._reader.notices = self._reader.notices, []
         return notices
 
@@ -274,7 +274,7 @@ class Transfer:
     ) -> Task[tuple[Read, Written]]:
         wanted = _wanted(batch, unsettled, chunk.keys)
         for key in wanted.ask:
-            del unsettled.read_ask[key]  # an ASK is good for one try
+            del unsettled.read_ask[key]  # an ASK is valid for one try
         read = yield from self._reader.read(wanted, chunk.sizes)
         self._intake.correct(permit, chunk, read.keys, read.payloads)
         if not read.keys:
@@ -291,7 +291,7 @@ class Transfer:
     def _conflicts(
         self, batch: Batch, keys: list[bytes], sizes: dict[bytes, int], tally: _Tally
     ) -> Task[None]:
-        """Keys that the target has: copied already if equal, else as the policy says."""
+        """Settle keys that the target has: copied already if equal, else by the policy."""
 
         def compare(source: Connection, target: Connection, keys: list[bytes]) -> Told:
             tolerance = 0 if self._writer.exact else LATE_MS
@@ -301,7 +301,7 @@ class Transfer:
 
         compared = yield from self._aside.compare(batch.db, keys, sizes, len(keys), compare)
         different = [key for told in compared.results for key in told.different]
-        # What may not be compared is taken for somebody else's.
+        # A key that may not be compared counts as the target's own.
         different += [failure.key for failure in compared.refused]
         opaque = {k: kind for told in compared.results for k, kind in told.incomparable.items()}
         others = len(different) + len(opaque)

@@ -1,1 +1,1 @@
-"""Values by meaning: comparing one key's value on two servers, whatever their encodings."""
+"""Values by meaning: compare one key's value on two servers, regardless of encoding."""

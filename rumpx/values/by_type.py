@@ -1,25 +1,25 @@
-"""Whether two servers hold the same value under a key, read by the commands of its type.
+"""Compare one key's value on two servers by the commands of its type.
 
 Encodings do not count, nor does the order of a set, hash or sorted set; that of a list or stream
-does. A stream is its entries, last id and counters, its groups, their consumers and what is
-pending for each; a hash has its fields' expiries as well. A HyperLogLog is its registers, a vector
-set its elements with their vectors, as they are quantised, and attributes, and its settings. A
-JSON document is its text. Of another module's type equal DUMPs are equal values; different ones say
-nothing, since a module may write the same value in more ways than one: not comparable.
+does. A stream is compared by its entries, last id and counters, its groups, their consumers and the
+pending entries of each; a hash by its fields' expiries as well. A HyperLogLog is compared by its
+registers; a vector set by its elements with their vectors, as they are quantised, and attributes,
+and its settings; a JSON document by its text. For another module's type equal DUMPs mean equal
+values; different ones mean nothing, since a module may encode one value in several ways: not
+comparable.
 
 Everything is read in chunks of about CHUNK_BYTES, so that a key of any size can be compared; a
 chunk is larger where single members are, or where MEMORY USAGE misjudges uneven members.
-Lists, sorted sets, strings and streams are read window by window from both sides. Of sets and
-hashes one side is walked by SSCAN or HSCAN and the other asked for what was found.
+Lists, sorted sets, strings and streams are read window by window from both sides. Sets and hashes
+are walked by SSCAN or HSCAN on one side and looked up on the other.
 
-The names of a vector set's elements are asked for all at once: there is no command for a part of
-them, and it takes the server a sixth of a DUMP.
+The names of a vector set's elements are read all at once: no command returns a part of them, and
+that takes the server a sixth of a DUMP.
 
-Not compared: the links between a vector set's elements, which a server makes anew at RESTORE, nor
-the matrix by which it reduces dimensions; a consumer's seen-time and active-time, which change by
-being looked at; the LRU and LFU data; hash fields' expiries where one of the servers does not know
-them. Not promised: an answer about one instant. A key that is written meanwhile may count as
-either.
+Not compared: the links between a vector set's elements, which a server builds again at RESTORE, nor
+the matrix by which it reduces dimensions; a consumer's seen-time and active-time, which reading
+changes; LRU and LFU data; hash fields' expiries if one of the servers does not support them. Not
+promised: an answer about one instant. A key that is written meanwhile may count as either.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from rumpx.values.sketches import LARGEST_SKETCH
 from rumpx.values.small import meaning
 
 CHUNK_BYTES: Final = 2**20
-# By how much two instants may differ of which one was computed from a time to live.
+# The most that two instants may differ by if one was computed from a time to live.
 TOLERANCE_MS: Final = 2
 
 _MAX_MEMBERS: Final = 1000
 _MEMBERS_OF_UNKNOWN_SIZE: Final = 100
-# Of a payload's footer.
+# Within a payload's footer.
 CHECKSUM_BYTES: Final = 8
 
 
 class NotComparable(Exception):
-    """Two values are dumped differently, and their module has no command that reads them whole."""
+    """The DUMPs differ, and the values' module has no command that reads them whole."""
 
     def __init__(self, type_name: str) -> None:
         super().__init__(type_name)
@@ -53,10 +53,10 @@ class NotComparable(Exception):
 
 
 def equal_by_type(source: Reader, target: Reader, key: bytes) -> bool:
-    """Whether both values mean the same.
+    """Return True if both values have the same meaning.
 
     Raises:
-        NotComparable: it cannot be told.
+        NotComparable: the values cannot be compared.
         ValueChanged: the key was deleted or became another type while it was read.
         ReadRefused: a server refused a command.
     """
@@ -76,7 +76,7 @@ def equal_by_type(source: Reader, target: Reader, key: bytes) -> bool:
     raise NotComparable(kind.decode("utf-8", "backslashreplace"))
 
 
-# The first byte of a payload (rdb.h of both families) tells the type, and whether a hash's fields
+# The first byte of a payload (rdb.h of both families) gives the type, and whether a hash's fields
 # may expire.
 _KIND_OF_BYTE: Final = {
     **dict.fromkeys((0,), b"string"),
@@ -86,23 +86,23 @@ _KIND_OF_BYTE: Final = {
     **dict.fromkeys((4, 9, 13, 16, 22, 23, 24, 25), b"hash"),
     **dict.fromkeys((15, 19, 21, 26, 27), b"stream"),
 }
-# Where the value is a module's, in the old and the new form.
+# Types of a module's value, in the old and the new form.
 OF_MODULES: Final = frozenset({6, 7})
 _EXPIRING_HASHES: Final = frozenset({22, 23, 24, 25})
 
 
 def kind_of(payload: bytes) -> bytes:
-    """The type of the value in a payload, as TYPE names it; b"" where that cannot be told."""
+    """Return the type of the value in a payload, as TYPE names it; b"" if it is not known."""
     return _KIND_OF_BYTE.get(payload[0], b"") if payload else b""
 
 
 def fields_expire(payload: bytes) -> bool:
-    """Whether the payload is that of a hash with fields that expire."""
+    """Return True if the payload is a hash with fields that expire."""
     return payload[:1] != b"" and payload[0] in _EXPIRING_HASHES
 
 
 def same_payload(one: bytes | None, other: bytes | None) -> bool:
-    """Whether two DUMPs hold the same bytes; between versions, the same but for the footer."""
+    """Return True if two DUMPs hold the same bytes, apart from the footer between versions."""
     if one is None or other is None:
         return one is other
     if one[-FOOTER_BYTES:-CHECKSUM_BYTES] == other[-FOOTER_BYTES:-CHECKSUM_BYTES]:
@@ -115,7 +115,7 @@ def _same(source: Reader, target: Reader, *command: bytes | str | int) -> bool:
 
 
 def _members_at_once(reader: Reader, key: bytes, length: int) -> int:
-    """How many members make a chunk, as MEMORY USAGE estimates their size."""
+    """Return how many members make a chunk, by MEMORY USAGE's estimate of their size."""
     size = reader.caller.call("MEMORY", "USAGE", key)
     if not isinstance(size, int) or size <= 0:
         return _MEMBERS_OF_UNKNOWN_SIZE
@@ -123,7 +123,7 @@ def _members_at_once(reader: Reader, key: bytes, length: int) -> int:
 
 
 def _windows(reader: Reader, key: bytes, length: int) -> Iterator[tuple[int, int]]:
-    """First and last rank of each chunk."""
+    """Return the first and last rank of each chunk."""
     step = _members_at_once(reader, key, length)
     return ((start, start + step - 1) for start in range(0, length, step))
 
@@ -131,14 +131,14 @@ def _windows(reader: Reader, key: bytes, length: int) -> Iterator[tuple[int, int
 def _walk(
     reader: Reader, command: str, key: bytes, count: int, counter: str
 ) -> Iterator[list[bytes]]:
-    """What SSCAN or HSCAN finds, reply by reply.
+    """Yield the members that SSCAN or HSCAN finds, reply by reply.
 
     Args:
         count: COUNT.
-        counter: the command that tells how many members there are.
+        counter: the command that counts the members.
 
     Raises:
-        SourceUnusable, TargetUnusable: it does not come to an end.
+        SourceUnusable, TargetUnusable: the walk never ends.
     """
     cursor, endless = 0, Endless("members", counter)
     while True:
@@ -153,7 +153,7 @@ def _walk(
 
 
 def _refuse_endless(reader: Reader, command: str, why: str) -> None:
-    """End the run if a walk would never end, for the fault that its watch has found."""
+    """End the run if a walk never ends; `why` is the fault that its watch has found."""
     if why:
         raise never_ends(reader.side, reader.caller.name, command, why)
 
@@ -181,7 +181,7 @@ def _equal_lists(source: Reader, target: Reader, key: bytes) -> bool:
 
 
 def _equal_sorted_sets(source: Reader, target: Reader, key: bytes) -> bool:
-    """By rank: equal sorted sets stand in equal order, ties being broken by the member's bytes."""
+    """Compare by rank: equal sorted sets have equal order, since a member's bytes break ties."""
     length = source.read("ZCARD", key)
     return length == target.read("ZCARD", key) and all(
         _scored(source, key, *window) == _scored(target, key, *window)
@@ -190,7 +190,7 @@ def _equal_sorted_sets(source: Reader, target: Reader, key: bytes) -> bool:
 
 
 def _scored(reader: Reader, key: bytes, start: int, end: int) -> list[tuple[bytes, float]]:
-    """Scores as numbers: versions print the same double with different digits."""
+    """Return scores as numbers: versions print the same double with different digits."""
     flat = reader.read("ZRANGE", key, start, end, "WITHSCORES")
     return [(member, float(score)) for member, score in zip(flat[::2], flat[1::2], strict=True)]
 
@@ -207,7 +207,7 @@ def _equal_sets(source: Reader, target: Reader, key: bytes) -> bool:
 
 
 def _equal_hashes(source: Reader, target: Reader, key: bytes) -> bool:
-    """Each side's fields are looked up on the other.
+    """Look up each side's fields on the other.
 
     Lengths would save the second walk, but HLEN counts fields that have expired.
     """
@@ -246,7 +246,7 @@ def _pairs(flat: list[Any]) -> dict[bytes, Any]:
 
 
 def _same_attributes(one: dict[bytes, Any], other: dict[bytes, Any]) -> bool:
-    """Equal in what both servers report: older ones do not count entries added or read."""
+    """Compare the fields that both report; older servers do not count added or read entries."""
     return all(one[name] == other[name] for name in one.keys() & other.keys())
 
 
@@ -265,12 +265,12 @@ def _equal_entries(source: Reader, target: Reader, key: bytes) -> bool:
 
 
 def _next_id(entry_id: bytes) -> bytes:
-    """The id after this one; the exclusive "(id" is not known before 6.2."""
+    """Return the id after this one; servers before 6.2 do not know the exclusive "(id"."""
     return b"%d-%d" % divmod(_number(entry_id) + 1, 2**64)
 
 
 def _number(entry_id: bytes) -> int:
-    """An id as one number, in the order of ids."""
+    """Return an id as one number, in the order of ids."""
     milliseconds, sequence = map(int, entry_id.split(b"-"))
     return milliseconds * 2**64 + sequence
 
@@ -287,7 +287,7 @@ def _equal_groups(source: Reader, target: Reader, key: bytes) -> bool:
 
 
 def _groups(reader: Reader, key: bytes) -> dict[bytes, dict[bytes, Any]]:
-    """Each group's attributes by its name, but for `lag`, which follows from the others."""
+    """Return each group's attributes by its name, without `lag`, which follows from the others."""
     groups = {}
     for reply in reader.read("XINFO", "GROUPS", key):
         attributes = _pairs(reply)
@@ -297,7 +297,7 @@ def _groups(reader: Reader, key: bytes) -> dict[bytes, dict[bytes, Any]]:
 
 
 def _consumers(reader: Reader, key: bytes, group: bytes) -> dict[bytes, int]:
-    """Each consumer's number of pending entries by its name."""
+    """Return each consumer's number of pending entries by its name."""
     replies = map(_pairs, reader.read("XINFO", "CONSUMERS", key, group))
     return {consumer[b"name"]: consumer[b"pending"] for consumer in replies}
 
@@ -323,7 +323,7 @@ def _equal_pending(source: Reader, target: Reader, key: bytes, group: bytes) -> 
 def _pending(
     reader: Reader, key: bytes, group: bytes, start: bytes
 ) -> list[tuple[bytes, bytes, int, int]]:
-    """Id, consumer, number of deliveries and the instant of the last one, of a chunk."""
+    """Return a chunk's ids, consumers, numbers of deliveries and instants of the last delivery."""
     now, [entries] = reader.read_at([("XPENDING", key, group, start, "+", _MAX_MEMBERS)])
     return [
         (entry_id, consumer, deliveries, now - idle)
@@ -338,7 +338,7 @@ def _same_delivery(
 
 
 def _equal_vector_sets(source: Reader, target: Reader, key: bytes) -> bool:
-    """Each element of one is looked up on the other, and they are equally many."""
+    """Look up each element of one set on the other; both have the same size."""
     attributes = _vector_set(source, key)
     if attributes != _vector_set(target, key):
         return False
@@ -352,7 +352,7 @@ def _equal_vector_sets(source: Reader, target: Reader, key: bytes) -> bool:
 
 
 def _vector_set(reader: Reader, key: bytes) -> dict[bytes, Any]:
-    """Size and settings."""
+    """Return size and settings."""
     attributes = _pairs(reader.read("VINFO", key) or [])
     if not attributes:
         raise ValueChanged  # the key is gone
@@ -361,7 +361,7 @@ def _vector_set(reader: Reader, key: bytes) -> dict[bytes, Any]:
 
 
 def _elements(reader: Reader, key: bytes, names: list[bytes]) -> list[Any]:
-    """Vector (as it is kept: quantisation, bytes, norm and range) and attribute of each."""
+    """Return each element's vector as stored (quantisation, bytes, norm, range), and attribute."""
     replies = reader.read_many(
         [("VEMB", key, name, "RAW") for name in names] + [("VGETATTR", key, name) for name in names]
     )
@@ -369,7 +369,7 @@ def _elements(reader: Reader, key: bytes, names: list[bytes]) -> list[Any]:
     return [vector and [*vector[:2], *map(float, vector[2:])] for vector in vectors] + attributes
 
 
-# Types of modules that a command reads whole.
+# Module types that one command reads whole.
 _WHOLE_VALUES: Final = {b"ReJSON-RL": "JSON.GET"}
 _COMPARERS: Final[dict[bytes, Callable[[Reader, Reader, bytes], bool]]] = {
     b"string": _equal_strings,
@@ -383,6 +383,6 @@ _COMPARERS: Final[dict[bytes, Callable[[Reader, Reader, bytes], bool]]] = {
 
 
 def compared(type_name: str) -> bool:
-    """Whether values of a type are compared by more than their DUMPs, where servers have it."""
+    """Return True if values of a type are compared by more than their DUMPs, on servers with it."""
     kind = type_name.encode()
     return kind in _COMPARERS or kind in _WHOLE_VALUES

@@ -1,15 +1,15 @@
-"""Payloads without what does not count: the order of a hash table's members, and the footer.
+"""Canonical payloads: without the order of a hash table's members, and without the footer.
 
-The members of a set or hash that is kept as a hash table come in the table's order in what DUMP
-gives: it follows the server's hash seed, and changes without a write, since a table that has grown
-is moved to its new place in steps, also by being read. Put in order, payloads of equal tables are
-mostly equal, so that the values need not be read again; and a print of that stands for a value that
-differs, to tell at the next look whether somebody has written it meanwhile.
+DUMP gives the members of a set or hash that is stored as a hash table in the table's order. That
+order follows the server's hash seed, and changes without a write, since a table that has grown is
+rehashed in steps, also by reads. Sorted, payloads of equal tables are mostly equal, so that the
+values need not be read again. A digest of a sorted payload is kept for a value that differs, to
+detect at the re-check that it was written meanwhile.
 
     type, number of members, then for each: a string (a set), or field and value (a hash), and the
     field's expiry in 8 bytes (Valkey's hashes with such)
 
-Strings are cut out as they are, by their lengths, and not looked into.
+Strings are cut out by their lengths, and not decoded.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ from rumpx.values.by_type import OF_MODULES
 from rumpx.values.shapes import FOOTER_BYTES
 
 _DIGEST_BYTES: Final = 8
-# By the payload's first byte: strings for each member, and bytes after them.
+# By the payload's first byte: the strings in each member, and the bytes after them.
 _TABLES: Final = {2: (1, 0), 4: (2, 0), 22: (2, 8)}
 
 
 def in_order(payload: bytes) -> bytes:
-    """A payload without its footer, the members of a table in the order of their bytes.
+    """Return a payload without its footer, a table's members sorted by their bytes.
 
-    The same for the same value (but a module's) on the same server, at any time. Two that are
-    equal are of equal values, whatever the servers; two that are not need not be of different ones.
+    The result is stable for one value (but a module's) on one server. Equal results mean equal
+    values, on any servers; different results do not prove different values.
     """
     body = payload[:-FOOTER_BYTES]
     layout = _TABLES.get(body[0]) if body else None
     if layout:
-        # What is no such table after all is taken as it comes.
+        # A payload that turns out not to be such a table is returned unsorted.
         with suppress(IndexError, ValueError):
             return body[:1] + b"".join(sorted(_members(body, *layout)))
     return body
 
 
 def print_of(ordered: bytes) -> bytes:
-    """What stands for a payload that was put in order. Of a module's value that is only that it is
-    one: two DUMPs of the same graph may differ, and it would seem to be written all the time."""
+    """Return a digest of a sorted payload. For a module's value the digest is only its type byte:
+    two DUMPs of the same graph may differ, and it would always seem to be written."""
     if ordered[:1] and ordered[0] in OF_MODULES:
         return ordered[:1]
     return blake2b(ordered, digest_size=_DIGEST_BYTES).digest()
 
 
 def _members(body: bytes, strings: int, tail: int) -> Iterator[bytes]:
-    """The members of a table, each in one piece.
+    """Yield the members of a table, each in one piece.
 
     Raises:
-        IndexError, ValueError: it is not built like that.
+        IndexError, ValueError: the payload is not such a table.
     """
     count, at = _length(body, 1)
     for _ in range(count):
@@ -68,7 +68,7 @@ def _members(body: bytes, strings: int, tail: int) -> Iterator[bytes]:
 
 
 def _length(body: bytes, at: int) -> tuple[int, int]:
-    """A length as RDB files have it, and where it ends."""
+    """Return a length in RDB encoding, and the position after it."""
     first = body[at]
     match first >> 6:
         case 0:

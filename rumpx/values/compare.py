@@ -1,13 +1,14 @@
-"""Whether keys are the same on two servers: the value by meaning, the expiry to the millisecond.
+"""Compare keys on two servers: the value by meaning, the expiry to the millisecond.
 
-The cheapest proof comes first: equal DUMP bytes are equal values. They also differ for equal
-values (hash tables follow each server's hash seed, versions write different footers, a deletion
-leaves another encoding), and only then is a value read by the commands of its type (`by_type`).
+The cheapest proof comes first: equal DUMP bytes are equal values. Equal values may also have
+different bytes (hash tables follow each server's hash seed, versions write different footers, a
+deletion leaves another encoding); only then is a value read by the commands of its type
+(`by_type`).
 
-`differing` does it for many keys: groups of keys small enough together, one pipeline of DUMPs and
-expiries a side and group, and a few for those of its small values that were dumped differently
-(`small`). A value that takes the source more than BIG_BYTES is never dumped, since that stalls a
-server for as long as it takes; it is read in chunks.
+`differing` compares many keys: groups of keys that are small together, one pipeline of DUMPs and
+expiries a side and group, and a few for those of its small values whose DUMPs differ (`small`). A
+value that takes the source more than BIG_BYTES is never dumped, since DUMP stalls a server for its
+whole duration; it is read in chunks.
 
 Not promised: an answer about one instant; a key that is written meanwhile may count as either.
 """
@@ -39,7 +40,7 @@ _GROUP_BYTES: Final = 4 * 2**20
 _GROUP_KEYS: Final = 200
 SMALL_BYTES: Final = 64 * 2**10
 _GONE: Final = -2
-# Counted for a key where MEMORY USAGE is refused, which keeps groups of unknown sizes small.
+# Size assumed for a key if MEMORY USAGE is refused, which keeps groups of unknown sizes small.
 _UNKNOWN_BYTES: Final = 256 * 2**10
 
 _State = tuple[bytes | None, int]
@@ -47,7 +48,7 @@ _State = tuple[bytes | None, int]
 
 @dataclass(slots=True)
 class Told:
-    """What a comparison of many keys came to; those that are in neither are equal.
+    """The result of comparing many keys; those in neither field are equal.
 
     Attributes:
         different: keys that are not the same, in the order given.
@@ -59,10 +60,10 @@ class Told:
 
 
 def equal_values(source: Caller, target: Caller, key: bytes) -> bool:
-    """Whether both servers hold the same value under a key, or both none; expiries aside.
+    """Return True if both servers hold the same value under a key, or none; expiries do not count.
 
     Raises:
-        NotComparable: it cannot be told.
+        NotComparable: the values cannot be compared.
         ReadRefused: a server refused a command.
         ConnectionLost: as raised by the caller's connections.
     """
@@ -72,11 +73,12 @@ def equal_values(source: Caller, target: Caller, key: bytes) -> bool:
 def unlike(
     source: Caller, target: Caller, keys: Sequence[bytes]
 ) -> tuple[dict[bytes, str], dict[bytes, str]]:
-    """Those keys whose values differ in meaning, and those that cannot be compared; expiries aside.
+    """Return the keys whose values differ in meaning, and those that cannot be compared; expiries
+    do not count.
 
     Args:
         source, target: connections, each with the right database selected.
-        keys: whose values are read in chunks, one after the other.
+        keys: their values are read in chunks, one after the other.
 
     Returns:
         The types of both sides, "hash" or "string, list", by key; and the type of those that cannot
@@ -106,16 +108,16 @@ def differing(
     expiry_shift: int = 0,
     tolerance: int = 0,
 ) -> Told:
-    """Those of the keys that are not the same on both servers, or cannot be compared.
+    """Return the keys that are not the same on both servers, or cannot be compared.
 
     A key that only one server has differs; one that both lack does not. Expiries may differ by
     2 ms where one of the servers is older than 7.0 and gives only the time left.
 
     Args:
         source, target: connections, each with the right database selected.
-        keys: each but once.
-        expiry_shift: by how many ms the target's expiries are meant to lie behind the source's.
-        tolerance: by how many ms more they may differ.
+        keys: each only once.
+        expiry_shift: ms by which the target's expiries must be later than the source's.
+        tolerance: ms by which they may differ in addition.
 
     Raises:
         ReadRefused: a server refused a command.
@@ -152,7 +154,7 @@ def _differing_pairs(
     tolerance: int,
     told: Told,
 ) -> None:
-    """Note those keys whose expiries or values differ; small values are looked into together."""
+    """Note the keys whose expiries or values differ; compare small values together."""
     same = {key: _same_state(*pair, tolerance) for key, pair in pairs.items()}
     small = [key for key, pair in pairs.items() if same[key] is None and _are_small(pair)]
     same |= same_small_values(source, target, small)
@@ -168,7 +170,7 @@ def _are_small(states: tuple[_State, _State]) -> bool:
 
 
 def _groups(source: Reader, keys: Sequence[bytes]) -> Iterator[tuple[list[bytes], bool]]:
-    """Keys to be dumped together, and each big key alone with True; in order."""
+    """Yield keys to dump together, and each big key alone with True; in order."""
     group: list[bytes] = []
     total = 0
     for key, size in _sizes(source, keys):
@@ -197,7 +199,7 @@ def _sizes(source: Reader, keys: Sequence[bytes]) -> Iterator[tuple[bytes, int]]
 
 
 def _states(reader: Reader, keys: list[bytes], absolute: bool, dump: bool) -> list[_State]:
-    """Payload and expiry in ms since 1970 (-1 none, -2 no such key) of each key."""
+    """Return payload and expiry in ms since 1970 (-1 none, -2 no such key) of each key."""
     commands: list[tuple[str, bytes]] = [("DUMP", key) for key in keys] if dump else []
     if absolute:
         commands += [("PEXPIRETIME", key) for key in keys]
@@ -217,7 +219,7 @@ def _same_expiry(one: int, other: int, tolerance: int) -> bool:
 
 
 def _same_state(one: _State, other: _State, tolerance: int) -> bool | None:
-    """Whether payload and expiry are the same; None where the values must be looked into."""
+    """Return whether payload and expiry are the same; None if the values must be read."""
     if not _same_expiry(one[1], other[1], tolerance):
         return False
     if one[1] == _GONE or (one[0] is not None and same_payload(one[0], other[0])):
@@ -238,7 +240,7 @@ def _by_type(source: Reader, target: Reader, key: bytes) -> bool:
 
 
 def _look_into(source: Reader, target: Reader, key: bytes, told: Told) -> None:
-    """Note a key that is not equal by its type."""
+    """Note a key if it is not equal by its type."""
     try:
         if not _by_type(source, target, key):
             told.different.append(key)

@@ -1,8 +1,8 @@
-"""Reading values for a comparison: replies as they are, error replies as exceptions.
+"""Read values for a comparison: replies are returned, error replies raised.
 
 An error reply in the middle of a comparison is neither "equal" nor "different". It raises
-`ReadRefused`, except where it only says that the key has changed under our hands (deleted, or of
-another type now): that raises `ValueChanged`, which a comparison counts as different.
+`ReadRefused`, unless it only says that the key has changed meanwhile (deleted, or of another type
+now): that raises `ValueChanged`, which a comparison counts as different.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CONTAINERS: Final = ("XINFO",)
 
 
 class Caller(Protocol):
-    """What a comparison needs of a connection; `servers.resp.Connection` is one."""
+    """The part of a connection that a comparison needs; `servers.resp.Connection` has it."""
 
     @property
     def name(self) -> str:
@@ -39,10 +39,10 @@ class Caller(Protocol):
 
 
 class ReadRefused(RumpxError):
-    """A server answered a read with an error; `servers.replies.classify(reply)` tells its kind."""
+    """A server answered a read with an error; `servers.replies.classify(reply)` gives its kind."""
 
     def __init__(self, side: Side, command: Command, reply: hiredis.ReplyError) -> None:
-        # "unknown command … with args beginning with" repeats what may be a member of a value.
+        # "unknown command … with args beginning with" repeats arguments: perhaps a value's member.
         words = str(reply).partition(", with args")[0]
         # In every command that a comparison sends, the first argument that is bytes is the key.
         keys = [argument for argument in command if isinstance(argument, bytes)]
@@ -58,36 +58,36 @@ class ValueChanged(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """One side of a comparison. The shape of a reply is known by its command, hence `Any`."""
+    """One side of a comparison. The type of a reply follows from its command, hence `Any`."""
 
     caller: Caller
     side: Side
 
     def read(self, *command: Argument) -> Any:
-        """The reply to one command.
+        """Return the reply to one command.
 
         Raises:
             ValueChanged, ReadRefused: it is an error.
-            SourceUnusable, TargetUnusable: it is no reply to that command.
+            SourceUnusable, TargetUnusable: it does not fit the command.
         """
         return self._checked(command, self.caller.call(*command))
 
     def read_many(self, commands: Sequence[Command]) -> list[Any]:
-        """The replies to pipelined commands; raises as `read` does, at the first error."""
+        """Return the replies to pipelined commands; raises as `read`, at the first error."""
         replies = self.caller.call_many(commands)
         return [self._checked(*pair) for pair in zip(commands, replies, strict=True)]
 
     def may_call(self, *command: Argument) -> bool:
-        """Whether the server knows this command and lets us call it, for this key."""
+        """Return True if the server knows this command and allows it for this key."""
         reply = self.caller.call(*command)
         error = isinstance(reply, hiredis.ReplyError)
         return not (error and (refused(reply) or key_refused(reply)))
 
     def read_at(self, commands: Sequence[Command]) -> tuple[int, list[Any]]:
-        """The server's clock in ms, and the replies that it gave within that millisecond.
+        """Return the server's clock in ms, and the replies that it gave within that millisecond.
 
-        Relative times (PTTL, idle times) become exact that way. A pipeline across which the clock
-        ticks is repeated; one that never fits into a millisecond is off by what it takes.
+        This makes relative times (PTTL, idle times) exact. A pipeline during which the clock ticks
+        is repeated; one that never fits into a millisecond is off by its duration.
         """
         for _ in range(_TRIES):
             before, *replies, after = self.read_many([("TIME",), *commands, ("TIME",)])

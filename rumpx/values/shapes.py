@@ -1,12 +1,11 @@
-"""What replies look like to the commands by which keys and values are read; what looks otherwise is
-none.
+"""Check that replies have the shape of their command, for the commands that read keys and values.
 
-A comparison takes replies apart by the shape that their command has. That is checked here once, by
-the command's name, so that a server (or what stands in between) that answers in another shape ends
-the comparison with a sentence about it.
+A comparison takes replies apart by the shape that their command has. This module checks that shape
+once, by the command's name, so that a server or middlebox that answers in another shape ends the
+comparison with a message that names it.
 
 Not promised: that a value of the right shape is the right one. Commands that are not listed are
-only compared as they are, whatever they answer.
+compared as they are, without a check.
 """
 
 from __future__ import annotations
@@ -20,22 +19,22 @@ from rumpx.servers.info import milliseconds
 _ID: Final = re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
 _CURSOR: Final = re.compile(rb"[0-9]{1,20}")
 _BYTES: Final = {bytes}
-# What ends every payload that DUMP gives: a version in 2 bytes, and a CRC64.
+# The end of every payload that DUMP gives: a version in 2 bytes, and a CRC64.
 FOOTER_BYTES: Final = 10
-# The value's type comes first, in a byte.
+# The value's type comes first, in one byte.
 SHORTEST_PAYLOAD: Final = 1 + FOOTER_BYTES
 
 
 def is_payload(reply: object) -> TypeGuard[bytes]:
-    """Whether a reply may be what DUMP gives of a value."""
+    """Return True if a reply may be a payload of DUMP."""
     return isinstance(reply, bytes) and len(reply) >= SHORTEST_PAYLOAD
 
 
 def fits(command: str, reply: object) -> bool:
-    """Whether a reply, which is no error, has its command's shape.
+    """Return True if a reply, which is not an error, has its command's shape.
 
     Args:
-        command: its name, with that of the subcommand where it has one.
+        command: its name, with that of the subcommand if it has one.
     """
     shape = _SHAPES.get(command)
     return shape is None or shape(reply)
@@ -110,7 +109,7 @@ def _are_found_pairs(reply: Any) -> bool:
 
 
 def _are_entries(reply: Any) -> bool:
-    """Of a stream: an id, and fields with values."""
+    """A stream's entries: each an id, and fields with values."""
     return isinstance(reply, list) and all(
         isinstance(entry, list)
         and len(entry) == 2
@@ -137,7 +136,7 @@ def _are_pending(reply: Any) -> bool:
 
 
 def _is_named(reply: Any) -> bool:
-    """Names, each with what it stands for."""
+    """Names, each followed by its value."""
     return isinstance(reply, list) and len(reply) % 2 == 0 and all(map(_is_text, reply[::2]))
 
 

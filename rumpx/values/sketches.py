@@ -1,10 +1,10 @@
-"""HyperLogLogs: the registers that a string holds, however they are written down.
+"""HyperLogLogs: the registers in a string, in either encoding.
 
     "HYLL", encoding (0 dense, 1 sparse), 3 bytes unused, the cached cardinality in 8 bytes, then
     dense: 16,384 registers of 6 bits
     sparse: runs of registers, 00xxxxxx and 01xxxxxx xxxxxxxx of zeros, 1vvvvvxx of a value
 
-PFCOUNT writes the cache, also where the value does not change, so equal HyperLogLogs are different
+PFCOUNT writes the cache even if the value does not change, so equal HyperLogLogs may be different
 strings; and a server makes a sparse one dense at a length that its configuration sets.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Final
 
-# The longest sparse one has a run for each register.
+# The longest sparse sketch has a run for each register.
 LARGEST_SKETCH: Final = 16 + 2**14
 
 _MAGIC: Final = b"HYLL"
@@ -22,7 +22,7 @@ _DENSE_BYTES: Final = _REGISTERS * 6 // 8
 
 
 def registers(value: bytes) -> bytes | None:
-    """The registers as a dense HyperLogLog has them; None if the string is none."""
+    """Return the registers in dense encoding; None if the string is not a HyperLogLog."""
     if not value.startswith(_MAGIC) or len(value) < _HEADER:
         return None
     encoding, body = value[len(_MAGIC)], value[_HEADER:]
@@ -32,7 +32,7 @@ def registers(value: bytes) -> bytes | None:
 
 
 def _expanded(body: bytes) -> bytes:
-    """The registers of a sparse one, a byte each; what is none comes out longer or shorter."""
+    """Return the registers of a sparse sketch, a byte each; of another length if it is invalid."""
     found = bytearray()
     codes = iter(body)
     for code in codes:
@@ -48,7 +48,7 @@ def _expanded(body: bytes) -> bytes:
 
 
 def _packed(expanded: bytes) -> bytes | None:
-    """Registers of 6 bits, from the lowest bit on."""
+    """Pack registers of 6 bits, from the lowest bit on."""
     if len(expanded) != _REGISTERS:
         return None
     fours = zip(*[iter(expanded)] * 4, strict=True)

@@ -1,10 +1,10 @@
-"""Whether two servers hold the same small values under many keys: a few pipelines for them all.
+"""Compare the small values of many keys on two servers: a few pipelines for all of them.
 
-Values whose DUMPs differ although they are equal are common (every set before Redis 7.2, every hash
-with one long value), and key by key each would cost several round trips. So the types of all keys
-are asked for in one pipeline, and the values, read whole, in another.
+Equal values whose DUMPs differ are common (every set before Redis 7.2, every hash with one long
+value), and each would cost several round trips. So one pipeline reads the types of all keys, and
+another the values, whole.
 
-Left to `by_type`: streams, modules' types, and whatever changes meanwhile.
+Left to `by_type`: streams, modules' types, and values that change meanwhile.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rumpx.servers.resp import Argument
 from rumpx.values.reading import Reader, ValueChanged
 from rumpx.values.sketches import registers
 
-# By type: the command, and what stands in it after the key.
+# By type: the command, and its arguments after the key.
 READS: Final[dict[bytes, tuple[str, list[str]]]] = {
     b"string": ("GET", []),
     b"list": ("LRANGE", ["0", "-1"]),
@@ -27,7 +27,7 @@ READS: Final[dict[bytes, tuple[str, list[str]]]] = {
 
 
 def same_small_values(source: Reader, target: Reader, keys: Sequence[bytes]) -> dict[bytes, bool]:
-    """Whether the values are equal, for those keys of which this can tell.
+    """Return whether the values are equal, for the keys that can be decided here.
 
     Raises:
         ReadRefused: a server refused a command.
@@ -59,21 +59,21 @@ def _types(reader: Reader, keys: Sequence[bytes]) -> dict[bytes, bytes]:
 
 
 def _values(reader: Reader, types: dict[bytes, bytes]) -> dict[bytes, Any]:
-    """Values in a form in which equal ones are equal."""
+    """Return values in a form that compares equal for equal values."""
     commands = [read_command(kind, key) for key, kind in types.items()]
     replies = zip(types.items(), reader.read_many(commands), strict=True)
     return {key: meaning(kind, reply) for (key, kind), reply in replies}
 
 
 def read_command(kind: bytes, key: bytes) -> list[Argument]:
-    """What reads the whole of a value whose type is in READS."""
+    """Return the command that reads a whole value whose type is in READS."""
     name, options = READS[kind]
     return [name, key, *options]
 
 
 def meaning(kind: bytes, reply: Any) -> Any:
-    """A reply without what does not count: the order of members, the digits of a score, what a
-    HyperLogLog has cached."""
+    """Return a reply without the parts that do not count: the order of members, the digits of a
+    score, a HyperLogLog's cache."""
     if kind == b"string" and (sketch := registers(reply or b"")):
         return "HyperLogLog", sketch
     if kind == b"set":
@@ -88,7 +88,7 @@ def meaning(kind: bytes, reply: Any) -> Any:
 def _same_field_expiries(
     source: Reader, target: Reader, hashes: dict[bytes, dict[bytes, bytes]]
 ) -> dict[bytes, bool]:
-    """For each hash, given with fields that both sides have; none where one knows no expiries."""
+    """Compare field expiries of hashes with equal fields; no result if a server lacks them."""
     if not hashes:
         return {}
     commands: list[list[Argument]] = [
