@@ -252,7 +252,7 @@ def test_a_repair_that_is_stopped_leaves_the_list_as_it_was(
     actions: list[tuple[str, Action]] = [
         ("[y/N]", way.stall),
         ("[y/N]", b"y\n"),
-        ("copying again what is missing", b"\x03"),
+        ("copying missing", b"\x03"),
         ("stopping: waiting", b"\x03"),
     ]
 
