@@ -193,7 +193,7 @@ def test_on_a_terminal_it_asks_and_deletes(pair: Pair, tmp_path: Path, progress:
     shown = answer(pair, tmp_path / "list", b"y\n", progress=progress)
 
     assert shown.returncode == 0, shown.text
-    assert "Delete 1 key of the target that the source does not have?" in shown.text
+    assert "Delete 1 key of the target that are not on the source?" in shown.text
     assert compare(*pair) == []
 
 
