@@ -408,8 +408,8 @@ def test_a_copy_that_is_stopped_is_not_compared(with_extra: list[str | Path]) ->
     [
         (["unknown"], "There is no job unknown"),
         ([], "--from is missing"),
-        (["--delete-extra"], "--delete-extra belongs to --repair"),
-        (["--repair", "--yes"], "--yes answers what --delete-extra asks"),
+        (["--delete-extra"], "--delete-extra needs --repair"),
+        (["--repair", "--yes"], "--yes answers the question of --delete-extra"),
         (["--repair", "--sample", "1%"], "leave out --sample"),
         (["--sample", "0"], "is not a share"),
         (["--sample", "some"], "is not a share"),
@@ -496,7 +496,7 @@ def test_arguments_that_cannot_be_meant_are_exceptions(pair: Pair) -> None:
         ({"job": "unknown", "match": [b"x"]}, "has its scope"),
         ({"sample": 0.0}, "--sample"),
         ({"ttl_tolerance": -1.0}, "--ttl-tolerance"),
-        ({"delete_extra": True, "yes": True}, "belongs to --repair"),
+        ({"delete_extra": True, "yes": True}, "needs --repair"),
         ({"repair": True, "delete_extra": True}, "give --yes"),
     ):
         ends = {"source": pair[0].uri, "target": pair[1].uri}

@@ -1,4 +1,4 @@
-"""What a comparison is to do, as plain data."""
+"""The options of a comparison, as plain data."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ class Request:
 
     Attributes:
         job: endpoints, scope and limits, as for a copy.
-        sample: the part of the keys that is compared, 0.0 to 1.0.
-        digests: have the servers send checksums of values.
+        sample: the share of the keys to compare, 0.0 to 1.0.
+        digests: compare checksums computed by the servers.
         tolerance: ms by which expiries may differ; None chooses by the servers' versions.
-        differences: the file that lists the differences; None makes one in the folder of ledgers.
-        repair: copy again what is missing or different.
-        delete_extra: and delete what only the target has.
-        yes: without asking.
-        strict: values that cannot be compared make it end as differences do.
+        differences: the file for the differences; None creates one in the folder of ledgers.
+        repair: copy missing and different keys again.
+        delete_extra: delete keys that only the target has.
+        yes: delete without asking.
+        strict: incomparable values count as differences for the exit code.
         state_dir: the folder of ledgers, if given.
-        name: of the copy that is compared, whose ledger then takes the result.
+        name: of the compared copy; its ledger then stores the result.
     """
 
     job: Job
@@ -41,14 +41,14 @@ class Request:
     def __post_init__(self) -> None:
         if not 0 < self.sample <= 1:
             raise UsageError(
-                f"--sample is {100 * self.sample:g} %; give a share of the keys above 0 % and up "
-                "to 100 %."
+                f"--sample is {100 * self.sample:g} %; it must be a share of the keys above 0 % "
+                "and up to 100 %."
             )
         if self.tolerance is not None and self.tolerance < 0:
-            raise UsageError(f"--ttl-tolerance is {self.tolerance} ms; give 0 or more.")
+            raise UsageError(f"--ttl-tolerance is {self.tolerance} ms; it must be 0 or more.")
         if self.delete_extra and not self.repair:
-            raise UsageError("--delete-extra belongs to --repair; give both.")
+            raise UsageError("--delete-extra needs --repair; give both.")
         if self.yes and not self.delete_extra:
-            raise UsageError("--yes answers what --delete-extra asks; give both.")
+            raise UsageError("--yes answers the question of --delete-extra; give both.")
         if self.repair and self.sample < 1:
-            raise UsageError("--repair needs a whole comparison; leave out --sample.")
+            raise UsageError("--repair needs a full comparison; leave out --sample.")
