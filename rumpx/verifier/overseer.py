@@ -296,7 +296,7 @@ class Verifier:
             if moved := watch.take():
                 raise TemporaryError(
                     f"{len(moved):,} slots moved during the comparison, so keys may have been "
-                    "missed: run the verify again when no slots are moving."
+                    "missed: run rumpx verify again when no slots are moving."
                 )
 
     def _refuse_new_datasets(self) -> None:
@@ -311,7 +311,7 @@ class Verifier:
                     raise TemporaryError(
                         f"The {side.dialer.side} at {where} is a replica that was resynchronised, "
                         "lost its primary or was promoted during the comparison, so keys may have "
-                        "been missing meanwhile: run the verify again."
+                        "been missing meanwhile: run rumpx verify again."
                     )
 
     # Second looks.
