@@ -342,7 +342,7 @@ def test_a_source_without_no_touch_is_warned_of(server: StartServer) -> None:
     source = server("7.0", maxmemory="500mb", maxmemory_policy="allkeys-lru")
     source.do("SET", "a", "1")
     done = copy(source, server("7.0"))
-    assert "has no CLIENT NO-TOUCH" in done.warnings
+    assert "does not know CLIENT NO-TOUCH" in done.warnings
 
 
 # --- a source that refuses commands ---------------------------------------------------------

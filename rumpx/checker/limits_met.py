@@ -51,7 +51,7 @@ def limits_of_values(draft: Draft, keys: Sequence[Key]) -> list[Line]:
                     "warn",
                     "values",
                     f"{printable(largest.name)} takes {units.size(size)}, and the {side}'s {name} "
-                    f"is {units.size(limit)}: such a value may be refused, and its key would fail",
+                    f"is {units.size(limit)}: it may be too large to copy, and would fail",
                     f"CONFIG SET {name} on the {side} for the duration of the copy",
                 )
             )

@@ -59,7 +59,7 @@ _FENCE: Final = (
 
 
 def unguessable() -> bytes:
-    """Return a key name that cannot exist."""
+    """Return a random name that no key has."""
     return b"rumpx:check:" + secrets.token_hex(16).encode()
 
 

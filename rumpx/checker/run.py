@@ -153,7 +153,7 @@ def _latency(draft: Draft, side: str, lines: list[Line]) -> Latency | None:
 
 
 def _estimated(draft: Draft, sample: Sampled) -> Estimate | None:
-    """Estimate time and memory, if there are a plan's tuning and keys to copy."""
+    """Estimate time and memory, if the tuning and keys to copy are known."""
     if not hasattr(draft, "tuning"):
         return None
     held = sum(place.keys for place in draft.databases)

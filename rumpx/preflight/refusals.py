@@ -97,7 +97,7 @@ def shared_identity(
     target: SideFacts,
     there: tuple[Address | None, ServerInfo | None],
 ) -> str:
-    """Return the identity that two nodes share, unique to one server or replication, or ""."""
+    """Return the identity of one server or replication chain that two nodes share, or ""."""
     (near, info), (far, other) = here, there
     if info and other and info.run_id and info.run_id == other.run_id:
         return "the server process (run_id)"
@@ -150,8 +150,8 @@ def check_eviction(job: Job, source: SideFacts, warnings: list[str]) -> None:
     by_use = [policy for policy in eviction_policies(source) if policy.endswith(("lru", "lfu"))]
     if by_use and not source.dialer.no_touch:
         warnings.append(
-            f"The source evicts by {', '.join(by_use)} and has no CLIENT NO-TOUCH: the copy's "
-            "reads count as use of its keys. Give a replica as --from to avoid that."
+            f"The source evicts by {', '.join(by_use)} and does not know CLIENT NO-TOUCH: the "
+            "copy's reads count as use of its keys. Give a replica as --from to avoid that."
         )
 
 
@@ -159,8 +159,8 @@ def warn_of_eviction(target: SideFacts, warnings: list[str]) -> None:
     """Warn that a target may evict copied keys."""
     if policies := eviction_policies(target):
         warnings.append(
-            f"The target evicts keys when its memory is full ({', '.join(policies)}); the final "
-            "report counts evictions during the copy."
+            f"The target evicts keys when its memory is full ({', '.join(policies)}); "
+            "evictions during the copy are reported at the end."
         )
 
 

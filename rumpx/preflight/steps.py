@@ -131,8 +131,8 @@ def _check_times(draft: Draft) -> None:
     untold = None in (draft.source.clock.offset, draft.target.clock.offset)
     if draft.abilities.expiry != "left" and untold:
         draft.warnings.append(
-            "TIME is refused, so rumpx cannot compare the servers' clocks: expiries are wrong by "
-            "any difference between them."
+            "TIME is refused, so the servers' clocks are not compared: expiries are wrong by any "
+            "difference between them."
         )
 
 
