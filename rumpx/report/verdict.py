@@ -90,7 +90,7 @@ def entries(result: Verification) -> Iterator[Entry]:
 
 def _back(result: Verification) -> str:
     if result.back == "walked":
-        return f"the source was searched for {units.keys(result.counts.found)} keys of the target"
+        return f"{units.keys(result.counts.found)} keys of the target found on the source"
     if result.back == "not needed":
         return "the target has as many keys as were matched, so no extra ones"
     return "extra keys on the target were not searched for"

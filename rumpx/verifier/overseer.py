@@ -238,8 +238,8 @@ class Verifier:
     def started_over(self, walks: int, node: Node, why: str) -> None:
         """Warn that partitions are walked again from the start."""
         self.engine.warn(
-            f"The node {node.label('that is compared')} restarted, failed over, or has cursors of "
-            f"its own: {walks} partitions are compared again."
+            f"The node {node.label('that is compared')} restarted, failed over, or uses its own "
+            f"cursors: {walks} partitions are compared again."
         )
 
     def tick(self, now: float, snapshot: Snapshot) -> None:
