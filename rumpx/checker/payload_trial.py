@@ -66,7 +66,7 @@ class Trial:
 
     @property
     def kind(self) -> str:
-        """`hash (listpack)`."""
+        """Return the kind, as in `hash (listpack)`."""
         return f"{self.type} ({self.encoding})" if self.encoding else self.type
 
 

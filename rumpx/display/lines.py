@@ -90,7 +90,7 @@ class _Quiet(TextDisplay):
     """Writes only messages, and snapshots requested by `now`."""
 
     def show(self, snapshot: Snapshot) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def lines(stream: TextIO) -> TextDisplay:

@@ -155,7 +155,7 @@ def _of_sample(sample: Sampled) -> Iterator[Entry]:
         left = (sample.shortest or 0.0, sample.median, sample.longest or 0.0)
         share = units.percent(sample.expiring / sample.keys)
         shortest, median, longest = (units.duration(seconds) for seconds in left)
-        yield Entry("expiring", f"{share}, in {shortest} to {longest}, half of them within {median}")
+        yield Entry("expiring", f"{share}, in {shortest} to {longest}, half within {median}")
 
 
 def _outlook(checkup: Checkup) -> Iterator[Entry]:
