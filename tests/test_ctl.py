@@ -435,7 +435,7 @@ def test_another_user_cannot_connect() -> None:
         with running(Path(name)) as engine:
             with another_user():
                 assert ctl_path(engine.ledger).is_socket()
-                with pytest.raises(UsageError, match="nightly is another user's"):
+                with pytest.raises(UsageError, match="nightly belongs to another user"):
                     ask(engine.ledger, Status())
             assert ask(engine.ledger, Status()) == ANSWER and engine.done == [Status()]
 

@@ -106,10 +106,10 @@ def test_a_window_is_over_when_the_limit_changes_not_when_an_entry_comes() -> No
         ("\u0660\u0668:\u0660\u0660,off", "is not a time"),
         ("08:00", "a limit is missing after 08:00"),
         ("08:00, off", "'' is not a limit"),
-        ("08:00,fast", "'fast' is not a limit; use off (nothing is copied), full (no limit)"),
+        ("08:00,fast", "'fast' is not a limit; write off (nothing is copied), full (no limit)"),
         ("08:00,-5", "'-5' is not a limit"),
-        ("08:00,0", "'0' bytes a second is zero; use off"),
-        ("08:00,0.2B", "'0.2B' bytes a second is zero; use off"),
+        ("08:00,0", "'0' bytes a second is zero; write off"),
+        ("08:00,0.2B", "'0.2B' bytes a second is zero; write off"),
         ("08:00,off Tue 08:00,full", "two limits are given for Tuesday 08:00"),
     ],
 )

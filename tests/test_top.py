@@ -208,7 +208,7 @@ def test_the_view_fills_the_screen_and_no_more(width: int, height: int, count: i
     lines = screen(make_snapshot(), width, height, make_points(count))
     assert len(lines) == height
     assert max(map(cell_len, lines)) <= width
-    assert lines[-1] == "q leaves this view, the copy continues · Ctrl-C stops the copy"
+    assert lines[-1] == "q leaves this view, the copy runs on · Ctrl-C stops the copy"
 
 
 def test_every_panel_is_there_where_there_is_room() -> None:
@@ -340,8 +340,8 @@ def test_a_long_message_is_folded_and_a_longer_one_ends_in_an_ellipsis() -> None
     ("changes", "width", "foot"),
     [
         ({}, 59, "q leaves · Ctrl-C stops"),
-        ({"verb": "compared"}, 80, "the comparison continues · Ctrl-C stops the comparison"),
-        ({"state": "draining"}, 80, "q leaves this view, the copy continues · Ctrl-C again stops"),
+        ({"verb": "compared"}, 80, "the comparison runs on · Ctrl-C stops the comparison"),
+        ({"state": "draining"}, 80, "q leaves this view, the copy runs on · Ctrl-C again stops"),
         ({"state": "done"}, 80, ""),
     ],
 )

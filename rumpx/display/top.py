@@ -101,7 +101,7 @@ def _foot(snapshot: Snapshot, width: int, leaves: bool) -> Text:
     if snapshot.state in ENDED:
         return Text()
     work = "copy" if snapshot.verb == "copied" else "comparison"
-    full = [f"q leaves this view, the {work} continues"] if leaves else []
+    full = [f"q leaves this view, the {work} runs on"] if leaves else []
     short = ["q leaves"] if leaves else []
     if snapshot.state == "draining":
         full.append("Ctrl-C again stops at once")

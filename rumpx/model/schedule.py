@@ -179,11 +179,11 @@ def _read_limit(text: str) -> Limit:
         rate = parse_size(text, "--schedule")
     except UsageError:
         raise UsageError(
-            f"--schedule: {text[:40]!r} is not a limit; use off (nothing is copied), full (no "
+            f"--schedule: {text[:40]!r} is not a limit; write off (nothing is copied), full (no "
             "limit), or bytes a second such as 50MiB."
         ) from None
     if rate < 1:
-        raise UsageError(f"--schedule: {text[:40]!r} bytes a second is zero; use off.")
+        raise UsageError(f"--schedule: {text[:40]!r} bytes a second is zero; write off.")
     return rate
 
 
@@ -210,4 +210,4 @@ def _zone(name: str) -> ZoneInfo | None:
 
 
 def _refused(what: str) -> UsageError:
-    return UsageError(f"--schedule: {what}; an example is {_EXAMPLE!r}.")
+    return UsageError(f"--schedule: {what}; write for example {_EXAMPLE!r}.")
