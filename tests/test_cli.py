@@ -443,9 +443,9 @@ def test_a_callback_that_fails_does_not_stop_the_copy(pair: Pair, tmp_path: Path
 
 
 def test_errors_of_the_api_are_exceptions(pair: Pair) -> None:
-    with pytest.raises(package.UsageError, match="begins with one of"):
+    with pytest.raises(package.UsageError, match="must start with one of"):
         package.copy("nonsense", pair[1].uri)
-    with pytest.raises(package.TargetUnusable, match="one and the same"):
+    with pytest.raises(package.TargetUnusable, match="are the same"):
         package.copy(pair[0].uri, pair[0].uri)
     pair[1].do("SET", "already", "here")
     with pytest.raises(package.TargetUnusable, match="--on-conflict"):

@@ -195,16 +195,16 @@ def test_words_and_lines_are_requests(words: str, name: str | None, request_: Re
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ("", "told a job and what to do"),
-        ("nightly", "told a job and what to do: set, pause, resume, status"),
-        ("nightly stop", "told a job and what to do"),
-        ("set", "set needs what is to be set"),
-        ("nightly set", "set needs what is to be set"),
-        ("set max-keys-per-sec", "'max-keys-per-sec': a limit is set by NAME=VALUE"),
+        ("", "needs a job and an action"),
+        ("nightly", "needs a job and an action: set, pause, resume, status"),
+        ("nightly stop", "needs a job and an action"),
+        ("set", "set needs a limit"),
+        ("nightly set", "set needs a limit"),
+        ("set max-keys-per-sec", "'max-keys-per-sec': write NAME=VALUE"),
         ("set max-keys-per-sec=", "max-keys-per-sec needs a value"),
-        ("set workers=8", "'workers' cannot be set while a copy runs; what can be is max-source"),
+        ("set workers=8", "'workers' cannot be set during a copy; these can: max-source"),
         ("set max-source-cpu=5 max-source-cpu=6", "max-source-cpu is set twice"),
-        ("nightly pause now", "Nothing comes after pause; leave out 'now'"),
+        ("nightly pause now", "pause takes no argument; leave out 'now'"),
     ],
 )
 def test_words_that_cannot_be_meant(words: str, complaint: str) -> None:
@@ -262,7 +262,7 @@ def test_what_the_handler_refuses_is_a_usage_error(engine: Engine) -> None:
 @pytest.mark.parametrize("fault", ["raises", "is no JSON"])
 def test_the_engine_outlives_a_handler_that_fails(engine: Engine, fault: str) -> None:
     engine.handle = lambda request: {"x": 1 / 0} if fault == "raises" else {"x": object()}
-    with pytest.raises(RumpxError, match="Something that nobody foresaw") as caught:
+    with pytest.raises(RumpxError, match="Unexpected error") as caught:
         ask(engine.ledger, Status())
     assert caught.value.exit_code == 1
 
@@ -284,7 +284,7 @@ def test_silent_clients_hold_up_nobody(engine: Engine) -> None:
 
 def test_a_silent_client_is_told_so_in_the_end(folder: Path) -> None:
     with running(folder, request_seconds=0.2) as engine, connected(engine) as client:
-        assert said(client)["error"] == "The request did not come in time."
+        assert said(client)["error"] == "The request did not arrive in time."
         assert client.recv(1) == b""
 
 
@@ -317,7 +317,7 @@ def test_too_many_clients_are_refused(folder: Path) -> None:
         with ExitStack() as silent:
             for _ in range(16):
                 silent.enter_context(connected(engine))
-            with pytest.raises(TemporaryError, match="Too many ask at once"):
+            with pytest.raises(TemporaryError, match="Too many clients at once"):
                 ask(engine.ledger, Status())
         wait_until(lambda: answers(engine), 10, "clients are served again")
 
@@ -342,7 +342,7 @@ def answers(engine: Engine) -> bool:
 def test_a_busy_engine_is_not_waited_for_and_does_nothing_later(folder: Path) -> None:
     engine = Engine(folder, answer_seconds=0.2)
     try:
-        with pytest.raises(TemporaryError, match=r"busy for 0.2 s and did not do what was asked"):
+        with pytest.raises(TemporaryError, match=r"busy for 0.2 s and did not execute the request"):
             ask(engine.ledger, Pause())
         engine.turn()
         wait_until(lambda: answers(engine), 20, "it answers again")
@@ -435,7 +435,7 @@ def test_another_user_cannot_connect() -> None:
         with running(Path(name)) as engine:
             with another_user():
                 assert ctl_path(engine.ledger).is_socket()
-                with pytest.raises(UsageError, match="nightly is another user's"):
+                with pytest.raises(UsageError, match="nightly belongs to another user"):
                     ask(engine.ledger, Status())
             assert ask(engine.ledger, Status()) == ANSWER and engine.done == [Status()]
 
@@ -444,7 +444,7 @@ def test_another_user_cannot_connect() -> None:
 def test_another_users_folder(capsys: pytest.CaptureFixture[str]) -> None:
     with tempfile.TemporaryDirectory() as name, running(Path(name)), another_user():
         code, _, err = command(capsys, "--state-dir", name, "nightly", "status")
-        assert code == USAGE and f"The folder {name} is another user's." in err
+        assert code == USAGE and f"The folder {name} belongs to another user." in err
         code, _, err = command(capsys, "--state-dir", name, "status")
         assert code == TEMPORARY and "No job in" in err
 
@@ -484,9 +484,9 @@ def test_a_socket_that_cannot_be_made_is_only_a_warning(folder: Path) -> None:
     engine.server.serve()
     engine.stop()
 
-    assert engine.warning.startswith("rumpx ctl cannot reach this run: its socket ")
-    assert "nightly.ctl cannot be made (" in engine.warning
-    assert engine.warning.endswith("The run goes on without.")
+    assert engine.warning.startswith("rumpx ctl cannot reach this run: cannot create its socket ")
+    assert "nightly.ctl (" in engine.warning
+    assert engine.warning.endswith("The run continues without it.")
 
 
 def test_no_socket_is_left_if_no_thread_can_be_started(
@@ -583,9 +583,9 @@ def test_a_job_that_does_not_run_or_does_not_exist(
 
     code, _, err = command(capsys, "old", "status")
     assert code == TEMPORARY
-    assert err == "rumpx: The job old does not run now; rumpx jobs lists all.\n"
+    assert err == "rumpx: The job old is not running; rumpx jobs lists all.\n"
     code, _, err = command(capsys, "status")
-    assert code == TEMPORARY and f"No job in {folder} runs now" in err
+    assert code == TEMPORARY and f"No job in {folder} is running" in err
     code, _, err = command(capsys, "nightly", "status")
     assert code == USAGE and "There is no job nightly" in err
     code, _, err = command(capsys, "../nightly", "status")
@@ -597,12 +597,12 @@ def test_a_job_that_runs_without_a_socket(
 ) -> None:
     with os.fdopen(hold(folder / "nightly.ledger")):
         code, _, err = command(capsys, "nightly", "status")
-        assert code == TEMPORARY and "nightly runs but cannot be asked" in err
+        assert code == TEMPORARY and "nightly is running but cannot be reached" in err
 
         with closing(socket.socket(socket.AF_UNIX)) as stale:
             stale.bind(str(folder / "nightly.ctl"))
         code, _, err = command(capsys, "status")
-        assert code == TEMPORARY and "nightly runs but cannot be asked" in err
+        assert code == TEMPORARY and "nightly is running but cannot be reached" in err
 
 
 def test_without_a_name_only_one_job_may_run(
@@ -610,7 +610,7 @@ def test_without_a_name_only_one_job_may_run(
 ) -> None:
     with running(engine.ledger.parent, "second") as second:
         code, _, err = command(capsys, "pause")
-        assert code == USAGE and "Several jobs run: nightly, second. Name one" in err
+        assert code == USAGE and "Several jobs are running: nightly, second. Name one" in err
         assert command(capsys, "second", "pause")[0] == 0
     assert second.done == [Pause()] and engine.done == []
 
@@ -630,7 +630,7 @@ def test_an_answer_that_is_none(folder: Path, line: str) -> None:
 
         thread = threading.Thread(target=answer)
         thread.start()
-        with pytest.raises(RumpxError, match=r"nightly (answered something|runs but cannot)"):
+        with pytest.raises(RumpxError, match=r"nightly (sent an invalid|is running but cannot)"):
             ask(folder / "nightly.ledger", Status())
         thread.join()
 

@@ -299,7 +299,7 @@ def test_every_key_equal(stage: Stage, capsys: pytest.CaptureFixture[str]) -> No
     out = capsys.readouterr().out
     assert out == (
         "2,000 keys copied in 0.5 s (4,000 keys/s); "
-        "every one is equal on both servers, value and expiry.\n"
+        "every value and expiry is equal on both servers.\n"
     )
 
 
@@ -396,7 +396,7 @@ def test_the_command(program: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("5,000 keys copied in ")
-    assert "every one is equal on both servers" in done.stdout
+    assert "every value and expiry is equal on both servers" in done.stdout
 
 
 def test_the_command_without_a_server() -> None:

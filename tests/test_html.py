@@ -299,8 +299,8 @@ def test_latencies_in_figures() -> None:
 def test_times_held_at_once_are_explained() -> None:
     point = Point(1, BEGAN, 4.0, 4.0, 9, 9, None, None, {"pause": 3.0, "timetable": 4.0})
     pace = sections(replace(RECORDS["brief"], points=(point,)))[0]
-    assert "more than the whole" in pace.sentences[0]
-    assert [table.title for table in pace.tables] == ["What held it"], "no latency is known"
+    assert "more than 100 %" in pace.sentences[0]
+    assert [table.title for table in pace.tables] == ["Throttling"], "no latency is known"
     assert pace.tables[0].rows[-1] == (NOTHING_HELD, "0.0 s", "0.0 %")
 
 

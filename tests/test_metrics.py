@@ -311,14 +311,14 @@ def test_what_is_no_address(text: str) -> None:
 def test_a_port_that_is_taken(serving: tuple[Metrics, int]) -> None:
     _, port = serving
     with pytest.raises(
-        UsageError, match=f"^--metrics: nothing .* at 127.0.0.1:{port}: Address already in use"
+        UsageError, match=f"^--metrics: cannot listen on 127.0.0.1:{port}: Address already in use"
     ):
         Metrics(("127.0.0.1", port))
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid", "x" * 70])
 def test_an_address_that_is_not_ours(host: str) -> None:
-    with pytest.raises(UsageError, match=rf"^--metrics: nothing can be served at {host}:9121: \w"):
+    with pytest.raises(UsageError, match=rf"^--metrics: cannot listen on {host}:9121: \w"):
         Metrics((host, 9121))
 
 
@@ -489,5 +489,5 @@ def test_a_taken_port_is_told_before_anything_is_done(
     ends = ("--from", "redis://127.0.0.1:1", "--to", "redis://127.0.0.1:2")
     done = run_rumpx(*ends, "--metrics", str(port))
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr.startswith(f"rumpx: --metrics: nothing can be served at 127.0.0.1:{port}")
+    assert done.stderr.startswith(f"rumpx: --metrics: cannot listen on 127.0.0.1:{port}")
     assert not state_home.exists()

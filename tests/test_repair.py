@@ -193,7 +193,7 @@ def test_on_a_terminal_it_asks_and_deletes(pair: Pair, tmp_path: Path, progress:
     shown = answer(pair, tmp_path / "list", b"y\n", progress=progress)
 
     assert shown.returncode == 0, shown.text
-    assert "Delete 1 key of the target that the source does not have?" in shown.text
+    assert "Delete 1 key of the target that are not on the source?" in shown.text
     assert compare(*pair) == []
 
 
@@ -252,7 +252,7 @@ def test_a_repair_that_is_stopped_leaves_the_list_as_it_was(
     actions: list[tuple[str, Action]] = [
         ("[y/N]", way.stall),
         ("[y/N]", b"y\n"),
-        ("copying again what is missing", b"\x03"),
+        ("copying missing", b"\x03"),
         ("stopping: waiting", b"\x03"),
     ]
 

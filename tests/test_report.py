@@ -491,7 +491,7 @@ def test_a_broken_display_is_replaced_and_nothing_is_raised(fault: str) -> None:
     display.now(make_snapshot())
     display.show(make_snapshot("done"))
     display.stop()
-    notice = "The progress display stopped (ValueError: no room); the copy goes on."
+    notice = "The progress display stopped (ValueError: no room); the copy continues."
     assert fallback.calls.count(notice) == 1
     assert broken.calls.count("stop") == 1
     assert fallback.calls[-1] == "stop"

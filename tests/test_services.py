@@ -267,7 +267,7 @@ def test_keys_are_found_once_where_neither_info_nor_select_tells_the_databases(
 
     assert compare(source, target) == []
     assert done.counts["copied"] == 300
-    assert_said_once(done, ["refuses INFO: keys were looked for", "does not tell its run_id"])
+    assert_said_once(done, ["refuses INFO: rumpx searched databases", "does not show its run_id"])
 
 
 # What else a user may not call

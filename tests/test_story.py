@@ -197,7 +197,7 @@ def test_a_comparison_that_ends_early_takes_the_place_of_the_one_before(
 
     then = read_story(ledger).verification
     assert then and (then.state, then.exit_code) == ("stopped", TIME_OVER)
-    assert "the comparison did not end" in rumpx("report", "job").stdout
+    assert "the comparison did not finish" in rumpx("report", "job").stdout
 
 
 def test_a_comparison_is_not_of_a_run_that_came_after_it_began(

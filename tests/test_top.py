@@ -208,7 +208,7 @@ def test_the_view_fills_the_screen_and_no_more(width: int, height: int, count: i
     lines = screen(make_snapshot(), width, height, make_points(count))
     assert len(lines) == height
     assert max(map(cell_len, lines)) <= width
-    assert lines[-1] == "q leaves this view, the copy goes on · Ctrl-C stops the copy"
+    assert lines[-1] == "q leaves this view, the copy runs on · Ctrl-C stops the copy"
 
 
 def test_every_panel_is_there_where_there_is_room() -> None:
@@ -233,7 +233,7 @@ def test_every_panel_is_there_where_there_is_room() -> None:
         "4: 313 % CPU, 208 MB  restarted 1  batches in flight 16",
         "coordinator  43 % CPU  61.0 MB",
         "103          78 % CPU  52.0 MB  4 batches",
-        "1 done  14 under way  1 waiting",
+        "1 done  14 in progress  1 waiting",
         "100 MB  hash  large:9",
         *SAID,
     ):
@@ -294,7 +294,7 @@ def test_what_a_run_does_not_have_has_no_panel() -> None:
     for width, height in SIZES:
         lines = screen(snapshot, width, height, (), ())
         assert headings(lines) == ["throughput", "latency", "workers"]
-        assert any(re.search("^pace +━+  100.0 % of full  nothing holds the run", t) for t in lines)
+        assert any(re.search("^pace +━+  100.0 % of full  not throttled", t) for t in lines)
         assert not any(t.startswith("target") for t in lines)
     one = make_snapshot(partitions=make_snapshot().partitions[:1])
     assert "partitions" not in headings(screen(one, 200, 50))
@@ -340,8 +340,8 @@ def test_a_long_message_is_folded_and_a_longer_one_ends_in_an_ellipsis() -> None
     ("changes", "width", "foot"),
     [
         ({}, 59, "q leaves · Ctrl-C stops"),
-        ({"verb": "compared"}, 80, "the comparison goes on · Ctrl-C stops the comparison"),
-        ({"state": "draining"}, 80, "q leaves this view, the copy goes on · Ctrl-C again stops"),
+        ({"verb": "compared"}, 80, "the comparison runs on · Ctrl-C stops the comparison"),
+        ({"state": "draining"}, 80, "q leaves this view, the copy runs on · Ctrl-C again stops"),
         ({"state": "done"}, 80, ""),
     ],
 )
@@ -740,7 +740,7 @@ def test_a_fault_while_drawing_gives_the_terminal_back(fault: str) -> None:
     keys: list[tuple[str, Action]] = [(FOOT, signal.SIGUSR1), ("no room", signal.SIGUSR2)]
     shown = run_child(body, keys)
     check_given_back(shown)
-    said = "The progress display stopped (ValueError: no room); the copy goes on."
+    said = "The progress display stopped (ValueError: no room); the copy continues."
     assert " ".join(shown.text.split()).count(said) == 1
     assert "said before" in shown.text
 

@@ -474,7 +474,7 @@ def test_a_server_is_not_compared_with_itself(
 
     done = verify(one, proxy(one), code=2)
 
-    assert "always equal to itself" in done.stderr
+    assert "which always equals itself" in done.stderr
 
 
 def test_a_replica_is_compared_with_its_primary_but_not_mended(server: StartServer) -> None:
@@ -486,7 +486,7 @@ def test_a_replica_is_compared_with_its_primary_but_not_mended(server: StartServ
     assert verify(primary, replica).counts["equal"] == 1
     refused = verify(primary, replica, "--repair", code=7)
 
-    assert "one and the same" in refused.stderr
+    assert "are the same" in refused.stderr
 
 
 # Checksums
@@ -539,7 +539,7 @@ def test_with_digests_values_stay_where_they_are(
         ("6.2", [], "--digest needs Redis 7.0 or Valkey on both sides"),
         ("7.0", ["-eval_ro"], "The target refuses EVAL_RO, which --digest needs"),
         ("7.0", ["-pexpiretime"], "--digest needs"),
-        ("9.1", [], "versions write payloads that differ in their checksums"),
+        ("9.1", [], "versions differ in their checksums"),
     ],
 )
 def test_without_digests_whole_values_are_read(

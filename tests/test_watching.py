@@ -313,7 +313,7 @@ def test_the_hook_of_a_run_that_is_stopped(pair: tuple[Server, Server], tmp_path
     ("words", "code", "error"),
     [
         (("--from", "redis://127.0.0.1:1", "--to", "{target}"), SOURCE_UNUSABLE, "127.0.0.1:1"),
-        (("--from", "nonsense", "--to", "{target}"), USAGE, "--from is not a URI"),
+        (("--from", "nonsense", "--to", "{target}"), USAGE, "--from is not a known URI"),
         (("--to", "{target}"), USAGE, "--from is missing"),
         (("resume", "nobody"), USAGE, "There is no job nobody"),
         (("verify", "nobody"), USAGE, "There is no job nobody"),

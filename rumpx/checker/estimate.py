@@ -1,11 +1,11 @@
-"""How long a copy may take and how much memory its keys need: arithmetic on what was measured.
+"""Estimate a copy's duration and its keys' memory by arithmetic on measured values.
 
-Time: each key and each byte costs its share, at rates between those of a slow and of a fast
-machine, and no faster than round trips allow: scans wait for each reply, and what is in flight is
-bounded. Memory: the mean of MEMORY USAGE, and what the tables of keys and expiries take beside it.
+Time: each key and each byte adds its share, at rates between those of a slow and of a fast
+machine, and no faster than round trips allow: scans wait for each reply, and the data in flight
+are bounded. Memory: the mean of MEMORY USAGE, plus the table entries of keys and expiries.
 
-Not promised: more than an order of magnitude for the time. The network's bandwidth, other clients
-of the servers and this machine's load are not measured; that is why it is a wide range.
+Not promised: more than an order of magnitude for the time. The network's bandwidth, the servers'
+other clients and this machine's load are not measured, hence the wide range.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from typing import Final
 
 from rumpx.model.tuning import Tuning
 
-# Keys a second of a copy, everything on two busy cores (README), and on machines of their own.
+# A copy's keys a second: all processes on two busy cores (README), and on separate machines.
 _SLOW_KEYS: Final = 50_000
 _FAST_KEYS: Final = 250_000
-# Bytes a second likewise; the servers' compression and checksums are the limit.
+# Bytes a second on the same; the servers' compression and checksums are the limit.
 _SLOW_BYTES: Final = 50e6
 _FAST_BYTES: Final = 250e6
 _START: Final = 0.3
-# Beside what MEMORY USAGE counts: a key's place in the table, which is on average three quarters
-# full, and the entry of an expiry, which has a table of its own.
+# Beside the bytes in MEMORY USAGE: a key's place in the table, which is three quarters full on
+# average, and the entry of an expiry in its own table.
 _TABLE_BYTES: Final = 12
 _EXPIRY_BYTES: Final = 40
-# A key's entry in the table, and the head of its value: MEMORY USAGE counts them, the memory of the
-# data in INFO does not.
+# A key's entry in the table and the head of its value: in MEMORY USAGE, but not in the dataset
+# memory of INFO.
 ENTRY_BYTES: Final = 24
-# Versions store the same values differently.
+# Versions store the same values in different sizes.
 UNCERTAINTY: Final = 0.2
 
 
@@ -50,12 +50,12 @@ def seconds_needed(
     workers: int,
     partitions: int,
 ) -> tuple[float, float]:
-    """The quickest and the slowest that a copy may be.
+    """Return the shortest and the longest likely duration of a copy.
 
     Args:
         keys: to be copied.
         mean_bytes: of a value.
-        partitions: walks that can be under way, as far as `tuning` lets them.
+        partitions: possible concurrent walks, within the limits of `tuning`.
     """
     most = most_keys_a_second(distance, tuning, workers=workers, partitions=partitions)
     quickest = keys / min(_FAST_KEYS, most) + keys * mean_bytes / _FAST_BYTES
@@ -66,7 +66,7 @@ def seconds_needed(
 def most_keys_a_second(
     distance: Distance, tuning: Tuning, *, workers: int, partitions: int
 ) -> float:
-    """What round trips allow: of the scans, and of the pipelines that are in flight."""
+    """Return the keys a second that round trips allow the scans and the pipelines in flight."""
     scanned = min(tuning.scanners, max(1, partitions)) * tuning.scan_count
     in_flight = workers * tuning.batches_in_flight * tuning.pipeline_keys
     return min(
@@ -76,9 +76,9 @@ def most_keys_a_second(
 
 
 def memory_needed(keys: int, mean_bytes: float, expiring: float) -> int:
-    """Bytes on the target.
+    """Return the bytes needed on the target.
 
     Args:
-        expiring: the part of the keys that have an expiry, 0.0 to 1.0.
+        expiring: the share of keys with an expiry, 0.0 to 1.0.
     """
     return round(keys * (mean_bytes + _TABLE_BYTES + expiring * _EXPIRY_BYTES))

@@ -1,16 +1,15 @@
 """A sample of the source's keys: their types, sizes, encodings and expiries.
 
-Each (node, database) gives keys in proportion to how many it holds. Where it is known how its
-cursors count (`copy.plan`) the database is cut as for a copy, and each part is scanned from its
-beginning until it has given its share: the parts are even, and keys lie in them at random. Where
-that is not known only the first keys of one plain scan are seen, which is said. All of a database
-is scanned where it holds no more keys than it is to give.
+Each (node, database) gives keys in proportion to its size. If its cursor scheme is known
+(`engine.plan`) the database is cut as for a copy, and each part is scanned from its start until it
+has given its share: the parts are even, and keys lie in them at random. Otherwise the sample is the
+first keys of one plain scan, and the check says so. A database with no more keys than its share is
+scanned whole.
 
-SCAN's COUNT and each pipeline are 100 keys, so that no other client waits long.
+SCAN's COUNT and each pipeline are 100 keys, so that other clients do not wait long.
 
 Not promised: a random sample. Keys of one slot, or of one bucket, come together; a database that
-its clients are just filling may be seen in part; and with filters the share that is in scope is an
-estimate itself.
+clients are filling may be seen in part; and with filters the share in scope is itself an estimate.
 """
 
 from __future__ import annotations
@@ -36,23 +35,23 @@ from rumpx.verifier.differences import prefix_of
 
 PIPELINE: Final = 100
 _PARTS: Final = 64
-# Where most keys are out of scope: so many names are looked at for one in scope, at most.
+# If most keys are out of scope: the most names read per key in scope.
 _NAMES_FOR_ONE: Final = 10
-# A part may be all but empty: so many SCANs without a key, and it is left.
+# A part may be almost empty: leave it after this many SCANs without a key.
 _EMPTY_SCANS: Final = 100
-# From the one that promises least on.
+# Weakest first.
 _SPREADS: Final[tuple[Spread, ...]] = ("beginning", "spread", "all keys")
 _LARGEST: Final = 5
 _PREFIXES: Final = 8
-# Prefixes of fewer keys than this part of the sample are not named.
+# Prefixes below this share of the sample are not named.
 _RARE: Final = 0.005
 _T = TypeVar("_T", str, bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key of the sample. `bytes` and `encoding` are None and "" where the server does not tell;
-    `left` is its time to live in ms, or None if it has none."""
+    """One key of the sample. `bytes` and `encoding` are None and "" if the server refuses them;
+    `left` is the TTL in ms, or None without one."""
 
     node: Address | None
     db: int
@@ -65,12 +64,12 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Keys in scope, and what was met on the way.
+    """The sampled keys in scope, and counts.
 
     Attributes:
-        seen: how many names were looked at, in scope or not.
+        seen: number of names read, in scope or not.
         denied: names of keys that the user may not read.
-        spread: how the keys were come by.
+        spread: how the keys were chosen.
     """
 
     keys: tuple[Key, ...]
@@ -82,11 +81,11 @@ class Sample:
 def take_sample(
     source: SideFacts, places: Sequence[NodeKeys], scope: Scope, number: int
 ) -> Sample:
-    """Look at `number` keys in scope, as far as there are so many.
+    """Sample `number` keys in scope, or all if there are fewer.
 
     Raises:
-        SourceUnusable, TemporaryError: SCAN is refused or does not come to an end, or the source
-            does not answer.
+        SourceUnusable, TemporaryError: SCAN is refused or never ends, or the source does not
+            answer.
     """
     total = sum(place.keys for place in places)
     keys: list[Key] = []
@@ -111,7 +110,7 @@ def take_sample(
 
 
 def name_filter(scope: Scope) -> Callable[[bytes], bool]:
-    """What a key's name says about whether it is in scope."""
+    """Return a test of whether a key name is in scope."""
     wanted = [compile_glob(glob).fullmatch for glob in scope.match]
     unwanted = [compile_glob(glob).fullmatch for glob in scope.exclude]
     return lambda name: (not wanted or any(fits(name) for fits in wanted)) and not any(
@@ -123,11 +122,11 @@ class _Walk:
     """The scan of one place.
 
     Args:
-        share: how many keys in scope it is to give.
+        share: number of keys in scope to collect.
 
     Attributes:
-        taken: how many it has given; counted by whoever walks.
-        spread: how they are come by.
+        taken: number of keys collected, counted by the caller.
+        spread: how they are chosen.
     """
 
     def __init__(self, place: NodeKeys, share: int) -> None:
@@ -141,7 +140,7 @@ class _Walk:
             self.spread = "beginning" if place.scheme == "unknown" else "spread"
 
     def names(self, connection: Connection) -> Iterator[list[bytes]]:
-        """Key names of one SCAN after the other; none twice."""
+        """Yield the key names of one SCAN after the other, each name once."""
         known: set[bytes] = set()
         for number, span in enumerate(self._spans, start=1):
             enough = -(-self._share * number // len(self._spans))
@@ -169,9 +168,9 @@ def _scan(connection: Connection, cursor: int) -> tuple[int, list[bytes]]:
 def read_keys(
     connection: Connection, place: NodeKeys, names: Sequence[bytes], types: Sequence[str]
 ) -> tuple[list[Key], list[bytes]]:
-    """What the server says of keys, and those that it says nothing of for want of permission.
+    """Read the facts of keys; return them, and the names for which permission is missing.
 
-    Keys that are gone by now, or that are not of these types (of any, if empty), are left out.
+    Keys that are gone, or not of these types (any, if empty), are left out.
     """
     keys: list[Key] = []
     denied: list[bytes] = []
@@ -199,7 +198,7 @@ def _questions(name: bytes) -> tuple[Command, ...]:
 
 
 def _is_denied(reply: Reply) -> bool:
-    """Whether this key is refused to us, not the command."""
+    """Return True if access to this key is refused, not the command."""
     return is_error(reply) and key_refused(reply)
 
 
@@ -224,7 +223,7 @@ def _moved(reply: Reply) -> bool:
 
 
 def describe(sample: Sample) -> Sampled:
-    """The sample in numbers."""
+    """Summarize the sample in numbers."""
     keys = sample.keys
     left = sorted(key.left / 1000 for key in keys if key.left is not None)
     sized = [key for key in keys if key.bytes is not None]

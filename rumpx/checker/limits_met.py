@@ -1,11 +1,11 @@
-"""What may not pass, as far as it can be known beforehand: values above a side's limits, and
-connections for which a server has no room.
+"""Predict failures at servers' limits: values above a side's limits, and connections for which a
+server has no room.
 
-The limits are asked for by CONFIG GET; where that is refused, the target is taken to have the
-default for its arguments, and nothing is said of the others.
+CONFIG GET returns the limits; if it is refused, the target is assumed to have the default for its
+arguments, and the others are not checked.
 
-Not promised: that what is warned of fails. The sample tells the memory of a value, which is more
-than its payload as a rule; nor is the largest value in the sample the largest of all.
+Not promised: that a key with a warning fails. The sample shows the memory of a value, usually more
+than its payload; nor is the largest value in the sample the largest of all.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from rumpx.servers.resp import Connection
 from rumpx.servers.side import SideFacts, connected
 
 _DEFAULT_ARGUMENT: Final = 512 * 2**20
-# Connections of the process that observes, to each node.
+# Connections of the prober process to each node.
 _OBSERVERS: Final = 2
 
 
 def limits_of_values(draft: Draft, keys: Sequence[Key]) -> list[Line]:
-    """Whether the largest value of the sample is above a limit of a side.
+    """Warn if the largest value of the sample is above a limit of a side.
 
     Raises:
-        RumpxError: a side does not answer any more.
+        RumpxError: a side no longer answers.
     """
     largest = max((key for key in keys if key.bytes), key=lambda key: key.bytes or 0, default=None)
     if largest is None:
@@ -51,18 +51,18 @@ def limits_of_values(draft: Draft, keys: Sequence[Key]) -> list[Line]:
                     "warn",
                     "values",
                     f"{printable(largest.name)} takes {units.size(size)}, and the {side}'s {name} "
-                    f"is {units.size(limit)}: such a value may not pass, and would fail by itself",
-                    f"CONFIG SET {name} on the {side}, for the time of the copy",
+                    f"is {units.size(limit)}: it may be too large to copy, and would fail",
+                    f"CONFIG SET {name} on the {side} for the duration of the copy",
                 )
             )
     return lines
 
 
 def limits_of_clients(draft: Draft) -> list[Line]:
-    """Whether the servers have room for the connections of a copy.
+    """Warn if a server lacks room for the connections of a copy.
 
     Raises:
-        RumpxError: a side does not answer any more.
+        RumpxError: a side no longer answers.
     """
     lines = []
     for side, scanners in ((draft.source, draft.tuning.scanners), (draft.target, 0)):
@@ -76,14 +76,14 @@ def limits_of_clients(draft: Draft) -> list[Line]:
                     "clients",
                     f"The {name} has room for {max(0, room)} more clients (maxclients), and a copy "
                     f"opens up to {needed} connections to it",
-                    f"Raise its maxclients, or ask for fewer than {draft.job.workers} --workers",
+                    f"Raise its maxclients, or use fewer than {draft.job.workers} --workers",
                 )
             )
     return lines
 
 
 def _each(side: SideFacts) -> Iterator[Connection]:
-    """A connection to each node, one after the other."""
+    """Yield a connection to each node, one after the other."""
     for node in side.topology.nodes:
         with connected(side.dialer, node.address) as connection:
             yield connection
@@ -94,7 +94,7 @@ def _argument_limit(connection: Connection) -> int:
 
 
 def _answer_limit(connection: Connection) -> int:
-    """The hard limit of what waits for a normal client; 0 if there is none, or it is not told."""
+    """Return the hard limit of a normal client's output buffer; 0 if none or unknown."""
     words = _setting(connection, "client-output-buffer-limit").split()
     if "normal" not in words[:-1]:
         return 0
@@ -102,7 +102,7 @@ def _answer_limit(connection: Connection) -> int:
 
 
 def _room_for_clients(connection: Connection) -> int | None:
-    """For how many more clients there is room, without this connection."""
+    """Return the number of further clients that fit, not counting this connection."""
     most = whole_or(_setting(connection, "maxclients"), -1)
     told = info_fields(ask_text(connection, "INFO", "clients") or "")
     now = whole_or(told.get("connected_clients", ""), -1)
@@ -110,7 +110,7 @@ def _room_for_clients(connection: Connection) -> int | None:
 
 
 def _setting(connection: Connection, name: str) -> str:
-    """A configuration setting; "" where CONFIG is refused, or has no such setting."""
+    """Return a configuration setting; "" if CONFIG is refused or has no such setting."""
     reply = connection.call("CONFIG", "GET", name)
     if isinstance(reply, list) and len(reply) == 2 and isinstance(reply[1], bytes):
         return reply[1].decode(errors="replace")

@@ -1,14 +1,14 @@
-"""Will the target read what the source's DUMP writes? Proved by real payloads.
+"""Prove by real payloads that the target can read the source's DUMPs.
 
-Of each type and encoding in the sample the smallest key is read by DUMP and restored to the target
-under a name that nobody can guess, by the copy's own command, with a time to live of 10 seconds in
-it, and then deleted: whatever ends the check in between, nothing stays.
+DUMP the smallest sampled key of each type and encoding, RESTORE it on the target under an
+unguessable name, with the copy's own command and a TTL of 10 seconds in it, and delete it: even if
+the check is killed in between, nothing stays.
 
 Payloads of modules' types are never restored: one may write elsewhere than under the key's name (a
 graph of FalkorDB writes into the graph of its own name).
 
-Not promised: anything for types and encodings that are not in the sample, or whose keys there are
-all large; and nothing is written over, but a target that is full may evict for these few bytes.
+Not promised: types and encodings that are not in the sample, or only in large keys. Nothing is
+overwritten, but a full target may evict for these few bytes.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from rumpx.values.by_type import CHECKSUM_BYTES, OF_MODULES, compared
 from rumpx.values.shapes import FOOTER_BYTES, is_payload
 
 LIFETIME: Final = 10_000
-# Larger ones would be felt by other clients.
+# Larger values would delay other clients.
 LARGEST: Final = 2**20
-# Where sizes are not told: values that cannot be large.
+# If sizes are unknown: encodings of values that cannot be large.
 _SMALL_ENCODINGS: Final = {"int", "embstr", "listpack", "ziplist", "intset"}
-# Tried of a kind, since one may be deleted meanwhile.
+# Keys tried of each kind, since one may be deleted meanwhile.
 _CANDIDATES: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What became of one payload: `error` is the target's answer, "" if it took it; one that is
-    `opaque` is a module's, and was not tried."""
+    """The result of one payload: `error` is the target's error reply, or "" if it accepted it; an
+    `opaque` one belongs to a module and was not tried."""
 
     type: str
     encoding: str
@@ -56,25 +56,25 @@ class Trial:
 
     @property
     def incompatible(self) -> bool:
-        """Whether the target could not read it."""
+        """Return True if the target could not read it."""
         return bool(self.error) and classify(self.error).reason in ("bad payload", "bad data")
 
     @property
     def refused(self) -> bool:
-        """Whether the target would not even look at it."""
+        """Return True if the target refused to try it."""
         return bool(self.error) and not self.incompatible
 
     @property
     def kind(self) -> str:
-        """`hash (listpack)`."""
+        """Return the kind, as in `hash (listpack)`."""
         return f"{self.type} ({self.encoding})" if self.encoding else self.type
 
 
 def prove_payloads(draft: Draft, keys: Sequence[Key]) -> list[Line]:
-    """Restore one small payload of each kind in the sample, delete it again, and tell.
+    """Restore one small payload of each kind in the sample, delete it, and report.
 
     Raises:
-        RumpxError: a side does not answer any more.
+        RumpxError: a side no longer answers.
     """
     source = Links(draft.source.dialer, draft.source.topology)
     target = Links(draft.target.dialer, draft.target.topology)
@@ -85,7 +85,7 @@ def prove_payloads(draft: Draft, keys: Sequence[Key]) -> list[Line]:
             if trial:
                 trials.append(trial)
                 if trial.refused:
-                    break  # it would be so for the others
+                    break  # the others would fail alike
     finally:
         source.close()
         target.close()
@@ -93,7 +93,7 @@ def prove_payloads(draft: Draft, keys: Sequence[Key]) -> list[Line]:
 
 
 def _candidates(keys: Sequence[Key]) -> list[list[Key]]:
-    """The smallest keys of each kind."""
+    """Return the smallest keys of each kind."""
     kinds: defaultdict[tuple[str, str], list[Key]] = defaultdict(list)
     for key in keys:
         small = key.encoding in _SMALL_ENCODINGS if key.bytes is None else key.bytes <= LARGEST
@@ -112,7 +112,7 @@ def _try_one(
             connection = source.connect(key.node, key.db)
             payload = connection.call("DUMP", key.name)
         except ConnectionLost:
-            continue  # it may be more than the source passes; the next one tells
+            continue  # perhaps too large for the source; try the next one
         if payload is not None and not is_error(payload):
             if not is_payload(payload):
                 raise misshapen(connection, "DUMP")
@@ -125,9 +125,9 @@ def _try_one(
 
 
 def _restore(target: Links, db: int, payload: bytes, draft: Draft) -> tuple[str, bool]:
-    """The target's complaint, or ""; and whether the payload stays until it expires."""
+    """Return the target's error, or ""; and True if the payload stays until it expires."""
     name = unguessable()
-    while target.cluster and target.owner(name) is None:  # a slot that nobody serves
+    while target.cluster and target.owner(name) is None:  # an unserved slot
         name = unguessable()
     left = hasattr(draft, "abilities") and draft.abilities.expiry == "left"  # else reading failed
     absttl = draft.absttl and not left
@@ -149,7 +149,7 @@ def _told(draft: Draft, keys: Sequence[Key], found: Sequence[Trial]) -> list[Lin
                 "info",
                 "payloads",
                 f"Not proven, module types {', '.join(opaque)}: a module's payload may write "
-                "elsewhere than where it is restored, so none is restored as a proof",
+                "outside the key it is restored to, so rumpx restores none as a proof",
             )
         )
     unread = ", ".join(sorted({key.type for key in keys if not compared(key.type)}))
@@ -158,9 +158,9 @@ def _told(draft: Draft, keys: Sequence[Key], found: Sequence[Trial]) -> list[Lin
             Line(
                 "info",
                 "values",
-                f"Not comparable by rumpx verify where DUMPs differ: values of {unread}, "
-                "which no command reads whole. They count neither as equal nor as different; "
-                "--strict makes that exit 4",
+                f"Not comparable by rumpx verify if DUMPs differ: values of {unread}, which no "
+                "command reads whole. They count neither as equal nor as different; "
+                "with --strict they cause exit code 4",
             )
         )
     keys = [key for key in keys if key.type not in opaque]
@@ -173,8 +173,8 @@ def _told(draft: Draft, keys: Sequence[Key], found: Sequence[Trial]) -> list[Lin
             Line(
                 "ok",
                 "payloads",
-                f"The target took payloads of version {versions}, restored under a random name "
-                f"and deleted again: {', '.join(trial.kind for trial in taken)}",
+                f"The target accepted payloads of version {versions}, restored under a random "
+                f"name and deleted: {', '.join(trial.kind for trial in taken)}",
             )
         )
     if bad:
@@ -185,12 +185,12 @@ def _told(draft: Draft, keys: Sequence[Key], found: Sequence[Trial]) -> list[Lin
             Line(
                 "info",
                 "payloads",
-                "The target refuses UNLINK and DEL, so the payloads of this proof stay until they "
-                f"expire, {LIFETIME // 1000} s later.",
+                "The target refuses UNLINK and DEL, so the test payloads stay until they expire, "
+                f"{LIFETIME // 1000} s later.",
             )
         )
     if any(trial.refused for trial in trials):
-        return lines  # which says enough
+        return lines  # the refusal explains the rest
     return lines + _unseen(keys, trials)
 
 
@@ -224,8 +224,8 @@ def _unproven(error: str) -> Line:
             "warn",
             "payloads",
             "Not proven: the target's user may not write keys named rumpx:check:*, so no real "
-            "payload was tried; an incompatible version would show only in the copy.",
-            "ACL SETUSER name ~rumpx:check:* for the time of the check",
+            "payload was tried; only the copy would show an incompatible version.",
+            "ACL SETUSER name ~rumpx:check:* for the duration of the check",
         )
     if verdict.kind is Kind.PERMANENT:
         return not_proven("the target refuses RESTORE")
@@ -240,10 +240,10 @@ def _unseen(keys: Sequence[Key], trials: Sequence[Trial]) -> list[Line]:
     if unseen:
         parts.append(f"{', '.join(unseen)} (no key in the sample)")
     if large:
-        parts.append(f"{', '.join(large)} (no small one in the sample, or none was read)")
+        parts.append(f"{', '.join(large)} (no small key in the sample, or none could be read)")
     return [Line("info", "payloads", f"Not proven for {'; '.join(parts)}")] if parts else []
 
 
 def not_proven(why: str) -> Line:
-    """The line where no proof was made."""
+    """Return the line for payloads that were not tried."""
     return Line("info", "payloads", f"Not proven by real payloads: {why}")

@@ -1,15 +1,15 @@
-"""Which commands the users of both sides may call, found out by calling them.
+"""Find the commands that the users of both sides may call, by calling them.
 
-Each command is called in a form that is complete but changes nothing: on a key that is not there,
-or with an argument that the server refuses only after all permissions. (A wrong number of arguments
-proves nothing, since that is refused before.) This needs no further right, works on every version,
-and also finds what a service has renamed or taken away, which `ACL DRYRUN` does not tell, where it
-is there and allowed at all.
+Each call is complete but changes nothing: its key does not exist, or it has an argument that the
+server rejects only after all permissions. (A wrong number of arguments proves nothing, since that
+is rejected first.) This needs no extra permission, works on every version, and also finds commands
+that a service has renamed or removed, which `ACL DRYRUN`, where it exists and is allowed, does not
+show.
 
-Key patterns are tried on names of the sample: reading by what the sample was read with, writing by
-a RESTORE that cannot succeed.
+Key patterns are tried on names of the sample: reads by the sample itself, writes by a RESTORE that
+cannot succeed.
 
-Not promised: that what holds on one key holds on all.
+Not promised: that a permission for one key holds for all.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _NAMES_TRIED: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Right:
-    """A command, a call of it that changes nothing, and whether a copy is impossible without."""
+    """A command, a call of it that changes nothing, and whether a copy requires it."""
 
     name: str
     call: tuple[Argument, ...]
@@ -45,11 +45,11 @@ class Right:
 
     @property
     def rule(self) -> str:
-        """What an ACL says to allow it."""
+        """Return the ACL rule that allows it."""
         return "+" + self.name.lower().replace(" ", "|")
 
 
-# What ends connections of an earlier run, or of a dead worker. No client has that number.
+# Commands that end connections of an earlier run or of a dead worker. No client has this number.
 _FENCE: Final = (
     Right("CLIENT SETNAME", ("CLIENT", "SETNAME", CLIENT_NAME)),
     Right("CLIENT ID", ("CLIENT", "ID")),
@@ -59,12 +59,12 @@ _FENCE: Final = (
 
 
 def unguessable() -> bytes:
-    """A key name that nobody has."""
+    """Return a random name that no key has."""
     return b"rumpx:check:" + secrets.token_hex(16).encode()
 
 
 def rights_to_read(job: Job, source: SideFacts, databases: Iterable[int]) -> list[Right]:
-    """What a copy calls on the source; MULTI and EXEC last, since they change what follows."""
+    """Return a copy's calls on the source; MULTI and EXEC last, since they change what follows."""
     key, cluster = unguessable(), source.topology.cluster
     rights = [
         Right("SCAN", ("SCAN", 0, "COUNT", 1), True),
@@ -88,7 +88,7 @@ def rights_to_read(job: Job, source: SideFacts, databases: Iterable[int]) -> lis
 
 
 def rights_to_write(draft: Draft, databases: Iterable[int]) -> list[Right]:
-    """What a copy calls on the target. (That RESTORE has ABSTTL is looked for by itself.)"""
+    """Return a copy's calls on the target; RESTORE's ABSTTL is tried separately."""
     job, target = draft.job, draft.target
     restore = no_restore(unguessable(), replace=draft.replaces, absttl=False)
     rights = [
@@ -99,7 +99,7 @@ def rights_to_write(draft: Draft, databases: Iterable[int]) -> list[Right]:
         *_FENCE,
     ]
     if job.functions:
-        # What is no library is refused as such only after all permissions.
+        # The server rejects an invalid library only after all permissions.
         rights.append(Right("FUNCTION LIST", ("FUNCTION", "LIST"), True))
         rights.append(Right("FUNCTION LOAD", ("FUNCTION", "LOAD", b"x"), True))
     if target.topology.cluster:
@@ -113,8 +113,8 @@ def _select(databases: Iterable[int]) -> list[Right]:
 
 
 def try_rights(side: SideFacts, rights: Sequence[Right]) -> list[Line]:
-    """Call each on every primary, and say what was refused, with the ACL rule to add. Nothing is
-    said of a command in which the server does not know an option."""
+    """Try each call on every primary and report refusals, with the ACL rule to add. Commands with
+    an option unknown to the server are not reported."""
     forbidden: dict[str, Right] = {}
     absent: dict[str, Right] = {}
     malformed: set[str] = set()
@@ -136,7 +136,7 @@ def try_rights(side: SideFacts, rights: Sequence[Right]) -> list[Line]:
 
 
 def user_name(side: SideFacts, connection: Connection) -> str:
-    """Who we are to the server."""
+    """Return the name of the user on the server."""
     told = ask_text(connection, "ACL", "WHOAMI")
     return told if told is not None else side.dialer.endpoint.username or "default"
 
@@ -178,13 +178,13 @@ def _told(
         yield Line(
             "warn",
             subject,
-            f"The {name}'s user {shown} may not call {_names(helpful)}; the copy does without.",
+            f"The {name}'s user {shown} may not call {_names(helpful)}; the copy works without.",
             f"ACL SETUSER {shown} {' '.join(right.rule for right in helpful)} "
-            "(rumpx help services tells what is lost without)",
+            "(rumpx help services lists the effects)",
         )
     if missing := [right for right in rights if right.name in absent and not right.needed]:
         yield Line(
-            "info", subject, f"The {name} has no {_names(missing)}; the copy does without."
+            "info", subject, f"The {name} has no {_names(missing)}; the copy works without."
         )
 
 
@@ -193,7 +193,7 @@ def _names(rights: Sequence[Right]) -> str:
 
 
 def denied_reads(source: SideFacts, denied: Sequence[bytes], looked_at: int) -> list[Line]:
-    """What it means that the sample met keys which the user may not read."""
+    """Report the sampled keys that the user may not read."""
     if not denied:
         return []
     with connected(source.dialer, source.topology.nodes[0].address) as connection:
@@ -202,7 +202,7 @@ def denied_reads(source: SideFacts, denied: Sequence[bytes], looked_at: int) -> 
 
 
 def denied_writes(draft: Draft, names: Sequence[bytes]) -> list[Line]:
-    """Try on some names of the sample whether the target's user may write them."""
+    """Try on names of the sample whether the target's user may write them; report the denied."""
     target, tried = draft.target, names[:_NAMES_TRIED]
     with connected(target.dialer, target.topology.nodes[0].address) as connection:
         absttl, replace = draft.absttl, draft.replaces
@@ -226,8 +226,8 @@ def _pattern(
     return Line(
         "fail",
         subject,
-        f"The {side}'s user {shown} has no right to {len(denied):,} of {looked_at:,} sampled keys, "
-        f"such as {printable(denied[0])}: they would fail one by one.",
-        f"ACL SETUSER {shown} ~PATTERN, or leave such keys out by --match or --exclude",
+        f"The {side}'s user {shown} may not access {len(denied):,} of {looked_at:,} sampled keys, "
+        f"such as {printable(denied[0])}: each would fail.",
+        f"ACL SETUSER {shown} ~PATTERN, or exclude these keys by --match or --exclude",
         EXIT_SOME_KEYS_FAILED,
     )

@@ -1,4 +1,4 @@
-"""How long an idle server takes to answer."""
+"""Idle round trips of a server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PINGS: Final = 50
 
 
 def measure_latency(side: SideFacts) -> Latency:
-    """PINGs to the first primary, one after the other; one that is refused took as long.
+    """PING the first primary repeatedly; a refused PING takes as long.
 
     Raises:
         SourceUnusable, TargetUnusable: it does not answer.

@@ -1,15 +1,14 @@
 """A check from its Request to its Checkup.
 
-1. Take the copy's own steps before its first write, and all commands that it needs (`steps`).
-2. Look at a sample of the source's keys (`sample`), and whether they may be read and written.
-3. Prove by real payloads that the target reads what the source writes (`payloads`); the only thing
-   that is written anywhere, left out where it is not wanted.
-4. Measure idle round trips, and reckon time and memory (`estimate`).
+1. Take the copy's own steps before its first write, and try all its commands (`steps`).
+2. Sample the source's keys (`key_sample`), and try whether they may be read and written.
+3. Prove by real payloads that the target reads the source's (`payload_trial`); the only write
+   anywhere, left out on request.
+4. Measure idle round trips, and estimate time and memory (`estimate`).
 
-What cannot be looked at, since something before it failed, is left out. The exit code is that of
-the first ✗.
+A check that needs an earlier, failed one is left out. The exit code is that of the first ✗.
 
-Not promised: that a copy goes well. A check sees one moment, and of most things a part.
+Not promised: that a copy succeeds. A check sees one moment, and of most things a part.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ _RAISE: Final = "Raise its maxmemory"
 
 
 def check(request: Request) -> Checkup:
-    """Look at everything; a side that cannot be looked at is told of, not raised."""
+    """Run all checks; report an unreachable side instead of raising."""
     draft = Draft(request.job)
     lines = take_steps(draft)
     if request.job.functions and hasattr(draft, "target_keys"):
@@ -97,7 +96,7 @@ def check(request: Request) -> Checkup:
 
 
 def _collected(subject: str, look: Callable[[], list[Line]]) -> list[Line]:
-    """What a look says; a side that went away meanwhile has the last word."""
+    """Return the lines of one check; if a side is lost meanwhile, only its error."""
     try:
         return look()
     except RumpxError as error:
@@ -112,7 +111,7 @@ def _functions(draft: Draft) -> list[Line]:
 def _sampled(request: Request, draft: Draft, lines: list[Line]) -> Sample | None:
     if not hasattr(draft, "databases"):
         return None
-    # What SCAN refuses has been said.
+    # The permissions already show that SCAN is refused.
     if any(line.subject == "reading" and "+scan" in line.advice for line in lines):
         return None
     try:
@@ -139,7 +138,7 @@ def _payloads(request: Request, draft: Draft, keys: Sequence[Key]) -> list[Line]
     if not hasattr(draft, "target") or not hasattr(draft, "scope"):
         return []
     if not keys:
-        return [not_proven("no key was seen")]
+        return [not_proven("no key was found")]
     return prove_payloads(draft, keys)
 
 
@@ -154,7 +153,7 @@ def _latency(draft: Draft, side: str, lines: list[Line]) -> Latency | None:
 
 
 def _estimated(draft: Draft, sample: Sampled) -> Estimate | None:
-    """Time and memory, where there is a plan's tuning and something to copy."""
+    """Estimate time and memory, if the tuning and keys to copy are known."""
     if not hasattr(draft, "tuning"):
         return None
     held = sum(place.keys for place in draft.databases)
@@ -178,13 +177,13 @@ def _estimated(draft: Draft, sample: Sampled) -> Estimate | None:
         round(quickest, 1),
         round(slowest, 1),
         f"{count_of(keys, 'key')}, {sizes}, round trips of {1000 * distance.source:.2f} and "
-        f"{1000 * distance.target:.2f} ms, and rates measured elsewhere; not from the network's "
+        f"{1000 * distance.target:.2f} ms, and rates of other machines; not from the network's "
         "bandwidth or the servers' load",
     )
 
 
 def _seconds_at_rates(limits: Limits, keys: int, size: int) -> float:
-    """What fixed rates make a copy take at least; a timetable is not reckoned with."""
+    """Return a copy's least duration at fixed rates; a timetable is not counted."""
     return max(
         keys / (limits.max_keys_per_sec or math.inf),
         size / (limits.max_bytes_per_sec or math.inf),
@@ -193,10 +192,10 @@ def _seconds_at_rates(limits: Limits, keys: int, size: int) -> float:
 
 
 def _bytes_needed(draft: Draft, sample: Sampled, keys: int) -> tuple[int | None, str]:
-    """Memory on the target, and what that was reckoned from.
+    """Return the memory needed on the target, and the source of the estimate.
 
-    A sample has rare large keys either not at all or far too many of them; where everything is
-    copied, the source's INFO knows better.
+    A sample contains rare large keys either not at all or far too often; if everything is copied,
+    the source's INFO is more exact.
     """
     whole = data_in_scope(draft) if hasattr(draft, "scope") else None
     expiring = sample.expiring / max(1, sample.keys)
@@ -204,20 +203,20 @@ def _bytes_needed(draft: Draft, sample: Sampled, keys: int) -> tuple[int | None,
         mean = whole / max(1, keys) + ENTRY_BYTES
         return memory_needed(keys, mean, expiring), "the memory of the source's data"
     if sample.mean_bytes is None:
-        return None, "no sizes, since MEMORY USAGE is refused"
+        return None, "no sizes (MEMORY USAGE is refused)"
     return memory_needed(keys, sample.mean_bytes, expiring), "the sample's sizes"
 
 
 def _memory(draft: Draft, estimate: Estimate) -> list[Line]:
-    """Will the data fit below the maxmemory of each primary of the target?"""
+    """Compare the needed memory with the maxmemory of each primary of the target."""
     if estimate.bytes is None:
         return []
     needs = f"The target needs about {units.size(estimate.bytes)}"
     infos = draft.target.infos.values()
     if None in infos:
-        return [Line("info", "memory", f"{needs}, and does not tell how much it has")]
+        return [Line("info", "memory", f"{needs}, but does not show its maxmemory")]
     if not all(info and info.max_memory for info in infos):
-        limits = [Line("info", "memory", f"{needs}; it sets itself no limit (maxmemory)")]
+        limits = [Line("info", "memory", f"{needs}; it has no maxmemory")]
     else:
         limits = [Line("ok", "memory", f"{needs}, and has it")]
     for node in draft.target.topology.nodes:
@@ -228,7 +227,7 @@ def _memory(draft: Draft, estimate: Estimate) -> list[Line]:
 
 
 def _tight(draft: Draft, node: Node, info: ServerInfo, needed: int) -> Line | None:
-    """What to say of a primary that may have too little room for its share."""
+    """Return the line for a primary that may lack memory for its share."""
     if draft.target.topology.cluster:
         needed = needed * sum(last - first + 1 for first, last in node.slots) // SLOTS
     limit = draft.job.limits.max_target_memory
@@ -236,13 +235,13 @@ def _tight(draft: Draft, node: Node, info: ServerInfo, needed: int) -> Line | No
     if (1 + UNCERTAINTY) * needed <= room:
         return None
     text = (
-        f"The target at {node.label(str(draft.target.dialer.endpoint))} has room for "
-        f"{units.size(room)} below its maxmemory, and the copy needs about {units.size(needed)} "
+        f"The target at {node.label(str(draft.target.dialer.endpoint))} has "
+        f"{units.size(room)} left below its maxmemory; the copy needs about {units.size(needed)} "
         "there"
     )
     if limit is None or (1 - UNCERTAINTY) * needed <= room:
         return Line("warn", "memory", f"{text}: that may be too much", _RAISE)
-    end = f"evict keys ({info.policy})" if info.evicts else "run full"
+    end = f"evict keys ({info.policy})" if info.evicts else "run out of memory"
     return Line("fail", "memory", f"{text}: it would {end}", _RAISE, TargetFull.exit_code)
 
 

@@ -1,9 +1,8 @@
-"""The copy's own steps before its first write, taken one by one, and what each has to say.
+"""A check's preflight: the copy's own steps before its first write, one by one, as lines.
 
-A copy stops at the first step that refuses. Here each refusal becomes a ✗ with the exit code that
-the copy would end with, and every later step is taken whose needs are there all the same; so the
-first ✗ is the one at which the copy would stop. In the place of the steps that try one key's
-permissions stands what `rights` finds, which tries all commands.
+A copy stops at the first refusal. A check turns each refusal into a ✗ with the copy's exit code,
+and takes every later step whose needs are met, so the copy would stop at the first ✗. The steps
+that try one key's permissions are replaced by `permissions`, which tries all commands.
 """
 
 from __future__ import annotations
@@ -37,20 +36,20 @@ _SUBJECTS: Final = {
     "conflicts": "target keys",
     "tuning": "plan",
 }
-# What stands in for what a step did not find, so that later ones can be taken all the same: writing
-# is tried with any name, and where a plan cuts the keyspace does not depend on the others.
+# Placeholders for findings of failed steps, so that later steps can run: writes are tried with any
+# name, and a plan's cuts do not depend on the others.
 _STAND_INS: Final[dict[str, tuple[str, object]]] = {
     "clocks": ("shift", 0),
     "reading": ("sample", Sample(None, 0, b"rumpx")),
     "writing": ("absttl", True),
     "conflicts": ("policy", "fail"),
 }
-# What the sample tells better.
+# The sample shows these better.
 _LEFT_OUT: Final = {"room"}
 
 
 def take_steps(draft: Draft) -> list[Line]:
-    """Take all steps that can be taken; the Draft has then what they found."""
+    """Take all possible steps; the Draft then holds their findings."""
     lines: list[Line] = []
     for step in STEPS:
         if step.name not in _LEFT_OUT:
@@ -67,7 +66,7 @@ def _take(step: Step, draft: Draft) -> list[Line]:
         try:
             step.take(draft)
         except RumpxError as error:
-            if all(line.status != "fail" for line in tried):  # else it is told better
+            if all(line.status != "fail" for line in tried):  # else the permissions explain it
                 lines.append(Line("fail", subject, str(error), "", error.exit_code))
         else:
             warnings = [Line("warn", subject, text) for text in draft.warnings[known:]]
@@ -83,7 +82,7 @@ def _take(step: Step, draft: Draft) -> list[Line]:
 
 
 def _try_rights(step: Step, draft: Draft) -> list[Line]:
-    """The rights that a step is about; none for most."""
+    """Try the permissions that a step needs; most need none."""
     try:
         if step.name == "reading" and hasattr(draft, "source"):
             databases = [place.db for place in getattr(draft, "databases", [])]
@@ -97,7 +96,7 @@ def _try_rights(step: Step, draft: Draft) -> list[Line]:
 
 
 def _side(side: SideFacts) -> str:
-    """What answers there, and how much of its memory is used."""
+    """Describe the server, and its used memory."""
     number = len(side.topology.nodes)
     kind = "one server"
     if side.topology.cluster:
@@ -138,7 +137,7 @@ def _replication(draft: Draft) -> str:
     infos = [draft.source.infos[n.address] for n in draft.source.topology.nodes if not n.origin]
     links = [info.upstream for info in infos if info and info.upstream]
     primaries = sorted({link.primary for link in links if not link.lag})
-    return f"The source is a replica in touch with {', '.join(primaries)}" if primaries else ""
+    return f"The source is a replica connected to {', '.join(primaries)}" if primaries else ""
 
 
 def _eviction(side: SideFacts) -> str:
@@ -153,7 +152,7 @@ def _modules(draft: Draft) -> str:
     if None in [*draft.source.infos.values(), *draft.target.infos.values()]:
         return ""
     names = sorted({n for info in draft.source.infos.values() if info for n in info.modules})
-    return f"The source has {', '.join(names)}" if names else "The source has none with types"
+    return f"The source has {', '.join(names)}" if names else "The source has no modules with types"
 
 
 def _clocks(draft: Draft) -> str:
@@ -170,7 +169,7 @@ def _databases(draft: Draft) -> str:
     if not counts:
         chosen = chosen_databases(draft.job)
         where = f"database {', '.join(map(str, chosen))}" if chosen else "any database"
-        return f"The source holds no keys in {where}"
+        return f"The source has no keys in {where}"
     listed = (f"{db}: {count_of(number, 'key')}" for db, number in sorted(counts.items()))
     return f"In database {', '.join(listed)}"
 
@@ -182,12 +181,12 @@ def _mapping(draft: Draft) -> str:
 
 def _target_keys(draft: Draft) -> str:
     if not draft.target_keys:
-        return "The target is empty where the copy would write"
+        return "The target is empty in the databases to write to"
     return f"The target holds {count_of(draft.target_keys, 'key')} already"
 
 
 def _conflicts(draft: Draft) -> str:
-    return f"For keys that both have: {draft.policy}" if draft.target_keys else ""
+    return f"Policy for keys that both have: {draft.policy}" if draft.target_keys else ""
 
 
 _TELLS: Final[dict[str, Callable[[Draft], str]]] = {

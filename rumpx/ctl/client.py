@@ -1,7 +1,7 @@
-"""The other end of a run's socket: which run is meant, and one question to it.
+"""The client's end of a run's socket: find the run, and send it one request.
 
-Not promised: that a run which is asked answers. It answers between two turns of its loop; while a
-server keeps it waiting, the client says after some seconds that nothing was done.
+Not promised: a reply to every request. A run replies between two turns of its loop; while a server
+blocks it, the client reports after some seconds that nothing was done.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from rumpx.errors import RumpxError, TemporaryError, UsageError
 from rumpx.ledger.catalog import Place, ledger_path, running_jobs, state_folder
 from rumpx.ledger.ledger import ctl_path, is_held
 
-# Longer than the run takes to say that it is busy.
+# Longer than the run takes to reply that it is busy.
 _ANSWER_SECONDS: Final = 10.0
 _MOST_ANSWER_BYTES: Final = 2**20
 
 
 def running_job(place: Place) -> Path:
-    """The ledger of a job that runs: the one of that name, or the only one.
+    """Return the ledger of a running job: the one of that name, or the only one.
 
     Raises:
-        TemporaryError: it does not run, or none does.
-        UsageError: there is no such job, several run and none is named, or it is another user's.
+        TemporaryError: the job is not running, or none is.
+        UsageError: no such job, several run and none is named, or it belongs to another user.
     """
     folder = state_folder(place.folder)
     if place.name is None:
@@ -36,11 +36,11 @@ def running_job(place: Place) -> Path:
     try:
         known = path.exists()
     except PermissionError:
-        raise UsageError(f"The folder {folder} is another user's.") from None
+        raise UsageError(f"The folder {folder} belongs to another user.") from None
     if not known:
         raise UsageError(f"There is no job {place.name} ({path}). rumpx jobs lists all.")
     if not is_held(path):
-        raise TemporaryError(f"The job {place.name} does not run now; rumpx jobs lists all.")
+        raise TemporaryError(f"The job {place.name} is not running; rumpx jobs lists all.")
     return path
 
 
@@ -49,33 +49,33 @@ def _only_running(folder: Path) -> Path:
     if len(running) == 1:
         return running[0]
     if not running:
-        raise TemporaryError(f"No job in {folder} runs now; rumpx jobs lists all.")
+        raise TemporaryError(f"No job in {folder} is running; rumpx jobs lists all.")
     names = ", ".join(path.stem for path in running[:5])
-    raise UsageError(f"Several jobs run: {names}. Name one: rumpx ctl NAME status.")
+    raise UsageError(f"Several jobs are running: {names}. Name one: rumpx ctl NAME status.")
 
 
 def ask(ledger: Path, request: Request, seconds: float = _ANSWER_SECONDS) -> dict[str, Any]:
-    """Ask a run for something; returns what it answered, without "ok".
+    """Send a run a request and return its reply without "ok".
 
     Args:
-        ledger: of a job that runs.
-        seconds: to wait for the answer.
+        ledger: of a running job.
+        seconds: timeout for the reply.
 
     Raises:
-        UsageError: the run refuses what was asked, or is another user's.
-        TemporaryError: it cannot be reached, or did not answer in time.
-        RumpxError: something that nobody foresaw happened there.
+        UsageError: the run refuses the request, or belongs to another user.
+        TemporaryError: the run cannot be reached, or does not reply in time.
+        RumpxError: an unexpected error in the run.
     """
     name = ledger.stem
     try:
         line = _exchange(ctl_path(ledger), encode(request), seconds)
     except PermissionError:
-        raise UsageError(f"The job {name} is another user's; only its owner may ask it.") from None
+        raise UsageError(f"The job {name} belongs to another user, who alone may use it.") from None
     except TimeoutError:
         raise TemporaryError(f"The job {name} did not answer within {seconds:g} s.") from None
     except (OSError, UsageError):
         raise TemporaryError(
-            f"The job {name} runs but cannot be asked: it may be just beginning or ending, or it "
+            f"The job {name} is running but cannot be reached: it may be starting or ending, or it "
             "has warned at its start that it has no socket. Try again."
         ) from None
     return _checked(line, name)
@@ -86,7 +86,7 @@ def _exchange(path: Path, request: bytes, seconds: float) -> bytes:
         connection.settimeout(seconds)
         with address_of(path) as address:
             connection.connect(address)
-        with contextlib.suppress(BrokenPipeError):  # it was refused unread; the answer says why
+        with contextlib.suppress(BrokenPipeError):  # refused unread; the reply has the reason
             connection.sendall(request)
         return receive_line(connection, seconds, _MOST_ANSWER_BYTES)
 
@@ -97,7 +97,7 @@ def _checked(line: bytes, name: str) -> dict[str, Any]:
     except ValueError:
         answer = None
     if not isinstance(answer, dict) or not isinstance(answer.get("ok"), bool):
-        raise RumpxError(f"The job {name} answered something else than a rumpx of this version.")
+        raise RumpxError(f"The job {name} sent an invalid reply; it runs another rumpx version.")
     if answer.pop("ok"):
         return answer
     kinds: dict[Any, type[RumpxError]] = {2: UsageError, 5: TemporaryError}

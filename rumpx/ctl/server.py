@@ -1,7 +1,7 @@
-"""The socket by which a running job is asked how far it is, paused, and given other limits.
+"""The control socket of a running job: query, pause and resume it, and change its limits.
 
-It lies beside the job's ledger and only its owner can open it. A client connects, sends one line
-of JSON, gets one, and is done::
+The socket is beside the job's ledger and only its owner can open it. A client connects, sends one
+line of JSON, receives one, and is done::
 
     {"do": "set", "max-keys-per-sec": "5000", "max-source-cpu": "off"}
     {"do": "pause"}      {"do": "resume"}      {"do": "status"}
@@ -9,16 +9,16 @@ of JSON, gets one, and is done::
     {"ok": true, ...}    {"ok": false, "error": "one sentence", "exit_code": 2}
 
 Algorithm: a thread accepts clients, and a thread for each (there are few) reads its request. Only
-the thread that owns a run's books may act on it: requests wait in a queue until that calls
-`CtlServer.serve`. A client whose request is not taken up in time is told so, and the request is
-dropped: what was refused is not done later.
+the thread that owns a run's state may execute it: requests wait in a queue until that thread calls
+`CtlServer.serve`. A client whose request is not started in time receives an error, and the request
+is dropped: a refused request is never executed later.
 
-A request has a longest size and a longest time, and clients have a largest number, so that none
-can hold up others or the run. A copy never fails because of its socket: where it cannot be made
-the run cannot be asked, that is all.
+The size and the time of a request and the number of clients are bounded, so that none can block
+others or the run. A copy never fails because of its socket: without one, the run continues and
+cannot be controlled.
 
 Not promised: sockets on every file system. (Network file systems have none, or show ours to other
-machines, where nobody answers.)
+machines, where no process answers.)
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ _MOST_REQUEST_BYTES: Final = 4096
 _REQUEST_SECONDS: Final = 5.0
 _ANSWER_SECONDS: Final = 5.0
 _LAST_ANSWERS_SECONDS: Final = 1.0
-# Linux takes 107 bytes in an address, others a few less.
+# Linux accepts 107 bytes in an address, others a few less.
 _MOST_PATH_BYTES: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Set:
-    """Other limits from now on: (name, value) pairs. The names are of `limits.NAMED`, the
-    values what the user wrote, as for the flags of these names; `off` for none."""
+    """Change limits: (name, value) pairs. The names are those of `limits.NAMED`, the values the
+    user's text, as for the flags of these names; `off` for none."""
 
     changes: tuple[tuple[str, str], ...]
 
@@ -64,12 +64,12 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Go on after `Pause`."""
+    """Continue after `Pause`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Tell how far the run is, and what limits it."""
+    """Return progress and limits of the run."""
 
 
 Request = Set | Pause | Resume | Status
@@ -82,46 +82,45 @@ VERBS: Final = ("set", *_PLAIN)
 
 
 def encode(request: Request) -> bytes:
-    """A request as its line."""
+    """Encode a request as a line."""
     changes = dict(request.changes) if isinstance(request, Set) else {}
     return json.dumps({"do": type(request).__name__.lower()} | changes).encode() + b"\n"
 
 
 def decode(line: bytes) -> Request:
-    """A line as its request.
+    """Decode a request from a line.
 
     Raises:
-        UsageError: it is none.
+        UsageError: the line is no request.
     """
     try:
         fields = json.loads(line)
     except (ValueError, RecursionError):
         raise UsageError("The request is not a line of JSON.") from None
     if not isinstance(fields, dict) or not isinstance(verb := fields.pop("do", None), str):
-        raise UsageError('The request is no JSON object with "do".')
+        raise UsageError('The request must be a JSON object with "do".')
     if verb == "set":
         return make_set(tuple(fields.items()))
     if verb not in _PLAIN:
-        raise UsageError(f"{verb[:40]!r} cannot be asked of a run; ask {', '.join(VERBS)}.")
+        raise UsageError(f"{verb[:40]!r} is not a request; use {', '.join(VERBS)}.")
     if fields:
-        raise UsageError(f"{verb} takes nothing else; leave out {str(next(iter(fields)))[:40]!r}.")
+        raise UsageError(f"{verb} takes no argument; leave out {str(next(iter(fields)))[:40]!r}.")
     return _PLAIN[verb]
 
 
 def make_set(changes: tuple[tuple[str, Any], ...]) -> Set:
-    """Limits by their names, which are checked here; whoever sets them reads the values.
+    """Return a request for limits; names are checked here, values where they are set.
 
     Raises:
-        UsageError: there are none, an unknown one, one twice, or one without a text as its value.
+        UsageError: no limit, an unknown one, one twice, or a value that is empty or not text.
     """
     if not changes:
-        raise UsageError("set needs what is to be set, as in max-keys-per-sec=5000.")
+        raise UsageError("set needs a limit, for example max-keys-per-sec=5000.")
     names = [name for name, _ in changes]
     for name, value in changes:
         if name not in NAMED:
             raise UsageError(
-                f"{name[:40]!r} cannot be set while a copy runs; what can be is "
-                f"{', '.join(NAMED)}."
+                f"{name[:40]!r} cannot be set during a copy; these can: {', '.join(NAMED)}."
             )
         if names.count(name) > 1:
             raise UsageError(f"{name} is set twice; give one value.")
@@ -131,12 +130,12 @@ def make_set(changes: tuple[tuple[str, Any], ...]) -> Set:
 
 
 def read_words(words: list[str]) -> tuple[str | None, Request]:
-    """What the words of `rumpx ctl` ask: a job's name, if they begin with one, and a request.
+    """Parse the words of `rumpx ctl`: a job's name, if they start with one, and a request.
 
     Only NAME=VALUE follows a verb, so that a job may have the name of a verb.
 
     Raises:
-        UsageError: they cannot be meant.
+        UsageError: the words are invalid.
     """
     name = None
     if len(words) > 1 and words[1] in VERBS:
@@ -146,35 +145,35 @@ def read_words(words: list[str]) -> tuple[str | None, Request]:
         return name, make_set(tuple(_change(word) for word in rest))
     if verb not in _PLAIN:
         raise UsageError(
-            f"rumpx ctl is told a job and what to do: {', '.join(VERBS)}. See rumpx ctl --help."
+            f"rumpx ctl needs a job and an action: {', '.join(VERBS)}. See rumpx ctl --help."
         )
     if rest:
-        raise UsageError(f"Nothing comes after {verb}; leave out {rest[0][:40]!r}.")
+        raise UsageError(f"{verb} takes no argument; leave out {rest[0][:40]!r}.")
     return name, _PLAIN[verb]
 
 
 def _change(word: str) -> tuple[str, str]:
     name, equals, value = word.partition("=")
     if not equals:
-        raise UsageError(f"{word[:40]!r}: a limit is set by NAME=VALUE, as in max-source-cpu=50.")
+        raise UsageError(f"{word[:40]!r}: write NAME=VALUE, for example max-source-cpu=50.")
     return name, value
 
 
 class CtlServer:
-    """The server's side. All but `serve` is quick; nothing here raises because of a client.
+    """The server's end. All methods but `serve` are quick; clients cannot make any of them raise.
 
-    One thread, the one that owns the run's books, calls all methods: `start`; `serve` in each turn
-    of its loop; `close`, before it lets go of the job, since whoever takes that next puts a socket
-    of its own in the same place.
+    One thread, the owner of the run's state, calls all methods: `start`; `serve` in each turn of
+    its loop; `close`, before it releases the job, since the job's next run puts its socket in the
+    same place.
 
     Args:
-        path: of the socket, `ledger.ctl_path(…)`. What is there from a killed run is replaced: the
+        path: of the socket, `ledger.ctl_path(…)`. A socket left by a killed run is replaced: the
             caller holds the job.
-        handle: does what is asked and returns what is to be answered, as JSON has it. It is called
-            by `serve`. UsageError refuses the request; no other exception gets out either.
-        wake: called by other threads when `serve` has something to do; `Control.wake`.
-        request_seconds, answer_seconds: for a client to send its request, and for `serve` to take
-            it up.
+        handle: executes a request and returns the reply's fields for JSON. `serve` calls it.
+            UsageError refuses the request; no other exception propagates either.
+        wake: called by other threads when `serve` has work to do; `Control.wake`.
+        request_seconds, answer_seconds: for a client to send its request, and for `serve` to start
+            it.
     """
 
     def __init__(
@@ -192,7 +191,7 @@ class CtlServer:
         self._request_seconds = request_seconds
         self._answer_seconds = answer_seconds
         self._asked: queue.SimpleQueue[tuple[Request, Future[bytes]]] = queue.SimpleQueue()
-        self._mutex = threading.Lock()  # of what follows
+        self._mutex = threading.Lock()  # guards the attributes below
         self._clients: set[threading.Thread] = set()
         self._ending = False
         self._listener: socket.socket | None = None
@@ -200,7 +199,7 @@ class CtlServer:
         self._enders: tuple[socket.socket, socket.socket] | None = None
 
     def start(self) -> str:
-        """Begin to accept clients; returns "", or a warning that there is no socket, and why."""
+        """Start to accept clients; return "", or a warning with the reason for no socket."""
         try:
             self._listener = _listen(self._path)
             self._enders = socket.socketpair()
@@ -211,13 +210,13 @@ class CtlServer:
             self.close()
             reason = getattr(error, "strerror", None) or error
             return (
-                f"rumpx ctl cannot reach this run: its socket {self._path} cannot be made "
-                f"({reason}). The run goes on without."
+                f"rumpx ctl cannot reach this run: cannot create its socket {self._path} "
+                f"({reason}). The run continues without it."
             )
         return ""
 
     def serve(self) -> None:
-        """Do what clients asked for since the last call. Does not wait."""
+        """Execute the requests since the last call. Does not wait."""
         while True:
             try:
                 request, answer = self._asked.get_nowait()
@@ -227,7 +226,7 @@ class CtlServer:
                 answer.set_result(self._answer(request))
 
     def close(self) -> None:
-        """Remove the socket; clients that still wait are told that the run has ended."""
+        """Remove the socket; clients that still wait receive an error."""
         listener, self._listener = self._listener, None
         if listener is None:
             return
@@ -254,12 +253,12 @@ class CtlServer:
             return _line({"ok": True} | self._handle(request))
         except UsageError as error:
             return _refusal(error)
-        except Exception as error:  # the run must not end because somebody asked
+        except Exception as error:  # a request must not end the run
             return _line(
-                {"ok": False, "error": f"Something that nobody foresaw: {error!r}.", "exit_code": 1}
+                {"ok": False, "error": f"Unexpected error: {error!r}.", "exit_code": 1}
             )
 
-    # In the thread that accepts.
+    # In the accepting thread.
 
     def _accept(self) -> None:
         assert self._listener and self._enders
@@ -271,7 +270,7 @@ class CtlServer:
                     client, _ = self._listener.accept()
                     self._welcome(client)
                 except (OSError, RuntimeError):
-                    # No descriptor or no thread is left: it may be better in a moment.
+                    # No descriptor or no thread is left: retry in a moment.
                     time.sleep(0.1)
 
     def _welcome(self, client: socket.socket) -> None:
@@ -285,7 +284,7 @@ class CtlServer:
         if many:
             with client:
                 client.setblocking(False)
-                client.sendall(_refusal(TemporaryError("Too many ask at once; try again.")))
+                client.sendall(_refusal(TemporaryError("Too many clients at once; try again.")))
             return
         try:
             thread.start()
@@ -299,7 +298,7 @@ class CtlServer:
 
     def _converse(self, client: socket.socket) -> None:
         try:
-            with client, contextlib.suppress(OSError):  # it has gone
+            with client, contextlib.suppress(OSError):  # it has disconnected
                 answer = self._answer_to(client)
                 client.settimeout(self._request_seconds)
                 client.sendall(answer)
@@ -312,7 +311,7 @@ class CtlServer:
             line = receive_line(client, self._request_seconds, _MOST_REQUEST_BYTES)
             return self._pass_on(decode(line))
         except TimeoutError:
-            return _refusal(UsageError("The request did not come in time."))
+            return _refusal(UsageError("The request did not arrive in time."))
         except UsageError as error:
             return _refusal(error)
 
@@ -329,17 +328,17 @@ class CtlServer:
             return _refusal(TemporaryError("The run has just ended."))
         except TimeoutError:
             if not answer.cancel():
-                return answer.result()  # it is being done
+                return answer.result()  # already started
         return _refusal(
             TemporaryError(
-                f"The run was busy for {self._answer_seconds:g} s and did not do what was asked; "
+                f"The run was busy for {self._answer_seconds:g} s and did not execute the request; "
                 "try again."
             )
         )
 
 
 def _listen(path: Path) -> socket.socket:
-    """A socket at a path, for its owner alone: nobody can connect before `listen`."""
+    """Create a socket at a path, for its owner only: no client can connect before `listen`."""
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX)
     try:
@@ -351,7 +350,7 @@ def _listen(path: Path) -> socket.socket:
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        listener.setblocking(False)  # who wanted to connect may have gone before `accept`
+        listener.setblocking(False)  # a client may disconnect before `accept`
     except BaseException:
         listener.close()
         raise
@@ -360,7 +359,7 @@ def _listen(path: Path) -> socket.socket:
 
 @contextlib.contextmanager
 def address_of(path: Path) -> Iterator[str]:
-    """A name of a socket that is short enough for an address, for as long as the context lasts.
+    """Yield a name of a socket that is short enough for an address, valid within the context.
 
     Raises:
         OSError: the folder cannot be opened.
@@ -376,11 +375,11 @@ def address_of(path: Path) -> Iterator[str]:
 
 
 def receive_line(connection: socket.socket, seconds: float, most_bytes: int) -> bytes:
-    """What comes before the first line end.
+    """Read up to the first line end.
 
     Raises:
-        TimeoutError: it took longer, all in all.
-        UsageError: it is longer, or the other side said less than a line.
+        TimeoutError: it took longer in total.
+        UsageError: the line is too long or incomplete.
         OSError: the connection broke.
     """
     until = time.monotonic() + seconds
@@ -392,7 +391,7 @@ def receive_line(connection: socket.socket, seconds: float, most_bytes: int) -> 
         connection.settimeout(left)
         part = connection.recv(4096)
         if not part:
-            raise UsageError("The connection ended before a whole line had come.")
+            raise UsageError("The connection ended before a complete line.")
         line += part
         if len(line) > most_bytes:
             raise UsageError(f"The line is longer than {most_bytes} bytes.")

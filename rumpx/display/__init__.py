@@ -1,1 +1,1 @@
-"""Displays of a run while it lasts."""
+"""Displays of a running job."""

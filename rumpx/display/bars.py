@@ -1,12 +1,12 @@
-"""Bars on a terminal: the whole copy, its slowest parts, and what the machine is doing.
+"""Bars on a terminal: the whole copy, its slowest parts, and the load of this machine.
 
 `render` turns a Snapshot into lines for a given width and height, and is pure; `Bars` keeps these
 lines at the bottom of the terminal and prints messages above them. Nothing wraps: a narrow
 terminal gets the numbers on more lines, shortened addresses and fewer columns. Of more than eight
-rows the slowest eight are drawn: those under way first, then those not begun, then those done;
-by whole percents and in their own order, so that they do not dance.
+rows the slowest eight are drawn: those in progress first, then those not started, then those done;
+ranked by whole percents and drawn in their own order, so that they do not jump.
 
-A terminal that is narrowed while the copy runs may keep remnants of older, wider lines above.
+A terminal that is narrowed during the copy may keep remnants of older, wider lines above.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MAX_ROWS: Final = 8
 class Bars:
     """Draws snapshots in place on a terminal; elsewhere only messages and the last state.
 
-    It draws where it is called, and so may block and raise as its stream does.
+    Draws in the caller's thread, and so may block and raise as its stream does.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -60,11 +60,11 @@ class Bars:
         )
 
     def start(self) -> None:
-        """Take the bottom of the terminal."""
+        """Start drawing at the bottom of the terminal."""
         self._live.start()
 
     def show(self, snapshot: Snapshot) -> None:
-        """Draw the snapshot in place of the one before."""
+        """Draw the snapshot in place of the previous one."""
         size = self._console.size
         self._live.update(render(snapshot, size.width, size.height), refresh=True)
 
@@ -77,16 +77,16 @@ class Bars:
         self._print(one_line(text))
 
     def pause(self) -> None:
-        """Leave the bars where they stand; the cursor is below them."""
+        """Stop drawing, with the cursor below the bars."""
         self._live.stop()
 
     def go_on(self) -> None:
-        """Draw anew, below."""
-        self._live = self._new_live()  # the old one would draw over what was asked
+        """Draw again, below."""
+        self._live = self._new_live()  # the old one would overwrite the question
         self._live.start()
 
     def stop(self) -> None:
-        """Leave the last state where it stands and give the terminal back."""
+        """Leave the last state on the terminal and release it."""
         self._live.stop()
 
     def _print(self, text: str) -> None:
@@ -94,7 +94,7 @@ class Bars:
 
 
 def render(snapshot: Snapshot, width: int, height: int | None = None) -> RenderableType:
-    """The run drawn in at most `width` columns and, where it can be, `height` lines."""
+    """Draw the run in at most `width` columns and, if possible, `height` lines."""
     snapshot = legible(snapshot)
     width = min(width, MAX_WIDTH)
     above = [*title(snapshot, width), whole(snapshot, width), *numbers(snapshot, width)]
@@ -110,7 +110,7 @@ def render(snapshot: Snapshot, width: int, height: int | None = None) -> Rendera
 
 
 def _machine(snapshot: Snapshot, width: int) -> list[Text]:
-    """Processes, their cost, and what they hold; nothing once the run has ended."""
+    """List processes, their load, and batches in flight; nothing once the run has ended."""
     if snapshot.state in ENDED:
         return []
     alive = len(snapshot.workers)
@@ -132,13 +132,13 @@ def _machine(snapshot: Snapshot, width: int) -> list[Text]:
 
 
 def _note(snapshot: Snapshot) -> list[Text]:
-    """What the run waits for, and what holds it."""
+    """Return the note of the run and the reason for its throttling."""
     said = [snapshot.note] if snapshot.state in ENDED else [snapshot.note, snapshot.held.reason]
     return [Text(text, "yellow") for text in said if text]
 
 
 def _rows(rows: Sequence[Row], room: int, width: int) -> list[Text]:
-    """A bar a row, folded to `room` of them; nothing for a single row, which is the whole."""
+    """Draw a bar a row, folded to `room` of them; nothing for a single row, the total."""
     if len(rows) < 2 or room < 1:
         return []
     shown = slowest(rows, room)

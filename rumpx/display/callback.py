@@ -1,4 +1,4 @@
-"""The API's `on_progress`: a display that hands Snapshots to a function, beside another one."""
+"""The API's `on_progress`: a display that passes Snapshots to a function, beside another one."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from rumpx.model.snapshot import Snapshot
 
 
 class _Callback(Silent):
-    """Passes Snapshots on; sentences are the other display's business."""
+    """Passes Snapshots on; the other display shows messages."""
 
     def __init__(self, call: Callable[[Snapshot], None]) -> None:
         self.show = call  # type: ignore[method-assign,assignment]
 
 
 def with_callback(display: Display, call: Callable[[Snapshot], None]) -> Display:
-    """A display that also calls `call` with Snapshots, in a thread of its own. If `call` raises,
-    `display` says so and the copy goes on without it."""
+    """Return a display that also calls `call` with Snapshots, in its own thread. If `call` raises,
+    `display` shows the error and the copy continues without it."""
 
     return Several([display, beside(display, _Callback(call), "callback")])

@@ -1,12 +1,12 @@
-"""What a display is, which one a run gets, and why none of them can hold up a copy.
+"""Choose a run's display, and run it so that it cannot block the copy.
 
-The coordinator's main loop talks to a `Display`. `open_display` picks one and puts it behind
-`Background`, which runs it in a thread of its own: the main loop only leaves the latest Snapshot
-and the pending messages there, so neither a blocked terminal (Ctrl-S, a full pipe) nor a fault
-while drawing stops the copy. A display that raises is replaced by plain messages, once.
+The coordinator's main loop calls a `Display`. `open_display` picks one and wraps it in
+`Background`, which runs it in its own thread: the main loop only stores the latest Snapshot and the
+pending messages there, so neither a blocked terminal (Ctrl-S, a full pipe) nor an exception while
+drawing stops the copy. A display that raises is replaced by plain messages, once.
 
 No method may be called from a signal handler: let the handler set a flag and call `now` from the
-main loop. What a blocked terminal has not taken by the time of `stop` is lost.
+main loop. Output that a blocked terminal has not accepted at `stop` is lost.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PENDING_LIMIT: Final = 1000
 def choose(
     progress: Progress, stream: TextIO, environ: Mapping[str, str] = os.environ
 ) -> Literal["bar", "line", "json", "none"]:
-    """Which display `progress` means: for `auto`, bars where they can be drawn, else lines."""
+    """Resolve `progress` to a display: `auto` is bars where they can be drawn, else lines."""
     if progress != "auto":
         return progress
     capable = environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
@@ -45,11 +45,11 @@ def open_display(
     log_format: LogFormat = "text",
     top: TextIO | None = None,
 ) -> Display:
-    """The display for a run, not started yet, that writes to `stream`.
+    """Return the display for a run, not started yet, that writes to `stream`.
 
     Args:
         log_format: of lines.
-        top: where keys are typed, for a full-screen view in the place of bars.
+        top: terminal for key presses, for a full-screen view instead of bars.
     """
     kind = choose(progress, stream)
     display: Display
@@ -58,7 +58,7 @@ def open_display(
 
         display = Top(stream, top)
     elif kind == "bar":
-        from rumpx.display.bars import Bars  # rich costs what only bars should pay
+        from rumpx.display.bars import Bars  # import rich for bars only
 
         display = Bars(stream)
     elif kind == "json":
@@ -75,11 +75,11 @@ def open_display(
 
 
 def beside(main: Display, display: Display, name: str) -> Display:
-    """A display in a thread of its own, beside the one that people look at; if it fails, `main`
-    says so, and the run goes on without it.
+    """Run a display in its own thread, beside the main one; if it fails, `main` reports that, and
+    the run continues without it.
 
     Args:
-        name: of what it is, as in "log".
+        name: for the report, as in "log".
     """
     return Background(display, fallback=_Complaint(main), name=name)
 
@@ -87,7 +87,7 @@ def beside(main: Display, display: Display, name: str) -> Display:
 class Background:
     """Runs a display in a thread; every method but `pause` returns at once, and none raises.
 
-    `stop` waits a few seconds at most for what is still to be written.
+    `stop` waits a few seconds at most for pending output.
     """
 
     def __init__(
@@ -107,19 +107,19 @@ class Background:
         self._thread.start()
 
     def show(self, snapshot: Snapshot) -> None:
-        """Leave the snapshot for the thread; one that it has not shown yet is replaced."""
+        """Queue the snapshot; it replaces one that is not shown yet."""
         self._latest = snapshot
 
     def now(self, snapshot: Snapshot) -> None:
-        """Leave a request for the thread."""
+        """Queue a request."""
         self._pending.append(lambda display: display.now(snapshot))
 
     def message(self, text: str) -> None:
-        """Leave a message for the thread; those left before `start` appear then."""
+        """Queue a message; those queued before `start` appear then."""
         self._pending.append(lambda display: display.message(text))
 
     def pause(self) -> None:
-        """Wait until the display has let go of the terminal; the one call here that waits."""
+        """Wait until the display has released the terminal; the only call that waits."""
         done = threading.Event()
 
         def pause(display: Display) -> None:
@@ -133,11 +133,11 @@ class Background:
         done.wait(_STOP_TIMEOUT)
 
     def go_on(self) -> None:
-        """Leave word for the thread."""
+        """Queue the resumption."""
         self._pending.append(lambda display: display.go_on())
 
     def stop(self) -> None:
-        """Show what is left and end the thread; harmless when repeated or never started."""
+        """Show pending output and end the thread; may be called repeatedly or before `start`."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(_STOP_TIMEOUT)
@@ -151,7 +151,7 @@ class Background:
         self._do(lambda display: display.stop())
 
     def _work(self) -> None:
-        """Write what is pending, then show the latest snapshot if there is a new one."""
+        """Write pending messages, then show the latest snapshot if there is a new one."""
         while self._pending:
             self._do(self._pending.popleft())
         snapshot = self._latest
@@ -160,7 +160,7 @@ class Background:
             self._do(lambda display: display.show(snapshot))
 
     def _do(self, action: Callable[[Display], None]) -> None:
-        """Act on the display; at its first error end it, say so, and go on with the fallback."""
+        """Act on the display; on its first error stop it, report, and use the fallback."""
         try:
             action(self._display)
         except Exception as error:
@@ -175,11 +175,11 @@ class Background:
             failed.stop()
         reason = f"{type(error).__name__}: {error}"
         with suppress(Exception):
-            self._display.message(f"The {self._name} stopped ({reason}); the copy goes on.")
+            self._display.message(f"The {self._name} stopped ({reason}); the copy continues.")
 
 
 class Silent:
-    """A display that shows nothing; a base for those that do one thing."""
+    """A display that shows nothing; a base for displays that implement few methods."""
 
     def start(self) -> None:
         return
@@ -204,8 +204,8 @@ class Silent:
 
 
 class _Complaint(Silent):
-    """What is left of a display that failed: its complaint goes to the other one, which has all
-    other messages anyway."""
+    """The fallback of a failed display: passes its error to the other one, which shows all other
+    messages anyway."""
 
     def __init__(self, display: Display) -> None:
         self._other: Display | None = display
@@ -217,7 +217,7 @@ class _Complaint(Silent):
 
 
 class Several:
-    """Displays in one; the first is the one that people look at."""
+    """Displays in one; the first is the main one."""
 
     def __init__(self, displays: Sequence[Display]) -> None:
         self._displays = tuple(displays)
@@ -247,5 +247,5 @@ class Several:
             display.go_on()
 
     def stop(self) -> None:
-        for display in reversed(self._displays):  # the others may complain to the first
+        for display in reversed(self._displays):  # the others may report errors to the first
             display.stop()

@@ -1,7 +1,7 @@
-"""What the bars and the full-screen view are both put together from: pure functions to lines.
+"""Drawing functions that the bars and the full-screen view share: pure functions to lines.
 
-A line is a rich Text that is not wider than it was told; widths are in cells of a terminal, so that
-a name in wide characters does not shift what stands behind it. Snapshots are `legible` already.
+A line is a rich Text no wider than requested; widths are in terminal cells, so that a name in wide
+characters does not shift the text after it. Snapshots are `legible` already.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _RIGHT: Final = len("copying  99:59:59")
 
 
 def console(stream: TextIO) -> Console:
-    """A terminal, or a file in its place, on which rich takes no word of a text for its own."""
+    """Return a console for a terminal or a file, without rich's markup in texts."""
     return Console(file=stream, highlight=False, markup=False, emoji=False)
 
 
@@ -44,7 +44,7 @@ def console(stream: TextIO) -> Console:
 
 
 def title(snapshot: Snapshot, width: int) -> list[Text]:
-    """Where from and where to, and on the right the state and the time since the start."""
+    """Draw source and target, and on the right the state and the time since the start."""
     state = Text.assemble(_state(snapshot), f"  {units.clock(snapshot.elapsed)}")
     source, target = snapshot.source, snapshot.target
     if cell_len(source) + len(_ARROW) + cell_len(target) + _GAP + _RIGHT <= width:
@@ -54,7 +54,7 @@ def title(snapshot: Snapshot, width: int) -> list[Text]:
 
 
 def _state(snapshot: Snapshot) -> tuple[str, str]:
-    """The state's word and its style; a run that is done is green only if no key failed."""
+    """Return the state's word and its style; a done run is green only if no key failed."""
     style = f"bold {_STATE_STYLES[snapshot.state]}"
     if snapshot.state == "done":
         return ("done", "bold yellow") if snapshot.counts.failed else ("✓ done", style)
@@ -62,24 +62,24 @@ def _state(snapshot: Snapshot) -> tuple[str, str]:
 
 
 def _route(source: str, target: str, width: int) -> Text:
-    """Source and target; where they do not fit, the longer one is shortened first."""
+    """Draw source and target; if they do not fit, shorten the longer one first."""
     room = width - len(_ARROW)
     source = shortened(source, max(room // 2, room - cell_len(target)))
     return Text.assemble(source, (_ARROW, QUIET), shortened(target, room - cell_len(source)))
 
 
 def whole(snapshot: Snapshot, width: int) -> Text:
-    """A bar for all of the run, and its percentage."""
+    """Draw a bar for the whole run, and its percentage."""
     percent = f"  {units.percent(snapshot.fraction):>7}"
     style = _STATE_STYLES[snapshot.state]
     return Text.assemble(bar(snapshot.fraction, width - len(percent), style), (percent, "bold"))
 
 
 def numbers(snapshot: Snapshot, width: int, more: Iterable[Text] = ()) -> list[Text]:
-    """Keys, rates, time left and outcomes: on one line if they fit, else outcomes below.
+    """Draw keys, rates, ETA and outcomes: on one line if they fit, else outcomes below.
 
     Args:
-        more: what stands behind the outcomes.
+        more: further items after the outcomes.
     """
     ended = snapshot.state in ENDED
     expected = units.keys(snapshot.keys_expected)
@@ -105,8 +105,8 @@ def numbers(snapshot: Snapshot, width: int, more: Iterable[Text] = ()) -> list[T
 
 
 def row_bars(rows: Sequence[Row], width: int) -> list[Text]:
-    """A line for each of some rows: its label, keys and failures, a bar and a percentage; the label
-    and the bar alone where it is narrow."""
+    """Draw a line for each row: its label, keys and failures, a bar and a percentage; if narrow,
+    only the label and the bar."""
     labels = [shortened(row.label, width // 3) for row in rows]
     columns = [column(labels)]
     if width >= WIDE:
@@ -120,7 +120,7 @@ def _fault(row: Row) -> str:
 
 
 def _row(row: Row, cells: Sequence[str], width: int) -> Text:
-    """The cells (label, keys, failed; or the label alone), a bar and a percentage."""
+    """Draw the cells (label, keys, failed; or the label alone), a bar and a percentage."""
     name = "red" if row.counts.failed else QUIET if row.done else ""
     text = Text()
     for cell, style in zip(cells, (name, QUIET, "red"), strict=False):
@@ -133,8 +133,8 @@ def _row(row: Row, cells: Sequence[str], width: int) -> Text:
 
 
 def slowest(rows: Sequence[Row], limit: int) -> list[Row]:
-    """The `limit` rows that matter most, in the order of `rows`: those under way first, then those
-    not begun, then those done; by whole percents, so that they do not dance."""
+    """Return the `limit` most relevant rows, in the order of `rows`: those in progress first, then
+    those not started, then those done; ranked by whole percents, so that they do not jump."""
 
     def rank(position: int) -> tuple[int, int, int]:
         row = rows[position]
@@ -144,7 +144,7 @@ def slowest(rows: Sequence[Row], limit: int) -> list[Row]:
 
 
 def stage(row: Row) -> int:
-    """0 under way, 1 not begun, 2 done."""
+    """Return 0 for in progress, 1 for not started, 2 for done."""
     if row.done:
         return 2
     return 0 if row.fraction > 0 or row.counts.settled else 1
@@ -154,7 +154,7 @@ def stage(row: Row) -> int:
 
 
 def bar(fraction: float, width: int, style: str) -> Text:
-    """A heavy line for what is done and a light one for the rest, in half-column steps."""
+    """Draw a heavy line for the done part and a light one for the rest, in half-column steps."""
     halves = int(min(max(fraction, 0.0), 1.0) * 2 * width)
     heavy, half = divmod(halves, 2)
     done = "━" * heavy + "╾" * half
@@ -162,7 +162,7 @@ def bar(fraction: float, width: int, style: str) -> Text:
 
 
 def flow(items: Iterable[Text], width: int) -> list[Text]:
-    """The items side by side, on as many lines as they need."""
+    """Place the items side by side, on as many lines as they need."""
     flowed: list[Text] = []
     for item in items:
         if flowed and flowed[-1].cell_len + _GAP + item.cell_len <= width:
@@ -175,30 +175,30 @@ def flow(items: Iterable[Text], width: int) -> list[Text]:
 
 
 def named(word: str, value: str, style: str = "") -> Text:
-    """A value behind its name."""
+    """Draw a value after its name."""
     return Text.assemble((f"{word} ", style or QUIET), (value, style))
 
 
 def _held(text: Text, widest: str) -> Text:
-    """The text as wide as it may become, so that what stands behind it does not move."""
+    """Pad the text to its possible width, so that the text after it does not move."""
     text.pad_right(len(widest) - text.cell_len)
     return text
 
 
 def cost(cpu: float, memory: int) -> str:
-    """What a process takes: percent of one core, and memory."""
+    """Return a process's load: percent of one core, and memory."""
     return f"{cpu:.0f} % {units.size(memory)}"
 
 
 def column(cells: Sequence[str], *, right: bool = False) -> list[str]:
-    """The cells of a table's column, all as wide as the widest, which may be none."""
+    """Pad the cells of a table's column to the width of the widest, which may be zero."""
     width = max(map(cell_len, cells), default=0)
     blanks = [" " * (width - cell_len(cell)) for cell in cells]
     return [b + cell if right else cell + b for cell, b in zip(cells, blanks, strict=True)]
 
 
 def shortened(text: str, width: int) -> str:
-    """The text with its middle left out where it does not fit."""
+    """Shorten the text in the middle if it does not fit."""
     if cell_len(text) <= width:
         return text
     tail = max(width - 1, 0) // 2
@@ -206,7 +206,7 @@ def shortened(text: str, width: int) -> str:
 
 
 def _begin(text: str, width: int) -> str:
-    """As much of the text as fits."""
+    """Return the start of the text that fits."""
     end = 0
     while end < len(text) and (width := width - cell_len(text[end])) >= 0:
         end += 1
@@ -214,7 +214,7 @@ def _begin(text: str, width: int) -> str:
 
 
 def fit(text: Text, width: int) -> Text:
-    """The text on one line, its end left out where it does not fit."""
+    """Cut the text to one line."""
     text.no_wrap = True
     text.truncate(width, overflow="ellipsis")
     return text

@@ -1,14 +1,14 @@
-"""Plain lines for logs: one each 30 seconds, and one whenever the run's state changes.
+"""Plain lines for logs: one every 30 seconds, and one whenever the run's state changes.
 
 ::
 
     12:31:05 copying 41.3 %  412,345 of ~1,000,000 keys  172,345 keys/s  46.1 MB/s  ETA 0:03
     gone 12  failed 0  workers 4                      (all of it on one line)
 
-`TextDisplay` writes any kind of text at a given pace; `lines` and `quiet` (nothing but messages
-and what SIGUSR1 asks for) are two uses of it, the JSON lines a third. Lines are ASCII, except for
-what a message says. `skipped`, `repeated`, `restarts` and a note stand in a line only if there is
-something to say. The clock in front is local time.
+`TextDisplay` writes any kind of text at a given interval; `lines` and `quiet` (only messages and
+the output of SIGUSR1) are two uses of it, the JSON lines a third. Lines are ASCII, except for
+messages. `skipped`, `repeated`, `restarts` and a note appear in a line only if they are not zero or
+empty. Each line starts with the local time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ENDED: Final = frozenset[State]({"done", "failed", "stopped"})
 class TextDisplay:
     """Writes a text for a snapshot when the state changes, each `period` seconds, and at the end.
 
-    It writes where it is called, and so may block and raise as its stream does.
+    Writes in the caller's thread, and so may block and raise as its stream does.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class TextDisplay:
         self._latest: Snapshot | None = None
 
     def start(self) -> None:
-        """Nothing to prepare."""
+        """Prepare nothing."""
 
     def show(self, snapshot: Snapshot) -> None:
         """Write the snapshot if it is due or its state is new."""
@@ -72,13 +72,13 @@ class TextDisplay:
         self._write(self._message_text(one_line(text)))
 
     def pause(self) -> None:
-        """Lines do not mind."""
+        """Do nothing: lines leave the terminal free."""
 
     def go_on(self) -> None:
-        """Nor now."""
+        """Do nothing."""
 
     def stop(self) -> None:
-        """Write the last snapshot, unless it is written already."""
+        """Write the last snapshot, unless it is already written."""
         if self._latest is not None and self._latest is not self._written:
             self.now(self._latest)
 
@@ -87,29 +87,29 @@ class TextDisplay:
 
 
 class _Quiet(TextDisplay):
-    """Writes only what is asked for by `now`, and messages."""
+    """Writes only messages, and snapshots requested by `now`."""
 
     def show(self, snapshot: Snapshot) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def lines(stream: TextIO) -> TextDisplay:
-    """The display behind `--progress line`."""
+    """Return the display for `--progress line`."""
     return TextDisplay(stream, LINE_PERIOD, lambda snapshot: stamped(line(snapshot)), stamped)
 
 
 def text_log(stream: TextIO) -> TextDisplay:
-    """The display behind `--log-file`."""
+    """Return the display for `--log-file`."""
     return TextDisplay(stream, LINE_PERIOD, lambda snapshot: dated(line(snapshot)), dated)
 
 
 def quiet(stream: TextIO) -> TextDisplay:
-    """The display behind `--progress none`."""
+    """Return the display for `--progress none`."""
     return _Quiet(stream, math.inf, lambda snapshot: stamped(line(snapshot)), stamped)
 
 
 def line(snapshot: Snapshot) -> str:
-    """The run in one line, without the time of day."""
+    """Describe the run in one line, without the time of day."""
     snapshot = legible(snapshot)
     counts = snapshot.counts
     parts = [f"{snapshot.state} {units.percent(snapshot.fraction)}", done_keys(snapshot)]
@@ -134,7 +134,7 @@ def line(snapshot: Snapshot) -> str:
 
 
 def done_keys(snapshot: Snapshot) -> str:
-    """`412,345 of ~1,000,000 keys`; without what was expected when there is no such number."""
+    """Return `412,345 of ~1,000,000 keys`; without the expected number if there is none."""
     counts = snapshot.counts
     count = units.keys(counts.copied if snapshot.verb == "copied" else counts.compared)
     if not snapshot.keys_expected or snapshot.state == "done":
@@ -143,7 +143,7 @@ def done_keys(snapshot: Snapshot) -> str:
 
 
 def outcomes(counts: Counts) -> list[tuple[str, int]]:
-    """What became of the keys that were not copied, by the word for it."""
+    """Return the counts of keys that were not copied, with their names."""
     rare = [
         ("skipped", counts.skipped),
         ("repeated", counts.repeated),
@@ -161,10 +161,10 @@ def outcomes(counts: Counts) -> list[tuple[str, int]]:
 
 
 def stamped(text: str) -> str:
-    """The text behind the local time of day."""
+    """Return the text after the local time of day."""
     return f"{time.strftime('%H:%M:%S')} {text}"
 
 
 def dated(text: str) -> str:
-    """The text behind the local date and time, with the offset from UTC."""
+    """Return the text after the local date and time, with the offset from UTC."""
     return f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}"

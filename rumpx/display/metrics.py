@@ -1,25 +1,25 @@
 """`--metrics [HOST:]PORT`: the run as metrics for Prometheus, over HTTP.
 
-A `Metrics` is a display that keeps the latest Snapshot and does nothing else: metrics are made of
-it when somebody scrapes, so a run pays nothing in between. They are served as Prometheus' text
-format or as OpenMetrics, whichever the client asks for, on any path. The server listens before the
-run begins and until `close`, so that the last state can be scraped as long as `--on-end` works.
+A `Metrics` is a display that only keeps the latest Snapshot: metrics are computed at each scrape,
+so a run pays nothing in between. They are served as Prometheus' text format or as OpenMetrics, as
+the client requests, on any path. The server listens from before the run until `close`, so that the
+last state can be scraped while `--on-end` runs.
 
-Names begin with `rumpx_`; units are seconds, bytes, and ratios of 0 to 1 (of CPU, 1 is one core).
-Before there is a Snapshot there are only `rumpx_info` and `rumpx_state`; a sample whose value is
-not known is left out. The job's name is the label `job_name`, since Prometheus has a `job` of its
-own. No label holds a key's name or a number that changes, so the number of time series grows with
-workers, partitions and nodes only.
+Names start with `rumpx_`; units are seconds, bytes, and ratios of 0 to 1 (of CPU, 1 is one core).
+Before the first Snapshot there are only `rumpx_info` and `rumpx_state`; a sample with an unknown
+value is left out. The job's name is the label `job_name`, since Prometheus has a `job` of its own.
+No label holds a key's name or a changing number, so the number of time series grows with workers,
+partitions and nodes only.
 
-A scraper has some seconds for its request and for taking the answer, and only so many are served
-at a time: one more ends the one that has been there for longest. So neither the run nor a scraper
-that behaves waits for one that does not.
+A scraper has a few seconds each to send its request and to read the response, and the number of
+clients is bounded: a further one ends the oldest connection. So a stuck scraper delays neither the
+run nor other scrapers.
 
-Not promised: counters that never fall. They go on with a job that is resumed, but a walk that is
-started over since a server's process changed takes its counts back, and `outcome="failed"` falls
-where `--retry-failed` copies keys after all, and a comparison after the copy (`--verify`) counts
-from nothing; Prometheus takes that for a restart. Nor that the end is scraped at all. Nor secrecy:
-whoever reaches the address may read, which is why it is the loopback's unless another is given.
+Not promised: counters that never fall. They continue when a job is resumed, but a walk that
+restarts since a server's process changed takes its counts back, `outcome="failed"` falls when
+`--retry-failed` copies keys after all, and a comparison after the copy (`--verify`) counts from
+zero; Prometheus takes that for a restart. Nor that the end is scraped at all. Nor secrecy: every
+client that reaches the address may read, so the default is the loopback.
 """
 
 from __future__ import annotations
@@ -55,29 +55,29 @@ _OUTCOMES: Final = tuple(
 
 
 def parse_listen(text: str) -> Address:
-    """`9121` or `:9121`, which mean the loopback, `127.0.0.1:9121` or `[::1]:9121` → (host, port).
+    """Parse `9121` or `:9121` (on the loopback), `127.0.0.1:9121` or `[::1]:9121`.
 
     Raises:
-        UsageError: it is nothing of this.
+        UsageError: the text has none of these forms.
     """
     match = re.fullmatch(r"(?:(?:\[([^\[\]\s]+)\]|([^\[\]:/\s]*)):)?([0-9]{1,5})", text)
     if not match or not 1 <= int(match[3]) <= 65_535:
         raise UsageError(
-            f"--metrics: '{text[:60]}' is not [HOST:]PORT; write it as in 9121, "
+            f"--metrics: '{text[:60]}' is not [HOST:]PORT; write for example 9121, "
             "0.0.0.0:9121 or [::1]:9121."
         )
     return match[1] or match[2] or LOOPBACK, int(match[3])
 
 
 class Metrics(Silent):
-    """The display behind `--metrics`: keeps the latest Snapshot for who scrapes, and serves already
-    when it is made.
+    """The display for `--metrics`: keeps the latest Snapshot for scrapes; serves from its creation
+    on.
 
     Args:
-        address: where, as `parse_listen` reads it.
+        address: to listen on, from `parse_listen`.
 
     Raises:
-        UsageError: nothing can be served there, or prometheus-client is not installed.
+        UsageError: the address cannot be used, or prometheus-client is not installed.
     """
 
     def __init__(self, address: Address) -> None:
@@ -85,15 +85,15 @@ class Metrics(Silent):
         self._server, self._thread = _serve(address, self)
 
     def show(self, snapshot: Snapshot) -> None:
-        """Keep it."""
+        """Keep the snapshot."""
         self._latest = snapshot
 
     def collect(self) -> Iterator[Metric]:
-        """What prometheus_client asks for at each scrape."""
+        """Yield the metrics at each scrape, for prometheus_client."""
         return metrics_of(self._latest)
 
     def close(self) -> None:
-        """Serve no longer; takes up to half a second, and is harmless when repeated."""
+        """Stop serving; takes up to half a second, and may be repeated."""
         if self._thread.is_alive():
             self._server.shutdown()
             self._server.server_close()
@@ -101,20 +101,20 @@ class Metrics(Silent):
 
 
 class _Handler(WSGIRequestHandler):
-    """For one client; each wait for it is bounded."""
+    """Serves one client; each wait for it is bounded."""
 
     timeout = _CLIENT_SECONDS
 
     def get_stderr(self) -> TextIO:
-        """The terminal is the bars': a client that does not take its answer is no news."""
+        """Discard errors: the terminal shows the bars, and a lost client is not worth a message."""
         return io.StringIO()
 
     def log_message(self, format: str, *args: object) -> None:
-        """A scrape is no news."""
+        """Do not log scrapes."""
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """A thread a client, of which there are few."""
+    """Serves each client in a thread, up to a bounded number."""
 
     daemon_threads = True
 
@@ -124,14 +124,14 @@ class _Server(ThreadingMixIn, WSGIServer):
         super().__init__(address, handler)
 
     def server_bind(self) -> None:
-        """Bind; without asking by what name this machine goes, which may take long."""
+        """Bind without the reverse DNS lookup of the base class, which may take long."""
         TCPServer.server_bind(self)
         host, self.server_port = self.server_address[:2]
         self.server_name = str(host)
         self.setup_environ()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve one more, in the place of another one if there are too many."""
+        """Serve one more client; with too many, end the oldest connection."""
         with self._lock:
             if len(self._clients) >= _MOST_CLIENTS:
                 with contextlib.suppress(OSError):
@@ -141,13 +141,13 @@ class _Server(ThreadingMixIn, WSGIServer):
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """A client has been served, or is gone."""
+        """Forget a client that was served or has disconnected."""
         with self._lock, contextlib.suppress(ValueError):
             self._clients.remove(request)
         super().shutdown_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that breaks off is no news; else it would be a traceback among the bars."""
+        """Ignore a client that disconnects; a traceback would disturb the bars."""
 
 
 class _Server6(_Server):
@@ -168,11 +168,11 @@ def _serve(address: Address, collector: Collector) -> tuple[WSGIServer, threadin
         family, *_, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         kind = _Server6 if family is socket.AF_INET6 else _Server
         server = make_server(str(place[0]), port, make_wsgi_app(registry), kind, _Handler)
-    except (OSError, UnicodeError) as error:  # the latter for names that no host can have
-        reason = error.strerror if isinstance(error, OSError) else "that is no host"
+    except (OSError, UnicodeError) as error:  # the latter for invalid host names
+        reason = error.strerror if isinstance(error, OSError) else "invalid host name"
         raise UsageError(
-            f"--metrics: nothing can be served at {format_address(address)}: {reason}. Give "
-            "another [HOST:]PORT."
+            f"--metrics: cannot listen on {format_address(address)}: {reason}. Give another "
+            "[HOST:]PORT."
         ) from None
     thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
     thread.start()
@@ -180,7 +180,7 @@ def _serve(address: Address, collector: Collector) -> tuple[WSGIServer, threadin
 
 
 def metrics_of(snapshot: Snapshot | None) -> Iterator[Metric]:
-    """All metrics of a run; None where there is no Snapshot yet."""
+    """Yield all metrics of a run; None before the first Snapshot."""
     snapshot = legible(snapshot)
     yield from _always(snapshot)
     if snapshot is not None:
@@ -200,7 +200,7 @@ def _always(snapshot: Snapshot | None) -> Iterator[Metric]:
     about = "The run: rumpx's version, the job's name, and both sides without credentials."
     yield InfoMetricFamily("rumpx", about, told)
     states = [((name,), float(name == state)) for name in get_args(State)]
-    yield _metric("state", "1 for what the run is doing now, else 0.", ("state",), states)
+    yield _metric("state", "1 for the run's current state, else 0.", ("state",), states)
 
 
 def _metrics(snapshot: Snapshot) -> Iterator[Metric]:
@@ -248,15 +248,15 @@ def _latencies(snapshot: Snapshot) -> Iterable[tuple[str, float]]:
     return [(side, latency) for side, latency in sides if latency is not None]
 
 
-# Name, help, value; None where it is not known. A name that ends in _total is a counter's.
+# Name, help, value; None if unknown. A name that ends in _total is a counter's.
 _SINGLE: Final[tuple[tuple[str, str, Callable[[Snapshot], float | None]], ...]] = (
-    ("progress_ratio", "Part of the walk that is settled.", lambda s: s.fraction),
+    ("progress_ratio", "Settled part of the walk.", lambda s: s.fraction),
     (
         "elapsed_seconds",
-        "Time since the copy began, with that of earlier runs of the job.",
+        "Time since the copy started, earlier runs of the job included.",
         lambda s: s.elapsed,
     ),
-    ("eta_seconds", "Estimated time left; absent while unknown.", lambda s: s.eta),
+    ("eta_seconds", "Estimated remaining time; absent while unknown.", lambda s: s.eta),
     (
         "payload_bytes_total",
         "Bytes of the DUMP payloads of keys copied or compared.",
@@ -279,12 +279,12 @@ _SINGLE: Final[tuple[tuple[str, str, Callable[[Snapshot], float | None]], ...]] 
     ),
     (
         "governor_share_ratio",
-        "Part that the governor allows now of what an unhindered run has under way.",
+        "Part of full concurrency that the governor currently allows.",
         lambda s: s.held.share,
     ),
     (
         "governor_off",
-        "1 while nothing is done, by the timetable or since the run is paused, else 0.",
+        "1 while the timetable or a pause stops the run, else 0.",
         lambda s: s.held.off,
     ),
     (
@@ -292,7 +292,7 @@ _SINGLE: Final[tuple[tuple[str, str, Callable[[Snapshot], float | None]], ...]] 
         "Workers that died and were replaced.",
         lambda s: s.worker_restarts,
     ),
-    ("batches_in_flight", "Batches that workers hold now.", lambda s: s.batches_in_flight),
+    ("batches_in_flight", "Batches that workers currently hold.", lambda s: s.batches_in_flight),
     (
         "coordinator_cpu_ratio",
         "CPU of the coordinator process; 1 is one core.",
@@ -312,13 +312,13 @@ _LABELLED: Final[
     (
         "keys_total",
         "outcome",
-        "Keys that are settled, by what became of them.",
+        "Settled keys, by outcome.",
         lambda s: [(name, getattr(s.counts, name)) for name in _OUTCOMES],
     ),
     (
         "failures_total",
         "reason",
-        "Keys that failed, by reason, as this run met them.",
+        "Failed keys of this run, by reason.",
         lambda s: s.failures.items(),
     ),
     (
@@ -336,27 +336,27 @@ _LABELLED: Final[
     (
         "partition_progress_ratio",
         "partition",
-        "Part of each partition that is settled.",
+        "Settled part of each partition.",
         lambda s: [(row.label, row.fraction) for row in s.partitions],
     ),
-    ("partitions", "state", "Partitions that wait, are walked, or are done.", _walk_states),
+    ("partitions", "state", "Partitions waiting, walking, or done.", _walk_states),
     (
         "latency_seconds",
         "side",
-        "How much longer than at best a PING takes, on the worst node of the side: the "
-        "second-highest of the last second. Absent while unknown.",
+        "PING time above the best one, on the worst node of the side: the second-highest of "
+        "the last second. Absent while unknown.",
         _latencies,
     ),
     (
         "held",
         "by",
-        "1 for what holds the run back now, else 0.",
+        "1 for each cause that currently throttles the run, else 0.",
         lambda s: [(by, by in s.held.by) for by in HOLDS],
     ),
     (
         "held_seconds_total",
         "by",
-        "For how long each has held this run back; several may at once.",
+        "Time for which each cause has throttled this run; several may at once.",
         lambda s: [(by, s.held.seconds.get(by, 0.0)) for by in HOLDS],
     ),
     (
@@ -374,7 +374,7 @@ _LABELLED: Final[
     (
         "worker_batches",
         "worker",
-        "Batches that a worker holds now.",
+        "Batches that a worker currently holds.",
         lambda s: [(str(n), worker.batches) for n, worker in enumerate(s.workers, 1)],
     ),
 )
@@ -383,15 +383,15 @@ _LABELLED: Final[
 _NODES: Final[tuple[tuple[str, str, Callable[[NodeStat], float | None]], ...]] = (
     (
         "node_latency_seconds",
-        "How much longer than at best a PING to the node takes.",
+        "PING time of the node above the best one.",
         lambda node: node.latency,
     ),
     (
         "node_cpu_ratio",
-        "CPU of the node by its INFO; 1 is one core.",
+        "CPU of the node from its INFO; 1 is one core.",
         lambda node: None if node.cpu is None else node.cpu / 100,
     ),
-    ("node_memory_bytes", "Memory of the node by its INFO.", lambda node: node.memory),
+    ("node_memory_bytes", "Memory of the node from its INFO.", lambda node: node.memory),
     (
         "node_max_memory_bytes",
         "The node's maxmemory; 0 is no limit.",

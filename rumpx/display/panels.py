@@ -1,8 +1,8 @@
-"""The panels of the full-screen view: each one thing to see of a run, in as many rows as it gets.
+"""The panels of the full-screen view: one aspect of a run each, in as many rows as are available.
 
-A panel says how few rows it makes sense in and how many it could use; it can be drawn in any number
-between. Its first row is its name and, on the right, what matters most of it, so that already one
-row tells something. (The nodes' and the workers' panels are in `processes`.)
+A panel states its least and its most useful number of rows, and can be drawn in any number between.
+Its first row has its name and, on the right, its most important value, so that one row is already
+useful. (The nodes' and the workers' panels are in `processes`.)
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ _LEAST_PACE_WIDTH: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A thing to see.
+    """One aspect of a run.
 
     Attributes:
-        least, most: how many rows it needs and how many it could use, its heading included.
-        draw: its lines for a number of rows, of which it takes no more.
+        least, most: number of rows that it needs and that it can use, its heading included.
+        draw: returns its lines, at most the given number.
     """
 
     least: int
@@ -60,7 +60,7 @@ class Panel:
 
 
 def heading(name: str, said: Sequence[Text], width: int) -> Text:
-    """A panel's first row: its name, a rule, and on the right as much of what is said as fits."""
+    """Draw a panel's first row: its name, a rule, and on the right as many of the texts as fit."""
     line = Text.assemble((name, "bold"), " ")
     right = Text()
     for text in said:
@@ -74,7 +74,7 @@ def heading(name: str, said: Sequence[Text], width: int) -> Text:
 
 
 def throughput(snapshot: Snapshot, points: Sequence[Point], width: int) -> Panel:
-    """Keys per second over the last minutes."""
+    """Draw keys per second over the last minutes."""
     rates = key_rates(points, width)
     known = [rate for rate in rates if rate is not None]
     seconds = sum(rate is not None for rate in rates) * column_seconds(points, width)
@@ -93,7 +93,7 @@ def throughput(snapshot: Snapshot, points: Sequence[Point], width: int) -> Panel
 
 
 def pace(snapshot: Snapshot, points: Sequence[Point], width: int) -> Panel:
-    """What the servers feel over the last minutes, and what holds the run."""
+    """Draw the servers' latencies over the last minutes, and the reason for throttling."""
     sides = [side for side in SIDES if side == "source" or _felt(snapshot, points, side)]
     room = width - len("source ") - len("  12345.6 ms")
     values = {side: latencies(points, room, side) for side in sides}
@@ -115,7 +115,7 @@ def pace(snapshot: Snapshot, points: Sequence[Point], width: int) -> Panel:
 
 
 def _felt(snapshot: Snapshot, points: Sequence[Point], side: Side) -> bool:
-    """Whether anything is known of a side."""
+    """Return True if a latency of the side is known."""
     return _now(snapshot, side) is not None or latencies(points, 1, side) != [None]
 
 
@@ -125,8 +125,8 @@ def _now(snapshot: Snapshot, side: Side) -> float | None:
 
 
 def _beside(side: Side, chart: Sequence[str], now: float | None) -> list[Text]:
-    """A side's chart between its name and its present latency."""
-    value = units.milliseconds(now) if now is not None else "not known"
+    """Draw a side's chart between its name and its current latency."""
+    value = units.milliseconds(now) if now is not None else "unknown"
     lines = [Text.assemble(" " * len("source "), (line, "magenta")) for line in chart]
     lines[-1] = Text.assemble(
         (f"{side} ", QUIET), (chart[-1], "magenta"), (f"{value:>12}", "bold" * (now is not None))
@@ -135,9 +135,9 @@ def _beside(side: Side, chart: Sequence[str], now: float | None) -> list[Text]:
 
 
 def _pace(snapshot: Snapshot, width: int) -> Text:
-    """How much may be under way, and what holds the run; if need be without a bar."""
+    """Draw the allowed concurrency and the reason for throttling; without a bar if narrow."""
     held = snapshot.held
-    reason = (held.reason, "yellow") if held.reason else ("nothing holds the run", "")
+    reason = (held.reason, "yellow") if held.reason else ("not throttled", "")
     name = ("pace   ", QUIET)
     if held.off or (held.reason and held.share >= 1):
         return Text.assemble(name, reason)
@@ -153,14 +153,14 @@ def _pace(snapshot: Snapshot, width: int) -> Text:
 
 
 def partitions(snapshot: Snapshot, width: int) -> Panel | None:
-    """Those that matter most, as bars; nothing for a single one, which is the whole."""
+    """Draw the most relevant partitions as bars; none for a single one, which equals the total."""
     rows_ = snapshot.partitions
     if len(rows_) < 2:
         return None
     stages = [stage(row) for row in rows_]
     said = [
         Text(f"{units.keys(stages.count(number))} {word}", QUIET)
-        for number, word in ((2, "done"), (0, "under way"), (1, "waiting"))
+        for number, word in ((2, "done"), (0, "in progress"), (1, "waiting"))
         if number in stages
     ]
 
@@ -173,7 +173,7 @@ def partitions(snapshot: Snapshot, width: int) -> Panel | None:
 
 
 def largest(snapshot: Snapshot, width: int) -> Panel | None:
-    """The keys with the largest payloads, which took longest to read."""
+    """Draw the keys with the largest payloads."""
     found = snapshot.content.largest
     if not found:
         return None
@@ -196,7 +196,7 @@ def largest(snapshot: Snapshot, width: int) -> Panel | None:
 
 
 def messages(texts: Sequence[str], width: int) -> Panel | None:
-    """The last messages that fit, the newest at the bottom."""
+    """Draw the last messages that fit, the newest at the bottom."""
     folded = [_folded(text, width) for text in texts[-MOST_MESSAGE_ROWS:]]
     if not folded:
         return None
@@ -207,7 +207,7 @@ def messages(texts: Sequence[str], width: int) -> Panel | None:
             if lines and len(lines) + len(message) >= rows:
                 break
             lines = [*message, *lines]
-        if len(lines) >= rows:  # a single one, its end left out
+        if len(lines) >= rows:  # a single one, cut at its end
             lines = [*lines[: rows - 2], lines[rows - 2].append(" …")]
         return [heading("messages", [], width), *lines]
 
@@ -215,7 +215,7 @@ def messages(texts: Sequence[str], width: int) -> Panel | None:
 
 
 def _folded(text: str, width: int) -> list[Text]:
-    """A message on as many lines as it needs, indented behind the time."""
+    """Wrap a message, indented after its time."""
     lines = [""]
     for word in text.split(" "):
         word = shortened(word, width - _STAMP)

@@ -1,7 +1,7 @@
 """The panels of the full-screen view that show processes: the servers, and the run's own.
 
-Where there are more nodes than rows, those with the highest latency are shown, of both sides in
-turn; of workers those that come first. Each says how many there are.
+If there are more nodes than rows, those with the highest latency are shown, of both sides in turn;
+of workers the first ones. Each panel shows the total number.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _GAP: Final = 2
 
 
 def nodes(snapshot: Snapshot, width: int) -> Panel | None:
-    """The servers, one by one."""
+    """Draw the servers, one by one."""
     stats = snapshot.nodes
     if not stats:
         return None
@@ -38,8 +38,8 @@ def nodes(snapshot: Snapshot, width: int) -> Panel | None:
 
 
 def _worst(stats: Sequence[NodeStat], limit: int) -> list[NodeStat]:
-    """As many nodes as there is room for: of both sides in turn the one with the highest latency;
-    in the order in which they came."""
+    """Return as many nodes as fit: of both sides in turn the one with the highest latency; in their
+    original order."""
     by_side = [
         sorted(
             (n for n, stat in enumerate(stats) if stat.side == side),
@@ -52,7 +52,7 @@ def _worst(stats: Sequence[NodeStat], limit: int) -> list[NodeStat]:
 
 
 def _node_lines(stats: Sequence[NodeStat], width: int) -> list[Text]:
-    """A table: side, address, latency, CPU, memory; what comes last is left out first."""
+    """Draw a table: side, address, latency, CPU, memory; the last columns are dropped first."""
     plain = [""] * len(stats)
     figures = [
         (column(cells, right=True), styles)
@@ -82,12 +82,12 @@ def _node_lines(stats: Sequence[NodeStat], width: int) -> list[Text]:
 
 
 def _table_width(sides: Sequence[str], figures: Sequence[tuple[list[str], list[str]]]) -> int:
-    """Of all but the address."""
+    """Return the width of all columns but the address."""
     return sum(len(cells[0]) + _GAP for cells in (sides, *(cells for cells, _ in figures)))
 
 
 def _address(stat: NodeStat) -> str:
-    """A node without what the head says of its side: host and port, or a socket's path."""
+    """Return a node's address without its side's URI: host and port, or a socket's path."""
     _, _, place = stat.label.rpartition("://")
     return place.partition("/")[0] or place
 
@@ -100,13 +100,13 @@ def _memory(stat: NodeStat) -> str:
 
 
 def _fullness(stat: NodeStat) -> str:
-    """The style of a node's memory."""
+    """Return the style of a node's memory."""
     part = (stat.memory or 0) / stat.max_memory if stat.max_memory else 0.0
     return "bold red" if part >= 0.95 else "yellow" if part >= 0.8 else ""
 
 
 def workers(snapshot: Snapshot, width: int) -> Panel:
-    """The processes of the run, several in a row where it is wide."""
+    """Draw the processes of the run, several in a row if wide."""
     stats = snapshot.workers
     cpu, memory = sum(stat.cpu for stat in stats), sum(stat.memory for stat in stats)
     said = [Text(f"{len(stats)}: {cpu:.0f} % CPU, {units.size(memory)}", "bold")]
@@ -127,7 +127,7 @@ def workers(snapshot: Snapshot, width: int) -> Panel:
 
 
 def _processes(snapshot: Snapshot) -> list[str]:
-    """A cell of a table for each process, all as wide."""
+    """Return a table cell for each process, all of one width."""
     own = (snapshot.coordinator_cpu, snapshot.coordinator_memory)
     costs = [own, *((stat.cpu, stat.memory) for stat in snapshot.workers)]
     batches = [f"{stat.batches} batch" + "es" * (stat.batches != 1) for stat in snapshot.workers]

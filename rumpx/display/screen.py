@@ -1,18 +1,17 @@
-"""`rumpx --top` on a terminal: the full screen, its keys, and the way back.
+"""`rumpx --top` on a terminal: the full screen, key presses, and the return to the normal screen.
 
-`Top` draws on the alternate screen, anew each time, so that neither a change of size nor what
-another program left there stays. It has the terminal hand over keys one by one and without an echo
-(Ctrl-C and Ctrl-Z remain signals). `q` gives the terminal back, and bars go on in its place. What
-cannot scroll on a full screen, messages, is kept and printed on the normal one as soon as that is
-there again. However it ends, `stop` first leaves the alternate screen, then restores the terminal's
-modes, then prints. Until then a Ctrl-C does not have the terminal forget what it has not drawn yet
-(NOFLSH).
+`Top` draws on the alternate screen, completely each time, so that neither a resize nor another
+program's output remains. It sets the terminal to pass key presses one by one and without echo
+(Ctrl-C and Ctrl-Z remain signals). `q` releases the terminal, and bars continue in its place.
+Messages, which cannot scroll on a full screen, are kept and printed on the normal one as soon as it
+is back. In every case `stop` first leaves the alternate screen, then restores the terminal's modes,
+then prints. Until then a Ctrl-C does not discard the terminal's pending output (NOFLSH).
 
-It may be stopped by Ctrl-Z and go on by `fg`: the modes are set again if a shell has changed them.
-As long as it is stopped, the shell's prompt is on the alternate screen; and while it is in the
-background, it draws but reads no keys and leaves the modes alone.
+Ctrl-Z may stop it and `fg` continue it: the modes are set again if a shell has changed them. While
+it is stopped, the shell's prompt is on the alternate screen; and while it is in the background, it
+draws but reads no keys and leaves the modes alone.
 
-Not promised: a terminal as it was after SIGKILL or SIGQUIT.
+Not promised: a restored terminal after SIGKILL or SIGQUIT.
 """
 
 from __future__ import annotations
@@ -39,19 +38,19 @@ from rumpx.text import one_line
 _MOST_POINTS: Final = int(2 * SPAN_SECONDS)
 _MOST_MESSAGES: Final = 1000
 _MOST_BYTES: Final = 1024
-# A frame takes some 6 ms of CPU, which on a machine that is full the copy lacks.
+# A frame takes about 6 ms of CPU, which the copy lacks on a fully loaded machine.
 _DRAW_SECONDS: Final = 0.5
-_LOCAL_MODES: Final = 3  # their place in what termios tells
+_LOCAL_MODES: Final = 3  # index in the list from tcgetattr
 
 
 class Top:
-    """Draws snapshots on the full screen until somebody presses q; then, and at the end, bars.
+    """Draws snapshots on the full screen until q is pressed; then, and at the end, bars.
 
-    It draws where it is called, and so may block and raise as its stream does.
+    Draws in the caller's thread, and so may block and raise as its stream does.
 
     Args:
         stream: a terminal.
-        keys: the terminal on which keys are pressed; None, or anything else, for no keys.
+        keys: the terminal that key presses come from; None, or anything else, for no keys.
     """
 
     def __init__(self, stream: TextIO, keys: TextIO | None) -> None:
@@ -68,7 +67,7 @@ class Top:
         self._bars: Bars | None = None
 
     def start(self) -> None:
-        """Take the whole screen and the keyboard."""
+        """Take over the screen and the keyboard."""
         self._inside = True
         self._drawn = None
         self._keyboard.take()
@@ -76,14 +75,14 @@ class Top:
         self._console.show_cursor(False)
 
     def show(self, snapshot: Snapshot) -> None:
-        """Draw the snapshot, twice a second at most, or leave if that was asked for."""
+        """Draw the snapshot, twice a second at most; leave if q was pressed."""
         self._latest = snapshot
         if self._bars:
             self._bars.show(snapshot)
             return
         points = self._record(snapshot)
         if not self._inside:
-            return  # somebody asks a question: screen and keys are theirs
+            return  # a question is open: it owns screen and keys
         if {"q", "Q"} & set(self._keyboard.pressed()):
             self._change_to_bars()
         elif snapshot.state != self._drawn or time.monotonic() >= self._draw_due:
@@ -92,11 +91,11 @@ class Top:
             self._draw(snapshot, points)
 
     def now(self, snapshot: Snapshot) -> None:
-        """Say the snapshot as a message."""
+        """Add the snapshot to the messages."""
         self.message(line(snapshot))
 
     def message(self, text: str) -> None:
-        """Show a message among the last ones, and keep it to be printed."""
+        """Show a message among the last ones, and keep it for printing."""
         if self._bars:
             self._bars.message(text)
             return
@@ -106,21 +105,21 @@ class Top:
         self._draw_due = 0.0
 
     def pause(self) -> None:
-        """Go back to the normal screen."""
+        """Return to the normal screen."""
         if self._bars:
             self._bars.pause()
         else:
             self._leave()
 
     def go_on(self) -> None:
-        """Take the screen again."""
+        """Take over the screen again."""
         if self._bars:
             self._bars.go_on()
         else:
             self.start()
 
     def stop(self) -> None:
-        """Give the terminal back, with the last state where bars would leave it."""
+        """Release the terminal, with the last state as bars leave it."""
         try:
             if not self._bars:
                 self._change_to_bars()
@@ -129,7 +128,7 @@ class Top:
                 self._bars.stop()
 
     def _record(self, snapshot: Snapshot) -> Sequence[Point]:
-        """The last minutes, from the first snapshot on."""
+        """Record the snapshot; return the last minutes, from the first snapshot on."""
         if self._recorder is None:
             self._recorder = Recorder(elapsed=snapshot.elapsed, work=snapshot.work)
         self._recorder.see(snapshot, time.time())
@@ -158,7 +157,7 @@ class Top:
             self._bars.show(self._latest)
 
     def _leave(self) -> None:
-        """Restore everything, and print what was said meanwhile."""
+        """Restore the terminal, and print the messages since then."""
         if self._inside:
             self._inside = False
             try:
@@ -171,10 +170,10 @@ class Top:
 
 
 class Keyboard:
-    """A terminal's keys, one by one and without an echo.
+    """A terminal's key presses, one by one and without echo.
 
     Attributes:
-        there: whether there is a terminal.
+        there: True if there is a terminal.
     """
 
     def __init__(self, keys: TextIO | None) -> None:
@@ -183,14 +182,14 @@ class Keyboard:
         self.there = self._fd >= 0
 
     def take(self) -> None:
-        """Have keys handed over as they are pressed, until `give_back` or the process's end."""
+        """Pass keys on as they are pressed, until `give_back` or the process's end."""
         if not self._before and self._in_front():
             self._before = termios.tcgetattr(self._fd)
             atexit.register(self.give_back)
             self._set_modes()
 
     def pressed(self) -> str:
-        """The keys since the last call."""
+        """Return the keys since the last call."""
         if not self._in_front():
             return ""
         self.take()
@@ -199,11 +198,11 @@ class Keyboard:
         return os.read(self._fd, _MOST_BYTES).decode("ascii", "replace") if ready else ""
 
     def give_back(self) -> None:
-        """The modes as they were. Keys that nobody has read are no answer to what comes next."""
+        """Restore the modes, and drop unread keys, so that they do not answer the next prompt."""
         before, self._before = self._before, None
         atexit.unregister(self.give_back)
         if before and self._in_front():
-            termios.tcsetattr(self._fd, termios.TCSANOW, before)  # which waits for no output
+            termios.tcsetattr(self._fd, termios.TCSANOW, before)  # does not wait for output
             termios.tcflush(self._fd, termios.TCIFLUSH)
 
     def _set_modes(self) -> None:
@@ -214,10 +213,10 @@ class Keyboard:
             termios.tcsetattr(self._fd, termios.TCSANOW, modes)
 
     def _in_front(self) -> bool:
-        """Whether the terminal is ours: one in the background is stopped if it touches it."""
+        """Return True in the foreground: a background process that uses the terminal is stopped."""
         if not self.there:
             return False
         try:
             return os.tcgetpgrp(self._fd) == os.getpgrp()
-        except OSError:  # not the terminal of this session, in which nobody is in the background
+        except OSError:  # no controlling terminal: no background either
             return True

@@ -1,10 +1,10 @@
 """Charts in block characters: a run's last minutes, the newest on the right.
 
-A series of points is cut into columns of whole seconds, as few as let its last minutes fit; where a
-column begins does not depend on when it is drawn, so that what was drawn only moves to the left. A
-point counts in each column for the part of it that lies there. Then each column is a bar in steps
-of an eighth of a line: the highest value reaches the top, what is more than nothing shows, nothing
-is a dot, and what is not known is left blank.
+A series of points is cut into columns of whole seconds, as short as the width allows; a column's
+start does not depend on the time of drawing, so that drawn columns only move to the left. A point
+counts in each column in proportion to its overlap. Then each column is a bar in steps of an eighth
+of a line: the highest value reaches the top, any value above zero is visible, zero is a dot, and an
+unknown value is blank.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rumpx.errors import Side
 from rumpx.model.timeline import Point
 
 SPAN_SECONDS: Final = 300.0
-# A top for charts of latencies, in seconds: where all are lower, none is drawn as if it were high.
+# Least top of charts of latencies, in seconds, so that low latencies do not look high.
 LEAST_LATENCY: Final = 1e-3
 
 _BLOCKS: Final = " ▁▂▃▄▅▆▇█"
@@ -27,10 +27,10 @@ _NOTHING: Final = "."
 def sparkline(
     values: Sequence[float | None], width: int, height: int = 1, top: float = 0.0
 ) -> list[str]:
-    """The last `width` values as lines of that many characters, the upper ones first.
+    """Return the last `width` values as lines of that many characters, the top line first.
 
     Args:
-        values: not negative; None where nothing is known.
+        values: not negative; None if unknown.
         height: of the chart, in lines.
         top: the value at its top, if none is higher.
     """
@@ -47,14 +47,14 @@ def _eighths(value: float, top: float, height: int) -> int:
 
 
 def _block(eighths: int | None, below: int) -> str:
-    """What a bar shows in a line that has so many eighths below it."""
+    """Return the block of a bar in a line with so many eighths below it."""
     if eighths == 0 and below == 0:
         return _NOTHING
     return _BLOCKS[min(8, max(0, (eighths or 0) - below))]
 
 
 def key_rates(points: Sequence[Point], width: int) -> list[float | None]:
-    """Keys per second in each of the last `width` columns; None where nothing is known."""
+    """Return keys per second in each of the last `width` columns; None if unknown."""
     keys, seconds = [0.0] * width, [0.0] * width
     for column, point, part in _parts(points, width):
         keys[column] += point.keys * part / point.seconds
@@ -63,8 +63,8 @@ def key_rates(points: Sequence[Point], width: int) -> list[float | None]:
 
 
 def latencies(points: Sequence[Point], width: int, side: Side) -> list[float | None]:
-    """The highest latency in each of the last `width` columns, in seconds; None where nothing is
-    known."""
+    """Return the highest latency in each of the last `width` columns, in seconds; None if
+    unknown."""
     highest: list[float | None] = [None] * width
     for column, point, _ in _parts(points, width):
         value = point.latency(side)
@@ -74,7 +74,7 @@ def latencies(points: Sequence[Point], width: int, side: Side) -> list[float | N
 
 
 def column_seconds(points: Sequence[Point], width: int) -> int:
-    """How long a column is when the points are drawn in `width` of them."""
+    """Return the duration of a column if the points are drawn in `width` of them."""
     if not points or not width:
         return 1
     span = points[-1].elapsed - points[0].elapsed + points[0].seconds
@@ -82,7 +82,7 @@ def column_seconds(points: Sequence[Point], width: int) -> int:
 
 
 def _parts(points: Sequence[Point], width: int) -> Iterator[tuple[int, Point, float]]:
-    """The points cut up by columns: column, point, and seconds of the point in it."""
+    """Split the points by columns: column, point, and seconds of the point in it."""
     if not points:
         return
     step = column_seconds(points, width)

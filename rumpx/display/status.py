@@ -1,4 +1,4 @@
-"""What `rumpx ctl` shows of a run's answer: a few plain lines.
+"""The output of `rumpx ctl`: a run's reply as a few plain lines.
 
 ::
 
@@ -8,8 +8,8 @@
       latency  source 0.8 ms, target 1.2 ms
       now      held to 5,000 keys/s
 
-The answer is a dict from a process that may be of another version: what is not in it, or is not
-what it should be, is left out.
+The reply is a dict from a process that may be of another version: missing and malformed items are
+left out.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from rumpx.text import legible
 
 
 def status_lines(answer: dict[str, Any]) -> list[str]:
-    """The answer for people; no line if nothing of it is known.
+    """Format the reply for people; return no line if nothing of it is known.
 
     Args:
-        answer: `job`, `state` and `reason` are texts, `paused` a bool, `fraction` 0.0 to 1.0,
+        answer: `job`, `state` and `reason` are text, `paused` a bool, `fraction` 0.0 to 1.0,
             `copied` keys, `keys_per_second` and `bytes_per_second` rates, `eta` seconds or None,
             `source_latency_ms` and `target_latency_ms` milliseconds, `limits` a dict from names
-            to values (None where there is none).
+            to values (None for no limit).
     """
     answer = legible(answer)
     rows = {
@@ -76,7 +76,7 @@ def _latencies(answer: dict[str, Any]) -> list[str]:
 
 
 def _number(value: Any) -> float | None:
-    """A number that can be shown, or None."""
+    """Return a number that can be shown, or None."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return value if 0 <= value < math.inf else None

@@ -1,12 +1,12 @@
-"""The full-screen view, drawn: which panels fit where, and how many rows each gets.
+"""The full-screen view, drawn: the choice of panels, and the rows of each.
 
 `render` is pure: a Snapshot, the points of the last minutes and the last messages become exactly
-the lines that a terminal of some size has. Above is what the bars show of the whole run, at the
-bottom which keys can be pressed, and between as many panels as fit, side by side where it is wide.
-Each panel gets what it needs, the more important first; one that does not fit is left out, never
-cut. What is left goes round, a row each, to those that could use more.
+the lines of a terminal of some size. At the top are the bars' lines of the whole run, at the bottom
+the available keys, and between them as many panels as fit, side by side if wide. Each panel gets
+the rows that it needs, the more important first; one that does not fit is left out, never cut. The
+remaining rows go, one each in turn, to panels that can use more.
 
-Not promised: that what a panel shows fits into 40 columns in full; numbers are left out, names are
+Not promised: that a panel fits into 40 columns in full; numbers are left out, names are
 shortened.
 """
 
@@ -57,12 +57,12 @@ def render(
     *,
     leaves: bool = True,
 ) -> RenderableType:
-    """The run on a screen of `width` columns and `height` lines.
+    """Draw the run on a screen of `width` columns and `height` lines.
 
     Args:
         history: points of the last minutes, the oldest first.
-        messages: one line each, as it is to be printed: the oldest first.
-        leaves: whether a key can be pressed that leaves the view.
+        messages: one printable line each, the oldest first.
+        leaves: True if a key can leave the view.
     """
     snapshot = legible(snapshot)
     head = _head(snapshot, width)
@@ -86,7 +86,7 @@ def _head(snapshot: Snapshot, width: int) -> list[Text]:
 
 
 def _failures(snapshot: Snapshot) -> list[Text]:
-    """The most frequent reasons why keys failed."""
+    """Draw the most frequent reasons of failed keys."""
     reasons = sorted(snapshot.failures.items(), key=lambda item: -item[1])
     told = [
         Text(f"{shortened(reason, _REASON_WIDTH)} {units.keys(count)}", "red")
@@ -97,11 +97,11 @@ def _failures(snapshot: Snapshot) -> list[Text]:
 
 
 def _foot(snapshot: Snapshot, width: int, leaves: bool) -> Text:
-    """What can be pressed, in the longest words that fit."""
+    """Draw the available keys, in the longest words that fit."""
     if snapshot.state in ENDED:
         return Text()
     work = "copy" if snapshot.verb == "copied" else "comparison"
-    full = [f"q leaves this view, the {work} goes on"] if leaves else []
+    full = [f"q leaves this view, the {work} runs on"] if leaves else []
     short = ["q leaves"] if leaves else []
     if snapshot.state == "draining":
         full.append("Ctrl-C again stops at once")
@@ -115,7 +115,7 @@ def _foot(snapshot: Snapshot, width: int, leaves: bool) -> Text:
 def _body(
     snapshot: Snapshot, history: Sequence[Point], messages: Sequence[str], width: int, room: int
 ) -> list[Text]:
-    """The panels, in at most `room` lines."""
+    """Draw the panels, in at most `room` lines."""
     gap = int(room >= _ROOMY)
     room -= 2 * gap  # above and below all of them
     across = (width - _BETWEEN) // 2 if width >= TWO_COLUMNS else width
@@ -137,7 +137,7 @@ def _body(
 def _panels(
     snapshot: Snapshot, history: Sequence[Point], width: int
 ) -> dict[str, Panel | None]:
-    """In the order in which they stand below each other."""
+    """Return the panels in their order from top to bottom."""
     return {
         "throughput": panels.throughput(snapshot, history, width),
         "pace": panels.pace(snapshot, history, width),
@@ -149,7 +149,7 @@ def _panels(
 
 
 def _stacked(wanted: Mapping[str, Panel | None], room: int, gap: int) -> list[Text]:
-    """As many of the panels as fit, below each other."""
+    """Draw as many of the panels as fit, below each other."""
     there = {name: panel for name, panel in wanted.items() if panel}
     ranked = sorted(there, key=_IMPORTANCE.index)
     shares = share_out([(there[name].least, there[name].most) for name in ranked], room, gap)
@@ -162,11 +162,11 @@ def _stacked(wanted: Mapping[str, Panel | None], room: int, gap: int) -> list[Te
 
 
 def share_out(wants: Sequence[tuple[int, int]], room: int, gap: int) -> list[int]:
-    """Rows for each of some panels, 0 for one that does not fit.
+    """Return the number of rows of each panel, 0 for one that does not fit.
 
     Args:
         wants: the least and the most rows of each, the most important first.
-        room: rows for all of them and what is between.
+        room: rows for all of them and the gaps.
         gap: rows between two panels.
     """
     given = [0] * len(wants)
@@ -186,7 +186,7 @@ def share_out(wants: Sequence[tuple[int, int]], room: int, gap: int) -> list[int
 
 
 def _side_by_side(left: Sequence[Text], right: Sequence[Text], width: int) -> list[Text]:
-    """Two columns of that width."""
+    """Draw two columns of that width."""
     lines = []
     for one, other in zip_longest(left, right, fillvalue=Text()):
         one = fit(one, width)

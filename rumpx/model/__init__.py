@@ -1,1 +1,1 @@
-"""Plain, frozen data that the parts hand to each other."""
+"""Plain, frozen data shared by the packages."""

@@ -1,4 +1,4 @@
-"""What a check is to do, as plain data."""
+"""The options of a check, as plain data."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Request:
     """One check.
 
     Attributes:
-        job: the copy that is meant.
-        sample: how many keys of the source are looked at.
+        job: the copy to check.
+        sample: number of the source's keys to sample.
         read_only: write nothing, and so leave out the proof by real payloads.
-        dry_run: it is asked for in the place of the copy; writes nothing either.
+        dry_run: requested instead of the copy; writes nothing either.
     """
 
     job: Job
@@ -31,5 +31,5 @@ class Request:
     def __post_init__(self) -> None:
         if not 1 <= self.sample <= _MOST_KEYS:
             raise UsageError(
-                f"--sample is {self.sample}; give a number of keys from 1 to {_MOST_KEYS}."
+                f"--sample is {self.sample}; it must be a number of keys from 1 to {_MOST_KEYS}."
             )

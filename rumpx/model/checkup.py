@@ -1,7 +1,7 @@
-"""What a check found, as plain data: what the report shows and `--json` writes.
+"""The result of a check, as plain data: shown in the report and written by `--json`.
 
-Times are in seconds where nothing else is said, sizes in bytes. Key names are text already, with
-everything escaped that is not printable; no value and no password is in here.
+Times are in seconds unless stated otherwise, sizes in bytes. Key names are text already, with
+all unprintable bytes escaped; no value and no password is in here.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ CHECKUP_VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        status: "ok"; "warn": it will go, but know this; "fail": it will not; "info": a fact.
+        status: "ok"; "warn": the copy will run, with this problem; "fail": it will not; "info": a
+            fact.
         subject: one word or two.
-        text: what was found.
-        advice: what to do about it; "" where there is nothing to do, or `text` says it.
-        exit_code: for "fail", the one that the copy would end with.
+        text: the finding.
+        advice: the remedy; "" if there is none, or `text` has it.
+        exit_code: for "fail", the copy's exit code.
     """
 
     status: Status
@@ -37,7 +38,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One primary. `keys` are of all databases; memory of 0 is none, or not told."""
+    """One primary. `keys` are of all databases; memory of 0 is none or unknown."""
 
     address: str
     version: str
@@ -61,9 +62,9 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """One side: its URI without credentials, and what is there.
+    """One side: its URI without credentials, and its servers.
 
-    `modules` is None where the servers do not tell; `latency` is None if it could not be measured.
+    `modules` is None if the servers do not list them; `latency` is None if the measurement failed.
     """
 
     uri: str
@@ -76,7 +77,7 @@ class Ends:
 
 @dataclass(frozen=True, slots=True)
 class TypeCount:
-    """Sampled keys of one type. `bytes` is None where MEMORY USAGE is refused."""
+    """Sampled keys of one type. `bytes` is None if MEMORY USAGE is refused."""
 
     type: str
     keys: int
@@ -96,7 +97,7 @@ class LargeKey:
 
 @dataclass(frozen=True, slots=True)
 class PrefixCount:
-    """Sampled keys whose names begin alike."""
+    """Sampled keys with a common prefix."""
 
     prefix: str
     keys: int
@@ -105,15 +106,15 @@ class PrefixCount:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """What a sample of the source's keys shows.
+    """The statistics of a sample of the source's keys.
 
     Attributes:
-        keys: how many in scope were looked at; `seen` counts those out of scope too.
-        spread: "all keys"; or "spread" over the cursor space; or "beginning", where the cursors
-            are not known well enough, so that only a scan's first keys were seen.
-        expiring: how many have an expiry.
-        shortest, median, longest: times left of those, in seconds.
-        mean_bytes: MEMORY USAGE of a key; None where it is refused.
+        keys: number of sampled keys in scope; `seen` counts those out of scope too.
+        spread: "all keys"; or "spread" over the cursor space; or "beginning", if the cursor scheme
+            is unknown, so that the sample is a scan's first keys.
+        expiring: number of keys with an expiry.
+        shortest, median, longest: remaining TTLs of those, in seconds.
+        mean_bytes: MEMORY USAGE of a key; None if it is refused.
         denied: keys that the user may not read.
         types, largest, prefixes: the most frequent, or the largest, first.
     """
@@ -134,13 +135,13 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What the copy would take.
+    """The estimated cost of the copy.
 
     Attributes:
         keys: in scope.
-        bytes: memory on the target; None where sizes are unknown.
+        bytes: memory on the target; None if sizes are unknown.
         quickest, slowest: seconds.
-        rests_on: what that was computed from, in words.
+        rests_on: the inputs of the estimate, in words.
     """
 
     keys: int
@@ -161,8 +162,8 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """How the copy would go about it; see `rumpx.engine.plan.Tuning`. `bytes_in_flight` is for each
-    worker; `on_conflict` is "ask" where the target holds keys and no policy was given."""
+    """The plan of the copy; see `rumpx.model.tuning.Tuning`. `bytes_in_flight` is for each
+    worker; `on_conflict` is "ask" if the target holds keys and no policy was given."""
 
     partitions: tuple[Part, ...]
     workers: int
@@ -177,12 +178,12 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Checkup:
-    """All that a check found. A part is None if it could not be looked at.
+    """All findings of a check. A part is None if it could not be checked.
 
     Attributes:
-        exit_code: 0, or the code that the copy would end with.
-        dry_run: it was asked for in the place of a copy.
-        lines: in the order in which a copy looks at things.
+        exit_code: 0, or the copy's exit code.
+        dry_run: requested instead of a copy.
+        lines: in the order of the copy's steps.
     """
 
     exit_code: int
@@ -195,5 +196,5 @@ class Checkup:
     plan: Planned | None
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `--json`: every attribute by its name, and "version"."""
+        """Return the document of `--json`: every attribute by its name, and "version"."""
         return {"version": CHECKUP_VERSION, **dataclasses.asdict(self)}

@@ -69,7 +69,7 @@ IN_JOB: Final = (
 IN_COMPARISON: Final = (
     Clash(
         ("delete-extra", "repair"),
-        "--delete-extra belongs to --repair; give both.",
+        "--delete-extra needs --repair; give both.",
         lambda request: request.delete_extra and not request.repair,
     ),
     Clash(
@@ -79,7 +79,7 @@ IN_COMPARISON: Final = (
     ),
     Clash(
         ("repair", "sample"),
-        "--repair needs a whole comparison; leave out --sample.",
+        "--repair needs a full comparison; leave out --sample.",
         lambda request: request.repair and request.sample < 1,
     ),
 )

@@ -1,11 +1,11 @@
-"""What was copied, in kinds: the types of the values, their sizes, and the largest keys.
+"""Statistics of the copied keys: the types of the values, their sizes, and the largest keys.
 
-Everything here is told by the payloads that went through: a payload's first byte says its type, its
-length is its size. So nothing more is asked of the source. (What a value takes in memory is mostly
-more than its payload, and differs between versions.)
+All of it comes from the copied payloads: a payload's first byte is its type, its length is its
+size. So the source receives no further command. (A value in memory is mostly larger than its
+payload, and differs between versions.)
 
-Not promised: keys that were skipped, had gone, or failed; of those no payload was written. Nor, of
-a run that failed, the last keys that were copied: they count when all before them are settled.
+Not promised: keys that were skipped, had gone, or failed; of those no payload was written. Nor, for
+a run that failed, the last copied keys: they count once all before them are settled.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ class LargeKey:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What the copied keys are.
+    """Statistics of the copied keys.
 
     Attributes:
         types: the most frequent first.
-        sizes: from small to large; a size that no key has is left out.
+        sizes: from small to large, without empty groups.
         largest: at most ten, the largest first.
     """
 
@@ -61,7 +61,7 @@ class Content:
     largest: tuple[LargeKey, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """As in `--summary`: key names as text with `backslashreplace` escapes."""
+        """Return it as in `--summary`: key names as text with `backslashreplace` escapes."""
         document = dataclasses.asdict(self)
         for large in document["largest"]:
             large["key"] = large["key"].decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""What became of keys, in numbers that can be added."""
+"""Numbers of keys by outcome, which can be added."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What became of keys. Each key handed to a worker is counted once, when it is settled.
+    """Numbers of keys by outcome. Each key given to a worker is counted once, when it is settled.
 
     Attributes:
         copied: keys that the target acknowledged.
         gone: keys that expired or were deleted between SCAN and DUMP, or before RESTORE.
         skipped: keys that the target already had, under `--on-conflict skip`.
-        repeated: keys met again that were on the target already, with equal value and expiry.
+        repeated: keys found again that were already on the target, with equal value and expiry.
         failed: keys that could not be copied.
         payload_bytes: DUMP payload bytes of the keys copied.
-        equal: keys that are the same on both sides. This and the rest is what comparisons count.
-        different: keys whose value, type or expiry is another on the target.
+        equal: keys that are the same on both sides. This and the rest is for comparisons.
+        different: keys whose value, type or expiry differs on the target.
         missing: keys that the target lacks.
         extra: keys that only the target has.
-        found: keys of the target that the source has as well, as the walk back meets them.
-        changing: keys that were written while they were compared.
+        found: keys of the target that are on the source too, from the walk over the target.
+        changing: keys that were written during the comparison.
         deleted: extra keys that were deleted from the target.
         incomparable: keys on both sides whose values, of a module's type, cannot be compared.
     """
@@ -46,22 +46,22 @@ class Counts:
     incomparable: int = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Acks hold Counts, and the generic way for dataclasses with slots takes twice as long.
+        # Acks hold Counts, and the default for dataclasses with slots takes twice as long.
         return Counts, self.numbers
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """All of them, in the order of their names above."""
+        """Return all numbers, in the order of their names above."""
         return _numbers(self)
 
     @property
     def compared(self) -> int:
-        """Keys of the source that were compared."""
+        """Return the number of the source's keys that were compared."""
         return self.equal + self.different + self.missing + self.changing + self.incomparable
 
     @property
     def settled(self) -> int:
-        """Keys about which nothing remains to be done."""
+        """Return the number of keys with no work left."""
         return sum(self.numbers) - self.payload_bytes
 
     def __add__(self, other: Counts) -> Counts:

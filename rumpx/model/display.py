@@ -1,4 +1,4 @@
-"""What shows a run while it lasts: the protocol between an engine and its displays."""
+"""The protocol between an engine and the displays of a run."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from rumpx.model.snapshot import Snapshot
 
 
 class Display(Protocol):
-    """Shows a run while it goes on."""
+    """Shows a running job."""
 
     def start(self) -> None:
-        """Begin; called once, before the first snapshot."""
+        """Start; called once, before the first snapshot."""
 
     def show(self, snapshot: Snapshot) -> None:
-        """Here is the latest state; a display shows it when it sees fit."""
+        """Receive the latest state; the display chooses when to show it."""
 
     def now(self, snapshot: Snapshot) -> None:
-        """Somebody asked (SIGUSR1): write this state at once, as a line that stays."""
+        """Write this state at once, as a permanent line (on SIGUSR1)."""
 
     def message(self, text: str) -> None:
-        """Write one sentence that stays: a warning, a worker's death."""
+        """Write one permanent sentence: a warning, a worker's death."""
 
     def pause(self) -> None:
-        """Leave the terminal to somebody who asks a question."""
+        """Release the terminal for a question to the user."""
 
     def go_on(self) -> None:
-        """The question was answered."""
+        """Continue after the question was answered."""
 
     def stop(self) -> None:
-        """End, with the last snapshot still to be seen."""
+        """Stop, with the last snapshot still visible."""

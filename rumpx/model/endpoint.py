@@ -1,7 +1,7 @@
-"""Where a server is and how to log in there, as plain data.
+"""The address and login of a server, as plain data.
 
-Everything here is validated when it is made and needs no connection, so that a mistake costs the
-user nothing. An `Endpoint` holds a password, which `repr`, `str(endpoint)` and every message leave
+Everything here is validated on creation and needs no connection, so that a mistake costs the user
+nothing. An `Endpoint` holds a password, which `repr`, `str(endpoint)` and every message leave
 out.
 
 URIs::
@@ -10,9 +10,9 @@ URIs::
     rediss://…                                            TLS, certificate verified; also valkeys://
     unix://[user[:password]@]/path/to.sock[?db=N]
     redis+sentinel://[user[:password]@]host[:port][,host…]/service[/db]
-    rediss+sentinel://…[?sentinels=plain]                 TLS, also to the sentinels unless so said
+    rediss+sentinel://…[?sentinels=plain]                 TLS, also to the sentinels unless so given
 
-The user, password and service name are percent-decoded; an IPv6 host stands in brackets.
+The user, password and service name are percent-decoded; an IPv6 host is in brackets.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ _SCHEMES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How a TLS server is checked, and what we show it. Paths of PEM files.
+    """The check of a TLS server, and our own certificate. Paths of PEM files.
 
-    `server_name` is the name that its certificate is checked for, and that SNI names, in the place
-    of the host's own.
+    `server_name` is the name for the check of its certificate and for SNI, instead of the host's
+    own.
     """
 
     ca: str | None = None
@@ -67,7 +67,7 @@ class Tls:
 
 
 def is_host(text: str) -> bool:
-    """Whether TLS can check a certificate for this name."""
+    """Return True if TLS can check a certificate for this name."""
     try:
         if ":" in text:
             return bool(socket.inet_pton(socket.AF_INET6, text))
@@ -78,14 +78,14 @@ def is_host(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One side of a copy, as the user gave it.
+    """One side of a copy, as given by the user.
 
     `addresses` are the servers to ask first (for sentinel: the sentinels); none for a unix socket.
-    `cluster` is True or False where the user forced it and None where the server is asked.
-    `address_map` says where to dial for addresses that cluster nodes or sentinels announce, or the
-    user gave; certificates are checked for the names before it. `sentinels_plain`: `tls` is for the
+    `cluster` is True or False if forced by the user, and None to ask the server. `address_map` maps
+    addresses that cluster nodes or sentinels announce, or that the user gave, to those to dial;
+    certificates are checked for the names before mapping. `sentinels_plain`: `tls` is for the
     primary alone.
-    `password_file` and `sentinel_password_file` are where the passwords came from, if from files.
+    `password_file` and `sentinel_password_file` are the sources of the passwords, if files.
     """
 
     transport: Literal["tcp", "unix", "sentinel"]
@@ -105,7 +105,7 @@ class Endpoint:
     sentinels_plain: bool = False
 
     def __str__(self) -> str:
-        """The URI without credentials: what messages, reports and a job's identity show."""
+        """Return the URI without credentials, for messages, reports and a job's identity."""
         database = "" if self.db is None else f"/{self.db}"
         if self.transport == "unix":
             return f"unix://{quote(self.path)}" + (f"?db={self.db}" if database else "")
@@ -117,7 +117,7 @@ class Endpoint:
         return f"{scheme}://{hosts}{database}"
 
     def mapped(self, address: Address) -> Address:
-        """Where to dial for an address that a server announced, or that the user gave."""
+        """Return the address to dial for one that a server announced, or that the user gave."""
         for announced, reachable in self.address_map:
             if announced == address:
                 return reachable
@@ -125,7 +125,7 @@ class Endpoint:
 
 
 def parse_endpoint(uri: str, side: Side) -> Endpoint:
-    """Read one URI of the module docstring's forms.
+    """Parse a URI of one of the module docstring's forms.
 
     Raises:
         UsageError: the URI is malformed; the message shows none of its credentials.
@@ -134,7 +134,7 @@ def parse_endpoint(uri: str, side: Side) -> Endpoint:
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme.lower() not in _SCHEMES:
         known = ", ".join(f"{name}://" for name in _SCHEMES if not name.startswith("valkey"))
-        raise UsageError(f"{flag} is not a URI that rumpx knows; it begins with one of {known}.")
+        raise UsageError(f"{flag} is not a known URI; it must start with one of {known}.")
     transport, encrypted = _SCHEMES[scheme.lower()]
     rest, _, query = rest.partition("?")
     credentials, at, location = rest.rpartition("@")
@@ -159,7 +159,7 @@ def parse_endpoint(uri: str, side: Side) -> Endpoint:
     if transport == "sentinel":
         if not parts or not parts[0] or len(parts) > 2:
             raise UsageError(
-                f"{flag}: a sentinel's URI names the service after the hosts, as in "
+                f"{flag}: a sentinel's URI names the service after the hosts, for example "
                 "redis+sentinel://host:26379/mymaster/0."
             )
         endpoint = replace(endpoint, service=parts.pop(0))
@@ -168,17 +168,17 @@ def parse_endpoint(uri: str, side: Side) -> Endpoint:
         )
     else:
         if len(parts) > 1:
-            raise UsageError(f"{flag}: after the host comes only a database number, as in /0.")
+            raise UsageError(f"{flag}: only a database number may follow the host, such as /0.")
         addresses = (parse_address(hosts, DEFAULT_PORT, flag),)
     if parts and parts[0]:
         if db is not None:
-            raise UsageError(f"{flag} names a database twice; give one of them.")
+            raise UsageError(f"{flag} names a database twice; use one of them.")
         db = _parse_db(parts[0], flag)
     return replace(endpoint, addresses=addresses, db=db)
 
 
 def _sentinels_plain(query: str) -> tuple[str, bool]:
-    """The rest of a query, and whether it says sentinels=plain."""
+    """Return the rest of a query, and True if it contains sentinels=plain."""
     fields = query.split("&")
     rest = [field for field in fields if field != "sentinels=plain"]
     return "&".join(rest), len(rest) < len(fields)
@@ -189,8 +189,8 @@ def _parse_query(query: str, flag: str) -> int | None:
     db = options.pop("db", None)
     if options:
         raise UsageError(
-            f"{flag}: only ?db=N, and ?sentinels=plain of rediss+sentinel://, are known after the "
-            "'?' of a URI. (If the password holds a '?', write it as %3F.)"
+            f"{flag}: after the '?' of a URI only ?db=N, and ?sentinels=plain of "
+            "rediss+sentinel://, are allowed. (Write a '?' in the password as %3F.)"
         )
     return None if db is None else _parse_db(db, flag)
 
@@ -198,14 +198,14 @@ def _parse_query(query: str, flag: str) -> int | None:
 def _parse_db(text: str, flag: str) -> int:
     if not re.fullmatch(r"[0-9]{1,10}", text) or int(text) > MAX_DATABASE:
         raise UsageError(
-            f"{flag}: the database in the URI is not a number. (If the password holds a '/' or "
-            "'?', write it as %2F or %3F.)"
+            f"{flag}: the database in the URI is not a number. (Write a '/' or '?' in the password "
+            "as %2F or %3F.)"
         )
     return int(text)
 
 
 def parse_address(text: str, default_port: int, flag: str) -> Address:
-    """`host`, `host:port` or `[v6]:port` → (host, port).
+    """Parse `host`, `host:port` or `[v6]:port` to (host, port).
 
     Raises:
         UsageError: no host, or no port number from 1 to 65535.
@@ -213,25 +213,25 @@ def parse_address(text: str, default_port: int, flag: str) -> Address:
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^\[\]:@/\s]+))(?::(\d{1,5}))?", text)
     if not match or not 1 <= (port := int(match[3] or default_port)) <= 65_535:
         raise UsageError(
-            f"{flag}: there is no host[:port] where one should be. An IPv6 address stands in "
-            "brackets; '@', ':' and '/' in a password are written %40, %3A and %2F."
+            f"{flag}: host[:port] is missing or invalid. Write an IPv6 address in brackets, "
+            "and '@', ':' and '/' in a password as %40, %3A and %2F."
         )
     return (match[1] or match[2], port)
 
 
 def format_address(address: Address) -> str:
-    """(host, port) → `host:port`, with brackets round an IPv6 host."""
+    """Format (host, port) as `host:port`, with brackets around an IPv6 host."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def parse_address_map(texts: list[str], flag: str) -> tuple[tuple[Address, Address], ...]:
-    """`internal:port=reachable:port` entries → pairs of addresses."""
+    """Parse `internal:port=reachable:port` entries to pairs of addresses."""
     pairs = []
     for text in texts:
         announced, equals, reachable = text.partition("=")
         if not equals:
-            raise UsageError(f"{flag} is written internal:port=reachable:port.")
+            raise UsageError(f"{flag} must be internal:port=reachable:port.")
         pairs.append(
             (
                 parse_address(announced, DEFAULT_PORT, flag),
@@ -242,14 +242,14 @@ def parse_address_map(texts: list[str], flag: str) -> tuple[tuple[Address, Addre
 
 
 def read_password_file(path: str, flag: str) -> str:
-    """The first line of a file, without its line end."""
+    """Read the first line of a file, without its line end."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         if isinstance(error, FileNotFoundError):  # it may be the password itself
             path = "the file that it names"
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UsageError(f"{flag}: {path} cannot be read: {reason}.") from None
+        raise UsageError(f"{flag}: cannot read {path}: {reason}.") from None
     if not lines or not lines[0]:
-        raise UsageError(f"{flag}: {path} holds no password; its first line is used.")
+        raise UsageError(f"{flag}: the first line of {path} must be a password, but is empty.")
     return lines[0]

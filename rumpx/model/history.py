@@ -1,8 +1,8 @@
-"""What a report is drawn from: a job's whole story, as plain data.
+"""The data of a report: a job's whole history, as plain data.
 
 A `Record` is made from the ledger, whether the job has just ended, ended last week, was killed, or
-runs; or, for a comparison, from what it came to. `html` draws a page of it and `tables` a
-terminal's text; both say the same.
+is running; or, for a comparison, from its result. `html` draws a page of it and `tables` a
+terminal's text with the same content.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from rumpx.model.counts import Counts
 from rumpx.model.results import Summary, Verification
 from rumpx.model.timeline import Point
 
-# "killed": the ledger says that it runs, and no process holds it.
+# "killed": running by its ledger, but no process holds it.
 Standing = Literal["running", "killed", "stopped", "failed", "done"]
 
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One of the runs that a job took: its beginning, and its end if it could tell of that.
+    """One run of a job: its start, and its end if it was recorded.
 
     Attributes:
         number: the first is 1.
         began, ended: seconds since 1970; `ended` is None while it runs, or if it was killed.
         state: "running" until it has ended, so also if it was killed.
         exit_code: None likewise.
-        error: the sentence that it ended with, or "".
+        error: the sentence of the error that ended it, or "".
         version: rumpx's.
         source_version, target_version: as in "valkey 9.1.2".
         seconds: of all runs together, at its end.
@@ -60,7 +60,7 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """An option as on the command line, without its value where that is a secret. `given` says that
+    """An option as on the command line, without its value if that is a secret. `given` means that
     it is not the default."""
 
     flag: str
@@ -70,20 +70,20 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Everything that a report says.
+    """The complete data of a report.
 
     Attributes:
-        state: where the job stands.
-        exit_code: of its last run; None if that runs, or was killed.
+        state: state of the job.
+        exit_code: of its last run; None if that is running, or was killed.
         fraction: 0.0 to 1.0 of its walks that are done.
-        summary: of the copy, or of a comparison by itself. (The `state` and `exit_code` in it are
-            those of a run that ended.)
+        summary: of the copy, or of a comparison by itself. (Its `state` and `exit_code` are those
+            of a run that ended.)
         options: those in force.
         points: the series for the charts.
-        runs: the runs that a copy took, in order; none for a comparison.
-        verification: how the last comparison of the job ended, if one came after the last run.
-        verified: when that was, in seconds since 1970.
-        written: when this record was made, in seconds since 1970.
+        runs: the runs of a copy, in order; none for a comparison.
+        verification: the result of the job's last comparison, if it came after the last run.
+        verified: its time, in seconds since 1970.
+        written: time of this record, in seconds since 1970.
         version: of the rumpx that made it.
     """
 

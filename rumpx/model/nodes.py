@@ -14,12 +14,12 @@ SlotRange = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a replica has its keys from, as it was when the replica was chosen.
+    """The primary of a replica, when the replica was chosen.
 
     Attributes:
         primary: its address; None for a standalone server: dial the endpoint itself.
         history: its replication id.
-        offset: how far it was in that history, in bytes; the replica had got there.
+        offset: its offset in that history, in bytes; the replica had reached it.
     """
 
     primary: Address | None
@@ -32,8 +32,8 @@ class Node:
     """One primary. `address` is None for a standalone server: dial the endpoint itself.
 
     `slots` are inclusive ranges; empty for a standalone server. With an `origin` the address is
-    that of a replica, which is read in the primary's place; all else is the primary's. `mark` is
-    what CLUSTER NODES says of a node that is not well (`fail`, say); "" if it is.
+    that of a replica, which is read in place of its primary; all else is the primary's. `mark` is
+    the flag in CLUSTER NODES of an unhealthy node (`fail`, say); "" if healthy.
     """
 
     address: Address | None
@@ -45,11 +45,11 @@ class Node:
 
     @property
     def primary(self) -> Address | None:
-        """The primary's address, whoever is read."""
+        """Return the primary's address, even if a replica is read."""
         return self.origin.primary if self.origin else self.address
 
     def label(self, otherwise: str) -> str:
-        """`host:port` for people, or `otherwise` for a standalone server."""
+        """Return `host:port` for people, or `otherwise` for a standalone server."""
         return format_address(self.address) if self.address else otherwise
 
 
@@ -57,9 +57,8 @@ class Node:
 class Topology:
     """The primaries of an endpoint; `ids` are those of all nodes of a cluster, also replicas.
 
-    `notes` say of which nodes the primary is read, although a replica was wished for. `names` lead
-    from all names that CLUSTER NODES has for any node, also for one without slots, to the address
-    at which that node is dialled.
+    `notes` list the nodes whose primary is read although a replica was requested. `names` map all
+    names of nodes in CLUSTER NODES, also of those without slots, to the addresses to dial.
     """
 
     cluster: bool
@@ -70,22 +69,22 @@ class Topology:
 
     @property
     def known(self) -> list[Address]:
-        """Cluster nodes that may be asked what the cluster is."""
+        """Return the cluster nodes that can be asked for the topology."""
         places = [address for node in self.nodes for address in (node.address, node.primary)]
         return list(dict.fromkeys(address for address in places if address))
 
     def called(self, name: Address) -> Address | None:
-        """The address at which a node of that name is dialled; None if no node has it."""
+        """Return the address to dial for a node of that name; None if no node has it."""
         own = {place for node in self.nodes for place in (node.address, *node.replicas)}
         return name if name in own.union(self.known) else self.names.get(name)
 
     def primaries(self) -> Topology:
-        """The same without replicas in the place of primaries."""
+        """Return the same with primaries instead of replicas."""
         nodes = tuple(replace(node, address=node.primary, origin=None) for node in self.nodes)
         return replace(self, nodes=nodes)
 
     def owners(self) -> list[Address | None]:
-        """The address of each slot's owner; None for a slot that nobody serves."""
+        """Return the address of each slot's owner; None for an unserved slot."""
         table: list[Address | None] = [None] * SLOTS
         for node in self.nodes:
             for low, high in node.slots:
@@ -95,7 +94,7 @@ class Topology:
 
 @dataclass(frozen=True, slots=True)
 class OwnView:
-    """What one primary says of itself: the slots it serves, and those marked as in migration."""
+    """One primary's own view: the slots that it serves, and those marked as in migration."""
 
     slots: frozenset[int]
     moving: frozenset[int]

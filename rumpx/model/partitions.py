@@ -1,22 +1,22 @@
-"""Partitions: pieces of the keyspace that are walked on their own.
+"""Partitions: pieces of the keyspace, each with a walk of its own.
 
 A partition is one SCAN loop over a *span* of one node's database:
 
 - `WholeSpan`: one plain cursor. Always right. Its progress is not in the cursor.
 - `CursorSpan`: a part of one hash table. The server's cursor is a counter over the table's buckets
-  with its bits reversed, so the part that begins at position `low` of 2**64 starts at cursor
+  with its bits reversed, so the part that starts at position `low` of 2**64 starts at cursor
   `reverse(low)` and ends as soon as `reverse(cursor) >= high`, or the cursor is 0. That holds while
   the table grows and shrinks. Progress is exact.
 - `SlotSpan`: a range of hash slots on a cluster node that keeps one table a slot (Valkey ≥ 8,
   Redis ≥ 7.4). The low 14 bits of its cursor are the slot and a scan may start at any slot.
-- `KeySpan`: a list of keys, not scanned for at all: those that failed, or that differ. Its cursor
-  counts them.
+- `KeySpan`: a list of keys, without a SCAN: those that failed, or that differ. Its cursor counts
+  them.
 
-A span's `slots` filter or a `prefix` narrows further what the walk hands on.
+A span's `slots` filter or a `prefix` further restricts the keys of the walk.
 
-A CursorSpan means something only within one server process, whose hash seed decides which keys
-are in it: if the process changes, *all* CursorSpans of that database must be walked anew, also
-those that were done. The others survive.
+A CursorSpan is valid only within one server process, whose hash seed assigns keys to positions: if
+the process changes, *all* CursorSpans of that database must be walked again, also those that were
+done. The others stay valid.
 
 Source of the cursor: `dictScan` in the servers' dict.c; of the slots in it: kvstore.c.
 """
@@ -40,7 +40,7 @@ _SMALLEST_TABLE: Final = 1024
 
 
 def reverse(number: int) -> int:
-    """The 64 bits of a number in reverse order.
+    """Return the 64 bits of a number in reverse order.
 
     >>> reverse(1) == 1 << 63
     True
@@ -49,7 +49,7 @@ def reverse(number: int) -> int:
 
 
 def reached(cursor: int) -> int:
-    """The position up to which a table has been walked when SCAN answers with this cursor."""
+    """Return the position that a walk has reached in a table when SCAN returns this cursor."""
     return reverse(cursor) or CURSORS
 
 
@@ -63,7 +63,7 @@ class WholeSpan:
         return cursor == 0
 
     def fraction(self, cursor: int) -> float | None:
-        """Unknown: the caller counts keys instead."""
+        """Return None: the caller counts keys instead."""
         return None
 
     def __str__(self) -> str:
@@ -114,7 +114,7 @@ class SlotSpan:
 
 @dataclass(frozen=True, slots=True)
 class KeySpan:
-    """Keys that are known by name."""
+    """A list of key names."""
 
     keys: tuple[bytes, ...]
     start: int = 0
@@ -130,27 +130,27 @@ class KeySpan:
 
 
 Span = WholeSpan | CursorSpan | SlotSpan | KeySpan
-# The reason of a walk of keys that failed before.
+# Reason of a walk over keys that failed before.
 RETRIED: Final = "failed before"
-# That of keys of which an earlier write may land late, in the place of a newer one.
+# Reason for keys of which an earlier write may be applied late, after a newer one.
 LATE: Final = "written late, perhaps"
-# What is done with the keys of a partition.
+# The work on the keys of a partition.
 Work = Literal["copy", "compare", "look for", "delete"]
 
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """One walk: the unit of progress and of starting over.
+    """One walk: the unit of progress and of restarts.
 
     Attributes:
-        id: its place in the run's list of partitions.
-        node, db, span: what is walked.
-        prefix: only keys that begin so, by SCAN MATCH; None for all.
-        beside: prefixes that other partitions take and this one leaves out.
+        id: its index in the run's list of partitions.
+        node, db, span: the keys to walk.
+        prefix: only keys with this prefix, by SCAN MATCH; None for all.
+        beside: prefixes of other partitions, which this one leaves out.
         slots: only keys in these hash slots; None for all.
-        reason: why the keys are walked a second time; "" for the first walk.
-        work: what is done with the keys that are found.
-        side: which side the node is of.
+        reason: of a repeated walk; "" for the first.
+        work: done on the keys that are found.
+        side: the node's side.
     """
 
     id: int
@@ -166,7 +166,7 @@ class Partition:
 
     @property
     def place(self) -> tuple[Side, Address | None]:
-        """The server that is walked."""
+        """Return the server to walk."""
         return self.side, self.node.address
 
     def __str__(self) -> str:
@@ -177,7 +177,7 @@ class Partition:
 
 @dataclass(frozen=True, slots=True)
 class NodeKeys:
-    """What the plan needs to know of one database on one node.
+    """One database on one node, for the plan.
 
     `scheme` is "table" (one hash table), "slots" (one table a slot) or "unknown".
     """
@@ -189,5 +189,5 @@ class NodeKeys:
 
 
 def cursor_is_plausible(cursor: int, keys: int) -> bool:
-    """Whether a hash table of a database with so many keys can have this cursor."""
+    """Return True if a table of a database with so many keys can have this cursor."""
     return cursor < _TABLE_SLACK * max(keys, _SMALLEST_TABLE)

@@ -1,4 +1,4 @@
-"""What is left of a run when it has ended: a Summary of a copy, a Verification of a comparison.
+"""The result of a run: a Summary of a copy, a Verification of a comparison.
 
 The API returns them, and `--summary` writes them as JSON.
 """
@@ -19,7 +19,7 @@ SUMMARY_VERSION: Final = 1
 @dataclass(frozen=True, slots=True)
 class KeyFailure:
     """A key that could not be copied: `reason` is a short class of reasons ("NOPERM",
-    "bad payload", "busy key", …), `message` the server's own words."""
+    "bad payload", "busy key", …), `message` the server's reply."""
 
     db: int
     key: bytes
@@ -33,14 +33,14 @@ FindingKind = Literal["missing", "extra", "type", "value", "expiry", "incomparab
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A key that is not the same on both sides, or of which that cannot be told.
+    """A key that differs between the sides, or cannot be compared.
 
     Attributes:
         db: the source's database.
-        detail: about the difference, without any value: "string, list", "+1000 ms"; of a value that
+        detail: of the difference, without any value: "string, list", "+1000 ms"; of a value that
             cannot be compared its type.
-        prints: a few bytes for each side that stand for its value, to tell later whether it has
-            changed; empty where there is none.
+        prints: a fingerprint of a few bytes for each side's value, to detect later changes; empty
+            if there is no value.
         expiries: of both sides, ms since 1970; -1 is none, -2 no such key.
     """
 
@@ -65,7 +65,7 @@ class PartitionSummary:
 
 @dataclass(frozen=True, slots=True)
 class PrefixDifferences:
-    """How many keys with a prefix differ, by kind."""
+    """Numbers of differing keys with a prefix, by kind."""
 
     prefix: str
     kinds: dict[str, int]
@@ -73,7 +73,7 @@ class PrefixDifferences:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """How a comparison of both sides ended.
+    """The result of a comparison of both sides.
 
     Attributes:
         state: "done", "failed" or "stopped".
@@ -82,20 +82,20 @@ class Verification:
         source, target, source_version, target_version: as in Summary.
         seconds: from the first SCAN to the end.
         counts: `equal`, `different`, `missing`, `extra`, `changing`, `incomparable`, `found`,
-            `gone` and `failed` as they were found; `copied` and `deleted` are what was repaired.
+            `gone` and `failed` before repairs; `copied` and `deleted` are repairs.
         keys_per_second, bytes_per_second: of the source's keys and payloads.
-        proof: what "equal" rests on, in words.
-        sample: what a comparison of a sample proves, in words; "" if all keys were compared.
-        back: whether the target's keys were looked for on the source: "walked", or "not needed"
-            where the numbers of keys prove that there are no others, or "not done".
+        proof: the evidence for "equal", in words.
+        sample: the evidence of a sample, in words; "" if all keys were compared.
+        back: the walk over the target's keys: "walked", or "not needed" if key counts prove that
+            there are no extra ones, or "not done".
         differences: number of differing keys by kind: missing, extra, type, value, expiry.
         prefixes: the same by key prefix, the most frequent first; at most ten.
         differences_file: lists all of them, as JSON lines; None if there are none.
-        repaired: differences that were mended, and found equal after that.
+        repaired: differences that were repaired, and then found equal.
         failures_by_reason, failures: keys that could not be compared; at most 1,000 are listed.
         worker_restarts, warnings, error: as in Summary.
-        incomparable: number of keys by the type of their values, which cannot be compared: those
-            that were there, and those that a repair brought.
+        incomparable: number of keys by the type of their values, which cannot be compared: found
+            ones, and those copied by a repair.
     """
 
     state: State
@@ -123,39 +123,39 @@ class Verification:
     incomparable: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The document that `--summary` writes: every attribute by its name, and "version"."""
+        """Return the document of `--summary`: every attribute by its name, and "version"."""
         return _document(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How a copy ended.
+    """The result of a copy.
 
     Attributes:
         state: "done", "failed" or "stopped".
-        exit_code: the exit code that the command ends with.
-        job: the job's name, by which it can be resumed.
-        runs: how often it was begun or gone on with, this time included.
+        exit_code: the command's exit code.
+        job: the job's name, for resuming it.
+        runs: number of runs of the job, this one included.
         source, target: URIs without credentials.
         source_version, target_version: server versions, as in "valkey 9.1.2".
         seconds: from the first SCAN to the last acknowledgement, of all runs together.
-        counts: of the whole job, without what was walked twice.
+        counts: of the whole job, without keys walked twice.
         keys_per_second, bytes_per_second: `counts` over `seconds`.
         failures_by_reason: number of failed keys by reason.
         failures: the failed keys, at most 100,000.
         dead_letters: the file that lists all of them; None if none failed.
         source_keys_before, source_keys_after: DBSIZE in scope, at the start and the end.
-        target_keys_before, target_keys_after: the same on the target, or None where unknown.
-        missing: keys by which the target falls short after the completeness check; 0 when it
-            matched; None where it does not apply (filters, or a target that was not empty).
+        target_keys_before, target_keys_after: the same on the target, or None if unknown.
+        missing: keys that the target lacks after the completeness check; 0 if it matched; None if
+            it does not apply (filters, or a target that was not empty).
         walked_again: partitions that were walked again, by reason.
         worker_restarts: workers that died and were replaced.
-        left_behind: what a copy of keys leaves on the source ("3 functions", "2 ACL users").
-        warnings: sentences, in the order in which they came up.
+        left_behind: source objects that a copy of keys leaves ("3 functions", "2 ACL users").
+        warnings: sentences, in their order.
         partitions: one entry a partition.
-        error: why the run ended early, or "".
-        held_seconds: for how many seconds each of `HOLDS` held the job, the longest first.
-        content: types, sizes and largest keys of what was copied.
+        error: the error that ended the run early, or "".
+        held_seconds: seconds for which each of `HOLDS` throttled the job, the longest first.
+        content: types, sizes and largest keys of the copied data.
     """
 
     state: State
@@ -188,7 +188,7 @@ class Summary:
     content: Content = NO_CONTENT
 
     def to_json(self) -> dict[str, Any]:
-        """The document that `--summary` writes: every attribute by its name, and "version".
+        """Return the document of `--summary`: every attribute by its name, and "version".
 
         Key names are text with `backslashreplace` escapes, since JSON has no bytes.
         """

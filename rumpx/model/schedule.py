@@ -1,24 +1,23 @@
-"""The timetable of `--schedule`: what may be copied at which time of the week.
+"""The timetable of `--schedule`: the copy's limit by the time of the week.
 
 ::
 
     Mon-Fri 08:00,off  Mon-Fri 20:00,50MiB  Sat-Sun 00:00,full
 
-Entries are separated by spaces. Each is `[DAYS ]HH:MM,LIMIT`: from that time on that limit holds,
-until the next entry; before the first one of a week the last one does. DAYS are `Mon`, `Mon-Fri`,
+Entries are separated by spaces. Each is `[DAYS ]HH:MM,LIMIT`: the limit holds from that time until
+the next entry; before the first one of a week the last one does. DAYS are `Mon`, `Mon-Fri`,
 `Sat-Mon` (over the week's end) or several of these with commas, in English, short or in full;
 without them an entry is for every day. LIMIT is `off` (nothing is copied), `full` (no limit) or
-bytes a second, as in `50MiB`. (rclone's timetables, after which this is made, say `off` for what
-is `full` here.)
+bytes a second, as in `50MiB`. (This follows rclone's timetables, which use `off` for `full`.)
 
-Times are those of a clock on the wall in a time zone. Where the clock is put forward, an entry in
-the hour that is left out holds from the moment of the jump; where it is put back, an entry in the
-hour that comes twice holds from its first coming.
+Times are local times of a time zone. When the clock is put forward, an entry in the skipped hour
+holds from the moment of the jump; when it is put back, an entry in the repeated hour holds from
+its first occurrence.
 
 Algorithm: an entry's moment is the first one at which the clock shows its time or a later one. The
 moments of the days around an instant are computed one by one and walked through in order.
 
-Not promised: zones as they will be. The rules are those of the machine's time zone database.
+Not promised: future time zone rules. The rules are those of the machine's time zone database.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from rumpx.errors import UsageError
 from rumpx.units import parse_size
 
 Limit = Literal["off", "full"] | int
-"""Nothing, everything, or bytes a second."""
+"""Zero, no limit, or bytes a second."""
 
 _DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _NUMBERS: Final = {
@@ -46,15 +45,15 @@ _NUMBERS: Final = {
     for name in (day.lower(), day[:3].lower())
 }
 _EXAMPLE: Final = "Mon-Fri 08:00,off Mon-Fri 20:00,50MiB Sat-Sun 00:00,full"
-# The limit changes each week, but for a week in which the clock jumps over all that differs.
+# The limit changes each week, unless the clock jumps over all entries that differ.
 _REACH: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
     """A time during which one limit holds: from `since` until before `until`, both in seconds
-    since 1970; infinite where the limit never changes. `ends` is when, on the clock on the wall, as
-    in "Mon 20:00"."""
+    since 1970; infinite if the limit never changes. `ends` is the end in local time, as in
+    "Mon 20:00"."""
 
     limit: Limit
     since: float
@@ -68,14 +67,14 @@ class Timetable:
 
     Attributes:
         days: for each day from Monday on its entries in order: time, limit.
-        zone: where the clock hangs; None is the machine's own zone.
+        zone: the time zone; None is the machine's own.
     """
 
     days: tuple[tuple[tuple[time, Limit], ...], ...]
     zone: tzinfo | None
 
     def at(self, now: float) -> Window:
-        """What holds at a time, in seconds since 1970.
+        """Return the window at a time in seconds since 1970.
 
         This takes some tenths of a millisecond: keep the window while it lasts.
         """
@@ -92,8 +91,8 @@ class Timetable:
         return Window(limit, since, until, f"{self._wall(until):%a %H:%M}")
 
     def _moments_around(self, now: float) -> dict[float, Limit]:
-        """When entries take effect, in order. Of those that a jump brings to one moment the last
-        one is left."""
+        """Return the moments at which entries take effect, in order. If a jump moves several to one
+        moment, only the last remains."""
         today = self._wall(now).date()
         moments: dict[float, Limit] = {}
         for distance in range(-_REACH, _REACH + 1):
@@ -103,11 +102,11 @@ class Timetable:
         return moments
 
     def _wall(self, moment: float) -> datetime:
-        """What the clock shows."""
+        """Return the local time of a moment."""
         return datetime.fromtimestamp(moment, self.zone).replace(tzinfo=None)
 
     def _moment(self, wall: datetime) -> float:
-        """The first moment at which the clock shows that time or a later one."""
+        """Return the first moment at which the clock shows that time or a later one."""
         by_rule_before = wall.replace(tzinfo=self.zone, fold=0).timestamp()
         by_rule_after = wall.replace(tzinfo=self.zone, fold=1).timestamp()
         if by_rule_before <= by_rule_after:
@@ -118,41 +117,41 @@ class Timetable:
 
 
 def parse_timetable(text: str, zone: str | None) -> Timetable:
-    """Read a timetable as in the module's docstring.
+    """Parse a timetable; see the module docstring.
 
     Args:
         zone: an IANA name as in Europe/Berlin; None is the machine's own zone.
 
     Raises:
-        UsageError: it cannot be meant; or there is no such zone, or no time zone database.
+        UsageError: the text is invalid, or the zone or a time zone database is missing.
     """
     week: list[dict[time, Limit]] = [{} for _ in _DAYS]
     days: list[int] = []
     for word in text.split():
         if word[0].isalpha():
             if days:
-                raise _refused(f"there is no time between the days and {word[:40]!r}")
+                raise _refused(f"a time is missing between the days and {word[:40]!r}")
             days = _read_days(word)
         else:
             clock, limit = _read_entry(word)
             for day in days or range(len(_DAYS)):
                 if week[day].setdefault(clock, limit) != limit:
-                    raise _refused(f"there are two limits for {_DAYS[day]} {clock:%H:%M}")
+                    raise _refused(f"two limits are given for {_DAYS[day]} {clock:%H:%M}")
             days = []
     if days:
-        raise _refused("there is no time after the last days")
+        raise _refused("a time is missing after the last days")
     if not any(week):
-        raise _refused("there is no entry")
+        raise _refused("it is empty")
     return Timetable(tuple(tuple(sorted(day.items())) for day in week), _read_zone(zone))
 
 
 def _read_days(word: str) -> list[int]:
-    """`Mon-Wed,Sun` → [0, 1, 2, 6]."""
+    """Parse `Mon-Wed,Sun` to [0, 1, 2, 6]."""
     days = []
     for part in word.split(","):
         first, dash, last = part.lower().partition("-")
         if first not in _NUMBERS or (dash and last not in _NUMBERS):
-            raise _refused(f"{word[:40]!r} are no days")
+            raise _refused(f"{word[:40]!r} is not a list of days")
         start = _NUMBERS[first]
         length = (_NUMBERS[last] - start) % 7 if dash else 0
         days += [(start + step) % 7 for step in range(length + 1)]
@@ -160,13 +159,13 @@ def _read_days(word: str) -> list[int]:
 
 
 def _read_entry(word: str) -> tuple[time, Limit]:
-    """`20:00,50MiB` → a time and a limit."""
+    """Parse `20:00,50MiB` to a time and a limit."""
     clock, comma, limit = word.partition(",")
     match = re.fullmatch(r"([0-9]{1,2}):([0-9]{2})", clock)
     if not match or int(match[1]) > 23 or int(match[2]) > 59:
-        raise _refused(f"{clock[:40]!r} is no time from 00:00 to 23:59")
+        raise _refused(f"{clock[:40]!r} is not a time from 00:00 to 23:59")
     if not comma:
-        raise _refused(f"no limit follows {clock}")
+        raise _refused(f"a limit is missing after {clock}")
     return time(int(match[1]), int(match[2])), _read_limit(limit)
 
 
@@ -180,11 +179,11 @@ def _read_limit(text: str) -> Limit:
         rate = parse_size(text, "--schedule")
     except UsageError:
         raise UsageError(
-            f"--schedule: {text[:40]!r} is no limit; write off (nothing is copied), full (no "
-            "limit), or bytes a second as in 50MiB."
+            f"--schedule: {text[:40]!r} is not a limit; write off (nothing is copied), full (no "
+            "limit), or bytes a second such as 50MiB."
         ) from None
     if rate < 1:
-        raise UsageError(f"--schedule: {text[:40]!r} bytes a second is nothing; write off.")
+        raise UsageError(f"--schedule: {text[:40]!r} bytes a second is zero; write off.")
     return rate
 
 
@@ -195,11 +194,11 @@ def _read_zone(name: str | None) -> tzinfo | None:
         return zone
     if _zone("UTC") is None:
         raise UsageError(
-            f"--time-zone: {name[:40]!r} cannot be looked up, since this machine has no time zone "
+            f"--time-zone: cannot look up {name[:40]!r}, since this machine has no time zone "
             "database: pip install tzdata."
         )
     raise UsageError(
-        f"--time-zone: there is no zone {name[:40]!r}; write it as in Europe/Berlin or UTC."
+        f"--time-zone: there is no zone {name[:40]!r}; use for example Europe/Berlin or UTC."
     )
 
 
@@ -211,4 +210,4 @@ def _zone(name: str) -> ZoneInfo | None:
 
 
 def _refused(what: str) -> UsageError:
-    return UsageError(f"--schedule: {what}; write it as in {_EXAMPLE!r}.")
+    return UsageError(f"--schedule: {what}; write for example {_EXAMPLE!r}.")

@@ -14,7 +14,7 @@ SLOTS: Final = 16_384
 
 
 def key_slot(key: bytes) -> int:
-    """The hash slot, 0 to 16383, of a key.
+    """Return the hash slot, 0 to 16383, of a key.
 
     >>> key_slot(b"123456789")
     12739
@@ -28,5 +28,5 @@ def key_slot(key: bytes) -> int:
 
 
 def key_slots(keys: Iterable[bytes]) -> list[int]:
-    """The hash slot of each key; most have no hash tag, and no call is made for those."""
+    """Return the hash slot of each key; keys without a hash tag, the most common, need no call."""
     return [key_slot(key) if b"{" in key else crc_hqx(key, 0) & (SLOTS - 1) for key in keys]

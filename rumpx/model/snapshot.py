@@ -1,4 +1,4 @@
-"""One frozen record of a run's state, from which every display is drawn.
+"""A frozen record of a run's state at one moment, which every display draws.
 
 The engine makes a Snapshot a few times a second; displays only read it.
 """
@@ -16,7 +16,7 @@ State = Literal[
     "starting", "copying", "checking", "comparing", "draining", "done", "failed", "stopped"
 ]
 Verb = Literal["copied", "compared"]
-# What can hold a run.
+# Causes of throttling.
 HOLDS: Final = (
     "source latency",
     "target latency",
@@ -32,7 +32,7 @@ HOLDS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Progress of one node, or of one partition where there is a single node.
+    """Progress of one node, or of one partition if there is a single node.
 
     `label` is short ("10.0.0.1:6379", "10.0.0.1:6379 db3", "part 3/16"); `fraction` is 0.0 to 1.0.
     """
@@ -55,12 +55,12 @@ class WorkerStat:
 
 @dataclass(frozen=True, slots=True)
 class NodeStat:
-    """One server process as it is felt, and as its INFO says.
+    """One server process: its measured latency, and values from its INFO.
 
     Attributes:
         side: "source" or "target".
-        label: its address, or its side's URI where it is the only one.
-        latency: as `Held.source_latency`, of this node; None where nothing is known.
+        label: its address, or its side's URI if it is the only node.
+        latency: as `Held.source_latency`, of this node; None if unknown.
         cpu: percent of one core, or None.
         memory, max_memory: bytes, or None; `max_memory` 0 is no limit.
     """
@@ -75,16 +75,16 @@ class NodeStat:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What the governor says.
+    """The governor's state.
 
     Attributes:
-        reason: what holds the run, as in "held by source latency 6.1 ms > 5 ms"; "" if nothing.
-        off: nothing is done now, by the timetable or the user.
+        reason: of throttling, as in "held by source latency 6.1 ms > 5 ms"; "" if none.
+        off: True if the timetable or the user stops all work now.
         source_latency, target_latency: the second-highest of the last second of a node's PINGs, in
             seconds above its best, of the worst node; None before they are known.
         by: the same as `reason` without numbers: names of `HOLDS`.
-        share: 0.0 to 1.0 of what an unhindered run has under way.
-        seconds: for how many seconds of this run each of `HOLDS` has held it, if any.
+        share: 0.0 to 1.0 of full concurrency.
+        seconds: seconds of this run for which each of `HOLDS` has throttled it, if any.
     """
 
     reason: str = ""
@@ -101,29 +101,29 @@ class Snapshot:
     """The run at one instant.
 
     Attributes:
-        state: what the run is doing.
-        job: its name; of a comparison, that of the copy that is compared, or "".
-        verb: what is done with keys, as in "copied" or "compared".
+        state: state of the run.
+        job: its name; of a comparison, that of the compared copy, or "".
+        verb: the outcome of keys, as in "copied" or "compared".
         source, target: the endpoints' URIs without credentials.
-        elapsed: seconds since the copy began.
-        fraction: 0.0 to 1.0 of the walk that is settled; exact where cursors tell, else by keys.
+        elapsed: seconds since the copy started.
+        fraction: 0.0 to 1.0 of the walk that is settled; exact if cursors show it, else by keys.
         counts: of the whole run, each key once.
-        work: the same with what is walked, or tried, again; what rates are made of.
+        work: the same, repeated walks and retries included; the base of the rates.
         keys_expected: the source's DBSIZE in scope at the start; with filters an upper bound.
         keys_per_second, bytes_per_second: over the last few seconds.
-        eta: seconds left, or None while unknown.
-        rows: a row a node, or a row a partition where there is one node.
+        eta: remaining seconds, or None while unknown.
+        rows: a row a node, or a row a partition if there is one node.
         partitions: a row a partition.
         workers: the live worker processes.
         worker_restarts: workers that died and were replaced.
-        batches_in_flight: batches that workers hold now.
+        batches_in_flight: batches that workers currently hold.
         coordinator_cpu: in percent of one core.
         coordinator_memory: bytes.
-        note: one short sentence on what the run is waiting for, or "".
-        held: what the servers feel, and what holds the run for it.
-        nodes: the servers, one by one.
-        failures: number of keys that failed, by reason, as this run met them.
-        content: what the copied keys are; renewed once a second.
+        note: a short text on the event that the run is waiting for, or "".
+        held: the governor's state.
+        nodes: all servers.
+        failures: number of failed keys of this run, by reason.
+        content: statistics of the copied keys; updated once a second.
     """
 
     state: State

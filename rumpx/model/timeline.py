@@ -1,14 +1,14 @@
-"""What a run's charts are drawn from: a point a second, thinned to a few thousand.
+"""The data of a run's charts: a point a second, thinned to a few thousand.
 
-A `Recorder` is shown every Snapshot. It closes a point when a second is over; when there are
-`MOST_POINTS`, neighbours are joined in pairs and from then on a point takes twice as long. Joined
-points lose nothing that is summed (keys, bytes, time held), and of latencies keep the highest, so
-that a peak of one second is still to be seen in a run of a week.
+A `Recorder` receives every Snapshot. It closes a point after each second; at `MOST_POINTS` it
+merges neighbours in pairs, and from then on a point takes twice as long. Merged points keep all
+sums (keys, bytes, throttled time), and of latencies the highest, so that a peak of one second is
+still visible in a run of a week.
 
-A job that is gone on with has one series: each point says of which run it is, and `elapsed` counts
-on over all of them.
+A resumed job has one series: each point has the number of its run, and `elapsed` counts over all of
+them.
 
-Not promised: that points are of equal length; each says how long it is.
+Not promised: points of equal length; each has its own.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ FIRST_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What happened in a stretch of a run.
+    """One stretch of a run.
 
     Attributes:
-        run: which run of the job; the first is 1.
-        at: when the stretch ended, in seconds since 1970.
+        run: number of the job's run; the first is 1.
+        at: end of the stretch, in seconds since 1970.
         elapsed: seconds of all runs together until then.
         seconds: its length.
-        keys, payload_bytes: settled in it, also those that were walked again.
-        source_latency, target_latency: the highest that was shown, in seconds above the best; None
-            where nothing was known.
-        held: for how many seconds what held the run, as in {"source latency": 0.8}.
+        keys, payload_bytes: settled in it, repeated walks included.
+        source_latency, target_latency: the highest one shown, in seconds above the best; None if
+            unknown.
+        held: seconds of throttling by cause, as in {"source latency": 0.8}.
     """
 
     run: int
@@ -53,22 +53,22 @@ class Point:
     held: dict[str, float] = field(default_factory=dict)
 
     def latency(self, side: Side) -> float | None:
-        """A side's, in seconds above the best."""
+        """Return a side's latency, in seconds above the best."""
         return self.source_latency if side == "source" else self.target_latency
 
     @property
     def keys_per_second(self) -> float:
-        """Its mean rate."""
+        """Return the mean rate of keys."""
         return self.keys / self.seconds if self.seconds > 0 else 0.0
 
     @property
     def bytes_per_second(self) -> float:
-        """Its mean rate."""
+        """Return the mean rate of payload bytes."""
         return self.payload_bytes / self.seconds if self.seconds > 0 else 0.0
 
 
 class _Mark(NamedTuple):
-    """Where a point begins or ends."""
+    """The start or end of a point."""
 
     elapsed: float
     work: Counts
@@ -76,7 +76,7 @@ class _Mark(NamedTuple):
 
 
 def held_seconds(points: Iterable[Point]) -> dict[str, float]:
-    """For how long what held the runs, the longest first."""
+    """Return the throttled seconds by cause, the longest first."""
     total: dict[str, float] = {}
     for point in points:
         total = _sums(total, point.held)
@@ -84,7 +84,7 @@ def held_seconds(points: Iterable[Point]) -> dict[str, float]:
 
 
 def joined(first: Point, second: Point) -> Point:
-    """Two neighbours of one run as one."""
+    """Merge two neighbours of one run."""
     return Point(
         second.run,
         second.at,
@@ -99,9 +99,9 @@ def joined(first: Point, second: Point) -> Point:
 
 
 def thinned(points: Iterable[Point]) -> list[Point]:
-    """Neighbours joined in pairs, none over the border between two runs."""
+    """Merge neighbours in pairs, none across the border of two runs."""
     kept: list[Point] = []
-    open_ = False  # the last one waits for its partner
+    open_ = False  # the last point has no partner yet
     for point in points:
         if open_ and kept[-1].run == point.run:
             kept[-1] = joined(kept[-1], point)
@@ -113,15 +113,15 @@ def thinned(points: Iterable[Point]) -> list[Point]:
 
 
 class Recorder:
-    """Makes a series of Snapshots.
+    """Turns Snapshots into a series of points.
 
     Args:
-        run: which run of the job this is.
+        run: number of this run of the job.
         points: of earlier runs.
-        elapsed, work: where this run begins, as in Snapshot.
+        elapsed, work: at the start of this run, as in Snapshot.
 
     Attributes:
-        points: so far, without the one that is not closed yet.
+        points: so far, without the open one.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Recorder:
     ) -> None:
         self.points = list(points)
         self._run = run
-        # A single point is longer where the run, or its machine, stood still.
+        # A single point is longer if the run, or its machine, was suspended.
         self._length = median_low([_length_of(point) for point in self.points] or [FIRST_SECONDS])
         self._since = _Mark(elapsed, work or Counts())
         self._latest = self._since
@@ -142,7 +142,7 @@ class Recorder:
         self._rewritten = False
 
     def see(self, snapshot: Snapshot, wall: float) -> None:
-        """The next Snapshot; `wall` is `time.time()`."""
+        """Record the next Snapshot; `wall` is `time.time()`."""
         held = snapshot.held
         self._latest = _Mark(snapshot.elapsed, snapshot.work, held.seconds)
         self._latencies = (
@@ -153,21 +153,21 @@ class Recorder:
             self._close(wall)
 
     def finish(self, wall: float) -> None:
-        """The run has ended: close what is open."""
+        """Close the open point at the end of the run."""
         if self._latest is not self._since:
             self._close(wall)
             self._join_rest()
 
     def take(self) -> tuple[bool, tuple[Point, ...]]:
-        """Whether what was taken before is to be replaced, and the points: all, or those that are
-        new since the last call."""
+        """Return True if all earlier points must be replaced, and the points: all, or the new ones
+        since the last call."""
         rewritten, self._rewritten = self._rewritten, False
         new = self.points if rewritten else self.points[self._taken :]
         self._taken = len(self.points)
         return rewritten, tuple(new)
 
     def _join_rest(self) -> None:
-        """A last point that is much shorter than others tells of chance, not of a rate."""
+        """Merge a last point that is much shorter than others, since its rate is mostly chance."""
         if len(self.points) < 2:
             return
         before, last = self.points[-2:]
@@ -197,7 +197,7 @@ class Recorder:
 
 
 def _length_of(point: Point) -> float:
-    """The power of two that a point was to last for."""
+    """Return the planned length of a point, a power of two."""
     length = FIRST_SECONDS
     while length * 2 <= point.seconds:
         length *= 2

@@ -1,4 +1,4 @@
-"""How the work is cut and how much of it is under way, by round trips and numbers of keys."""
+"""The sizes of batches and pipelines and the concurrency, by round trips and numbers of keys."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-# As a rule, on the source: its size, its payload, its expiry.
+# The usual commands on the source: size, payload, expiry.
 COMMANDS_A_KEY: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """How the work is cut and how much of it is under way.
+    """Sizes and concurrency of the work.
 
     Attributes:
         scanners: partitions that are walked at the same time.
         partitions: partitions a node and database at most; a power of two.
         scan_count: SCAN's COUNT.
-        batch_keys: keys that a worker is given at once.
-        pipeline_keys: keys in one pipeline to a server; a batch is worked off in several.
+        batch_keys: keys in a worker's batch.
+        pipeline_keys: keys in one pipeline to a server; a batch takes several.
         batches_in_flight: batches that one worker holds at the same time.
     """
 
@@ -41,13 +41,13 @@ def tune(
     batch_keys: int = 0,
     partitions: int = 0,
 ) -> Tuning:
-    """Settings from what is measured at the start; round trips are in seconds.
+    """Return settings for measurements at the start; round trips are in seconds.
 
-    A server works through one client's pipeline before it turns to the next, so pipelines are
-    short where the server is near: 200 keys keep another client's GET at a p50 of 2 ms where 1,000
-    make it 6 (measured), for a twentieth of the speed. Batches, which only the coordinator feels,
-    are larger, but not so large that few keys, of large values perhaps, all go to one worker.
-    Distance is made up for by more batches in flight and more cursors, enough for
+    A server executes one client's pipeline before it serves the next client, so pipelines are short
+    if the server is near: with 200 keys another client's GET has a p50 of 2 ms, with 1,000 keys 6
+    (measured), for a twentieth of the speed. Batches affect only the coordinator and are larger,
+    but not so large that few keys, of large values perhaps, all go to one worker. More batches in
+    flight and more cursors compensate for distance, enough for
     `_GOAL` keys a second.
     """
     near = max(source_round_trip, target_round_trip) < 0.002
@@ -68,7 +68,7 @@ def tune(
 
 
 _GOAL: Final = 200_000
-_BATCHES_A_WORKER: Final = 4  # at least, so that all have something to do until the end
+_BATCHES_A_WORKER: Final = 4  # at least, so that all have work until the end
 
 
 def _between(low: int, value: int, high: int) -> int:

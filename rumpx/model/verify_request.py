@@ -1,4 +1,4 @@
-"""What a comparison is to do, as plain data."""
+"""The options of a comparison, as plain data."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ class Request:
 
     Attributes:
         job: endpoints, scope and limits, as for a copy.
-        sample: the part of the keys that is compared, 0.0 to 1.0.
-        digests: have the servers send checksums of values.
+        sample: the share of the keys to compare, 0.0 to 1.0.
+        digests: compare checksums computed by the servers.
         tolerance: ms by which expiries may differ; None chooses by the servers' versions.
-        differences: the file that lists the differences; None makes one in the folder of ledgers.
-        repair: copy again what is missing or different.
-        delete_extra: and delete what only the target has.
-        yes: without asking.
-        strict: values that cannot be compared make it end as differences do.
+        differences: the file for the differences; None creates one in the folder of ledgers.
+        repair: copy missing and different keys again.
+        delete_extra: delete keys that only the target has.
+        yes: delete without asking.
+        strict: incomparable values count as differences for the exit code.
         state_dir: the folder of ledgers, if given.
-        name: of the copy that is compared, whose ledger then takes the result.
+        name: of the compared copy; its ledger then stores the result.
     """
 
     job: Job
@@ -42,9 +42,9 @@ class Request:
     def __post_init__(self) -> None:
         if not 0 < self.sample <= 1:
             raise UsageError(
-                f"--sample is {100 * self.sample:g} %; give a share of the keys above 0 % and up "
-                "to 100 %."
+                f"--sample is {100 * self.sample:g} %; it must be a share of the keys above 0 % "
+                "and up to 100 %."
             )
         if self.tolerance is not None and self.tolerance < 0:
-            raise UsageError(f"--ttl-tolerance is {self.tolerance} ms; give 0 or more.")
+            raise UsageError(f"--ttl-tolerance is {self.tolerance} ms; it must be 0 or more.")
         clashes.refuse(clashes.IN_COMPARISON, self)

@@ -1,1 +1,1 @@
-"""Before the first write: look at both sides, refuse, plan."""
+"""Before the first write: inspect both sides, refuse, plan."""

@@ -1,9 +1,9 @@
-"""What both sides let a copy use, found out by calling commands as the copy calls them.
+"""Commands that both sides allow a copy, found by calling them as the copy does.
 
-Reading is tried on a key in scope: of the first SCANs, with the copy's own filters, the first key
-that the user may read. No more than `SCANS` SCANs look for one. NOPERM about a key is not taken
-for a refused command. Writing is tried by a RESTORE with the copy's own options and a time to live
-that the server refuses only after its syntax and all permissions.
+Reads are tried on a key in scope: the first key that the user may read, found by at most `SCANS`
+SCANs with the copy's own filters. NOPERM for a key does not count as a refused command. Writes are
+tried by a RESTORE with the copy's own options and a TTL that the server rejects only after the
+syntax and all permissions.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from rumpx.transfer.dump_reader import (
 
 SCANS: Final = 20
 _SCAN_COUNT: Final = 250
-# Keys of one SCAN that are looked at.
+# Keys tried from one SCAN reply.
 _KEYS_TRIED: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A key of the source in scope, or a name that stands in for one where none was seen."""
+    """A key of the source in scope, or a placeholder name if no key was found."""
 
     node: Address | None
     db: int
@@ -49,10 +49,10 @@ class Sample:
 def readable_key(
     connection: Connection, side: Side, scope: Scope, scan_type: bool, scans: int
 ) -> tuple[bytes | None, bytes | None, int]:
-    """Look for a key in scope that the user may read.
+    """Find a key in scope that the user may read.
 
     Returns:
-        That key; a key in scope that the user may not read; and how many SCANs it took.
+        That key; a key in scope that the user may not read; and the number of SCANs used.
     """
     options: list[Argument] = []
     if len(scope.match) == 1:
@@ -80,7 +80,7 @@ def readable_key(
 def _tried(
     connection: Connection, names: list[bytes], scope: Scope
 ) -> Iterator[tuple[bytes, bool]]:
-    """Names of the types in scope, and whether they are refused."""
+    """Yield the names whose types are in scope, each with whether the key is refused."""
     wanted = {name.lower().encode() for name in scope.types}
     kinds = connection.call_many([("TYPE", name) for name in names]) if wanted else names
     lefts = connection.call_many([("PTTL", name) for name in names])
@@ -91,7 +91,7 @@ def _tried(
 
 
 def refuse_command(side: Side, connection: Connection, command: str, reply: Reply) -> None:
-    """End the run if a reply means that a command will never be allowed."""
+    """Raise if a reply means that the server will never allow a command."""
     verdict = classify(reply)
     if verdict.kind is Kind.PERMANENT:
         raise unusable(side)(
@@ -103,18 +103,18 @@ def refuse_command(side: Side, connection: Connection, command: str, reply: Repl
 
 
 def restore_options(*, replace: bool, absttl: bool) -> list[Argument]:
-    """What a copy's RESTORE ends with."""
+    """Return the options at the end of a copy's RESTORE."""
     return [name for name, given in (("REPLACE", replace), ("ABSTTL", absttl)) if given]
 
 
 def no_restore(key: bytes, *, replace: bool, absttl: bool = True) -> tuple[Argument, ...]:
-    """A RESTORE that is refused for its time to live, after its syntax and all permissions."""
+    """Return a RESTORE that fails for its TTL, after the syntax and all permissions."""
     return ("RESTORE", key, -1, b"x", *restore_options(replace=replace, absttl=absttl))
 
 
 def refuses_absttl(connection: Connection, key: bytes) -> bool:
-    """Whether RESTORE is too old for ABSTTL, as far as it may be called, and is answered (not while
-    writes are paused); nothing is written."""
+    """Return True if RESTORE rejects ABSTTL as unknown; False if it is refused or not answered (as
+    while writes are paused). Writes nothing."""
     try:
         return _malformed(connection.call(*no_restore(key, replace=True)))
     except ConnectionLost as error:
@@ -124,10 +124,10 @@ def refuses_absttl(connection: Connection, key: bytes) -> bool:
 
 
 def takes_absttl(connection: Connection, key: bytes, *, replace: bool) -> bool:
-    """Whether RESTORE takes ABSTTL (Redis 5.0 and later); nothing is written.
+    """Return True if RESTORE accepts ABSTTL (Redis 5.0 and later); writes nothing.
 
     Raises:
-        TargetUnusable, TargetFull, TemporaryError: it cannot be called.
+        TargetUnusable, TargetFull, TemporaryError: RESTORE cannot be called.
     """
     reply = connection.call(*no_restore(key, replace=replace))
     absttl = not _malformed(reply)
@@ -135,8 +135,8 @@ def takes_absttl(connection: Connection, key: bytes, *, replace: bool) -> bool:
         reply = connection.call(*no_restore(key, replace=replace, absttl=False))
         if replace and _malformed(reply):
             raise TargetUnusable(
-                f"The target at {connection.name} does not know RESTORE … REPLACE (Redis 3.0 "
-                "does): copy to a newer server, or with --on-conflict skip or fail."
+                f"The target at {connection.name} has no RESTORE … REPLACE (it needs Redis 3.0): "
+                "copy to a newer server, or use --on-conflict skip or fail."
             )
     text = str(reply)
     if text.startswith("READONLY"):
@@ -145,7 +145,7 @@ def takes_absttl(connection: Connection, key: bytes, *, replace: bool) -> bool:
         )
     if text.startswith("OOM"):
         raise TargetFull(
-            f"The target at {connection.name} is out of memory already: {text} Raise its maxmemory."
+            f"The target at {connection.name} is already out of memory: {text} Raise its maxmemory."
         )
     refuse_command("target", connection, "RESTORE", reply)
     return absttl
@@ -154,20 +154,20 @@ def takes_absttl(connection: Connection, key: bytes, *, replace: bool) -> bool:
 def _malformed(reply: Reply) -> bool:
     return classify(reply).reason == "syntax error"
 
-# Beyond that no value is read to see whether values may be read.
+# Values above this size are not read to try permissions.
 _LARGEST_TRIED: Final = 2**20
 
-# Where writes are paused, not even a RESTORE that is refused is answered.
+# While writes are paused the server does not answer even an invalid RESTORE.
 _PROBE_SECONDS: Final = 1.0
 
 NO_ABSTTL: Final = (
-    "The target's RESTORE has no ABSTTL (Redis 5.0 has it): expiries are written as times left by "
-    "the target's clock, and come out later by the network delay."
+    "The target's RESTORE has no ABSTTL (it needs Redis 5.0): expiries are written as remaining "
+    "TTLs, on the target's clock, and are extended by the network delay."
 )
 
 
 def find_sample(side: SideFacts, databases: list[NodeKeys], scope: Scope) -> Sample:
-    """A key in scope for trying out permissions, one that the user may read if there is one."""
+    """Return a key in scope to try permissions on, if possible one that the user may read."""
     scans, closed = SCANS, None
     scan_type = knows_scan_type(side, scope.types) if databases else False
     for number, place in enumerate(databases):
@@ -189,11 +189,11 @@ def find_sample(side: SideFacts, databases: list[NodeKeys], scope: Scope) -> Sam
 def find_abilities(
     job: Job, facts: SideFacts, sample: Sample, warnings: list[str]
 ) -> Abilities:
-    """Try on one key what reading values needs, and what would help."""
+    """Try the commands that reads need, and the optional ones, on one key."""
     side = facts.dialer.side
     with connected(facts.dialer, sample.node, sample.db) as connection:
         size = connection.call("MEMORY", "USAGE", sample.key, "SAMPLES", 1)
-        # A large value may be more than the server can pass: another name stands in for it.
+        # The server may be unable to send a large value: use a placeholder name.
         large = isinstance(size, int) and size > _LARGEST_TRIED
         dumped = replace(sample, key=b"rumpx") if large else sample
         for command, key in (("SCAN", b"0"), ("DUMP", dumped.key), ("PTTL", sample.key)):
@@ -214,9 +214,9 @@ def find_abilities(
 
 
 def _allows_multi(facts: SideFacts, sample: Sample, expiry: Expiry) -> bool:
-    """Whether a group is executed with what a copy reads in it; or where the user may not read the
-    sample, which aborts it, an empty one. On a connection of its own: one that refuses EXEC stays
-    in its MULTI."""
+    """Return True if a transaction runs with the reads of a copy in it. If the user may not read
+    the sample, which aborts it, try an empty one. Use a separate connection: one that refuses EXEC
+    stays inside its MULTI."""
     second = "PEXPIRETIME" if expiry == "instant" else "PTTL"
     group: list[Command] = [("MULTI",), ("DUMP", sample.key), (second, sample.key), ("EXEC",)]
     if expiry == "clock":
@@ -243,7 +243,7 @@ def _sizes(
 
 
 def prove_restore(target: SideFacts, sample: Sample, *, replace: bool) -> bool:
-    """Whether each primary of the target takes RESTORE … ABSTTL; see `abilities`."""
+    """Return True if each primary of the target accepts RESTORE … ABSTTL; see the module."""
     takes = True
     for node in target.topology.nodes:
         with connected(target.dialer, node.address) as connection:
@@ -252,7 +252,7 @@ def prove_restore(target: SideFacts, sample: Sample, *, replace: bool) -> bool:
 
 
 def lacks_absttl(target: SideFacts, sample: Sample) -> bool:
-    """Whether a primary of the target is known to take no RESTORE … ABSTTL."""
+    """Return True if a primary of the target is known to reject RESTORE … ABSTTL."""
     dialer = replace(target.dialer, timeout=_PROBE_SECONDS)
     for node in target.topology.nodes:
         with connected(dialer, node.address) as connection:

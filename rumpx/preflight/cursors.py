@@ -1,4 +1,4 @@
-"""How the cursors of each node and database count."""
+"""The cursor scheme of each node and database."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class SamplePage:
 
 
 def cursor_scheme(pages: Sequence[SamplePage], keys: int) -> str:
-    """Tell how a cluster node's cursor counts, by looking: "table", "slots" or "unknown".
+    """Detect how a cluster node's cursor counts: "table", "slots" or "unknown".
 
-    With one table a slot, the keys of a reply lie in the slots that the cursor passed. By chance
-    that is as unlikely as that some dozens of evenly spread keys all fall in a given half.
+    With one table a slot, the keys of a reply lie in the slots that the cursor passed. The chance
+    of a false match is that of some dozens of evenly spread keys all falling in one given half.
     """
     seen = [(page, [key_slot(key) for key in page.keys]) for page in pages]
     count = sum(len(slots) for _, slots in seen)
@@ -48,7 +48,7 @@ def cursor_scheme(pages: Sequence[SamplePage], keys: int) -> str:
 
 
 def with_schemes(side: SideFacts, databases: list[NodeKeys]) -> list[NodeKeys]:
-    """The same databases, with how their cursors count."""
+    """Return the same databases with their cursor schemes."""
     found: dict[NodeKeys, NodeKeys] = {}
     for node in dict.fromkeys(place.node for place in databases):
         with connected(side.dialer, node.address) as connection:
@@ -59,7 +59,7 @@ def with_schemes(side: SideFacts, databases: list[NodeKeys]) -> list[NodeKeys]:
 
 
 def find_scheme(source: SideFacts, place: NodeKeys, connection: Connection) -> str:
-    """How the cursor of a database counts, where that is proven; else "unknown"."""
+    """Return the cursor scheme of a database if it is proven, else "unknown"."""
     info = source.infos[place.node.address]
     if info is None or not info.proven_cursors or source.dialer.endpoint.cluster is False:
         return "unknown"
@@ -79,7 +79,7 @@ def _plausible(place: NodeKeys, connection: Connection, side: Side) -> bool:
 
 
 def _sample_pages(place: NodeKeys, connection: Connection, side: Side) -> list[SamplePage]:
-    """The first few SCAN replies."""
+    """Return the first few SCAN replies."""
     pages = []
     cursor = 0
     select(connection, place.db, side)

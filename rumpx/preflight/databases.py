@@ -1,4 +1,4 @@
-"""Which databases are in scope, whether both sides have them, and how many keys they hold."""
+"""The databases in scope: on the source, on the target, and their key counts."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from rumpx.servers.resp import Connection
 from rumpx.servers.side import SideFacts, connected
 from rumpx.servers.topology import is_error
 
-# Looked into where the server does not list its databases; 16 is the servers' default.
+# Searched if the server does not list its databases; 16 is the servers' default.
 _USUAL_DATABASES: Final = 16
-# The number of a database that no server has: they are counted from 0 by numbers of 31 bits.
+# A database number that no server has: databases are 31-bit numbers from 0.
 _NO_DATABASE: Final = 2**31 - 1
 
 
 def database_map(job: Job, databases: list[NodeKeys]) -> tuple[tuple[int, int], ...]:
-    """`--map-db`, or what a database in the target's URI means."""
+    """Return `--map-db`, or the map implied by a database in the target's URI."""
     if job.target.db is None:
         return job.scope.map_db
     chosen = chosen_databases(job)
@@ -35,24 +35,24 @@ def database_map(job: Job, databases: list[NodeKeys]) -> tuple[tuple[int, int], 
     if len(chosen) > 1:
         raise UsageError(
             f"The target's URI names database {job.target.db}, but databases "
-            f"{', '.join(map(str, chosen))} would be copied there, one over the other. Choose one "
-            "by --db, or map them by --map-db FROM:TO."
+            f"{', '.join(map(str, chosen))} would all be copied into it and overwrite each other. "
+            "Choose one by --db, or map them by --map-db FROM:TO."
         )
     return tuple((db, job.target.db) for db in chosen)
 
 
 def chosen_databases(job: Job) -> tuple[int, ...]:
-    """The source's databases that the user named; none for all."""
+    """Return the source's databases that the user chose; empty for all."""
     return (job.source.db,) if job.source.db is not None else job.scope.databases
 
 
 def find_databases(job: Job, source: SideFacts, warnings: list[str]) -> list[NodeKeys]:
-    """Every (node, database) in scope that holds keys."""
+    """Return every (node, database) in scope that holds keys."""
     return databases_of(source, chosen_databases(job), warnings)
 
 
 def databases_of(side: SideFacts, chosen: tuple[int, ...], warnings: list[str]) -> list[NodeKeys]:
-    """Every (node, database) of a side that holds keys; of all databases, or of those chosen."""
+    """Return every (node, database) of a side that holds keys, of all or of the chosen ones."""
     places = []
     for node in side.topology.nodes:
         info = side.infos[node.address]
@@ -67,12 +67,12 @@ def databases_of(side: SideFacts, chosen: tuple[int, ...], warnings: list[str]) 
 def _counted_databases(
     dialer: Dialer, node: Node, chosen: tuple[int, ...], warnings: list[str]
 ) -> dict[int, int]:
-    """Keys by database where INFO, which lists them, is refused."""
+    """Count keys by database where INFO, which lists them, is refused."""
     if chosen:
         return {db: _database_size(dialer, node, db) for db in chosen}
     warning = (
-        f"The {dialer.side} refuses INFO: keys were looked for in databases 0 to "
-        f"{_USUAL_DATABASES - 1} only; name others by --db."
+        f"The {dialer.side} refuses INFO: rumpx searched databases 0 to {_USUAL_DATABASES - 1} "
+        "only; choose others by --db."
     )
     if warning not in warnings:
         warnings.append(warning)
@@ -82,7 +82,7 @@ def _counted_databases(
             if db and is_error(connection.call("SELECT", db)):
                 break
             size = ask_number(connection, "DBSIZE")
-            if size != 0:  # also where DBSIZE is refused: then it is walked to see
+            if size != 0:  # or DBSIZE is refused: then walk it to find out
                 counts[db] = size or 0
         return counts
 
@@ -93,21 +93,21 @@ def _database_size(dialer: Dialer, node: Node, db: int) -> int:
 
 
 def refuse_collisions(databases: list[int], map_db: dict[int, int]) -> None:
-    """Two source databases must not be copied into one."""
+    """Refuse to copy two source databases into one."""
     taken: dict[int, int] = {}
     for db in sorted(set(databases)):
         target = map_db.get(db, db)
         if target in taken:
             raise UsageError(
-                f"Databases {taken[target]} and {db} would both be copied to database {target}, "
-                "one over the other. Choose by --db, or map them apart by --map-db FROM:TO."
+                f"Databases {taken[target]} and {db} would both be copied to database {target} and "
+                "overwrite each other. Choose by --db, or map them apart by --map-db FROM:TO."
             )
         taken[target] = db
 
 
 def prove_databases(side: SideFacts, databases: Sequence[int]) -> None:
-    """SELECT each database on each primary; not 0, in which every connection begins, and which is
-    there also where SELECT is refused."""
+    """SELECT each database on each primary. Database 0 is skipped: every connection starts in it,
+    and it exists even where SELECT is refused."""
     others = [db for db in databases if db]
     for node in side.topology.nodes if others else ():
         with connected(side.dialer, node.address) as connection:
@@ -115,20 +115,20 @@ def prove_databases(side: SideFacts, databases: Sequence[int]) -> None:
                 select(connection, db, side.dialer.side)
             if ignores_select(connection):
                 raise unusable(side.dialer.side)(
-                    f"The {side.dialer.side} at {connection.name} has database 0 only: it answers "
-                    "SELECT, but does so even for a database that cannot exist. Choose others by "
+                    f"The {side.dialer.side} at {connection.name} has database 0 only: it accepts "
+                    "SELECT even for a database that cannot exist. Choose other databases by "
                     "--db, or map them by --map-db FROM:TO."
                 )
 
 
 def ignores_select(connection: Connection) -> bool:
-    """Whether SELECT is answered and does nothing, as on services that have one database only:
-    keys of several would be written one over the other."""
+    """Return True if SELECT succeeds without effect, as on services with one database only: keys
+    of several databases would overwrite each other."""
     return not is_error(connection.call("SELECT", _NO_DATABASE))
 
 
 def count_keys(side: SideFacts, databases: list[int]) -> int:
-    """Keys in some databases of all primaries, now."""
+    """Return the current number of keys in some databases of all primaries."""
     total = 0
     for node in side.topology.nodes:
         with connected(side.dialer, node.address) as connection:
@@ -141,7 +141,7 @@ def count_keys(side: SideFacts, databases: list[int]) -> int:
 
 
 def conflict_policy(job: Job, target_keys: int, ask: Ask | None) -> Policy:
-    """What to do with keys that the target has."""
+    """Return the policy for keys that the target already has."""
     if job.on_conflict != "ask":
         return job.on_conflict
     if target_keys == 0:
@@ -150,7 +150,7 @@ def conflict_policy(job: Job, target_keys: int, ask: Ask | None) -> Policy:
     policy = ask(question) if ask else None
     if policy is None:
         raise TargetUnusable(
-            f"{question} Say what to do with keys that both have: --on-conflict replace "
+            f"{question} Choose a policy for keys that both have: --on-conflict replace "
             "(overwrite), skip (keep the target's) or fail (list them as failed)."
         )
     return policy

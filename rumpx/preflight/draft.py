@@ -1,4 +1,4 @@
-"""What the steps before the first write have found so far."""
+"""The findings so far of the steps before the first write."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Ask = Callable[[str], Policy | None]
 
 
 class Draft:
-    """What the steps have found so far: an attribute is there once its step has been taken."""
+    """The steps' findings so far: an attribute exists once its step has been taken."""
 
     source: SideFacts
     target: SideFacts
@@ -38,10 +38,10 @@ class Draft:
 
     @property
     def replaces(self) -> bool:
-        """Whether the copy may write over keys; it may be told so only later."""
+        """Return True if the copy may overwrite keys, or may still be told to."""
         return self.job.on_conflict in ("replace", "ask")
 
     @property
     def target_databases(self) -> list[int]:
-        """Where the copy would write to."""
+        """Return the target databases that the copy would write to."""
         return sorted({self.scope.target_db(place.db) for place in self.databases})

@@ -1,4 +1,4 @@
-"""Reach one side, log in, and ask what it is: topology, INFO of every node, clock."""
+"""Connect to one side, log in, and read its topology, the INFO of every node, and its clock."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from rumpx.servers.resp import Connection
 from rumpx.servers.side import SideFacts, at_start, connected
 from rumpx.servers.topology import is_error
 
-# A balancer in turns shows itself at the second of these; one at random mostly at one of them.
+# A round-robin balancer shows at the second connection, a random one at one of them most times.
 _CONNECTIONS_TRIED: Final = 4
 
 
 def look(job: Job, side: Side) -> SideFacts:
-    """Reach one side and ask it what it is."""
+    """Connect to one side and read its facts."""
     endpoint: Endpoint = job.source if side == "source" else job.target
-    # Until the copy runs no answer takes long: silence is found out within the connect timeout.
+    # Before the copy runs no reply takes long: the connect timeout detects a silent server.
     read_from = job.read_from if side == "source" else "primary"
     dialer = Dialer(endpoint, side, job.connect_timeout, job.connect_timeout, read_from=read_from)
     with at_start(dialer):
@@ -50,7 +50,7 @@ def look(job: Job, side: Side) -> SideFacts:
         except ConnectionLost as error:
             if error.silent or not dialer.hangs_up():
                 raise
-            why = "it ends the connection at commands that it does not know, as twemproxy does"
+            why = "it closes the connection on unknown commands, as twemproxy does"
             raise unusable(side)(proxy_words(side, str(endpoint), why)) from None
         except NoReplica:
             raise
@@ -85,16 +85,16 @@ def look(job: Job, side: Side) -> SideFacts:
 
 
 def may_be_balanced(dialer: Dialer, topology: Topology) -> bool:
-    """Whether a side is one address that is dialled as it was given."""
+    """Return True if a side is one address that is dialled as given."""
     plain = dialer.endpoint.transport == "tcp" and dialer.read_from == "primary"
     return plain and not topology.cluster
 
 
 def refuse_balancer(dialer: Dialer) -> None:
-    """Each connection to one server's address must lead to the same server.
+    """Refuse one address whose connections lead to different servers.
 
     Raises:
-        ConnectionLost: nobody answers there now.
+        ConnectionLost: the server no longer answers.
     """
     found = set()
     for _ in range(_CONNECTIONS_TRIED):
@@ -111,10 +111,10 @@ def refuse_balancer(dialer: Dialer) -> None:
 
 
 def _replica_info(connection: Connection, origin: Origin) -> ServerInfo | None:
-    """INFO of a replica that is read in its primary's place."""
+    """Return the INFO of a replica that is read in place of its primary."""
     identity = prove(connection, origin)
     info = read_info(connection)
-    # A replica evicts nothing of its own accord: it ignores maxmemory (unless told otherwise).
+    # A replica evicts nothing by itself: it ignores maxmemory by default.
     return info and replace(info, link=identity.partition(":")[2], max_memory=0)
 
 
@@ -122,17 +122,17 @@ def _prove_readonly(connection: Connection) -> None:
     reply = connection.call("READONLY")
     if is_error(reply):
         raise SourceUnusable(
-            f"The source's replica at {connection.name} refused READONLY, without which replicas "
-            f"of a cluster are not read: {explain_refusal(reply, 'READONLY')}."
+            f"The source's replica at {connection.name} refused READONLY, without which a cluster "
+            f"replica cannot be read: {explain_refusal(reply, 'READONLY')}."
         )
 
 
 def refuse_foreign(side: Side, connection: Connection) -> None:
-    """Whoever answers must be a Redis, must let us in, and must be ready."""
+    """Refuse a server that is no Redis or Valkey, rejects the login, or is not ready."""
     reply = connection.call("PING")
     told = connection.call("INFO", "server")
     if is_error(told) and is_proxy(told):
-        why = f"it answers INFO by {str(told).rstrip('.')!r}"
+        why = f"it answers INFO with {str(told).rstrip('.')!r}"
         raise unusable(side)(proxy_words(side, connection.name, why))
     if refused(reply) or reply == b"PONG":
         return
@@ -144,11 +144,11 @@ def refuse_foreign(side: Side, connection: Connection) -> None:
     if text.startswith(("LOADING", "MASTERDOWN", "BUSY ")):
         refuse_silent_replica(side, connection)
         raise TemporaryError(f"The {side} at {connection.name} is not ready: {text}")
-    raise unusable(side)(f"The {side} at {connection.name} does not let us in: {text}")
+    raise unusable(side)(f"The {side} at {connection.name} rejected the connection: {text}")
 
 
 def refuse_silent_replica(side: Side, connection: Connection) -> None:
-    """A replica that loads its primary's data, or that answers no reads while it is cut off."""
+    """Refuse a replica that is loading its primary's data, or serves no reads while cut off."""
     info = read_info(connection)
     upstream = info and info.upstream
     if not upstream:
@@ -158,15 +158,15 @@ def refuse_silent_replica(side: Side, connection: Connection) -> None:
         raise unfit(side, connection.name, upstream.fault or "is loading its data")
     if str(reply).startswith("MASTERDOWN"):
         raise unusable(side)(
-            f"The {side} at {connection.name} {upstream.fault or upstream.lag}, and answers no "
-            "reads until the link is up again (replica-serve-stale-data no). Mend the link, or "
+            f"The {side} at {connection.name} {upstream.fault or upstream.lag}, and serves no "
+            "reads until the link is up again (replica-serve-stale-data no). Fix the link, or "
             "give its primary."
         )
 
 
 def unfit(side: Side, name: str, fault: str) -> RumpxError:
     return unusable(side)(
-        f"The {side} at {name} is a replica and {fault}: what it holds is not its primary's data. "
-        "Wait until INFO says master_link_status:up there, or give its primary (or, if its own "
-        "data are wanted, detach it by REPLICAOF NO ONE)."
+        f"The {side} at {name} is a replica and {fault}: it does not hold its primary's data. "
+        "Wait until its INFO shows master_link_status:up, or give its primary (or, to use its own "
+        "data, detach it by REPLICAOF NO ONE)."
     )

@@ -1,4 +1,4 @@
-"""What both sides must be for a copy: each check refuses, or warns."""
+"""Requirements of a copy on both sides: each check refuses or warns."""
 
 from __future__ import annotations
 
@@ -15,47 +15,47 @@ from rumpx.servers.side import SideFacts
 from rumpx.servers.tls import flag_of
 from rumpx.servers.topology import unserved_slots
 
-# A source this full that evicts could be made to evict by our reply buffers.
+# On an evicting source this full, a copy's reply buffers could cause evictions.
 _NEARLY_FULL: Final = 0.9
 _SKEW_WARN_MS: Final = 1_000
 _SKEW_REFUSE_MS: Final = 60_000
-# Files that a process has open beside what grows with workers or nodes.
+# Open files of a process that do not grow with workers or nodes.
 _OTHER_FILES: Final = 96
 
 
 def files_needed(workers: int, nodes: int) -> int:
-    """Open files of the process that needs most: the coordinator has two a worker, the observer
-    two a server."""
+    """Return the open files of the process that needs most: the coordinator holds two per worker,
+    the prober two per server."""
     return _OTHER_FILES + max(2 * workers, 2 * nodes)
 
 
 def check_open_files(draft: Draft) -> None:
-    """Say that this machine lets a process open too few files."""
+    """Refuse if this machine's limit of open files per process is too low."""
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     workers, nodes = draft.job.workers, len(draft.source.infos) + len(draft.target.infos)
     needed = files_needed(workers, nodes)
     if allowed != resource.RLIM_INFINITY and allowed < needed:
         draft.warnings.append(
-            f"This machine allows rumpx only {allowed:,} open files a process, and {workers:,} "
+            f"rumpx may open only {allowed:,} files per process on this machine, and {workers:,} "
             f"workers and {nodes:,} servers may need {needed:,}. Raise the limit (ulimit -n), or "
-            "ask for fewer --workers."
+            "lower --workers."
         )
 
 
 def warn_of_trust(side: SideFacts, warnings: list[str]) -> None:
-    """Say that a side's certificate is not verified."""
+    """Warn that a side's certificate is not verified."""
     tls = side.dialer.endpoint.tls
     if tls and tls.insecure:
         name, flag = side.dialer.side, flag_of(side.dialer.side)
         warnings.append(
-            f"{flag}-insecure: the {name}'s certificate is not verified, so that another server "
-            f"may stand in its place, read its password and every value, and change them. Give its "
-            f"authority by {flag}-ca FILE instead."
+            f"{flag}-insecure: the {name}'s certificate is not verified: another server can take "
+            "its place, read its password and every value, and change them. Give its CA by "
+            f"{flag}-ca FILE instead."
         )
 
 
 def check_upstreams(side: SideFacts, warnings: list[str]) -> None:
-    """Refuse replicas that do not have their primary's data, and say how far others are behind."""
+    """Refuse replicas without their primary's data, and warn of the lag of the others."""
     name = side.dialer.side
     for node in side.topology.nodes:
         info = side.infos[node.address]
@@ -66,8 +66,8 @@ def check_upstreams(side: SideFacts, warnings: list[str]) -> None:
             raise unfit(name, where, info.upstream.fault)
         if info.upstream.lag:
             warnings.append(
-                f"The {name} at {where} is a replica that {info.upstream.lag}: what was written "
-                "since then it does not have."
+                f"The {name} at {where} is a replica that {info.upstream.lag}: it lacks all "
+                "writes since then."
             )
         if info.upstream.up and not info.link:
             warnings.append(_unnoticed(name, where))
@@ -75,19 +75,19 @@ def check_upstreams(side: SideFacts, warnings: list[str]) -> None:
 
 def _unnoticed(side: Side, name: str) -> str:
     return (
-        f"The {side}'s replica {name} refuses CLIENT LIST: should it be resynchronised in full "
-        "meanwhile, that is not noticed, and keys may be missed."
+        f"The {side}'s replica {name} refuses CLIENT LIST: a full resynchronisation during the "
+        "copy cannot be detected, and keys may be missed."
     )
 
 
 def refuse_same_chain(source: SideFacts, target: SideFacts) -> None:
-    """Copying a replica to its own primary would write old values over new ones."""
+    """Refuse to copy a replica to its own primary: old values would overwrite new ones."""
     for here in source.infos.items():
         for there in target.infos.items():
             if what := shared_identity(source, here, target, there):
                 raise TargetUnusable(
-                    f"Source and target are one and the same: they share {what}. A copy would "
-                    "write old values over new ones; give another --to."
+                    f"Source and target are the same: they share {what}. A copy would "
+                    "overwrite new values with old ones; give another --to."
                 )
 
 
@@ -97,7 +97,7 @@ def shared_identity(
     target: SideFacts,
     there: tuple[Address | None, ServerInfo | None],
 ) -> str:
-    """What two nodes have in common that only one server or replication chain can, or ""."""
+    """Return the identity of one server or replication chain that two nodes share, or ""."""
     (near, info), (far, other) = here, there
     if info and other and info.run_id and info.run_id == other.run_id:
         return "the server process (run_id)"
@@ -115,28 +115,28 @@ def shared_identity(
 
 
 def refuse_replica(target: SideFacts) -> None:
-    """A replica's primary would overwrite what we write, if it lets us write at all."""
+    """Refuse a target that is a replica: its primary would overwrite the copy's writes."""
     for address, info in target.infos.items():
         if info and info.role == "slave":
             name = format_address(address) if address else str(target.dialer.endpoint)
             raise TargetUnusable(
-                f"The target at {name} is a replica; copy to its primary, or make it one by "
+                f"The target at {name} is a replica; copy to its primary, or promote it by "
                 "REPLICAOF NO ONE."
             )
 
 
 def refuse_unserved(side: SideFacts) -> None:
-    """In a cluster every slot needs an owner."""
+    """Refuse a cluster in which a slot has no owner."""
     if count := unserved_slots(side.topology):
         name = side.dialer.side
         raise unusable(name)(
-            f"The {name} cluster has {count:,} slots that no primary serves; repair it first "
-            "(CLUSTER NODES shows which are missing)."
+            f"In the {name} cluster no primary serves {count:,} slots; repair it first "
+            "(CLUSTER NODES shows the missing ones)."
         )
 
 
 def check_eviction(job: Job, source: SideFacts, warnings: list[str]) -> None:
-    """Never make a full source evict, and say what reading does to LRU and LFU."""
+    """Refuse to make a full source evict, and warn of the effect of reads on LRU and LFU."""
     for address, info in source.infos.items():
         if not info or not info.evicts or job.allow_eviction:
             continue
@@ -144,33 +144,33 @@ def check_eviction(job: Job, source: SideFacts, warnings: list[str]) -> None:
             name = format_address(address) if address else str(source.dialer.endpoint)
             raise SourceUnusable(
                 f"The source at {name} uses {info.used_memory / info.max_memory:.0%} of its "
-                f"maxmemory and evicts ({info.policy}): the copy's buffers could make it drop "
+                f"maxmemory and evicts ({info.policy}): the copy's buffers could evict "
                 "keys. Copy from a replica, or accept it with --allow-eviction."
             )
     by_use = [policy for policy in eviction_policies(source) if policy.endswith(("lru", "lfu"))]
     if by_use and not source.dialer.no_touch:
         warnings.append(
-            f"The source evicts by {', '.join(by_use)} and does not know CLIENT NO-TOUCH: that we "
-            "read its keys will count as their use. Give a replica as --from to avoid that."
+            f"The source evicts by {', '.join(by_use)} and does not know CLIENT NO-TOUCH: the "
+            "copy's reads count as use of its keys. Give a replica as --from to avoid that."
         )
 
 
 def warn_of_eviction(target: SideFacts, warnings: list[str]) -> None:
-    """Say that a target may drop what it is given."""
+    """Warn that a target may evict copied keys."""
     if policies := eviction_policies(target):
         warnings.append(
-            f"The target evicts keys when its memory is full ({', '.join(policies)}); what it "
-            "evicts meanwhile is reported at the end."
+            f"The target evicts keys when its memory is full ({', '.join(policies)}); "
+            "evictions during the copy are reported at the end."
         )
 
 
 def eviction_policies(side: SideFacts) -> list[str]:
-    """By which rules the primaries of one side drop keys; mostly they have the same."""
+    """Return the eviction policies of one side's primaries, mostly one."""
     return sorted({info.policy for info in side.infos.values() if info and info.evicts})
 
 
 def missing_modules(source: SideFacts, target: SideFacts) -> list[str]:
-    """Modules that a primary of the source has loaded, and no primary of the target."""
+    """Return the modules that a primary of the source has loaded and no primary of the target."""
     here, there = (
         {name for info in side.infos.values() if info for name in info.modules}
         for side in (source, target)
@@ -180,7 +180,7 @@ def missing_modules(source: SideFacts, target: SideFacts) -> list[str]:
 
 
 def check_modules(source: SideFacts, target: SideFacts, warnings: list[str]) -> None:
-    """Say that values of a module's types need the module."""
+    """Warn that values of a module's types need the module."""
     hidden = None in target.infos.values()
     if not hidden and (missing := missing_modules(source, target)):
         warnings.append(
@@ -190,7 +190,7 @@ def check_modules(source: SideFacts, target: SideFacts, warnings: list[str]) -> 
 
 
 def check_clocks(job: Job, source: SideFacts, target: SideFacts, warnings: list[str]) -> int:
-    """ms to add to each expiry; 0 unless `--clock relative`."""
+    """Return the ms to add to each expiry; 0 unless `--clock relative`."""
     if source.clock.offset is None or target.clock.offset is None:
         return 0
     skew = round(target.clock.offset - source.clock.offset)
@@ -199,19 +199,19 @@ def check_clocks(job: Job, source: SideFacts, target: SideFacts, warnings: list[
     if job.clock == "refuse" and abs(skew) > _SKEW_REFUSE_MS:
         raise TargetUnusable(
             f"The target's clock is {skew / 1000:+,.1f} s off the source's, so expiries would be "
-            "wrong on one of them. Set the clocks, or choose --clock absolute (keep the instants) "
-            "or --clock relative (keep the times left)."
+            "wrong on one of them. Set the clocks, or choose --clock absolute (keep the expiry "
+            "times) or --clock relative (keep the remaining TTLs)."
         )
     if abs(skew) > _SKEW_WARN_MS:
         warnings.append(
             f"The target's clock is {skew / 1000:+,.1f} s off the source's; expiries are copied as "
-            "instants."
+            "absolute times."
         )
     return 0
 
 
 def check_replicas(source: SideFacts, warnings: list[str]) -> None:
-    """Say which primaries are read after all, and what is not noticed of replicas."""
+    """Warn of primaries that are read for want of a replica, and of undetectable resyncs."""
     warnings += source.topology.notes
     silent = []
     for node in source.topology.nodes:
@@ -223,14 +223,14 @@ def check_replicas(source: SideFacts, warnings: list[str]) -> None:
 
 
 def check_watching(source: SideFacts, warnings: list[str]) -> None:
-    """Say what of a walk over the source cannot be checked."""
+    """Warn of events that a walk over the source cannot detect."""
     if not all(map(source.run_id, source.infos)):
         warnings.append(
-            "The source does not tell its run_id: a cursor is not trusted any more once its "
-            "connection is lost, and its walk begins anew."
+            "The source does not show its run_id: a lost connection invalidates a cursor, and its "
+            "partition is walked again from the start."
         )
     if source.topology.cluster and not all(node.id for node in source.topology.nodes):
         warnings.append(
-            "The source refuses CLUSTER NODES: slots that move during the copy are not noticed, "
-            "and keys in them may be missed. Let no slots move meanwhile."
+            "The source refuses CLUSTER NODES: slots that move during the copy are not detected, "
+            "and their keys may be missed. Move no slots during the copy."
         )

@@ -1,21 +1,20 @@
-"""Before the first write: look at both sides, refuse what must not be, and plan the rest.
+"""Before the first write: inspect both sides, refuse unsafe copies, and plan the rest.
 
-The order is cheapest first, and everything here only reads (RESTORE is proved by a time to live
-that it must refuse):
+Cheapest first, and everything here only reads (RESTORE is tried with a TTL that it must reject):
 
-1. Reach both sides, log in, read the topology and every primary's INFO.
+1. Connect to both sides, log in, read the topology and every primary's INFO.
 2. Refuse: one replication chain on both sides, a target that is a replica, a source that is one
-   without its primary's data, a cluster with slots that nobody serves, a source about to evict,
-   clocks too far apart.
+   without its primary's data, a cluster with unserved slots, a source about to evict, clocks too
+   far apart.
 3. Find the databases in scope; prove by SELECT that both sides have them.
-4. Find out what the source lets us use, and prove that both users may do what a copy needs.
-5. A target that holds keys needs a conflict policy.
+4. Find the commands that the source allows, and prove that both users may call those of a copy.
+5. Require a conflict policy for a target that holds keys.
 6. Plan partitions, tuned to the distance of both sides.
 
-These steps are a list, `STEPS`: a copy stops at the first that refuses, a check (`rumpx.checker`)
-takes all that it can.
+The steps are a list, `STEPS`: a copy stops at the first refusal, a check (`rumpx.checker`) takes
+every step that it can.
 
-Not promised: that a permission which holds for one key holds for all (ACLs go by key pattern);
+Not promised: that a permission for one key holds for all (ACLs have key patterns);
 those keys fail one by one.
 """
 
@@ -64,13 +63,13 @@ from rumpx.preflight.worker_spec import scan_settings, tune_to_distance, worker_
 
 
 def prepare(job: Job, ask: Ask | None = None) -> Plan:
-    """Look, refuse, plan; see the module docstring.
+    """Inspect, refuse, plan; see the module docstring.
 
     Args:
-        ask: on a terminal, asks the user what to do with keys that the target has.
+        ask: asks the user, on a terminal, for the policy for keys that the target has.
 
     Raises:
-        SourceUnusable, TargetUnusable, TemporaryError, UsageError: with what to do about it.
+        SourceUnusable, TargetUnusable, TemporaryError, UsageError: the message says what to do.
     """
     draft = Draft(job, ask)
     for step in STEPS:
@@ -80,13 +79,13 @@ def prepare(job: Job, ask: Ask | None = None) -> Plan:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One look before the first write: whoever copies takes all steps and stops at a refusal,
-    whoever checks takes all that can be taken and collects what they say.
+    """One step before the first write. A copy takes all steps and stops at a refusal; a check takes
+    every step that it can and collects the results.
 
     Attributes:
-        name: for whoever collects.
-        needs: what of the Draft it reads.
-        take: adds to the Draft; raises what `prepare` raises.
+        name: of the step, for a check.
+        needs: attributes of the Draft that it reads.
+        take: adds to the Draft; raises the exceptions of `prepare`.
     """
 
     name: str
@@ -132,8 +131,8 @@ def _check_times(draft: Draft) -> None:
     untold = None in (draft.source.clock.offset, draft.target.clock.offset)
     if draft.abilities.expiry != "left" and untold:
         draft.warnings.append(
-            "TIME is refused, so the servers' clocks are not compared: if they differ, expiries "
-            "come out wrong by as much."
+            "TIME is refused, so the servers' clocks are not compared: expiries are wrong by any "
+            "difference between them."
         )
 
 

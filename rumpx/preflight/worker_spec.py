@@ -1,4 +1,4 @@
-"""What workers and scanners are told at their start."""
+"""Settings of workers and scanners."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rumpx.transfer.dump_reader import Abilities
 def tune_to_distance(
     job: Job, source: SideFacts, target: SideFacts, databases: list[NodeKeys], partitions: int
 ) -> Tuning:
-    """Settings from the round trips to both sides; `partitions` of 0 chooses."""
+    """Return settings that fit the round trips to both sides; `partitions` of 0 chooses."""
     return tune(
         source.clock.round_trip,
         target.clock.round_trip,
@@ -41,7 +41,7 @@ def worker_spec(
     *,
     absttl: bool,
 ) -> WorkerSpec:
-    """What a worker that copies needs to know."""
+    """Return the settings of a copying worker."""
     return WorkerSpec(
         source.dialer,
         target.dialer,
@@ -62,7 +62,7 @@ def worker_spec(
 
 
 def scan_settings(job: Job, side: SideFacts, scope: Scope, sample: float = 1.0) -> ScanSettings:
-    """How a side is walked."""
+    """Return the settings of a side's scanners."""
     return ScanSettings(
         side.dialer,
         scope,
@@ -73,8 +73,8 @@ def scan_settings(job: Job, side: SideFacts, scope: Scope, sample: float = 1.0) 
 
 
 def bytes_for_worker(job: Job, source: SideFacts) -> int:
-    """One worker's budget: our replies count toward the source's maxmemory, so that all together
-    stay below a quarter of what it has left."""
+    """Return one worker's byte budget: reply buffers count toward the source's maxmemory, so all
+    workers together stay below a quarter of its free memory."""
     room = [
         (info.max_memory - info.used_memory) // (4 * job.workers)
         for info in source.infos.values()
@@ -84,7 +84,7 @@ def bytes_for_worker(job: Job, source: SideFacts) -> int:
 
 
 def knows_scan_type(source: SideFacts, types: tuple[str, ...]) -> bool:
-    """Whether SCAN … TYPE (≥ 6.0) can be used for the one type that is wanted."""
+    """Return True if SCAN … TYPE (≥ 6.0) can filter by the one type in scope."""
     if len(types) != 1:
         return False
     with connected(source.dialer, source.topology.nodes[0].address) as connection:

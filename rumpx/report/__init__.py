@@ -1,1 +1,1 @@
-"""Displays of a run: each file here draws Snapshots or a Summary and knows nothing of sockets."""
+"""Reports of a run: each module draws a Summary or a Record and opens no connection."""

@@ -1,14 +1,14 @@
 """Charts as inline SVG, drawn from points: pure functions from numbers to markup.
 
-A chart is an SVG as wide as its box and of a fixed height. Text stands in the outer one, placed by
-percent and as large as the page's style says, so that it is as readable on a phone as on paper; the
-data is in an inner one of 1000 units that is stretched to the width. Where it is narrow there is
-room for fewer labels: both sets are drawn, and the style shows one (classes `wide`, `narrow`).
-Colours are the style's, by class.
+A chart is an SVG as wide as its box and of a fixed height. Text is in the outer one, placed by
+percent and sized by the page's style, so that it is readable on a phone and on paper; the data is
+in an inner one of 1000 units that is stretched to the width. Narrow charts have fewer labels: both
+sets are drawn, and the style shows one (classes `wide`, `narrow`). Colours are the style's, by
+class.
 
-Values are drawn as steps, a stretch as long as it was, so that a single second is to be seen too.
+Values are drawn as steps, a stretch in its full length, so that even one second is visible.
 
-Not promised: anything where points are not in the order of time.
+Not promised: a correct chart of points that are not in the order of time.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _LABELS: Final = {"wide": (8, 7.0), "narrow": (4, 16.0)}  # intervals of time, p
 _LANE_MOST_BINS: Final = 300
 _LANE, _STRIP = 34, 10
 _BAR, _BAR_GAP = 14, 8
-# A reason that held for less of a stretch than this is not drawn.
+# A cause that throttled a stretch for a smaller share than this is not drawn.
 _LEAST_SHARE: Final = 0.02
 
 
 class Line(NamedTuple):
-    """A series: a value a point, None where nothing is known; `style` is its class."""
+    """A series with one value a point, None if unknown; `style` is its class."""
 
     style: str
     values: Sequence[float | None]
@@ -43,19 +43,19 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """What a chart over time shows.
+    """A chart over time.
 
     Attributes:
         name: for identifiers.
-        title, description: for whoever cannot see it.
-        unit: of the values, as it stands at the axis.
-        lines: drawn one over the other.
-        limits: values at which a line goes across, with its class.
-        label: writes a value at the axis.
-        least: the axis reaches at least this; one of powers begins there.
-        powers: whether the axis is one of powers of ten, for what differs that much.
-        height: of the area of the data, in pixels.
-        filled: whether the first line stands on an area.
+        title, description: for screen readers.
+        unit: of the values, as shown at the axis.
+        lines: drawn on top of each other.
+        limits: values with a line across, each with its class.
+        label: formats a value at the axis.
+        least: least end of the axis; an axis of powers starts there.
+        powers: True for an axis of powers of ten, for values of very different size.
+        height: of the data area, in pixels.
+        filled: True to fill the area below the first line.
     """
 
     name: str
@@ -75,10 +75,10 @@ class Chart:
 
 
 def over_time(chart: Chart, points: Sequence[Point]) -> str:
-    """A chart of values over the running time.
+    """Draw values over the running time.
 
     Args:
-        points: those that the values belong to.
+        points: the points of the values.
     """
     values = [v for line in chart.lines for v in line.values if v is not None]
     limits = [value for _, value in chart.limits]
@@ -113,7 +113,7 @@ def _drawn(chart: Chart, line: Line, points: Sequence[Point], axis: Axis) -> str
 def _stretches(
     points: Sequence[Point], values: Sequence[float | None]
 ) -> list[list[tuple[Point, float]]]:
-    """Points with values that follow one another without a gap."""
+    """Return the points with values, grouped by unbroken sequences."""
     found: list[list[tuple[Point, float]]] = []
     end = -math.inf
     for point, value in zip(points, values, strict=True):
@@ -128,10 +128,10 @@ def _stretches(
 
 
 def held_lanes(name: str, title: str, points: Sequence[Point], held: Sequence[str]) -> str:
-    """When each reason held the run: a strip for each, the darker the more of the time.
+    """Draw the time of each throttling cause: a strip for each, the darker the longer.
 
     Args:
-        held: the reasons.
+        held: the causes.
     """
     points, total = binned(points, _LANE_MOST_BINS), _total(points)
     height = _LANE * len(held)
@@ -149,7 +149,7 @@ def held_lanes(name: str, title: str, points: Sequence[Point], held: Sequence[st
 
 
 def _strips(points: Sequence[Point], total: float, held: Sequence[str]) -> list[str]:
-    """A path for each reason and strength (1 to 3)."""
+    """Draw a path for each cause and strength (1 to 3)."""
     paths: dict[tuple[int, int], str] = {}
     for number, reason in enumerate(held):
         y = _LANE * (number + 1) - _STRIP
@@ -167,7 +167,7 @@ def _strips(points: Sequence[Point], total: float, held: Sequence[str]) -> list[
 
 
 def histogram(name: str, title: str, groups: Sequence[SizeCount]) -> str:
-    """A bar for each group of sizes."""
+    """Draw a bar for each group of sizes."""
     most = max(group.keys for group in groups)
     marks = ticks(max(1.0, most), 4)
     height = len(groups) * (_BAR + _BAR_GAP) + _BAR_GAP
@@ -248,7 +248,7 @@ def _unit_x(unit: str, height: int) -> str:
 
 
 def _runs(points: Sequence[Point], total: float, height: int) -> str:
-    """A line where a new run began, and its name where there is room."""
+    """Draw a line at the start of each run, and its name if it fits."""
     starts: list[tuple[int, float]] = []
     for before, point in pairwise(points):
         if point.run != before.run:

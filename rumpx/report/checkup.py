@@ -1,7 +1,7 @@
-"""A check's Checkup for people: what was looked at, line by line, then the keyspace in numbers.
+"""A check's Checkup for people: the results line by line, then the keyspace in numbers.
 
 `render_checkup` draws for a terminal of any width from 40 columns on; long texts fold within their
-column. Where a terminal has no ✓, plain words stand for the marks.
+column. If the terminal has no ✓, plain words replace the marks.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PARTS_SHOWN: Final = 64
 
 
 class Report:
-    """Something that rich can print."""
+    """A check's report, printable by rich."""
 
     def __init__(self, checkup: Checkup) -> None:
         self._checkup = legible(checkup)
@@ -49,17 +49,17 @@ class Report:
 
 
 def outcome(checkup: Checkup) -> str:
-    """The whole check in one sentence."""
+    """Describe the whole check in one sentence."""
     failed = sum(line.status == "fail" for line in checkup.lines)
     warned = sum(line.status == "warn" for line in checkup.lines)
     if failed:
         return (
             f"A copy would end with exit code {checkup.exit_code}: "
-            f"{count_of(failed, 'thing')} to mend"
+            f"{count_of(failed, 'problem')} to fix"
         )
     if warned:
-        return f"A copy can begin, with {count_of(warned, 'warning')}"
-    return "A copy can begin"
+        return f"A copy can start, with {count_of(warned, 'warning')}"
+    return "A copy can start"
 
 
 def _verdict(checkup: Checkup) -> str:
@@ -111,7 +111,7 @@ def _sample(sample: Sampled) -> RenderableType:
         )
     types.columns[-1].justify = "left"
     blocks.append(Padding(types, (1, 0, 0, 0)))
-    prefixes = _table("begins with", "keys", "share", "memory")
+    prefixes = _table("prefix", "keys", "share", "memory")
     for prefix in sample.prefixes:
         share = units.percent(prefix.keys / sample.keys)
         prefixes.add_row(
@@ -141,13 +141,13 @@ def _size(count: int | None) -> str:
 
 def _of_sample(sample: Sampled) -> Iterator[Entry]:
     how = {
-        "all keys": "which are all",
+        "all keys": "all of them",
         "spread": "spread over the cursor space",
         "beginning": "the first of a plain scan, so not spread over the keyspace",
     }[sample.spread]
     text = f"{count_of(sample.keys, 'key')}, {how}"
     if sample.seen > sample.keys:
-        text += f" ({units.keys(sample.seen)} names looked at)"
+        text += f" ({units.keys(sample.seen)} names read)"
     yield Entry("sample", text)
     if sample.mean_bytes is not None:
         yield Entry("a key", f"{units.size(sample.mean_bytes)} of memory on average")
@@ -155,7 +155,7 @@ def _of_sample(sample: Sampled) -> Iterator[Entry]:
         left = (sample.shortest or 0.0, sample.median, sample.longest or 0.0)
         share = units.percent(sample.expiring / sample.keys)
         shortest, median, longest = (units.duration(seconds) for seconds in left)
-        yield Entry("expiring", f"{share}, in {shortest} to {longest}, half of them in {median}")
+        yield Entry("expiring", f"{share}, in {shortest} to {longest}, half within {median}")
 
 
 def _outlook(checkup: Checkup) -> Iterator[Entry]:
@@ -178,15 +178,15 @@ def _latency(side: Ends) -> str:
 
 def _estimate(estimate: Estimate) -> Iterator[Entry]:
     between = f"{units.duration(estimate.quickest)} to {units.duration(estimate.slowest)}"
-    yield Entry("time", f"{between}, reckoned from {estimate.rests_on}")
+    yield Entry("time", f"{between}, estimated from {estimate.rests_on}")
     if estimate.bytes is not None:
         yield Entry("memory", f"about {units.size(estimate.bytes)} on the target")
 
 
 def _plan(plan: Planned) -> str:
-    conflict = "to be chosen" if plan.on_conflict == "ask" else plan.on_conflict
+    conflict = "not chosen yet" if plan.on_conflict == "ask" else plan.on_conflict
     return (
-        f"{count_of(len(plan.partitions), 'partition')}, {plan.scanners} scanned at a time by "
+        f"{count_of(len(plan.partitions), 'partition')}, {plan.scanners} scanned at a time with "
         f"COUNT {plan.scan_count}; {count_of(plan.workers, 'worker')}, each with "
         f"{plan.batches_in_flight} batches of {plan.batch_keys} keys and "
         f"{units.size(plan.bytes_in_flight)} in flight, in pipelines of {plan.pipeline_keys}; keys "

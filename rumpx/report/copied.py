@@ -1,4 +1,4 @@
-"""The end of a copy for people: what became of the keys, and what to know of it."""
+"""The end of a copy for people: counts of keys by outcome, and notes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rumpx.units import count_of
 
 
 def outcome(summary: Summary) -> str:
-    """The whole run in one sentence."""
+    """Describe the whole run in one sentence."""
     counts = summary.counts
     copied = f"copied {count_of(counts.copied, 'key')} in {units.duration(summary.seconds)}"
     if summary.state == "stopped":
@@ -25,7 +25,7 @@ def outcome(summary: Summary) -> str:
 
 
 def entries(summary: Summary) -> Iterator[Entry]:
-    """Everything to be said after the outcome, in the order of reading."""
+    """Yield all entries after the outcome, in reading order."""
     counts = summary.counts
     yield Entry("from", server(summary.source, summary.source_version))
     yield Entry("to", server(summary.target, summary.target_version))
@@ -41,7 +41,7 @@ def entries(summary: Summary) -> Iterator[Entry]:
     if counts.skipped:
         yield Entry("skipped", f"{units.keys(counts.skipped)} that the target already had")
     if counts.repeated:
-        yield Entry("repeated", f"{units.keys(counts.repeated)} met again, on the target already")
+        yield Entry("repeated", f"{units.keys(counts.repeated)} found again, already on the target")
     if counts.failed:
         yield Entry("failed", units.keys(counts.failed), "bold red")
     for reason, count in summary.failures_by_reason.items():

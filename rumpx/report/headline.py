@@ -1,8 +1,8 @@
-"""What a report says first, as plain data: the verdict, when it was, and the key figures.
+"""The head of a report as plain data: the verdict, the times, and the key figures.
 
-`html` and `tables` both draw this and `sections`, so that page and terminal say the same. What is
-worded at the end of a run already (`copied`, `verdict`) is taken from there. The record is
-`legible`; for HTML its texts are still to be escaped.
+`html` and `tables` both draw this and `sections`, so that page and terminal have the same content.
+Texts for the end of a run come from `copied` and `verdict`. The record is `legible`; HTML must
+still escape its texts.
 """
 
 from __future__ import annotations
@@ -23,17 +23,16 @@ from rumpx.report.text import Entry
 
 Tone = Literal["", "good", "warn", "bad", "busy"]
 EXPLAINED: Final = (
-    "Rates are means. Latency is how much longer a side took to answer than at best: of fifty "
-    "PINGs a second the second-highest, above the best of the last ten minutes; of a cluster the "
-    "worst node counts. A payload is what DUMP gives for a value, mostly less than the value takes "
-    "in memory."
+    "Rates are means. Latency is the time of a reply above the best one: of fifty PINGs a second "
+    "the second-highest, minus the best of the last ten minutes; of a cluster the worst node "
+    "counts. A payload is the result of DUMP for a value, mostly smaller than the value in memory."
 )
 _TONES: Final[dict[str, Tone]] = {"green": "good", "yellow": "warn", "red": "bad"}
 
 
 class Verdict(NamedTuple):
-    """How the job stands: in a word or two, in a sentence, what to know of it, and what to do by
-    which command ("" if there is nothing to do)."""
+    """The state of the job: a word or two, a sentence, notes, and the purpose and text of the next
+    command ("" if there is none)."""
 
     tone: Tone
     word: str
@@ -44,7 +43,7 @@ class Verdict(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """A number that matters, or, where `value` is "", a statement."""
+    """A key figure or, if `value` is "", a statement."""
 
     label: str
     value: str
@@ -53,13 +52,13 @@ class Figure(NamedTuple):
 
 
 def moment(at: float) -> str:
-    """`2025-03-04 12:31:05 +01:00`: local time."""
+    """Format local time: `2025-03-04 12:31:05 +01:00`."""
     local = datetime.fromtimestamp(at).astimezone()
     return f"{local:%Y-%m-%d %H:%M:%S} {local.isoformat()[-6:]}"
 
 
 def tone_of(entry: Entry) -> Tone:
-    """How an entry of the summary is meant."""
+    """Return the tone of a summary's entry."""
     return _TONES.get(entry.style.removeprefix("bold "), "")
 
 
@@ -67,7 +66,7 @@ def tone_of(entry: Entry) -> Tone:
 
 
 def reckoned(record: Record) -> Verdict:
-    """The verdict."""
+    """Return the verdict."""
     summary = record.summary
     error = summary.error
     notes = (error,) if error else ()
@@ -75,13 +74,13 @@ def reckoned(record: Record) -> Verdict:
         tone, word = _compared(summary)
         return Verdict(tone, word, sentence(verdict.outcome(summary)), notes)
     outcome = sentence(copied.outcome(replace(summary, state="done")))
-    again = ("To go on", f"rumpx resume {summary.job}")
+    again = ("To resume", f"rumpx resume {summary.job}")
     match record.state:
         case "running":
-            now = f"As it was at {moment(record.written)}."
+            now = f"State at {moment(record.written)}."
             return Verdict("busy", "Running", outcome, (now,))
         case "killed":
-            note = "Its last run ended without a word: it was killed, or its machine went down."
+            note = "Its last run ended without a record: it was killed, or its machine went down."
             return Verdict("warn", "Killed", outcome, (note,), *again)
         case "stopped":
             return Verdict("warn", "Stopped", outcome, notes, *again)
@@ -94,14 +93,14 @@ def _done(summary: Summary, then: Verification | None, outcome: str) -> Verdict:
     job = summary.job
     notes = (sentence(f"then {verdict.outcome(then)}"),) if then else ()
     if then and then.state != "done":
-        todo = ("To compare all of it", f"rumpx verify {job}")
+        todo = ("To compare everything", f"rumpx verify {job}")
         differ: Tone = "bad" if any(then.differences.values()) else "warn"
-        return Verdict(differ, "Done, but the comparison did not end", outcome, notes, *todo)
+        return Verdict(differ, "Done, but the comparison did not finish", outcome, notes, *todo)
     if then and _differ(then):
-        todo = ("To mend what differs", f"rumpx verify {job} --repair")
+        todo = ("To repair the differences", f"rumpx verify {job} --repair")
         return Verdict("bad", "Done, but the sides differ", outcome, notes, *todo)
     if summary.counts.failed:
-        todo = ("To try those again", f"rumpx resume {job} --retry-failed")
+        todo = ("To retry them", f"rumpx resume {job} --retry-failed")
         return Verdict("bad", "Done, except for failed keys", outcome, notes, *todo)
     if then and then.exit_code == EXIT_DIFFERENCES:  # --strict
         return Verdict("bad", "Done, but not all can be compared", outcome, notes)
@@ -114,7 +113,7 @@ def _done(summary: Summary, then: Verification | None, outcome: str) -> Verdict:
 
 
 def _differ(result: Verification) -> bool:
-    """Whether differences are left."""
+    """Return True if differences are left."""
     return sum(result.differences.values()) > result.repaired
 
 
@@ -133,12 +132,12 @@ def _compared(result: Verification) -> tuple[Tone, str]:
 
 
 def sentence(text: str) -> str:
-    """With a capital letter and a full stop."""
+    """Add a capital letter and a full stop."""
     return f"{text[:1].upper()}{text[1:]}."
 
 
 def ends(record: Record) -> list[tuple[str, str, str]]:
-    """From where and to where: each URI, and the version there."""
+    """Return source and target: each URI, and the version there."""
     summary = record.summary
     return [
         ("from", summary.source, summary.source_version),
@@ -147,7 +146,7 @@ def ends(record: Record) -> list[tuple[str, str, str]]:
 
 
 def head(record: Record) -> list[Entry]:
-    """The job, when it was, and how long it took."""
+    """Return the job, its times and its duration."""
     summary, points = record.summary, record.points
     runs = len(record.runs)
     began = record.runs[0].began if runs else points[0].at - points[0].seconds if points else None
@@ -156,7 +155,7 @@ def head(record: Record) -> list[Entry]:
     if isinstance(summary, Summary):
         entries.append(Entry("job", summary.job))
     if began is not None:
-        entries.append(Entry("began", moment(began)))
+        entries.append(Entry("started", moment(began)))
     if last is not None:
         entries.append(Entry("ended", moment(last)))
     elif record.state == "killed" and points:
@@ -176,7 +175,7 @@ def head(record: Record) -> list[Entry]:
 
 
 def figures(record: Record) -> list[Figure]:
-    """The numbers to be seen first."""
+    """Return the key figures."""
     if isinstance(record.summary, Verification):
         return _figures_of_comparison(record.summary)
     summary = record.summary
@@ -197,7 +196,7 @@ def figures(record: Record) -> list[Figure]:
         ),
     ]
     if record.state != "done":
-        shown.append(Figure("done", units.percent(record.fraction), "of what is to be walked"))
+        shown.append(Figure("done", units.percent(record.fraction), "of the walk"))
     entries = told(summary)[1]
     shown += _numbered(entries, "gone", "skipped", "repeated")
     shown += [
@@ -240,12 +239,12 @@ def _rate(summary: Summary | Verification) -> Figure:
 
 def _mean(counts: Counts) -> str:
     if not counts.copied:
-        return "as DUMP gives them"
+        return "as returned by DUMP"
     return f"{units.size(counts.payload_bytes / counts.copied)} a key on average"
 
 
 def _numbered(entries: Iterable[Entry], *labels: str) -> list[Figure]:
-    """Entries whose text begins with a number."""
+    """Return the entries whose text starts with a number."""
     found = []
     for entry in entries:
         if entry.label in labels:

@@ -1,10 +1,10 @@
-"""The report as one HTML page: nothing is fetched, nothing is a script, and it prints.
+"""The report as one HTML page: loads no resource, contains no script, and prints well.
 
-What it says is in `facts` and `sections`, the charts are in `charts`, how it looks is in
-`report.css`, which goes into the page. A reader of the file sees the old page or the whole new one
+Its texts come from `headline` and `sections`, its charts from `charts`, its style from
+`report.css`, which is embedded. A reader of the file sees the old page or the whole new one
 (`files`). All text is escaped for HTML here, and only here.
 
-Not promised: that a browser from before 2020 draws it well.
+Not promised: good drawing in a browser from before 2020.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rumpx.text import legible
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
 _LENGTHY: Final = 90
 _MOST_NARROW: Final = 3
-_LEAST_LATENCY: Final = 0.1  # ms; what is less is drawn as that
+_LEAST_LATENCY: Final = 0.1  # ms; lower values are drawn as this
 _MOST_TOGETHER: Final = 20
 _MARKS: Final[dict[Tone, str]] = {
     "good": "M7 12.5l3.4 3.4L17 8.6",
@@ -44,7 +44,7 @@ _MARKS: Final[dict[Tone, str]] = {
 
 
 def render_html(record: Record) -> str:
-    """The whole page."""
+    """Return the whole page."""
     record = legible(record)
     summary = record.summary
     what = "copy" if isinstance(summary, Summary) else "comparison"
@@ -149,13 +149,13 @@ def _list(entries: Sequence[Entry], style: str) -> str:
 
 
 def _table(table: Table) -> str:
-    """In a box of its own, within which it can be moved where it does not fit."""
+    """Draw a table in a box that scrolls sideways if it does not fit."""
     kinds = [column.kind for column in table.columns]
     label = f' aria-label="{escape(table.title)}"' if table.title else ""
     heads = "".join(
         f'<th scope="col" class="{kind}">{escape(title)}</th>' for title, kind in table.columns
     )
-    # Many columns are stacked where it is narrow; many rows may be parted on paper.
+    # Many columns are stacked on narrow screens; many rows may break across printed pages.
     style = "stack " * (len(kinds) > _MOST_NARROW) + "long" * (len(table.rows) > _MOST_TOGETHER)
     parts = [f'<div class="scroll" tabindex="0" role="group"{label}><table class="{style}">']
     if table.title:
@@ -195,12 +195,12 @@ def _sizes(record: Record) -> str:
 
 
 def _course(record: Record) -> list[str]:
-    """What happened over the running time."""
+    """Draw the events over the running time."""
     points = binned(record.points)
     charts = [*_throughput(points), *_latencies(record, points)]
     held = list(held_seconds(points))
     if held:
-        title, told = "When it was held", "the stronger the colour, the more of the time"
+        title, told = "Throttling over time", "the stronger the colour, the longer"
         charts.append(_figure(title, told, held_lanes("held", title, points, held)))
     return charts
 
@@ -249,7 +249,7 @@ def _latencies(record: Record, points: Sequence[Point]) -> Iterator[str]:
 
 
 def _step(points: Sequence[Point]) -> str:
-    """How long most of them are."""
+    """Describe the usual length of a step."""
     return units.duration(median_low([point.seconds for point in points]))
 
 

@@ -1,4 +1,4 @@
-"""The table of `rumpx jobs`: one line a job, plain, so that it can be cut and searched."""
+"""The table of `rumpx jobs`: one line a job, plain, for cut and grep."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _HEAD = ("JOB", "STATE", "DONE", "FAILED", "STARTED", "SOURCE -> TARGET")
 
 
 def job_lines(jobs: Iterable[Listed]) -> list[str]:
-    """A head and a line for each job; times are local."""
+    """Return a head and a line for each job; times are local."""
     rows = [_HEAD, *(legible(_row(job)) for job in jobs)]
     if len(rows) == 1:
-        return ["There are no jobs."]
+        return ["No jobs."]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD) - 1)]
     return [
         "  ".join([*(cell.ljust(n) for cell, n in zip(row, widths, strict=False)), row[-1]])

@@ -1,10 +1,10 @@
-"""What a run's latencies come to: of each side, what was usual, the highest, and for how long it
-was above its limit.
+"""A summary of a run's latencies: for each side the usual, the highest, and the time above its
+limit.
 
-A point tells the highest latency of its stretch, so every figure errs to the high side, and the
-longer the points are, the more.
+A point holds the highest latency of its stretch, so every figure errs to the high side, the more
+the longer the points are.
 
-Not promised: limits that were other ones in earlier runs; those of the last run are taken for all.
+Not promised: different limits of earlier runs; those of the last run apply to all.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from rumpx.units import parse_seconds
 
 
 class Latencies(NamedTuple):
-    """Of one side, in seconds above the best.
+    """Latencies of one side, in seconds above the best.
 
     Attributes:
-        known: for how many seconds something was known.
-        half, most: above these it was not for half, and for 99 %, of the time.
+        known: seconds with a known latency.
+        half, most: not exceeded for half, and for 99 %, of the time.
         highest: of all.
         limit: None if there was none.
-        above: for how many seconds the limit was exceeded; stretches count whole.
+        above: seconds above the limit; stretches count whole.
     """
 
     side: Side
@@ -38,7 +38,7 @@ class Latencies(NamedTuple):
 
 
 def latencies(record: Record) -> list[Latencies]:
-    """Those of each side of which anything was known."""
+    """Return the latencies of each side with a known one."""
     found = []
     for side in SIDES:
         values = sorted(
@@ -56,18 +56,18 @@ def latencies(record: Record) -> list[Latencies]:
 
 
 def limit_of(options: Sequence[Option], side: Side) -> float | None:
-    """What a side's latency was limited to, in seconds."""
+    """Return a side's latency limit in seconds."""
     for option in options:
         if option.flag == f"--max-{side}-latency" and option.value not in ("", "off"):
             try:
                 return parse_seconds(option.value, option.flag)
-            except UsageError:  # a word of another version
+            except UsageError:  # a value from another version
                 return None
     return None
 
 
 def _below(values: Sequence[tuple[float, float]], seconds: float) -> float:
-    """What the sorted values do not exceed for so long."""
+    """Return the bound that the sorted values do not exceed for so long."""
     passed = 0.0
     for value, length in values:
         passed += length

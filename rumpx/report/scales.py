@@ -1,6 +1,6 @@
-"""The arithmetic of charts: points joined to as many as can be seen, and axes with round numbers.
+"""The arithmetic of charts: points merged to a visible number, and axes with round numbers.
 
-Of many points neighbours are joined: rates are then means, latencies the highest.
+Neighbouring points are merged: rates become means, latencies the highest.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rumpx.model.timeline import Point, joined
 
 MOST_BINS: Final = 600
 MOST_SIZES: Final = 12
-# Seconds; of what is shorter, times are told in parts of a second.
+# Seconds; shorter times are shown in fractions of a second.
 BRIEF: Final = 5.0
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
@@ -27,9 +27,10 @@ _TIME_STEPS: Final = (
 
 
 def binned(points: Sequence[Point], most: int = MOST_BINS) -> list[Point]:
-    """Neighbours of a run joined, so that there are no more than `most`, and one for each run more.
+    """Merge neighbouring points of a run, to at most `most` and one more for each further run.
 
-    The running time is cut into stretches of equal length; a point belongs where its middle is.
+    The running time is cut into stretches of equal length; a point belongs to the one of its
+    middle.
     """
     if len(points) <= most:
         return list(points)
@@ -46,14 +47,14 @@ def binned(points: Sequence[Point], most: int = MOST_BINS) -> list[Point]:
 
 
 class Axis(NamedTuple):
-    """The marks on an axis, from its one end to the other, and whether they are powers of ten, at
-    equal distances."""
+    """The marks on an axis, from one end to the other, and whether they are powers of ten, equally
+    spaced."""
 
     marks: Sequence[float]
     powers: bool = False
 
     def place(self, value: float) -> float:
-        """Where a value is: 0.0 at the first mark, 1.0 at the last; what is beyond is there."""
+        """Return the place of a value: 0.0 at the first mark, 1.0 at the last or beyond."""
         first, last = self.marks[0], self.marks[-1]
         if self.powers:
             first, last = math.log10(first), math.log10(last)
@@ -62,14 +63,14 @@ class Axis(NamedTuple):
 
 
 def powers(least: float, top: float) -> list[float]:
-    """The powers of ten from `least` or a little below to `top` or a little above; two at least."""
+    """Return powers of ten from at most `least` to at least `top`; two or more."""
     first = math.floor(math.log10(least) + 1e-9)
     last = max(first + 1, math.ceil(math.log10(top) - 1e-9))
     return [10.0**power for power in range(first, last + 1)]
 
 
 def ticks(top: float, most: int) -> list[float]:
-    """Round numbers from 0 to `top` or a little above, in at most `most` equal steps of 1, 2 or 5
+    """Return round numbers from 0 to at least `top`, in at most `most` equal steps of 1, 2 or 5
     times a power of ten."""
     power = 10.0 ** math.floor(math.log10(top / most))
     step = next(power * n for n in (1, 2, 5, 10) if power * n * most >= top * (1 - 1e-9))
@@ -77,7 +78,7 @@ def ticks(top: float, most: int) -> list[float]:
 
 
 def time_ticks(total: float, most: int) -> list[float]:
-    """Round times from 0 to `total` seconds, in at most `most` equal steps."""
+    """Return round times from 0 to `total` seconds, in at most `most` equal steps."""
     if total < BRIEF:
         return [at for at in ticks(max(total, 0.1), most) if at <= total]
     days = max(1.0, ticks(max(1.0, total / _DAY), most)[1])
@@ -86,8 +87,8 @@ def time_ticks(total: float, most: int) -> list[float]:
 
 
 def size_groups(sizes: Iterable[SizeCount], most: int = MOST_SIZES) -> list[SizeCount]:
-    """Powers of two joined, each group as many, so that there are no more than `most` groups from
-    the least to the largest; those in between may have no keys."""
+    """Merge powers of two, equally many in each group, to at most `most` groups from the least to
+    the largest; those in between may have no keys."""
     by_bits = {size.most.bit_length(): size.keys for size in sizes}
     if not by_bits:
         return []
@@ -106,5 +107,5 @@ def size_groups(sizes: Iterable[SizeCount], most: int = MOST_SIZES) -> list[Size
 
 
 def extent(group: SizeCount) -> str:
-    """`256 B to 2.0 kB`; the end is the beginning of the next."""
+    """Format a group as `256 B to 2.0 kB`; the end is the start of the next."""
     return f"{units.size(group.least)} to {units.size(group.most + 1)}"

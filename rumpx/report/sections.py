@@ -1,6 +1,6 @@
-"""What a report says at length, as plain data: sections of sentences, entries and tables.
+"""The sections of a report as plain data: sentences, entries and tables.
 
-The record is `legible`; for HTML its texts are still to be escaped.
+The record is `legible`; HTML must still escape its texts.
 
 Not promised: all failed keys (at most 50 are shown, some of each reason) and all partitions (64,
 those not done first).
@@ -32,17 +32,17 @@ EXAMPLES_SHOWN: Final = 50
 PARTITIONS_SHOWN: Final = 64
 KEY_LIMIT: Final = 200
 _NODES_SHOWN: Final = 16
-_PACE: Final = "Speed, and what held it"
+_PACE: Final = "Speed and throttling"
 SIZES: Final = "Sizes"
 NOTHING_HELD: Final = "nothing (as fast as the servers allow)"
 NOT_RECORDED: Final = "not recorded"
-# What the first and the last moments of runs come to is not worth a word.
+# A smaller unrecorded share, of the first and the last moments of runs, is not shown.
 _LEAST_UNRECORDED: Final = 0.01
 
 
 class Column(NamedTuple):
-    """A table's column. "brief" stays on one line, "name" is to be read letter by letter, "share"
-    can be drawn, by the number behind it."""
+    """A table's column. "brief" stays on one line, "name" is monospaced, "share" can be drawn as a
+    bar, by the number behind it."""
 
     title: str
     kind: Kind = "text"
@@ -59,14 +59,14 @@ class Table:
 
     @property
     def row_head(self) -> int:
-        """The column that says what a row is of."""
+        """Return the column that names the row."""
         kinds = [column.kind for column in self.columns]
         return next(n for n, kind in enumerate(kinds) if kind not in ("number", "share"))
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Sentences, labelled entries, tables; `folded` are those that few want to see."""
+    """Sentences, labelled entries, tables; `folded` ones are rarely needed."""
 
     name: str
     title: str
@@ -77,7 +77,7 @@ class Section:
 
 
 def sections(record: Record) -> list[Section]:
-    """The rest, in the order of reading; the charts belong to the first."""
+    """Return the sections in reading order; the charts belong to the first."""
     summary = record.summary
     pace = _pace(record)
     options = _options(record)
@@ -103,16 +103,16 @@ def _pace(record: Record) -> Section:
     points = record.points
     recorded = sum(point.seconds for point in points)
     if not recorded:
-        return Section("pace", _PACE, ("It was too short for its course to be drawn.",))
+        return Section("pace", _PACE, ("The run was too short for a chart.",))
     held = held_seconds(points)
     free = sum(max(0.0, point.seconds - sum(point.held.values())) for point in points)
     times = {**held, NOTHING_HELD: free}
     total = max(recorded, record.summary.seconds)
-    if total - recorded > _LEAST_UNRECORDED * total:  # as when a run was killed
+    if total - recorded > _LEAST_UNRECORDED * total:  # for example after a run was killed
         times[NOT_RECORDED] = total - recorded
     shares = {by: min(1.0, seconds / total) for by, seconds in times.items()}
     table = Table(
-        "What held it",
+        "Throttling",
         (Column("held by"), Column("for", "number"), Column("of the running time", "share")),
         tuple(
             (by, units.duration(seconds), units.percent(shares[by]))
@@ -120,7 +120,7 @@ def _pace(record: Record) -> Section:
         ),
         tuple(shares.values()),
     )
-    both = ("Two may hold at once, so that shares can add up to more than the whole.",)
+    both = ("Two causes may throttle at once, so shares can add up to more than 100 %.",)
     several = sum(times.values()) > total * 1.01
     return Section(
         "pace",
@@ -131,7 +131,7 @@ def _pace(record: Record) -> Section:
 
 
 def _felt(record: Record) -> Table:
-    """What both sides' clients felt."""
+    """Return the latencies that clients of both sides experienced."""
     columns = ("half the time up to", "99 % of the time up to", "highest", "limit", "above it for")
     rows = []
     for each in latencies(record):
@@ -147,13 +147,13 @@ def _felt(record: Record) -> Table:
 
 
 def _fine(seconds: float) -> str:
-    """`0.03 ms`, `6.1 ms`: hundredths where tenths would be nothing."""
+    """Format `0.03 ms`, `6.1 ms`: hundredths only below 1 ms."""
     return f"{seconds * 1e3:.2f} ms" if seconds < 1e-3 else units.milliseconds(seconds)
 
 
 def _content(summary: Summary) -> Section:
     content = summary.content
-    title = "What was copied"
+    title = "Copied data"
     if not summary.counts.copied:
         return Section("content", title, ("No key was copied.",))
     if not content.types:
@@ -249,7 +249,7 @@ def _failures(record: Record) -> Section:
 
 
 def examples(failures: Sequence[KeyFailure], most: int = EXAMPLES_SHOWN) -> list[KeyFailure]:
-    """As many failures, of each reason in turn, in the order in which they came."""
+    """Return `most` failures, of each reason in turn, in their original order."""
     seen: Counter[str] = Counter()
     ranked = []
     for number, failure in enumerate(failures):
@@ -276,7 +276,7 @@ def _comparison(record: Record) -> Section:
         entries.insert(0, Entry("ended early", result.error, "yellow"))
     kinds = [kind for kind in verdict.KINDS if result.differences.get(kind)]
     prefixes = Table(
-        "Differences by the beginning of the key",
+        "Differences by key prefix",
         (Column("keys", "name"), *_numbers(*kinds)),
         tuple(map(tuple, verdict.prefix_rows(result, kinds))),
     )
@@ -291,15 +291,15 @@ def _comparison(record: Record) -> Section:
 
 def _runs(record: Record) -> Section:
     if not record.runs:
-        return Section("runs", "Runs", ("Nothing is known of its runs.",))
+        return Section("runs", "Runs", ("The runs are unknown.",))
     table = Table(
         "",
         (
             Column("run", "brief"),
-            Column("began", "brief"),
+            Column("started", "brief"),
             Column("ended", "brief"),
-            Column("how it ended"),
-            Column("copied by then", "number"),
+            Column("result"),
+            Column("total copied", "number"),
             Column("rumpx", "brief"),
             Column("error"),
         ),
@@ -323,11 +323,10 @@ def _notes(record: Record) -> Section:
     labels = ("walked again", "workers", "left behind", "warning")
     entries = _labelled(record.summary, *labels)
     none = (
-        "There are no warnings, nothing was left behind, no partition was walked twice, and no "
-        "worker died."
+        "No warnings, nothing left behind, no partition walked twice, no worker died."
     )
     if isinstance(record.summary, Verification):
-        none = "There are no warnings."
+        none = "No warnings."
     return Section("notes", "Warnings and notes", () if entries else (none,), entries)
 
 
@@ -336,13 +335,13 @@ def _labelled(summary: Summary | Verification, *labels: str) -> tuple[Entry, ...
 
 
 def _placed(summary: Summary) -> list[PartitionSummary]:
-    """The partitions; that of an only node has its side's URI for a name."""
+    """Return the partitions; a single node is named by its side's URI."""
     return [replace(each, node=each.node or summary.source) for each in summary.partitions]
 
 
 def _partitions(partitions: Sequence[PartitionSummary]) -> Section:
     if not partitions:
-        return Section("partitions", "Partitions", ("There were none.",))
+        return Section("partitions", "Partitions", ("No partitions.",))
     done = sum(each.complete for each in partitions)
     number = count_of(len(partitions), "partition")
     text = f"{number}, {'all' if done == len(partitions) else units.keys(done)} done."
@@ -399,7 +398,7 @@ def _node(node: str, partitions: Sequence[PartitionSummary]) -> tuple[str, ...]:
 
 def _options(record: Record) -> Section:
     if not record.options:
-        return Section("options", "Options", ("They are not known.",))
+        return Section("options", "Options", ("The options are unknown.",))
     columns = (Column("option", "name"), Column("value", "name"))
     given, usual = (
         tuple(
@@ -412,7 +411,7 @@ def _options(record: Record) -> Section:
     return Section(
         "options",
         "Options",
-        ("In force at the end, as far as they are not the defaults. No report holds a password.",),
+        ("Options at the end that differ from the defaults. No report contains a password.",),
         tables=(Table("", columns, given),) if given else (),
         folded=(Table(count_of(len(usual), "default"), columns, usual),) if usual else (),
     )

@@ -1,8 +1,8 @@
 """The end of a run for people, and the file that `--summary` writes.
 
-What there is to say is in `copied` for a copy and in `verdict` for a comparison. `summary_lines`
-gives plain text and `render_summary` the same entries as a table for a terminal; both show only
-what there is to say. `write_summary` writes the summary's JSON in one piece (`files`).
+The texts are in `copied` for a copy and in `verdict` for a comparison. `summary_lines` returns
+plain text and `render_summary` the same entries as a table for a terminal; both omit empty entries.
+`write_summary` writes the summary's JSON in one piece (`files`).
 
 Only the first few failed keys of each reason are shown; the file has up to 100,000.
 """
@@ -26,15 +26,15 @@ LABEL_WIDTH: Final = len("completeness")
 
 
 def told(summary: Summary | Verification) -> tuple[str, list[Entry]]:
-    """The outcome in one sentence, and everything else."""
+    """Return the outcome in one sentence, and all further entries."""
     if isinstance(summary, Verification):
         return verdict.outcome(summary), list(verdict.entries(summary))
     return copied.outcome(summary), list(copied.entries(summary))
 
 
 def render_summary(summary: Summary | Verification) -> RenderableType:
-    """The summary as a table without lines; long texts fold within their column."""
-    from rich.console import Group  # only a terminal's display pays for rich
+    """Draw the summary as a table without lines; long texts fold within their column."""
+    from rich.console import Group  # import rich for terminals only
     from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
@@ -56,7 +56,7 @@ def render_summary(summary: Summary | Verification) -> RenderableType:
 
 
 def _prefix_table(result: Verification) -> Table:
-    """Differing keys by prefix and kind."""
+    """Draw differing keys by prefix and kind."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -71,7 +71,7 @@ def _prefix_table(result: Verification) -> Table:
 
 
 def summary_lines(summary: Summary | Verification) -> list[str]:
-    """The summary as lines of plain text."""
+    """Return the summary as lines of plain text."""
     summary = legible(summary)
     outcome, shown = told(summary)
     if isinstance(summary, Verification):
@@ -87,7 +87,7 @@ def _outcome_style(summary: Summary | Verification) -> str:
 
 
 def document(copied: Summary | None, compared: Verification | None) -> dict[str, Any]:
-    """What `--summary` writes: of a copy; a comparison after it stands in it as "verification"."""
+    """Return the content of `--summary`; a comparison after a copy is its "verification"."""
     if copied and compared:
         return copied.to_json() | {"verification": compared.to_json()}
     result = copied or compared
@@ -97,9 +97,9 @@ def document(copied: Summary | None, compared: Verification | None) -> dict[str,
 def write_summary(document: dict[str, Any], destination: str) -> None:
     """Write a document as JSON to stdout ("-") or a file, whose old content it replaces.
 
-    What is no regular file (a pipe, /dev/stderr) is written to and not replaced.
+    A pipe or a device (/dev/stderr) is written to and not replaced.
 
     Raises:
-        RumpxError: it cannot be written, as `write_text` tells.
+        RumpxError: the file cannot be written; see `write_text`.
     """
     write_text(destination, json.dumps(document, indent=2) + "\n", "--summary")

@@ -1,8 +1,9 @@
-"""The report in a terminal: what the page says, as text and tables, from 40 columns on.
+"""The report in a terminal: the page's content as text and tables, from 40 columns on.
 
-The same `facts` and `sections` as in `html`; of the charts a line of blocks each for throughput and
-latencies. A table that does not fit has its rows below each other, their cells behind their names.
-What is folded on the page is left out. Where a terminal has no ✓, plain words stand for the marks.
+Draws the same `headline` and `sections` as `html`; the charts become one line of blocks each for
+throughput and latencies. A table that does not fit has its rows one below the other, each cell
+after its name. Folded tables of the page are left out. If the terminal has no ✓, plain words
+replace the marks.
 """
 
 from __future__ import annotations
@@ -31,18 +32,18 @@ from rumpx.text import legible
 MOST_WIDTH: Final = 120
 _MARKS: Final[dict[Tone, str]] = {"good": "✓", "warn": "⚠", "bad": "✗", "busy": "▶"}
 _STYLES: Final[dict[Tone, str]] = {"good": "green", "warn": "yellow", "bad": "red", "busy": "cyan"}
-# A column of long texts needs no more than this; they fold.
+# Greatest width needed by a column of long texts, which fold.
 _FOLDED_WIDTH: Final = 24
 _GAP: Final = 2
 
 
 def render_record(record: Record) -> RenderableType:
-    """The report, for a console of any width."""
+    """Return the report, for a console of any width."""
     return _Report(record)
 
 
 class _Report:
-    """Something that rich can print."""
+    """A report, printable by rich."""
 
     def __init__(self, record: Record) -> None:
         self._record = legible(record)
@@ -121,14 +122,14 @@ def _table(table: Table, width: int) -> Iterator[RenderableType]:
 
 
 def _needs(table: Table) -> Iterator[int]:
-    """The least width of each column."""
+    """Yield the least width of each column."""
     for number, column in enumerate(table.columns):
         widest = max(map(cell_len, (column.title, *(row[number] for row in table.rows))))
         yield min(widest, _FOLDED_WIDTH) if column.kind in ("text", "name") else widest
 
 
 def _stacked(table: Table) -> Iterator[RenderableType]:
-    """Each row as a few lines: what it is of, then its other cells."""
+    """Draw each row as a few lines: its name, then its other cells."""
     first = table.row_head
     for row in table.rows:
         yield Text.assemble((f"{table.columns[first].title} ", "dim"), row[first])
@@ -140,11 +141,11 @@ def _stacked(table: Table) -> Iterator[RenderableType]:
         yield Padding(Text("   ").join(cells), (0, 0, 0, 2))
 
 
-# In the place of charts
+# Instead of charts
 
 
 def _course(points: Sequence[Point], width: int) -> Iterator[Text]:
-    """A line for throughput and for each side's latency, over the whole running time."""
+    """Draw a line for throughput and for each side's latency, over the whole running time."""
     room = width - len("keys/s ") - len("  max 12345.6 ms")
     if not points or room < 1:
         return
@@ -164,7 +165,7 @@ def _course(points: Sequence[Point], width: int) -> Iterator[Text]:
 def _columns(
     points: Sequence[Point], values: Sequence[float | None], width: int
 ) -> list[float | None]:
-    """The highest value in each of so many equal parts of the running time."""
+    """Return the highest value in each of so many equal parts of the running time."""
     step = max(points[-1].elapsed, 1e-6) / width
     columns: list[float | None] = [None] * width
     for point, value in zip(points, values, strict=True):

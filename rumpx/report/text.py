@@ -1,4 +1,4 @@
-"""What the ends of runs are told with: labelled entries, and words for counts and keys."""
+"""Labelled entries for the ends of runs, and texts for counts and keys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KEYS_SHOWN: Final = 3
 
 
 class Entry(NamedTuple):
-    """One line of the table: what it is about, what there is to say, how it looks."""
+    """One line of the table: label, text, style."""
 
     label: str
     text: str
@@ -20,7 +20,7 @@ class Entry(NamedTuple):
 
 
 def failed_keys(failures: tuple[KeyFailure, ...], reason: str, count: int) -> str:
-    """`12: user:1, user:2, db3 user:3, …`; a database is named unless it is 0."""
+    """Format `12: user:1, user:2, db3 user:3, …`; database 0 is not named."""
     shown = [failure for failure in failures if failure.reason == reason][:KEYS_SHOWN]
     names = [
         (f"db{failure.db} " if failure.db else "") + printable(failure.key) for failure in shown

@@ -11,7 +11,7 @@ from rumpx.report.text import Entry, failed_keys
 from rumpx.text import server
 from rumpx.units import count_of
 
-# The columns of the table by prefix, in the order of reading.
+# The columns of the table by prefix, in reading order.
 KINDS: Final = ("missing", "extra", "type", "value", "expiry")
 _MEANING: Final = {
     "missing": "only on the source",
@@ -23,7 +23,7 @@ _MEANING: Final = {
 
 
 def outcome(result: Verification) -> str:
-    """The whole comparison in one sentence."""
+    """Describe the whole comparison in one sentence."""
     sample = "a sample of " if result.sample else ""
     keys = count_of(result.counts.compared, "key")
     compared = f"compared {sample}{keys} in {units.duration(result.seconds)}"
@@ -52,7 +52,7 @@ def _differ(count: int) -> str:
 
 
 def entries(result: Verification) -> Iterator[Entry]:
-    """Everything to be said after the outcome, in the order of reading."""
+    """Yield all entries after the outcome, in reading order."""
     counts = result.counts
     yield Entry("from", server(result.source, result.source_version))
     yield Entry("to", server(result.target, result.target_version))
@@ -65,10 +65,10 @@ def entries(result: Verification) -> Iterator[Entry]:
     if result.incomparable:
         keys = units.keys(sum(result.incomparable.values()))
         types = ", ".join(f"{t}: {units.keys(n)}" for t, n in result.incomparable.items())
-        text = f"{keys} whose modules offer no way to compare values ({types})"
+        text = f"{keys} whose modules have no command to compare values ({types})"
         yield Entry("not comparable", text, "yellow")
     if counts.changing:
-        text = f"{units.keys(counts.changing)} that were written while they were compared"
+        text = f"{units.keys(counts.changing)} written during the comparison"
         yield Entry("changing", text, "yellow")
     if counts.gone:
         yield Entry("gone", f"{units.keys(counts.gone)} expired or were deleted meanwhile")
@@ -79,7 +79,7 @@ def entries(result: Verification) -> Iterator[Entry]:
         text = f"{units.keys(counts.copied)} copied again"
         if counts.deleted:
             text += f", {units.keys(counts.deleted)} deleted from the target"
-        yield Entry("repaired", f"{text}, and found equal then: {units.keys(result.repaired)}")
+        yield Entry("repaired", f"{text}, and then found equal: {units.keys(result.repaired)}")
     for reason, count in result.failures_by_reason.items():
         yield Entry(reason, failed_keys(result.failures, reason, count), "red")
     if result.differences_file:
@@ -90,21 +90,21 @@ def entries(result: Verification) -> Iterator[Entry]:
 
 def _back(result: Verification) -> str:
     if result.back == "walked":
-        return f"the source was asked for {units.keys(result.counts.found)} keys of the target"
+        return f"{units.keys(result.counts.found)} keys of the target found on the source"
     if result.back == "not needed":
-        return "the target has as many keys as were matched, so none of its own"
-    return "keys that only the target has were not looked for"
+        return "the target has as many keys as were matched, so no extra ones"
+    return "extra keys on the target were not searched for"
 
 
 def prefix_rows(result: Verification, kinds: Sequence[str]) -> Iterator[list[str]]:
-    """Each prefix, and its numbers of differences of these kinds."""
+    """Yield each prefix, and its numbers of differences of these kinds."""
     for row in result.prefixes:
         numbers = (row.kinds.get(kind, 0) for kind in kinds)
         yield [row.prefix, *(units.keys(n) if n else "" for n in numbers)]
 
 
 def prefix_entries(result: Verification) -> list[Entry]:
-    """The same as one line a prefix."""
+    """Return the same as one line a prefix."""
     return [
         Entry(
             name, ", ".join(f"{n} {kind}" for n, kind in zip(cells, KINDS, strict=True) if n)

@@ -1,27 +1,28 @@
-"""What a worker does for a comparison: batches of key names in, findings out.
+"""A worker's part of a comparison: batches of key names in, findings out.
 
 A batch from the source is compared, cheapest proof first:
 
-1. DUMP and expiry of each key from both sides, in the pipelines that a copy uses. Equal bytes are
-   equal values, and so are those that are equal once the members of hash tables stand in order.
-   (With digests: 8 bytes of checksum in their place.)
-2. Values whose bytes differ are compared by meaning, by the commands of their type: the order of a
-   set, an encoding, a version's footer do not count. Of a module's type whose bytes differ that may
-   be impossible: then it is told, unless the expiries differ, which says enough.
+1. DUMP and expiry of each key from both sides, in the pipelines of a copy. Equal bytes are equal
+   values, and so are those that are equal after the members of hash tables are sorted. (With
+   digests: an 8-byte checksum of each value instead.)
+2. Values whose bytes differ are compared by the commands of their type: the order of a set, an
+   encoding, a version's footer do not count. A module's type may have no such command: then it is
+   reported as incomparable, unless the expiries differ, which proves a difference.
 3. Expiries may differ by the tolerance.
 
-What only one side still has does not count as missing or extra once it has expired: by the other
+A key that only one side has does not count as missing or extra once it has expired: by the other
 side's clock, or field by field (`_without_fields`).
 
-A batch from the target is looked for on the source by EXISTS; what is not there, and still on the
-target, is extra. A batch of extras is deleted, each key only if a fresh EXISTS on the source's
-primary has just said 0. A batch of what differs is copied as a copy would. Where replicas of the
-source are read, what one of them does not have is asked of its primary before it counts as extra.
+The keys of a batch from the target are checked on the source by EXISTS; a key that is absent there
+and still on the target is extra. A batch of extras is deleted, each key only right after an EXISTS
+on the source's primary has returned 0. A batch of repairs is copied like any other. If replicas of
+the source are read, keys that one of them lacks are checked on its primary before they count as
+extra.
 
-What differs is a *finding*, with the prints of what was seen on both sides, so that whoever looks
-again can tell whether the key is being written.
+Each mismatch is a *finding*, with fingerprints of the values on both sides, so that a second look
+can detect writes to the key in between.
 
-Not promised: an answer about one instant.
+Not promised: a result for one instant.
 """
 
 from __future__ import annotations
@@ -58,11 +59,11 @@ from rumpx.values.shapes import fits
 from rumpx.values.small import READS, meaning, read_command
 
 _GONE = -2
-# Asked for together when it is looked whether a hash has any field; twice as many in each further
-# round, up to the most.
+# HSCAN's COUNT in the first search for fields that have not expired; doubled in each further round,
+# up to the maximum.
 _FIELDS_SEEN = 10
 _MOST_FIELDS_SEEN = 1000
-# The checksum at the end of what DUMP gives (CRC64), and the expiry.
+# The checksum at the end of a DUMP payload (CRC64), and the expiry.
 _DIGEST_SCRIPT = (
     "local d = redis.call('DUMP', KEYS[1]) "
     "if not d then return {'', -2} end "
@@ -75,15 +76,15 @@ State = tuple[bytes, int]
 
 @dataclass(frozen=True, slots=True)
 class CompareSpec:
-    """What a worker that compares needs to know.
+    """Settings of a comparing worker.
 
     Attributes:
-        copying: both sides, the scope and the limits; and how repairs are copied.
-        target_abilities: what the target lets us use for reading.
-        tolerance: ms by which expiries may differ, where both servers give instants.
-        coarse_tolerance: the same where one gives times left.
-        digests: have the servers send checksums.
-        clocks: the source's and the target's minus ours, ms, where known.
+        copying: both sides, the scope and the limits; and the settings of repairs.
+        target_abilities: the commands for reading that the target allows.
+        tolerance: allowed difference of expiries, in ms, if both servers return absolute expiries.
+        coarse_tolerance: the same if one of them returns remaining TTLs.
+        digests: compare checksums computed by the servers.
+        clocks: the source's and the target's clock minus this machine's, ms, if known.
     """
 
     copying: WorkerSpec
@@ -106,11 +107,11 @@ class CompareSpec:
         return self.copying.scope
 
     def writing_as(self, writer: str, lifeline: int) -> CompareSpec:
-        """With named connections to the target."""
+        """Return the same with named connections to the target."""
         return replace(self, copying=self.copying.writing_as(writer, lifeline))
 
     def build(self, budget: Budget, throttle: Throttle) -> Comparer:
-        """What does the work."""
+        """Return the comparer."""
         spec = self.copying
         source = DumpReader(Links(spec.source, spec.source_topology), spec.abilities)
         return Comparer(
@@ -126,7 +127,7 @@ class CompareSpec:
 
 @dataclass(slots=True)
 class _Seen:
-    """What one side has of some keys, as three lists; those that are not there are in none."""
+    """The replies of one side for some keys, as three lists; absent keys are in none."""
 
     keys: list[bytes] = field(default_factory=list)
     payloads: list[bytes] = field(default_factory=list)
@@ -134,7 +135,7 @@ class _Seen:
     failures: list[KeyFailure] = field(default_factory=list)
 
     def states(self) -> dict[bytes, State]:
-        """Payload and expiry by key."""
+        """Return payload and expiry by key."""
         return dict(
             zip(self.keys, zip(self.payloads, self.expiries, strict=True), strict=True)
         )
@@ -142,10 +143,10 @@ class _Seen:
 
 @dataclass(frozen=True, slots=True)
 class _Unequal:
-    """A key whose bytes differ, until its value is compared by meaning.
+    """A key whose bytes differ, until its value is compared by type.
 
-    `kinds` are the types on both sides; `whole` says that both values are small enough to be read
-    whole, and are nothing but members.
+    `kinds` are the types on both sides; `whole` is True if both values are small enough to be read
+    whole, and consist of members only.
     """
 
     key: bytes
@@ -156,7 +157,7 @@ class _Unequal:
 
 
 class _LostAgain(Exception):
-    """Keys of a chunk lost their connections: go on in parts, without those that have failed."""
+    """Keys of a chunk lost their connections: continue in parts, without those that failed."""
 
     def __init__(self, failed: set[bytes]) -> None:
         super().__init__()
@@ -187,15 +188,15 @@ class _Verdicts:
 
 
 class Comparer:
-    """Compares, looks for, deletes, and copies.
+    """Compares keys, checks their existence, deletes, and copies.
 
     Args:
         source, target: readers.
-        aside: further links to both, for comparing by type.
-        transfer: copies what is to be repaired.
-        intake: cuts batches, and says when their chunks may be read.
+        aside: further connections to both, for comparison by type.
+        transfer: copies the repairs.
+        intake: cuts batches, and grants reads of their chunks.
         spec: tolerance, scope, digests.
-        primaries: connections to the source's primaries, where replicas are read.
+        primaries: connections to the source's primaries, if replicas are read.
     """
 
     def __init__(
@@ -223,14 +224,14 @@ class Comparer:
         self._target_calls = Calls(target.links, self._retry_for, intake)
 
     def dial(self, databases: Sequence[int]) -> None:
-        """Nothing is dialled ahead but what a copy would."""
+        """Open only the connections that a copy opens ahead of time."""
         self._transfer.dial(databases)
 
     def settle(self, batch: Batch) -> Task[Ack]:
-        """Do what the batch is for; a task.
+        """Do the batch's work; a task.
 
         Raises:
-            TemporaryError: nothing was settled for `retry_for` seconds.
+            TemporaryError: no key was settled for `retry_for` seconds.
             SourceUnusable, TargetUnusable: a command is refused for every key.
         """
         match batch.work:
@@ -243,11 +244,11 @@ class Comparer:
         return (yield from self._transfer.settle(batch))
 
     def unfinished(self) -> dict[int, Counts]:
-        """Of what is being copied; a comparison that was not finished has settled nothing."""
+        """Return the counts of unfinished copies; unfinished comparisons have settled no key."""
         return self._transfer.unfinished()
 
     def take_notices(self) -> list[str]:
-        """Sentences for the user that came up since the last call."""
+        """Return the notices for the user since the last call."""
         notices = self._source.notices + self._target.notices + self._transfer.take_notices()
         self._source.notices, self._target.notices = [], []
         return notices
@@ -281,7 +282,7 @@ class Comparer:
             yield from self._compare_chunk(batch, chunk, verdicts)
 
     def _compare_chunk(self, batch: Batch, chunk: Chunk, verdicts: _Verdicts) -> Task[None]:
-        """Compare a chunk; in parts, each alone, if it loses its connections (see `suspects`)."""
+        """Compare a chunk; if it loses its connections, in parts (see `suspects`)."""
         suspects = Suspects()
         chunks = deque([chunk])
         while chunks:
@@ -306,7 +307,7 @@ class Comparer:
         verdicts: _Verdicts,
     ) -> Task[None]:
         def blame(lost: Sequence[Lost]) -> None:
-            """Note losses, and end this try if the chunk is to be split, or has a culprit."""
+            """Record losses; end this try if the chunk must be split, or has a culprit."""
             failures = [suspects.blame(batch.db, one, alone=chunk.alone) for one in lost]
             found = [failure for failure in failures if failure]
             verdicts.failures += found
@@ -337,8 +338,8 @@ class Comparer:
         sizes: Sequence[int] | None,
         blame: Callable[[Sequence[Lost]], None],
     ) -> Task[_Seen]:
-        """Payload and expiry of keys, tried until each is answered. `blame` is told of lost
-        connections once the server is well, and may raise."""
+        """Read payload and expiry of keys, and retry until each has a reply. `blame` receives lost
+        connections once the server is reachable, and may raise."""
         seen = _Seen()
         patience = Patience(self._retry_for, (reader.links,))
         single: set[bytes] = set()
@@ -372,12 +373,12 @@ class Comparer:
             )
 
     def _judge(self, batch: Batch, here: _Seen, there: _Seen, verdicts: _Verdicts) -> None:
-        """By bytes and expiry; what that leaves open waits for the batch's end."""
+        """Judge keys by bytes and expiry; undecided ones wait for the end of the batch."""
         verdicts.failures += [
             KeyFailure(batch.db, f.key, f.reason, f.message) for f in there.failures
         ]
         if here.keys == there.keys and not self._shift:
-            # Nearly always all keys are on both sides, and nearly all are equal in every bit.
+            # Nearly all keys are on both sides, and nearly all have equal bytes.
             columns = zip(here.payloads, there.payloads, here.expiries, there.expiries, strict=True)
             open_ones = [n for n, (a, b, c, d) in enumerate(columns) if a != b or c != d]
             verdicts.equal += len(here.keys) - len(open_ones)
@@ -413,14 +414,14 @@ class Comparer:
         (verdicts.missing_hashes if expires else verdicts.findings).append(finding)
 
     def _has_expired(self, instant: int, side: Literal[0, 1]) -> bool:
-        """Whether an expiry is over by the clock of one side."""
+        """Return True if an expiry has passed by the clock of one side."""
         offset = self._spec.clocks[side]
         if instant < 0 or offset is None:
             return False
         return instant <= time.time() * 1000 + offset
 
     def _judge_missing_hashes(self, batch: Batch, verdicts: _Verdicts) -> Task[None]:
-        """Hashes with fields that expire, which only the source has."""
+        """Judge hashes with expiring fields that only the source has."""
         keys = [finding.key for finding in verdicts.missing_hashes]
         empty = yield from _without_fields(self._source_calls, batch.db, keys)
         verdicts.gone += len(empty)
@@ -448,7 +449,7 @@ class Comparer:
         verdicts: _Verdicts,
         opaque: str = "",
     ) -> None:
-        """Of a key whose value is equal, or of a type (`opaque`) that cannot be compared."""
+        """Judge a key whose value is equal, or of a type (`opaque`) that cannot be compared."""
         mine, theirs = expiries
         if self._same_expiry(mine, theirs):
             if opaque:
@@ -463,10 +464,10 @@ class Comparer:
             detail = f"{theirs - mine - self._shift:+d} ms"
         verdicts.findings.append(Finding(batch.db, key, "expiry", detail, prints, expiries))
 
-    # By meaning.
+    # By type.
 
     def _judge_by_meaning(self, batch: Batch, verdicts: _Verdicts) -> Task[None]:
-        """All keys of a batch whose bytes differ: those of plain, small values together."""
+        """Judge all keys of a batch whose bytes differ: plain, small values together."""
         alike = [one for one in verdicts.unequal if one.kinds[0] == one.kinds[1]]
         types: dict[bytes, str] = {
             one.key: f"{one.kinds[0].decode()}, {one.kinds[1].decode()}"
@@ -498,7 +499,7 @@ class Comparer:
     def _whole_values(
         self, batch: Batch, unequal: list[_Unequal], failures: list[KeyFailure]
     ) -> Task[dict[bytes, str]]:
-        """Values read whole on both sides, in a pipeline a side: those that differ."""
+        """Read values whole on both sides, one pipeline a side; return those that differ."""
         kinds = {one.key: one.kinds[0] for one in unequal}
         keys = list(kinds)
 
@@ -524,7 +525,7 @@ class Comparer:
     def _by_type(
         self, batch: Batch, keys: list[bytes], failures: list[KeyFailure]
     ) -> Task[tuple[dict[bytes, str], dict[bytes, str]]]:
-        """Values of any size and kind: those that differ, and those that cannot be compared."""
+        """Compare values of any size and type; return the different and the incomparable."""
         most = self._intake.limits.pipeline_keys
         compared = yield from self._aside.compare(batch.db, keys, {}, most, unlike)
         failures += compared.refused + compared.lost
@@ -545,8 +546,8 @@ class Comparer:
     # Checksums.
 
     def _by_digest(self, batch: Batch, keys: list[bytes], verdicts: _Verdicts) -> Task[list[bytes]]:
-        """Count the keys whose checksums and expiries agree; the result is all others, those whose
-        connection was lost among them: where their sizes are known, a culprit is found sooner."""
+        """Count the keys whose checksums and expiries match; return all others, including those
+        that lost a connection: with their sizes known, a culprit is found sooner."""
         yield from self._intake.turn(len(keys), ops=len(keys))
         here = yield from self._source_calls.each(
             _digest, "EVAL_RO", batch.db, keys, patient=False
@@ -577,7 +578,7 @@ class Comparer:
         if self._primary_calls is not self._source_calls:
             asked = yield from self._primary_calls.each(_exists, "EXISTS", db, absent)
             absent = [key for key, reply in asked.items() if reply == 0]
-        # SCAN showed them, but some may be gone by now.
+        # SCAN returned them, but some may be gone by now.
         there = yield from self._target_calls.each(_exists, "EXISTS", batch.db, absent)
         extra = [key for key, reply in there.items() if reply != 0]
         if extra:
@@ -593,8 +594,8 @@ class Comparer:
         return Ack(batch.id, counts, failures, findings)
 
     def _all_over(self, db: int, keys: list[bytes]) -> Task[set[bytes]]:
-        """Those keys of the target that have expired, or all of whose fields have: the source may
-        have removed them, or its clock be ahead."""
+        """Return the keys of the target that have expired, or whose fields all have: the source may
+        have removed them, or its clock may be ahead."""
         calls = self._target_calls
         types = yield from calls.each(_type, "TYPE", db, keys, needed=False)
         hashes = [key for key, reply in types.items() if reply == b"hash"]
@@ -611,7 +612,7 @@ class Comparer:
         }
 
     def _exist(self, source: Calls, db: int, keys: list[bytes]) -> Task[dict[bytes, Reply]]:
-        """The source's answers to EXISTS."""
+        """Return the source's replies to EXISTS."""
         replies: dict[bytes, Reply] = {}
         for part in self._intake.parts(keys):
             yield from self._intake.turn(len(part), ops=len(part))
@@ -639,8 +640,8 @@ class Comparer:
 
 
 def _without_fields(calls: Calls, db: int, keys: list[bytes]) -> Task[set[bytes]]:
-    """Those hashes all of whose fields have expired, or are gone: a server keeps such keys, and
-    says that they exist, until it removes them."""
+    """Return the hashes whose fields have all expired or are gone: until a server removes such a
+    key, EXISTS still counts it."""
     empty: set[bytes] = set()
     cursors: dict[bytes, bytes] = dict.fromkeys(keys, b"0")
     watches = {key: Endless("fields", "HLEN") for key in keys}
@@ -665,7 +666,7 @@ def _without_fields(calls: Calls, db: int, keys: list[bytes]) -> Task[set[bytes]
 
 
 def _refuse_endless(calls: Calls, db: int, watches: dict[bytes, Endless]) -> Task[None]:
-    """End the run if one of those HSCANs would never end."""
+    """Raise if one of these HSCANs would never end."""
     far = [key for key, watch in watches.items() if watch.is_far]
     if far:
         lengths = yield from calls.each(_hlen, "HLEN", db, far, needed=False)
@@ -678,13 +679,13 @@ def _refuse_endless(calls: Calls, db: int, watches: dict[bytes, Endless]) -> Tas
 
 
 def _instants(left: list[int]) -> list[int]:
-    """Times left, where a server tells no more, by our clock."""
+    """Convert remaining TTLs of a server without absolute ones, by this machine's clock."""
     now = int(time.time() * 1000)
     return [now + ms if ms >= 0 else ms for ms in left]
 
 
 def _exists(key: bytes) -> bytes:
-    # A template: the only command here that every key of a side may cost.
+    # A template, for speed: this command may be sent for every key of a side.
     return b"*2\r\n$6\r\nEXISTS\r\n$%d\r\n%b\r\n" % (len(key), key)
 
 
@@ -709,7 +710,7 @@ def _digest(key: bytes) -> bytes:
 
 
 def _state(reply: Reply) -> State | None:
-    """What the digest script answered; None where the key is not there, or cannot be told."""
+    """Return the reply of the digest script; None if the key is absent or the reply an error."""
     if isinstance(reply, list) and len(reply) == 2 and reply[0]:
         digest, expiry = reply
         if isinstance(digest, bytes) and isinstance(expiry, int):

@@ -1,12 +1,12 @@
-"""What a comparison found: a file of JSON lines, and tables of differences by kind and prefix.
+"""The results of a comparison: a JSON Lines file, and differences by kind and prefix.
 
     {"kind": "expiry", "db": 0, "target_db": 0, "key": "user:1", "key_base64": "dXNlcjox",
      "detail": "+1000 ms", "repaired": false}
 
 `kind` is "missing", "extra", "type", "value", "expiry", "changing" or "incomparable" (a value of a
-module's type, which is the `detail`); `key` is the name as text, with what is not UTF-8 escaped;
-`detail` never holds a value. The file is begun with the first line, not before. After a
-repair it is written anew, in one piece, with what became of each line.
+module's type, which is the `detail`); `key` is the name as text, with bytes that are not UTF-8
+escaped; `detail` never holds a value. The file is created with its first line. A repair rewrites it
+atomically, with the result for each line.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rumpx.model.results import Finding, PrefixDifferences
 PREFIXES_SHOWN: Final = 10
 _PREFIXES_COUNTED: Final = 10_000
 _OTHERS: Final = b""
-# Up to here a key found twice (SCAN may) is known to be the same one.
+# Number of names remembered to recognize keys found twice (SCAN may repeat keys).
 NAMES_REMEMBERED: Final = 2_000_000
 _PREFIX: Final = re.compile(rb"[^:/.|_\-{}]{1,40}[:/.|_\-]")
 _REPAIR_CHUNK: Final = 20_000
@@ -50,7 +50,7 @@ class Line:
 
 
 def prefix_of(key: bytes) -> bytes:
-    """What a key's name begins with, its first separator included; b"" if it has none."""
+    """Return the start of a key's name through its first separator; b"" if it has none."""
     found = _PREFIX.match(key)
     return found[0] if found else _OTHERS
 
@@ -60,12 +60,12 @@ class Findings:
 
     Args:
         path: of the file.
-        scope: for the target's databases.
+        scope: maps databases to the target's.
 
     Attributes:
         kinds: number of differences by kind.
-        changing: keys that were written while they were compared.
-        incomparable: number of keys whose values cannot be compared, by their type.
+        changing: number of keys that were written during the comparison.
+        incomparable: number of keys with incomparable values, by type.
     """
 
     def __init__(self, path: Path, scope: Scope) -> None:
@@ -79,8 +79,8 @@ class Findings:
         self._file: TextIO | None = None
 
     def add(self, finding: Finding, *, changing: bool = False) -> None:
-        """A difference that was seen twice; a key that is `changing`; or one whose value cannot be
-        compared.
+        """Add a difference that was seen twice, a key that is `changing`, or one whose value cannot
+        be compared.
 
         Raises:
             UsageError: the file cannot be written.
@@ -124,11 +124,11 @@ class Findings:
 
     @property
     def total(self) -> int:
-        """Differences in all."""
+        """Return the number of differences."""
         return self.kinds.total()
 
     def flush(self) -> Path | None:
-        """The file, whole up to now; None if there was nothing to write."""
+        """Flush the file and return its path; None if no line was written."""
         try:
             if self._file:
                 self._file.flush()
@@ -137,7 +137,7 @@ class Findings:
         return self.path if self._file else None
 
     def prefixes(self) -> tuple[PrefixDifferences, ...]:
-        """The prefixes with the most differences."""
+        """Return the prefixes with the most differences."""
         ranked = sorted(self._prefixes.items(), key=lambda item: -item[1].total())
         return tuple(
             PrefixDifferences(f"{printable(prefix)}*" if prefix else "(others)", dict(kinds))
@@ -145,17 +145,17 @@ class Findings:
         )
 
     def chunks(self) -> Iterator[list[Line]]:
-        """The lines of the file, so many at a time."""
+        """Yield the lines of the file in chunks."""
         self.flush()
         with open(self.path, encoding="ascii") as file:
             while texts := list(islice(file, _REPAIR_CHUNK)):
                 yield [_parsed(text) for text in texts]
 
     def rewrite(self, chunks: Iterator[tuple[list[Line], set[tuple[int, bytes]]]]) -> int:
-        """Write the file anew with what was repaired: chunks of lines, with those mended.
+        """Rewrite the file with the repairs: chunks of lines, with the repaired keys of each.
 
         Returns:
-            How many differences are mended.
+            The number of repaired differences.
         """
         repaired = 0
         try:
@@ -171,7 +171,7 @@ class Findings:
         return repaired
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._file:
             self._file.close()
 
@@ -183,6 +183,6 @@ def _parsed(text: str) -> Line:
 
 def _unwritable(path: Path, error: OSError) -> UsageError:
     return UsageError(
-        f"The list of differences {path} cannot be written: {error.strerror}. Choose another "
+        f"Cannot write the list of differences {path}: {error.strerror}. Choose another "
         "--differences."
     )

@@ -1,17 +1,16 @@
-"""The comparison's overseer: walks both sides, looks again at what differs, mends it if asked.
+"""The comparison's overseer: walks both sides, re-checks mismatches, repairs them on request.
 
-1. Every key of the source is compared; every key of the target is looked for on the source. That
-   walk back is left out where the numbers of keys prove that there is nothing to find: no filter,
-   nothing missing, no duplicate seen, and source, target and keys matched are equally many.
-2. What differs is looked at again after a pause. Differing in the same way from the same values, it
-   is a difference. If what is seen goes on changing, also at a third look, or if it is equal now,
-   the key is *changing*: somebody writes it.
-   A value that cannot be compared is that at once, since no second look could tell more.
-3. With a repair, in chunks: what is missing or different is copied again; extras are deleted, if
-   that was asked for; and all of these are compared once more.
+1. Compare every key of the source; check every key of the target for existence on the source.
+   The walk over the target is left out if key counts prove that it would find nothing: no filter,
+   nothing missing, no duplicate seen, and source, target and matched keys equally many.
+2. Re-check each mismatch after one second. If it is the same mismatch of the same values, report
+   it. If the values still change at the third look, or are equal now, the key is *changing*: a
+   client writes it. Report an incomparable value at once, since another look cannot resolve it.
+3. With a repair, in chunks: copy missing and different keys again; delete extras, if requested; and
+   compare all of these once more.
 
-Memory is bounded by the differences that wait for their second look, not by their number; but for
-the names of up to two million keys each that differ or fail, by which duplicates are known.
+Memory is bounded by the mismatches that wait for their second look, not by the number of all; plus
+the names of up to two million keys each that differ or fail, to detect duplicates.
 
 Not promised: that a key which changes more slowly than the pauses counts as changing.
 """
@@ -47,14 +46,14 @@ from rumpx.verifier.differences import NAMES_REMEMBERED, Findings, Line
 
 Confirm = Callable[[str], bool]
 
-_LOOK_AGAIN: Final = "looked at again"
+_LOOK_AGAIN: Final = "re-checked"
 _REPAIRED: Final = "repaired"
 _DELETED: Final = "deleted"
 _CHECKED: Final = "checked after the repair"
-# A second look comes so long after the first; what is written less often counts as standing still.
+# Seconds between two looks; a key that is written less often counts as unchanged.
 _PAUSE: Final = 1.0
 _LOOKS: Final = 3
-# So many keys are looked at again at a time, or fewer after so many seconds.
+# Keys in one group of second looks; fewer after so many seconds.
 _GROUP_KEYS: Final = 20_000
 _GROUP_SECONDS: Final = 5.0
 _FAILURES_KEPT: Final = 1_000
@@ -64,7 +63,7 @@ _Name = tuple[int, bytes]
 
 @dataclass(slots=True)
 class _Candidate:
-    """A difference that was seen `looks` times."""
+    """A mismatch that was seen `looks` times."""
 
     finding: Finding
     looks: int
@@ -73,7 +72,7 @@ class _Candidate:
 
 @dataclass(slots=True)
 class Verdict:
-    """What the comparison came to so far; `incomparable` are keys that a repair brought."""
+    """The result so far; `incomparable` counts keys that a repair has copied."""
 
     back: Back = "not done"
     repaired: int = 0
@@ -86,12 +85,12 @@ class Verifier:
     """One comparison.
 
     Args:
-        plan: what is walked.
+        plan: the walks.
         tolerance: ms by which an expiry may seem to move between two looks.
-        request: what is asked for.
-        findings: takes the differences.
+        request: the options.
+        findings: collects the differences.
         display, control: as for a copy.
-        confirm: asks for leave to delete; None where nobody can be asked.
+        confirm: asks for permission to delete; None without a terminal.
     """
 
     def __init__(
@@ -133,8 +132,8 @@ class Verifier:
         """Compare everything.
 
         Raises:
-            Interrupted: asked to stop.
-            RumpxError: something ended the comparison early.
+            Interrupted: a stop was requested.
+            RumpxError: the comparison ended early.
         """
         engine = self.engine
         watches = [SlotWatch(self._plan.source), SlotWatch(self._plan.target)]
@@ -160,11 +159,11 @@ class Verifier:
 
     @property
     def seconds(self) -> float:
-        """From the first SCAN to the last answer, without a repair."""
+        """Return the time from the first SCAN to the last reply, without a repair."""
         return self._seconds or self.engine.elapsed
 
     def counts(self) -> Counts:
-        """Keys by what was found in the end; `copied` and `deleted` are repairs."""
+        """Return keys by final result; `copied` and `deleted` are repairs."""
         total = Counts()
         mended = Counts()
         failed = 0
@@ -190,10 +189,10 @@ class Verifier:
             incomparable=self._findings.incomparable.total(),
         )
 
-    # What the engine tells.
+    # Events of the engine.
 
     def acknowledged(self, walk: Walk, ack: Ack) -> None:
-        """A batch is settled."""
+        """Record a settled batch."""
         self._note_failures(walk, ack)
         if ack.late:
             self.unfenced([(walk.partition.db, key) for key in ack.late])
@@ -204,7 +203,7 @@ class Verifier:
             found |= {(finding.db, finding.key): finding for finding in ack.findings}
         elif partition.reason == _CHECKED:
             for finding in ack.findings:
-                if finding.kind == "incomparable":  # what could be compared is mended
+                if finding.kind == "incomparable":  # all that is comparable has been repaired
                     self.verdict.incomparable[finding.detail] += 1
                 else:
                     self._unmended.add((finding.db, finding.key))
@@ -217,13 +216,13 @@ class Verifier:
                     self._waiting[finding.db, finding.key] = _Candidate(finding, 1, now)
 
     def unfenced(self, keys: Sequence[tuple[int, bytes]]) -> None:
-        """Earlier repairs of these keys may land late."""
+        """Warn that earlier repairs of these keys may be applied late."""
         text = f"{UNFENCED} {MEND_FENCE}"
         if text not in self.engine.warnings:
             self.engine.warn(text)
 
     def _note_failures(self, walk: Walk, ack: Ack) -> None:
-        """A key that fails in every walk has failed once."""
+        """Record failures; a key that fails in every walk counts once."""
         known = 0
         for failure in ack.failures:
             name = failure.db, failure.key
@@ -238,14 +237,14 @@ class Verifier:
         walk.counts -= Counts(failed=known)
 
     def started_over(self, walks: int, node: Node, why: str) -> None:
-        """Partitions are walked anew."""
+        """Warn that partitions are walked again from the start."""
         self.engine.warn(
-            f"The node {node.label('that is compared')} restarted, failed over, or has cursors of "
-            f"its own: {walks} partitions are compared anew."
+            f"The node {node.label('that is compared')} restarted, failed over, or uses its own "
+            f"cursors: {walks} partitions are compared again."
         )
 
     def tick(self, now: float, snapshot: Snapshot) -> None:
-        """Begin second looks that are due."""
+        """Start second looks that are due."""
         if self.engine.state == "comparing":
             self._judge_finished()
             self._look_again(now, all_of_them=False)
@@ -270,7 +269,7 @@ class Verifier:
         self._refuse_new_datasets()
 
     def _run_walks(self) -> None:
-        """Until all is compared, second and third looks included."""
+        """Run until everything is compared, second and third looks included."""
         engine = self.engine
         engine.run_walks()
         self._judge_finished()
@@ -292,31 +291,31 @@ class Verifier:
         return not (known and clean and {side.keys for side in sides if side} == {matched})
 
     def _refuse_moved_slots(self, watches: list[SlotWatch]) -> None:
-        """Keys that move while we walk may be met twice or not at all."""
+        """Refuse a result if slots moved: their keys may have been read twice or not at all."""
         for watch in watches:
             self.engine.ask(watch.poll)
             if moved := watch.take():
                 raise TemporaryError(
-                    f"{len(moved):,} slots moved while they were compared, so that keys may have "
-                    "been missed: verify again when the cluster has come to rest."
+                    f"{len(moved):,} slots moved during the comparison, so keys may have been "
+                    "missed: run rumpx verify again when no slots are moving."
                 )
 
     def _refuse_new_datasets(self) -> None:
-        """A replica that was filled anew may have lacked keys meanwhile that it has."""
+        """Refuse a result if a replica was resynchronised: it may have lacked keys meanwhile."""
         for side in (self._plan.source, self._plan.target):
             for node in side.topology.nodes:
                 if node.origin:
-                    continue  # its primary was asked for what it lacked
+                    continue  # missing keys were checked on its primary
                 now = self.engine.ask(lambda s=side, n=node: _identity(s, n))  # type: ignore[misc]
                 if other_dataset(side.run_id(node.address), now):
                     where = node.label(str(side.dialer.endpoint))
                     raise TemporaryError(
-                        f"The {side.dialer.side} at {where} is a replica that was filled anew, "
-                        "lost its primary or was promoted while it was compared, so that keys may "
-                        "have been missing meanwhile: verify again."
+                        f"The {side.dialer.side} at {where} is a replica that was resynchronised, "
+                        "lost its primary or was promoted during the comparison, so keys may have "
+                        "been missing meanwhile: run rumpx verify again."
                     )
 
-    # Looking again.
+    # Second looks.
 
     def _look_again(self, now: float, *, all_of_them: bool) -> None:
         due = [name for name, c in self._waiting.items() if now - c.seen >= _PAUSE]
@@ -346,7 +345,7 @@ class Verifier:
             self._looked_at[walk.partition.id] = {name: group[name] for name in names}
 
     def _names(self, walk: Walk) -> list[_Name]:
-        """The source's names of a walk's keys."""
+        """Return the source's names of a walk's keys."""
         partition = walk.partition
         assert isinstance(partition.span, KeySpan)
         db = partition.db
@@ -355,7 +354,7 @@ class Verifier:
         return [(db, key) for key in partition.span.keys]
 
     def _judge_finished(self) -> None:
-        """Judge what was looked at again. Not at an ack: a walk may learn of its end later."""
+        """Judge finished second looks; not at an ack, since a walk may learn of its end later."""
         for number in list(self._looked_at):
             walk = self.engine.walks.get(number)
             if walk is None or walk.done:
@@ -363,7 +362,7 @@ class Verifier:
         self.engine.walks.retire()
 
     def _judge(self, number: int) -> None:
-        """All keys of a walk were looked at again."""
+        """Judge all keys of a finished second look."""
         found = self._found_again.pop(number, {})
         for name, candidate in self._looked_at.pop(number).items():
             now = found.get(name)
@@ -380,13 +379,13 @@ class Verifier:
             else:
                 self._findings.add(now, changing=True)
 
-    # Mending.
+    # Repairs.
 
     def _repair(self) -> None:
         engine = self.engine
         engine.state = "copying"
         delete = self._may_delete()
-        engine.note = "copying again what is missing or different"
+        engine.note = "copying missing and different keys again"
         self.verdict.repaired = self._findings.rewrite(self._repair_chunks(delete))
         engine.note = ""
 
@@ -404,7 +403,7 @@ class Verifier:
         self._display.pause()
         try:
             leave = self._confirm(
-                f"Delete {number} of the target that the source does not have?"
+                f"Delete {number} of the target that are not on the source?"
             )
         finally:
             self._display.go_on()
@@ -425,7 +424,7 @@ class Verifier:
             engine.run_walks()
             self._unmended = set()
             engine.walks.add(
-                # Those to be deleted as well: the source may have them by now.
+                # Deleted keys as well: the source may have them by now.
                 key_partitions(source, copied + doomed, reason=_CHECKED, work="compare")
                 + key_partitions(target, there, reason=_CHECKED, work="look for", side="target")
             )
@@ -443,9 +442,9 @@ def _identity(side: SideFacts, node: Node) -> str:
 
 
 def same_difference(one: Finding, other: Finding, tolerance: int) -> bool:
-    """Whether two looks at a key saw the same, so that nobody wrote it in between.
+    """Return True if two looks at a key saw the same, so no client wrote it in between.
 
-    Expiries may seem to move by the tolerance, where they are computed from times left.
+    Expiries computed from remaining TTLs may seem to move by the tolerance.
     """
     still = all(
         abs(then - now) <= tolerance if then >= 0 and now >= 0 else then == now

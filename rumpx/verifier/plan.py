@@ -1,8 +1,8 @@
-"""Before a comparison: look at both sides, refuse what makes no sense, plan the walks.
+"""Before a comparison: inspect both sides, refuse useless comparisons, plan the walks.
 
-As for a copy (`copy.prepare`), and everything here only reads; but a replica may be compared with
-its primary, and the target is scanned as well: every database of it that the scope can reach. What
-only a repair needs is asked for only if there is to be one.
+As for a copy (`preflight.steps`), and everything here only reads; but a replica may be compared
+with its primary, and the target is scanned as well: every database of it that the scope can reach.
+Requirements of a repair apply only if one is requested.
 """
 
 from __future__ import annotations
@@ -57,16 +57,16 @@ from rumpx.values.by_type import CHECKSUM_BYTES
 from rumpx.values.shapes import FOOTER_BYTES, is_payload
 from rumpx.verifier.comparer import CompareSpec
 
-# Where both servers give instants; and where one gives times left, which are up to 2 ms off each.
+# If both servers return absolute expiries; if one returns remaining TTLs, each up to 2 ms off.
 _EXACT_TOLERANCE: Final = 1
 _COARSE_TOLERANCE: Final = 5
 
 
 def prepare_comparison(request: Request) -> tuple[Plan, CompareSpec]:
-    """Look, refuse, plan; see the module docstring.
+    """Inspect, refuse, plan; see the module docstring.
 
     Raises:
-        SourceUnusable, TargetUnusable, TemporaryError, UsageError: with what to do about it.
+        SourceUnusable, TargetUnusable, TemporaryError, UsageError: the message says what to do.
     """
     job = request.job
     warnings: list[str] = []
@@ -88,11 +88,11 @@ def prepare_comparison(request: Request) -> tuple[Plan, CompareSpec]:
     prove_databases(target, sorted({scope.target_db(place.db) for place in databases}))
     sample = find_sample(source, databases, scope)
     abilities = find_abilities(job, source, sample, warnings)
-    # How large values are is asked of the source alone.
+    # Sizes of values are read from the source alone.
     unsized = replace(job, size_check=False)
     there = find_sample(target, reverse, scope)
     target_abilities = find_abilities(unsized, target, there, warnings)
-    # What is compared again in a moment need not be of one instant, and MULTI costs.
+    # Mismatches are compared again, so payload and expiry may differ in time, and MULTI costs.
     target_abilities = replace(target_abilities, multi=False)
     if request.repair:
         refuse_same_chain(source, target)
@@ -111,14 +111,14 @@ def prepare_comparison(request: Request) -> tuple[Plan, CompareSpec]:
     late = _lateness(abilities, absttl=absttl)
     tolerances = [request.tolerance or 0] * 2
     if request.tolerance is None:
-        # After `--clock relative` the skew was measured anew, to within half a round trip of each
+        # After `--clock relative` the skew is measured again, to within half a round trip of each
         # side, as for the copy.
         skew = math.ceil(1000 * (source.clock.round_trip + target.clock.round_trip)) if shift else 0
         room = skew + (LATE_MS if late else 0)
         tolerances = [_EXACT_TOLERANCE + room, _COARSE_TOLERANCE + room]
         if late:
             warnings.append(
-                f"{late}, so that a copy writes expiries as times left: they may differ by "
+                f"{late}, so that a copy writes expiries as remaining TTLs: they may differ by "
                 f"{tolerances[1]:,} ms (--ttl-tolerance sets how much)."
             )
     spec = CompareSpec(
@@ -150,7 +150,7 @@ def prepare_comparison(request: Request) -> tuple[Plan, CompareSpec]:
 
 
 def _lateness(abilities: Abilities, *, absttl: bool) -> str:
-    """Why a copy writes times left, which come out late; "" where it writes instants."""
+    """Return why a copy writes remaining TTLs, which end late; "" if it writes expiry times."""
     if not absttl:
         return "The target's RESTORE has no ABSTTL"
     return "The source has neither PEXPIRETIME nor TIME" if abilities.expiry == "left" else ""
@@ -159,7 +159,7 @@ def _lateness(abilities: Abilities, *, absttl: bool) -> str:
 def _partitions(
     places: list[NodeKeys], back: list[NodeKeys], tuning: Tuning
 ) -> list[Partition]:
-    """First the source's, to be compared, then the target's, to be looked for."""
+    """Return the source's partitions, to compare, then the target's, to check for existence."""
     forward = plan_partitions(places, tuning, (), forced=False)
     backward = plan_partitions(back, tuning, (), forced=False)
     compared = [replace(partition, work="compare") for partition in forward]
@@ -171,22 +171,21 @@ def _partitions(
 
 
 def refuse_itself(source: SideFacts, target: SideFacts) -> None:
-    """A server is always equal to itself."""
+    """Refuse a comparison of a server with itself."""
     here = {info.run_id for info in source.infos.values() if info and info.run_id}
     there = {info.run_id for info in target.infos.values() if info and info.run_id}
     if here & there:
         raise UsageError(
-            "--from and --to are one and the same server, which is always equal to itself; give "
-            "another --to."
+            "--from and --to are the same server, which always equals itself; give another --to."
         )
 
 
 def refuse_replica_source(source: SideFacts) -> None:
-    """What a replica does not have yet, or has dropped, its primary may have."""
+    """Refuse a replica as the source of deletions: its primary may have keys that it lacks."""
     infos = [source.infos[node.address] for node in source.topology.nodes if not node.origin]
     if any(info and info.role == "slave" for info in infos):
         raise SourceUnusable(
-            "The source is a replica, which cannot prove that a key is not there: --delete-extra "
+            "The source is a replica, which cannot prove that a key does not exist: --delete-extra "
             "needs its primary as --from."
         )
 
@@ -194,7 +193,7 @@ def refuse_replica_source(source: SideFacts) -> None:
 def reverse_databases(
     job: Job, source: SideFacts, target: SideFacts, scope: Scope, warnings: list[str]
 ) -> list[NodeKeys]:
-    """Every (node, database) of the target that a copy of this scope could have written to."""
+    """Return every (node, database) of the target that a copy of this scope can write to."""
     chosen = set(chosen_databases(job))
     moved = {source for source, _ in scope.map_db}
     taken = {target for _, target in scope.map_db}
@@ -204,20 +203,20 @@ def reverse_databases(
     found = databases_of(target, (), warnings)
     if job.target.db is not None:
         return [place for place in found if place.db == job.target.db]
-    # A database whose keys go elsewhere receives none, unless those of another one.
+    # Skip a database whose keys map elsewhere, unless another one maps to it.
     found = [place for place in found if place.db not in moved or place.db in taken]
     databases = sorted({place.db for place in found})
     absent = {db for db in databases if not has_database(source, scope.source_db(db))}
     if absent:
         warnings.append(
-            f"The source cannot have database {', '.join(map(str, sorted(absent)))}, so keys that "
-            "the target has there are not looked for."
+            f"The source cannot have database {', '.join(map(str, sorted(absent)))}, so the "
+            "target's keys there are not checked."
         )
     return [place for place in found if place.db not in absent]
 
 
 def has_database(side: SideFacts, db: int) -> bool:
-    """Whether a side lets us select a database, and then means it."""
+    """Return True if a side lets the user select a database, and SELECT has an effect."""
     if db == 0:
         return True
     with connected(side.dialer, side.topology.nodes[0].address) as connection:
@@ -227,20 +226,20 @@ def has_database(side: SideFacts, db: int) -> bool:
 def digests_work(
     sides: Sequence[tuple[SideFacts, Abilities, Sample]], warnings: list[str]
 ) -> bool:
-    """Whether both sides run scripts that only read, and write the same payloads.
+    """Return True if both sides run read-only scripts and write the same payloads.
 
     Args:
-        sides: source and target, what they let us use, and a key of each.
+        sides: source and target, with their allowed commands and a key of each.
     """
     if any(abilities.expiry != "instant" for _, abilities, _ in sides):
-        warnings.append("--digest needs Redis 7.0 or Valkey on both sides; whole values are read.")
+        warnings.append("--digest needs Redis 7.0 or Valkey on both sides: whole values are read.")
         return False
     footers = set()
     for side, _, sample in sides:
         with connected(side.dialer, sample.node, sample.db) as connection:
             if is_error(connection.call("EVAL_RO", "return 1", 0)):
                 warnings.append(
-                    f"The {side.dialer.side} refuses EVAL_RO, which --digest needs; whole values "
+                    f"The {side.dialer.side} refuses EVAL_RO, which --digest needs: whole values "
                     "are read."
                 )
                 return False
@@ -251,7 +250,7 @@ def digests_work(
                 footers.add(payload[-FOOTER_BYTES:-CHECKSUM_BYTES])
     if len(footers) > 1:
         warnings.append(
-            "The two servers' versions write payloads that differ in their checksums; whole values "
+            "The payloads of the two servers' versions differ in their checksums: whole values "
             "are read in spite of --digest."
         )
         return False

@@ -1,4 +1,4 @@
-"""A comparison from its Request to its Verification: prepare, compare, mend if asked, sum up."""
+"""A comparison from its Request to its Verification: prepare, compare, repair, summarize."""
 
 from __future__ import annotations
 
@@ -40,21 +40,20 @@ from rumpx.verifier.plan import prepare_comparison
 def verify(
     request: Request, display: Display, control: Control, confirm: Confirm | None = None
 ) -> Verification:
-    """Compare both sides, and mend what differs if that is asked for.
+    """Compare both sides, and repair differences on request.
 
     Args:
-        display: not started yet; it is started once the comparison begins, and stopped in any case.
+        display: not started yet; started once the comparison starts, and stopped in any case.
         control: stops it from outside; closed at the end.
-        confirm: asks the user, on a terminal, for leave to delete.
+        confirm: asks the user, on a terminal, for permission to delete.
 
     Raises:
-        RumpxError: it was refused, or ended early; then `summary` tells what was found so far.
+        RumpxError: refused, or ended early; `summary` then holds the results so far.
     """
     try:
         if request.delete_extra and not request.yes and confirm is None:
             raise UsageError(
-                "--delete-extra asks before it deletes, and there is no terminal to ask on; give "
-                "--yes."
+                "--delete-extra asks before it deletes, but there is no terminal: give --yes."
             )
         run = _run_compared(request)
         listed = _differences_path(request)
@@ -85,8 +84,8 @@ def verify(
 
 
 def _run_compared(request: Request) -> int | None:
-    """After which run of the job that is compared the comparison begins; None if there is no job,
-    or one that is under way."""
+    """Return the last run of the compared job before the comparison; None without a job, or if it
+    is running."""
     if request.name is None:
         return None
     path = ledger_path(state_folder(request.state_dir), request.name)
@@ -95,9 +94,9 @@ def _run_compared(request: Request) -> int | None:
 
 @contextlib.contextmanager
 def _mark(request: Request) -> Iterator[str]:
-    """Whose the repairs are: whatever earlier ones of the same mark left at the target is ended
-    first. That of the job that is compared, unless it is under way; without a job one that is kept
-    beside the ledgers until these repairs have ended, for the next ones if they are killed."""
+    """Return the mark of the repairs; connections of earlier repairs with the same mark are ended
+    first. It is the compared job's, unless that is running; without a job, one that is kept beside
+    the ledgers until these repairs end, so that the next ones find it if these are killed."""
     made_up = f"verify.{secrets.token_hex(6)}"
     if request.name is not None:
         path = ledger_path(state_folder(request.state_dir), request.name)
@@ -108,7 +107,7 @@ def _mark(request: Request) -> Iterator[str]:
     try:
         path = state_folder(request.state_dir) / name
         lock = hold(path)
-    except (JobHeld, UsageError, OSError):  # another one is under way, or there is no such folder
+    except (JobHeld, UsageError, OSError):  # another comparison is running, or no such folder
         yield made_up
         return
     try:
@@ -122,8 +121,8 @@ def _mark(request: Request) -> Iterator[str]:
 
 
 def _kept(result: Verification, request: Request, run: int | None) -> Verification:
-    """Write the result down in the ledger of the job that was compared, for reports; with a warning
-    if that cannot be. It is of no use if the job was gone on with meanwhile."""
+    """Save the result for reports in the ledger of the compared job; warn if that fails. Skip it if
+    the job was resumed meanwhile."""
     if request.name is None or run is None:
         return result
     try:
@@ -138,7 +137,7 @@ def _differences_path(request: Request) -> Path:
     if request.differences:
         path = Path(request.differences)
         if not path.parent.is_dir() or path.is_dir():
-            raise UsageError(f"--differences: {path} is not a file in a folder that is there.")
+            raise UsageError(f"--differences: {path} must be a file in an existing folder.")
         return path
     name = time.strftime("verify-%Y%m%d-%H%M%S.differences.jsonl")
     return state_folder(request.state_dir) / name
