@@ -169,7 +169,7 @@ def _databases(draft: Draft) -> str:
     if not counts:
         chosen = chosen_databases(draft.job)
         where = f"database {', '.join(map(str, chosen))}" if chosen else "any database"
-        return f"The source has no keys in {where}"
+        return f"The source holds no keys in {where}"
     listed = (f"{db}: {count_of(number, 'key')}" for db, number in sorted(counts.items()))
     return f"In database {', '.join(listed)}"
 
