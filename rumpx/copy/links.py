@@ -300,7 +300,7 @@ class Links:
             known = self._topology.known if self.cluster else ()
             self._learn(read_places(self.dialer, known, self.addresses, self._idle_one()))
         except RumpxError:
-            pass  # the old map stays; whoever needs it tries again until `--retry-for` is over
+            pass  # keep the old map: its callers retry until `--retry-for` is over
         again = self._topology.nodes == before and now - self._refresh_due < _FORGOTTEN_SECONDS
         self._same = self._same + 1 if again else 1
         self._refresh_due = now + max(_REFRESH_SECONDS, growing_pause(self._same))
