@@ -27,11 +27,11 @@ from rumpx.copy.links import Links
 from rumpx.copy.prepare import Draft
 from rumpx.errors import EXIT_SOME_KEYS_FAILED, ConnectionLost, PayloadIncompatible, TargetFull
 from rumpx.job import KEY_TYPES
-from rumpx.servers.answers import misshapen
 from rumpx.servers.replies import Kind, classify
 from rumpx.servers.topology import is_error
 from rumpx.values.by_type import CHECKSUM_BYTES, OF_MODULES, compared
-from rumpx.values.shapes import FOOTER_BYTES, is_payload
+from rumpx.values.reading import dumped
+from rumpx.values.shapes import FOOTER_BYTES
 
 LIFETIME: Final = 10_000
 # Larger ones would be felt by other clients.
@@ -109,13 +109,10 @@ def _try_one(
 ) -> Trial | None:
     for key in candidates:
         try:
-            connection = source.connect(key.node, key.db)
-            payload = connection.call("DUMP", key.name)
+            payload = dumped(source.connect(key.node, key.db), key.name)
         except ConnectionLost:
             continue  # it may be more than the source passes; the next one tells
-        if payload is not None and not is_error(payload):
-            if not is_payload(payload):
-                raise misshapen(connection, "DUMP")
+        if payload:
             if payload[0] in OF_MODULES:
                 return Trial(key.type, key.encoding, 0, opaque=True)
             version = int.from_bytes(payload[-FOOTER_BYTES:-CHECKSUM_BYTES], "little")

@@ -48,10 +48,10 @@ from rumpx.copy.prepare import (
 from rumpx.copy.restore import LATE_MS
 from rumpx.errors import SourceUnusable, UsageError
 from rumpx.job import Job, Scope
-from rumpx.servers.answers import misshapen
 from rumpx.servers.topology import is_error
 from rumpx.values.by_type import CHECKSUM_BYTES
-from rumpx.values.shapes import FOOTER_BYTES, is_payload
+from rumpx.values.reading import dumped
+from rumpx.values.shapes import FOOTER_BYTES
 from rumpx.verify.compare import CompareSpec
 from rumpx.verify.request import Request
 
@@ -242,10 +242,7 @@ def digests_work(
                     "are read."
                 )
                 return False
-            payload = connection.call("DUMP", sample.key)
-            if payload is not None and not is_error(payload):
-                if not is_payload(payload):
-                    raise misshapen(connection, "DUMP")
+            if payload := dumped(connection, sample.key):
                 footers.add(payload[-FOOTER_BYTES:-CHECKSUM_BYTES])
     if len(footers) > 1:
         warnings.append(
