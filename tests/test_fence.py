@@ -39,6 +39,8 @@ StartCluster = Callable[..., Cluster]
 StartProxy = Callable[..., Proxy]
 
 KEY = b"the key that is held back"
+# Of its RESTORE, which has no expiry; not of the one that tries the right to it, with one of -1.
+WRITTEN = KEY + b"\r\n$1\r\n0\r\n"
 REFUSED = "does not let rumpx end its own connections"
 
 
@@ -71,7 +73,7 @@ def killed_while_held(
     source: Side, target: Side, way: Proxy, *flags: str | Path, group: bool = True
 ) -> Iterator[Copying]:
     """A job named `job`, whose run was killed while the proxy held its RESTORE back."""
-    way.hold(KEY)
+    way.hold(WRITTEN)
     with Copying(source, target, "--job", "job", "--batch-keys", "20", *flags) as copying:
         held_back(copying, way)
         copying.run.send_signal(signal.SIGKILL, group=group)
@@ -148,7 +150,7 @@ def test_what_a_killed_worker_had_sent_does_not_land_after_it_was_repeated(
     source, target = server("7.0"), server(version)
     fill(source, 3000)
     way = proxy(target)
-    way.hold(KEY)
+    way.hold(WRITTEN)
     with Copying(source, way, "--workers", "2", "--batch-keys", "20") as copying:
         with held(copying.run, lambda: way.holding):
             source.do("SET", KEY, "new")
@@ -179,7 +181,7 @@ def test_what_was_sent_on_a_lost_connection_does_not_land_after_it_was_repeated(
     source, target = server("7.0"), server("9.1")
     fill(source, 3000)
     way = proxy(target)
-    way.hold(KEY)
+    way.hold(WRITTEN)
     with Copying(source, way, "--batch-keys", "20") as copying:
         with held(copying.run, lambda: way.holding):
             source.do("SET", KEY, "new")
@@ -198,7 +200,7 @@ def test_done_means_that_no_connection_is_left(
     source, target = server("7.0"), server("7.0")
     fill(source)
     way = proxy(target)
-    way.hold(KEY)
+    way.hold(WRITTEN)
     with Copying(source, way, "--workers", "1", "--batch-keys", "400") as copying:
         held_back(copying, way)
         source.do("FLUSHALL")
@@ -296,7 +298,7 @@ def test_so_is_what_a_worker_had(server: StartServer, proxy: StartProxy, how: st
     fill(source)
     refuse(target, "-client")
     way = proxy(target)
-    way.hold(KEY)
+    way.hold(WRITTEN)
     with in_thread(rumpx.copy, source.uri, way.uri, workers=1, batch_keys=20) as copying:
         wait_until(lambda: way.holding, 20, "the proxy holds the RESTORE back")
         source.do("SET", KEY, "new")
@@ -360,7 +362,7 @@ def test_repairs_that_were_killed_do_not_land_after_the_next_ones(
     fill(source)
     way = proxy(target)
     words = ("verify", "--from", source.uri, "--to", way.uri, "--repair")
-    way.hold(KEY)
+    way.hold(WRITTEN)
     with Copying.of(*words) as repairing:
         held_back(repairing, way)
         repairing.run.send_signal(signal.SIGKILL, group=True)

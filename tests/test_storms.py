@@ -46,6 +46,19 @@ def storm(side: Hostile, began: float, seconds: float = DOWN_SECONDS) -> tuple[i
     return first, (len(came) - first) / (seconds - 1.0)
 
 
+def away_for_a_while(
+    away: Hostile, *others: Hostile, door: str = "closes at once"
+) -> list[tuple[int, float]]:
+    """Have a side end all connections, and turn new ones away for some seconds: the `storm` at it,
+    and at others meanwhile."""
+    away.door = DOORS[door]
+    away.hang_up()
+    began = time.monotonic()
+    storms = [storm(each, began) for each in (away, *others)]
+    away.door = None
+    return storms
+
+
 DOORS = {
     "closes at once": b"",
     "is full": b"-ERR max number of clients reached\r\n",
@@ -64,10 +77,7 @@ def test_a_side_that_is_away(server: StartServer, side: str, door: str) -> None:
         run = copying(*ends)
         done: Callable[[], int] = lambda: away.called["DUMP"] + len(away.restored)  # noqa: E731
         wait_until(lambda: done() > 20, 20, "a copy under way")
-        away.door = DOORS[door]
-        away.hang_up()
-        first, after = storm(away, time.monotonic())
-        away.door = None
+        ((first, after),) = away_for_a_while(away, door=door)
         ended = run.wait(20)
         copied = real.do("DBSIZE") if side == "source" else len(away.restored)
     assert (ended.returncode, copied) == (0, KEYS), ended.stderr
@@ -97,12 +107,7 @@ def test_a_node_that_is_away_and_the_others(server: StartServer) -> None:
         target = server("7.0")
         run = copying(well, target)
         wait_until(lambda: away.called["DUMP"] > 20, 20, "a copy under way")
-        away.door = DOORS["closes at once"]
-        away.hang_up()
-        began = time.monotonic()
-        first, after = storm(away, began)
-        asked = storm(well, began)
-        away.door = None
+        (first, after), asked = away_for_a_while(away, well)
         ended = run.wait(20)
         assert (ended.returncode, target.do("DBSIZE")) == (0, KEYS), ended.stderr
     assert first <= AT_FIRST
@@ -116,10 +121,7 @@ def test_a_side_that_goes_away_from_a_comparison(server: StartServer) -> None:
         away.run_id = "e" * 40
         run = Running(["verify", "--from", source.uri, "--to", away.uri, *SMALL])
         wait_until(lambda: away.called["DUMP"] > 20, 20, "a comparison under way")
-        away.door = DOORS["closes at once"]
-        away.hang_up()
-        first, after = storm(away, time.monotonic())
-        away.door = None
+        ((first, after),) = away_for_a_while(away)
         ended = run.wait(20)
     assert ended.returncode == 0, ended.stderr
     assert first <= AT_FIRST
@@ -135,12 +137,7 @@ def test_a_primary_that_is_away_and_its_sentinel(server: StartServer) -> None:
         uri = f"redis+sentinel://127.0.0.1:{sentinel.port}/service"
         run = Running(["--from", uri, "--to", target.uri, *SMALL])
         wait_until(lambda: away.called["DUMP"] > 20, 20, "a copy under way")
-        away.door = DOORS["closes at once"]
-        away.hang_up()
-        began = time.monotonic()
-        first, after = storm(away, began)
-        asked = storm(sentinel, began)
-        away.door = None
+        (first, after), asked = away_for_a_while(away, sentinel)
         ended = run.wait(20)
         assert (ended.returncode, target.do("DBSIZE")) == (0, KEYS), ended.stderr
     assert max(first, asked[0]) <= AT_FIRST

@@ -26,12 +26,12 @@ from rumpx.model.checkup import Line
 from rumpx.model.options import KEY_TYPES
 from rumpx.preflight.abilities import restore_options
 from rumpx.preflight.draft import Draft
-from rumpx.servers.answers import misshapen
 from rumpx.servers.connections import Links
 from rumpx.servers.replies import Kind, classify
 from rumpx.servers.topology import is_error
 from rumpx.values.by_type import CHECKSUM_BYTES, OF_MODULES, compared
-from rumpx.values.shapes import FOOTER_BYTES, is_payload
+from rumpx.values.reading import dumped
+from rumpx.values.shapes import FOOTER_BYTES
 
 LIFETIME: Final = 10_000
 # Larger values would delay other clients.
@@ -109,13 +109,10 @@ def _try_one(
 ) -> Trial | None:
     for key in candidates:
         try:
-            connection = source.connect(key.node, key.db)
-            payload = connection.call("DUMP", key.name)
+            payload = dumped(source.connect(key.node, key.db), key.name)
         except ConnectionLost:
             continue  # perhaps too large for the source; try the next one
-        if payload is not None and not is_error(payload):
-            if not is_payload(payload):
-                raise misshapen(connection, "DUMP")
+        if payload:
             if payload[0] in OF_MODULES:
                 return Trial(key.type, key.encoding, 0, opaque=True)
             version = int.from_bytes(payload[-FOOTER_BYTES:-CHECKSUM_BYTES], "little")

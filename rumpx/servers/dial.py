@@ -321,7 +321,7 @@ class Dialer:
             if tried and not told and _is_news(turn, error) and (why := tried.explain(error)):
                 raise why from None
             if error.cause == "malformed":
-                raise unusable(self.side)(str(error)) from None
+                raise unusable(self.side)(f"{error} Check {flag_of(self.side)}.") from None
             raise
         first = replies[0]
         if isinstance(first, hiredis.ReplyError) and (login or is_farewell(first)):

@@ -187,11 +187,16 @@ def measure_clock(connection: Connection) -> ServerClock:
         if round_trip < best:
             best = round_trip
             if not isinstance(reply, hiredis.ReplyError):
-                offset = _instant(connection, reply) - (wall + round_trip / 2) * 1000
+                offset = clock_of(connection, reply) - (wall + round_trip / 2) * 1000
     return ServerClock(offset, best)
 
 
-def _instant(connection: Connection, reply: Any) -> float:
+def clock_of(connection: Connection, reply: Any) -> float:
+    """TIME's reply in ms since 1970.
+
+    Raises:
+        SourceUnusable, TargetUnusable: it is no time.
+    """
     try:
         return milliseconds(reply)
     except (ValueError, TypeError):

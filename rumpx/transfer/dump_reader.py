@@ -38,7 +38,7 @@ from rumpx.errors import ConnectionLost, Side, unusable
 from rumpx.model.endpoint import Address
 from rumpx.model.results import KeyFailure
 from rumpx.servers.connections import Links
-from rumpx.servers.info import milliseconds
+from rumpx.servers.info import clock_of
 from rumpx.servers.replies import (
     Kind,
     classify,
@@ -443,7 +443,7 @@ class DumpReader:
         first, last = clocked[0], clocked[-1]
         if is_error(first) or is_error(last):
             return [first if is_error(first) else last] * len(request.keys)
-        before, after = self._clock(request, first), self._clock(request, last)
+        before, after = (clock_of(request.connection, reply) for reply in (first, last))
         instants = [_instant(left, before, after) for left in clocked[1:-1]]
         spreads = [after - before] * len(instants)
         for _ in range(_CLOCK_TRIES):
@@ -462,24 +462,13 @@ class DumpReader:
                 break
             if any(map(is_error, outcome[::2])):
                 break  # TIME is refused by now
-            clocks = [self._clock(request, reply) for reply in outcome[::2]]
+            clocks = [clock_of(connection, reply) for reply in outcome[::2]]
             for position, n in enumerate(wide):
                 before, after = clocks[position : position + 2]
                 if after - before < spreads[n]:
                     spreads[n] = after - before
                     instants[n] = _instant(outcome[2 * position + 1], before, after)
         return instants
-
-    def _clock(self, request: _Request, reply: Reply) -> float:
-        """Return TIME's reply in ms.
-
-        Raises:
-            SourceUnusable, TargetUnusable: the reply is not a time.
-        """
-        try:
-            return milliseconds(reply)
-        except (ValueError, TypeError):
-            raise malformed(self.links.side, request.connection.name, "TIME") from None
 
     def _sort(self, db: int, request: _Request, replies: list[Reply], result: Read) -> None:
         """Sort replies into the results of each key."""

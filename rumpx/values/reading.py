@@ -14,14 +14,30 @@ from typing import Any, Final, Protocol
 import hiredis
 
 from rumpx.errors import RumpxError, Side, printable
+from rumpx.servers.answers import misshapen
 from rumpx.servers.info import milliseconds
 from rumpx.servers.replies import key_refused, malformed, refused
-from rumpx.servers.resp import Argument, Command, Reply
-from rumpx.values.shapes import fits
+from rumpx.servers.resp import Argument, Command, Connection, Reply
+from rumpx.values.shapes import fits, is_payload
 
 _CHANGED: Final = ("WRONGTYPE", "ERR no such key", "NOGROUP")
 _TRIES: Final = 10
 _CONTAINERS: Final = ("XINFO",)
+
+
+def dumped(connection: Connection, key: bytes) -> bytes | None:
+    """A key's payload; None if there is no such key, or DUMP is refused.
+
+    Raises:
+        ConnectionLost: as `Connection.call`.
+        SourceUnusable, TargetUnusable: the reply is no payload.
+    """
+    payload = connection.call("DUMP", key)
+    if payload is None or isinstance(payload, hiredis.ReplyError):
+        return None
+    if not is_payload(payload):
+        raise misshapen(connection, "DUMP")
+    return payload
 
 
 class Caller(Protocol):

@@ -48,13 +48,13 @@ from rumpx.preflight.refusals import (
     warn_of_trust,
 )
 from rumpx.preflight.worker_spec import scan_settings, tune_to_distance, worker_spec
-from rumpx.servers.answers import misshapen
 from rumpx.servers.side import SideFacts, connected
 from rumpx.servers.topology import is_error
 from rumpx.transfer.dump_reader import Abilities
 from rumpx.transfer.restore_writer import LATE_MS
 from rumpx.values.by_type import CHECKSUM_BYTES
-from rumpx.values.shapes import FOOTER_BYTES, is_payload
+from rumpx.values.reading import dumped
+from rumpx.values.shapes import FOOTER_BYTES
 from rumpx.verifier.comparer import CompareSpec
 
 # If both servers return absolute expiries; if one returns remaining TTLs, each up to 2 ms off.
@@ -243,10 +243,7 @@ def digests_work(
                     "are read."
                 )
                 return False
-            payload = connection.call("DUMP", sample.key)
-            if payload is not None and not is_error(payload):
-                if not is_payload(payload):
-                    raise misshapen(connection, "DUMP")
+            if payload := dumped(connection, sample.key):
                 footers.add(payload[-FOOTER_BYTES:-CHECKSUM_BYTES])
     if len(footers) > 1:
         warnings.append(
