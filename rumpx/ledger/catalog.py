@@ -247,7 +247,7 @@ def job_again(record: JobRecord, source: str | None = None, target: str | None =
 def job_to_compare(
     place: Place, source: str | None, target: str | None, behaviour: dict[str, Any]
 ) -> Job:
-    """A job's endpoints and scope, with its clocks unless others are given.
+    """Return a job as it was copied, with the fields that are given anew.
 
     Args:
         source, target: as for `job_again`.
@@ -257,10 +257,7 @@ def job_to_compare(
         UsageError: there is no such job, its ledger cannot be read, or as `job_again`.
     """
     record, _ = look_into(existing_ledger(place))
-    job = endpoints_again(record, source, target)
-    if behaviour["clock"] == "refuse":
-        behaviour = behaviour | {"clock": job.clock}  # by which its expiries were copied
-    return replace(job, **behaviour)
+    return replace(endpoints_again(record, source, target), **behaviour)
 
 
 def endpoints_again(

@@ -1,9 +1,9 @@
-"""Open authenticated connections to an Endpoint. The only importer of redis-py.
+"""Open authenticated connections to an Endpoint.
 
-redis-py connects (TCP, unix socket), with TLS by `tls`. Our own `resp.Connection` then takes over
-the socket, logs in and greets in one pipeline, and limits the time for each answer. RESP2 is asked
-for explicitly, since older servers refuse HELLO 3 and redis-py does not fall back. redis-py's
-retries are off, since the part that holds the keys decides what to repeat.
+A socket is connected (TCP, unix), wrapped in TLS by `tls`, and given to a `resp.Connection`, which
+logs in and greets in one pipeline, and limits the time for each answer. The protocol stays RESP2,
+since older servers refuse HELLO 3. Nothing is retried here: the part that holds the keys decides
+what to repeat.
 
 For a sentinel endpoint each connect asks the sentinels again and checks by ROLE that the answer is
 a primary: a sentinel may lag behind a failover.
@@ -21,18 +21,13 @@ from __future__ import annotations
 
 import select
 import socket
-import ssl
 import struct
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Final
 
 import hiredis
-import redis
-import redis.exceptions
-from redis.connection import Connection as RedisConnection
-from redis.connection import UnixDomainSocketConnection
 
 from rumpx.errors import ConnectionLost, MachineLimit, RumpxError, Side, machine_limit, unusable
 from rumpx.model.endpoint import Address, Endpoint, ReadFrom, format_address, is_host
@@ -41,7 +36,12 @@ from rumpx.servers.replies import Kind, classify, is_farewell, malformed, port_o
 from rumpx.servers.resp import Connection
 from rumpx.servers.tls import Port, client_context, flag_of
 
-CLIENT_NAME = "rumpx"
+if TYPE_CHECKING:
+    import ssl
+
+CLIENT_NAME: Final = "rumpx"
+# A peer that has vanished without a word ends its connections within a minute.
+_KEEPALIVE: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
 
 def _hung_up(descriptor: int) -> bool:
@@ -79,21 +79,48 @@ def _no_socket() -> MachineLimit | None:
     return None
 
 
-class _TlsConnection(RedisConnection):
-    """Dials one host and checks the certificate for another; redis-py uses one host for both."""
+def _tcp_socket(address: Address, seconds: float) -> socket.socket:
+    """Return a connected TCP socket; `seconds` limits each of its waits, too.
 
-    def __init__(self, context: ssl.SSLContext, server_name: str, **login: Any) -> None:
-        super().__init__(**login)  # type: ignore[no-untyped-call]
-        self._context = context
-        self._server_name = server_name
+    Raises:
+        OSError, ValueError: not reached; not a valid host name.
+    """
+    sock = socket.create_connection(address, seconds)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        if option := getattr(socket, name, None):  # not on every system
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    return sock
 
-    def _connect(self) -> ssl.SSLSocket:
-        sock: socket.socket = super()._connect()  # type: ignore[no-untyped-call]
-        try:
-            return self._context.wrap_socket(sock, server_hostname=self._server_name)
-        except BaseException:
-            sock.close()
-            raise
+
+def _unix_socket(path: str, seconds: float) -> socket.socket:
+    """Return a connected unix socket.
+
+    Raises:
+        OSError: not reached.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(seconds)
+        sock.connect(path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _secured(sock: socket.socket, context: ssl.SSLContext, server_name: str) -> socket.socket:
+    """Return a socket after the TLS handshake, closing it if that fails.
+
+    Raises:
+        OSError, ValueError: the handshake failed; not a valid host name.
+    """
+    try:
+        return context.wrap_socket(sock, server_hostname=server_name)
+    except BaseException:
+        sock.close()
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +162,9 @@ class Dialer:
         """
         endpoint = self.endpoint
         if endpoint.transport == "unix":
-            make: Any = UnixDomainSocketConnection
-            return self._open(make(path=endpoint.path, **self._waits()), endpoint.path)
+            return self._open(
+                lambda: _unix_socket(endpoint.path, self.connect_timeout), endpoint.path
+            )
         if address is None:
             if endpoint.transport == "sentinel":
                 with self._turn(str(endpoint)):
@@ -224,22 +252,23 @@ class Dialer:
         tls = None if sentinel and endpoint.sentinels_plain else endpoint.tls
         # An IPv6 address may have a zone, which concerns only this machine.
         server_name = (tls and tls.server_name) or address[0].partition("%")[0]
-        host, port = place = endpoint.mapped(address)
-        make: Any = RedisConnection
-        if tls:
-            if not is_host(server_name):
-                raise unusable(self.side)(
-                    f"The certificate of the {self.side} cannot be checked for {server_name!r}, "
-                    f"which is not a host name. Give one with {flag_of(self.side)}-server-name "
-                    "NAME."
-                )
-            make = partial(_TlsConnection, client_context(tls, self.side), server_name)
+        place = endpoint.mapped(address)
+        if tls and not is_host(server_name):
+            raise unusable(self.side)(
+                f"The certificate of the {self.side} cannot be checked for {server_name!r}, "
+                f"which is not a host name. Give one with {flag_of(self.side)}-server-name NAME."
+            )
+        context = client_context(tls, self.side) if tls else None
+
+        def dial() -> socket.socket:
+            sock = _tcp_socket(place, self.connect_timeout)
+            return _secured(sock, context, server_name) if context else sock
+
         what = "sentinel" if sentinel else self.side
         tried = Port(
             self.side, place, tls, server_name, self.connect_timeout, what, self._otherwise(what)
         )
-        link = make(host=host, port=port, **self._waits())
-        return self._open(link, format_address(place), tried)
+        return self._open(dial, format_address(place), tried)
 
     def _otherwise(self, what: str) -> str:
         """Return how to write that a port speaks the other of TLS and plain text."""
@@ -263,35 +292,23 @@ class Dialer:
             )
         return f"write rediss+sentinel:// in {flag}"
 
-    def _waits(self) -> dict[str, Any]:
-        return {
-            "socket_connect_timeout": self.connect_timeout,
-            "socket_timeout": self.connect_timeout,
-            "protocol": 2,
-            "retry": None,
-            "driver_info": None,
-        }
-
     def _turn(self, name: str) -> AbstractContextManager[Turn | None]:
         """Enter one try to reach a place, by its name."""
         return self.redials.turn(f"{self.side} {name}") if self.redials else nullcontext()
 
-    def _open(self, link: Any, name: str, tried: Port | None = None) -> Connection:
+    def _open(
+        self, dial: Callable[[], socket.socket], name: str, tried: Port | None = None
+    ) -> Connection:
         with self._turn(name) as turn:
-            return self._open_now(link, name, tried, turn)
+            return self._open_now(dial, name, tried, turn)
 
     def _open_now(
-        self, link: Any, name: str, tried: Port | None, turn: Turn | None
+        self, dial: Callable[[], socket.socket], name: str, tried: Port | None, turn: Turn | None
     ) -> Connection:
-        # `Any`: redis-py's connections are only partly annotated.
         try:
-            link.connect()
-        except (redis.exceptions.RedisError, ssl.SSLError, OSError, ValueError) as error:
-            # ValueError: not a valid host name.
+            sock = dial()
+        except (OSError, ValueError) as error:
             raise self._explain(name, error, tried, turn) from None
-        # The socket is ours from here on; redis-py has no public way to hand it over.
-        sock: socket.socket = link._sock
-        link._sock = None
         connection = Connection(sock, name, side=self.side)
         connection.set_timeout(self.connect_timeout)
         if self.writer:
@@ -372,15 +389,19 @@ class Dialer:
         )
 
     def _explain(
-        self, name: str, error: Exception, tried: Port | None, turn: Turn | None
+        self, name: str, error: OSError | ValueError, tried: Port | None, turn: Turn | None
     ) -> RumpxError:
         """Classify a failed dial: a bad certificate is permanent, a refused connection may pass."""
         if limit := machine_limit(error) or _no_socket():
             return limit
-        message = f"The {self.side} at {name} cannot be reached: {str(error).strip('. ')}."
-        silent = isinstance(error, (redis.exceptions.TimeoutError, TimeoutError))
-        lost = ConnectionLost(message, cause="silent" if silent else "", unreached=True)
-        nameless = isinstance(error, ValueError)  # not a valid host name: nothing was dialled
+        told = (isinstance(error, OSError) and error.strerror) or str(error)
+        silent = isinstance(error, TimeoutError)
+        lost = ConnectionLost(
+            f"The {self.side} at {name} cannot be reached: {told.strip('. ')}.",
+            cause="silent" if silent else "",
+            unreached=True,
+        )
+        nameless = not isinstance(error, OSError)  # not a valid host name: nothing was dialled
         if tried and not nameless and _is_news(turn, lost):
             return tried.explain(error) or lost
         return lost

@@ -267,7 +267,7 @@ def _reached(cause: OSError | None) -> bool:
 
 
 def _cause(error: BaseException) -> OSError | None:
-    """Return the socket's error behind an exception of redis-py's, or of ours.
+    """Return the socket's error behind an exception.
 
     Search no further back: that would find errors of earlier connections.
     """

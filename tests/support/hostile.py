@@ -148,7 +148,8 @@ class Hostile:
     def _serve(self, client: socket.socket) -> None:
         reader = hiredis.Reader(notEnoughData=Ellipsis)
         queued: list[bytes] | None = None
-        with client, contextlib.suppress(OSError):
+        # Like a server, it ends a connection on which it is not spoken to in RESP.
+        with client, contextlib.suppress(OSError, hiredis.ProtocolError):
             if self.door is not None:
                 client.sendall(self.door)
                 return self._left(client)
