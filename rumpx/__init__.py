@@ -12,7 +12,6 @@ Importing this package is cheap; what talks to servers is imported by the first 
 from typing import TYPE_CHECKING, Any
 
 from rumpx._version import __version__
-from rumpx.api import check, copy, resume, verify
 from rumpx.errors import (
     ConnectionLost,
     Interrupted,
@@ -29,6 +28,7 @@ from rumpx.errors import (
 )
 
 if TYPE_CHECKING:
+    from rumpx.api import check, copy, resume, verify
     from rumpx.model.checkup import Checkup
     from rumpx.model.counts import Counts
     from rumpx.model.endpoint import Endpoint, Tls, parse_endpoint
@@ -78,12 +78,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The plain data of the API, imported when first named: `rumpx --help` needs none of it."""
+    """Functions and data of the API, imported when first named: `rumpx --help` needs neither."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from rumpx import api
     from rumpx.model import checkup, counts, endpoint, job, results, snapshot
 
-    homes = (checkup, counts, endpoint, job, results, snapshot)
+    homes = (api, checkup, counts, endpoint, job, results, snapshot)
     return next(getattr(home, name) for home in homes if hasattr(home, name))
 
 

@@ -12,9 +12,6 @@ Output for programs is JSON, which is ASCII here and keeps each text as it was.
 
 from __future__ import annotations
 
-import dataclasses
-import re
-import shlex
 import sys
 from functools import cache
 from os import fsencode
@@ -53,6 +50,8 @@ def one_line(text: str) -> str:
 
 def legible(document: Document) -> Document:
     """Return a document with `one_line` applied to each text; bytes stay as they are."""
+    import dataclasses
+
     made: Any = document
     match document:
         case str():
@@ -70,12 +69,17 @@ def legible(document: Document) -> Document:
 
 @cache
 def _fields_with_texts(kind: Any) -> tuple[str, ...]:
+    import dataclasses
+    import re
+
     fields = dataclasses.fields(kind)
     return tuple(f.name for f in fields if not set(re.findall(r"\w+", str(f.type))) <= _TEXTLESS)
 
 
 def shell_words(*words: str) -> str:
     """Quote words for a shell; unprintable characters become bash's $'…'."""
+    import shlex
+
     return " ".join(shlex.quote(word) if word.isprintable() else _escaped(word) for word in words)
 
 

@@ -61,7 +61,7 @@ Words = dict[str, list[str]]
 def with_config(
     parser: argparse.ArgumentParser, words: Sequence[str], *, names_job: bool = False
 ) -> argparse.Namespace:
-    """What the words of a command mean, and the file that `--config` names in them.
+    """Return the arguments of a command together with those in its `--config` file.
 
     Args:
         parser: the command's, with `--config`.

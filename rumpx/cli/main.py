@@ -15,13 +15,11 @@ import os
 import select
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
-from rumpx.cli.config import blaming_config, with_config
 from rumpx.cli.parsers import (
     build_check_parser,
     build_ctl_parser,
@@ -94,6 +92,8 @@ def _guarded(
 
 def _tell(error: RumpxError, told: Callable[[RumpxError], bool]) -> None:
     if error.__cause__ is not None:  # nobody foresaw it: whoever mends it needs to know where
+        import traceback
+
         say(*"".join(traceback.format_exception(error.__cause__)).rstrip().split("\n"))
     if told(error):
         return
@@ -102,6 +102,17 @@ def _tell(error: RumpxError, told: Callable[[RumpxError], bool]) -> None:
         say(f"rumpx: {error}")
     if error.resume:
         say(error.resume)
+
+
+def _parsed(
+    parser: argparse.ArgumentParser, words: list[str], *, names_job: bool = False
+) -> argparse.Namespace:
+    """Parse a command's words, and its `--config` file if they name one."""
+    if not any(word.partition("=")[0] == "--config" for word in words):
+        return parser.parse_args(words)
+    from rumpx.cli.config import with_config
+
+    return with_config(parser, words, names_job=names_job)
 
 
 def _demo(words: list[str]) -> int:
@@ -121,7 +132,7 @@ def _help(words: list[str]) -> int:
 
 def _copy(words: list[str]) -> int:
     parser = build_parser()
-    arguments = with_config(parser, words)
+    arguments = _parsed(parser, words)
     if arguments.version:
         from rumpx._version import __version__
 
@@ -129,6 +140,7 @@ def _copy(words: list[str]) -> int:
     if arguments.print_completion:
         return _print_completion(parser, arguments.print_completion)
     if arguments.dry_run:
+        from rumpx.cli.config import blaming_config
         from rumpx.cli.flags import make_job
         from rumpx.model.check_request import Request as DryRun
 
@@ -164,7 +176,7 @@ def _do_copy(arguments: argparse.Namespace, outputs: Outputs) -> int:
 
 
 def _resume(words: list[str]) -> int:
-    arguments = with_config(build_resume_parser(), words, names_job=True)
+    arguments = _parsed(build_resume_parser(), words, names_job=True)
     return _watched(arguments, lambda outputs: _do_resume(arguments, outputs), arguments.name)
 
 
@@ -245,7 +257,8 @@ def _example(words: list[str]) -> int:
 
 
 def _check(words: list[str]) -> int:
-    arguments = with_config(build_check_parser(), words)
+    arguments = _parsed(build_check_parser(), words)
+    from rumpx.cli.config import blaming_config
     from rumpx.cli.flags import make_check
 
     with blaming_config(arguments):
@@ -287,7 +300,7 @@ def _print_rich(drawn: RenderableType) -> None:
 
 
 def _verify(words: list[str]) -> int:
-    arguments = with_config(build_verify_parser(), words)
+    arguments = _parsed(build_verify_parser(), words)
     return _watched(arguments, lambda outputs: _do_verify(arguments, outputs), arguments.name)
 
 
@@ -324,6 +337,7 @@ def _watched(
         work: opens the outputs when it has understood its flags.
         name: of the job that is gone on with, or compared, if one was named.
     """
+    from rumpx.cli.config import blaming_config
     from rumpx.cli.flags import make_wanted
     from rumpx.cli.outputs import Outputs
 

@@ -25,7 +25,7 @@ and has not come back, holds no such connection; neither takes writes.
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -57,7 +57,7 @@ def with_writer(plan: Plan, mark: str) -> Plan:
     Args:
         mark: of the job: letters, digits, '.', '_' and '-'.
     """
-    writer = f"rumpx:{mark}:{secrets.token_hex(4)}"
+    writer = f"rumpx:{mark}:{os.urandom(4).hex()}"
     dialer = replace(plan.target.dialer, writer=writer)
     return replace(plan, target=replace(plan.target, dialer=dialer))
 

@@ -13,9 +13,8 @@ Not promised: points of equal length; each has its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median_low
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -134,7 +133,7 @@ class Recorder:
         self.points = list(points)
         self._run = run
         # A single point is longer if the run, or its machine, was suspended.
-        self._length = median_low([_length_of(point) for point in self.points] or [FIRST_SECONDS])
+        self._length = _usual_length(self.points) if self.points else FIRST_SECONDS
         self._since = _Mark(elapsed, work or Counts())
         self._latest = self._since
         self._latencies: tuple[float | None, float | None] = (None, None)
@@ -194,6 +193,12 @@ class Recorder:
             self.points = thinned(self.points)
             self._length *= 2
             self._rewritten = True
+
+
+def _usual_length(points: Sequence[Point]) -> float:
+    from statistics import median_low  # slow to import, and a new job needs none
+
+    return median_low([_length_of(point) for point in points])
 
 
 def _length_of(point: Point) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -97,7 +96,7 @@ def _mark(request: Request) -> Iterator[str]:
     """Return the mark of the repairs; connections of earlier repairs with the same mark are ended
     first. It is the compared job's, unless that is running; without a job, one that is kept beside
     the ledgers until these repairs end, so that the next ones find it if these are killed."""
-    made_up = f"verify.{secrets.token_hex(6)}"
+    made_up = f"verify.{os.urandom(6).hex()}"
     if request.name is not None:
         path = ledger_path(state_folder(request.state_dir), request.name)
         yield made_up if is_held(path) else look_into(path)[0].mark
