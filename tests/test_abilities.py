@@ -18,7 +18,7 @@ from support.data import compare, keys_of
 from support.impostor import Impostor
 from support.raw import Raw, pack
 from support.run import rumpx
-from support.servers import Cluster, Server
+from support.servers import ALL, Cluster, Server
 
 StartServer = Callable[..., Server]
 StartCluster = Callable[..., Cluster]
@@ -39,7 +39,7 @@ def check(source: str, target: str, *flags: str) -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.parametrize("version", ["6.2", "7.0", "8.1", "8.2", "9.1"])
+@pytest.mark.parametrize("version", ALL)
 def test_a_key_and_a_command_that_are_refused_are_told_apart(
     server: StartServer, version: str
 ) -> None:

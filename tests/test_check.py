@@ -34,7 +34,7 @@ from support import data
 from support.proxy import Proxy
 from support.raw import Raw
 from support.run import rumpx, rumpx_pty
-from support.servers import Cluster, Server
+from support.servers import ALL, Cluster, Server
 from support.services import MEMORYSTORE, OCI_CACHE, Managed, Service
 from support.waiting import wait_until
 
@@ -46,7 +46,6 @@ StartProxy = Callable[..., Proxy]
 SECRET = "pl4nted-Secret"
 VALUE = "pl4nted-value"
 USAGE, SOME_KEYS, TEMPORARY, SOURCE, TARGET, INCOMPATIBLE = 2, 3, 5, 6, 7, 8
-VERSIONS = ("6.2", "7.0", "8.1", "9.1")
 
 
 class Checked:
@@ -124,7 +123,7 @@ def target(server: StartServer) -> Server:
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", ALL)
 def test_all_is_well(server: StartServer, version: str) -> None:
     source, target = server(version), server(version)
     keys = data.every_type(source.client(), version)

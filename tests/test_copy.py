@@ -15,7 +15,14 @@ from support.waiting import wait_until
 
 StartServer = Callable[..., Server]
 
-UPWARD = [("6.2", "7.0"), ("6.2", "9.1"), ("7.0", "8.1"), ("8.1", "9.1"), ("7.0", "9.1")]
+UPWARD = [
+    ("6.2", "7.0"),
+    ("6.2", "9.1"),
+    ("7.0", "8.1"),
+    ("7.0", "8.2"),
+    ("7.0", "9.1"),
+    ("8.1", "9.1"),
+]
 PAIRS = [(version, version) for version in ALL] + UPWARD
 
 

@@ -112,7 +112,13 @@ def test_a_large_table_is_cut_by_itself_and_a_small_one_on_request(
 
 @pytest.mark.parametrize(
     ("version", "kind"),
-    [("6.2", "of the table"), ("7.0", "of the table"), ("8.1", "slots"), ("9.1", "slots")],
+    [
+        ("6.2", "of the table"),
+        ("7.0", "of the table"),
+        ("8.1", "slots"),
+        ("8.2", "slots"),
+        ("9.1", "slots"),
+    ],
 )
 def test_a_cluster_is_cut_as_its_version_keeps_keys(
     cluster: StartCluster, server: StartServer, version: str, kind: str

