@@ -27,6 +27,7 @@ from typing import Final, Literal, Self
 import psutil
 import pytest
 
+from support import forked
 from support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,13 +57,17 @@ def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
     return env | dict(extra or {})
 
 
-def _command(args: Sequence[str | Path]) -> list[str]:
+def _words(args: Sequence[str | Path]) -> list[str]:
     words = [str(arg) for arg in args]
     place = 1 if words[:1] in (["check"], ["verify"]) else 0
     begins = "--from" in words and words[place].startswith("-")
     if begins and "--max-source-latency" not in words:
         # Other tests' load, and proxies that change their delay, are not to hold it back.
         words[place:place] = ["--max-source-latency", "off"]
+    return words
+
+
+def _command(words: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "rumpx", *words]
 
 
@@ -77,7 +82,8 @@ def is_worker(process: psutil.Process) -> bool:
 class Running:
     """A rumpx process in a session of its own, its output going to files.
 
-    `command` is run instead of rumpx with `args`.
+    `command` is run instead of rumpx with `args`. Without one, and unless `env` has what needs a
+    fresh interpreter, the process is `forked`.
     """
 
     def __init__(
@@ -88,7 +94,8 @@ class Running:
         stdin: str | None = None,
         command: Sequence[str] | None = None,
     ) -> None:
-        self.args = list(command) if command is not None else _command(args)
+        words = _words(args)
+        self.args = list(command) if command is not None else _command(words)
         self.folder = Path(tempfile.mkdtemp(prefix="rumpx-run-"))
         (self.folder / "in").write_text(stdin or "")
         with (
@@ -96,14 +103,18 @@ class Running:
             open(self.folder / "out", "wb") as out,
             open(self.folder / "err", "wb") as err,
         ):
-            self.process = subprocess.Popen(
-                self.args,
-                stdin=source,
-                stdout=out,
-                stderr=err,
-                env=_environment(env),
-                start_new_session=True,
-            )
+            self.process: subprocess.Popen[bytes] | forked.Forked
+            if command is None and forked.suits(env):
+                self.process = forked.server.fork(words, _environment(env), (source, out, err))
+            else:
+                self.process = subprocess.Popen(
+                    self.args,
+                    stdin=source,
+                    stdout=out,
+                    stderr=err,
+                    env=_environment(env),
+                    start_new_session=True,
+                )
         _running.append(self)
 
     @property
@@ -303,7 +314,8 @@ def rumpx_pty(
     `keys` are pairs (text, action), done in order: when the text is on the screen (the empty
     text: at once), the action is done.
     """
-    return run_pty(_command(args), cols=cols, rows=rows, keys=keys, timeout=timeout, env=env)
+    command = _command(_words(args))
+    return run_pty(command, cols=cols, rows=rows, keys=keys, timeout=timeout, env=env)
 
 
 def run_pty(

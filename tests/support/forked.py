@@ -1,0 +1,205 @@
+"""rumpx processes that skip the imports: forked from a process that has done them.
+
+A run of the command spends most of its CPU on importing. Each process of the tests therefore keeps
+a *server* (this module, run by itself) that imports rumpx once and forks itself for each run. What
+is forked goes on as `python -m rumpx` does: a session, standard streams, an environment, signals,
+random numbers and an end of its own.
+
+Protocol, over a unix socket: a JSON line with the words and the environment, together with four
+descriptors (standard input, output, error, and a pipe); the answer is the process id. When the
+process has ended, its exit code, as `subprocess` has it, is written into the pipe.
+
+Not promised: what an interpreter reads from its environment when it starts (`suits`). Runs that set
+such variables, and those in a terminal, are started as a user does it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import random
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import IO, Final
+
+_ENVIRONMENT: Final = ("PYTHON", "LC_", "LANG", "COVERAGE", "TZ")
+
+_IMPORTED: Final = (
+    "rumpx.cli.main",
+    "rumpx.cli.flags",
+    "rumpx.cli.outputs",
+    "rumpx.copier.run",
+    "rumpx.verifier.run",
+    "rumpx.checker.run",
+    "rumpx.report.checkup",
+    "rumpx.report.summary",
+)
+
+
+def suits(environment: Mapping[str, str] | None) -> bool:
+    """Whether a run with these variables needs no interpreter of its own."""
+    return not any(name.startswith(_ENVIRONMENT) for name in environment or ())
+
+
+class Forked:
+    """A process that the server has forked; as much of `subprocess.Popen` as the tests use."""
+
+    def __init__(self, pid: int, ended: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._ended = ended
+
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
+        return self._wait(0.0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code.
+
+        Raises:
+            subprocess.TimeoutExpired: it still runs.
+        """
+        code = self._wait(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired("rumpx", timeout or 0.0)
+        return code
+
+    def _wait(self, timeout: float | None) -> int | None:
+        if self.returncode is None and select.select([self._ended], [], [], timeout)[0]:
+            told = os.read(self._ended, 16)
+            os.close(self._ended)
+            self.returncode = int(told) if told else -signal.SIGKILL  # the server itself has ended
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+class _Server:
+    """Started when it is first needed; ends with this process."""
+
+    def __init__(self) -> None:
+        self._socket: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def _connected(self) -> socket.socket:
+        if self._socket is None:
+            self._socket, theirs = socket.socketpair()
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "support.forked", str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+                    start_new_session=True,
+                )
+            atexit.register(self._close)
+        return self._socket
+
+    def _close(self) -> None:
+        assert self._socket and self._process
+        self._socket.close()
+        self._process.wait()
+
+    def fork(
+        self,
+        words: Sequence[str],
+        environment: Mapping[str, str],
+        streams: tuple[IO[bytes], IO[bytes], IO[bytes]],
+    ) -> Forked:
+        """Run `python -m rumpx` with these words."""
+        connection = self._connected()
+        ended, ends = os.pipe()
+        request = json.dumps([list(words), dict(environment), os.getcwd()]).encode()
+        socket.send_fds(
+            connection,
+            [len(request).to_bytes(4, "big")],
+            [*(stream.fileno() for stream in streams), ends],
+        )
+        os.close(ends)
+        connection.sendall(request)
+        return Forked(int.from_bytes(_exactly(connection, 4), "big"), ended)
+
+
+server: Final = _Server()
+
+
+def _exactly(connection: socket.socket, size: int) -> bytes:
+    received = b""
+    while len(received) < size:
+        more = connection.recv(size - len(received))
+        if not more:
+            raise EOFError("the server of forked processes has ended")
+        received += more
+    return received
+
+
+# --- in the server --------------------------------------------------------------------------
+
+
+def _serve(connection: socket.socket) -> None:
+    """Fork until the other end closes; in a forked process return, with what it is to run set."""
+    running: dict[int, tuple[int, int]] = {}  # pidfd: (pid, pipe)
+    while True:
+        for ready in select.select([connection, *running], [], [])[0]:
+            if ready is not connection:
+                _report(ready, *running.pop(ready))
+                continue
+            head, descriptors, _, _ = socket.recv_fds(connection, 4, 4)
+            if not head:
+                return sys.exit()
+            request = _exactly(connection, int.from_bytes(head, "big"))
+            pid = os.fork()
+            if pid == 0:
+                connection.close()
+                for pidfd, (_, pipe) in running.items():
+                    os.close(pidfd)
+                    os.close(pipe)
+                os.close(descriptors.pop())
+                return _become(json.loads(request), descriptors)
+            running[os.pidfd_open(pid)] = pid, descriptors.pop()
+            for descriptor in descriptors:
+                os.close(descriptor)
+            connection.sendall(pid.to_bytes(4, "big"))
+
+
+def _report(pidfd: int, pid: int, pipe: int) -> None:
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    os.close(pidfd)
+    os.write(pipe, str(code).encode())
+    os.close(pipe)
+
+
+def _become(request: tuple[list[str], dict[str, str], str], descriptors: list[int]) -> None:
+    """Make this process what a fresh interpreter would be."""
+    words, environment, folder = request
+    os.setsid()
+    os.chdir(folder)
+    for number, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    sys.stdin = os.fdopen(0, encoding=sys.stdin.encoding, closefd=False)
+    sys.stdout = os.fdopen(1, "w", encoding=sys.stdout.encoding, closefd=False)
+    sys.stderr = os.fdopen(
+        2, "w", 1, encoding=sys.stderr.encoding, errors="backslashreplace", closefd=False
+    )
+    os.environ.clear()
+    os.environ.update(environment)
+    time.tzset()
+    random.seed()
+    sys.argv = ["rumpx", *words]
+
+
+if __name__ == "__main__":
+    for name in _IMPORTED:
+        __import__(name)
+    _serve(socket.socket(fileno=int(sys.argv[1])))
+    runpy.run_module("rumpx", run_name="__main__", alter_sys=True)
