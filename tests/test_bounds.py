@@ -37,7 +37,8 @@ from rumpx.throttle.rates import Throttle
 from rumpx.throttle.scan_gate import Gate
 from rumpx.transfer.chunks import ChunkLimits, Intake
 from rumpx.transfer.commands import Calls
-from rumpx.transfer.dump_reader import Abilities, DumpReader, Expiry, Read, Wanted
+from rumpx.transfer.dump_reader import Abilities, DumpReader, Expiry
+from rumpx.transfer.handler import Read, Wanted
 from rumpx.transfer.messages import FromScanner, ScanTrouble
 from rumpx.transfer.runner import Budget, Runner
 from rumpx.values import by_type

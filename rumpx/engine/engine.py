@@ -36,7 +36,6 @@ from rumpx.engine.progress import Progress, ProgressMeter, Told
 from rumpx.engine.scanner import Scanner, Shelf
 from rumpx.engine.walks import NONE_RETIRED, Retired, RetiredAs, Walk, WalkName, Walks
 from rumpx.errors import (
-    ConnectionLost,
     Interrupted,
     RumpxError,
     Side,
@@ -52,7 +51,7 @@ from rumpx.model.snapshot import Held, NodeStat, Snapshot, State, Verb
 from rumpx.processes.channel import Channel, receive
 from rumpx.processes.control import Control
 from rumpx.processes.forkserver import process_context, signals_blocked
-from rumpx.servers.replies import balancer_words
+from rumpx.servers.replies import balancer_words, permanent
 from rumpx.throttle import prober as observer
 from rumpx.throttle.governor import Decision, Full, Governor
 from rumpx.throttle.prober import Watched
@@ -73,7 +72,6 @@ from rumpx.transfer.messages import (
     Trouble,
     Walked,
 )
-from rumpx.transfer.suspects import refusal
 
 TICK: Final = 0.25
 _DECIDE_SECONDS: Final = 0.1
@@ -519,7 +517,7 @@ class Engine:
             try:
                 return self.meanwhile(question)
             except TemporaryError as error:
-                if fatal := _refusal(error):
+                if fatal := permanent(error):
                     raise fatal from None
                 if time.monotonic() > give_up:
                     raise
@@ -700,13 +698,6 @@ class Engine:
         # Thousands of partitions take a while to tell of, which must not be all that is done.
         took = time.monotonic() - now
         self._next_tick = now + max(TICK, _TELL_SHARE * took)
-
-
-def _refusal(error: TemporaryError) -> RumpxError | None:
-    """What ends the run, if a server's answer was none."""
-    if isinstance(error, ConnectionLost) and error.side:
-        return refusal(error, error.side)
-    return None
 
 
 def _times(text: str, number: int) -> str:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rumpx.engine.scanner import ScanSettings
-from rumpx.engine.worker import Spec
 from rumpx.errors import Side
 from rumpx.model.job import Job
 from rumpx.model.nodes import Node, Topology
@@ -34,6 +33,7 @@ from rumpx.model.partitions import (
 from rumpx.model.slots import SLOTS, key_slot
 from rumpx.model.tuning import Tuning
 from rumpx.servers.side import SideFacts
+from rumpx.transfer.handler import Spec
 
 
 def plan_partitions(

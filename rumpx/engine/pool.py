@@ -39,6 +39,7 @@ from rumpx.model.snapshot import WorkerStat
 from rumpx.processes.channel import Channel, receive, send
 from rumpx.processes.forkserver import process_context, signals_blocked
 from rumpx.throttle.rates import Throttle
+from rumpx.transfer.handler import Spec
 from rumpx.transfer.messages import Ack, Batch, FromWorker, Ready, Rest, Stop
 
 DEATHS: Final = 3
@@ -74,7 +75,7 @@ class Pool:
 
     def __init__(
         self,
-        spec: worker.Spec,
+        spec: Spec,
         throttle: Throttle,
         workers: int,
         credits: int,

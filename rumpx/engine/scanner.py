@@ -36,7 +36,6 @@ from rumpx.errors import (
     Side,
     TemporaryError,
     machine_limit,
-    unusable,
 )
 from rumpx.model.endpoint import Address
 from rumpx.model.job import Scope
@@ -57,7 +56,7 @@ from rumpx.servers.endless import Endless, never_ends
 from rumpx.servers.globs import compile_glob, escape
 from rumpx.servers.redials import growing_pause
 from rumpx.servers.replicas import catch_up, identify, prove, read_place
-from rumpx.servers.replies import Kind, classify, explain_refusal, malformed
+from rumpx.servers.replies import Kind, classify, denial, malformed, permanent
 from rumpx.servers.resp import Argument, Connection, Reply
 from rumpx.servers.topology import heir, is_error, read_topology
 from rumpx.throttle.scan_gate import Gate, GateClosed
@@ -69,7 +68,6 @@ from rumpx.transfer.messages import (
     ScanTrouble,
     Walked,
 )
-from rumpx.transfer.suspects import refusal
 from rumpx.values.shapes import fits
 
 # Names in one batch may not be larger than this, so that a batch of long names is no surprise.
@@ -329,9 +327,7 @@ def _scan_refused(connection: Connection, side: Side, reply: object) -> RumpxErr
     if classify(reply).kind in (Kind.TEMPORARY, Kind.FULL):
         connection.close()
         return ConnectionLost(f"The {side} at {connection.name} cannot be scanned now: {reply}.")
-    return unusable(side)(
-        f"The {side} at {connection.name} refused SCAN: {explain_refusal(reply, 'SCAN')}."
-    )
+    return denial(side, connection.name, "SCAN", reply)
 
 
 def read_identity(connection: Connection, node: Node) -> str:
@@ -448,7 +444,7 @@ class Scanner:
             try:
                 return self._visit(node)
             except ConnectionLost as error:
-                if fatal := refusal(error, self.partition.side):
+                if fatal := permanent(error):
                     raise fatal from None
                 self.shelf.clear()
                 if self.cursor != before:

@@ -12,8 +12,8 @@ import time
 from collections.abc import Sequence
 
 from rumpx.errors import TemporaryError
-from rumpx.servers.connections import Links
 from rumpx.servers.redials import growing_pause
+from rumpx.transfer.handler import Reachable
 from rumpx.transfer.runner import Pause, Task
 from rumpx.transfer.suspects import Lost
 
@@ -23,12 +23,12 @@ class Patience:
 
     Args:
         retry_for: seconds.
-        links: both sides' connections, whose topology may have changed.
+        sides: those in use, whose topology may have changed.
     """
 
-    def __init__(self, retry_for: float, links: Sequence[Links]) -> None:
+    def __init__(self, retry_for: float, sides: Sequence[Reachable]) -> None:
         self._retry_for = retry_for
-        self._links = links
+        self._sides = sides
         self._tries = 0
         self._trouble_since: float | None = None
 
@@ -36,7 +36,7 @@ class Patience:
         """Restart the clock: some keys were settled."""
         self._tries, self._trouble_since = 0, None
 
-    def until_well(self, links: Links, lost: Lost) -> Task[bool]:
+    def until_well(self, side: Reachable, lost: Lost) -> Task[bool]:
         """Wait until the node that lost a connection answers on another, or serves no more. So a
         value is not blamed for the node's trouble, nor asked for again during it; a task.
 
@@ -47,8 +47,7 @@ class Patience:
             TemporaryError: nothing was settled for `retry_for` seconds.
         """
         troubled = False
-        while lost.node is None or lost.node in links.addresses:
-            complaint = links.trouble(lost.node, lost.at)
+        while (complaint := side.trouble(lost.node, lost.at)) is not None:
             if not complaint:
                 return troubled and not lost.error.silent
             troubled = True
@@ -75,5 +74,5 @@ class Patience:
         self._tries += 1
         if trouble:
             yield Pause(growing_pause(self._tries))
-            for links in self._links:
-                links.refresh()
+            for side in self._sides:
+                side.refresh()

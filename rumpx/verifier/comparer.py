@@ -33,7 +33,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from rumpx.engine.worker import WorkerSpec
 from rumpx.model.counts import Counts
 from rumpx.model.job import Scope
 from rumpx.model.results import Finding, FindingKind, KeyFailure
@@ -42,14 +41,16 @@ from rumpx.servers.endless import Endless, never_ends
 from rumpx.servers.replies import malformed
 from rumpx.servers.resp import NO_EXPIRY, Reply, encode
 from rumpx.servers.topology import is_error
-from rumpx.throttle.rates import Throttle
+from rumpx.throttle.rates import Pacer
 from rumpx.transfer.aside import Aside
 from rumpx.transfer.chunks import Chunk, Intake
 from rumpx.transfer.commands import Calls
-from rumpx.transfer.dump_reader import Abilities, DumpReader, Wanted
+from rumpx.transfer.dump_reader import Abilities, DumpReader
+from rumpx.transfer.handler import Reader, Wanted
 from rumpx.transfer.messages import Ack, Batch
 from rumpx.transfer.retry import Patience
 from rumpx.transfer.runner import Budget, Permit, Task
+from rumpx.transfer.spec import WorkerSpec
 from rumpx.transfer.suspects import Lost, Suspects
 from rumpx.transfer.transfer import Transfer
 from rumpx.values.by_type import fields_expire, kind_of
@@ -110,19 +111,39 @@ class CompareSpec:
         """Return the same with named connections to the target."""
         return replace(self, copying=self.copying.writing_as(writer, lifeline))
 
-    def build(self, budget: Budget, throttle: Throttle) -> Comparer:
+    def build(self, budget: Budget, pacer: Pacer) -> Comparer:
         """Return the comparer."""
         spec = self.copying
-        source = DumpReader(Links(spec.source, spec.source_topology), spec.abilities)
+        links = Links(spec.source, spec.source_topology)
+        reader = DumpReader(links, spec.abilities)
+        intake = Intake(reader, budget, spec.limits(budget), pacer, sides=2)
+        source = ComparedSide(reader, Calls(links, spec.retry_for, intake))
+        primaries = spec.primaries()
+        links = Links(spec.target, spec.target_topology)
         return Comparer(
             source,
-            DumpReader(Links(spec.target, spec.target_topology), self.target_abilities),
+            Calls(primaries, spec.retry_for, intake) if primaries else source.calls,
+            ComparedSide(
+                DumpReader(links, self.target_abilities), Calls(links, spec.retry_for, intake)
+            ),
             spec.aside(),
-            spec.build(budget, throttle),
-            Intake(source, budget, spec.limits(budget), throttle, sides=2),
+            spec.build(budget, pacer),
+            intake,
             self,
-            spec.primaries(),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedSide:
+    """One side of a comparison: reads its values, and asks it single commands."""
+
+    reader: Reader
+    calls: Calls
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.reader.close()
+        self.calls.close()
 
 
 @dataclass(slots=True)
@@ -191,37 +212,34 @@ class Comparer:
     """Compares keys, checks their existence, deletes, and copies.
 
     Args:
-        source, target: readers.
-        aside: further connections to both, for comparison by type.
+        source, target: the sides.
+        primaries: asks the source's primaries, also if replicas are read.
+        aside: compares values by type, over further connections to both.
         transfer: copies the repairs.
         intake: cuts batches, and grants reads of their chunks.
         spec: tolerance, scope, digests.
-        primaries: connections to the source's primaries, if replicas are read.
     """
 
     def __init__(
         self,
-        source: DumpReader,
-        target: DumpReader,
-        aside: tuple[Links, Links],
+        source: ComparedSide,
+        primaries: Calls,
+        target: ComparedSide,
+        aside: Aside,
         transfer: Transfer,
         intake: Intake,
         spec: CompareSpec,
-        primaries: Links | None = None,
     ) -> None:
         self._source = source
+        self._primaries = primaries
         self._target = target
+        self._aside = aside
         self._transfer = transfer
         self._intake = intake
         self._spec = spec
         self._scope = spec.scope
         self._shift = spec.copying.expiry_shift
         self._retry_for = spec.copying.retry_for
-        self._aside = Aside(aside, self._retry_for, self._scope)
-        self._source_calls = self._primary_calls = Calls(source.links, self._retry_for, intake)
-        if primaries:
-            self._primary_calls = Calls(primaries, self._retry_for, intake)
-        self._target_calls = Calls(target.links, self._retry_for, intake)
 
     def dial(self, databases: Sequence[int]) -> None:
         """Open only the connections that a copy opens ahead of time."""
@@ -249,16 +267,13 @@ class Comparer:
 
     def take_notices(self) -> list[str]:
         """Return the notices for the user since the last call."""
-        notices = self._source.notices + self._target.notices + self._transfer.take_notices()
-        self._source.notices, self._target.notices = [], []
-        return notices
+        read = self._source.reader.take_notices() + self._target.reader.take_notices()
+        return read + self._transfer.take_notices()
 
     def close(self) -> None:
         """Close all connections."""
-        self._transfer.close()
-        for links in (self._source.links, self._target.links, *self._aside.links):
-            links.close()
-        self._primary_calls.links.close()
+        for each in (self._transfer, self._source, self._primaries, self._target, self._aside):
+            each.close()
 
     # From the source.
 
@@ -315,16 +330,16 @@ class Comparer:
                 raise _LostAgain({failure.key for failure in found})
 
         here = yield from self._fetch(
-            self._source, Wanted(batch.db, chunk.keys, batch.node), chunk.sizes, blame
+            self._source.reader, Wanted(batch.db, chunk.keys, batch.node), chunk.sizes, blame
         )
         keys = here.keys
         self._intake.correct(permit, chunk, keys, here.payloads)
         there = _Seen()
         if keys:
             db = self._scope.target_db(batch.db)
-            wanted = Wanted(db, keys, None, by_slot=self._target.links.routes)
+            wanted = Wanted(db, keys, None, by_slot=True)
             sizes = list(map(len, here.payloads))
-            there = yield from self._fetch(self._target, wanted, sizes, blame)
+            there = yield from self._fetch(self._target.reader, wanted, sizes, blame)
             self._intake.also(permit, chunk, there.keys, there.payloads)
         verdicts.failures += here.failures
         verdicts.gone += len(chunk.keys) - len(keys) - len(here.failures)
@@ -333,7 +348,7 @@ class Comparer:
 
     def _fetch(
         self,
-        reader: DumpReader,
+        reader: Reader,
         wanted: Wanted,
         sizes: Sequence[int] | None,
         blame: Callable[[Sequence[Lost]], None],
@@ -341,7 +356,7 @@ class Comparer:
         """Read payload and expiry of keys, and retry until each has a reply. `blame` receives lost
         connections once the server is reachable, and may raise."""
         seen = _Seen()
-        patience = Patience(self._retry_for, (reader.links,))
+        patience = Patience(self._retry_for, (reader,))
         single: set[bytes] = set()
         while True:
             read = yield from reader.read(wanted, sizes)
@@ -349,8 +364,6 @@ class Comparer:
             seen.payloads += read.payloads
             seen.expiries += _instants(read.expiries) if read.left else read.expiries
             seen.failures += read.failures
-            if read.keys:
-                reader.links.serves()
             if not read.again:
                 return seen
             if len(read.again) < len(wanted.keys):
@@ -358,7 +371,7 @@ class Comparer:
             yield from patience.before_next_try(trouble=read.waits, complaint=read.complaint)
             blamed = []
             for lost in read.lost:
-                if not (yield from patience.until_well(reader.links, lost)):
+                if not (yield from patience.until_well(reader, lost)):
                     blamed.append(lost)
             blame(blamed)
             single |= read.single
@@ -367,7 +380,7 @@ class Comparer:
                 wanted.db,
                 read.again,
                 wanted.node,
-                by_slot=reader.links.routes,
+                by_slot=True,
                 ask=read.ask,
                 single=frozenset(single),
             )
@@ -423,7 +436,7 @@ class Comparer:
     def _judge_missing_hashes(self, batch: Batch, verdicts: _Verdicts) -> Task[None]:
         """Judge hashes with expiring fields that only the source has."""
         keys = [finding.key for finding in verdicts.missing_hashes]
-        empty = yield from _without_fields(self._source_calls, batch.db, keys)
+        empty = yield from _without_fields(self._source.calls, batch.db, keys)
         verdicts.gone += len(empty)
         verdicts.findings += [f for f in verdicts.missing_hashes if f.key not in empty]
 
@@ -506,15 +519,14 @@ class Comparer:
         def command(key: bytes) -> bytes:
             return encode(*read_command(kinds[key], key))
 
-        here = yield from self._source_calls.each(command, "", batch.db, keys, needed=False)
+        here = yield from self._source.calls.each(command, "", batch.db, keys, needed=False)
         db = self._scope.target_db(batch.db)
-        there = yield from self._target_calls.each(command, "", db, keys, needed=False)
+        there = yield from self._target.calls.each(command, "", db, keys, needed=False)
         types = {}
         for key, kind in kinds.items():
-            for calls, reply in ((self._source_calls, here[key]), (self._target_calls, there[key])):
+            for calls, reply in ((self._source.calls, here[key]), (self._target.calls, there[key])):
                 if not is_error(reply) and not fits(READS[kind][0], reply):
-                    dialer = calls.links.dialer
-                    raise malformed(dialer.side, str(dialer.endpoint), READS[kind][0])
+                    raise malformed(calls.side, calls.name, READS[kind][0])
             errors = [str(reply) for reply in (here[key], there[key]) if is_error(reply)]
             if any(not error.startswith("WRONGTYPE") for error in errors):
                 failures.append(KeyFailure(batch.db, key, "cannot be compared", errors[0]))
@@ -539,7 +551,7 @@ class Comparer:
     def _same_expiry(self, mine: int, theirs: int) -> bool:
         if mine < 0 or theirs < 0:
             return mine == theirs
-        exact = self._source.exact and self._target.exact
+        exact = self._source.reader.exact and self._target.reader.exact
         tolerance = self._spec.tolerance if exact else self._spec.coarse_tolerance
         return abs(theirs - mine - self._shift) <= tolerance
 
@@ -549,11 +561,11 @@ class Comparer:
         """Count the keys whose checksums and expiries match; return all others, including those
         that lost a connection: with their sizes known, a culprit is found sooner."""
         yield from self._intake.turn(len(keys), ops=len(keys))
-        here = yield from self._source_calls.each(
+        here = yield from self._source.calls.each(
             _digest, "EVAL_RO", batch.db, keys, patient=False
         )
         db = self._scope.target_db(batch.db)
-        there = yield from self._target_calls.each(_digest, "EVAL_RO", db, keys, patient=False)
+        there = yield from self._target.calls.each(_digest, "EVAL_RO", db, keys, patient=False)
         others = []
         for key in keys:
             mine, theirs = _state(here[key]), _state(there[key])
@@ -568,18 +580,18 @@ class Comparer:
 
     def _look_for(self, batch: Batch) -> Task[Ack]:
         db = self._scope.source_db(batch.db)
-        replies = yield from self._exist(self._source_calls, db, batch.keys)
+        replies = yield from self._exist(self._source.calls, db, batch.keys)
         failures = tuple(
             KeyFailure(db, key, "cannot be compared", str(reply))
             for key, reply in replies.items()
             if not isinstance(reply, int)
         )
         absent = [key for key, reply in replies.items() if reply == 0]
-        if self._primary_calls is not self._source_calls:
-            asked = yield from self._primary_calls.each(_exists, "EXISTS", db, absent)
+        if self._primaries is not self._source.calls:
+            asked = yield from self._primaries.each(_exists, "EXISTS", db, absent)
             absent = [key for key, reply in asked.items() if reply == 0]
         # SCAN returned them, but some may be gone by now.
-        there = yield from self._target_calls.each(_exists, "EXISTS", batch.db, absent)
+        there = yield from self._target.calls.each(_exists, "EXISTS", batch.db, absent)
         extra = [key for key, reply in there.items() if reply != 0]
         if extra:
             over = yield from self._all_over(batch.db, extra)
@@ -596,7 +608,7 @@ class Comparer:
     def _all_over(self, db: int, keys: list[bytes]) -> Task[set[bytes]]:
         """Return the keys of the target that have expired, or whose fields all have: the source may
         have removed them, or its clock may be ahead."""
-        calls = self._target_calls
+        calls = self._target.calls
         types = yield from calls.each(_type, "TYPE", db, keys, needed=False)
         hashes = [key for key, reply in types.items() if reply == b"hash"]
         over = yield from _without_fields(calls, db, hashes)
@@ -621,9 +633,9 @@ class Comparer:
 
     def _delete(self, batch: Batch) -> Task[Ack]:
         db = self._scope.source_db(batch.db)
-        replies = yield from self._exist(self._primary_calls, db, batch.keys)
+        replies = yield from self._exist(self._primaries, db, batch.keys)
         absent = [key for key, reply in replies.items() if reply == 0]
-        gone = yield from self._target_calls.each(_unlink, "UNLINK", batch.db, absent)
+        gone = yield from self._target.calls.each(_unlink, "UNLINK", batch.db, absent)
         failures = tuple(
             KeyFailure(db, key, "cannot be deleted", str(reply))
             for key, reply in gone.items()
@@ -674,8 +686,7 @@ def _refuse_endless(calls: Calls, db: int, watches: dict[bytes, Endless]) -> Tas
             watches[key].expect(length if isinstance(length, int) else None)
     for watch in watches.values():
         if why := watch.fault:
-            dialer = calls.links.dialer
-            raise never_ends(dialer.side, str(dialer.endpoint), "HSCAN", why)
+            raise never_ends(calls.side, calls.name, "HSCAN", why)
 
 
 def _instants(left: list[int]) -> list[int]:
