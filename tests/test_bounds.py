@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rumpx.checker import key_sample as sample
+from rumpx.engine.events import FromScanner, ScanTrouble
 from rumpx.engine.scanner import Scanner, ScanSettings, Shelf, scanned, walk
 from rumpx.errors import ConnectionLost, SourceUnusable, TargetUnusable
 from rumpx.model.endpoint import parse_endpoint
@@ -39,7 +40,6 @@ from rumpx.transfer.chunks import ChunkLimits, Intake
 from rumpx.transfer.commands import Calls
 from rumpx.transfer.dump_reader import Abilities, DumpReader, Expiry
 from rumpx.transfer.handler import Read, Wanted
-from rumpx.transfer.messages import FromScanner, ScanTrouble
 from rumpx.transfer.runner import Budget, Runner
 from rumpx.values import by_type
 from rumpx.values.reading import Reader

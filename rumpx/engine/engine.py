@@ -29,11 +29,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Final, Protocol, TypeVar
 
+from rumpx.engine.backend import Backend
+from rumpx.engine.events import (
+    CursorUnproven,
+    Ended,
+    Found,
+    FromScanner,
+    NodeChanged,
+    ScanTrouble,
+    Walked,
+)
 from rumpx.engine.fence import Fence
 from rumpx.engine.plan import Plan
-from rumpx.engine.pool import Pool
-from rumpx.engine.progress import Progress, ProgressMeter, Told
+from rumpx.engine.progress import ProgressMeter, Told
 from rumpx.engine.scanner import Scanner, Shelf
+from rumpx.engine.status import Warnings, held, node_stats, progress
+from rumpx.engine.steering import Steering
 from rumpx.engine.walks import NONE_RETIRED, Retired, RetiredAs, Walk, WalkName, Walks
 from rumpx.errors import (
     Interrupted,
@@ -44,38 +55,17 @@ from rumpx.errors import (
     unusable,
 )
 from rumpx.model.display import Display
-from rumpx.model.endpoint import Address, format_address
+from rumpx.model.endpoint import Address
 from rumpx.model.nodes import Node
-from rumpx.model.schedule import parse_timetable
-from rumpx.model.snapshot import Held, NodeStat, Snapshot, State, Verb
-from rumpx.processes.channel import Channel, receive
+from rumpx.model.snapshot import Snapshot, State, Verb
 from rumpx.processes.control import Control
-from rumpx.processes.forkserver import process_context, signals_blocked
 from rumpx.servers.replies import balancer_words, permanent
-from rumpx.throttle import prober as observer
-from rumpx.throttle.governor import Decision, Full, Governor
-from rumpx.throttle.prober import Watched
-from rumpx.throttle.rates import Pace, Throttle
+from rumpx.throttle.governor import Governor
 from rumpx.throttle.scan_gate import Gate
 from rumpx.transfer.content_stats import Largest
-from rumpx.transfer.messages import (
-    Ack,
-    Batch,
-    CursorUnproven,
-    Ended,
-    Found,
-    FromScanner,
-    FromWorker,
-    NodeChanged,
-    Notice,
-    ScanTrouble,
-    Trouble,
-    Walked,
-)
+from rumpx.transfer.messages import Ack, Batch, FromWorker, Notice, Trouble
 
 TICK: Final = 0.25
-_DECIDE_SECONDS: Final = 0.1
-_OBSERVE_AGAIN_SECONDS: Final = 1.0
 # Batches that scanners may have found ahead of the workers, beyond what those hold.
 _AHEAD: Final = 2
 _MOST_WALKS: Final = 20
@@ -129,6 +119,7 @@ class Engine:
         display: Display,
         control: Control,
         overseer: Overseer,
+        backend: Backend,
         *,
         retired: Mapping[RetiredAs, Retired] = NONE_RETIRED,
         seconds: float = 0.0,
@@ -136,7 +127,9 @@ class Engine:
         verb: Verb = "copied",
     ) -> None:
         self.walks = Walks(walks, plan.tuning.scanners, retired)
-        self._warned = Counter(plan.warnings)
+        self._warnings = Warnings(plan.warnings, display.message)
+        source, target = str(plan.job.source), str(plan.job.target)
+        self._names: dict[Side, str] = {"source": source, "target": target}
         self.run_ids: dict[tuple[Side, Address | None], str] = {
             (side.dialer.side, address): side.run_id(address)
             for side in (plan.source, plan.target)
@@ -151,26 +144,19 @@ class Engine:
         self._display = display
         self._control = control
         self._overseer = overseer
-        self.governor = _governor(plan)
-        self._throttle = Throttle()
-        self._gate = Gate(self._throttle, plan.tuning.scan_count, plan.tuning.batch_keys)
-        self._decision: Decision | None = None
-        self._decide_due = 0.0
-        self._next_batch_at = 0.0
-        self._observer: Channel | None = None
-        self._observe_at = 0.0
+        self._backend = backend
+        self._steering = Steering(plan, backend)
         self._began = time.monotonic()
         self._cancels: dict[WalkName, threading.Event] = {}
         self._ready: deque[Batch] = deque()
         self._mail: queue.SimpleQueue[FromScanner | Ended] = queue.SimpleQueue()
         self._room = threading.Semaphore(_AHEAD * plan.job.workers + plan.tuning.scanners)
         self._shelf = Shelf()
-        self._pool: Pool | None = None
         self.fence = Fence(plan.target, plan.job.retry_for) if plan.target.dialer.writer else None
         self._selector = selectors.DefaultSelector()
         self._selector.register(control.wakened, selectors.EVENT_READ)
         self._next_tick = 0.0
-        self._meter = ProgressMeter(plan, time.monotonic(), seconds, job, verb)
+        self._meter = ProgressMeter(plan, backend, time.monotonic(), seconds, job, verb)
 
     # The frame.
 
@@ -180,40 +166,15 @@ class Engine:
         Raises:
             Interrupted, RumpxError: see `run_walks`.
         """
-        plan = self._plan
-        for warning in self.warnings:
-            self._display.message(warning)
-        self._pool = self._meter.pool = Pool(
-            plan.spec,
-            self._throttle,
-            plan.job.workers if self.walks else 0,
-            plan.tuning.batches_in_flight,
-            self._selector,
-            self.warn,
-            plan.target.dialer.writer,
-            self._end_connections,
-        )
-        self._observe()
-        while not self._workers.awake:
+        self._warnings.show_all()
+        workers = self._plan.job.workers if self.walks else 0
+        self._backend.start(workers, self._selector, self.warn, self._end_connections)
+        self._steering.start(self._selector)
+        while not self._backend.awake:
             self._turn(TICK)
             self.heed()
         self._meter.begin(time.monotonic())
         self.governor.held_seconds.clear()
-
-    def _observe(self) -> None:
-        """Start the process that feels what the servers feel."""
-        context = process_context()
-        self._observer, theirs = context.Pipe()
-        sides = [
-            Watched(side.dialer, tuple(side.infos))
-            for side in (self._plan.source, self._plan.target)
-        ]
-        with signals_blocked():
-            context.Process(
-                target=observer.main, args=(theirs, sides), name="rumpx observer", daemon=True
-            ).start()
-        theirs.close()
-        self._selector.register(self._observer, selectors.EVENT_READ)
 
     def run_walks(self) -> None:
         """Until every walk is settled, in the order of the walks' stages.
@@ -229,24 +190,22 @@ class Engine:
 
     def _pause(self, now: float) -> float:
         """Seconds until there is something to do, whatever comes."""
-        due = min(self._next_tick, self._decide_due)
-        if self._ready and self._next_batch_at > now:
-            due = min(due, self._next_batch_at)
+        due = min(self._next_tick, self._steering.due)
+        if self._ready and self._steering.next_batch_at > now:
+            due = min(due, self._steering.next_batch_at)
         return max(0.0, due - now)
 
     def close(self, *, orderly: bool) -> None:
         """End scanners and workers; those that may hold something at once."""
         self._cancel_scanners()
-        self._gate.close()
+        self._steering.gate.close()
         self._shelf.clear()
-        if self._pool and orderly:
-            self._pool.stop()
-        elif self._pool:
-            self._pool.kill()
-        if self._observer:
-            self._observer.close()  # which ends it
+        if orderly:
+            self._backend.stop()
+        else:
+            self._backend.kill()
+        self._steering.close()
         self._selector.close()
-        self._throttle.close()
 
     @property
     def elapsed(self) -> float:
@@ -256,39 +215,35 @@ class Engine:
     @property
     def at_rest(self) -> bool:
         """Whether every batch that was given out is settled."""
-        return not self._pool or not (self._pool.in_flight or self._pool.dropped)
+        return not (self._backend.in_flight or self._backend.dropped)
 
     @property
     def restarts(self) -> int:
         """Workers that were replaced."""
-        return self._pool.restarts if self._pool else 0
+        return self._backend.restarts
+
+    @property
+    def governor(self) -> Governor:
+        """Decides how much may be in flight; its limits may be changed."""
+        return self._steering.governor
 
     def status(self) -> Snapshot:
         """The run now."""
         now = time.monotonic()
-        return self._meter.snapshot(
-            self._progress(),
-            list(self.walks.sums()),
-            now,
-            Told(
-                self.state,
-                self.note,
-                self._held(now),
-                self._nodes(now),
-                dict(self.reasons),
-                self.largest,
-            ),
+        told = Told(
+            self.state,
+            self.note,
+            held(self.governor, self._steering.decision, now),
+            node_stats(self.governor, self._names, now),
+            dict(self.reasons),
+            self.largest,
         )
+        return self._meter.snapshot(progress(self.walks), list(self.walks.sums()), now, told)
 
     @property
     def fraction(self) -> float:
         """0.0 to 1.0 of the walks are done."""
-        return self._meter.whole(self._progress(), self.state)
-
-    @property
-    def _workers(self) -> Pool:
-        assert self._pool is not None
-        return self._pool
+        return self._meter.whole(progress(self.walks), self.state)
 
     # The loop.
 
@@ -300,7 +255,7 @@ class Engine:
         self._decide()
         if self.state not in ("starting", "draining"):
             self._start_walks()
-            self._workers.dispatch(self._next_batch)
+            self._backend.dispatch(self._next_batch)
         self.tick()
 
     def _received(self, timeout: float) -> Iterator[FromWorker]:
@@ -308,43 +263,17 @@ class Engine:
         for key, _ in self._selector.select(timeout):
             if key.fileobj is self._control.wakened:
                 self._control.drain_wakes()
-            elif key.fileobj is self._observer:
-                self._from_observer()
-            else:
-                yield from self._workers.receive(key.data)
-
-    def _from_observer(self) -> None:
-        assert self._observer is not None
-        try:
-            self.governor.observe(receive(self._observer))
-        except (EOFError, OSError):
-            # Somebody killed it: what cannot be felt must not be taken for calm.
-            self._selector.unregister(self._observer)
-            self._observer.close()
-            self._observer = None
-            self._observe_at = time.monotonic() + _OBSERVE_AGAIN_SECONDS
+            elif not self._steering.observes(key.data):
+                yield from self._backend.receive(key.data)
 
     def decide_anew(self) -> None:
         """Something was told to the governor: it decides at once."""
-        self._decide_due = 0.0
+        self._steering.due = 0.0
         self._decide()
 
     def _decide(self) -> None:
-        """Have the governor decide, a few times a second, and pass it on."""
-        now = time.monotonic()
-        if now < self._decide_due or self.state == "draining":
-            return
-        self._decide_due = now + _DECIDE_SECONDS
-        if self._observer is None and self._observe_at and now >= self._observe_at:
-            self._observe()
-        decision = self.governor.decide(now, time.time(), self._meter.mean_payload)
-        if decision == self._decision:
-            return
-        self._decision = decision
-        self._throttle.set(decision.pace)
-        self._gate.set(
-            decision.scan_count, decision.batch_keys, decision.scans_in_flight, decision.wait
-        )
+        if self.state != "draining":
+            self._steering.decide(self._meter.mean_payload)
 
     def _start_walks(self) -> None:
         """Start and end scanners, as the walks have it."""
@@ -360,7 +289,7 @@ class Engine:
                 self.run_ids.get(partition.place, ""),
                 self._plan.scans[partition.side],
                 self._shelf,
-                self._gate,
+                self._steering.gate,
                 self._mailbox(cancelled),
             ).start()
 
@@ -380,16 +309,13 @@ class Engine:
 
     def _next_batch(self) -> Batch | None:
         """The next one to be given out, if the governor allows any."""
-        decision = self._decision
-        assert decision is not None
-        now = time.monotonic()
-        if self._workers.in_flight >= decision.batches_in_flight or now < self._next_batch_at:
+        if not self._steering.allows_batch():
             return None
         while self._ready:
             batch = self._ready.popleft()
             self._room.release()
             if self.walks.is_issued(batch.id):
-                self._next_batch_at = now + decision.wait
+                self._steering.gave_batch()
                 return batch
         return None
 
@@ -465,7 +391,7 @@ class Engine:
     def _from_fence(self, message: Ended) -> None:
         if message.error:
             raise message.error
-        batches = self._workers.fenced(message.worker)
+        batches = self._backend.fenced(message.worker)
         if message.left != "nothing":
             keys = [(batch.db, key) for batch in batches for key in batch.keys]
             self._overseer.unfenced(keys)
@@ -481,9 +407,8 @@ class Engine:
         changed = self.walks.node_changed(walk.id, node, known=bool(message.run_id))
         if any(each.number > _MOST_WALKS for each in changed):
             flag = "--from-cluster" if side == "source" else "--to-cluster"
-            name = str(self._plan.job.source if side == "source" else self._plan.job.target)
             raise unusable(side)(
-                f"The {side}'s node {walk.partition.node.label(name)} "
+                f"The {side}'s node {walk.partition.node.label(self._names[side])} "
                 f"changed its identity {_MOST_WALKS} times during the walk of one partition. "
                 f"Give a server behind no load balancer, or give {flag}."
             )
@@ -498,9 +423,7 @@ class Engine:
         seen = self._processes.setdefault(side, Counter({self.run_ids.get((side, None), ""): 1}))
         seen[run_id] += 1
         if seen[run_id] > _MOST_RETURNS:
-            job = self._plan.job
-            name = str(job.source if side == "source" else job.target)
-            raise unusable(side)(balancer_words(side, name))
+            raise unusable(side)(balancer_words(side, self._names[side]))
 
     def _cursor_unproven(self, message: CursorUnproven) -> None:
         walk = self.walks.get(message.partition)
@@ -526,7 +449,7 @@ class Engine:
 
     def ask_at_length(self, question: Callable[[Gate], T]) -> T:
         """Ask something that takes long and passes the gate; once."""
-        return self.meanwhile(lambda: question(self._gate))
+        return self.meanwhile(lambda: question(self._steering.gate))
 
     def meanwhile(self, question: Callable[[], T]) -> T:
         """Ask something in a thread, and turn the loop: a server that does not answer must not keep
@@ -548,7 +471,7 @@ class Engine:
 
     def rest(self) -> None:
         """All walks are settled: leave the servers' few places for clients to the checks."""
-        self._workers.rest()
+        self._backend.rest()
 
     def wait(self, seconds: float) -> None:
         """Turn the loop for a while, so that displays live and signals are seen."""
@@ -560,15 +483,12 @@ class Engine:
     def warn(self, text: str) -> None:
         """A sentence for the user, which also the Summary will have. One that comes again is shown
         when its number has grown tenfold."""
-        self._warned[text] += 1
-        number = self._warned[text]
-        if str(number).strip("0") == "1":
-            self._display.message(_times(text, number))
+        self._warnings.add(text)
 
     @property
     def warnings(self) -> list[str]:
         """What was said so far, each sentence once, and how often."""
-        return [_times(text, number) for text, number in self._warned.items()]
+        return self._warnings.texts
 
     # Ending.
 
@@ -586,7 +506,7 @@ class Engine:
             raise TimeOver(f"{why}; the rest is left for later.")
 
     def _time_over(self) -> str:
-        limits, decision = self.governor.limits, self._decision
+        limits, decision = self.governor.limits, self._steering.decision
         if limits.exit_when_off and decision and self.governor.closed:
             return f"The run is {decision.reason}"
         longest = limits.max_duration
@@ -605,16 +525,16 @@ class Engine:
         self.state = "draining"
         self.note = note
         self._cancel_scanners()
-        self._throttle.set(Pace(hurry=True))
+        self._steering.hurry()
         until = time.monotonic() + DRAIN_SECONDS
-        while self._pool and self._pool.in_flight and self._control.stops < stops:
+        while self._backend.in_flight and self._control.stops < stops:
             if time.monotonic() > until:
                 self.warn(
-                    f"{self._pool.in_flight:,} batches in flight did not land within "
+                    f"{self._backend.in_flight:,} batches in flight did not land within "
                     f"{DRAIN_SECONDS:g} s: they are left unsettled."
                 )
                 break
-            self._pool.dispatch(lambda: None)
+            self._backend.dispatch(lambda: None)
             self._turn(TICK)
         self.state = "stopped"
         self.tick(force=True)
@@ -622,13 +542,11 @@ class Engine:
     def give_up(self) -> None:
         """Trouble: let what workers hold land if that is soon, so that the counts are true."""
         self.state = "failed"
-        self._throttle.set(Pace(hurry=True))
-        if not self._pool:
-            return
+        self._steering.hurry()
         self._cancel_scanners()
-        self._pool.close()
+        self._backend.close()
         until = time.monotonic() + _LANDING_SECONDS
-        while self._pool.in_flight and time.monotonic() < until and not self._control.stops:
+        while self._backend.in_flight and time.monotonic() < until and not self._control.stops:
             for message in self._received(TICK):
                 if isinstance(message, Trouble):
                     self._book_unfinished(message)
@@ -648,42 +566,6 @@ class Engine:
 
     # Telling.
 
-    def _held(self, now: float) -> Held:
-        decision, governor = self._decision, self.governor
-        return Held(
-            decision.reason if decision else "",
-            bool(decision and decision.off),
-            governor.latency("source", now),
-            governor.latency("target", now),
-            tuple(dict.fromkeys(hold.by for hold in decision.holds)) if decision else (),
-            governor.share,
-            dict(governor.held_seconds),
-        )
-
-    def _nodes(self, now: float) -> tuple[NodeStat, ...]:
-        job = self._plan.job
-        stats = []
-        for side, address in self.governor.nodes:
-            latency, cpu, used = self.governor.node((side, address), now)
-            label = str(job.source if side == "source" else job.target)
-            stats.append(
-                NodeStat(
-                    side,
-                    format_address(address) if address else label,
-                    latency,
-                    None if cpu is None else 100 * cpu,
-                    used.memory if used else None,
-                    used.max_memory if used else None,
-                )
-            )
-        return tuple(sorted(stats, key=lambda stat: (stat.side, stat.label)))
-
-    def _progress(self) -> list[Progress]:
-        return [
-            Progress(walk.partition, walk.frontier.cursor, walk.counts, walk.done)
-            for walk in self.walks
-        ]
-
     def tick(self, *, force: bool = False) -> None:
         """Show where the run stands, if that is due."""
         now = time.monotonic()
@@ -698,17 +580,3 @@ class Engine:
         # Thousands of partitions take a while to tell of, which must not be all that is done.
         took = time.monotonic() - now
         self._next_tick = now + max(TICK, _TELL_SHARE * took)
-
-
-def _times(text: str, number: int) -> str:
-    return text if number == 1 else f"{text} ({number:,} times)"
-
-
-def _governor(plan: Plan) -> Governor:
-    limits = plan.job.limits
-    way = plan.source.clock.round_trip + plan.target.clock.round_trip
-    return Governor(
-        Full.of(plan.tuning, plan.job.workers, way),
-        limits,
-        parse_timetable(limits.schedule, limits.time_zone) if limits.schedule else None,
-    )

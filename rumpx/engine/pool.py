@@ -32,13 +32,14 @@ from typing import Final
 import psutil
 
 from rumpx.engine import worker
+from rumpx.engine.plan import Plan
 from rumpx.errors import RumpxError
 from rumpx.model.counts import Counts
 from rumpx.model.results import KeyFailure
 from rumpx.model.snapshot import WorkerStat
 from rumpx.processes.channel import Channel, receive, send
 from rumpx.processes.forkserver import process_context, signals_blocked
-from rumpx.throttle.rates import Throttle
+from rumpx.throttle.rates import Pace, Throttle
 from rumpx.transfer.handler import Spec
 from rumpx.transfer.messages import Ack, Batch, FromWorker, Ready, Rest, Stop
 
@@ -60,39 +61,29 @@ class _Worker:
 
 
 class Pool:
-    """Starts, feeds, replaces and ends workers.
+    """The workers of this host: a Backend.
 
     Args:
-        spec, throttle: sent to each worker.
-        workers: how many.
-        credits: batches that one worker may hold.
-        selector: where the workers' channels are registered, with the worker as data.
-        announce: takes sentences for the user.
-        writer: what the names of the workers' connections to the target begin with; "" where they
+        spec: sent to each worker.
+        credits: the most batches that one worker may hold.
+        writer: the beginning of the names of the workers' connections to the target; "" if they
             write nothing.
-        buried: told the name of a dead worker's; `fenced` is to be called in return.
+
+    Attributes:
+        pacer: the rates, in memory that all processes of this host share.
+        restarts, dropped: as in Backend.
     """
 
-    def __init__(
-        self,
-        spec: Spec,
-        throttle: Throttle,
-        workers: int,
-        credits: int,
-        selector: selectors.BaseSelector,
-        announce: Callable[[str], None],
-        writer: str = "",
-        buried: Callable[[str], None] = lambda name: None,
-    ) -> None:
+    def __init__(self, spec: Spec, credits: int, writer: str = "") -> None:
+        self.pacer = Throttle()
         self.restarts = 0
-        self.dropped = False  # batches of the dead that were not given out again
+        self.dropped = False
         self._spec = spec
-        self._throttle = throttle
         self._credits = credits
-        self._selector = selector
-        self._announce = announce
         self._writer = writer
-        self._buried = buried
+        self._selector: selectors.BaseSelector
+        self._announce: Callable[[str], None]
+        self._buried: Callable[[str], None]
         self._numbers = count()
         self._fenced_off: dict[str, list[Batch]] = {}
         self._suspects: deque[Batch] = deque()
@@ -100,8 +91,29 @@ class Pool:
         self._deaths_since_ack = 0
         self._closing = False
         self._workers: list[_Worker] = []
+
+    @classmethod
+    def of(cls, plan: Plan) -> Pool:
+        """Return the workers of a plan, not yet started."""
+        return cls(plan.spec, plan.tuning.batches_in_flight, plan.target.dialer.writer)
+
+    def start(
+        self,
+        workers: int,
+        selector: selectors.BaseSelector,
+        announce: Callable[[str], None],
+        buried: Callable[[str], None],
+    ) -> None:
+        """Start workers; see `Backend.start`."""
+        self._selector = selector
+        self._announce = announce
+        self._buried = buried
         for _ in range(workers):
-            self._workers.append(self._start())
+            self._workers.append(self._start_worker())
+
+    def set_pace(self, pace: Pace) -> None:
+        """Set the pace of all workers together from now on."""
+        self.pacer.set(pace)
 
     @property
     def awake(self) -> bool:
@@ -195,7 +207,7 @@ class Pool:
                 suspects.append(batch)
             else:
                 yield _set_aside(batch)
-        self._workers.append(self._start())
+        self._workers.append(self._start_worker())
         if self._writer:
             self._fenced_off[member.writer] = suspects
             self._buried(member.writer)
@@ -209,13 +221,13 @@ class Pool:
         self._suspects += suspects
         return suspects
 
-    def _start(self) -> _Worker:
+    def _start_worker(self) -> _Worker:
         context = process_context()
         ours, theirs = context.Pipe()
         writer = f"{self._writer}.{next(self._numbers)}" if self._writer else ""
         process = context.Process(
             target=worker.main,
-            args=(theirs, self._spec, self._throttle, writer),
+            args=(theirs, self._spec, self.pacer, writer),
             name="rumpx worker",
             daemon=True,
         )
@@ -259,6 +271,7 @@ class Pool:
         for member in list(self._workers):
             member.process.join(_LEAVE_SECONDS)
             self._kill(member)
+        self.pacer.close()
 
     def kill(self) -> None:
         """End all workers at once."""
@@ -266,6 +279,7 @@ class Pool:
             member.process.kill()
         for member in list(self._workers):
             self._kill(member)
+        self.pacer.close()
 
     def _kill(self, member: _Worker) -> None:
         if member.process.is_alive():

@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import psutil
 
+from rumpx.engine.backend import Workload
 from rumpx.engine.plan import Plan
 from rumpx.engine.walks import Retired, RetiredAs
 from rumpx.errors import Side
@@ -26,9 +27,6 @@ from rumpx.model.results import PartitionSummary
 from rumpx.model.snapshot import Held, NodeStat, Row, Snapshot, State, Verb, WorkerStat
 from rumpx.transfer.content_stats import Kinds, Largest, content
 from rumpx.units import count_of
-
-if TYPE_CHECKING:
-    from rumpx.engine.pool import Pool
 
 _WINDOW_SECONDS: Final = 5.0
 _USAGE_SECONDS: Final = 1.0
@@ -106,17 +104,24 @@ class ProgressMeter:
 
     Args:
         plan: what is to be done.
+        backend: the workers.
         began: `time.monotonic()` of the start.
         seconds: that earlier runs of the job took.
         job, verb: as in Snapshot.
     """
 
-    pool: Pool | None = None
     mean_payload = 0.0  # bytes of a key so far
 
     def __init__(
-        self, plan: Plan, began: float, seconds: float = 0.0, job: str = "", verb: Verb = "copied"
+        self,
+        plan: Plan,
+        backend: Workload,
+        began: float,
+        seconds: float = 0.0,
+        job: str = "",
+        verb: Verb = "copied",
     ) -> None:
+        self._backend = backend
         self._job = job
         self._verb = verb
         self._plan = plan
@@ -135,6 +140,7 @@ class ProgressMeter:
         """The first SCAN is sent now."""
         self._began = now - self._seconds
         self._history.clear()
+        self._usage_due = now
 
     def elapsed(self, now: float) -> float:
         """Seconds since the start."""
@@ -188,7 +194,6 @@ class ProgressMeter:
         workers, cpu, memory = self._measure(now)
         walking = state in ("copying", "comparing")
         eta = (1 - fraction) / progress_rate if walking and progress_rate > 0 else None
-        pool = self.pool
         partitions = self._partitions(first)
         return Snapshot(
             state=state,
@@ -207,8 +212,8 @@ class ProgressMeter:
             rows=self._rows(first, partitions),
             partitions=partitions,
             workers=workers,
-            worker_restarts=pool.restarts if pool else 0,
-            batches_in_flight=pool.in_flight if pool else 0,
+            worker_restarts=self._backend.restarts,
+            batches_in_flight=self._backend.in_flight,
             coordinator_cpu=cpu,
             coordinator_memory=memory,
             note=told.note,
@@ -240,10 +245,10 @@ class ProgressMeter:
         )
 
     def _measure(self, now: float) -> tuple[tuple[WorkerStat, ...], float, int]:
-        if self.pool and now >= self._usage_due:
+        if now >= self._usage_due:
             self._usage_due = now + _USAGE_SECONDS
             self._usage = (
-                self.pool.stats(),
+                self._backend.stats(),
                 self._process.cpu_percent(),
                 self._process.memory_info().rss,
             )

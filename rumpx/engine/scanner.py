@@ -29,6 +29,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from rumpx.engine.events import (
+    CursorUnproven,
+    Found,
+    FromScanner,
+    NodeChanged,
+    ScanTrouble,
+    Walked,
+)
 from rumpx.engine.recent_keys import FoundLately
 from rumpx.errors import (
     ConnectionLost,
@@ -60,14 +68,6 @@ from rumpx.servers.replies import Kind, classify, denial, malformed, permanent
 from rumpx.servers.resp import Argument, Connection, Reply
 from rumpx.servers.topology import heir, is_error, read_topology
 from rumpx.throttle.scan_gate import Gate, GateClosed
-from rumpx.transfer.messages import (
-    CursorUnproven,
-    Found,
-    FromScanner,
-    NodeChanged,
-    ScanTrouble,
-    Walked,
-)
 from rumpx.values.shapes import fits
 
 # Names in one batch may not be larger than this, so that a batch of long names is no surprise.

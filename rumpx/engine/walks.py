@@ -31,6 +31,7 @@ from itertools import count
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
+from rumpx.engine.events import Found
 from rumpx.engine.frontier import Frontier
 from rumpx.errors import Side
 from rumpx.model.counts import Counts
@@ -38,7 +39,7 @@ from rumpx.model.endpoint import Address
 from rumpx.model.nodes import Node
 from rumpx.model.partitions import CursorSpan, Partition, WholeSpan
 from rumpx.transfer.content_stats import NO_KINDS, Kinds
-from rumpx.transfer.messages import Ack, Batch, Found
+from rumpx.transfer.messages import Ack, Batch
 
 WalkState = Literal["held", "waiting", "walking", "walked"]
 WalkName = tuple[int, int]
