@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -37,12 +37,12 @@ from rumpx.engine.events import (
     ScanTrouble,
     Walked,
 )
+from rumpx.engine.filters import key_filter, of_types, scan_options
 from rumpx.engine.recent_keys import FoundLately
 from rumpx.errors import (
     ConnectionLost,
     RumpxError,
     Side,
-    TemporaryError,
     machine_limit,
 )
 from rumpx.model.endpoint import Address
@@ -61,13 +61,12 @@ from rumpx.model.slots import key_slot
 from rumpx.servers.connections import select
 from rumpx.servers.dial import Dialer
 from rumpx.servers.endless import Endless, never_ends
-from rumpx.servers.globs import compile_glob, escape
-from rumpx.servers.redials import growing_pause
 from rumpx.servers.replicas import catch_up, identify, prove, read_place
 from rumpx.servers.replies import Kind, classify, denial, malformed, permanent
 from rumpx.servers.resp import Argument, Connection, Reply
-from rumpx.servers.topology import heir, is_error, read_topology
+from rumpx.servers.topology import heir, read_topology
 from rumpx.throttle.scan_gate import Gate, GateClosed
+from rumpx.transfer.retry import Retries
 from rumpx.values.shapes import fits
 
 # Names in one batch may not be larger than this, so that a batch of long names is no surprise.
@@ -97,61 +96,6 @@ class _UnprovenCursor(Exception):
     """A cursor that the arithmetic does not allow."""
 
 
-NameTest = Callable[[bytes], object]
-
-
-def name_tests(scope: Scope) -> list[NameTest]:
-    """Tests that the names of keys in scope pass."""
-    tests: list[NameTest] = []
-    if scope.match:
-        tests.append(_any_glob(scope.match))
-    if scope.exclude:
-        unwanted = [compile_glob(glob).fullmatch for glob in scope.exclude]
-        tests.append(lambda key: not any(match(key) for match in unwanted))
-    return tests
-
-
-def _any_glob(globs: Sequence[bytes]) -> NameTest:
-    # One alone was SCAN's MATCH: the server has decided by its own order of bytes, whichever that
-    # is. Both orders are nearly always one and the same pattern.
-    orders = (True, False) if len(globs) == 1 else (True,)
-    patterns = {compile_glob(glob, signed=signed) for glob in globs for signed in orders}
-    wanted = [pattern.fullmatch for pattern in patterns]
-    return wanted[0] if len(wanted) == 1 else lambda key: any(match(key) for match in wanted)
-
-
-def key_filter(partition: Partition, scope: Scope, sample: float = 1.0) -> NameTest | None:
-    """What a walk decides on a key's bytes by itself; None where it keeps every key."""
-    tests = name_tests(scope)
-    if (prefix := partition.prefix) is not None:
-        tests.append(lambda key: key.startswith(prefix))
-    if partition.beside:
-        tests.append(lambda key: not key.startswith(partition.beside))
-    if (slots := partition.slots) is not None:
-        tests.append(lambda key: key_slot(key) in slots)
-    if sample < 1.0:
-        # Python's hash of bytes is keyed anew by each process: a random choice, but the same one
-        # for both sides.
-        below = int(sample * 2**32)
-        tests.append(lambda key: hash(key) & 0xFFFFFFFF < below)
-    if len(tests) < 2:
-        return tests[0] if tests else None
-    return lambda key: all(test(key) for test in tests)
-
-
-def scan_options(partition: Partition, settings: ScanSettings) -> list[Argument]:
-    """What SCAN filters by itself."""
-    options: list[Argument] = []
-    scope = settings.scope
-    if partition.prefix is not None:
-        options += ["MATCH", escape(partition.prefix) + b"*"]
-    elif len(scope.match) == 1:
-        options += ["MATCH", scope.match[0]]
-    if len(scope.types) == 1 and settings.scan_type:
-        options += ["TYPE", scope.types[0]]
-    return options
-
-
 def walk(
     connection: Connection,
     partition: Partition,
@@ -173,7 +117,7 @@ def walk(
     if isinstance(partition.span, KeySpan):
         yield from _listed(partition.span, cursor, gate)
         return
-    options = scan_options(partition, settings)
+    options = scan_options(partition, settings.scope, scan_type=settings.scan_type)
     keep = key_filter(partition, settings.scope, settings.sample)
     ask_types = len(settings.scope.types) > (1 if settings.scan_type else 0)
     span = partition.span
@@ -198,7 +142,7 @@ def walk(
         if keep is not None:
             found = [key for key in found if keep(key)]
         if ask_types and found:
-            found = _of_types(connection, partition.side, found, settings.scope.types, gate)
+            found = of_types(connection, partition.side, found, settings.scope.types, gate)
         found = lately.new(before, cursor, found)
         lately.add(cursor, found)  # nothing comes between this and the keys' being handed on
         yield found, cursor
@@ -304,23 +248,6 @@ def _check_cursor(connection: Connection, cursor: int) -> None:
         keys = connection.call("DBSIZE")
         if not isinstance(keys, int) or not cursor_is_plausible(cursor, keys):
             raise _UnprovenCursor
-
-
-def _of_types(
-    connection: Connection, side: Side, keys: list[bytes], types: tuple[str, ...], gate: Gate
-) -> list[bytes]:
-    wanted = {name.lower().encode() for name in types}
-    replies: list[Reply] = []
-    while (done := len(replies)) < len(keys):
-        with gate.asking() as number:
-            replies += connection.call_many([("TYPE", key) for key in keys[done : done + number]])
-    if not all(is_error(reply) or fits("TYPE", reply) for reply in replies):
-        raise malformed(side, connection.name, "TYPE")
-    return [
-        key
-        for key, reply in zip(keys, replies, strict=True)
-        if isinstance(reply, bytes) and reply.lower() in wanted
-    ]
 
 
 def _scan_refused(connection: Connection, side: Side, reply: object) -> RumpxError:
@@ -437,8 +364,7 @@ class Scanner:
     def _walk_until_done(self) -> FromScanner | None:
         """The last message, or None if the walk was told to end."""
         node = self._node = self.partition.node
-        trouble_since: float | None = None
-        pauses = 0
+        retries = Retries(self.settings.retry_for)
         while True:
             before = self.cursor
             try:
@@ -448,15 +374,9 @@ class Scanner:
                     raise fatal from None
                 self.shelf.clear()
                 if self.cursor != before:
-                    trouble_since, pauses = None, 0
-                trouble_since = trouble_since or time.monotonic()
-                if time.monotonic() - trouble_since > self.settings.retry_for:
-                    raise TemporaryError(
-                        f"Gave up after {self.settings.retry_for:g} s of trouble: {error} "
-                        "Go on when it is over."
-                    ) from None
-            pauses += 1
-            time.sleep(growing_pause(pauses))
+                    retries.succeeded()
+                pause = retries.failed(str(error))
+            time.sleep(pause)
             node = self._node = self._locate(node)
 
     def _visit(self, node: Node) -> FromScanner | None:

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from rumpx.engine.scanner import name_tests, scanned
+from rumpx.engine.filters import name_tests
+from rumpx.engine.scanner import scanned
 from rumpx.errors import ConnectionLost, Side, TargetFull, TargetUnusable, TemporaryError
 from rumpx.model.endpoint import Address
 from rumpx.model.job import Job, Scope

@@ -41,6 +41,7 @@ from rumpx.processes.forkserver import (
 )
 from rumpx.servers.dial import Dialer
 from rumpx.servers.info import parse_info
+from rumpx.servers.redials import growing_pause
 from rumpx.servers.replies import Kind, cannot_save, classify
 from rumpx.servers.resp import Connection
 from rumpx.servers.topology import is_error, read_topology
@@ -136,7 +137,7 @@ class Pinger:
                 with self._lock:
                     self._waits_since = self._waits_since or now
                 failures = 1 if now - began > _LONGEST_PAUSE else failures + 1
-                self.stopped.wait(min(_LONGEST_PAUSE, self._interval * 2 ** min(failures, 10)))
+                self.stopped.wait(max(self._interval, growing_pause(failures, _LONGEST_PAUSE)))
 
     def _ping(self, connection: Connection) -> None:
         """Send PINGs until the connection is lost. It may lead to another server than the last."""

@@ -11,13 +11,8 @@ A batch from the source is compared, cheapest proof first:
 3. Expiries may differ by the tolerance.
 
 A key that only one side has does not count as missing or extra once it has expired: by the other
-side's clock, or field by field (`_without_fields`).
-
-The keys of a batch from the target are checked on the source by EXISTS; a key that is absent there
-and still on the target is extra. A batch of extras is deleted, each key only right after an EXISTS
-on the source's primary has returned 0. A batch of repairs is copied like any other. If replicas of
-the source are read, keys that one of them lacks are checked on its primary before they count as
-extra.
+side's clock, or field by field (`expired`). Batches from the target, and batches of extras to
+delete, are for `extras`; a batch of repairs is copied like any other.
 
 Each mismatch is a *finding*, with fingerprints of the values on both sides, so that a second look
 can detect writes to the key in between.
@@ -31,13 +26,11 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from rumpx.model.counts import Counts
 from rumpx.model.job import Scope
 from rumpx.model.results import Finding, FindingKind, KeyFailure
 from rumpx.servers.connections import Links
-from rumpx.servers.endless import Endless, never_ends
 from rumpx.servers.replies import malformed
 from rumpx.servers.resp import NO_EXPIRY, Reply, encode
 from rumpx.servers.topology import is_error
@@ -58,12 +51,10 @@ from rumpx.values.canonical import in_order, print_of
 from rumpx.values.compare import SMALL_BYTES, unlike
 from rumpx.values.shapes import fits
 from rumpx.values.small import READS, meaning, read_command
+from rumpx.verifier.expired import has_expired, without_fields
+from rumpx.verifier.extras import Clocks, Extras
 
 _GONE = -2
-# HSCAN's COUNT in the first search for fields that have not expired; doubled in each further round,
-# up to the maximum.
-_FIELDS_SEEN = 10
-_MOST_FIELDS_SEEN = 1000
 # The checksum at the end of a DUMP payload (CRC64), and the expiry.
 _DIGEST_SCRIPT = (
     "local d = redis.call('DUMP', KEYS[1]) "
@@ -93,7 +84,7 @@ class CompareSpec:
     tolerance: int
     coarse_tolerance: int
     digests: bool
-    clocks: tuple[float | None, float | None]
+    clocks: Clocks
 
     @property
     def databases(self) -> tuple[int, ...]:
@@ -240,6 +231,16 @@ class Comparer:
         self._scope = spec.scope
         self._shift = spec.copying.expiry_shift
         self._retry_for = spec.copying.retry_for
+        self._clocks = spec.clocks
+        self._extras = Extras(
+            source.calls,
+            primaries,
+            target.calls,
+            intake,
+            spec.scope,
+            spec.clocks,
+            spec.copying.expiry_shift,
+        )
 
     def dial(self, databases: Sequence[int]) -> None:
         """Open only the connections that a copy opens ahead of time."""
@@ -256,9 +257,9 @@ class Comparer:
             case "compare":
                 return (yield from self._compare_batch(batch))
             case "look for":
-                return (yield from self._look_for(batch))
+                return (yield from self._extras.look_for(batch))
             case "delete":
-                return (yield from self._delete(batch))
+                return (yield from self._extras.delete(batch))
         return (yield from self._transfer.settle(batch))
 
     def unfinished(self) -> dict[int, Counts]:
@@ -418,7 +419,7 @@ class Comparer:
         self, batch: Batch, key: bytes, mine: State, verdicts: _Verdicts
     ) -> None:
         payload, expiry = mine
-        if self._has_expired(expiry + self._shift if expiry >= 0 else expiry, side=1):
+        if has_expired(expiry + self._shift if expiry >= 0 else expiry, self._clocks[1]):
             verdicts.gone += 1
             return
         prints = print_of(in_order(payload)), b""
@@ -426,17 +427,10 @@ class Comparer:
         expires = fields_expire(payload)
         (verdicts.missing_hashes if expires else verdicts.findings).append(finding)
 
-    def _has_expired(self, instant: int, side: Literal[0, 1]) -> bool:
-        """Return True if an expiry has passed by the clock of one side."""
-        offset = self._spec.clocks[side]
-        if instant < 0 or offset is None:
-            return False
-        return instant <= time.time() * 1000 + offset
-
     def _judge_missing_hashes(self, batch: Batch, verdicts: _Verdicts) -> Task[None]:
         """Judge hashes with expiring fields that only the source has."""
         keys = [finding.key for finding in verdicts.missing_hashes]
-        empty = yield from _without_fields(self._source.calls, batch.db, keys)
+        empty = yield from without_fields(self._source.calls, batch.db, keys)
         verdicts.gone += len(empty)
         verdicts.findings += [f for f in verdicts.missing_hashes if f.key not in empty]
 
@@ -576,144 +570,10 @@ class Comparer:
                 others.append(key)
         return others
 
-    # From the target.
-
-    def _look_for(self, batch: Batch) -> Task[Ack]:
-        db = self._scope.source_db(batch.db)
-        replies = yield from self._exist(self._source.calls, db, batch.keys)
-        failures = tuple(
-            KeyFailure(db, key, "cannot be compared", str(reply))
-            for key, reply in replies.items()
-            if not isinstance(reply, int)
-        )
-        absent = [key for key, reply in replies.items() if reply == 0]
-        if self._primaries is not self._source.calls:
-            asked = yield from self._primaries.each(_exists, "EXISTS", db, absent)
-            absent = [key for key, reply in asked.items() if reply == 0]
-        # SCAN returned them, but some may be gone by now.
-        there = yield from self._target.calls.each(_exists, "EXISTS", batch.db, absent)
-        extra = [key for key, reply in there.items() if reply != 0]
-        if extra:
-            over = yield from self._all_over(batch.db, extra)
-            extra = [key for key in extra if key not in over]
-        counts = Counts(
-            gone=len(absent) - len(extra),
-            failed=len(failures),
-            extra=len(extra),
-            found=len(batch.keys) - len(absent) - len(failures),
-        )
-        findings = tuple(Finding(db, key, "extra") for key in extra)
-        return Ack(batch.id, counts, failures, findings)
-
-    def _all_over(self, db: int, keys: list[bytes]) -> Task[set[bytes]]:
-        """Return the keys of the target that have expired, or whose fields all have: the source may
-        have removed them, or its clock may be ahead."""
-        calls = self._target.calls
-        types = yield from calls.each(_type, "TYPE", db, keys, needed=False)
-        hashes = [key for key, reply in types.items() if reply == b"hash"]
-        over = yield from _without_fields(calls, db, hashes)
-        source, target = self._spec.clocks
-        if source is None or target is None:
-            return over
-        left = yield from calls.each(_pttl, "PTTL", db, keys, needed=False)
-        now = time.time() * 1000 + target - self._shift
-        return over | {
-            key
-            for key, reply in left.items()
-            if isinstance(reply, int) and reply >= 0 and self._has_expired(int(now) + reply, side=0)
-        }
-
-    def _exist(self, source: Calls, db: int, keys: list[bytes]) -> Task[dict[bytes, Reply]]:
-        """Return the source's replies to EXISTS."""
-        replies: dict[bytes, Reply] = {}
-        for part in self._intake.parts(keys):
-            yield from self._intake.turn(len(part), ops=len(part))
-            replies |= yield from source.each(_exists, "EXISTS", db, part)
-        return replies
-
-    def _delete(self, batch: Batch) -> Task[Ack]:
-        db = self._scope.source_db(batch.db)
-        replies = yield from self._exist(self._primaries, db, batch.keys)
-        absent = [key for key, reply in replies.items() if reply == 0]
-        gone = yield from self._target.calls.each(_unlink, "UNLINK", batch.db, absent)
-        failures = tuple(
-            KeyFailure(db, key, "cannot be deleted", str(reply))
-            for key, reply in gone.items()
-            if not isinstance(reply, int)
-        )
-        deleted = sum(reply == 1 for reply in gone.values())
-        counts = Counts(
-            failed=len(failures),
-            deleted=deleted,
-            gone=len(absent) - deleted - len(failures),
-            found=len(batch.keys) - len(absent),
-        )
-        return Ack(batch.id, counts, failures)
-
-
-def _without_fields(calls: Calls, db: int, keys: list[bytes]) -> Task[set[bytes]]:
-    """Return the hashes whose fields have all expired or are gone: until a server removes such a
-    key, EXISTS still counts it."""
-    empty: set[bytes] = set()
-    cursors: dict[bytes, bytes] = dict.fromkeys(keys, b"0")
-    watches = {key: Endless("fields", "HLEN") for key in keys}
-    count = _FIELDS_SEEN
-
-    def look(key: bytes) -> bytes:
-        return encode("HSCAN", key, cursors[key], "COUNT", count)
-
-    while cursors:
-        replies = yield from calls.each(look, "HSCAN", db, list(cursors), needed=False)
-        for key, reply in replies.items():
-            del cursors[key]
-            if isinstance(reply, list) and not reply[1]:
-                if reply[0] == b"0":
-                    empty.add(key)
-                else:
-                    cursors[key] = reply[0]  # type: ignore[assignment]
-                    watches[key].add(int(cursors[key]), 0, count)
-        yield from _refuse_endless(calls, db, {key: watches[key] for key in cursors})
-        count = min(2 * count, _MOST_FIELDS_SEEN)
-    return empty
-
-
-def _refuse_endless(calls: Calls, db: int, watches: dict[bytes, Endless]) -> Task[None]:
-    """Raise if one of these HSCANs would never end."""
-    far = [key for key, watch in watches.items() if watch.is_far]
-    if far:
-        lengths = yield from calls.each(_hlen, "HLEN", db, far, needed=False)
-        for key, length in lengths.items():
-            watches[key].expect(length if isinstance(length, int) else None)
-    for watch in watches.values():
-        if why := watch.fault:
-            raise never_ends(calls.side, calls.name, "HSCAN", why)
-
-
 def _instants(left: list[int]) -> list[int]:
     """Convert remaining TTLs of a server without absolute ones, by this machine's clock."""
     now = int(time.time() * 1000)
     return [now + ms if ms >= 0 else ms for ms in left]
-
-
-def _exists(key: bytes) -> bytes:
-    # A template, for speed: this command may be sent for every key of a side.
-    return b"*2\r\n$6\r\nEXISTS\r\n$%d\r\n%b\r\n" % (len(key), key)
-
-
-def _type(key: bytes) -> bytes:
-    return encode("TYPE", key)
-
-
-def _pttl(key: bytes) -> bytes:
-    return encode("PTTL", key)
-
-
-def _hlen(key: bytes) -> bytes:
-    return encode("HLEN", key)
-
-
-def _unlink(key: bytes) -> bytes:
-    return encode("UNLINK", key)
 
 
 def _digest(key: bytes) -> bytes:
