@@ -1,21 +1,18 @@
 """The engine: walks partitions and has workers settle their keys, until every walk is done.
 
-One thread owns all state here. Scanner threads and workers only send messages (`messages`), which
-it takes from a mailbox and from the workers' channels. In each turn of its loop it
+One thread owns all state here. Scanner threads put `events` into a mailbox; workers send `messages`
+through a `backend`. Each turn of the loop
 
 1. waits, at most a quarter of a second, for a message;
-2. books what came: keys found become a batch, acks move a walk's frontier;
+2. records the messages: keys found become a batch, acks advance a walk's frontier;
 3. starts walks while fewer than `tuning.scanners` are under way;
-4. gives batches to workers that have credit, as many as the governor allows;
-5. makes a Snapshot for the display, a few times a second, and tells its overseer the time.
+4. gives batches to workers that have credit, as many as the governor allows (`steering`);
+5. makes a Snapshot for the display and the overseer, a few times a second.
 
-What the governor decides goes three ways: to the gate before scanners, to the memory that workers
-look into, and to the number of batches in flight.
+The engine does not know the purpose of the work. An `Overseer` (the copy's coordinator, a
+comparison) receives each ack, may add walks at any time, and decides when all is done.
 
-It knows nothing of what the work is for. An `Overseer` (the copy's coordinator, a comparison) is
-told of each ack, may add walks at any time, and decides when all is done.
-
-It never touches a value. Scanners run ahead of the workers by a bounded number of batches.
+Values never reach the engine. Scanners run ahead of the workers by a bounded number of batches.
 """
 
 from __future__ import annotations
@@ -70,46 +67,56 @@ TICK: Final = 0.25
 _AHEAD: Final = 2
 _MOST_WALKS: Final = 20
 _MOST_RETURNS: Final = 2
-# How long batches in flight may take to land after a signal; then it is as after a second one.
+# Seconds that batches in flight may take to land after a signal; then the run ends as after a
+# second one.
 DRAIN_SECONDS: Final = 30.0
-# The same where the run ends with trouble.
+# The same after trouble.
 _LANDING_SECONDS: Final = 5.0
 _PAUSE: Final = 0.5
-# Of the time that it takes to tell where the run stands, so much is left for the run itself.
-_TELL_SHARE: Final = 10
+# The least pause between two Snapshots, in multiples of the time that one takes.
+_SNAPSHOT_SHARE: Final = 10
 
 T = TypeVar("T")
 
 
 class Overseer(Protocol):
-    """Whose work the engine does."""
+    """Knows the purpose of the walks, and receives their events."""
 
     def acknowledged(self, walk: Walk, ack: Ack) -> None:
-        """A batch of a walk is settled, and booked."""
+        """Handle the ack of a walk's batch; the walk has counted it already."""
 
     def started_over(self, walks: int, node: Node, why: str) -> None:
-        """So many partitions of a node are walked anew."""
+        """Handle the restart of a number of walks of a node."""
 
     def unfenced(self, keys: Sequence[tuple[int, bytes]]) -> None:
-        """What a dead worker wrote of these (source database, key) may land later, since its
-        connections to the target could not be ended."""
+        """Handle (source database, key) pairs of which a dead worker's writes may land later, since
+        its connections to the target could not be ended."""
 
     def tick(self, now: float, snapshot: Snapshot) -> None:
-        """Called a few times a second, between turns; `now` is `time.monotonic()`."""
+        """Do periodic work, a few times a second, between turns; `now` is `time.monotonic()`."""
 
 
 class Engine:
-    """Does the walks of one plan, and any that are added.
+    """Does the walks of one plan, and those that are added.
 
     Args:
-        plan: what to do.
-        walks: the plan's partitions, begun anew or where an earlier run ended.
+        plan: the work.
+        walks: of the plan's partitions, new or from where an earlier run ended.
+        display: shows Snapshots and messages.
+        control: holds requests to stop.
+        overseer: receives acks, restarts and Snapshots.
+        backend: the workers, not yet started.
         retired: sums of walks that earlier runs added.
-        display: is shown Snapshots and sentences.
-        control: is looked at for a wish to stop.
-        overseer: whose work it is.
-        seconds: that earlier runs took.
+        seconds: the time that earlier runs took.
         job, verb: as in Snapshot.
+
+    Attributes:
+        walks: the state of all walks.
+        run_ids: of the process that serves each place, as last seen.
+        state, note: as in Snapshot; set by the overseer.
+        reasons: failed keys by reason.
+        largest: the largest values copied.
+        fence: ends connections to the target; None if nothing is written.
     """
 
     def __init__(
@@ -161,7 +168,7 @@ class Engine:
     # The frame.
 
     def start(self) -> None:
-        """Start the workers and wait until they are ready.
+        """Start the workers, and wait until they are ready.
 
         Raises:
             Interrupted, RumpxError: see `run_walks`.
@@ -177,26 +184,27 @@ class Engine:
         self.governor.held_seconds.clear()
 
     def run_walks(self) -> None:
-        """Until every walk is settled, in the order of the walks' stages.
+        """Run until every walk is settled.
 
         Raises:
-            Interrupted: asked to stop.
-            RumpxError: something ended the run early.
+            Interrupted: a stop was requested.
+            TimeOver: the run's time limit is reached.
+            RumpxError: the run cannot continue.
         """
-        self._start_walks()  # or the first turn would wait for something to happen
+        self._start_walks()  # else the first turn would wait for a message
         while not self.walks.all_settled:
             self._turn(self._pause(time.monotonic()))
             self.heed()
 
     def _pause(self, now: float) -> float:
-        """Seconds until there is something to do, whatever comes."""
+        """Return the seconds until the next periodic work."""
         due = min(self._next_tick, self._steering.due)
         if self._ready and self._steering.next_batch_at > now:
             due = min(due, self._steering.next_batch_at)
         return max(0.0, due - now)
 
     def close(self, *, orderly: bool) -> None:
-        """End scanners and workers; those that may hold something at once."""
+        """End scanners and workers; workers that may hold batches (not `orderly`) at once."""
         self._cancel_scanners()
         self._steering.gate.close()
         self._shelf.clear()
@@ -209,17 +217,17 @@ class Engine:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the first SCAN, with those of earlier runs."""
+        """Seconds since the first SCAN, plus those of earlier runs."""
         return self._meter.elapsed(time.monotonic())
 
     @property
     def at_rest(self) -> bool:
-        """Whether every batch that was given out is settled."""
+        """True if every batch that was given out is settled."""
         return not (self._backend.in_flight or self._backend.dropped)
 
     @property
     def restarts(self) -> int:
-        """Workers that were replaced."""
+        """The number of workers that were replaced."""
         return self._backend.restarts
 
     @property
@@ -228,7 +236,7 @@ class Engine:
         return self._steering.governor
 
     def status(self) -> Snapshot:
-        """The run now."""
+        """Return the present state of the run."""
         now = time.monotonic()
         told = Told(
             self.state,
@@ -242,7 +250,7 @@ class Engine:
 
     @property
     def fraction(self) -> float:
-        """0.0 to 1.0 of the walks are done."""
+        """The part of the walks that is done, 0.0 to 1.0."""
         return self._meter.whole(progress(self.walks), self.state)
 
     # The loop.
@@ -259,7 +267,7 @@ class Engine:
         self.tick()
 
     def _received(self, timeout: float) -> Iterator[FromWorker]:
-        """Wait for something to come; what workers say is the caller's."""
+        """Wait for messages; yield those of workers."""
         for key, _ in self._selector.select(timeout):
             if key.fileobj is self._control.wakened:
                 self._control.drain_wakes()
@@ -267,7 +275,7 @@ class Engine:
                 yield from self._backend.receive(key.data)
 
     def decide_anew(self) -> None:
-        """Something was told to the governor: it decides at once."""
+        """Have the governor decide at once, after a change of its limits."""
         self._steering.due = 0.0
         self._decide()
 
@@ -276,7 +284,7 @@ class Engine:
             self._steering.decide(self._meter.mean_payload)
 
     def _start_walks(self) -> None:
-        """Start and end scanners, as the walks have it."""
+        """Start and end scanners, as the walks instruct."""
         for name in self.walks.take_cancelled():
             self._cancels.pop(name).set()
         for walk in self.walks.starts():
@@ -294,7 +302,7 @@ class Engine:
             ).start()
 
     def _mailbox(self, cancelled: threading.Event) -> Callable[[FromScanner], bool]:
-        """What a scanner calls: waits for room, so that scanners do not run far ahead."""
+        """Return a scanner's `emit`: it waits for room, so that scanners do not run far ahead."""
 
         def emit(message: FromScanner) -> bool:
             if isinstance(message, Found) and message.keys:
@@ -308,7 +316,7 @@ class Engine:
         return emit
 
     def _next_batch(self) -> Batch | None:
-        """The next one to be given out, if the governor allows any."""
+        """Return the next batch to give out; None if there is none, or none is allowed now."""
         if not self._steering.allows_batch():
             return None
         while self._ready:
@@ -360,7 +368,7 @@ class Engine:
     def _acknowledged(self, ack: Ack) -> None:
         walk = self.walks.acknowledged(ack)
         if walk is None:
-            return  # it was started over
+            return  # its walk has started over
         if ack.large:
             self.largest.add(ack.large)
         if ack.failures:
@@ -368,14 +376,14 @@ class Engine:
         self._overseer.acknowledged(walk, ack)
 
     def _book_unfinished(self, trouble: Trouble) -> None:
-        """Count the keys, but leave the batches unsettled."""
+        """Count the settled keys, but leave the batches unsettled."""
         for batch, counts in trouble.unfinished.items():
             self.walks.count_unfinished(batch, counts)
 
     # Dead workers.
 
     def _end_connections(self, worker: str) -> None:
-        """End a dead worker's connections to the target, in a thread: it may take a while."""
+        """End a dead worker's connections to the target, in a thread, since it may take a while."""
         fence = self.fence
         assert fence
 
@@ -415,8 +423,9 @@ class Engine:
         self._overseer.started_over(len(changed), walk.partition.node, "node changed")
 
     def _refuse_balancer(self, where: tuple[Side, Node], run_id: str) -> None:
-        """A server that restarts never has an earlier run_id again; after a failover and back one
-        may return, once."""
+        """Raise if the run_ids of a node alternate, as behind a load balancer: a server that
+        restarts never has an earlier run_id again; after a failover and back one may return,
+        once."""
         side, node = where
         if node.address is not None or not run_id:
             return
@@ -434,7 +443,12 @@ class Engine:
     # For overseers.
 
     def ask(self, question: Callable[[], T]) -> T:
-        """Ask the servers something, again and again until `retry_for` is over."""
+        """Ask the servers, and retry until `retry_for` is over; return the answer.
+
+        Raises:
+            TemporaryError: the last failure of a `question` that failed for `retry_for` seconds.
+            Interrupted, TimeOver, RumpxError: see `run_walks`.
+        """
         give_up = time.monotonic() + self._plan.job.retry_for
         while True:
             try:
@@ -448,12 +462,12 @@ class Engine:
             self.wait(_PAUSE)
 
     def ask_at_length(self, question: Callable[[Gate], T]) -> T:
-        """Ask something that takes long and passes the gate; once."""
+        """Ask once a question that takes long and whose SCANs pass the gate; see `meanwhile`."""
         return self.meanwhile(lambda: question(self._steering.gate))
 
     def meanwhile(self, question: Callable[[], T]) -> T:
-        """Ask something in a thread, and turn the loop: a server that does not answer must not keep
-        signals from being heeded. (The thread of a run that ends here ends with its process.)"""
+        """Ask in a thread while the loop turns, so that signals are heeded although a server does
+        not answer; return the answer. (If the run ends here, the thread ends with the process.)"""
         answer: Future[T] = Future()
 
         def ask() -> None:
@@ -470,34 +484,35 @@ class Engine:
         return answer.result()
 
     def rest(self) -> None:
-        """All walks are settled: leave the servers' few places for clients to the checks."""
+        """Have idle workers close their connections, since the checks at the end need some of the
+        servers' few places for clients."""
         self._backend.rest()
 
     def wait(self, seconds: float) -> None:
-        """Turn the loop for a while, so that displays live and signals are seen."""
+        """Turn the loop for some seconds, so that displays are drawn and signals heeded."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             self._turn(min(left, TICK))
             self.heed()
 
     def warn(self, text: str) -> None:
-        """A sentence for the user, which also the Summary will have. One that comes again is shown
+        """Show a message to the user, and keep it for the Summary. A repeated one is shown again
         when its number has grown tenfold."""
         self._warnings.add(text)
 
     @property
     def warnings(self) -> list[str]:
-        """What was said so far, each sentence once, and how often."""
+        """The messages so far, each once, with its number of occurrences."""
         return self._warnings.texts
 
     # Ending.
 
     def heed(self) -> None:
-        """End here if asked to stop.
+        """End the run if a stop was requested, or its time is over.
 
         Raises:
-            Interrupted: asked to.
-            TimeOver: the time that it may take, or in which it may run, is over.
+            Interrupted: a stop was requested.
+            TimeOver: `--max-duration` is reached, or the timetable says "off".
         """
         if self._control.stops:
             self._stop()
@@ -515,13 +530,14 @@ class Engine:
         return ""
 
     def _stop(self) -> None:
-        """Asked to stop: let what workers hold land; asked again: end at once."""
+        """Let batches in flight land, unless a second stop is requested; then end."""
         self._drain("stopping: waiting for batches in flight; Ctrl-C again stops at once", 2)
         raise Interrupted("Stopped by a signal.", self._control.signal_number)
 
     def _drain(self, note: str, stops: int) -> None:
-        """Let what is in flight land, whatever the rates, for a while, or until asked so often to
-        stop. What has not landed then is unsettled, for this run's books and whoever resumes it."""
+        """Let batches in flight land, ignoring the rates, for `DRAIN_SECONDS`, or until so many
+        stops were requested. Batches that have not landed then stay unsettled, in the ledger and
+        for the run that resumes the job."""
         self.state = "draining"
         self.note = note
         self._cancel_scanners()
@@ -540,7 +556,7 @@ class Engine:
         self.tick(force=True)
 
     def give_up(self) -> None:
-        """Trouble: let what workers hold land if that is soon, so that the counts are true."""
+        """After trouble, let batches in flight land for some seconds, so that counts are true."""
         self.state = "failed"
         self._steering.hurry()
         self._cancel_scanners()
@@ -558,16 +574,16 @@ class Engine:
         try:
             self._acknowledged(ack)
         except RumpxError:
-            return  # the run ends with its first trouble
+            return  # the run ends with its first error
 
     def _cancel_scanners(self) -> None:
         for cancelled in self._cancels.values():
             cancelled.set()
 
-    # Telling.
+    # The display.
 
     def tick(self, *, force: bool = False) -> None:
-        """Show where the run stands, if that is due."""
+        """Show the state of the run, if that is due or `force`d."""
         now = time.monotonic()
         wanted = self._control.take_report()
         if not (force or wanted or now >= self._next_tick):
@@ -577,6 +593,6 @@ class Engine:
             self._display.now(snapshot)
         self._display.show(snapshot)
         self._overseer.tick(now, snapshot)
-        # Thousands of partitions take a while to tell of, which must not be all that is done.
+        # A Snapshot of thousands of partitions takes a while.
         took = time.monotonic() - now
-        self._next_tick = now + max(TICK, _TELL_SHARE * took)
+        self._next_tick = now + max(TICK, _SNAPSHOT_SHARE * took)

@@ -1,18 +1,17 @@
-"""The worker processes, and which batches each of them holds.
+"""The worker processes of this host, and the batches that each of them holds: a Backend.
 
-Each worker has a channel of its own (a pipe whose other end only it holds), so that no lock is
-shared that a dead process could keep, and death reads as the end of the channel. The pool knows
-the batches that a worker was given and has not acknowledged: when it dies they are given out
-again, and it is replaced.
+Each worker has a channel of its own (a pipe whose other end only it holds): no lock is shared that
+a dead process could keep, and a death reads as the end of the channel. The pool keeps each batch
+until its ack; if its worker dies, the batch is given out again, and the worker is replaced.
 
-A batch that was in a dead worker's hands is *suspect*: it is given out alone, to a worker that
-holds nothing else, so that the next death tells who did it. One that killed workers `DEATHS`
-times is set aside, and its keys have failed. The death of a worker that held several batches, or
-had not begun, proves nothing against any of them, and acquits those blamed before: whoever kills
-that one may have killed the others.
+A batch of a dead worker is *suspect*: it is given out alone, to a worker that holds nothing else,
+so that the next death names the culprit. A batch that killed `DEATHS` workers is set aside, and its
+keys have failed. The death of a worker that held several batches, or had not started, proves
+nothing against any of them, and acquits those that were blamed before: its cause may have killed
+the others as well.
 
-Where workers write, the batches of a dead one wait until its connections to the target have been
-ended (`fence`), so that nothing that it had sent lands after what is sent anew.
+If workers write, the batches of a dead one wait until its connections to the target have ended
+(`fence`), so that none of its writes is executed after a newer one.
 
 Not promised: that the work of a dead worker is not done twice. RESTORE can be repeated.
 """
@@ -57,7 +56,7 @@ class _Worker:
     writer: str
     held: dict[int, Batch] = field(default_factory=dict)
     awake: bool = False  # has started, and so may have touched what it holds
-    examined: bool = False  # holds a suspect, and so gets nothing else
+    examined: bool = False  # holds a suspect, so it gets nothing else
 
 
 class Pool:
@@ -117,21 +116,19 @@ class Pool:
 
     @property
     def awake(self) -> bool:
-        """Whether all workers have started."""
+        """True if all workers have started."""
         return all(member.awake for member in self._workers)
 
     @property
     def in_flight(self) -> int:
-        """Batches that are not settled: held by workers, of dead ones, or waiting to be
-        examined."""
+        """The number of batches that are not settled: held by workers, held by dead ones that are
+        not fenced yet, or suspect."""
         held = sum(len(member.held) for member in self._workers)
         return held + sum(map(len, self._fenced_off.values())) + len(self._suspects)
 
     def dispatch(self, take: Callable[[], Batch | None]) -> None:
-        """Give out batches, suspects first, then what `take` gives, while workers have credit.
-
-        The worker that holds least gets the next.
-        """
+        """Give out batches while workers have credit: suspects first, then those that `take`
+        returns, each to the worker that holds the fewest."""
         self._examine()
         while (member := self._hungriest()) and (batch := take()):
             self._send(member, batch)
@@ -151,11 +148,15 @@ class Pool:
         try:
             send(member.channel, batch)
         except OSError:
-            return  # it has died; `receive` finds out, and the batch with it
+            return  # it has died; `receive` will notice, and repeat the batch
 
     def receive(self, member: _Worker) -> Iterator[FromWorker]:
-        """The next message of a worker whose channel is readable; of a dead one, acks for batches
-        that are set aside."""
+        """Yield the next message of a worker whose channel is readable; if it has died, acks for
+        batches that are set aside.
+
+        Raises:
+            RumpxError: workers die as soon as they start.
+        """
         try:
             message: FromWorker = receive(member.channel)
         except (EOFError, OSError):
@@ -179,7 +180,7 @@ class Pool:
         self._discard(member)
         member.process.join(_LEAVE_SECONDS)
         if member.process.is_alive():
-            member.process.kill()  # it cannot hear us any more
+            member.process.kill()  # no message can reach it
             member.process.join()
         if self._closing:
             self.dropped |= bool(member.held)
@@ -195,10 +196,10 @@ class Pool:
             f"Worker {member.process.pid} died ({_ending(member.process)}); it is replaced and "
             f"its {len(member.held)} batches are repeated."
         )
-        # Only a batch that the worker held alone, and had begun, is certainly to blame.
+        # Only a batch that the worker held alone, once it had started, is certainly to blame.
         certain = member.awake and len(member.held) == 1
         if not certain:
-            self._deaths.clear()  # somebody kills workers whatever they hold: that proves nothing
+            self._deaths.clear()  # workers die whatever they hold: that proves nothing
         suspects = []
         for batch in member.held.values():
             deaths = self._deaths.get(batch.id, 0) + certain
@@ -215,8 +216,8 @@ class Pool:
             self._suspects += suspects
 
     def fenced(self, writer: str) -> list[Batch]:
-        """A dead worker's connections have been ended, as far as they can be: its batches, which
-        are given out again from now on."""
+        """Give a dead worker's batches out again from now on, since its connections have ended as
+        far as they can be; return them."""
         suspects = self._fenced_off.pop(writer, [])
         self._suspects += suspects
         return suspects
@@ -233,7 +234,7 @@ class Pool:
         )
         with signals_blocked():
             process.start()
-        theirs.close()  # or the channel would never end while we hold its other side
+        theirs.close()  # else the channel would never end, since its other end would be open here
         assert process.pid is not None
         member = _Worker(process, ours, psutil.Process(process.pid), writer)
         self._selector.register(ours, selectors.EVENT_READ, member)
@@ -245,24 +246,24 @@ class Pool:
         member.channel.close()
 
     def stats(self) -> tuple[WorkerStat, ...]:
-        """CPU (since the last call) and memory of the live workers."""
+        """Return CPU (since the last call) and memory of the live workers."""
         return tuple(stat for member in self._workers if (stat := _stat(member)))
 
     def rest(self) -> None:
         """Have workers, which must be idle, close their connections until there is work again."""
         for member in self._workers:
-            with suppress(OSError):  # of one that has died: `receive` finds out
+            with suppress(OSError):  # it has died: `receive` will notice
                 send(member.channel, Rest())
 
     def close(self) -> None:
-        """Only acks are awaited from now on: the dead are not replaced, nor their work repeated."""
+        """Wait for acks only: replace no dead worker from now on, and repeat no work."""
         self._closing = True
         self.dropped = bool(self._suspects or self._fenced_off)
         self._suspects.clear()
         self._fenced_off.clear()
 
     def stop(self) -> None:
-        """Let idle workers end by themselves; end those that do not."""
+        """Let idle workers end by themselves, kill those that do not, free the shared memory."""
         for member in self._workers:
             try:
                 send(member.channel, Stop())
@@ -274,7 +275,7 @@ class Pool:
         self.pacer.close()
 
     def kill(self) -> None:
-        """End all workers at once."""
+        """Kill all workers, and free the shared memory."""
         for member in self._workers:
             member.process.kill()
         for member in list(self._workers):

@@ -1,22 +1,19 @@
 """Scanning: one thread walks one partition and hands keys to the coordinator, batch by batch.
 
-`walk` is the SCAN loop itself: a generator over one connection. `Scanner` puts around it what a
-long walk of a live server needs: a bound on how far it runs ahead (`emit` blocks), reconnects with
-growing pauses until `retry_for` is over, and the check that cursors still mean something: a cursor
-is valid only within one server process, so `run_id` is read on every new connection and at the
-end, and where it differs (or cannot be had) the coordinator is told to start the partition over.
-Of a replica the identity says more (`servers/replicas`), and one that is not fit to be read counts
-as unreachable. A walk again begins when it has caught up once more.
+`walk` is the SCAN loop itself: a generator over one connection. `Scanner` adds what a long walk of
+a live server needs: a bound on how far it runs ahead (`emit` blocks), reconnects with growing
+pauses until `retry_for` is over, and the proof that cursors are still valid. A cursor is valid only
+within one server process, so `run_id` is read on every new connection and at the end; if it differs
+(or is unknown) the coordinator starts the partition over. The identity of a replica says more
+(`servers/replicas`), and one that is not fit to be read counts as unreachable. A walk that repeats
+another starts when the replica has caught up with its primary.
 
-Filters: one `--match` or a prefix is pushed down to SCAN, one `--type` likewise where the server
-has SCAN … TYPE; all else is decided here, on the key's bytes or by asking TYPE. What comes back is
-checked against `--match` and prefix all the same. Not against a type that was pushed down: only the
-server that is not believed could be asked for it again, and it may change until the key is read.
+Keys are filtered by SCAN itself or here (`filters`).
 
-A key is handed on once, as far as `lately` can tell. At the end of a part of a table a reply
-reaches into the next part. The keys there are asked for once more, from the part's end up to where
-the reply ended, and left out: the next part's walk is shown them, provided that no range of the
-table lies in both, which the cursors prove. So COUNT, which changes meanwhile, does not matter.
+A key is handed on once, as far as `recent_keys` can detect. At the end of a part of a table a reply
+reaches into the next part. Its keys there are asked for once more, from the part's end up to where
+the reply ended, and left out: the next part's walk finds them, provided that no range of the table
+lies in both, which the cursors prove. So COUNT, which changes meanwhile, does not matter.
 
 Not promised: that keys written or deleted meanwhile are found.
 """
@@ -69,21 +66,21 @@ from rumpx.throttle.scan_gate import Gate, GateClosed
 from rumpx.transfer.retry import Retries
 from rumpx.values.shapes import fits
 
-# Names in one batch may not be larger than this, so that a batch of long names is no surprise.
+# The most bytes of the names in one batch.
 BATCH_NAME_BYTES: Final = 2**20
-# Where a filter lets nothing through, progress is still told this often, in seconds.
+# If a filter passes no keys, progress is still reported this often, in seconds.
 _SIGN_OF_LIFE: Final = 0.25
 
 # A node's address, and the `run_id` of the process that serves it.
 Place = tuple[Address | None, str]
-# Connections that wait for another walk, at most.
+# The most connections that wait for another walk.
 _SHELF: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
 class ScanSettings:
-    """What all walks of one side share. `scan_type`: the server knows SCAN … TYPE; `sample`: the
-    part of the keys that is looked at, 0.0 to 1.0."""
+    """Settings of all walks of one side. `scan_type`: the server knows SCAN … TYPE; `sample`: the
+    part of the keys that is handed on, 0.0 to 1.0."""
 
     dialer: Dialer
     scope: Scope
@@ -105,14 +102,16 @@ def walk(
     lately: FoundLately | None = None,
     endless: Endless | None = None,
 ) -> Iterator[tuple[list[bytes], int]]:
-    """Walk a partition from a cursor on: yields (keys in scope, next cursor) for each SCAN.
+    """Walk a partition from a cursor on; yield (keys in scope, next cursor) for each SCAN.
 
-    `lately` is what the walk found before, over another connection; `endless` has watched that.
+    Args:
+        lately: names that the walk found before, over another connection.
+        endless: has watched the walk over that connection.
 
     Raises:
-        GateClosed: it is to end.
-        ConnectionLost: also for replies that say "later".
-        SourceUnusable, TargetUnusable: SCAN is refused, or does not come to an end.
+        GateClosed: the run ends.
+        ConnectionLost: also for error replies that may pass.
+        SourceUnusable, TargetUnusable: SCAN is refused, or never ends.
     """
     if isinstance(partition.span, KeySpan):
         yield from _listed(partition.span, cursor, gate)
@@ -132,7 +131,7 @@ def walk(
         if not ended:
             refuse_endless(connection, partition.side, endless, cursor, len(found), count)
         if ended and found:
-            # A reply is not cut at the span's end: the keys behind it are of the next one, which
+            # A reply is not cut at the span's end: the keys beyond belong to the next span, which
             # would count them again.
             if isinstance(span, CursorSpan) and (end := reached(cursor)) > span.high:
                 others = _of_the_next(connection, partition, span.high, end, gate, options)
@@ -144,7 +143,7 @@ def walk(
         if ask_types and found:
             found = of_types(connection, partition.side, found, settings.scope.types, gate)
         found = lately.new(before, cursor, found)
-        lately.add(cursor, found)  # nothing comes between this and the keys' being handed on
+        lately.add(cursor, found)  # the caller hands the keys on before anything can fail
         yield found, cursor
         if ended:
             return
@@ -153,10 +152,10 @@ def walk(
 def refuse_endless(
     connection: Connection, side: Side, endless: Endless, cursor: int, keys: int, count: int
 ) -> None:
-    """End the run if a walk would never end, by a reply with so many keys to a SCAN of that COUNT.
+    """Check that a walk will end, after a SCAN with a COUNT returned some number of keys.
 
     Raises:
-        SourceUnusable, TargetUnusable: it would not.
+        SourceUnusable, TargetUnusable: it never ends.
     """
 
     def size() -> int | None:
@@ -168,7 +167,7 @@ def refuse_endless(
 
 
 def _listed(span: KeySpan, cursor: int, gate: Gate) -> Iterator[tuple[list[bytes], int]]:
-    """Keys that need not be scanned for. They were in scope when they were listed."""
+    """Yield listed keys, which were in scope when they were listed, without SCAN."""
     while cursor < len(span.keys):
         end = min(cursor + gate.batch_keys, len(span.keys))
         yield list(span.keys[cursor:end]), end
@@ -183,15 +182,15 @@ def _of_the_next(
     gate: Gate,
     options: list[Argument],
 ) -> set[bytes]:
-    """The keys between `high`, the end of a part of a table, and `end`, up to which a reply
+    """Return the keys between `high`, the end of a part of a table, and `end`, up to which a reply
     reached.
 
-    Safe to leave out: the walk that begins at `high` is shown them, whatever the table does
-    meanwhile; but for a table that has shrunk to fewer buckets than parts, where a range lies on
-    both sides of `high`, and its keys may be of a part that was walked before. The position after
-    a reply is the end of such a range: where no higher power of two divides it than `high`, ranges
-    are small enough. A SCAN of a few buckets from the first one on, in the same pipeline, has such
-    an end. Where even that is no proof, all keys are kept.
+    They can be left out: the walk that starts at `high` finds them, however the table changes
+    meanwhile; except in a table that has shrunk to fewer buckets than parts, where a range lies on
+    both sides of `high`, and its keys may belong to a part that was walked before. The position
+    after a reply is the end of such a range: if no higher power of two divides it than `high`,
+    ranges are small enough. A SCAN of a few buckets from the first one on, in the same pipeline,
+    has such an end. If even that proves nothing, all keys are kept.
     """
     found: set[bytes] = set()
     endless = Endless()
@@ -212,7 +211,7 @@ def _of_the_next(
 
 
 def found_lately(partition: Partition) -> FoundLately:
-    """For a walk that begins."""
+    """Return the empty memory of a new walk."""
     if isinstance(partition.span, SlotSpan):
         return FoundLately("slots")
     cut = isinstance(partition.span, CursorSpan)
@@ -222,18 +221,18 @@ def found_lately(partition: Partition) -> FoundLately:
 def _scan(
     connection: Connection, side: Side, cursor: int, gate: Gate, options: list[Argument]
 ) -> tuple[int, list[bytes], int]:
-    """The next cursor, the keys, and the COUNT that was asked for."""
+    """Return the next cursor, the keys, and the COUNT that was sent."""
     with gate.scan() as number:
         reply = connection.call("SCAN", cursor, "COUNT", number, *options)
     return *scanned(connection, side, reply), number
 
 
 def scanned(connection: Connection, side: Side, reply: Reply) -> tuple[int, list[bytes]]:
-    """A reply to SCAN: the next cursor, and the keys.
+    """Return the next cursor and the keys of a reply to SCAN.
 
     Raises:
-        ConnectionLost: the server says "later".
-        SourceUnusable, TargetUnusable: SCAN is refused, or that is no reply to it.
+        ConnectionLost: an error reply that may pass.
+        SourceUnusable, TargetUnusable: SCAN is refused, or the reply is invalid.
     """
     if not isinstance(reply, list):
         raise _scan_refused(connection, side, reply)
@@ -258,7 +257,7 @@ def _scan_refused(connection: Connection, side: Side, reply: object) -> RumpxErr
 
 
 def read_identity(connection: Connection, node: Node) -> str:
-    """Of the server that is walked; see the module docstring.
+    """Return the identity of the server that is walked; see the module docstring.
 
     Raises:
         ConnectionLost: it is a replica that is not fit to be read.
@@ -267,10 +266,10 @@ def read_identity(connection: Connection, node: Node) -> str:
 
 
 class Shelf:
-    """Connections of walks that have ended, for other walks of the same node: to open one and to
-    ask who answers takes four round trips, to select another database one.
+    """Connections of walks that have ended, for other walks of the same node. To open one and to
+    read its identity takes four round trips, to select another database one.
 
-    A connection leads to the same process as long as it lives, so that its `run_id` holds.
+    A connection leads to one process as long as it is open, so its `run_id` stays valid.
     """
 
     def __init__(self) -> None:
@@ -278,7 +277,7 @@ class Shelf:
         self._free: list[tuple[Place, Connection]] = []
 
     def take(self, place: Place) -> Connection | None:
-        """A connection to a node, whose process has that `run_id`, if there is one."""
+        """Return a connection to a node whose process has that `run_id`, if there is one."""
         with self._lock:
             for number, (where, connection) in enumerate(self._free):
                 if where == place:
@@ -287,14 +286,14 @@ class Shelf:
         return None
 
     def put(self, place: Place, connection: Connection) -> None:
-        """For others to take; the oldest is closed where there are enough."""
+        """Keep a connection for other walks; close the oldest beyond the most that are kept."""
         with self._lock:
             self._free.append((place, connection))
             if len(self._free) > _SHELF:
                 self._free.pop(0)[1].close()
 
     def clear(self) -> None:
-        """Close those that nobody took: at the end, and when one was lost, since others may be."""
+        """Close all: at the end, and when one was lost, since others may be too."""
         with self._lock:
             for _, connection in self._free:
                 connection.close()
@@ -303,17 +302,16 @@ class Shelf:
 
 @dataclass(slots=True)
 class Scanner:
-    """Walks one partition in a thread of its own and tells what it finds.
+    """Walks one partition in a thread of its own and emits the keys that it finds.
 
     Args:
-        partition: what to walk.
         walk: the number of this walk of the partition.
-        cursor: where to begin, or to go on.
+        cursor: the start, or where an earlier walk ended.
         run_id: of the server process that the plan was made for; "" if unknown.
-        settings: shared by all walks.
+        settings: of all walks.
         shelf: connections for further walks.
-        gate: what its SCANs pass.
-        emit: takes each message; may block, and returns False once the walk is to end.
+        gate: its SCANs pass it.
+        emit: takes each message; may block, and returns False once the walk must end.
     """
 
     partition: Partition
@@ -339,7 +337,7 @@ class Scanner:
         self._lately = found_lately(self.partition)
 
     def start(self) -> threading.Thread:
-        """Begin; the thread ends by itself after Walked, NodeChanged or trouble."""
+        """Start and return the thread, which ends by itself after its last message."""
         thread = threading.Thread(target=self._run, name=f"scan {self.partition.id}", daemon=True)
         thread.start()
         return thread
@@ -356,13 +354,13 @@ class Scanner:
         except Exception as error:
             limit = machine_limit(error)
             last = ScanTrouble(
-                limit or RumpxError(f"Unexpected trouble while scanning: {error!r}.")
+                limit or RumpxError(f"Unexpected error while scanning: {error!r}.")
             )
         if last is not None:
             self.emit(last)
 
     def _walk_until_done(self) -> FromScanner | None:
-        """The last message, or None if the walk was told to end."""
+        """Return the last message, or None if the walk was told to end."""
         node = self._node = self.partition.node
         retries = Retries(self.settings.retry_for)
         while True:
@@ -380,7 +378,7 @@ class Scanner:
             node = self._node = self._locate(node)
 
     def _visit(self, node: Node) -> FromScanner | None:
-        """Walk on over one connection; the result is as that of `_walk_until_done`."""
+        """Walk over one connection; the result is as that of `_walk_until_done`."""
         place = node.address, self.run_id
         connection = self.shelf.take(place)
         try:
@@ -395,7 +393,7 @@ class Scanner:
             self._connected = True
             if not self._walked and not self._walk_connection(connection):
                 return None
-            self._walked = True  # so that a connection lost now does not walk it again
+            self._walked = True  # if the connection is lost now, only the identity is read again
             run_id = read_identity(connection, node)
             if run_id != self.run_id:
                 return NodeChanged(self.partition.id, self.walk, node, run_id)
@@ -408,7 +406,7 @@ class Scanner:
                 connection.close()
 
     def _walk_connection(self, connection: Connection) -> bool:
-        """Walk on from the cursor; False if the coordinator has told us to end."""
+        """Walk from the cursor; return False if the coordinator has told the walk to end."""
         self._endless.resume()
         found = walk(
             connection,
@@ -425,15 +423,15 @@ class Scanner:
         return not self._pending or self._tell(self.cursor)
 
     def _hand_on(self, keys: list[bytes], cursor: int) -> bool:
-        """Put keys of one SCAN reply to those pending, and emit full batches.
+        """Add the keys of one SCAN reply to those pending, and emit full batches.
 
-        Where a reply is too large for one, a batch that ends within it carries the cursor from
-        before it: whoever walks on from there meets the reply again, and nothing of another one.
-        The reply's own cursor goes with its last keys.
+        If a reply is too large for one batch, a batch that ends within it carries the cursor from
+        before it: a walk that resumes there finds the reply again, and no keys of another one. The
+        reply's own cursor goes with its last keys.
         """
         most, count = self.gate.batch_keys, self.gate.scan_count
         size = self._pending_bytes + sum(map(len, keys))
-        # SCAN gives some more than its COUNT, which should not begin another batch.
+        # SCAN returns some more than its COUNT, which should not start another batch.
         roomy = most + count // 8
         if size <= BATCH_NAME_BYTES and len(self._pending) + len(keys) <= roomy:
             self._pending += keys
@@ -448,8 +446,8 @@ class Scanner:
         return True
 
     def _hand_on_parts(self, keys: list[bytes]) -> bool:
-        # Also where nothing is pending: else the first part would be the first to tell of the
-        # reply before it, and be booked with that, though it is met again from there.
+        # Also if nothing is pending: else the first part would be the first message with the cursor
+        # of the reply before, and be booked with that, though a walk from there finds it again.
         untold = self._pending or self.cursor != self._told_cursor
         if untold and not self._tell(self.cursor):
             return False
@@ -459,7 +457,7 @@ class Scanner:
                 return False
             self._pending.append(key)
             self._pending_bytes += len(key)
-        return True  # the last part waits, for the reply's own cursor
+        return True  # the last part waits for the reply's own cursor
 
     def _tell(self, cursor: int) -> bool:
         keys, self._pending, self._pending_bytes = self._pending, [], 0
@@ -469,8 +467,8 @@ class Scanner:
         return self.emit(Found(self.partition.id, self.walk, node, keys, cursor))
 
     def _locate(self, node: Node) -> Node:
-        """Where the partition's node is now: a failover may have moved its slots elsewhere, and
-        another replica may have to be read."""
+        """Return the partition's present node: a failover may have moved its slots to another one,
+        and another replica may be the one to read."""
         dialer = self.settings.dialer
         if not node.slots and dialer.read_from == "primary":
             return node

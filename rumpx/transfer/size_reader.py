@@ -21,7 +21,7 @@ from rumpx.transfer.handler import Wanted
 from rumpx.transfer.runner import Replies, Task
 
 SizesBy = Literal["memory", "length", "none"]
-"""How sizes are asked: by MEMORY USAGE, by the length commands, or not."""
+"""The commands that ask for sizes: MEMORY USAGE, the length commands, or none."""
 
 _COMMANDS: Final = {"memory": 1, "length": 2, "none": 0}
 _LENGTH: Final = {
