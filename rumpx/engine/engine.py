@@ -198,9 +198,7 @@ class Engine:
 
     def _pause(self, now: float) -> float:
         """Return the seconds until the next periodic work."""
-        due = min(self._next_tick, self._steering.due)
-        if self._ready and self._steering.next_batch_at > now:
-            due = min(due, self._steering.next_batch_at)
+        due = min(self._next_tick, self._steering.due(now, waiting=bool(self._ready)))
         return max(0.0, due - now)
 
     def close(self, *, orderly: bool) -> None:
@@ -260,7 +258,8 @@ class Engine:
             self._from_worker(message)
         while not self._mail.empty():
             self._take(self._mail.get())
-        self._decide()
+        if self.state != "draining":
+            self._steering.decide(self._meter.mean_payload)
         if self.state not in ("starting", "draining"):
             self._start_walks()
             self._backend.dispatch(self._next_batch)
@@ -276,12 +275,8 @@ class Engine:
 
     def decide_anew(self) -> None:
         """Have the governor decide at once, after a change of its limits."""
-        self._steering.due = 0.0
-        self._decide()
-
-    def _decide(self) -> None:
         if self.state != "draining":
-            self._steering.decide(self._meter.mean_payload)
+            self._steering.decide_anew(self._meter.mean_payload)
 
     def _start_walks(self) -> None:
         """Start and end scanners, as the walks instruct."""

@@ -33,16 +33,14 @@ class Steering:
         governor: decides.
         gate: for scanners.
         decision: the last one, once there is one.
-        due: when the next one is due, by `time.monotonic()`.
-        next_batch_at: when the next batch may be given out, likewise.
     """
 
     def __init__(self, plan: Plan, backend: Backend) -> None:
         self.governor = _governor(plan)
         self.gate = Gate(backend.pacer, plan.tuning.scan_count, plan.tuning.batch_keys)
         self.decision: Decision | None = None
-        self.due = 0.0
-        self.next_batch_at = 0.0
+        self._due = 0.0
+        self._next_batch_at = 0.0
         self._backend = backend
         sides = plan.source, plan.target
         self._probing = Probing([Watched(side.dialer, tuple(side.infos)) for side in sides])
@@ -60,6 +58,18 @@ class Steering:
             self.governor.observe(measured)
         return True
 
+    def due(self, now: float, *, waiting: bool) -> float:
+        """Return when the next decision is due, or the next batch, if one is `waiting`; by
+        `time.monotonic()`, as `now`."""
+        if waiting and self._next_batch_at > now:
+            return min(self._due, self._next_batch_at)
+        return self._due
+
+    def decide_anew(self, mean_payload: float) -> None:
+        """As `decide`, at once."""
+        self._due = 0.0
+        self.decide(mean_payload)
+
     def decide(self, mean_payload: float) -> None:
         """Have the governor decide, if that is due, and pass its decision on.
 
@@ -67,9 +77,9 @@ class Steering:
             mean_payload: bytes of a key so far, 0 if unknown.
         """
         now = time.monotonic()
-        if now < self.due:
+        if now < self._due:
             return
-        self.due = now + _DECIDE_SECONDS
+        self._due = now + _DECIDE_SECONDS
         self._probing.restart_if_due(now)
         decision = self.governor.decide(now, time.time(), mean_payload)
         if decision == self.decision:
@@ -85,12 +95,12 @@ class Steering:
         assert self.decision is not None
         if self._backend.in_flight >= self.decision.batches_in_flight:
             return False
-        return time.monotonic() >= self.next_batch_at
+        return time.monotonic() >= self._next_batch_at
 
     def gave_batch(self) -> None:
         """Start the pause before the next batch."""
         assert self.decision is not None
-        self.next_batch_at = time.monotonic() + self.decision.wait
+        self._next_batch_at = time.monotonic() + self.decision.wait
 
     def hurry(self) -> None:
         """Let all that is in flight end at once, ignoring the rates."""
