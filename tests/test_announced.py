@@ -21,7 +21,7 @@ from rumpx.servers.topology import (
     read_topology,
     told_addresses,
 )
-from rumpx.transfer.dump_reader import Read
+from rumpx.transfer.handler import Read
 from support.copying import copy, verify
 from support.data import fill_mixed
 from support.hostile import Hostile, array, bulk

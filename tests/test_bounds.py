@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rumpx.checker import key_sample as sample
+from rumpx.engine.events import FromScanner, ScanTrouble
 from rumpx.engine.scanner import Scanner, ScanSettings, Shelf, scanned, walk
 from rumpx.errors import ConnectionLost, SourceUnusable, TargetUnusable
 from rumpx.model.endpoint import parse_endpoint
@@ -37,13 +38,13 @@ from rumpx.throttle.rates import Throttle
 from rumpx.throttle.scan_gate import Gate
 from rumpx.transfer.chunks import ChunkLimits, Intake
 from rumpx.transfer.commands import Calls
-from rumpx.transfer.dump_reader import Abilities, DumpReader, Expiry, Read, Wanted
-from rumpx.transfer.messages import FromScanner, ScanTrouble
+from rumpx.transfer.dump_reader import Abilities, DumpReader, Expiry
+from rumpx.transfer.handler import Read, Wanted
 from rumpx.transfer.runner import Budget, Runner
 from rumpx.values import by_type
 from rumpx.values.reading import Reader
 from rumpx.values.shapes import fits
-from rumpx.verifier import comparer as compare
+from rumpx.verifier import expired
 from support.hostile import INFO, MODES, Hostile, Words, answering, bulk, scan_reply
 from support.run import rumpx
 from support.servers import Server
@@ -487,7 +488,7 @@ def test_a_stream_whose_entries_never_end(
 def test_a_hash_without_fields_that_never_ends(
     hostile: Hostile, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
-    monkeypatch.setattr(compare, "_MOST_FIELDS_SEEN", 2**20)
+    monkeypatch.setattr(expired, "_MOST_FIELDS_SEEN", 2**20)
     hostile.answers["HSCAN"] = MODES["endless and empty"]()
     if mode == "round":
         hostile.answers["HSCAN"] = lambda words: scan_reply(int(words[2]) % 7 + 1, [])
@@ -499,7 +500,7 @@ def test_a_hash_without_fields_that_never_ends(
     with closing(Throttle()) as throttle, closing(links):
         reader = DumpReader(links, Abilities("instant", multi=False, sizes="none"))
         intake = Intake(reader, budget, ChunkLimits(1000, 2**20, 2**20), throttle)
-        runner.start(compare._without_fields(Calls(links, 1.0, intake), 0, [b"k:1", b"k:2"]))
+        runner.start(expired.without_fields(Calls(links, 1.0, intake), 0, [b"k:1", b"k:2"]))
         with pytest.raises(TargetUnusable, match=f"HSCAN on .* never ends: .*{why}"):
             while runner.delay() is not None:
                 runner.step()

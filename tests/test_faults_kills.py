@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from rumpx.engine.events import Found, FromScanner, Walked
 from rumpx.engine.frontier import Frontier
 from rumpx.engine.plan import Plan
 from rumpx.engine.scanner import Scanner, Shelf, walk
@@ -24,7 +25,6 @@ from rumpx.model.endpoint import parse_endpoint
 from rumpx.model.job import Job
 from rumpx.model.partitions import Partition
 from rumpx.preflight.steps import prepare
-from rumpx.transfer.messages import Found, FromScanner, Walked
 from support.copying import (
     Copying,
     Resuming,

@@ -27,6 +27,21 @@ ORDER = (
 )
 LEVELS = {package: level for level, packages in enumerate(ORDER) for package in packages}
 
+# Modules that know these only by their protocols.
+STRANGERS = {
+    "engine.engine": {"engine.pool", "engine.worker"},
+    "engine.progress": {"engine.pool"},
+    "engine.steering": {"engine.pool"},
+    "engine.worker": {"transfer.spec", "transfer.transfer", "verifier.comparer"},
+    "transfer.chunks": {"transfer.dump_reader", "servers.connections"},
+    "transfer.retry": {"transfer.dump_reader", "servers.connections"},
+    "transfer.transfer": {
+        "servers.connections",
+        "transfer.dump_reader",
+        "transfer.restore_writer",
+    },
+}
+
 
 def imports() -> dict[str, set[str]]:
     """Each module's dotted name, and the modules of rumpx that it imports, wherever in it."""
@@ -52,6 +67,14 @@ def test_every_package_imports_only_those_below_it() -> None:
     arrows = [(m, t) for m, targets in imports().items() if m != "rumpx" for t in targets]
     assert [(m, t) for m, t in arrows if level(t) < level(m)] == []
     assert len(arrows) > 300
+
+
+def test_parts_plug_in_by_their_protocols() -> None:
+    found = imports()
+    for module, strangers in STRANGERS.items():
+        names = {f"rumpx.{name}" for name in strangers}
+        assert names <= set(found)
+        assert names & found[f"rumpx.{module}"] == set()
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:

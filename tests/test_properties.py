@@ -27,6 +27,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+from rumpx.engine.events import Found
 from rumpx.engine.frontier import Frontier
 from rumpx.engine.key_counts import Census, Tally, missing_keys
 from rumpx.engine.plan import cut_spans
@@ -58,7 +59,6 @@ from rumpx.servers.resp import (
 )
 from rumpx.servers.topology import parse_cluster_nodes
 from rumpx.throttle.scan_gate import Gate
-from rumpx.transfer.messages import Found
 from rumpx.transfer.runner import Budget, Permit
 from rumpx.units import parse_seconds, parse_size
 from support.raw import Raw

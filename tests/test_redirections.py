@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from rumpx.engine.scanner import name_tests
+from rumpx.engine.filters import name_tests
 from rumpx.model.job import Scope
 from support.hostile import Answer, Answers, Hostile, Words, array, bulk
 from support.proxy import Proxy

@@ -236,7 +236,7 @@ def observers(run: Running) -> list[psutil.Process]:
     found = []
     for process in run.descendants():
         try:
-            if process.name() == "rumpx-observer" and process.status() != psutil.STATUS_ZOMBIE:
+            if process.name() == "rumpx-prober" and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except psutil.Error:
             continue

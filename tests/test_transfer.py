@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from rumpx.engine.plan import Plan
 from rumpx.engine.scanner import walk
-from rumpx.engine.worker import WorkerSpec
 from rumpx.errors import TargetFull, TargetUnusable, TemporaryError
 from rumpx.model.counts import Counts
 from rumpx.model.endpoint import parse_endpoint
@@ -28,6 +27,7 @@ from rumpx.transfer.chunks import Chunk, ChunkLimits, cut, cut_unsized
 from rumpx.transfer.expected_sizes import Expected
 from rumpx.transfer.messages import Ack, Batch
 from rumpx.transfer.runner import Budget, Runner
+from rumpx.transfer.spec import WorkerSpec
 from support import data
 from support.gates import open_gate
 from support.proxy import Proxy

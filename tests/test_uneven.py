@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from rumpx.engine.plan import Plan
 from rumpx.engine.scanner import walk
-from rumpx.engine.worker import Spec
 from rumpx.model.endpoint import parse_endpoint
 from rumpx.model.job import Job
 from rumpx.model.partitions import Work
@@ -23,6 +22,7 @@ from rumpx.servers.connections import select
 from rumpx.throttle.rates import Throttle
 from rumpx.transfer.chunks import ChunkLimits, cut
 from rumpx.transfer.expected_sizes import Expected
+from rumpx.transfer.handler import Spec
 from rumpx.transfer.messages import Ack, Batch
 from rumpx.transfer.runner import Budget, Permit, Runner
 from rumpx.verifier.comparer import CompareSpec

@@ -10,12 +10,13 @@ import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from rumpx.copier.resume import at_end
+from rumpx.engine.events import Found
 from rumpx.engine.walks import Retired, RetiredAs, Walk, WalkName, Walks
 from rumpx.model.counts import Counts
 from rumpx.model.nodes import Node
 from rumpx.model.partitions import CursorSpan, KeySpan, Partition, Span, WholeSpan, reverse
 from rumpx.transfer.content_stats import Kinds
-from rumpx.transfer.messages import Ack, Batch, Found
+from rumpx.transfer.messages import Ack, Batch
 
 SCANNERS = 3
 QUARTER = 1 << 62

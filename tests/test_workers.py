@@ -27,7 +27,6 @@ from rumpx.model.endpoint import parse_endpoint
 from rumpx.model.job import Job
 from rumpx.preflight.steps import prepare
 from rumpx.servers.connections import select
-from rumpx.throttle.rates import Throttle
 from rumpx.transfer.messages import Ack, Batch, FromWorker
 from support import data
 from support.copying import held
@@ -131,10 +130,8 @@ class Bench:
         self.said: list[str] = []
         self.acks: list[Ack] = []
         self.work: deque[Batch] = deque()
-        self.throttle = Throttle()
-        self.pool = Pool(
-            plan.spec, self.throttle, workers, credits, self.selector, self.said.append
-        )
+        self.pool = Pool(plan.spec, credits)
+        self.pool.start(workers, self.selector, self.said.append, lambda writer: None)
 
     def turn(self, timeout: float = 0.05) -> None:
         for key, _ in self.selector.select(timeout):

@@ -29,6 +29,7 @@ from rumpx.engine.engine import Engine
 from rumpx.engine.fence import LATE_SECONDS, MEND_FENCE, UNFENCED, Fence
 from rumpx.engine.key_counts import Census, Tally, count_shown, missing_keys, take_census
 from rumpx.engine.plan import Plan, key_partitions
+from rumpx.engine.pool import Pool
 from rumpx.engine.progress import copied_content, overall, partition_summary, retired_summary
 from rumpx.engine.scanner import read_identity
 from rumpx.engine.walks import NONE_RETIRED, Retired, RetiredAs, Walk
@@ -155,6 +156,7 @@ class Coordinator:
             display,
             control,
             self,
+            Pool.of(plan),
             retired=retired,
             seconds=ledger.earlier.seconds,
             job=ledger.record.name,

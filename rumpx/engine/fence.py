@@ -1,26 +1,26 @@
-"""No connection of an earlier run, or of a worker that is dead, writes to the target any more.
+"""End old connections to the target: those of earlier runs, and of dead workers.
 
-What a process sent before it was killed may still be on its way, held up by the network or a proxy,
-and would land on what was written later. So connections to the target that may write are named
+A process's last writes may still be under way when it is killed, held up by the network or a proxy,
+and would overwrite newer values. So connections to the target that may write have names
 
     rumpx:JOB:RUN     of the coordinator
     rumpx:JOB:RUN.N   of its worker number N
 
-where JOB is the job's mark, which no other job has, and RUN is made up anew for each run. They are
-ended at every node of the target (`servers.clients`):
+where JOB is the job's mark, which no other job has, and RUN is new for each run. They are ended at
+every node of the target (`servers.clients`):
 
-- those of earlier runs before a run that resumes writes anything;
-- a dead worker's before its batches are given out again;
-- this run's workers' before it says that it is done, living and lost ones alike.
+- those of earlier runs, before a run that resumes writes anything;
+- a dead worker's, before its batches are given out again;
+- those of this run's workers, open and lost ones alike, before the run is done.
 
-(A living worker ends a connection that it lost before it uses a new one: `links`.)
+(A live worker ends a connection that it lost before it uses a new one: `servers.connections`.)
 
-Where CLIENT KILL is refused the fence waits a while for them to end by themselves, as those of dead
-processes do unless something holds them. Where they are still there, or CLIENT LIST is refused,
-the caller is told.
+If CLIENT KILL is refused, the fence waits for the connections to end by themselves, as those of
+dead processes do unless something holds them. If some remain, or CLIENT LIST is refused, the caller
+is told.
 
 Not promised: that a replica which does not answer, or an old primary that was cut off by a failover
-and has not come back, holds no such connection; neither takes writes.
+and has not come back, holds no such connection; neither accepts writes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from rumpx.model.endpoint import Address
 from rumpx.servers.clients import Left, end_clients
 from rumpx.servers.side import SideFacts
 
-# Longer than the kernel or a proxy holds what was sent, but for a network that is really broken.
+# Longer than the kernel or a proxy holds sent data, unless the network itself is broken.
 LATE_SECONDS: Final = 10.0
 UNFENCED: Final = (
     "The target does not let rumpx end its own connections there, so a write that was under way "
@@ -52,10 +52,10 @@ _WORSE: Final = {"nothing": 0, "some": 1, "unknown": 2}
 
 
 def with_writer(plan: Plan, mark: str) -> Plan:
-    """The same plan, with a name for all of a new run's connections to the target.
+    """Return the plan with a name for all of a new run's connections to the target.
 
     Args:
-        mark: of the job: letters, digits, '.', '_' and '-'.
+        mark: the job's: letters, digits, '.', '_' and '-'.
     """
     writer = f"rumpx:{mark}:{os.urandom(4).hex()}"
     dialer = replace(plan.target.dialer, writer=writer)
@@ -66,7 +66,7 @@ class Fence:
     """Ends connections to the target.
 
     Args:
-        target: whose dialer carries the name of this run.
+        target: its dialer holds the name of this run.
         retry_for: seconds of trouble after which `worker` gives up.
     """
 
@@ -78,7 +78,7 @@ class Fence:
         self._workers = f"{self._run}."
 
     def earlier_runs(self) -> Left:
-        """End what earlier runs of the job left, at once.
+        """End the connections of the job's earlier runs, at once; return those that are left.
 
         Raises:
             TemporaryError: a primary does not answer.
@@ -87,7 +87,8 @@ class Fence:
         return self._end(lambda name: name.startswith(self._job) and not name.startswith(ours))
 
     def workers(self) -> Left:
-        """End those of all workers of this run, which have no more to write, at once.
+        """End the connections of this run's workers, which are idle, at once; return those that are
+        left.
 
         Raises:
             TemporaryError: a primary does not answer.
@@ -95,7 +96,7 @@ class Fence:
         return self._end(lambda name: name.startswith(self._workers))
 
     def worker(self, name: str) -> Left:
-        """End a dead worker's connections, which may take a while.
+        """End a dead worker's connections, within `LATE_SECONDS`; return those that are left.
 
         Raises:
             TemporaryError: a primary did not answer for `retry_for` seconds.
@@ -120,7 +121,7 @@ class Fence:
                 try:
                     self._end_at(replica, doomed)
                 except RumpxError:
-                    continue  # it takes no writes now
+                    continue  # it accepts no writes now
         return left
 
     def _end_at(self, address: Address | None, doomed: Callable[[str], bool]) -> Left:

@@ -1,12 +1,12 @@
-"""Up to which cursor a partition is done: the contiguous-ack rule.
+"""The cursor up to which a walk is settled: the contiguous-ack rule.
 
-Batches of a partition are issued in the order of the walk, and settled in any order. The cursor
-that counts is that of the last batch before which no batch is unsettled: whoever walks on from
-there skips nothing.
+Batches of a walk are issued in the order of its cursors, and settled in any order. The frontier's
+cursor is that of the last batch before which all batches are settled: a walk that resumes there
+skips no key.
 
-What the batches came to is booked in the same order, so that cursor and counts always belong
-together: who goes on from a cursor counts no key twice and none too few. A batch that ends within
-a SCAN reply does not move the cursor, and what it came to waits for the reply's last one.
+Counts are booked in the same order, so that cursor and counts always belong together: a walk that
+resumes at a cursor counts no key twice and omits none. A batch that ends within a SCAN reply does
+not advance the cursor; its counts wait for the last batch of the reply.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class Frontier:
     """The settled part of one walk.
 
     Attributes:
-        cursor: walk on from here.
-        counts: what the keys before the cursor came to.
+        cursor: the walk resumes here.
+        counts: results of the keys before the cursor.
         kinds: types and sizes of those that were copied.
 
     Args:
-        cursor: where the walk begins.
-        counts, kinds: what was settled before it, if it goes on where another ended.
+        cursor: the start of the walk.
+        counts, kinds: results before it, if the walk resumes another.
     """
 
     def __init__(self, cursor: int, counts: Counts = _NOTHING, kinds: Kinds = NO_KINDS) -> None:
@@ -47,11 +47,11 @@ class Frontier:
 
     @property
     def unsettled(self) -> bool:
-        """Whether some issued batch is not settled, or waits for one before it."""
+        """True if an issued batch is not settled, or waits for one before it."""
         return bool(self._order)
 
     def issue(self, batch: int, cursor: int) -> None:
-        """A batch is on its way; its walk goes on at `cursor`."""
+        """Note a batch that is given out; after it the walk resumes at `cursor`."""
         self._order.append((batch, cursor))
 
     def settle(
@@ -61,7 +61,7 @@ class Frontier:
         failures: Sequence[KeyFailure] = (),
         kinds: Kinds = NO_KINDS,
     ) -> None:
-        """Every key of an issued batch is settled; this is what they came to."""
+        """Note an issued batch whose keys are all settled, and their results."""
         self._settled[batch] = counts, failures, kinds
         while self._order and self._order[0][0] in self._settled:
             settled, cursor = self._order.popleft()
@@ -75,8 +75,8 @@ class Frontier:
                 self.book()
 
     def book(self) -> None:
-        """What is settled in order counts; to be called when the walk has ended, since its last
-        cursor may be its first."""
+        """Count all batches that are settled in order. Call it when the walk has ended, since its
+        last cursor may be its first."""
         if self._held is _NOTHING:
             return
         self.counts += self._held
@@ -85,11 +85,11 @@ class Frontier:
         self._held, self._held_kinds, self._held_failures = _NOTHING, NO_KINDS, []
 
     def ahead(self) -> list[KeyFailure]:
-        """Failures that do not count yet: who goes on from the cursor meets these keys again."""
+        """Return failures beyond the cursor: a walk that resumes there meets these keys again."""
         later = [failure for _, failures, _ in self._settled.values() for failure in failures]
         return self._held_failures + later
 
     def take_failures(self) -> list[KeyFailure]:
-        """The failures that came to count since the last call."""
+        """Return the failures that were booked since the last call."""
         failures, self._failures = self._failures, []
         return failures

@@ -1,21 +1,22 @@
-"""Belt and braces: does the target's growth account for the source's keys?
+"""An independent check by numbers: does the target's growth account for the source's keys?
 
-Where no filter narrows the scope and the target's databases were empty, the target holds each key
+If no filter narrows the scope and the target's databases were empty, the target holds each key
 once, however often it was copied. So
 
     missing = min(source keys before, after) - (target's growth + gone + failed) - churn
 
-where churn is what else can explain a difference: the change in the source's size, keys that
-expired or were evicted on the source, and keys and fields that expired on the target. More missing
-than zero is suspicious.
+where churn is the sum of all other causes of a difference: the change in the source's size, keys
+that expired or were evicted on the source, and keys and fields that expired on the target. A number
+above zero is suspicious.
 
-Servers count keys that have expired until they remove them, which they do slowly, on replicas only
-when their primary does, and not at all while writes are paused; but SCAN does not show such keys
-(Redis 6.2, 7.0 and 8.2, Valkey 8.1 and 9.1). So what is missing is first held against what SCAN
-shows of the source, names only (`count_shown`). What that leaves is told, and the source is walked
-once more.
+Servers count expired keys until they remove them, which they do slowly, on replicas only when their
+primary does, and not at all while writes are paused; but SCAN does not return such keys (Redis 6.2,
+7.0 and 8.2, Valkey 8.1 and 9.1). So a missing number is first compared with the keys that SCAN
+returns on the source, names only (`count_shown`). If keys are still missing, the user is warned,
+and the source is walked once more.
 
-Not promised: to notice a lost key while as many others are written and deleted during the copy.
+Not promised: that a lost key is noticed while as many others are written and deleted during the
+copy.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ from rumpx.throttle.scan_gate import Gate, GateClosed
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Of all primaries of one side: keys in some databases; keys ever expired and evicted, and
-    fields ever expired, which take their hash with them if they are its last."""
+    """Sums over all primaries of one side: keys in some databases; keys ever expired and evicted,
+    and fields ever expired; the last field of a hash removes the hash."""
 
     keys: int
     expired: int
@@ -49,14 +50,14 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Census:
-    """Both sides at one moment; None where a primary does not answer INFO."""
+    """Both sides at one moment; None for a side of which a primary refuses INFO."""
 
     source: Tally | None
     target: Tally | None
 
 
 def take_census(plan: Plan) -> Census:
-    """Count on both sides now.
+    """Return the counts of both sides now.
 
     Raises:
         ConnectionLost: a primary does not answer.
@@ -81,7 +82,11 @@ def _tally(side: SideFacts, databases: set[int]) -> Tally | None:
 
 
 def read_infos(dialer: Dialer, topology: Topology) -> list[ServerInfo | None]:
-    """INFO of each primary of a topology."""
+    """Return INFO of each primary of a topology; None if it is refused.
+
+    Raises:
+        ConnectionLost: a primary does not answer.
+    """
     infos = []
     for node in topology.nodes:
         connection = dialer.connect(node.address)
@@ -93,7 +98,7 @@ def read_infos(dialer: Dialer, topology: Topology) -> list[ServerInfo | None]:
 
 
 def missing_keys(plan: Plan, before: Census, after: Census, counts: Counts) -> int | None:
-    """Keys by which the target falls short; None where the rule does not apply."""
+    """Return the number of keys that the target lacks; None if the rule does not apply."""
     sides = before.source, before.target, after.source, after.target
     source_before, target_before, source_after, target_after = sides
     if not (source_before and target_before and source_after and target_after):
@@ -115,8 +120,8 @@ def missing_keys(plan: Plan, before: Census, after: Census, counts: Counts) -> i
 def count_shown(
     settings: ScanSettings, gate: Gate, partitions: Iterable[Partition]
 ) -> int | None:
-    """How many keys SCAN shows in whole databases; more while a table grows. None if that cannot be
-    told now."""
+    """Return how many keys SCAN returns for whole databases; more while a table grows. None if that
+    is unknown now."""
     shown = 0
     try:
         for partition in partitions:
@@ -136,5 +141,5 @@ def count_shown(
 
 
 def _grown(before: int, after: int) -> int:
-    """By how much a counter has grown that begins anew when its server restarts."""
+    """Return the growth of a counter that restarts at zero with its server."""
     return after - before if after >= before else after

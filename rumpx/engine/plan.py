@@ -1,8 +1,8 @@
 """The plan of a run, and how it cuts the keyspace into partitions.
 
-Algorithm: every (node, database) pair that holds keys gets as many partitions as `Tuning` says,
-but none smaller than `MIN_PARTITION_KEYS`. Spans of buckets are only used where the server's
-version is one on which they were tested and its mode is what it should be; else one plain cursor.
+Algorithm: each (node, database) pair that holds keys gets as many partitions as `Tuning` says, but
+none smaller than `MIN_PARTITION_KEYS`. Spans of buckets are used only if they were tested with the
+server's version and its mode is known; else one plain cursor.
 
 Not promised: equal sizes. Buckets are even to within a percent; slots and prefixes need not be.
 """
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rumpx.engine.scanner import ScanSettings
-from rumpx.engine.worker import Spec
 from rumpx.errors import Side
 from rumpx.model.job import Job
 from rumpx.model.nodes import Node, Topology
@@ -34,16 +33,17 @@ from rumpx.model.partitions import (
 from rumpx.model.slots import SLOTS, key_slot
 from rumpx.model.tuning import Tuning
 from rumpx.servers.side import SideFacts
+from rumpx.transfer.handler import Spec
 
 
 def plan_partitions(
     databases: Sequence[NodeKeys], tuning: Tuning, prefixes: Sequence[bytes], *, forced: bool
 ) -> list[Partition]:
-    """Cut each node's database.
+    """Cut each node's database; return the partitions.
 
     Args:
-        prefixes: cut by MATCH prefix instead, with a last partition for all other keys.
-        forced: the user asked for this number of partitions: small databases are cut as well.
+        prefixes: cut by MATCH prefix, with a last partition for all other keys.
+        forced: the user gave the number of partitions, so small databases are cut as well.
     """
     partitions: list[Partition] = []
     for place in databases:
@@ -67,7 +67,7 @@ def plan_partitions(
 
 
 def cut_spans(node: Node, scheme: str, parts: int) -> list[Span]:
-    """`parts` spans that together cover a node's database, for a scheme as in NodeKeys."""
+    """Return `parts` spans that together cover a node's database, for a scheme as in NodeKeys."""
     if scheme == "unknown" or parts <= 1:
         return [WholeSpan()]
     if scheme == "slots":
@@ -77,7 +77,8 @@ def cut_spans(node: Node, scheme: str, parts: int) -> list[Span]:
 
 
 def _cut_slots(node: Node, parts: int) -> list[SlotSpan]:
-    """Ranges with about as many of the node's slots each; slots of others between are empty."""
+    """Return ranges with about equally many of the node's slots; other nodes' slots between them
+    are empty."""
     served = [slot for low, high in node.slots for slot in range(low, high + 1)]
     parts = min(parts, len(served))
     starts = [served[k * len(served) // parts] for k in range(parts)]
@@ -94,7 +95,7 @@ def key_partitions(
     work: Work = "copy",
     side: Side = "source",
 ) -> list[Partition]:
-    """Partitions of exactly these (database, key) pairs, one for each node and database."""
+    """Return partitions of exactly these (database, key) pairs, one for each node and database."""
     nodes = {node.address: node for node in topology.nodes}
     owners = topology.owners() if topology.cluster else []
     places: defaultdict[tuple[Node, int], list[bytes]] = defaultdict(list)
@@ -112,15 +113,15 @@ Policy = Literal["replace", "skip", "fail"]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that a run needs to begin.
+    """All settings and facts that a run starts with.
 
     Attributes:
-        sample: a key in scope, if any was seen, with its database.
         databases: (node, database) pairs in scope, with their number of keys.
-        on_conflict: what keys that the target has mean.
-        scans: how each side that is walked is walked.
+        scans: settings of the walks, for each side that is walked.
+        spec: settings of the workers.
+        on_conflict: the policy for a key that the target has.
         target_keys: keys that the target's databases held before the copy.
-        reverse: as `databases`, for the target, where that is walked too.
+        reverse: as `databases`, for the target, if that is walked too.
     """
 
     job: Job
@@ -138,7 +139,7 @@ class Plan:
 
     @property
     def places(self) -> list[tuple[Side, NodeKeys]]:
-        """All that is walked, with its side."""
+        """All (node, database) pairs that are walked, with their side."""
         forward: list[tuple[Side, NodeKeys]] = [("source", place) for place in self.databases]
         return forward + [("target", place) for place in self.reverse]
 

@@ -1,18 +1,17 @@
-"""The worker processes, and which batches each of them holds.
+"""The worker processes of this host, and the batches that each of them holds: a Backend.
 
-Each worker has a channel of its own (a pipe whose other end only it holds), so that no lock is
-shared that a dead process could keep, and death reads as the end of the channel. The pool knows
-the batches that a worker was given and has not acknowledged: when it dies they are given out
-again, and it is replaced.
+Each worker has a channel of its own (a pipe whose other end only it holds): no lock is shared that
+a dead process could keep, and a death reads as the end of the channel. The pool keeps each batch
+until its ack; if its worker dies, the batch is given out again, and the worker is replaced.
 
-A batch that was in a dead worker's hands is *suspect*: it is given out alone, to a worker that
-holds nothing else, so that the next death tells who did it. One that killed workers `DEATHS`
-times is set aside, and its keys have failed. The death of a worker that held several batches, or
-had not begun, proves nothing against any of them, and acquits those blamed before: whoever kills
-that one may have killed the others.
+A batch of a dead worker is *suspect*: it is given out alone, to a worker that holds nothing else,
+so that the next death names the culprit. A batch that killed `DEATHS` workers is set aside, and its
+keys have failed. The death of a worker that held several batches, or had not started, proves
+nothing against any of them, and acquits those that were blamed before: its cause may have killed
+the others as well.
 
-Where workers write, the batches of a dead one wait until its connections to the target have been
-ended (`fence`), so that nothing that it had sent lands after what is sent anew.
+If workers write, the batches of a dead one wait until its connections to the target have ended
+(`fence`), so that none of its writes is executed after a newer one.
 
 Not promised: that the work of a dead worker is not done twice. RESTORE can be repeated.
 """
@@ -32,13 +31,15 @@ from typing import Final
 import psutil
 
 from rumpx.engine import worker
+from rumpx.engine.plan import Plan
 from rumpx.errors import RumpxError
 from rumpx.model.counts import Counts
 from rumpx.model.results import KeyFailure
 from rumpx.model.snapshot import WorkerStat
 from rumpx.processes.channel import Channel, receive, send
 from rumpx.processes.forkserver import process_context, signals_blocked
-from rumpx.throttle.rates import Throttle
+from rumpx.throttle.rates import Pace, Throttle
+from rumpx.transfer.handler import Spec
 from rumpx.transfer.messages import Ack, Batch, FromWorker, Ready, Rest, Stop
 
 DEATHS: Final = 3
@@ -55,43 +56,33 @@ class _Worker:
     writer: str
     held: dict[int, Batch] = field(default_factory=dict)
     awake: bool = False  # has started, and so may have touched what it holds
-    examined: bool = False  # holds a suspect, and so gets nothing else
+    examined: bool = False  # holds a suspect, so it gets nothing else
 
 
 class Pool:
-    """Starts, feeds, replaces and ends workers.
+    """The workers of this host: a Backend.
 
     Args:
-        spec, throttle: sent to each worker.
-        workers: how many.
-        credits: batches that one worker may hold.
-        selector: where the workers' channels are registered, with the worker as data.
-        announce: takes sentences for the user.
-        writer: what the names of the workers' connections to the target begin with; "" where they
+        spec: sent to each worker.
+        credits: the most batches that one worker may hold.
+        writer: the beginning of the names of the workers' connections to the target; "" if they
             write nothing.
-        buried: told the name of a dead worker's; `fenced` is to be called in return.
+
+    Attributes:
+        pacer: the rates, in memory that all processes of this host share.
+        restarts, dropped: as in Backend.
     """
 
-    def __init__(
-        self,
-        spec: worker.Spec,
-        throttle: Throttle,
-        workers: int,
-        credits: int,
-        selector: selectors.BaseSelector,
-        announce: Callable[[str], None],
-        writer: str = "",
-        buried: Callable[[str], None] = lambda name: None,
-    ) -> None:
+    def __init__(self, spec: Spec, credits: int, writer: str = "") -> None:
+        self.pacer = Throttle()
         self.restarts = 0
-        self.dropped = False  # batches of the dead that were not given out again
+        self.dropped = False
         self._spec = spec
-        self._throttle = throttle
         self._credits = credits
-        self._selector = selector
-        self._announce = announce
         self._writer = writer
-        self._buried = buried
+        self._selector: selectors.BaseSelector
+        self._announce: Callable[[str], None]
+        self._buried: Callable[[str], None]
         self._numbers = count()
         self._fenced_off: dict[str, list[Batch]] = {}
         self._suspects: deque[Batch] = deque()
@@ -99,26 +90,45 @@ class Pool:
         self._deaths_since_ack = 0
         self._closing = False
         self._workers: list[_Worker] = []
+
+    @classmethod
+    def of(cls, plan: Plan) -> Pool:
+        """Return the workers of a plan, not yet started."""
+        return cls(plan.spec, plan.tuning.batches_in_flight, plan.target.dialer.writer)
+
+    def start(
+        self,
+        workers: int,
+        selector: selectors.BaseSelector,
+        announce: Callable[[str], None],
+        buried: Callable[[str], None],
+    ) -> None:
+        """Start workers; see `Backend.start`."""
+        self._selector = selector
+        self._announce = announce
+        self._buried = buried
         for _ in range(workers):
-            self._workers.append(self._start())
+            self._workers.append(self._start_worker())
+
+    def set_pace(self, pace: Pace) -> None:
+        """Set the pace of all workers together from now on."""
+        self.pacer.set(pace)
 
     @property
     def awake(self) -> bool:
-        """Whether all workers have started."""
+        """True if all workers have started."""
         return all(member.awake for member in self._workers)
 
     @property
     def in_flight(self) -> int:
-        """Batches that are not settled: held by workers, of dead ones, or waiting to be
-        examined."""
+        """The number of batches that are not settled: held by workers, held by dead ones that are
+        not fenced yet, or suspect."""
         held = sum(len(member.held) for member in self._workers)
         return held + sum(map(len, self._fenced_off.values())) + len(self._suspects)
 
     def dispatch(self, take: Callable[[], Batch | None]) -> None:
-        """Give out batches, suspects first, then what `take` gives, while workers have credit.
-
-        The worker that holds least gets the next.
-        """
+        """Give out batches while workers have credit: suspects first, then those that `take`
+        returns, each to the worker that holds the fewest."""
         self._examine()
         while (member := self._hungriest()) and (batch := take()):
             self._send(member, batch)
@@ -138,11 +148,15 @@ class Pool:
         try:
             send(member.channel, batch)
         except OSError:
-            return  # it has died; `receive` finds out, and the batch with it
+            return  # it has died; `receive` will notice, and repeat the batch
 
     def receive(self, member: _Worker) -> Iterator[FromWorker]:
-        """The next message of a worker whose channel is readable; of a dead one, acks for batches
-        that are set aside."""
+        """Yield the next message of a worker whose channel is readable; if it has died, acks for
+        batches that are set aside.
+
+        Raises:
+            RumpxError: workers die as soon as they start.
+        """
         try:
             message: FromWorker = receive(member.channel)
         except (EOFError, OSError):
@@ -166,7 +180,7 @@ class Pool:
         self._discard(member)
         member.process.join(_LEAVE_SECONDS)
         if member.process.is_alive():
-            member.process.kill()  # it cannot hear us any more
+            member.process.kill()  # no message can reach it
             member.process.join()
         if self._closing:
             self.dropped |= bool(member.held)
@@ -182,10 +196,10 @@ class Pool:
             f"Worker {member.process.pid} died ({_ending(member.process)}); it is replaced and "
             f"its {len(member.held)} batches are repeated."
         )
-        # Only a batch that the worker held alone, and had begun, is certainly to blame.
+        # Only a batch that the worker held alone, once it had started, is certainly to blame.
         certain = member.awake and len(member.held) == 1
         if not certain:
-            self._deaths.clear()  # somebody kills workers whatever they hold: that proves nothing
+            self._deaths.clear()  # workers die whatever they hold: that proves nothing
         suspects = []
         for batch in member.held.values():
             deaths = self._deaths.get(batch.id, 0) + certain
@@ -194,7 +208,7 @@ class Pool:
                 suspects.append(batch)
             else:
                 yield _set_aside(batch)
-        self._workers.append(self._start())
+        self._workers.append(self._start_worker())
         if self._writer:
             self._fenced_off[member.writer] = suspects
             self._buried(member.writer)
@@ -202,25 +216,25 @@ class Pool:
             self._suspects += suspects
 
     def fenced(self, writer: str) -> list[Batch]:
-        """A dead worker's connections have been ended, as far as they can be: its batches, which
-        are given out again from now on."""
+        """Give a dead worker's batches out again from now on, since its connections have ended as
+        far as they can be; return them."""
         suspects = self._fenced_off.pop(writer, [])
         self._suspects += suspects
         return suspects
 
-    def _start(self) -> _Worker:
+    def _start_worker(self) -> _Worker:
         context = process_context()
         ours, theirs = context.Pipe()
         writer = f"{self._writer}.{next(self._numbers)}" if self._writer else ""
         process = context.Process(
             target=worker.main,
-            args=(theirs, self._spec, self._throttle, writer),
+            args=(theirs, self._spec, self.pacer, writer),
             name="rumpx worker",
             daemon=True,
         )
         with signals_blocked():
             process.start()
-        theirs.close()  # or the channel would never end while we hold its other side
+        theirs.close()  # else the channel would never end, since its other end would be open here
         assert process.pid is not None
         member = _Worker(process, ours, psutil.Process(process.pid), writer)
         self._selector.register(ours, selectors.EVENT_READ, member)
@@ -232,24 +246,24 @@ class Pool:
         member.channel.close()
 
     def stats(self) -> tuple[WorkerStat, ...]:
-        """CPU (since the last call) and memory of the live workers."""
+        """Return CPU (since the last call) and memory of the live workers."""
         return tuple(stat for member in self._workers if (stat := _stat(member)))
 
     def rest(self) -> None:
         """Have workers, which must be idle, close their connections until there is work again."""
         for member in self._workers:
-            with suppress(OSError):  # of one that has died: `receive` finds out
+            with suppress(OSError):  # it has died: `receive` will notice
                 send(member.channel, Rest())
 
     def close(self) -> None:
-        """Only acks are awaited from now on: the dead are not replaced, nor their work repeated."""
+        """Wait for acks only: replace no dead worker from now on, and repeat no work."""
         self._closing = True
         self.dropped = bool(self._suspects or self._fenced_off)
         self._suspects.clear()
         self._fenced_off.clear()
 
     def stop(self) -> None:
-        """Let idle workers end by themselves; end those that do not."""
+        """Let idle workers end by themselves, kill those that do not, free the shared memory."""
         for member in self._workers:
             try:
                 send(member.channel, Stop())
@@ -258,13 +272,15 @@ class Pool:
         for member in list(self._workers):
             member.process.join(_LEAVE_SECONDS)
             self._kill(member)
+        self.pacer.close()
 
     def kill(self) -> None:
-        """End all workers at once."""
+        """Kill all workers, and free the shared memory."""
         for member in self._workers:
             member.process.kill()
         for member in list(self._workers):
             self._kill(member)
+        self.pacer.close()
 
     def _kill(self, member: _Worker) -> None:
         if member.process.is_alive():

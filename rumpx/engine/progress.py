@@ -1,9 +1,9 @@
-"""How far a run is: makes Snapshots from the coordinator's books.
+"""The progress of a run: makes Snapshots from the walks' counts.
 
 A partition's progress is its cursor's place in its span, up to which all keys are settled; for a
-plain cursor, which tells nothing, the keys settled against the number of keys. The whole is the
-mean weighted by the number of keys that each partition was planned with. Rates are over the last
-few seconds; the time left is what the rate of progress says.
+plain cursor, which has no place, the settled keys divided by the number of keys. The whole is the
+mean weighted by the number of keys that each partition was planned with. Rates are those of the
+last few seconds; the time left follows from the rate of progress.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import psutil
 
+from rumpx.engine.backend import Workload
 from rumpx.engine.plan import Plan
 from rumpx.engine.walks import Retired, RetiredAs
 from rumpx.errors import Side
@@ -27,49 +28,46 @@ from rumpx.model.snapshot import Held, NodeStat, Row, Snapshot, State, Verb, Wor
 from rumpx.transfer.content_stats import Kinds, Largest, content
 from rumpx.units import count_of
 
-if TYPE_CHECKING:
-    from rumpx.engine.pool import Pool
-
 _WINDOW_SECONDS: Final = 5.0
 _USAGE_SECONDS: Final = 1.0
 _ENDED: Final[tuple[State, ...]] = ("done", "failed", "stopped")
 
 
 Sum = tuple[str, Counts, Kinds]
-"""Of one walk, or of several with one reason: that, counts, and types and sizes."""
+"""Of one walk, or of several with one reason: the reason, counts, and types and sizes."""
 
 
 def overall(sums: Iterable[Sum]) -> Counts:
-    """What a run came to: keys that were walked again are counted once, and keys that failed and
-    were tried again are counted as they ended."""
+    """Return the counts of a run: keys that were walked again are counted once, and keys that
+    failed and were tried again by their last result."""
     counts = Counts()
-    for reason, came_to, _ in sums:
+    for reason, result, _ in sums:
         if not reason:
-            counts += came_to
+            counts += result
         elif reason == RETRIED:
-            counts += replace(came_to, failed=came_to.failed - came_to.settled)
+            counts += replace(result, failed=result.failed - result.settled)
     return counts
 
 
 def copied_content(sums: Iterable[Sum], largest: Largest) -> Content:
-    """What the keys that `overall` counts as copied are."""
+    """Return types and sizes of the keys that `overall` counts as copied."""
     return content([kinds for reason, _, kinds in sums if reason in ("", RETRIED)], largest.top)
 
 
 def partition_summary(partition: Partition, counts: Counts, done: bool) -> PartitionSummary:
-    """One partition, as the end of a run tells of it."""
+    """Return one partition's line of the summary."""
     bounds = f"{partition}, again: {partition.reason}" if partition.reason else str(partition)
     return PartitionSummary(partition.node.label(""), partition.db, bounds, counts, done)
 
 
 def retired_summary(key: RetiredAs, retired: Retired) -> PartitionSummary:
-    """Walks that were added and are done, likewise."""
+    """Return the summary's line for walks that were added and are done."""
     number = count_of(retired.walks, "walk")
     return PartitionSummary(key.node, key.db, f"{number} again: {key.reason}", retired.counts, True)
 
 
 def _let_go(held: Held) -> Held:
-    """Nothing holds a run that has ended."""
+    """Return the state without limits that hold, for a run that has ended."""
     return replace(held, reason="", by=(), off=False)
 
 
@@ -78,7 +76,7 @@ def _place(partition: Partition) -> tuple[Side, Address | None, int]:
 
 
 class Progress:
-    """One partition's share of the picture, as the coordinator books it."""
+    """The progress of one partition: its settled cursor, counts, and whether it is done."""
 
     __slots__ = ("counts", "cursor", "done", "partition")
 
@@ -91,7 +89,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What the engine says of the run besides its partitions; as in Snapshot."""
+    """The engine's facts of a run besides its partitions; as in Snapshot."""
 
     state: State
     note: str
@@ -105,18 +103,28 @@ class ProgressMeter:
     """Makes Snapshots.
 
     Args:
-        plan: what is to be done.
+        plan: the work.
+        backend: the workers.
         began: `time.monotonic()` of the start.
-        seconds: that earlier runs of the job took.
+        seconds: the time that earlier runs of the job took.
         job, verb: as in Snapshot.
+
+    Attributes:
+        mean_payload: bytes of a key so far.
     """
 
-    pool: Pool | None = None
-    mean_payload = 0.0  # bytes of a key so far
+    mean_payload = 0.0
 
     def __init__(
-        self, plan: Plan, began: float, seconds: float = 0.0, job: str = "", verb: Verb = "copied"
+        self,
+        plan: Plan,
+        backend: Workload,
+        began: float,
+        seconds: float = 0.0,
+        job: str = "",
+        verb: Verb = "copied",
     ) -> None:
+        self._backend = backend
         self._job = job
         self._verb = verb
         self._plan = plan
@@ -132,21 +140,22 @@ class ProgressMeter:
         self._content_due = 0.0
 
     def begin(self, now: float) -> None:
-        """The first SCAN is sent now."""
+        """Start the clock: the first SCAN is sent now."""
         self._began = now - self._seconds
         self._history.clear()
+        self._usage_due = now
 
     def elapsed(self, now: float) -> float:
-        """Seconds since the start."""
+        """Return the seconds since the start."""
         return now - self._began
 
     def weight(self, partition: Partition) -> float:
-        """The keys that a partition was planned with."""
+        """Return the number of keys that a partition was planned with."""
         place = _place(partition)
         return max(1.0, self._keys.get(place, 0) / (self._parts[place] or 1))
 
     def fraction(self, progress: Progress) -> float:
-        """0.0 to 1.0 of one partition."""
+        """Return the part of one partition that is settled, 0.0 to 1.0."""
         if progress.done:
             return 1.0
         partition = progress.partition
@@ -156,11 +165,11 @@ class ProgressMeter:
         elif progress.cursor == partition.span.start:
             exact = 0.0
         elif progress.cursor == 0:
-            exact = 1.0  # the walk is at its end; what remains is settled in a moment
+            exact = 1.0  # the walk is at its end; its last batches are settled in a moment
         return min(0.999, max(0.0, exact))
 
     def whole(self, parts: Sequence[Progress], state: State) -> float:
-        """0.0 to 1.0 of the run; 1.0 only at its end."""
+        """Return the part of the run that is settled, 0.0 to 1.0; 1.0 only at its end."""
         first = [part for part in parts if not part.partition.reason]
         weights = [self.weight(part.partition) for part in first]
         done = sum(w * self.fraction(p) for w, p in zip(weights, first, strict=True))
@@ -172,23 +181,22 @@ class ProgressMeter:
     def snapshot(
         self, parts: Sequence[Progress], sums: Sequence[Sum], now: float, told: Told
     ) -> Snapshot:
-        """The run now.
+        """Return the present state of the run.
 
         Args:
             parts: the walks that are not retired.
-            sums: what all walks came to.
+            sums: the results of all walks.
         """
         state = told.state
         first = [part for part in parts if not part.partition.reason]
         counts = overall(sums)
         fraction = self.whole(parts, state)
         self.mean_payload = counts.payload_bytes / max(1, counts.copied + counts.compared)
-        work = sum((came_to for _, came_to, _ in sums), Counts())
+        work = sum((result for _, result, _ in sums), Counts())
         keys_rate, bytes_rate, progress_rate = self._rates(now, work, fraction)
         workers, cpu, memory = self._measure(now)
         walking = state in ("copying", "comparing")
         eta = (1 - fraction) / progress_rate if walking and progress_rate > 0 else None
-        pool = self.pool
         partitions = self._partitions(first)
         return Snapshot(
             state=state,
@@ -207,8 +215,8 @@ class ProgressMeter:
             rows=self._rows(first, partitions),
             partitions=partitions,
             workers=workers,
-            worker_restarts=pool.restarts if pool else 0,
-            batches_in_flight=pool.in_flight if pool else 0,
+            worker_restarts=self._backend.restarts,
+            batches_in_flight=self._backend.in_flight,
             coordinator_cpu=cpu,
             coordinator_memory=memory,
             note=told.note,
@@ -240,17 +248,18 @@ class ProgressMeter:
         )
 
     def _measure(self, now: float) -> tuple[tuple[WorkerStat, ...], float, int]:
-        if self.pool and now >= self._usage_due:
+        if now >= self._usage_due:
             self._usage_due = now + _USAGE_SECONDS
             self._usage = (
-                self.pool.stats(),
+                self._backend.stats(),
                 self._process.cpu_percent(),
                 self._process.memory_info().rss,
             )
         return self._usage
 
     def _partitions(self, parts: Sequence[Progress]) -> tuple[Row, ...]:
-        """A row a partition: `part 3/16`, with its node and database where there are several."""
+        """Return a row for each partition: `part 3/16`, with its node and database if there are
+        several."""
         one_node = len(self._plan.source.topology.nodes) == 1
         several = len({part.partition.db for part in parts}) > 1
         return tuple(
@@ -268,7 +277,7 @@ class ProgressMeter:
     def _rows(
         self, parts: Sequence[Progress], partitions: tuple[Row, ...]
     ) -> tuple[Row, ...]:
-        """A row a node and database; a row a partition where there is one node."""
+        """Return a row for each node and database; for each partition if there is one node."""
         if len(self._plan.source.topology.nodes) == 1:
             return partitions
         places: dict[tuple[str, int], list[tuple[Progress, Row]]] = {}

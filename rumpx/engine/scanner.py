@@ -1,22 +1,19 @@
 """Scanning: one thread walks one partition and hands keys to the coordinator, batch by batch.
 
-`walk` is the SCAN loop itself: a generator over one connection. `Scanner` puts around it what a
-long walk of a live server needs: a bound on how far it runs ahead (`emit` blocks), reconnects with
-growing pauses until `retry_for` is over, and the check that cursors still mean something: a cursor
-is valid only within one server process, so `run_id` is read on every new connection and at the
-end, and where it differs (or cannot be had) the coordinator is told to start the partition over.
-Of a replica the identity says more (`servers/replicas`), and one that is not fit to be read counts
-as unreachable. A walk again begins when it has caught up once more.
+`walk` is the SCAN loop itself: a generator over one connection. `Scanner` adds what a long walk of
+a live server needs: a bound on how far it runs ahead (`emit` blocks), reconnects with growing
+pauses until `retry_for` is over, and the proof that cursors are still valid. A cursor is valid only
+within one server process, so `run_id` is read on every new connection and at the end; if it differs
+(or is unknown) the coordinator starts the partition over. The identity of a replica says more
+(`servers/replicas`), and one that is not fit to be read counts as unreachable. A walk that repeats
+another starts when the replica has caught up with its primary.
 
-Filters: one `--match` or a prefix is pushed down to SCAN, one `--type` likewise where the server
-has SCAN … TYPE; all else is decided here, on the key's bytes or by asking TYPE. What comes back is
-checked against `--match` and prefix all the same. Not against a type that was pushed down: only the
-server that is not believed could be asked for it again, and it may change until the key is read.
+Keys are filtered by SCAN itself or here (`filters`).
 
-A key is handed on once, as far as `lately` can tell. At the end of a part of a table a reply
-reaches into the next part. The keys there are asked for once more, from the part's end up to where
-the reply ended, and left out: the next part's walk is shown them, provided that no range of the
-table lies in both, which the cursors prove. So COUNT, which changes meanwhile, does not matter.
+A key is handed on once, as far as `recent_keys` can detect. At the end of a part of a table a reply
+reaches into the next part. Its keys there are asked for once more, from the part's end up to where
+the reply ended, and left out: the next part's walk finds them, provided that no range of the table
+lies in both, which the cursors prove. So COUNT, which changes meanwhile, does not matter.
 
 Not promised: that keys written or deleted meanwhile are found.
 """
@@ -25,18 +22,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from rumpx.engine.events import (
+    CursorUnproven,
+    Found,
+    FromScanner,
+    NodeChanged,
+    ScanTrouble,
+    Walked,
+)
+from rumpx.engine.filters import key_filter, of_types, scan_options
 from rumpx.engine.recent_keys import FoundLately
 from rumpx.errors import (
     ConnectionLost,
     RumpxError,
     Side,
-    TemporaryError,
     machine_limit,
-    unusable,
 )
 from rumpx.model.endpoint import Address
 from rumpx.model.job import Scope
@@ -54,39 +58,29 @@ from rumpx.model.slots import key_slot
 from rumpx.servers.connections import select
 from rumpx.servers.dial import Dialer
 from rumpx.servers.endless import Endless, never_ends
-from rumpx.servers.globs import compile_glob, escape
-from rumpx.servers.redials import growing_pause
 from rumpx.servers.replicas import catch_up, identify, prove, read_place
-from rumpx.servers.replies import Kind, classify, explain_refusal, malformed
+from rumpx.servers.replies import Kind, classify, denial, malformed, permanent
 from rumpx.servers.resp import Argument, Connection, Reply
-from rumpx.servers.topology import heir, is_error, read_topology
+from rumpx.servers.topology import heir, read_topology
 from rumpx.throttle.scan_gate import Gate, GateClosed
-from rumpx.transfer.messages import (
-    CursorUnproven,
-    Found,
-    FromScanner,
-    NodeChanged,
-    ScanTrouble,
-    Walked,
-)
-from rumpx.transfer.suspects import refusal
+from rumpx.transfer.retry import Retries
 from rumpx.values.shapes import fits
 
-# Names in one batch may not be larger than this, so that a batch of long names is no surprise.
+# The most bytes of the names in one batch.
 BATCH_NAME_BYTES: Final = 2**20
-# Where a filter lets nothing through, progress is still told this often, in seconds.
+# If a filter passes no keys, progress is still reported this often, in seconds.
 _SIGN_OF_LIFE: Final = 0.25
 
 # A node's address, and the `run_id` of the process that serves it.
 Place = tuple[Address | None, str]
-# Connections that wait for another walk, at most.
+# The most connections that wait for another walk.
 _SHELF: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
 class ScanSettings:
-    """What all walks of one side share. `scan_type`: the server knows SCAN … TYPE; `sample`: the
-    part of the keys that is looked at, 0.0 to 1.0."""
+    """Settings of all walks of one side. `scan_type`: the server knows SCAN … TYPE; `sample`: the
+    part of the keys that is handed on, 0.0 to 1.0."""
 
     dialer: Dialer
     scope: Scope
@@ -99,61 +93,6 @@ class _UnprovenCursor(Exception):
     """A cursor that the arithmetic does not allow."""
 
 
-NameTest = Callable[[bytes], object]
-
-
-def name_tests(scope: Scope) -> list[NameTest]:
-    """Tests that the names of keys in scope pass."""
-    tests: list[NameTest] = []
-    if scope.match:
-        tests.append(_any_glob(scope.match))
-    if scope.exclude:
-        unwanted = [compile_glob(glob).fullmatch for glob in scope.exclude]
-        tests.append(lambda key: not any(match(key) for match in unwanted))
-    return tests
-
-
-def _any_glob(globs: Sequence[bytes]) -> NameTest:
-    # One alone was SCAN's MATCH: the server has decided by its own order of bytes, whichever that
-    # is. Both orders are nearly always one and the same pattern.
-    orders = (True, False) if len(globs) == 1 else (True,)
-    patterns = {compile_glob(glob, signed=signed) for glob in globs for signed in orders}
-    wanted = [pattern.fullmatch for pattern in patterns]
-    return wanted[0] if len(wanted) == 1 else lambda key: any(match(key) for match in wanted)
-
-
-def key_filter(partition: Partition, scope: Scope, sample: float = 1.0) -> NameTest | None:
-    """What a walk decides on a key's bytes by itself; None where it keeps every key."""
-    tests = name_tests(scope)
-    if (prefix := partition.prefix) is not None:
-        tests.append(lambda key: key.startswith(prefix))
-    if partition.beside:
-        tests.append(lambda key: not key.startswith(partition.beside))
-    if (slots := partition.slots) is not None:
-        tests.append(lambda key: key_slot(key) in slots)
-    if sample < 1.0:
-        # Python's hash of bytes is keyed anew by each process: a random choice, but the same one
-        # for both sides.
-        below = int(sample * 2**32)
-        tests.append(lambda key: hash(key) & 0xFFFFFFFF < below)
-    if len(tests) < 2:
-        return tests[0] if tests else None
-    return lambda key: all(test(key) for test in tests)
-
-
-def scan_options(partition: Partition, settings: ScanSettings) -> list[Argument]:
-    """What SCAN filters by itself."""
-    options: list[Argument] = []
-    scope = settings.scope
-    if partition.prefix is not None:
-        options += ["MATCH", escape(partition.prefix) + b"*"]
-    elif len(scope.match) == 1:
-        options += ["MATCH", scope.match[0]]
-    if len(scope.types) == 1 and settings.scan_type:
-        options += ["TYPE", scope.types[0]]
-    return options
-
-
 def walk(
     connection: Connection,
     partition: Partition,
@@ -163,19 +102,21 @@ def walk(
     lately: FoundLately | None = None,
     endless: Endless | None = None,
 ) -> Iterator[tuple[list[bytes], int]]:
-    """Walk a partition from a cursor on: yields (keys in scope, next cursor) for each SCAN.
+    """Walk a partition from a cursor on; yield (keys in scope, next cursor) for each SCAN.
 
-    `lately` is what the walk found before, over another connection; `endless` has watched that.
+    Args:
+        lately: names that the walk found before, over another connection.
+        endless: has watched the walk over that connection.
 
     Raises:
-        GateClosed: it is to end.
-        ConnectionLost: also for replies that say "later".
-        SourceUnusable, TargetUnusable: SCAN is refused, or does not come to an end.
+        GateClosed: the run ends.
+        ConnectionLost: also for error replies that may pass.
+        SourceUnusable, TargetUnusable: SCAN is refused, or never ends.
     """
     if isinstance(partition.span, KeySpan):
         yield from _listed(partition.span, cursor, gate)
         return
-    options = scan_options(partition, settings)
+    options = scan_options(partition, settings.scope, scan_type=settings.scan_type)
     keep = key_filter(partition, settings.scope, settings.sample)
     ask_types = len(settings.scope.types) > (1 if settings.scan_type else 0)
     span = partition.span
@@ -190,7 +131,7 @@ def walk(
         if not ended:
             refuse_endless(connection, partition.side, endless, cursor, len(found), count)
         if ended and found:
-            # A reply is not cut at the span's end: the keys behind it are of the next one, which
+            # A reply is not cut at the span's end: the keys beyond belong to the next span, which
             # would count them again.
             if isinstance(span, CursorSpan) and (end := reached(cursor)) > span.high:
                 others = _of_the_next(connection, partition, span.high, end, gate, options)
@@ -200,9 +141,9 @@ def walk(
         if keep is not None:
             found = [key for key in found if keep(key)]
         if ask_types and found:
-            found = _of_types(connection, partition.side, found, settings.scope.types, gate)
+            found = of_types(connection, partition.side, found, settings.scope.types, gate)
         found = lately.new(before, cursor, found)
-        lately.add(cursor, found)  # nothing comes between this and the keys' being handed on
+        lately.add(cursor, found)  # the caller hands the keys on before anything can fail
         yield found, cursor
         if ended:
             return
@@ -211,10 +152,10 @@ def walk(
 def refuse_endless(
     connection: Connection, side: Side, endless: Endless, cursor: int, keys: int, count: int
 ) -> None:
-    """End the run if a walk would never end, by a reply with so many keys to a SCAN of that COUNT.
+    """Check that a walk will end, after a SCAN with a COUNT returned some number of keys.
 
     Raises:
-        SourceUnusable, TargetUnusable: it would not.
+        SourceUnusable, TargetUnusable: it never ends.
     """
 
     def size() -> int | None:
@@ -226,7 +167,7 @@ def refuse_endless(
 
 
 def _listed(span: KeySpan, cursor: int, gate: Gate) -> Iterator[tuple[list[bytes], int]]:
-    """Keys that need not be scanned for. They were in scope when they were listed."""
+    """Yield listed keys, which were in scope when they were listed, without SCAN."""
     while cursor < len(span.keys):
         end = min(cursor + gate.batch_keys, len(span.keys))
         yield list(span.keys[cursor:end]), end
@@ -241,15 +182,15 @@ def _of_the_next(
     gate: Gate,
     options: list[Argument],
 ) -> set[bytes]:
-    """The keys between `high`, the end of a part of a table, and `end`, up to which a reply
+    """Return the keys between `high`, the end of a part of a table, and `end`, up to which a reply
     reached.
 
-    Safe to leave out: the walk that begins at `high` is shown them, whatever the table does
-    meanwhile; but for a table that has shrunk to fewer buckets than parts, where a range lies on
-    both sides of `high`, and its keys may be of a part that was walked before. The position after
-    a reply is the end of such a range: where no higher power of two divides it than `high`, ranges
-    are small enough. A SCAN of a few buckets from the first one on, in the same pipeline, has such
-    an end. Where even that is no proof, all keys are kept.
+    They can be left out: the walk that starts at `high` finds them, however the table changes
+    meanwhile; except in a table that has shrunk to fewer buckets than parts, where a range lies on
+    both sides of `high`, and its keys may belong to a part that was walked before. The position
+    after a reply is the end of such a range: if no higher power of two divides it than `high`,
+    ranges are small enough. A SCAN of a few buckets from the first one on, in the same pipeline,
+    has such an end. If even that proves nothing, all keys are kept.
     """
     found: set[bytes] = set()
     endless = Endless()
@@ -270,7 +211,7 @@ def _of_the_next(
 
 
 def found_lately(partition: Partition) -> FoundLately:
-    """For a walk that begins."""
+    """Return the empty memory of a new walk."""
     if isinstance(partition.span, SlotSpan):
         return FoundLately("slots")
     cut = isinstance(partition.span, CursorSpan)
@@ -280,18 +221,18 @@ def found_lately(partition: Partition) -> FoundLately:
 def _scan(
     connection: Connection, side: Side, cursor: int, gate: Gate, options: list[Argument]
 ) -> tuple[int, list[bytes], int]:
-    """The next cursor, the keys, and the COUNT that was asked for."""
+    """Return the next cursor, the keys, and the COUNT that was sent."""
     with gate.scan() as number:
         reply = connection.call("SCAN", cursor, "COUNT", number, *options)
     return *scanned(connection, side, reply), number
 
 
 def scanned(connection: Connection, side: Side, reply: Reply) -> tuple[int, list[bytes]]:
-    """A reply to SCAN: the next cursor, and the keys.
+    """Return the next cursor and the keys of a reply to SCAN.
 
     Raises:
-        ConnectionLost: the server says "later".
-        SourceUnusable, TargetUnusable: SCAN is refused, or that is no reply to it.
+        ConnectionLost: an error reply that may pass.
+        SourceUnusable, TargetUnusable: SCAN is refused, or the reply is invalid.
     """
     if not isinstance(reply, list):
         raise _scan_refused(connection, side, reply)
@@ -308,34 +249,15 @@ def _check_cursor(connection: Connection, cursor: int) -> None:
             raise _UnprovenCursor
 
 
-def _of_types(
-    connection: Connection, side: Side, keys: list[bytes], types: tuple[str, ...], gate: Gate
-) -> list[bytes]:
-    wanted = {name.lower().encode() for name in types}
-    replies: list[Reply] = []
-    while (done := len(replies)) < len(keys):
-        with gate.asking() as number:
-            replies += connection.call_many([("TYPE", key) for key in keys[done : done + number]])
-    if not all(is_error(reply) or fits("TYPE", reply) for reply in replies):
-        raise malformed(side, connection.name, "TYPE")
-    return [
-        key
-        for key, reply in zip(keys, replies, strict=True)
-        if isinstance(reply, bytes) and reply.lower() in wanted
-    ]
-
-
 def _scan_refused(connection: Connection, side: Side, reply: object) -> RumpxError:
     if classify(reply).kind in (Kind.TEMPORARY, Kind.FULL):
         connection.close()
         return ConnectionLost(f"The {side} at {connection.name} cannot be scanned now: {reply}.")
-    return unusable(side)(
-        f"The {side} at {connection.name} refused SCAN: {explain_refusal(reply, 'SCAN')}."
-    )
+    return denial(side, connection.name, "SCAN", reply)
 
 
 def read_identity(connection: Connection, node: Node) -> str:
-    """Of the server that is walked; see the module docstring.
+    """Return the identity of the server that is walked; see the module docstring.
 
     Raises:
         ConnectionLost: it is a replica that is not fit to be read.
@@ -344,10 +266,10 @@ def read_identity(connection: Connection, node: Node) -> str:
 
 
 class Shelf:
-    """Connections of walks that have ended, for other walks of the same node: to open one and to
-    ask who answers takes four round trips, to select another database one.
+    """Connections of walks that have ended, for other walks of the same node. To open one and to
+    read its identity takes four round trips, to select another database one.
 
-    A connection leads to the same process as long as it lives, so that its `run_id` holds.
+    A connection leads to one process as long as it is open, so its `run_id` stays valid.
     """
 
     def __init__(self) -> None:
@@ -355,7 +277,7 @@ class Shelf:
         self._free: list[tuple[Place, Connection]] = []
 
     def take(self, place: Place) -> Connection | None:
-        """A connection to a node, whose process has that `run_id`, if there is one."""
+        """Return a connection to a node whose process has that `run_id`, if there is one."""
         with self._lock:
             for number, (where, connection) in enumerate(self._free):
                 if where == place:
@@ -364,14 +286,14 @@ class Shelf:
         return None
 
     def put(self, place: Place, connection: Connection) -> None:
-        """For others to take; the oldest is closed where there are enough."""
+        """Keep a connection for other walks; close the oldest beyond the most that are kept."""
         with self._lock:
             self._free.append((place, connection))
             if len(self._free) > _SHELF:
                 self._free.pop(0)[1].close()
 
     def clear(self) -> None:
-        """Close those that nobody took: at the end, and when one was lost, since others may be."""
+        """Close all: at the end, and when one was lost, since others may be too."""
         with self._lock:
             for _, connection in self._free:
                 connection.close()
@@ -380,17 +302,16 @@ class Shelf:
 
 @dataclass(slots=True)
 class Scanner:
-    """Walks one partition in a thread of its own and tells what it finds.
+    """Walks one partition in a thread of its own and emits the keys that it finds.
 
     Args:
-        partition: what to walk.
         walk: the number of this walk of the partition.
-        cursor: where to begin, or to go on.
+        cursor: the start, or where an earlier walk ended.
         run_id: of the server process that the plan was made for; "" if unknown.
-        settings: shared by all walks.
+        settings: of all walks.
         shelf: connections for further walks.
-        gate: what its SCANs pass.
-        emit: takes each message; may block, and returns False once the walk is to end.
+        gate: its SCANs pass it.
+        emit: takes each message; may block, and returns False once the walk must end.
     """
 
     partition: Partition
@@ -416,7 +337,7 @@ class Scanner:
         self._lately = found_lately(self.partition)
 
     def start(self) -> threading.Thread:
-        """Begin; the thread ends by itself after Walked, NodeChanged or trouble."""
+        """Start and return the thread, which ends by itself after its last message."""
         thread = threading.Thread(target=self._run, name=f"scan {self.partition.id}", daemon=True)
         thread.start()
         return thread
@@ -433,38 +354,31 @@ class Scanner:
         except Exception as error:
             limit = machine_limit(error)
             last = ScanTrouble(
-                limit or RumpxError(f"Unexpected trouble while scanning: {error!r}.")
+                limit or RumpxError(f"Unexpected error while scanning: {error!r}.")
             )
         if last is not None:
             self.emit(last)
 
     def _walk_until_done(self) -> FromScanner | None:
-        """The last message, or None if the walk was told to end."""
+        """Return the last message, or None if the walk was told to end."""
         node = self._node = self.partition.node
-        trouble_since: float | None = None
-        pauses = 0
+        retries = Retries(self.settings.retry_for)
         while True:
             before = self.cursor
             try:
                 return self._visit(node)
             except ConnectionLost as error:
-                if fatal := refusal(error, self.partition.side):
+                if fatal := permanent(error):
                     raise fatal from None
                 self.shelf.clear()
                 if self.cursor != before:
-                    trouble_since, pauses = None, 0
-                trouble_since = trouble_since or time.monotonic()
-                if time.monotonic() - trouble_since > self.settings.retry_for:
-                    raise TemporaryError(
-                        f"Gave up after {self.settings.retry_for:g} s of trouble: {error} "
-                        "Go on when it is over."
-                    ) from None
-            pauses += 1
-            time.sleep(growing_pause(pauses))
+                    retries.succeeded()
+                pause = retries.failed(str(error))
+            time.sleep(pause)
             node = self._node = self._locate(node)
 
     def _visit(self, node: Node) -> FromScanner | None:
-        """Walk on over one connection; the result is as that of `_walk_until_done`."""
+        """Walk over one connection; the result is as that of `_walk_until_done`."""
         place = node.address, self.run_id
         connection = self.shelf.take(place)
         try:
@@ -479,7 +393,7 @@ class Scanner:
             self._connected = True
             if not self._walked and not self._walk_connection(connection):
                 return None
-            self._walked = True  # so that a connection lost now does not walk it again
+            self._walked = True  # if the connection is lost now, only the identity is read again
             run_id = read_identity(connection, node)
             if run_id != self.run_id:
                 return NodeChanged(self.partition.id, self.walk, node, run_id)
@@ -492,7 +406,7 @@ class Scanner:
                 connection.close()
 
     def _walk_connection(self, connection: Connection) -> bool:
-        """Walk on from the cursor; False if the coordinator has told us to end."""
+        """Walk from the cursor; return False if the coordinator has told the walk to end."""
         self._endless.resume()
         found = walk(
             connection,
@@ -509,15 +423,15 @@ class Scanner:
         return not self._pending or self._tell(self.cursor)
 
     def _hand_on(self, keys: list[bytes], cursor: int) -> bool:
-        """Put keys of one SCAN reply to those pending, and emit full batches.
+        """Add the keys of one SCAN reply to those pending, and emit full batches.
 
-        Where a reply is too large for one, a batch that ends within it carries the cursor from
-        before it: whoever walks on from there meets the reply again, and nothing of another one.
-        The reply's own cursor goes with its last keys.
+        If a reply is too large for one batch, a batch that ends within it carries the cursor from
+        before it: a walk that resumes there finds the reply again, and no keys of another one. The
+        reply's own cursor goes with its last keys.
         """
         most, count = self.gate.batch_keys, self.gate.scan_count
         size = self._pending_bytes + sum(map(len, keys))
-        # SCAN gives some more than its COUNT, which should not begin another batch.
+        # SCAN returns some more than its COUNT, which should not start another batch.
         roomy = most + count // 8
         if size <= BATCH_NAME_BYTES and len(self._pending) + len(keys) <= roomy:
             self._pending += keys
@@ -532,8 +446,8 @@ class Scanner:
         return True
 
     def _hand_on_parts(self, keys: list[bytes]) -> bool:
-        # Also where nothing is pending: else the first part would be the first to tell of the
-        # reply before it, and be booked with that, though it is met again from there.
+        # Also if nothing is pending: else the first part would be the first message with the cursor
+        # of the reply before, and be booked with that, though a walk from there finds it again.
         untold = self._pending or self.cursor != self._told_cursor
         if untold and not self._tell(self.cursor):
             return False
@@ -543,7 +457,7 @@ class Scanner:
                 return False
             self._pending.append(key)
             self._pending_bytes += len(key)
-        return True  # the last part waits, for the reply's own cursor
+        return True  # the last part waits for the reply's own cursor
 
     def _tell(self, cursor: int) -> bool:
         keys, self._pending, self._pending_bytes = self._pending, [], 0
@@ -553,8 +467,8 @@ class Scanner:
         return self.emit(Found(self.partition.id, self.walk, node, keys, cursor))
 
     def _locate(self, node: Node) -> Node:
-        """Where the partition's node is now: a failover may have moved its slots elsewhere, and
-        another replica may have to be read."""
+        """Return the partition's present node: a failover may have moved its slots to another one,
+        and another replica may be the one to read."""
         dialer = self.settings.dialer
         if not node.slots and dialer.read_from == "primary":
             return node

@@ -2,20 +2,20 @@
 
 A walk is one pass over a partition. It is *held* until its overseer decides whether it is needed,
 *waiting* for a scanner, *walking*, and *walked* when its scanner has reached the end; it is done
-when every batch of it is settled as well.
+when all its batches are settled as well.
 
-Events are method calls: keys were found, a scanner is at its end, a batch was acknowledged, a
-node's process changed, cursors proved to be of another kind. They return or collect instructions:
-batches to give out, walks to start (`starts`), scanners to end (`take_cancelled`).
+Events are method calls: keys were found, a scanner has ended, a batch was acknowledged, a node's
+process changed, cursors proved to be of another kind. They return or collect instructions: batches
+to give out, walks to start (`starts`), scanners to end (`take_cancelled`).
 
 1. Walks start while fewer than `scanners` are under way, spread over the nodes. A walk that must
-   see what another missed (`after`) waits until that is done.
+   find the keys that another missed (`after`) waits until that is done.
 2. A walk that starts over gets the next number. Messages and acks of earlier numbers are ignored:
    their batches are no longer issued.
 3. Walks of the plan keep their entries, since summaries list them. A walk that was added later is
-   *retired* when it is done and saved: its entry is folded into a sum. So memory and
-   the time of each event, snapshot and save depend on the walks under way, not on how many there
-   ever were.
+   *retired* once it is done and saved: its entry is folded into a sum. So memory and the time of
+   each event, Snapshot and save depend on the walks under way, not on the number of all walks ever
+   made.
 
 Partitions are numbered in the order in which they are added; a number is never used again.
 
@@ -31,6 +31,7 @@ from itertools import count
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
+from rumpx.engine.events import Found
 from rumpx.engine.frontier import Frontier
 from rumpx.errors import Side
 from rumpx.model.counts import Counts
@@ -38,11 +39,11 @@ from rumpx.model.endpoint import Address
 from rumpx.model.nodes import Node
 from rumpx.model.partitions import CursorSpan, Partition, WholeSpan
 from rumpx.transfer.content_stats import NO_KINDS, Kinds
-from rumpx.transfer.messages import Ack, Batch, Found
+from rumpx.transfer.messages import Ack, Batch
 
 WalkState = Literal["held", "waiting", "walking", "walked"]
 WalkName = tuple[int, int]
-"""A partition's number, and how often its walk started over."""
+"""A partition's number, and the number of restarts of its walk."""
 Place = tuple[Side, Address | None]
 
 
@@ -51,14 +52,13 @@ class Walk:
     """One partition's present walk.
 
     Attributes:
-        partition: what is walked.
-        number: how often it started over.
+        number: of its restarts.
         state: see the module docstring.
-        cursor, booked, booked_kinds: where it begins (-1: at the span's start), and what was
-            settled before, if it continues an earlier run.
-        after: partitions that must be done before this walk begins.
-        counts: what its batches came to, in any order.
-        frontier: the same in order, and up to which cursor.
+        cursor, booked, booked_kinds: its start (-1: the span's), and the results before it, if it
+            resumes a walk of an earlier run.
+        after: partitions that must be done before this walk starts.
+        counts: results of its batches, in any order.
+        frontier: the same in order, with their cursor.
     """
 
     partition: Partition
@@ -84,33 +84,33 @@ class Walk:
 
     @property
     def name(self) -> WalkName:
-        """The walk among those of all times."""
+        """The walk's name among all that were ever made."""
         return self.partition.id, self.number
 
     @property
     def done(self) -> bool:
-        """Whether it is at its end, and all that it found is settled."""
+        """True if it is at its end, and all keys that it found are settled."""
         return self.state == "walked" and not self.frontier.unsettled
 
 
 @dataclass(frozen=True, slots=True)
 class Retired:
-    """The sum of walks that were added, and are done."""
+    """The sum of walks that were added and are done."""
 
     walks: int = 0
     counts: Counts = field(default_factory=Counts)
     kinds: Kinds = NO_KINDS
 
     def with_walk(self, walk: Walk) -> Retired:
-        """The sum with one more."""
+        """Return the sum with one more walk."""
         return Retired(
             self.walks + 1, self.counts + walk.counts, self.kinds + walk.frontier.kinds
         )
 
 
 class RetiredAs(NamedTuple):
-    """What the walks of one sum have in common: why they were added, the node's name, and the
-    database."""
+    """The common facts of the walks of one sum: the reason for which they were added, the node's
+    name, and the database."""
 
     reason: str
     node: str
@@ -125,12 +125,12 @@ class Walks:
 
     Args:
         walks: the plan's, and those that earlier runs of the job added.
-        scanners: how many may be under way.
+        scanners: the most walks under way.
         retired: sums of walks that earlier runs added.
 
     Attributes:
         retired: the same, with those of this run.
-        read: the node of each place that any walk was read at.
+        read: the node of each place at which keys were read.
     """
 
     def __init__(
@@ -165,17 +165,17 @@ class Walks:
         return len(self._walks)
 
     def get(self, partition: int) -> Walk | None:
-        """A partition's walk; None if it is retired."""
+        """Return a partition's walk; None if it is retired."""
         return self._walks.get(partition)
 
     @property
     def all_settled(self) -> bool:
-        """Whether every walk is done, or held."""
+        """True if every walk is done, or held."""
         return not self._unfinished
 
     def sums(self) -> Iterator[tuple[str, Counts, Kinds]]:
-        """What all walks came to, retired ones included: reason, counts in any order, and types and
-        sizes of what is booked."""
+        """Yield the results of all walks, retired ones included: reason, counts in any order, and
+        types and sizes of the booked keys."""
         for walk in self:
             yield walk.partition.reason, walk.counts, walk.frontier.kinds
         for key, each in self.retired.items():
@@ -184,7 +184,7 @@ class Walks:
     # Starting.
 
     def starts(self) -> list[Walk]:
-        """Walks whose scanners are to be started now."""
+        """Return the walks whose scanners must be started now."""
         started = []
         while len(self._scanning) < self._scanners and self._queues:
             place = min(self._queues, key=self._busy.__getitem__)
@@ -200,14 +200,14 @@ class Walks:
         return started
 
     def take_cancelled(self) -> list[WalkName]:
-        """Walks whose scanners are to end, since the last call."""
+        """Return the walks whose scanners must end, since the last call."""
         cancelled, self._cancelled = self._cancelled, []
         return cancelled
 
     def add(
         self, partitions: Iterable[Partition], *, in_order: bool = False, held: bool = False
     ) -> list[Walk]:
-        """Further walks, whose partitions get their numbers here.
+        """Add walks; their partitions get new numbers. Return them.
 
         Args:
             in_order: each waits for those of other nodes before it.
@@ -229,13 +229,13 @@ class Walks:
         return added
 
     def decide(self, walks: Iterable[Walk], *, needed: bool) -> None:
-        """Whether walks that were held are to be done."""
+        """Let held walks start, or let them be done if they are not needed."""
         for walk in walks:
             walk.state = "waiting" if needed else "walked"
             self._enlist(walk)
 
     def hold(self, walk: Walk) -> None:
-        """A waiting walk waits until `decide` is called."""
+        """Hold a waiting walk until `decide` is called."""
         walk.state = "held"
         self._unfinished.discard(walk.id)
 
@@ -260,12 +260,12 @@ class Walks:
     # Events.
 
     def is_present(self, name: WalkName) -> bool:
-        """Whether a message is of a walk that has not started over since."""
+        """Return True if a walk has not started over since."""
         walk = self._walks.get(name[0])
         return walk is not None and walk.number == name[1]
 
     def found(self, found: Found) -> Batch | None:
-        """A scanner found keys: the batch of them to give out, if there are any."""
+        """Note keys that a scanner found; return their batch, None if there are none."""
         walk = self._walks[found.partition]
         number = next(self._batches)
         walk.frontier.issue(number, found.cursor)
@@ -285,18 +285,18 @@ class Walks:
         )
 
     def is_issued(self, batch: int) -> bool:
-        """Whether a batch still counts."""
+        """Return True if a batch still counts."""
         return batch in self._issued
 
     def walked(self, partition: int) -> None:
-        """A scanner is at its end."""
+        """Note that the scanner of a partition has ended."""
         walk = self._walks[partition]
         walk.state = "walked"
         self._scan_ended(walk)
         self._finish(walk)
 
     def acknowledged(self, ack: Ack) -> Walk | None:
-        """A batch is settled: its walk; None if the walk started over."""
+        """Note a settled batch; return its walk, None if that has started over."""
         name = self._issued.pop(ack.batch, None)
         if name is None:
             return None
@@ -307,19 +307,19 @@ class Walks:
         return walk
 
     def count_unfinished(self, batch: int, counts: Counts) -> None:
-        """Count what a batch came to that stays unsettled: a worker ended in the middle of it."""
+        """Count the results of a batch that stays unsettled, since its worker ended early."""
         if name := self._issued.get(batch):
             self._walks[name[0]].counts += counts
 
     def node_changed(self, partition: int, node: Node, *, known: bool) -> list[Walk]:
-        """The process of a walk's node is another one: cursors from before mean nothing.
+        """Note that another process serves a walk's node: earlier cursors are invalid.
 
-        Parts of the old process's table mean nothing either: they are walked anew even if they
-        were done. Other walks of the node that wait, or are done, stay as they are.
+        Parts of the old process's table are invalid too: they are walked again even if they were
+        done. Other walks of the node that wait, or are done, stay as they are.
 
         Args:
-            node: where the walk's partition is served now.
-            known: the process tells its identity, so that it is known to have changed.
+            node: serves the walk's partition now.
+            known: the process reports its identity, so the change is certain.
 
         Returns:
             The walks that start over.
@@ -339,8 +339,8 @@ class Walks:
         return restarted
 
     def cursor_unproven(self, partition: int) -> None:
-        """The cursors of a node's database are not those of a plain hash table: walk it by one
-        plain cursor instead of all its parts."""
+        """Note that the cursors of a node's database are not those of a plain hash table: walk it
+        by one plain cursor in place of all its parts."""
         this = self._walks[partition].partition
         for walk in list(self):
             same = (walk.partition.place, walk.partition.db) == (this.place, this.db)
@@ -351,7 +351,7 @@ class Walks:
                     self._finish(fresh)
 
     def moved(self, before: Place, node: Node) -> None:
-        """All walks of a node are another node's from now on."""
+        """Assign all walks of a node to another node."""
         for walk in self:
             if walk.partition.place == before:
                 walk.partition = replace(walk.partition, node=node)
@@ -359,7 +359,7 @@ class Walks:
         self.read[before[0], node.address] = node
 
     def _restart(self, walk: Walk, partition: Partition) -> Walk:
-        """A walk starts over; what it has issued is not waited for."""
+        """Start a walk over, and forget the batches that it has issued; return the new walk."""
         if walk.name in self._scanning:
             self._cancelled.append(walk.name)
             self._scan_ended(walk)
@@ -376,7 +376,7 @@ class Walks:
             self._busy[place] -= 1
 
     def _finish(self, walk: Walk) -> None:
-        """If a walk is done, book it and let those start that waited for it."""
+        """Book a walk if it is done, and let the walks start that waited for it."""
         if not walk.done:
             return
         walk.frontier.book()  # its last cursor may be its first
@@ -395,8 +395,8 @@ class Walks:
     # Retiring.
 
     def retire(self) -> list[Walk]:
-        """Fold walks that were added and are done into sums; to be called when what they came to,
-        and which keys failed, is saved. The walks that were folded."""
+        """Fold walks that were added and are done into sums; return them. Call it once their
+        results and failed keys are saved."""
         retired = []
         for number in self._finished:
             walk = self._walks.get(number)

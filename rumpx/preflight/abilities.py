@@ -12,24 +12,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from rumpx.engine.scanner import name_tests, scanned
-from rumpx.errors import ConnectionLost, Side, TargetFull, TargetUnusable, TemporaryError, unusable
+from rumpx.engine.filters import name_tests
+from rumpx.engine.scanner import scanned
+from rumpx.errors import ConnectionLost, Side, TargetFull, TargetUnusable, TemporaryError
 from rumpx.model.endpoint import Address
 from rumpx.model.job import Job, Scope
 from rumpx.model.partitions import NodeKeys
 from rumpx.preflight.worker_spec import knows_scan_type
-from rumpx.servers.replies import Kind, classify, explain_refusal, key_refused, refused
+from rumpx.servers.replies import Kind, classify, denial, key_refused, refused
 from rumpx.servers.resp import Argument, Command, Connection, Reply
 from rumpx.servers.side import SideFacts, connected
 from rumpx.servers.topology import is_error
-from rumpx.transfer.dump_reader import (
-    Abilities,
-    Expiry,
-    no_clock,
-    no_memory_usage,
-    no_multi,
-    no_sizes,
-)
+from rumpx.transfer.dump_reader import Abilities, Expiry, no_clock, no_multi
+from rumpx.transfer.size_reader import no_memory_usage, no_sizes
 
 SCANS: Final = 20
 _SCAN_COUNT: Final = 250
@@ -94,10 +89,7 @@ def refuse_command(side: Side, connection: Connection, command: str, reply: Repl
     """Raise if a reply means that the server will never allow a command."""
     verdict = classify(reply)
     if verdict.kind is Kind.PERMANENT:
-        raise unusable(side)(
-            f"The {side} at {connection.name} refused {command}: "
-            f"{explain_refusal(reply, command)}."
-        )
+        raise denial(side, connection.name, command, reply)
     if verdict.kind is Kind.TEMPORARY:
         raise TemporaryError(f"The {side} at {connection.name} is not ready: {reply!s}.")
 

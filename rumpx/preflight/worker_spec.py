@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from rumpx.engine.plan import Policy
 from rumpx.engine.scanner import ScanSettings
-from rumpx.engine.worker import WorkerSpec
 from rumpx.model.job import Job, Scope
 from rumpx.model.partitions import NodeKeys
 from rumpx.model.tuning import Tuning, tune
 from rumpx.servers.side import SideFacts, connected
 from rumpx.servers.topology import is_error
 from rumpx.transfer.dump_reader import Abilities
+from rumpx.transfer.spec import WorkerSpec
 
 
 def tune_to_distance(

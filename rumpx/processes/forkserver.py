@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 _METHOD: Final = "forkserver" if sys.platform == "linux" else "spawn"
-_PRELOADED: Final = "rumpx.engine.worker"
+_PRELOADED: Final = ("rumpx.engine.worker", "rumpx.transfer.spec")
 # A Ctrl-C, and a terminal that closes, reach the whole process group; the coordinator alone decides
 # on the reaction.
 HELD_BACK: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -33,7 +33,7 @@ HELD_BACK: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def warm_up() -> None:
     """Start the fork server, if it is the start method and none runs yet."""
     if _METHOD == "forkserver":
-        forkserver.set_forkserver_preload([_PRELOADED])
+        forkserver.set_forkserver_preload(list(_PRELOADED))
         with signals_blocked():
             forkserver.ensure_running()
 

@@ -19,11 +19,13 @@ Not promised: that a route is right. It names the node to ask first; MOVED and A
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, product
 from typing import Final, Protocol
 
 from rumpx.errors import ConnectionLost, RumpxError, unusable
@@ -48,6 +50,8 @@ _FEWEST: Final = 4
 _MOST: Final = 128
 # A connection that lived for longer is not one of those that are lost as soon as they are used.
 _FORGOTTEN_SECONDS: Final = 5.0
+# Connections that are opened before there is work; there may be a hundred nodes.
+_DIALED_AHEAD: Final = 8
 _LONGEST_PAUSE: Final = 1.0
 
 _Place = tuple[Address | None, int]
@@ -126,6 +130,17 @@ class Links:
         self._origins = {node.address: node.origin for node in topology.nodes if node.origin}
         self._marks = {node.address: node.mark for node in topology.nodes if not node.origin}
         self._places = {node.primary: node.address for node in topology.nodes}
+
+    def dial(self, databases: Sequence[int]) -> None:
+        """Open the connections that are certainly needed, some at most, since over a distance that
+        takes a while. A node that cannot be reached now is dialled again when it is needed.
+
+        Raises:
+            SourceUnusable, TargetUnusable: a login or SELECT is refused.
+        """
+        with contextlib.suppress(ConnectionLost):  # one timeout is enough for a side
+            for address, db in islice(product(self.addresses, databases), _DIALED_AHEAD):
+                self.connect(address, db)
 
     def connect(self, address: Address | None, db: int) -> Connection:
         """Return the connection to a node with a database selected. It is valid until the caller
@@ -207,10 +222,10 @@ class Links:
         """Return the node that serves a key, as far as is known."""
         return self._owners[key_slot(key)] if self.cluster else self.addresses[0]
 
-    def by_owner(self, keys: Sequence[bytes]) -> dict[Address | None, list[int]]:
+    def by_owner(self, keys: Sequence[bytes]) -> Mapping[Address | None, Sequence[int]]:
         """Group the positions of keys by the node that serves them."""
         if not self.cluster:
-            return {self.addresses[0]: list(range(len(keys)))} if keys else {}
+            return {self.addresses[0]: range(len(keys))} if keys else {}
         owners = self._owners
         routes: defaultdict[Address | None, list[int]] = defaultdict(list)
         for position, slot in enumerate(key_slots(keys)):
@@ -279,8 +294,11 @@ class Links:
         mapped = [here for here, there in self.dialer.endpoint.address_map if there == name]
         return next(filter(None, map(self._topology.called, [name, *mapped])), None)
 
-    def trouble(self, address: Address | None, since: float) -> str:
-        """Return why a node does not answer on a new connection; "" if it does, or has since."""
+    def trouble(self, address: Address | None, since: float) -> str | None:
+        """Return why a node does not answer on a new connection; "" if it does, or has since a time
+        of `time.monotonic()`; None if it is no longer one of the nodes."""
+        if address is not None and address not in self.addresses:
+            return None
         if self._well.get(address, 0.0) > since:
             return ""
         now = time.monotonic()

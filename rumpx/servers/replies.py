@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from rumpx.errors import RumpxError, Side, unusable
+from rumpx.errors import ConnectionLost, RumpxError, Side, TemporaryError, unusable
 from rumpx.model.endpoint import Address
 from rumpx.servers.tls import flag_of
 
@@ -144,6 +144,24 @@ def malformed(side: Side, name: str, command: str) -> RumpxError:
     return unusable(side)(
         f"The {side} at {name} answered {command} with an invalid reply. Check that it is a Redis "
         "or Valkey server, and that nothing in between alters replies."
+    )
+
+
+def permanent(error: TemporaryError) -> RumpxError | None:
+    """Return the exception that ends the run, if a lost connection's last words say that the server
+    will never serve us, or its replies cannot be relied on."""
+    if not isinstance(error, ConnectionLost) or not error.side:
+        return None
+    denied = error.words and classify(error.words).kind is Kind.PERMANENT
+    if denied or error.cause == "malformed":
+        return unusable(error.side)(str(error))
+    return None
+
+
+def denial(side: Side, name: str, command: str, error: object) -> RumpxError:
+    """Return the exception for a command that the server refuses for every key."""
+    return unusable(side)(
+        f"The {side} at {name} refused {command}: {explain_refusal(error, command)}."
     )
 
 

@@ -45,7 +45,7 @@ from rumpx.model.schedule import Timetable
 from rumpx.model.schedule import Window as TimeWindow
 from rumpx.model.tuning import COMMANDS_A_KEY, Tuning
 from rumpx.throttle.latency import Window
-from rumpx.throttle.prober import Felt, Used, Watching
+from rumpx.throttle.prober import Felt, Measured, Used, Watching
 from rumpx.throttle.rates import QUANTUM, Pace
 
 _FEWEST_KEYS: Final = 10
@@ -363,7 +363,7 @@ class Governor:
         """True while the timetable says "off"."""
         return bool(self._window and self._window.limit == "off")
 
-    def observe(self, told: Felt | Used | Watching) -> None:
+    def observe(self, told: Measured) -> None:
         """Take a measurement, or the new list of watched nodes."""
         if isinstance(told, Watching):
             for known in (self._felt, self._used, self._cpu):

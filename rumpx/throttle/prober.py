@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import os
+import selectors
 import signal
 import threading
 import time
@@ -32,9 +33,15 @@ from rumpx.errors import RumpxError, Side
 from rumpx.model.endpoint import Address
 from rumpx.model.nodes import NodeName
 from rumpx.processes.channel import Channel, receive, send
-from rumpx.processes.forkserver import HELD_BACK, name_process
+from rumpx.processes.forkserver import (
+    HELD_BACK,
+    name_process,
+    process_context,
+    signals_blocked,
+)
 from rumpx.servers.dial import Dialer
 from rumpx.servers.info import parse_info
+from rumpx.servers.redials import growing_pause
 from rumpx.servers.replies import Kind, cannot_save, classify
 from rumpx.servers.resp import Connection
 from rumpx.servers.topology import is_error, read_topology
@@ -48,6 +55,7 @@ _INFO_SECONDS: Final = 1.0
 _INFO_TIMEOUT: Final = 5.0
 _LONGEST_PAUSE: Final = 1.0
 _SILENT_SECONDS: Final = 3.0
+_RESTART_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +86,9 @@ class Watching:
 
     side: Side
     nodes: tuple[NodeName, ...]
+
+
+Measured = Felt | Used | Watching
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +137,7 @@ class Pinger:
                 with self._lock:
                     self._waits_since = self._waits_since or now
                 failures = 1 if now - began > _LONGEST_PAUSE else failures + 1
-                self.stopped.wait(min(_LONGEST_PAUSE, self._interval * 2 ** min(failures, 10)))
+                self.stopped.wait(max(self._interval, growing_pause(failures, _LONGEST_PAUSE)))
 
     def _ping(self, connection: Connection) -> None:
         """Send PINGs until the connection is lost. It may lead to another server than the last."""
@@ -167,7 +178,7 @@ class Pinger:
         return Felt(self.node, now, tuple(max(0.0, each - best) for each in worst))
 
 
-class Observer:
+class Prober:
     """Measures all nodes of both sides."""
 
     def __init__(self, channel: Channel, sides: Sequence[Watched]) -> None:
@@ -238,7 +249,7 @@ class Observer:
             except Exception:  # any error means: nothing is known now
                 pinger.stopped.wait(_INFO_SECONDS)
 
-    def _tell(self, message: Felt | Used | Watching) -> None:
+    def _tell(self, message: Measured) -> None:
         with self._lock:
             try:
                 send(self._channel, message)
@@ -248,10 +259,10 @@ class Observer:
 
 def main(channel: Channel, sides: Sequence[Watched]) -> None:
     """Run the process."""
-    name_process("rumpx-observer")
+    name_process("rumpx-prober")
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
     threading.Thread(target=_end_with_coordinator, args=(channel,), daemon=True).start()
-    Observer(channel, sides).run()
+    Prober(channel, sides).run()
 
 
 def _usage(connection: Connection, node: NodeName) -> Used | None:
@@ -269,3 +280,54 @@ def _end_with_coordinator(channel: Channel) -> None:
     with contextlib.suppress(EOFError, OSError):
         receive(channel)
     os._exit(0)
+
+
+class Probing:
+    """The prober process, as the coordinator holds it.
+
+    Args:
+        sides: the nodes to measure.
+    """
+
+    def __init__(self, sides: Sequence[Watched]) -> None:
+        self._sides = sides
+        self._selector: selectors.BaseSelector | None = None
+        self._channel: Channel | None = None
+        self._restart_at = 0.0
+
+    def start(self, selector: selectors.BaseSelector) -> None:
+        """Start the process; its channel is registered with the selector, with this object as
+        data."""
+        self._selector = selector
+        context = process_context()
+        self._channel, theirs = context.Pipe()
+        with signals_blocked():
+            context.Process(
+                target=main, args=(theirs, self._sides), name="rumpx prober", daemon=True
+            ).start()
+        theirs.close()
+        selector.register(self._channel, selectors.EVENT_READ, self)
+
+    def receive(self) -> Measured | None:
+        """Return the next message of a readable channel; None if the process has died. Then it is
+        started again after a second: without measurements a server must not pass for calm."""
+        assert self._channel is not None and self._selector is not None
+        try:
+            measured: Measured = receive(self._channel)
+        except (EOFError, OSError):
+            self._selector.unregister(self._channel)
+            self.close()
+            self._restart_at = time.monotonic() + _RESTART_SECONDS
+            return None
+        return measured
+
+    def restart_if_due(self, now: float) -> None:
+        """Start the process again, if it has died a while ago; `now` is `time.monotonic()`."""
+        if self._selector and self._channel is None and now >= self._restart_at:
+            self.start(self._selector)
+
+    def close(self) -> None:
+        """End the process, if there is one, by closing its channel."""
+        if self._channel:
+            self._channel.close()
+            self._channel = None

@@ -28,7 +28,7 @@ import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from rumpx.processes.shared_memory import Shared
 
@@ -80,8 +80,25 @@ def _slower(before: Pace, now: Pace) -> float:
     return max((old / new for old, new in pairs if old and new), default=0.0)
 
 
+class Pacer(Protocol):
+    """The pace, and turns under the rates, for all who cost the servers something."""
+
+    def pace(self) -> Pace:
+        """Return the present pace."""
+
+    def take(self, *, keys: int = 0, payload: float = 0, ops: int = 0) -> float:
+        """Take a turn; return the seconds to wait for it at the present rates. A negative `payload`
+        gives back an estimate that was too high; a separate one pays for an estimate that was too
+        low."""
+
+    def turn(self, *, keys: int = 0, payload: float = 0, ops: int = 0) -> Iterator[float]:
+        """Take a turn; yield the seconds to wait until it has come, in pieces, since rates may
+        change meanwhile."""
+
+
 class Throttle:
-    """The shared memory. Made by the coordinator; passed to each worker at its start."""
+    """The Pacer of one host: its processes share the memory. Made by the coordinator; passed to
+    each worker at its start."""
 
     def __init__(self) -> None:
         self._shared = Shared(_PACE.size + _DUE.size)
@@ -109,9 +126,7 @@ class Throttle:
         return Pace(keys, payload, ops, int(pipeline_keys), int(chunk_bytes), bool(hurry))
 
     def take(self, *, keys: int = 0, payload: float = 0, ops: int = 0) -> float:
-        """Take a turn; return the seconds to wait for it at the present rates. A negative `payload`
-        gives back an estimate that was too high; a separate one pays for an estimate that was too
-        low."""
+        """See `Pacer.take`."""
         pace = self.pace()
         if not pace.limited:
             return 0.0
@@ -129,8 +144,7 @@ class Throttle:
         return wait
 
     def turn(self, *, keys: int = 0, payload: float = 0, ops: int = 0) -> Iterator[float]:
-        """Take a turn; yield the seconds to wait until it has come, in pieces, since rates may
-        change meanwhile."""
+        """See `Pacer.turn`."""
         before = self.pace()
         wait = self.take(keys=keys, payload=payload, ops=ops)
         while wait > 0:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rumpx.throttle.rates import Throttle
+from rumpx.throttle.rates import Pacer
 
 
 class GateClosed(Exception):
@@ -25,7 +25,7 @@ class Gate:
     """Lets SCANs through.
 
     Args:
-        throttle: the rate of commands, shared with workers.
+        pacer: the rate of commands, shared with workers.
         scan_count, batch_keys: initial values, until `set`.
 
     Attributes:
@@ -33,9 +33,9 @@ class Gate:
         scan_count: COUNT of a SCAN.
     """
 
-    def __init__(self, throttle: Throttle, scan_count: int, batch_keys: int) -> None:
+    def __init__(self, pacer: Pacer, scan_count: int, batch_keys: int) -> None:
         self.batch_keys = batch_keys
-        self._throttle = throttle
+        self._pacer = pacer
         self.scan_count = scan_count
         self._most = 1 << 20
         self._wait = 0.0
@@ -91,7 +91,7 @@ class Gate:
             yield count
 
     def _take(self, ops: int) -> None:
-        for seconds in self._throttle.turn(ops=ops):
+        for seconds in self._pacer.turn(ops=ops):
             time.sleep(seconds)
 
     def close(self) -> None:

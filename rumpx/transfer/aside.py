@@ -19,12 +19,12 @@ from rumpx.model.endpoint import Address
 from rumpx.model.job import Scope
 from rumpx.model.results import KeyFailure
 from rumpx.servers.connections import Links
-from rumpx.servers.replies import Kind, classify
+from rumpx.servers.replies import Kind, classify, permanent
 from rumpx.servers.resp import Connection
-from rumpx.transfer.dump_reader import even_parts
+from rumpx.transfer.chunks import even_parts
 from rumpx.transfer.retry import Patience
 from rumpx.transfer.runner import Task
-from rumpx.transfer.suspects import Lost, Suspects, refusal, split
+from rumpx.transfer.suspects import Lost, Suspects, split
 from rumpx.values.compare import ReadRefused
 
 REASON: Final = "cannot be compared"
@@ -55,7 +55,7 @@ class Aside:
     """
 
     def __init__(self, links: tuple[Links, Links], retry_for: float, scope: Scope) -> None:
-        self.links = links
+        self._links = links
         self._retry_for = retry_for
         self._scope = scope
 
@@ -81,7 +81,7 @@ class Aside:
         done: Compared[_T] = Compared()
         suspects = Suspects()
         suspects.sizes |= sizes
-        patience = Patience(self._retry_for, self.links)
+        patience = Patience(self._retry_for, self._links)
         parts = deque(self._by_places(keys, most))
         while parts:
             part = parts.popleft()
@@ -90,7 +90,7 @@ class Aside:
                 self._connect(db, part, connections)
                 done.results.append(comparison(connections[0], connections[1], part))
                 patience.succeeded()
-                for links in self.links:
+                for links in self._links:
                     links.serves()
             except ReadRefused as error:
                 self._refuse_redirection(error, connections)
@@ -114,14 +114,19 @@ class Aside:
                     parts += self._by_places(again, most)
         return done
 
+    def close(self) -> None:
+        """Close all connections."""
+        for links in self._links:
+            links.close()
+
     def _connect(self, db: int, keys: list[bytes], connections: list[Connection]) -> None:
-        for links, number in zip(self.links, (db, self._scope.target_db(db)), strict=True):
+        for links, number in zip(self._links, (db, self._scope.target_db(db)), strict=True):
             connections.append(links.connect(links.owner(keys[0]), number))
 
     def _refuse_redirection(self, error: ReadRefused, connections: list[Connection]) -> None:
         """Raise for a redirection from a standalone server, which is permanent."""
         if classify(error.reply).kind in (Kind.MOVED, Kind.ASK):
-            for links, connection in zip(self.links, connections, strict=True):
+            for links, connection in zip(self._links, connections, strict=True):
                 if links.side == error.side and not links.cluster:
                     raise links.redirected_alone(error.reply, connection.name)
 
@@ -133,10 +138,10 @@ class Aside:
         sizes: Mapping[bytes, int],
     ) -> Lost | None:
         """Return the keys lost in a comparison; None if it did not start."""
-        began = len(connections) == len(self.links)
+        began = len(connections) == len(self._links)
         broken = [n for n, connection in enumerate(connections) if connection.closed]
-        links = self.links[broken[0] if began and broken else len(connections) - began]
-        if fatal := refusal(error, links.side):
+        links = self._links[broken[0] if began and broken else len(connections) - began]
+        if fatal := permanent(error):
             raise fatal
         if not began:
             return None
@@ -145,7 +150,7 @@ class Aside:
     def _blame(
         self, db: int, lost: Lost, suspects: Suspects, patience: Patience
     ) -> Task[KeyFailure | None]:
-        links = next(links for links in self.links if links.side == lost.side)
+        links = next(links for links in self._links if links.side == lost.side)
         if (yield from patience.until_well(links, lost)):
             suspects.acquit()
             return None
@@ -156,7 +161,7 @@ class Aside:
 
     def _by_places(self, keys: Sequence[bytes], most: int) -> Iterator[list[bytes]]:
         """Yield groups of keys that share both their nodes."""
-        source, target = self.links
+        source, target = self._links
         places: dict[tuple[Address | None, Address | None], list[bytes]] = {}
         for key in keys:
             places.setdefault((source.owner(key), target.owner(key)), []).append(key)

@@ -19,9 +19,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from rumpx.throttle.rates import Throttle
-from rumpx.transfer.dump_reader import DumpReader, Wanted, even_parts
+from rumpx.throttle.rates import Pacer
 from rumpx.transfer.expected_sizes import Expected
+from rumpx.transfer.handler import Reader, Wanted
 from rumpx.transfer.runner import Budget, Pause, Permit, Task
 
 # A key's size where sizes are not asked: the same for all, so that their mean is learnt.
@@ -75,22 +75,22 @@ class Intake:
         reader: asks for sizes.
         budget: bytes in flight of this worker.
         limits: for one chunk, when no limit holds the run.
-        throttle: the pace of the run.
+        pacer: the pace of the run.
         sides: on how many sides a chunk's payloads are read.
     """
 
     def __init__(
         self,
-        reader: DumpReader,
+        reader: Reader,
         budget: Budget,
         limits: ChunkLimits,
-        throttle: Throttle,
+        pacer: Pacer,
         sides: int = 1,
     ) -> None:
         self._reader = reader
         self._budget = budget
         self._most = limits
-        self._throttle = throttle
+        self._pacer = pacer
         self._sides = sides
         self._sized = Expected()
         self._unsized = Expected(least=0.0)
@@ -102,7 +102,7 @@ class Intake:
         """Yield a batch's keys in parts of the present pipeline size."""
         start = 0
         while start < len(keys):
-            step = self._throttle.pace().pipeline_keys or len(keys)
+            step = self._pacer.pace().pipeline_keys or len(keys)
             yield keys[start : start + step]
             start += step
 
@@ -153,7 +153,7 @@ class Intake:
     @property
     def limits(self) -> ChunkLimits:
         """The limits for a chunk that is cut now."""
-        pace, limits = self._throttle.pace(), self._most
+        pace, limits = self._pacer.pace(), self._most
         keys = pace.pipeline_keys or limits.pipeline_keys
         size = pace.chunk_bytes or limits.chunk_bytes
         if keys >= limits.pipeline_keys and size >= limits.chunk_bytes:
@@ -182,7 +182,7 @@ class Intake:
 
     def turn(self, keys: int, payload: float = 0.0, ops: int = 0) -> Task[None]:
         """Wait until the rates allow this much; a task."""
-        for seconds in self._throttle.turn(keys=keys, payload=payload, ops=ops):
+        for seconds in self._pacer.turn(keys=keys, payload=payload, ops=ops):
             yield Pause(seconds)
 
     def _guess(self, chunk: Chunk) -> float:
@@ -194,7 +194,7 @@ class Intake:
         """Record a chunk's real payloads; its other keys are gone, or were not read."""
         payload = sum(map(len, payloads))
         self._budget.correct(permit, self._sides * payload)
-        self._throttle.take(payload=payload - self._guess(chunk))
+        self._pacer.take(payload=payload - self._guess(chunk))
         estimate = chunk.estimate
         if keys:
             self._ratio += (payload / max(1, estimate) - self._ratio) / 8
@@ -224,6 +224,14 @@ class Intake:
     def release(self, permit: Permit) -> None:
         """Return a permit when its chunk has been read, and written."""
         self._budget.release(permit)
+
+
+def even_parts(keys: Sequence[object], size: int) -> Iterator[slice]:
+    """Yield slices that cut keys into equal parts of about `size`, at most an eighth larger."""
+    count = max(1, -(-(len(keys) - size // 8) // size))
+    step = max(1, -(-len(keys) // count))
+    for start in range(0, len(keys), step):
+        yield slice(start, start + step)
 
 
 def cut(

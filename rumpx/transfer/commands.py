@@ -13,16 +13,18 @@ from dataclasses import dataclass, field
 
 import hiredis
 
-from rumpx.errors import ConnectionLost, unusable
+from rumpx.errors import ConnectionLost
 from rumpx.model.endpoint import Address
 from rumpx.servers.connections import Links
-from rumpx.servers.replies import Kind, classify, explain_refusal, malformed
+from rumpx.servers.replies import Kind, classify, denial, malformed
 from rumpx.servers.resp import ASKING, Connection, Reply
 from rumpx.servers.topology import is_error
 from rumpx.transfer.chunks import Intake
+from rumpx.transfer.handler import Again
+from rumpx.transfer.peer import Peer
 from rumpx.transfer.retry import Patience
 from rumpx.transfer.runner import Replies, Task
-from rumpx.transfer.suspects import Lost, Suspects, refusal
+from rumpx.transfer.suspects import Lost, Suspects
 from rumpx.values.shapes import fits
 
 
@@ -35,30 +37,27 @@ class _Sent:
 
 
 @dataclass(slots=True)
-class _Round:
-    """The result of asking for some keys once. `asked` names the node that was asked after ASKING,
-    and `ask` the node to ask next in that way; `waits` and `complaint` as in Unsettled."""
+class _Round(Again):
+    """The result of asking for some keys once."""
 
-    asked: dict[bytes, Address]
     answers: dict[bytes, Reply] = field(default_factory=dict)
-    again: list[bytes] = field(default_factory=list)
-    ask: dict[bytes, Address] = field(default_factory=dict)
-    lost: list[Lost] = field(default_factory=list)
-    waits: bool = False
-    complaint: str = ""
 
 
-class Calls:
+class Calls(Peer):
     """Asks one side.
 
     Args:
         links: connections to it.
         retry_for: seconds of trouble after which the run gives up.
         intake: decides when a key may be asked for alone.
+
+    Attributes:
+        side, name: the side, and its address as the user gave it, for messages.
     """
 
     def __init__(self, links: Links, retry_for: float, intake: Intake) -> None:
-        self.links = links
+        super().__init__(links)
+        self.name = str(links.dialer.endpoint)
         self._intake = intake
         self._retry_for = retry_for
 
@@ -86,7 +85,7 @@ class Calls:
                 not fit it.
         """
         answers: dict[bytes, Reply] = {}
-        patience = Patience(self._retry_for, (self.links,))
+        patience = Patience(self._retry_for, (self,))
         suspects = Suspects()
         asked: dict[bytes, Address] = {}
         parts = [(list(keys), False)]
@@ -102,8 +101,6 @@ class Calls:
                 finally:
                     self._intake.release(permit)
                 answers |= came.answers
-                if came.answers:
-                    self.links.serves()
                 again += came.again
                 asked |= came.ask
                 waits |= came.waits
@@ -119,7 +116,7 @@ class Calls:
                 patience.succeeded()
             yield from patience.before_next_try(trouble=waits, complaint=complaint)
             for lost, alone in blamed:
-                if (yield from patience.until_well(self.links, lost)):
+                if (yield from patience.until_well(self, lost)):
                     suspects.acquit()
                 elif failure := suspects.blame(db, lost, alone=alone):
                     answers[failure.key] = hiredis.ReplyError(failure.message)
@@ -139,18 +136,19 @@ class Calls:
         needed: bool,
     ) -> Task[_Round]:
         """Ask for keys once; take them out of `asked`."""
-        came = _Round({key: asked.pop(key) for key in keys if key in asked})
-        sent = self._send(command, db, keys, came)
+        came = _Round()
+        ask = {key: asked.pop(key) for key in keys if key in asked}
+        sent = self._send(command, db, keys, ask, came)
         outcomes = yield [
             Replies(part.connection, len(part.keys) * (2 if part.asking else 1)) for part in sent
         ]
         for part, outcome in zip(sent, outcomes, strict=True):
             if not isinstance(outcome, list):
-                self._lost(part.keys, part.node, outcome, came)
+                self._lost(part.keys, part.node, outcome, {}, came)
                 continue
             replies = outcome[1::2] if part.asking else outcome
             if not all(is_error(reply) or fits(name, reply) for reply in replies):
-                raise malformed(self.links.side, part.connection.name, name)
+                raise malformed(self.side, part.connection.name, name)
             if hiredis.ReplyError not in set(map(type, replies)):
                 came.answers.update(zip(part.keys, replies, strict=True))
                 continue
@@ -160,69 +158,40 @@ class Calls:
                 if needed:
                     self._refuse(reply, part, name)
                 came.answers[key] = reply
+        if came.answers:
+            self._links.serves()
         return came
 
     def _send(
-        self, command: Callable[[bytes], bytes], db: int, keys: list[bytes], came: _Round
+        self,
+        command: Callable[[bytes], bytes],
+        db: int,
+        keys: list[bytes],
+        ask: dict[bytes, Address],
+        came: _Round,
     ) -> list[_Sent]:
         sent: list[_Sent] = []
-        for node, group, asking in self._routes(keys, came.asked):
-            try:
-                connection = self.links.connect(node, db)
-            except ConnectionLost as error:
-                self._repeat(came, group, str(error))
-                continue
+        for route, connection in self._connected(self._routes(keys, ask), db, keys, came):
+            node, positions, asking = route
+            group = [keys[n] for n in positions]
             try:
                 before = ASKING if asking else b""
                 connection.send(b"".join([before + command(key) for key in group]))
                 sent.append(_Sent(group, node, connection, asking))
             except ConnectionLost as error:
-                self._lost(group, node, error, came)
+                self._lost(group, node, error, {}, came)
         return sent
-
-    def _lost(
-        self, keys: list[bytes], node: Address | None, error: ConnectionLost, came: _Round
-    ) -> None:
-        if fatal := refusal(error, self.links.side):
-            raise fatal
-        came.lost.append(Lost(keys, self.links.side, node, error, {}, self.links.dialer.timeout))
-        self._repeat(came, keys, str(error))
-
-    def _repeat(self, came: _Round, keys: list[bytes], complaint: str) -> None:
-        came.again += keys
-        came.waits = True
-        came.complaint = complaint
-
-    def _routes(
-        self, keys: list[bytes], asked: dict[bytes, Address]
-    ) -> list[tuple[Address | None, list[bytes], bool]]:
-        """Return (node, keys, after ASKING) for each request."""
-        plain = [key for key in keys if key not in asked]
-        parts: list[tuple[Address | None, list[bytes], bool]] = [
-            (node, [plain[n] for n in positions], False)
-            for node, positions in self.links.by_owner(plain).items()
-        ]
-        return parts + [(node, [key], True) for key, node in asked.items()]
 
     def _again(self, key: bytes, reply: Reply, part: _Sent, came: _Round) -> bool:
         """Return True if the key must be asked for again, and note it."""
-        name = part.connection.name
-        match classify(reply).kind:
-            case Kind.MOVED | Kind.ASK:
-                if not self.links.cluster:
-                    raise self.links.redirected_alone(reply, name)
-                self.links.redirected(key, reply, part.node, name, came)
-                return True
-            case Kind.TEMPORARY | Kind.FULL:
-                if str(reply).startswith("READONLY"):
-                    self.links.drop(part.node)
-                self._repeat(came, [key], f"The {self.links.side} at {name} answered: {reply!s}.")
-                return True
-        return False
+        verdict = classify(reply)
+        if self._passes(key, reply, verdict, part.node, part.connection, came):
+            return True
+        if verdict.kind is not Kind.FULL:
+            return False
+        came.repeat([key], self._complaint(reply, part.connection))
+        return True
 
     def _refuse(self, reply: Reply, part: _Sent, name: str) -> None:
         if is_error(reply) and classify(reply).kind is Kind.PERMANENT:
-            raise unusable(self.links.side)(
-                f"The {self.links.side} at {part.connection.name} refused {name}: "
-                f"{explain_refusal(reply, name)}."
-            )
+            raise denial(self.side, part.connection.name, name, reply)

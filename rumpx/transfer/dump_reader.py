@@ -17,8 +17,7 @@ instant. A group of more than `GROUP_BYTES`, which would block the server's othe
 long, is read without MULTI, key by key; so is one that the server aborted.
 
 A value whose expiry was refused (another node's ACL or version, an ACL that has changed, a
-selector) is read again by the next of the three ways, and so is every later key. Sizes are also
-asked by the next way after a refusal.
+selector) is read again by the next of the three ways, and so is every later key.
 
 Keys that cannot be read now are returned for a retry; keys that are gone are counted; a key that
 the server refuses is a failure. `read` is a task (see `runner`).
@@ -30,11 +29,11 @@ its expiry gets the old value with the new expiry.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
-from rumpx.errors import ConnectionLost, Side, unusable
+from rumpx.errors import ConnectionLost, Side
 from rumpx.model.endpoint import Address
 from rumpx.model.results import KeyFailure
 from rumpx.servers.connections import Links
@@ -42,7 +41,7 @@ from rumpx.servers.info import clock_of
 from rumpx.servers.replies import (
     Kind,
     classify,
-    explain_refusal,
+    denial,
     key_refused,
     malformed,
     refused,
@@ -57,12 +56,14 @@ from rumpx.servers.resp import (
     encode,
     encode_dumps,
     encode_dumps_and_expiries,
-    encode_memory_usage,
     encode_pttls,
 )
 from rumpx.servers.topology import is_error
+from rumpx.transfer.chunks import even_parts
+from rumpx.transfer.handler import Read, Wanted
+from rumpx.transfer.peer import Peer, Route
 from rumpx.transfer.runner import Replies, Task
-from rumpx.transfer.suspects import Lost, refusal
+from rumpx.transfer.size_reader import SizeReader, SizesBy
 from rumpx.values.shapes import SHORTEST_PAYLOAD, is_payload
 
 Expiry = Literal["instant", "clock", "left"]
@@ -72,8 +73,6 @@ GROUP_BYTES: Final = 2**20
 _GONE: Final = -2
 _ONLY_BYTES: Final = {bytes}
 _ONLY_INTS: Final = {int}
-# The number of commands that read a key's size.
-_SIZE_COMMANDS: Final = {"memory": 1, "length": 2, "none": 0}
 _CLOCK_SPREAD_MS: Final = 2.0
 _CLOCK_TRIES: Final = 10
 
@@ -99,27 +98,6 @@ def no_clock(side: Side) -> str:
     )
 
 
-def no_memory_usage(side: Side) -> str:
-    """Return the notice for sizes that are estimated from lengths."""
-    return f"The {side} refuses MEMORY USAGE: sizes are estimated from the lengths of values."
-
-
-def no_sizes(side: Side) -> str:
-    """Return the notice for a side that does not give lengths either."""
-    return (
-        f"The {side} refuses MEMORY USAGE and TYPE (or STRLEN, HLEN, …): values are read without "
-        "knowing their size."
-    )
-
-
-def even_parts(keys: Sequence[object], size: int) -> Iterator[slice]:
-    """Yield slices that cut keys into equal parts of about `size`, at most an eighth larger."""
-    count = max(1, -(-(len(keys) - size // 8) // size))
-    step = max(1, -(-len(keys) // count))
-    for start in range(0, len(keys), step):
-        yield slice(start, start + step)
-
-
 @dataclass(frozen=True, slots=True)
 class Abilities:
     """The commands that the source allows.
@@ -127,49 +105,12 @@ class Abilities:
     Attributes:
         expiry: how expiries are read (module docstring).
         multi: MULTI groups; only on a standalone source.
-        sizes: how sizes are asked before a DUMP: by MEMORY USAGE, by the length commands, or not.
+        sizes: how sizes are asked before a DUMP.
     """
 
     expiry: Expiry
     multi: bool
-    sizes: Literal["memory", "length", "none"]
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """Keys to read. `ask` names nodes to ask a key of after ASKING; `single` keys are read
-    without MULTI; `node` is the node to ask, or with `by_slot` the owner of each key's slot."""
-
-    db: int
-    keys: list[bytes]
-    node: Address | None
-    by_slot: bool = False
-    ask: dict[bytes, Address] = field(default_factory=dict)
-    single: frozenset[bytes] = frozenset()
-
-
-@dataclass(slots=True)
-class Read:
-    """The results for the keys of one `read`.
-
-    `keys`, `payloads` and `expiries` (ms since 1970, or with `left` ms left, or NO_EXPIRY)
-    correspond to each other. `again` keys must be retried, some at another node (`ask`), some
-    without MULTI (`single`); with `waits` only after a pause. `complaint` is the last reason.
-    `lost` lists those of them that were in flight on a connection that broke.
-    """
-
-    keys: list[bytes] = field(default_factory=list)
-    payloads: list[bytes] = field(default_factory=list)
-    expiries: list[int] = field(default_factory=list)
-    left: bool = False
-    gone: int = 0
-    failures: list[KeyFailure] = field(default_factory=list)
-    again: list[bytes] = field(default_factory=list)
-    ask: dict[bytes, Address] = field(default_factory=dict)
-    single: set[bytes] = field(default_factory=set)
-    waits: bool = False
-    complaint: str = ""
-    lost: list[Lost] = field(default_factory=list)
+    sizes: SizesBy
 
 
 @dataclass(slots=True)
@@ -195,7 +136,7 @@ class _Pipeline:
     requests: list[_Request]
 
 
-class DumpReader:
+class DumpReader(Peer):
     """Reads keys from the source.
 
     Args:
@@ -204,11 +145,11 @@ class DumpReader:
     """
 
     def __init__(self, links: Links, abilities: Abilities) -> None:
-        self.links = links
-        self.notices: list[str] = []
+        super().__init__(links)
+        self._notices: list[str] = []
         self._expiry = abilities.expiry
         self._multi = abilities.multi
-        self._sizes = abilities.sizes
+        self._sizes = SizeReader(links, abilities.sizes)
 
     @property
     def exact(self) -> bool:
@@ -218,80 +159,26 @@ class DumpReader:
     @property
     def tells_sizes(self) -> bool:
         """True if `sizes` asks the source at all."""
-        return self._sizes != "none"
+        return self._sizes.by != "none"
+
+    def take_notices(self) -> list[str]:
+        """Return the notices for the user since the last call."""
+        taken, self._notices = self._notices, []
+        asked, self._sizes.notices = self._sizes.notices, []
+        return taken + asked
 
     def ops(self, keys: int) -> int:
         """Return how many commands the source executes for that many keys."""
         groups = -(-keys // GROUP_KEYS) * 2 * (self._multi + (self._expiry == "clock"))
-        pipelines = 1 + _SIZE_COMMANDS[self._sizes]  # each with its fence
-        return keys * (2 + _SIZE_COMMANDS[self._sizes]) + groups + pipelines
+        asked = self._sizes.commands
+        return keys * (2 + asked) + groups + (1 + asked)  # each pipeline with its fence
 
     def sizes(self, wanted: Wanted) -> Task[list[int] | None]:
-        """Return the estimated bytes of each key's payload; None if the source gives none.
-
-        MEMORY USAGE counts more than a payload has, except for collections with uneven members.
-        """
-        if not self.tells_sizes or wanted.by_slot or wanted.ask:
+        """Return the estimated bytes of each key's payload; None if the source gives none, or keys
+        may have moved; a task."""
+        if not self.tells_sizes or self._moves(wanted):
             return None
-        try:
-            if self._sizes == "memory":
-                return (yield from self._memory(wanted))
-            return (yield from self._lengths(wanted, wanted.keys))
-        except ConnectionLost:
-            return None
-
-    def _memory(self, wanted: Wanted) -> Task[list[int] | None]:
-        """Ask for sizes by MEMORY USAGE; by lengths for keys for which that is refused."""
-        replies = yield from self._ask(wanted, encode_memory_usage(wanted.keys), len(wanted.keys))
-        if set(map(type, replies)) == _ONLY_INTS:
-            return replies  # type: ignore[return-value]
-        if any(is_error(reply) and refused(reply) for reply in replies):
-            self._go_without("memory")
-        sizes = _numbers(replies)
-        untold = [n for n, reply in enumerate(replies) if _is_refusal(reply)]
-        if untold:
-            lengths = yield from self._lengths(wanted, [wanted.keys[n] for n in untold])
-            if lengths is None and not self.tells_sizes:
-                return None
-            for n, length in zip(untold, lengths or (), strict=False):
-                sizes[n] = length
-        return sizes
-
-    def _lengths(self, wanted: Wanted, keys: list[bytes]) -> Task[list[int] | None]:
-        """Ask for sizes by the length commands; None if these are refused."""
-        asked = b"".join([encode("TYPE", key) for key in keys])
-        types = yield from self._ask(wanted, asked, len(keys))
-        asked = b"".join(
-            [
-                encode(_LENGTH.get(kind, "EXISTS") if isinstance(kind, bytes) else "EXISTS", key)
-                for key, kind in zip(keys, types, strict=True)
-            ]
-        )
-        lengths = yield from self._ask(wanted, asked, len(keys))
-        if any(is_error(reply) and refused(reply) for reply in types + lengths):
-            self._go_without("length")
-            return None
-        return [
-            length * (1 if kind == b"string" else _MEMBER_BYTES) if isinstance(length, int) else 0
-            for length, kind in zip(lengths, types, strict=True)
-        ]
-
-    def _ask(self, wanted: Wanted, commands: bytes, number: int) -> Task[list[Reply]]:
-        connection = self.links.connect(wanted.node, wanted.db)
-        connection.send(commands)
-        (outcome,) = yield [Replies(connection, number)]
-        if isinstance(outcome, ConnectionLost):
-            raise outcome
-        replies: list[Reply] = outcome
-        return replies
-
-    def _go_without(self, refused: Literal["memory", "length"]) -> None:
-        """Ask for sizes by the next way from now on."""
-        if self._sizes != refused:
-            return  # changed already, or the only way for these keys
-        self._sizes = "length" if refused == "memory" else "none"
-        side = self.links.side
-        self.notices.append(no_memory_usage(side) if refused == "memory" else no_sizes(side))
+        return (yield from self._sizes.sizes(wanted))
 
     def read(self, wanted: Wanted, sizes: Sequence[int] | None) -> Task[Read]:
         """Read keys; a task.
@@ -307,7 +194,8 @@ class DumpReader:
         ]
         for pipeline, outcome in zip(pipelines, outcomes, strict=True):
             if isinstance(outcome, ConnectionLost):
-                self._lost(result, pipeline.keys, pipeline.node, outcome, wanted, sizes)
+                known = _known(wanted, sizes)
+                self._lost(pipeline.keys, pipeline.node, outcome, known, result)
                 continue
             assert outcome is not None
             end = 0
@@ -319,6 +207,8 @@ class DumpReader:
                 if request.expiry == "clock" and not request.asking:
                     replies = yield from self._clocked(wanted.db, request, replies)
                 self._sort(wanted.db, request, replies, result)
+        if result.keys or result.gone:
+            self._links.serves()
         return result
 
     def _send(
@@ -326,43 +216,40 @@ class DumpReader:
     ) -> list[_Pipeline]:
         """Send the requests for all keys; keys whose node cannot be reached go to `again`."""
         pipelines = []
-        for node, keys, asking in self._routes(wanted):
-            try:
-                connection = self.links.connect(node, wanted.db)
-            except ConnectionLost as error:
-                self._repeat(result, keys, str(error))
-                continue
-            requests = self._requests(wanted, node, connection, keys, sizes, asking)
+        routes = self._wanted_routes(wanted)
+        for route, connection in self._connected(routes, wanted.db, wanted.keys, result):
+            keys = wanted.keys
+            if len(routes) > 1:
+                keys = [keys[n] for n in route.positions]
+            requests = self._requests(wanted, route, connection, keys, sizes)
             try:
                 connection.send(b"".join([self._encode(request) for request in requests]))
-                pipelines.append(_Pipeline(keys, node, connection, requests))
+                pipelines.append(_Pipeline(keys, route.node, connection, requests))
             except ConnectionLost as error:
-                self._lost(result, keys, node, error, wanted, sizes)
+                self._lost(keys, route.node, error, _known(wanted, sizes), result)
         return pipelines
 
-    def _routes(self, wanted: Wanted) -> list[tuple[Address | None, list[bytes], bool]]:
-        """Return (node, keys, asking) for each request: nearly always one, the keys' own node."""
-        if not wanted.by_slot and not wanted.ask:
-            return [(wanted.node, wanted.keys, False)]
-        asked = [(node, [key], True) for key, node in wanted.ask.items()]
-        plain = [key for key in wanted.keys if key not in wanted.ask]
-        routes = self.links.by_owner(plain)
-        return [
-            (node, [plain[n] for n in positions], False) for node, positions in routes.items()
-        ] + asked
+    def _wanted_routes(self, wanted: Wanted) -> list[Route]:
+        """Return the requests: nearly always one, to the keys' own node."""
+        if not self._moves(wanted):
+            return [Route(wanted.node, range(len(wanted.keys)))]
+        return self._routes(wanted.keys, wanted.ask)
+
+    def _moves(self, wanted: Wanted) -> bool:
+        """Return True if keys may be at other nodes than the one that is wanted."""
+        return bool(wanted.ask) or (wanted.by_slot and self._links.routes)
 
     def _requests(
         self,
         wanted: Wanted,
-        node: Address | None,
+        route: Route,
         connection: Connection,
         keys: list[bytes],
         sizes: Sequence[int] | None,
-        asking: bool,
     ) -> list[_Request]:
-        expiry = self._expiry
-        if asking or (not self._multi and expiry != "clock"):
-            return [_Request(keys, node, connection, expiry, asking=asking)]
+        expiry, node = self._expiry, route.node
+        if route.asking or (not self._multi and expiry != "clock"):
+            return [_Request(keys, node, connection, expiry, asking=route.asking)]
         requests: list[_Request] = []
         for part in even_parts(keys, GROUP_KEYS):
             group = keys[part]
@@ -416,7 +303,7 @@ class DumpReader:
             if isinstance(answer, list):
                 if len(answer) != end - start - 2:
                     # The fence counts only whole answers.
-                    raise malformed(self.links.side, request.connection.name, "EXEC")
+                    raise malformed(self.side, request.connection.name, "EXEC")
                 answers += answer
                 keys += group
             else:
@@ -453,7 +340,7 @@ class DumpReader:
             try:
                 pairs = (encode_pttls([request.keys[n]]) + TIME for n in wide)
                 # Other tasks may have used the connection since, and selected their database.
-                connection = self.links.connect(request.node, db)
+                connection = self._links.connect(request.node, db)
                 connection.send(TIME + b"".join(pairs))
             except ConnectionLost:
                 break
@@ -496,7 +383,7 @@ class DumpReader:
                 result.gone += 1
             else:
                 name = request.connection.name
-                raise malformed(self.links.side, name, "DUMP or the command for its expiry")
+                raise malformed(self.side, name, "DUMP or the command for its expiry")
 
     def _pairs(
         self, request: _Request, replies: list[Reply]
@@ -523,9 +410,9 @@ class DumpReader:
         if way == "left" or not (refused(error) or (way == "instant" and key_refused(error))):
             return False
         if way == self._expiry:
-            side = self.links.side
+            side = self.side
             self._expiry = "clock" if way == "instant" else "left"
-            self.notices.append(no_instants(side) if way == "instant" else no_clock(side))
+            self._notices.append(no_instants(side) if way == "instant" else no_clock(side))
         return True
 
     def _aborted(self, keys: list[bytes], replies: list[Reply], result: Read) -> None:
@@ -535,9 +422,9 @@ class DumpReader:
         kinds = {classify(error).kind for error in errors}
         if any(error.startswith("CROSSSLOT") or "MULTI" in error for error in errors):
             self._multi = False
-            self.notices.append(no_multi(self.links.side))
+            self._notices.append(no_multi(self.side))
         if Kind.TEMPORARY in kinds:
-            self._repeat(result, keys, errors[0])
+            result.repeat(keys, errors[0])
             return
         result.again += keys
         result.single.update(keys)
@@ -546,55 +433,20 @@ class DumpReader:
         self, db: int, key: bytes, error: Reply, command: str, request: _Request, result: Read
     ) -> None:
         verdict = classify(error)
+        if self._passes(key, error, verdict, request.node, request.connection, result):
+            return
         match verdict.kind:
-            case Kind.MOVED | Kind.ASK:
-                name = request.connection.name
-                if not self.links.cluster:
-                    raise self.links.redirected_alone(error, name)
-                self.links.redirected(key, error, request.node, name, result)
-            case Kind.TEMPORARY | Kind.FULL | Kind.ABORTED:
-                complaint = f"The {self.links.side} at {request.connection.name}: {error!s}."
-                self._repeat(result, [key], complaint)
+            case Kind.FULL | Kind.ABORTED:
+                result.repeat([key], self._complaint(error, request.connection))
             case Kind.PERMANENT:
-                raise unusable(self.links.side)(
-                    f"The {self.links.side} at {request.connection.name} refused {command}: "
-                    f"{explain_refusal(error, command)}."
-                )
+                raise denial(self.side, request.connection.name, command, error)
             case _:
                 result.failures.append(KeyFailure(db, key, verdict.reason, str(error)))
 
-    def _lost(
-        self,
-        result: Read,
-        keys: list[bytes],
-        node: Address | None,
-        error: ConnectionLost,
-        wanted: Wanted,
-        sizes: Sequence[int] | None,
-    ) -> None:
-        side = self.links.side
-        if fatal := refusal(error, side):
-            raise fatal
-        known = dict(zip(wanted.keys, sizes, strict=True)) if sizes else {}
-        result.lost.append(Lost(keys, side, node, error, known, self.links.dialer.timeout))
-        self._repeat(result, keys, str(error))
 
-    def _repeat(self, result: Read, keys: list[bytes], complaint: str) -> None:
-        result.again += keys
-        result.waits = True
-        result.complaint = complaint
-
-
-_LENGTH: Final = {
-    b"string": "STRLEN",
-    b"list": "LLEN",
-    b"set": "SCARD",
-    b"zset": "ZCARD",
-    b"hash": "HLEN",
-    b"stream": "XLEN",
-}
-# Assumed size of a collection's member if only the number of members is known.
-_MEMBER_BYTES: Final = 128
+def _known(wanted: Wanted, sizes: Sequence[int] | None) -> dict[bytes, int]:
+    """Return the known sizes of wanted keys."""
+    return dict(zip(wanted.keys, sizes, strict=True)) if sizes else {}
 
 
 def _encode_reads(keys: list[bytes], expiry: Expiry) -> bytes:
@@ -607,15 +459,6 @@ def _encode_reads(keys: list[bytes], expiry: Expiry) -> bytes:
 
 def _reads_count(keys: int, expiry: Expiry) -> int:
     return 2 * keys + (2 if expiry == "clock" else 0)
-
-
-def _is_refusal(reply: Reply) -> bool:
-    return is_error(reply) and (refused(reply) or key_refused(reply))
-
-
-def _numbers(replies: list[Reply]) -> list[int]:
-    """Return replies with 0 for each that is not a number."""
-    return [reply if isinstance(reply, int) else 0 for reply in replies]
 
 
 def _instant(left: Reply, before: float, after: float) -> Reply:

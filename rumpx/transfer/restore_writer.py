@@ -23,21 +23,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from typing import Final
 
-from rumpx.errors import ConnectionLost, RumpxError, TargetFull, TargetUnusable
-from rumpx.model.endpoint import Address
+from rumpx.errors import ConnectionLost, TargetFull
 from rumpx.model.results import KeyFailure
 from rumpx.servers.connections import Links
-from rumpx.servers.replies import Kind, classify, explain_refusal, malformed
+from rumpx.servers.replies import Kind, classify, denial, malformed
 from rumpx.servers.resp import ASKING, NO_EXPIRY, Connection, RestoreEncoder, encode
 from rumpx.servers.topology import is_error
-from rumpx.transfer.content_stats import NO_KINDS, Kinds, Large, Scale
+from rumpx.transfer.content_stats import Scale
+from rumpx.transfer.handler import Records, Written
+from rumpx.transfer.peer import Peer, Route
 from rumpx.transfer.runner import Replies, Task
-from rumpx.transfer.suspects import Lost, refusal
 from rumpx.values.by_type import OF_MODULES
 
 # The most by which an expiry written as a time left may be late: the commands before it in the
@@ -46,51 +46,15 @@ LATE_MS: Final = 1_000
 _first_byte = itemgetter(0)
 
 
-@dataclass(frozen=True, slots=True)
-class Records:
-    """Payloads to write into a database; the three lists correspond. `ask` as in Wanted, and
-    `left` as in Read; `source_db` is their origin, for messages about them."""
-
-    db: int
-    source_db: int
-    keys: list[bytes]
-    payloads: list[bytes]
-    expiries: list[int]
-    ask: dict[bytes, Address] = field(default_factory=dict)
-    left: bool = False
-
-
-@dataclass(slots=True)
-class Written:
-    """The results for the keys of one `write`; `busy` keys existed already, and `lost` lists those
-    of `again` that were in flight on a connection that broke. With `fatal` the run must end: then
-    some keys are in none of the lists."""
-
-    copied: int = 0
-    payload_bytes: int = 0
-    kinds: Kinds = NO_KINDS
-    large: list[Large] = field(default_factory=list)
-    gone: int = 0
-    busy: list[bytes] = field(default_factory=list)
-    failures: list[KeyFailure] = field(default_factory=list)
-    again: list[bytes] = field(default_factory=list)
-    ask: dict[bytes, Address] = field(default_factory=dict)
-    waits: bool = False
-    complaint: str = ""
-    lost: list[Lost] = field(default_factory=list)
-    fatal: RumpxError | None = None
-
-
 @dataclass(slots=True)
 class _Request:
-    positions: Sequence[int]
-    node: Address | None
+    route: Route
     connection: Connection
     replies: int = 1
     """Replies for each key; the last one is RESTORE's."""
 
 
-class RestoreWriter:
+class RestoreWriter(Peer):
     """Writes payloads to the target.
 
     Args:
@@ -99,9 +63,6 @@ class RestoreWriter:
         shift: ms to add to each instant.
         clock_offset: the target's clock minus ours, ms; None where unknown.
         absttl: RESTORE takes instants; else they are sent as times left.
-
-    Attributes:
-        exact: all expiries were written as they were read; else some up to `LATE_MS` later.
     """
 
     def __init__(
@@ -113,8 +74,8 @@ class RestoreWriter:
         clock_offset: float | None,
         absttl: bool,
     ) -> None:
-        self.links = links
-        self.exact = absttl
+        super().__init__(links)
+        self._exact = absttl
         self._absttl = absttl
         self._replaces = replace
         # Keyed by (expiries are times left, existing keys are replaced).
@@ -127,6 +88,16 @@ class RestoreWriter:
         self._clock_offset = clock_offset
         self._scale = Scale()
 
+    @property
+    def late_ms(self) -> int:
+        """0 while all expiries were written as they were read; else `LATE_MS`."""
+        return 0 if self._exact else LATE_MS
+
+    @property
+    def unended(self) -> bool:
+        """True if the target did not end a lost connection, so that a write may come late."""
+        return self._links.unended
+
     def write(self, records: Records) -> Task[Written]:
         """Write records; a task. `fatal` is
 
@@ -137,7 +108,7 @@ class RestoreWriter:
         """
         result = Written()
         if records.left:
-            self.exact = False
+            self._exact = False
         else:
             records = self._fresh(records, result)
             if not self._absttl:
@@ -147,30 +118,33 @@ class RestoreWriter:
             busy, result.busy = set(result.busy), []
             again = _chosen(records, [n for n, key in enumerate(records.keys) if key in busy])
             yield from self._write(again, result, removing=True)
+        if result.copied or result.busy:
+            self._links.serves()
         return result
 
     def _write(self, records: Records, result: Written, *, removing: bool = False) -> Task[None]:
         """Write records, or note why not; with `removing` delete the existing keys first."""
         requests = self._send(records, result, removing)
         outcomes = yield [
-            Replies(request.connection, len(request.positions) * request.replies, oks=True)
+            Replies(request.connection, len(request.route.positions) * request.replies, oks=True)
             for request in requests
         ]
         for request, outcome in zip(requests, outcomes, strict=True):
+            positions = request.route.positions
             if outcome is None:
-                self._count(records, request.positions, result)
+                self._count(records, positions, result)
             elif isinstance(outcome, ConnectionLost):
-                self._lost(records, request.positions, request.node, outcome, result)
+                self._lost_records(records, request.route, outcome, result)
             else:
                 answers = outcome[request.replies - 1 :: request.replies]
-                for position, answer in zip(request.positions, answers, strict=True):
+                for position, answer in zip(positions, answers, strict=True):
                     if is_error(answer):
                         self._error(records, position, answer, request, result)
                     elif answer == b"OK":
                         self._count(records, [position], result)
                     else:
                         name = request.connection.name
-                        result.fatal = result.fatal or malformed("target", name, "RESTORE")
+                        result.end(malformed(self.side, name, "RESTORE"))
 
     def _count(self, records: Records, positions: Sequence[int], result: Written) -> None:
         result.copied += len(positions)
@@ -210,43 +184,20 @@ class RestoreWriter:
 
     def _send(self, records: Records, result: Written, removing: bool) -> list[_Request]:
         requests = []
-        for node, positions, asking in self._routes(records):
+        routes = self._routes(records.keys, records.ask)
+        for route, connection in self._connected(routes, records.db, records.keys, result):
             try:
-                connection = self.links.connect(node, records.db)
+                connection.send(*self._encode(records, route, removing))
+                replies = (1 + route.asking) * (1 + removing)
+                requests.append(_Request(route, connection, replies))
             except ConnectionLost as error:
-                self._repeat(result, [records.keys[n] for n in positions], str(error))
-                continue
-            try:
-                connection.send(*self._encode(records, positions, asking, removing))
-                replies = (1 + asking) * (1 + removing)
-                requests.append(_Request(positions, node, connection, replies))
-            except ConnectionLost as error:
-                self._lost(records, positions, node, error, result)
+                self._lost_records(records, route, error, result)
         return requests
 
-    def _routes(self, records: Records) -> list[tuple[Address | None, Sequence[int], bool]]:
-        """Return (node, positions of its keys, asking) for each request."""
-        if not self.links.cluster:
-            return [(None, range(len(records.keys)), False)] if records.keys else []
-        owners = self.links.by_owner(records.keys)
-        if not records.ask:
-            return [(node, positions, False) for node, positions in owners.items()]
-        routes: list[tuple[Address | None, Sequence[int], bool]] = []
-        for node, positions in owners.items():
-            plain = [n for n in positions if records.keys[n] not in records.ask]
-            if plain:
-                routes.append((node, plain, False))
-        for position, key in enumerate(records.keys):
-            if key in records.ask:
-                routes.append((records.ask[key], [position], True))
-        return routes
-
-    def _encode(
-        self, records: Records, positions: Sequence[int], asking: bool, removing: bool
-    ) -> list[bytes]:
-        if len(positions) < len(records.keys):
-            records = _chosen(records, positions)
-        asked = [ASKING] if asking else []
+    def _encode(self, records: Records, route: Route, removing: bool) -> list[bytes]:
+        if len(route.positions) < len(records.keys):
+            records = _chosen(records, route.positions)
+        asked = [ASKING] if route.asking else []
         if not removing:
             return asked + self._encode_plain(records)
         buffers = []
@@ -272,51 +223,32 @@ class RestoreWriter:
     ) -> None:
         key, name = records.keys[position], request.connection.name
         verdict = classify(error)
+        if self._passes(key, error, verdict, request.route.node, request.connection, result):
+            return
         match verdict.kind:
-            case (Kind.MOVED | Kind.ASK) if self.links.cluster:
-                self.links.redirected(key, error, request.node, name, result)
-            case Kind.MOVED | Kind.ASK:
-                result.fatal = result.fatal or self.links.redirected_alone(error, name)
-            case Kind.TEMPORARY | Kind.ABORTED:
-                if str(error).startswith("READONLY"):
-                    self.links.drop(request.node)
-                self._repeat(result, [key], f"The target at {name}: {error}.")
+            case Kind.ABORTED:
+                result.repeat([key], self._complaint(error, request.connection))
             case Kind.BUSY_KEY:
                 result.busy.append(key)
             case Kind.FULL:
                 words = str(error).rstrip(".")
-                result.fatal = result.fatal or TargetFull(
-                    f"The target at {request.connection.name} is out of memory: {words}. "
-                    "Raise its maxmemory, or give it more memory, then resume."
+                result.end(
+                    TargetFull(
+                        f"The target at {name} is out of memory: {words}. Raise its maxmemory, or "
+                        "give it more memory, then resume."
+                    )
                 )
             case Kind.PERMANENT:
-                result.fatal = result.fatal or TargetUnusable(
-                    f"The target at {request.connection.name} refused RESTORE: "
-                    f"{explain_refusal(error, 'RESTORE')}."
-                )
+                result.end(denial(self.side, name, "RESTORE", error))
             case Kind.KEY:
-                result.failures.append(
-                    KeyFailure(records.source_db, key, verdict.reason, str(error))
-                )
+                failure = KeyFailure(records.source_db, key, verdict.reason, str(error))
+                result.failures.append(failure)
 
-    def _lost(
-        self,
-        records: Records,
-        positions: Sequence[int],
-        node: Address | None,
-        error: ConnectionLost,
-        result: Written,
+    def _lost_records(
+        self, records: Records, route: Route, error: ConnectionLost, result: Written
     ) -> None:
-        result.fatal = result.fatal or refusal(error, "target")
-        sizes = {records.keys[n]: len(records.payloads[n]) for n in positions}
-        timeout = self.links.dialer.timeout
-        result.lost.append(Lost(list(sizes), "target", node, error, sizes, timeout, written=True))
-        self._repeat(result, list(sizes), str(error))
-
-    def _repeat(self, result: Written, keys: list[bytes], complaint: str) -> None:
-        result.again += keys
-        result.waits = True
-        result.complaint = complaint
+        sizes = {records.keys[n]: len(records.payloads[n]) for n in route.positions}
+        self._lost(list(sizes), route.node, error, sizes, result, written=True)
 
 
 def _chosen(records: Records, positions: Sequence[int]) -> Records:

@@ -33,7 +33,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from rumpx.errors import ConnectionLost, RumpxError, Side, unusable
+from rumpx.errors import ConnectionLost, Side
 from rumpx.model.endpoint import Address
 from rumpx.model.results import KeyFailure
 from rumpx.servers.replies import Kind, classify
@@ -73,15 +73,6 @@ class Lost:
     def is_costly(self) -> bool:
         """True if a retry of the whole would cost the server the same again, for nothing."""
         return self.error.cause in ("silent", "too large") or bool(self.error.words)
-
-
-def refusal(error: ConnectionLost, side: Side) -> RumpxError | None:
-    """Return the exception that ends the run, if a server's last words say that it will never serve
-    us, or its replies cannot be relied on."""
-    permanent = error.words and classify(error.words).kind is Kind.PERMANENT
-    if permanent or error.cause == "malformed":
-        return unusable(side)(str(error))
-    return None
 
 
 class Suspects:

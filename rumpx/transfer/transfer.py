@@ -19,32 +19,25 @@ partition in one process.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice, product
-from typing import Final, Literal
+from itertools import chain
+from typing import Literal
 
-from rumpx.errors import ConnectionLost
 from rumpx.model.counts import Counts
 from rumpx.model.endpoint import Address
 from rumpx.model.job import Scope
 from rumpx.model.results import KeyFailure
-from rumpx.servers.connections import Links
 from rumpx.servers.resp import Connection
 from rumpx.transfer.aside import Aside
 from rumpx.transfer.chunks import Chunk, Intake
 from rumpx.transfer.content_stats import NO_KINDS, Kinds, Large
-from rumpx.transfer.dump_reader import DumpReader, Read, Wanted
+from rumpx.transfer.handler import Reachable, Read, Reader, Records, Wanted, Writer, Written
 from rumpx.transfer.messages import Ack, Batch
-from rumpx.transfer.restore_writer import LATE_MS, Records, RestoreWriter, Written
 from rumpx.transfer.retry import Patience
 from rumpx.transfer.runner import Permit, Task
 from rumpx.transfer.suspects import Lost, Suspects
 from rumpx.values.compare import Told, differing
-
-# Connections a side that are opened before there is work; there may be a hundred nodes.
-_DIALED_AHEAD: Final = 8
 
 
 @dataclass(slots=True)
@@ -118,7 +111,7 @@ class Transfer:
 
     Args:
         reader, writer: the two sides.
-        aside: further links to source and target, for comparing keys that existed already.
+        aside: compares keys that existed already, over further connections to both.
         intake: cuts batches, and decides when their chunks may be read.
         retry_for: seconds of trouble after which it gives up.
         scope: for the target's database.
@@ -128,9 +121,9 @@ class Transfer:
 
     def __init__(
         self,
-        reader: DumpReader,
-        writer: RestoreWriter,
-        aside: tuple[Links, Links],
+        reader: Reader,
+        writer: Writer,
+        aside: Aside,
         intake: Intake,
         retry_for: float,
         scope: Scope,
@@ -139,7 +132,7 @@ class Transfer:
     ) -> None:
         self._reader = reader
         self._writer = writer
-        self._aside = Aside(aside, retry_for, scope)
+        self._aside = aside
         self._intake = intake
         self._retry_for = retry_for
         self._scope = scope
@@ -154,13 +147,8 @@ class Transfer:
         Raises:
             SourceUnusable, TargetUnusable: a login or SELECT is refused.
         """
-        for links, dbs in (
-            (self._reader.links, databases),
-            (self._writer.links, [self._scope.target_db(db) for db in databases]),
-        ):
-            with contextlib.suppress(ConnectionLost):  # one timeout is enough for a side
-                for address, db in islice(product(links.addresses, dbs), _DIALED_AHEAD):
-                    links.connect(address, db)
+        self._reader.dial(databases)
+        self._writer.dial([self._scope.target_db(db) for db in databases])
 
     def settle(self, batch: Batch) -> Task[Ack]:
         """Copy one batch until each of its keys is settled; a task.
@@ -175,7 +163,7 @@ class Transfer:
             for chunk in chunks:
                 yield from self._settle_chunk(batch, chunk, tally)
         del self._tallies[batch.id]
-        late = tally.lost if self._writer.links.unended else ()
+        late = tally.lost if self._writer.unended else ()
         return Ack(
             batch.id,
             tally.counts(),
@@ -194,7 +182,7 @@ class Transfer:
         unsettled = _Unsettled()
         suspects = Suspects()
         chunks: Iterable[Chunk] = [chunk]
-        patience = Patience(self._retry_for, (self._reader.links, self._writer.links))
+        patience = Patience(self._retry_for, (self._reader, self._writer))
         while True:
             settled_before = tally.settled
             again: list[bytes] = []
@@ -208,7 +196,7 @@ class Transfer:
                 trouble=unsettled.waits, complaint=unsettled.complaint
             )
             unsettled.waits = False
-            unsettled.by_slot = self._reader.links.routes
+            unsettled.by_slot = True
             yield from self._until_well(unsettled, suspects, patience)
             alone, others = suspects.take(again)
             chunks = [self._intake.alone(keys, suspects.sizes) for keys in alone]
@@ -224,8 +212,8 @@ class Transfer:
         if not suspects.split:
             return
         for one in {(one.written, one.node): one for one in lost}.values():
-            links = self._writer.links if one.written else self._reader.links
-            if (yield from patience.until_well(links, one)):
+            side: Reachable = self._writer if one.written else self._reader
+            if (yield from patience.until_well(side, one)):
                 suspects.acquit()
 
     def _try(
@@ -243,10 +231,6 @@ class Transfer:
         finally:
             self._intake.release(permit)
         tally.add(read, written)
-        if read.keys or read.gone:
-            self._reader.links.serves()
-        if written.copied or written.busy:
-            self._writer.links.serves()
         if written.fatal:
             raise written.fatal
         again = unsettled.note(read, written)
@@ -261,13 +245,12 @@ class Transfer:
 
     def take_notices(self) -> list[str]:
         """Return the notices for the user since the last call."""
-        notices, self._reader.notices = self._reader.notices, []
-        return notices
+        return self._reader.take_notices()
 
     def close(self) -> None:
         """Close all connections."""
-        for links in (self._reader.links, self._writer.links, *self._aside.links):
-            links.close()
+        for each in (self._reader, self._writer, self._aside):
+            each.close()
 
     def _copy_chunk(
         self, batch: Batch, unsettled: _Unsettled, chunk: Chunk, permit: Permit
@@ -294,10 +277,8 @@ class Transfer:
         """Settle keys that the target has: copied already if equal, else by the policy."""
 
         def compare(source: Connection, target: Connection, keys: list[bytes]) -> Told:
-            tolerance = 0 if self._writer.exact else LATE_MS
-            return differing(
-                source, target, keys, expiry_shift=self._expiry_shift, tolerance=tolerance
-            )
+            late = self._writer.late_ms
+            return differing(source, target, keys, expiry_shift=self._expiry_shift, tolerance=late)
 
         compared = yield from self._aside.compare(batch.db, keys, sizes, len(keys), compare)
         different = [key for told in compared.results for key in told.different]

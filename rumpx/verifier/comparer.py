@@ -11,13 +11,8 @@ A batch from the source is compared, cheapest proof first:
 3. Expiries may differ by the tolerance.
 
 A key that only one side has does not count as missing or extra once it has expired: by the other
-side's clock, or field by field (`_without_fields`).
-
-The keys of a batch from the target are checked on the source by EXISTS; a key that is absent there
-and still on the target is extra. A batch of extras is deleted, each key only right after an EXISTS
-on the source's primary has returned 0. A batch of repairs is copied like any other. If replicas of
-the source are read, keys that one of them lacks are checked on its primary before they count as
-extra.
+side's clock, or field by field (`expired`). Batches from the target, and batches of extras to
+delete, are for `extras`; a batch of repairs is copied like any other.
 
 Each mismatch is a *finding*, with fingerprints of the values on both sides, so that a second look
 can detect writes to the key in between.
@@ -31,25 +26,24 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
-from rumpx.engine.worker import WorkerSpec
 from rumpx.model.counts import Counts
 from rumpx.model.job import Scope
 from rumpx.model.results import Finding, FindingKind, KeyFailure
 from rumpx.servers.connections import Links
-from rumpx.servers.endless import Endless, never_ends
 from rumpx.servers.replies import malformed
 from rumpx.servers.resp import NO_EXPIRY, Reply, encode
 from rumpx.servers.topology import is_error
-from rumpx.throttle.rates import Throttle
+from rumpx.throttle.rates import Pacer
 from rumpx.transfer.aside import Aside
 from rumpx.transfer.chunks import Chunk, Intake
 from rumpx.transfer.commands import Calls
-from rumpx.transfer.dump_reader import Abilities, DumpReader, Wanted
+from rumpx.transfer.dump_reader import Abilities, DumpReader
+from rumpx.transfer.handler import Reader, Wanted
 from rumpx.transfer.messages import Ack, Batch
 from rumpx.transfer.retry import Patience
 from rumpx.transfer.runner import Budget, Permit, Task
+from rumpx.transfer.spec import WorkerSpec
 from rumpx.transfer.suspects import Lost, Suspects
 from rumpx.transfer.transfer import Transfer
 from rumpx.values.by_type import fields_expire, kind_of
@@ -57,12 +51,10 @@ from rumpx.values.canonical import in_order, print_of
 from rumpx.values.compare import SMALL_BYTES, unlike
 from rumpx.values.shapes import fits
 from rumpx.values.small import READS, meaning, read_command
+from rumpx.verifier.expired import has_expired, without_fields
+from rumpx.verifier.extras import Clocks, Extras
 
 _GONE = -2
-# HSCAN's COUNT in the first search for fields that have not expired; doubled in each further round,
-# up to the maximum.
-_FIELDS_SEEN = 10
-_MOST_FIELDS_SEEN = 1000
 # The checksum at the end of a DUMP payload (CRC64), and the expiry.
 _DIGEST_SCRIPT = (
     "local d = redis.call('DUMP', KEYS[1]) "
@@ -92,7 +84,7 @@ class CompareSpec:
     tolerance: int
     coarse_tolerance: int
     digests: bool
-    clocks: tuple[float | None, float | None]
+    clocks: Clocks
 
     @property
     def databases(self) -> tuple[int, ...]:
@@ -110,19 +102,39 @@ class CompareSpec:
         """Return the same with named connections to the target."""
         return replace(self, copying=self.copying.writing_as(writer, lifeline))
 
-    def build(self, budget: Budget, throttle: Throttle) -> Comparer:
+    def build(self, budget: Budget, pacer: Pacer) -> Comparer:
         """Return the comparer."""
         spec = self.copying
-        source = DumpReader(Links(spec.source, spec.source_topology), spec.abilities)
+        links = Links(spec.source, spec.source_topology)
+        reader = DumpReader(links, spec.abilities)
+        intake = Intake(reader, budget, spec.limits(budget), pacer, sides=2)
+        source = ComparedSide(reader, Calls(links, spec.retry_for, intake))
+        primaries = spec.primaries()
+        links = Links(spec.target, spec.target_topology)
         return Comparer(
             source,
-            DumpReader(Links(spec.target, spec.target_topology), self.target_abilities),
+            Calls(primaries, spec.retry_for, intake) if primaries else source.calls,
+            ComparedSide(
+                DumpReader(links, self.target_abilities), Calls(links, spec.retry_for, intake)
+            ),
             spec.aside(),
-            spec.build(budget, throttle),
-            Intake(source, budget, spec.limits(budget), throttle, sides=2),
+            spec.build(budget, pacer),
+            intake,
             self,
-            spec.primaries(),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedSide:
+    """One side of a comparison: reads its values, and asks it single commands."""
+
+    reader: Reader
+    calls: Calls
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.reader.close()
+        self.calls.close()
 
 
 @dataclass(slots=True)
@@ -191,37 +203,44 @@ class Comparer:
     """Compares keys, checks their existence, deletes, and copies.
 
     Args:
-        source, target: readers.
-        aside: further connections to both, for comparison by type.
+        source, target: the sides.
+        primaries: asks the source's primaries, also if replicas are read.
+        aside: compares values by type, over further connections to both.
         transfer: copies the repairs.
         intake: cuts batches, and grants reads of their chunks.
         spec: tolerance, scope, digests.
-        primaries: connections to the source's primaries, if replicas are read.
     """
 
     def __init__(
         self,
-        source: DumpReader,
-        target: DumpReader,
-        aside: tuple[Links, Links],
+        source: ComparedSide,
+        primaries: Calls,
+        target: ComparedSide,
+        aside: Aside,
         transfer: Transfer,
         intake: Intake,
         spec: CompareSpec,
-        primaries: Links | None = None,
     ) -> None:
         self._source = source
+        self._primaries = primaries
         self._target = target
+        self._aside = aside
         self._transfer = transfer
         self._intake = intake
         self._spec = spec
         self._scope = spec.scope
         self._shift = spec.copying.expiry_shift
         self._retry_for = spec.copying.retry_for
-        self._aside = Aside(aside, self._retry_for, self._scope)
-        self._source_calls = self._primary_calls = Calls(source.links, self._retry_for, intake)
-        if primaries:
-            self._primary_calls = Calls(primaries, self._retry_for, intake)
-        self._target_calls = Calls(target.links, self._retry_for, intake)
+        self._clocks = spec.clocks
+        self._extras = Extras(
+            source.calls,
+            primaries,
+            target.calls,
+            intake,
+            spec.scope,
+            spec.clocks,
+            spec.copying.expiry_shift,
+        )
 
     def dial(self, databases: Sequence[int]) -> None:
         """Open only the connections that a copy opens ahead of time."""
@@ -238,9 +257,9 @@ class Comparer:
             case "compare":
                 return (yield from self._compare_batch(batch))
             case "look for":
-                return (yield from self._look_for(batch))
+                return (yield from self._extras.look_for(batch))
             case "delete":
-                return (yield from self._delete(batch))
+                return (yield from self._extras.delete(batch))
         return (yield from self._transfer.settle(batch))
 
     def unfinished(self) -> dict[int, Counts]:
@@ -249,16 +268,13 @@ class Comparer:
 
     def take_notices(self) -> list[str]:
         """Return the notices for the user since the last call."""
-        notices = self._source.notices + self._target.notices + self._transfer.take_notices()
-        self._source.notices, self._target.notices = [], []
-        return notices
+        read = self._source.reader.take_notices() + self._target.reader.take_notices()
+        return read + self._transfer.take_notices()
 
     def close(self) -> None:
         """Close all connections."""
-        self._transfer.close()
-        for links in (self._source.links, self._target.links, *self._aside.links):
-            links.close()
-        self._primary_calls.links.close()
+        for each in (self._transfer, self._source, self._primaries, self._target, self._aside):
+            each.close()
 
     # From the source.
 
@@ -315,16 +331,16 @@ class Comparer:
                 raise _LostAgain({failure.key for failure in found})
 
         here = yield from self._fetch(
-            self._source, Wanted(batch.db, chunk.keys, batch.node), chunk.sizes, blame
+            self._source.reader, Wanted(batch.db, chunk.keys, batch.node), chunk.sizes, blame
         )
         keys = here.keys
         self._intake.correct(permit, chunk, keys, here.payloads)
         there = _Seen()
         if keys:
             db = self._scope.target_db(batch.db)
-            wanted = Wanted(db, keys, None, by_slot=self._target.links.routes)
+            wanted = Wanted(db, keys, None, by_slot=True)
             sizes = list(map(len, here.payloads))
-            there = yield from self._fetch(self._target, wanted, sizes, blame)
+            there = yield from self._fetch(self._target.reader, wanted, sizes, blame)
             self._intake.also(permit, chunk, there.keys, there.payloads)
         verdicts.failures += here.failures
         verdicts.gone += len(chunk.keys) - len(keys) - len(here.failures)
@@ -333,7 +349,7 @@ class Comparer:
 
     def _fetch(
         self,
-        reader: DumpReader,
+        reader: Reader,
         wanted: Wanted,
         sizes: Sequence[int] | None,
         blame: Callable[[Sequence[Lost]], None],
@@ -341,7 +357,7 @@ class Comparer:
         """Read payload and expiry of keys, and retry until each has a reply. `blame` receives lost
         connections once the server is reachable, and may raise."""
         seen = _Seen()
-        patience = Patience(self._retry_for, (reader.links,))
+        patience = Patience(self._retry_for, (reader,))
         single: set[bytes] = set()
         while True:
             read = yield from reader.read(wanted, sizes)
@@ -349,8 +365,6 @@ class Comparer:
             seen.payloads += read.payloads
             seen.expiries += _instants(read.expiries) if read.left else read.expiries
             seen.failures += read.failures
-            if read.keys:
-                reader.links.serves()
             if not read.again:
                 return seen
             if len(read.again) < len(wanted.keys):
@@ -358,7 +372,7 @@ class Comparer:
             yield from patience.before_next_try(trouble=read.waits, complaint=read.complaint)
             blamed = []
             for lost in read.lost:
-                if not (yield from patience.until_well(reader.links, lost)):
+                if not (yield from patience.until_well(reader, lost)):
                     blamed.append(lost)
             blame(blamed)
             single |= read.single
@@ -367,7 +381,7 @@ class Comparer:
                 wanted.db,
                 read.again,
                 wanted.node,
-                by_slot=reader.links.routes,
+                by_slot=True,
                 ask=read.ask,
                 single=frozenset(single),
             )
@@ -405,7 +419,7 @@ class Comparer:
         self, batch: Batch, key: bytes, mine: State, verdicts: _Verdicts
     ) -> None:
         payload, expiry = mine
-        if self._has_expired(expiry + self._shift if expiry >= 0 else expiry, side=1):
+        if has_expired(expiry + self._shift if expiry >= 0 else expiry, self._clocks[1]):
             verdicts.gone += 1
             return
         prints = print_of(in_order(payload)), b""
@@ -413,17 +427,10 @@ class Comparer:
         expires = fields_expire(payload)
         (verdicts.missing_hashes if expires else verdicts.findings).append(finding)
 
-    def _has_expired(self, instant: int, side: Literal[0, 1]) -> bool:
-        """Return True if an expiry has passed by the clock of one side."""
-        offset = self._spec.clocks[side]
-        if instant < 0 or offset is None:
-            return False
-        return instant <= time.time() * 1000 + offset
-
     def _judge_missing_hashes(self, batch: Batch, verdicts: _Verdicts) -> Task[None]:
         """Judge hashes with expiring fields that only the source has."""
         keys = [finding.key for finding in verdicts.missing_hashes]
-        empty = yield from _without_fields(self._source_calls, batch.db, keys)
+        empty = yield from without_fields(self._source.calls, batch.db, keys)
         verdicts.gone += len(empty)
         verdicts.findings += [f for f in verdicts.missing_hashes if f.key not in empty]
 
@@ -506,15 +513,14 @@ class Comparer:
         def command(key: bytes) -> bytes:
             return encode(*read_command(kinds[key], key))
 
-        here = yield from self._source_calls.each(command, "", batch.db, keys, needed=False)
+        here = yield from self._source.calls.each(command, "", batch.db, keys, needed=False)
         db = self._scope.target_db(batch.db)
-        there = yield from self._target_calls.each(command, "", db, keys, needed=False)
+        there = yield from self._target.calls.each(command, "", db, keys, needed=False)
         types = {}
         for key, kind in kinds.items():
-            for calls, reply in ((self._source_calls, here[key]), (self._target_calls, there[key])):
+            for calls, reply in ((self._source.calls, here[key]), (self._target.calls, there[key])):
                 if not is_error(reply) and not fits(READS[kind][0], reply):
-                    dialer = calls.links.dialer
-                    raise malformed(dialer.side, str(dialer.endpoint), READS[kind][0])
+                    raise malformed(calls.side, calls.name, READS[kind][0])
             errors = [str(reply) for reply in (here[key], there[key]) if is_error(reply)]
             if any(not error.startswith("WRONGTYPE") for error in errors):
                 failures.append(KeyFailure(batch.db, key, "cannot be compared", errors[0]))
@@ -539,7 +545,7 @@ class Comparer:
     def _same_expiry(self, mine: int, theirs: int) -> bool:
         if mine < 0 or theirs < 0:
             return mine == theirs
-        exact = self._source.exact and self._target.exact
+        exact = self._source.reader.exact and self._target.reader.exact
         tolerance = self._spec.tolerance if exact else self._spec.coarse_tolerance
         return abs(theirs - mine - self._shift) <= tolerance
 
@@ -549,11 +555,11 @@ class Comparer:
         """Count the keys whose checksums and expiries match; return all others, including those
         that lost a connection: with their sizes known, a culprit is found sooner."""
         yield from self._intake.turn(len(keys), ops=len(keys))
-        here = yield from self._source_calls.each(
+        here = yield from self._source.calls.each(
             _digest, "EVAL_RO", batch.db, keys, patient=False
         )
         db = self._scope.target_db(batch.db)
-        there = yield from self._target_calls.each(_digest, "EVAL_RO", db, keys, patient=False)
+        there = yield from self._target.calls.each(_digest, "EVAL_RO", db, keys, patient=False)
         others = []
         for key in keys:
             mine, theirs = _state(here[key]), _state(there[key])
@@ -564,145 +570,10 @@ class Comparer:
                 others.append(key)
         return others
 
-    # From the target.
-
-    def _look_for(self, batch: Batch) -> Task[Ack]:
-        db = self._scope.source_db(batch.db)
-        replies = yield from self._exist(self._source_calls, db, batch.keys)
-        failures = tuple(
-            KeyFailure(db, key, "cannot be compared", str(reply))
-            for key, reply in replies.items()
-            if not isinstance(reply, int)
-        )
-        absent = [key for key, reply in replies.items() if reply == 0]
-        if self._primary_calls is not self._source_calls:
-            asked = yield from self._primary_calls.each(_exists, "EXISTS", db, absent)
-            absent = [key for key, reply in asked.items() if reply == 0]
-        # SCAN returned them, but some may be gone by now.
-        there = yield from self._target_calls.each(_exists, "EXISTS", batch.db, absent)
-        extra = [key for key, reply in there.items() if reply != 0]
-        if extra:
-            over = yield from self._all_over(batch.db, extra)
-            extra = [key for key in extra if key not in over]
-        counts = Counts(
-            gone=len(absent) - len(extra),
-            failed=len(failures),
-            extra=len(extra),
-            found=len(batch.keys) - len(absent) - len(failures),
-        )
-        findings = tuple(Finding(db, key, "extra") for key in extra)
-        return Ack(batch.id, counts, failures, findings)
-
-    def _all_over(self, db: int, keys: list[bytes]) -> Task[set[bytes]]:
-        """Return the keys of the target that have expired, or whose fields all have: the source may
-        have removed them, or its clock may be ahead."""
-        calls = self._target_calls
-        types = yield from calls.each(_type, "TYPE", db, keys, needed=False)
-        hashes = [key for key, reply in types.items() if reply == b"hash"]
-        over = yield from _without_fields(calls, db, hashes)
-        source, target = self._spec.clocks
-        if source is None or target is None:
-            return over
-        left = yield from calls.each(_pttl, "PTTL", db, keys, needed=False)
-        now = time.time() * 1000 + target - self._shift
-        return over | {
-            key
-            for key, reply in left.items()
-            if isinstance(reply, int) and reply >= 0 and self._has_expired(int(now) + reply, side=0)
-        }
-
-    def _exist(self, source: Calls, db: int, keys: list[bytes]) -> Task[dict[bytes, Reply]]:
-        """Return the source's replies to EXISTS."""
-        replies: dict[bytes, Reply] = {}
-        for part in self._intake.parts(keys):
-            yield from self._intake.turn(len(part), ops=len(part))
-            replies |= yield from source.each(_exists, "EXISTS", db, part)
-        return replies
-
-    def _delete(self, batch: Batch) -> Task[Ack]:
-        db = self._scope.source_db(batch.db)
-        replies = yield from self._exist(self._primary_calls, db, batch.keys)
-        absent = [key for key, reply in replies.items() if reply == 0]
-        gone = yield from self._target_calls.each(_unlink, "UNLINK", batch.db, absent)
-        failures = tuple(
-            KeyFailure(db, key, "cannot be deleted", str(reply))
-            for key, reply in gone.items()
-            if not isinstance(reply, int)
-        )
-        deleted = sum(reply == 1 for reply in gone.values())
-        counts = Counts(
-            failed=len(failures),
-            deleted=deleted,
-            gone=len(absent) - deleted - len(failures),
-            found=len(batch.keys) - len(absent),
-        )
-        return Ack(batch.id, counts, failures)
-
-
-def _without_fields(calls: Calls, db: int, keys: list[bytes]) -> Task[set[bytes]]:
-    """Return the hashes whose fields have all expired or are gone: until a server removes such a
-    key, EXISTS still counts it."""
-    empty: set[bytes] = set()
-    cursors: dict[bytes, bytes] = dict.fromkeys(keys, b"0")
-    watches = {key: Endless("fields", "HLEN") for key in keys}
-    count = _FIELDS_SEEN
-
-    def look(key: bytes) -> bytes:
-        return encode("HSCAN", key, cursors[key], "COUNT", count)
-
-    while cursors:
-        replies = yield from calls.each(look, "HSCAN", db, list(cursors), needed=False)
-        for key, reply in replies.items():
-            del cursors[key]
-            if isinstance(reply, list) and not reply[1]:
-                if reply[0] == b"0":
-                    empty.add(key)
-                else:
-                    cursors[key] = reply[0]  # type: ignore[assignment]
-                    watches[key].add(int(cursors[key]), 0, count)
-        yield from _refuse_endless(calls, db, {key: watches[key] for key in cursors})
-        count = min(2 * count, _MOST_FIELDS_SEEN)
-    return empty
-
-
-def _refuse_endless(calls: Calls, db: int, watches: dict[bytes, Endless]) -> Task[None]:
-    """Raise if one of these HSCANs would never end."""
-    far = [key for key, watch in watches.items() if watch.is_far]
-    if far:
-        lengths = yield from calls.each(_hlen, "HLEN", db, far, needed=False)
-        for key, length in lengths.items():
-            watches[key].expect(length if isinstance(length, int) else None)
-    for watch in watches.values():
-        if why := watch.fault:
-            dialer = calls.links.dialer
-            raise never_ends(dialer.side, str(dialer.endpoint), "HSCAN", why)
-
-
 def _instants(left: list[int]) -> list[int]:
     """Convert remaining TTLs of a server without absolute ones, by this machine's clock."""
     now = int(time.time() * 1000)
     return [now + ms if ms >= 0 else ms for ms in left]
-
-
-def _exists(key: bytes) -> bytes:
-    # A template, for speed: this command may be sent for every key of a side.
-    return b"*2\r\n$6\r\nEXISTS\r\n$%d\r\n%b\r\n" % (len(key), key)
-
-
-def _type(key: bytes) -> bytes:
-    return encode("TYPE", key)
-
-
-def _pttl(key: bytes) -> bytes:
-    return encode("PTTL", key)
-
-
-def _hlen(key: bytes) -> bytes:
-    return encode("HLEN", key)
-
-
-def _unlink(key: bytes) -> bytes:
-    return encode("UNLINK", key)
 
 
 def _digest(key: bytes) -> bytes:

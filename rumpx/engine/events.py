@@ -1,0 +1,69 @@
+"""Events that threads of the coordinator put into the engine's mailbox: plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rumpx.errors import RumpxError
+from rumpx.model.endpoint import Address
+from rumpx.model.nodes import Node
+from rumpx.servers.clients import Left
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """From a scanner: keys in scope. `cursor` is where the walk resumes once these keys and all
+    before them are settled; for a part of a SCAN reply that is the cursor of this reply."""
+
+    partition: int
+    walk: int
+    node: Address | None
+    keys: list[bytes]
+    cursor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Walked:
+    """From a scanner: the partition's walk has ended; all its keys were Found."""
+
+    partition: int
+    walk: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeChanged:
+    """From a scanner: another server process than planned answers for the partition's node, so
+    that earlier cursors are invalid. `node` and `run_id` name the present one."""
+
+    partition: int
+    walk: int
+    node: Node
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CursorUnproven:
+    """From a scanner: a cursor that the arithmetic of cursor spans does not allow."""
+
+    partition: int
+    walk: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScanTrouble:
+    """From a scanner: the walk cannot continue, and the run ends with this error."""
+
+    error: RumpxError
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """From the thread that ends a dead worker's connections to the target: what is left of them, or
+    the error that leaves it unknown."""
+
+    worker: str
+    left: Left
+    error: RumpxError | None = None
+
+
+FromScanner = Found | Walked | NodeChanged | CursorUnproven | ScanTrouble

@@ -1,0 +1,121 @@
+"""The governor at work: measurements to it, its decisions to scanners and workers.
+
+Several times a second the governor decides, from the prober's measurements, the limits and the
+time. A decision takes effect in three places: the gate that scanners pass, the pace of the workers,
+and the number of batches in flight, for which the engine asks here before it gives one out.
+"""
+
+from __future__ import annotations
+
+import selectors
+import time
+from typing import Any, Final
+
+from rumpx.engine.backend import Backend
+from rumpx.engine.plan import Plan
+from rumpx.model.schedule import parse_timetable
+from rumpx.throttle.governor import Decision, Full, Governor
+from rumpx.throttle.prober import Probing, Watched
+from rumpx.throttle.rates import Pace
+from rumpx.throttle.scan_gate import Gate
+
+_DECIDE_SECONDS: Final = 0.1
+
+
+class Steering:
+    """Holds a run to its limits.
+
+    Args:
+        plan: the limits, and the work in flight of an unlimited run.
+        backend: the workers.
+
+    Attributes:
+        governor: decides.
+        gate: for scanners.
+        decision: the last one, once there is one.
+    """
+
+    def __init__(self, plan: Plan, backend: Backend) -> None:
+        self.governor = _governor(plan)
+        self.gate = Gate(backend.pacer, plan.tuning.scan_count, plan.tuning.batch_keys)
+        self.decision: Decision | None = None
+        self._due = 0.0
+        self._next_batch_at = 0.0
+        self._backend = backend
+        sides = plan.source, plan.target
+        self._probing = Probing([Watched(side.dialer, tuple(side.infos)) for side in sides])
+
+    def start(self, selector: selectors.BaseSelector) -> None:
+        """Start to measure; the prober's channel is registered with the selector."""
+        self._probing.start(selector)
+
+    def observes(self, ready: Any) -> bool:
+        """Take a measurement, if the data of a readable file is the prober's; return False for any
+        other."""
+        if ready is not self._probing:
+            return False
+        if measured := self._probing.receive():
+            self.governor.observe(measured)
+        return True
+
+    def due(self, now: float, *, waiting: bool) -> float:
+        """Return when the next decision is due, or the next batch, if one is `waiting`; by
+        `time.monotonic()`, as `now`."""
+        if waiting and self._next_batch_at > now:
+            return min(self._due, self._next_batch_at)
+        return self._due
+
+    def decide_anew(self, mean_payload: float) -> None:
+        """As `decide`, at once."""
+        self._due = 0.0
+        self.decide(mean_payload)
+
+    def decide(self, mean_payload: float) -> None:
+        """Have the governor decide, if that is due, and pass its decision on.
+
+        Args:
+            mean_payload: bytes of a key so far, 0 if unknown.
+        """
+        now = time.monotonic()
+        if now < self._due:
+            return
+        self._due = now + _DECIDE_SECONDS
+        self._probing.restart_if_due(now)
+        decision = self.governor.decide(now, time.time(), mean_payload)
+        if decision == self.decision:
+            return
+        self.decision = decision
+        self._backend.set_pace(decision.pace)
+        self.gate.set(
+            decision.scan_count, decision.batch_keys, decision.scans_in_flight, decision.wait
+        )
+
+    def allows_batch(self) -> bool:
+        """Return True if one more batch may be given out now."""
+        assert self.decision is not None
+        if self._backend.in_flight >= self.decision.batches_in_flight:
+            return False
+        return time.monotonic() >= self._next_batch_at
+
+    def gave_batch(self) -> None:
+        """Start the pause before the next batch."""
+        assert self.decision is not None
+        self._next_batch_at = time.monotonic() + self.decision.wait
+
+    def hurry(self) -> None:
+        """Let all that is in flight end at once, ignoring the rates."""
+        self._backend.set_pace(Pace(hurry=True))
+
+    def close(self) -> None:
+        """End the prober."""
+        self._probing.close()
+
+
+def _governor(plan: Plan) -> Governor:
+    limits = plan.job.limits
+    round_trips = plan.source.clock.round_trip + plan.target.clock.round_trip
+    return Governor(
+        Full.of(plan.tuning, plan.job.workers, round_trips),
+        limits,
+        parse_timetable(limits.schedule, limits.time_zone) if limits.schedule else None,
+    )

@@ -1,0 +1,92 @@
+"""Settings of a copying worker, and the parts that are made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from rumpx.model.job import Scope
+from rumpx.model.nodes import Topology
+from rumpx.servers.connections import Links
+from rumpx.servers.dial import Dialer
+from rumpx.throttle.rates import Pacer
+from rumpx.transfer.aside import Aside
+from rumpx.transfer.chunks import ChunkLimits, Intake
+from rumpx.transfer.dump_reader import Abilities, DumpReader
+from rumpx.transfer.restore_writer import RestoreWriter
+from rumpx.transfer.runner import Budget
+from rumpx.transfer.transfer import Transfer
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """Settings of a copying worker.
+
+    Attributes:
+        databases: the source's databases that hold keys.
+        pipeline_keys: the most keys that are read, or written, in one pipeline.
+        bytes_in_flight: the byte budget of one worker.
+        big_key: values of at least so many bytes are DUMPed alone.
+        retry_for: seconds of trouble after which the run gives up.
+        clock_offset: the target's clock minus ours, ms, if known.
+        expiry_shift: ms to add to expiries (`--clock relative`).
+        absttl: the target's RESTORE takes instants.
+    """
+
+    source: Dialer
+    target: Dialer
+    source_topology: Topology
+    target_topology: Topology
+    abilities: Abilities
+    databases: tuple[int, ...]
+    scope: Scope
+    on_conflict: Literal["replace", "skip", "fail"]
+    pipeline_keys: int
+    bytes_in_flight: int
+    big_key: int
+    retry_for: float
+    clock_offset: float | None
+    expiry_shift: int
+    absttl: bool
+
+    def writing_as(self, writer: str, lifeline: int) -> WorkerSpec:
+        """Return the same with named connections to the target."""
+        target = dataclasses.replace(self.target, writer=writer, lifeline=lifeline)
+        return dataclasses.replace(self, target=target)
+
+    def build(self, budget: Budget, pacer: Pacer) -> Transfer:
+        """Return reader and writer, joined."""
+        reader = DumpReader(Links(self.source, self.source_topology), self.abilities)
+        return Transfer(
+            reader,
+            RestoreWriter(
+                Links(self.target, self.target_topology),
+                replace=self.on_conflict == "replace",
+                shift=self.expiry_shift,
+                clock_offset=self.clock_offset,
+                absttl=self.absttl,
+            ),
+            self.aside(),
+            Intake(reader, budget, self.limits(budget), pacer),
+            self.retry_for,
+            self.scope,
+            self.on_conflict,
+            self.expiry_shift,
+        )
+
+    def aside(self) -> Aside:
+        """Return further connections to both sides, for comparisons that are not pipelined."""
+        both = Links(self.source, self.source_topology), Links(self.target, self.target_topology)
+        return Aside(both, self.retry_for, self.scope)
+
+    def primaries(self) -> Links | None:
+        """Return connections to the source's primaries if replicas are read in their place."""
+        if self.source.read_from == "primary":
+            return None
+        dialer = dataclasses.replace(self.source, read_from="primary")
+        return Links(dialer, self.source_topology.primaries())
+
+    def limits(self, budget: Budget) -> ChunkLimits:
+        """Return the most that may be asked for at once."""
+        return ChunkLimits(self.pipeline_keys, max(1, budget.limit // 4), self.big_key)
