@@ -27,11 +27,11 @@ from rumpx.model.options import KEY_TYPES
 from rumpx.preflight.abilities import restore_options
 from rumpx.preflight.draft import Draft
 from rumpx.servers.connections import Links
+from rumpx.servers.rdb import OF_MODULES, version_of
 from rumpx.servers.replies import Kind, classify
 from rumpx.servers.topology import is_error
-from rumpx.values.by_type import CHECKSUM_BYTES, OF_MODULES, compared
+from rumpx.values.by_type import compared
 from rumpx.values.reading import dumped
-from rumpx.values.shapes import FOOTER_BYTES
 
 LIFETIME: Final = 10_000
 # Larger values would delay other clients.
@@ -115,9 +115,8 @@ def _try_one(
         if payload:
             if payload[0] in OF_MODULES:
                 return Trial(key.type, key.encoding, 0, opaque=True)
-            version = int.from_bytes(payload[-FOOTER_BYTES:-CHECKSUM_BYTES], "little")
             error, left = _restore(target, draft.scope.target_db(key.db), payload, draft)
-            return Trial(key.type, key.encoding, version, error, left)
+            return Trial(key.type, key.encoding, version_of(payload), error, left)
     return None
 
 

@@ -24,10 +24,10 @@ from rumpx.engine.plan import Plan
 from rumpx.engine.walks import Walk
 from rumpx.ledger.schema import Facts, SavedWalk
 from rumpx.model.counts import Counts
-from rumpx.model.nodes import Node, Topology
 from rumpx.model.partitions import CursorSpan, KeySpan, Span
 from rumpx.servers.replicas import other_dataset
 from rumpx.servers.side import SideFacts
+from rumpx.servers.topology import heir
 
 
 def reconcile(
@@ -41,7 +41,7 @@ def reconcile(
     """
     topology = plan.source.topology
     databases = tuple(
-        replace(place, node=_node_now(topology, place.node)) for place in facts.databases
+        replace(place, node=heir(topology, place.node)) for place in facts.databases
     )
     walks = [_walk_now(walk, plan.source) for walk in saved]
     plan = replace(
@@ -54,7 +54,7 @@ def reconcile(
 
 
 def _walk_now(saved: SavedWalk, source: SideFacts) -> Walk:
-    node = _node_now(source.topology, saved.partition.node)
+    node = heir(source.topology, saved.partition.node)
     partition = saved.partition
     if node != partition.node:
         partition = replace(partition, node=node)
@@ -77,14 +77,3 @@ def at_end(span: Span, cursor: int, counts: Counts) -> bool:
     last keys and the look at the server that ends it. (The end of a plain cursor is its beginning;
     counts tell them apart.)"""
     return span.ended(cursor) and counts.settled > 0
-
-
-def _node_now(topology: Topology, node: Node) -> Node:
-    if not topology.cluster:
-        return topology.nodes[0]
-    for now in topology.nodes:
-        if now.id and now.id == node.id:
-            return now
-    owners = topology.owners()
-    first = node.slots[0][0] if node.slots else 0
-    return next(now for now in topology.nodes if now.address == owners[first])

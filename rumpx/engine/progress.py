@@ -9,23 +9,21 @@ few seconds; the time left is what the rate of progress says.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import psutil
 
 from rumpx.engine.plan import Plan
-from rumpx.engine.walks import Retired, RetiredAs
+from rumpx.engine.sums import Sum, copied_content, overall
 from rumpx.errors import Side
 from rumpx.model.content import NO_CONTENT, Content
 from rumpx.model.counts import Counts
 from rumpx.model.endpoint import Address, format_address
-from rumpx.model.partitions import RETRIED, Partition
-from rumpx.model.results import PartitionSummary
+from rumpx.model.partitions import Partition
 from rumpx.model.snapshot import Held, NodeStat, Row, Snapshot, State, Verb, WorkerStat
-from rumpx.transfer.content_stats import Kinds, Largest, content
-from rumpx.units import count_of
+from rumpx.transfer.content_stats import Largest
 
 if TYPE_CHECKING:
     from rumpx.engine.pool import Pool
@@ -33,39 +31,6 @@ if TYPE_CHECKING:
 _WINDOW_SECONDS: Final = 5.0
 _USAGE_SECONDS: Final = 1.0
 _ENDED: Final[tuple[State, ...]] = ("done", "failed", "stopped")
-
-
-Sum = tuple[str, Counts, Kinds]
-"""Of one walk, or of several with one reason: that, counts, and types and sizes."""
-
-
-def overall(sums: Iterable[Sum]) -> Counts:
-    """What a run came to: keys that were walked again are counted once, and keys that failed and
-    were tried again are counted as they ended."""
-    counts = Counts()
-    for reason, came_to, _ in sums:
-        if not reason:
-            counts += came_to
-        elif reason == RETRIED:
-            counts += replace(came_to, failed=came_to.failed - came_to.settled)
-    return counts
-
-
-def copied_content(sums: Iterable[Sum], largest: Largest) -> Content:
-    """What the keys that `overall` counts as copied are."""
-    return content([kinds for reason, _, kinds in sums if reason in ("", RETRIED)], largest.top)
-
-
-def partition_summary(partition: Partition, counts: Counts, done: bool) -> PartitionSummary:
-    """One partition, as the end of a run tells of it."""
-    bounds = f"{partition}, again: {partition.reason}" if partition.reason else str(partition)
-    return PartitionSummary(partition.node.label(""), partition.db, bounds, counts, done)
-
-
-def retired_summary(key: RetiredAs, retired: Retired) -> PartitionSummary:
-    """Walks that were added and are done, likewise."""
-    number = count_of(retired.walks, "walk")
-    return PartitionSummary(key.node, key.db, f"{number} again: {key.reason}", retired.counts, True)
 
 
 def _let_go(held: Held) -> Held:

@@ -56,7 +56,7 @@ from rumpx.servers.dial import Dialer
 from rumpx.servers.endless import Endless, never_ends
 from rumpx.servers.globs import compile_glob, escape
 from rumpx.servers.redials import growing_pause
-from rumpx.servers.replicas import catch_up, identify, prove, read_place
+from rumpx.servers.replicas import catch_up, read_identity, read_place
 from rumpx.servers.replies import Kind, classify, explain_refusal, malformed
 from rumpx.servers.resp import Argument, Connection, Reply
 from rumpx.servers.topology import heir, is_error, read_topology
@@ -332,15 +332,6 @@ def _scan_refused(connection: Connection, side: Side, reply: object) -> RumpxErr
     return unusable(side)(
         f"The {side} at {connection.name} refused SCAN: {explain_refusal(reply, 'SCAN')}."
     )
-
-
-def read_identity(connection: Connection, node: Node) -> str:
-    """Of the server that is walked; see the module docstring.
-
-    Raises:
-        ConnectionLost: it is a replica that is not fit to be read.
-    """
-    return prove(connection, node.origin) if node.origin else identify(connection)
 
 
 class Shelf:

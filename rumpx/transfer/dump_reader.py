@@ -39,6 +39,7 @@ from rumpx.model.endpoint import Address
 from rumpx.model.results import KeyFailure
 from rumpx.servers.connections import Links
 from rumpx.servers.info import clock_of
+from rumpx.servers.rdb import SHORTEST_PAYLOAD, is_payload
 from rumpx.servers.replies import (
     Kind,
     classify,
@@ -63,7 +64,6 @@ from rumpx.servers.resp import (
 from rumpx.servers.topology import is_error
 from rumpx.transfer.runner import Replies, Task
 from rumpx.transfer.suspects import Lost, refusal
-from rumpx.values.shapes import SHORTEST_PAYLOAD, is_payload
 
 Expiry = Literal["instant", "clock", "left"]
 

@@ -32,13 +32,13 @@ from rumpx.errors import ConnectionLost, RumpxError, TargetFull, TargetUnusable
 from rumpx.model.endpoint import Address
 from rumpx.model.results import KeyFailure
 from rumpx.servers.connections import Links
+from rumpx.servers.rdb import OF_MODULES
 from rumpx.servers.replies import Kind, classify, explain_refusal, malformed
 from rumpx.servers.resp import ASKING, NO_EXPIRY, Connection, RestoreEncoder, encode
 from rumpx.servers.topology import is_error
 from rumpx.transfer.content_stats import NO_KINDS, Kinds, Large, Scale
 from rumpx.transfer.runner import Replies, Task
 from rumpx.transfer.suspects import Lost, refusal
-from rumpx.values.by_type import OF_MODULES
 
 # The most by which an expiry written as a time left may be late: the commands before it in the
 # pipeline, and the network delay.

@@ -29,8 +29,8 @@ from functools import partial
 from typing import Any, Final
 
 from rumpx.servers.endless import Endless, never_ends
+from rumpx.servers.rdb import CHECKSUM_BYTES, FOOTER_BYTES
 from rumpx.values.reading import Reader, ValueChanged
-from rumpx.values.shapes import FOOTER_BYTES
 from rumpx.values.sketches import LARGEST_SKETCH
 from rumpx.values.small import meaning
 
@@ -40,8 +40,6 @@ TOLERANCE_MS: Final = 2
 
 _MAX_MEMBERS: Final = 1000
 _MEMBERS_OF_UNKNOWN_SIZE: Final = 100
-# Within a payload's footer.
-CHECKSUM_BYTES: Final = 8
 
 
 class NotComparable(Exception):
@@ -74,31 +72,6 @@ def equal_by_type(source: Reader, target: Reader, key: bytes) -> bool:
     if command and all(reader.may_call(command, key) for reader in (source, target)):
         return _same(source, target, command, key)
     raise NotComparable(kind.decode("utf-8", "backslashreplace"))
-
-
-# The first byte of a payload (rdb.h of both families) gives the type, and whether a hash's fields
-# may expire.
-_KIND_OF_BYTE: Final = {
-    **dict.fromkeys((0,), b"string"),
-    **dict.fromkeys((1, 10, 14, 18), b"list"),
-    **dict.fromkeys((2, 11, 20), b"set"),
-    **dict.fromkeys((3, 5, 12, 17), b"zset"),
-    **dict.fromkeys((4, 9, 13, 16, 22, 23, 24, 25), b"hash"),
-    **dict.fromkeys((15, 19, 21, 26, 27), b"stream"),
-}
-# Types of a module's value, in the old and the new form.
-OF_MODULES: Final = frozenset({6, 7})
-_EXPIRING_HASHES: Final = frozenset({22, 23, 24, 25})
-
-
-def kind_of(payload: bytes) -> bytes:
-    """Return the type of the value in a payload, as TYPE names it; b"" if it is not known."""
-    return _KIND_OF_BYTE.get(payload[0], b"") if payload else b""
-
-
-def fields_expire(payload: bytes) -> bool:
-    """Return True if the payload is a hash with fields that expire."""
-    return payload[:1] != b"" and payload[0] in _EXPIRING_HASHES
 
 
 def same_payload(one: bytes | None, other: bytes | None) -> bool:
