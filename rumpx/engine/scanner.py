@@ -53,7 +53,7 @@ from rumpx.model.partitions import (
 from rumpx.model.slots import key_slot
 from rumpx.servers.connections import select
 from rumpx.servers.dial import Dialer
-from rumpx.servers.endless import Endless, never_ends
+from rumpx.servers.endless import Endless, refuse_endless
 from rumpx.servers.globs import compile_glob, escape
 from rumpx.servers.redials import growing_pause
 from rumpx.servers.replicas import catch_up, read_identity, read_place
@@ -188,7 +188,7 @@ def walk(
             _check_cursor(connection, cursor)
         ended = span.ended(cursor)
         if not ended:
-            refuse_endless(connection, partition.side, endless, cursor, len(found), count)
+            watch_scan(connection, partition.side, endless, cursor, len(found), count)
         if ended and found:
             # A reply is not cut at the span's end: the keys behind it are of the next one, which
             # would count them again.
@@ -208,7 +208,7 @@ def walk(
             return
 
 
-def refuse_endless(
+def watch_scan(
     connection: Connection, side: Side, endless: Endless, cursor: int, keys: int, count: int
 ) -> None:
     """End the run if a walk would never end, by a reply with so many keys to a SCAN of that COUNT.
@@ -221,8 +221,8 @@ def refuse_endless(
         reply = connection.call("DBSIZE")
         return reply if isinstance(reply, int) else None
 
-    if why := endless.watch(cursor, keys, count, size):
-        raise never_ends(side, connection.name, "SCAN", why)
+    fault = endless.watch(cursor, keys, count, size)
+    refuse_endless(side, connection.name, "SCAN", fault)
 
 
 def _listed(span: KeySpan, cursor: int, gate: Gate) -> Iterator[tuple[list[bytes], int]]:
@@ -260,7 +260,7 @@ def _of_the_next(
                 [("SCAN", reverse(at), "COUNT", number, *options), ("SCAN", 0, "COUNT", 1)]
             )
         (cursor, keys), (other, _) = (scanned(connection, partition.side, r) for r in replies)
-        refuse_endless(connection, partition.side, endless, cursor, len(keys), number)
+        watch_scan(connection, partition.side, endless, cursor, len(keys), number)
         ends = reached(cursor), reached(other)
         if ends[0] <= at or min(each & -each for each in ends) > high & -high:
             return set()

@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final
 
-from rumpx.servers.endless import Endless, never_ends
+from rumpx.servers.endless import Endless, refuse_endless
 from rumpx.servers.rdb import CHECKSUM_BYTES, FOOTER_BYTES
 from rumpx.values.reading import Reader, ValueChanged
 from rumpx.values.sketches import LARGEST_SKETCH
@@ -122,13 +122,8 @@ def _walk(
         if not cursor:
             return
         size = partial(reader.read, counter, key)
-        _refuse_endless(reader, command, endless.watch(cursor, len(found), count, size))
-
-
-def _refuse_endless(reader: Reader, command: str, why: str) -> None:
-    """End the run if a walk never ends; `why` is the fault that its watch has found."""
-    if why:
-        raise never_ends(reader.side, reader.caller.name, command, why)
+        fault = endless.watch(cursor, len(found), count, size)
+        refuse_endless(reader.side, reader.caller.name, command, fault)
 
 
 def _equal_strings(source: Reader, target: Reader, key: bytes) -> bool:
@@ -234,7 +229,8 @@ def _equal_entries(source: Reader, target: Reader, key: bytes) -> bool:
             return True
         start = _next_id(entries[-1][0])
         size = partial(source.read, "XLEN", key)
-        _refuse_endless(source, "XRANGE", endless.watch(_number(start), count, count, size))
+        fault = endless.watch(_number(start), count, count, size)
+        refuse_endless(source.side, source.caller.name, "XRANGE", fault)
 
 
 def _next_id(entry_id: bytes) -> bytes:
@@ -285,12 +281,12 @@ def _equal_pending(source: Reader, target: Reader, key: bytes, group: bytes) -> 
         if len(entries) < _MAX_MEMBERS:
             return True
         start = _next_id(entries[-1][0])
-        why = endless.watch(
+        fault = endless.watch(
             _number(start),
             *(len(entries), _MAX_MEMBERS),
             lambda: sum(_consumers(source, key, group).values()),
         )
-        _refuse_endless(source, "XPENDING", why)
+        refuse_endless(source.side, source.caller.name, "XPENDING", fault)
 
 
 def _pending(

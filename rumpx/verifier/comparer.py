@@ -38,7 +38,7 @@ from rumpx.model.counts import Counts
 from rumpx.model.job import Scope
 from rumpx.model.results import Finding, FindingKind, KeyFailure
 from rumpx.servers.connections import Links
-from rumpx.servers.endless import Endless, never_ends
+from rumpx.servers.endless import Endless, refuse_endless
 from rumpx.servers.rdb import fields_expire, kind_of
 from rumpx.servers.replies import malformed
 from rumpx.servers.resp import NO_EXPIRY, Reply, encode
@@ -660,22 +660,21 @@ def _without_fields(calls: Calls, db: int, keys: list[bytes]) -> Task[set[bytes]
                 else:
                     cursors[key] = reply[0]  # type: ignore[assignment]
                     watches[key].add(int(cursors[key]), 0, count)
-        yield from _refuse_endless(calls, db, {key: watches[key] for key in cursors})
+        yield from _watch_hscans(calls, db, {key: watches[key] for key in cursors})
         count = min(2 * count, _MOST_FIELDS_SEEN)
     return empty
 
 
-def _refuse_endless(calls: Calls, db: int, watches: dict[bytes, Endless]) -> Task[None]:
+def _watch_hscans(calls: Calls, db: int, watches: dict[bytes, Endless]) -> Task[None]:
     """Raise if one of these HSCANs would never end."""
     far = [key for key, watch in watches.items() if watch.is_far]
     if far:
         lengths = yield from calls.each(_hlen, "HLEN", db, far, needed=False)
         for key, length in lengths.items():
             watches[key].expect(length if isinstance(length, int) else None)
+    dialer = calls.links.dialer
     for watch in watches.values():
-        if why := watch.fault:
-            dialer = calls.links.dialer
-            raise never_ends(dialer.side, str(dialer.endpoint), "HSCAN", why)
+        refuse_endless(dialer.side, str(dialer.endpoint), "HSCAN", watch.fault)
 
 
 def _instants(left: list[int]) -> list[int]:
