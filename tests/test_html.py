@@ -293,7 +293,7 @@ def test_latencies_in_figures() -> None:
     assert table.rows == (
         ("source", "50.0 ms", "250.0 ms", "250.0 ms", "90 ms", "10.0 s (10.0 %)"),
     )
-    (_, table) = sections(replace(RECORDS["brief"], points=some, options=()))[0].tables
+    (_, table) = sections(replace(RECORDS["brief"], points=some, limits=Limits(None)))[0].tables
     assert table.rows[0][-2:] == ("off", "")
 
 

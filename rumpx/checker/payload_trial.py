@@ -200,7 +200,7 @@ def _incompatible(
         f"The target ({draft.target.version}) cannot read the payloads (version {versions}) that "
         f"the source ({draft.source.version}) writes: {', '.join(trial.kind for trial in bad)}.",
         "A payload loads only into the same or a newer version: copy to a newer target"
-        + ("" if hopeless else ", or leave these keys out by --type"),
+        + ("" if hopeless else ", or leave these keys out with --type"),
         PayloadIncompatible.exit_code if hopeless else EXIT_SOME_KEYS_FAILED,
     )
 

@@ -228,6 +228,6 @@ def _pattern(
         subject,
         f"The {side}'s user {shown} may not access {len(denied):,} of {looked_at:,} sampled keys, "
         f"such as {printable(denied[0])}: each would fail.",
-        f"ACL SETUSER {shown} ~PATTERN, or exclude these keys by --match or --exclude",
+        f"ACL SETUSER {shown} ~PATTERN, or exclude these keys with --match or --exclude",
         EXIT_SOME_KEYS_FAILED,
     )

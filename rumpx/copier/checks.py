@@ -109,8 +109,8 @@ class Checks:
         self._watch = SlotWatch(self._plan.source, facts.owners, facts.disturbed)
         if not any(run_id for _, _, run_id in facts.target_runs):
             self._engine.warn(
-                "The target does not tell its run_id: if it restarts during the copy, keys that "
-                "it lost then are not noticed."
+                "The target does not report its run_id: if it restarts during the copy, keys that "
+                "it loses then are not detected."
             )
 
     def stop(self) -> None:
@@ -153,8 +153,8 @@ class Checks:
         return released > 0
 
     def _check_replicas(self) -> bool:
-        """Replicas that were lost, emptied or promoted: workers may have found keys gone there that
-        were not, after the walks that named them had ended."""
+        """Read the source again where a replica was lost, emptied or promoted: workers may have
+        missed keys there after the walks that named these had ended."""
         engine = self._engine
         now, identities = engine.ask(self._identities_now)
         lost = set()
@@ -167,12 +167,12 @@ class Checks:
         self._replicas_lost.update(lost)
         if max(self._replicas_lost.values()) > _MOST_SUSPICIONS:
             raise TemporaryError(
-                f"A replica of the source restarted, failed over or was filled anew "
-                f"{_MOST_SUSPICIONS} times during the copy. Resume it when that is over."
+                f"A replica of the source restarted, failed over or was resynchronised "
+                f"{_MOST_SUSPICIONS} times during the copy. Resume it when the replicas are stable."
             )
         engine.warn(
-            f"{len(lost)} replicas of the source restarted, failed over or were filled anew: what "
-            "was read there is read again."
+            f"{len(lost)} replicas of the source restarted, failed over or were resynchronised: "
+            "their keys are read again."
         )
         heirs = set()
         for place in lost:
@@ -197,14 +197,14 @@ class Checks:
         )
 
     def _places_of(self, primaries: Iterable[Node]) -> list[Node]:
-        """Where the source's primaries are to be read, in the same order."""
+        """Return the nodes at which to read the source's primaries, in the same order."""
         if self._plan.source.dialer.read_from == "primary":
             return list(primaries)
         places = {node.primary: node for node in self._engine.ask(self._topology_now).nodes}
         return [places.get(node.address, node) for node in primaries]
 
     def _check_slots(self) -> bool:
-        """Slots of the source that moved, or were marked, since they were walked."""
+        """Walk the source's slots again that moved, or were marked, since they were walked."""
         engine, watch = self._engine, self._watch
         assert watch
         seen = engine.ask(watch.poll)
@@ -212,7 +212,7 @@ class Checks:
         if seen is None or not disturbed:
             return False
         if seen.marked and self._grace > 0:
-            # Wait for migrations to end, for a while; then walk both their nodes.
+            # Wait for migrations to end, but not for ever; then walk both nodes.
             self._grace -= 1
             engine.note = f"waiting for {len(seen.marked)} slots to finish their migration"
             watch.put_back()
@@ -222,8 +222,8 @@ class Checks:
         self._moves.update(disturbed)
         if (moves := max(self._moves.values())) > _MOST_MOVES:
             raise TemporaryError(
-                f"Slots of the source moved {moves} times during the copy, so that it does not "
-                "come to an end. Resume it when the cluster has come to rest."
+                f"A slot of the source moved {moves} times during the copy, so the copy cannot "
+                "end. Resume it when no slots are moving."
             )
         watch.excuse(seen.marked)
         engine.warn(f"{len(disturbed)} slots moved on the source; their keys are walked again.")
@@ -241,7 +241,7 @@ class Checks:
         )
 
     def _spans_for(self, slots: frozenset[int]) -> list[WholeSpan | SlotSpan]:
-        """What to walk on a node to see some slots: just those where the cursor allows it."""
+        """Return the spans of a node that show some slots: only those if its cursor allows it."""
         schemes = {place.scheme for place in self._plan.databases}
         if schemes != {"slots"}:
             return [WholeSpan()]
@@ -255,7 +255,7 @@ class Checks:
         return spans
 
     def _check_target(self) -> bool:
-        """Nodes of the target whose process is another one than at the start."""
+        """Walk the keys again of target nodes whose process has changed since the start."""
         engine = self._engine
         now = engine.ask(self._target_runs)
         suspect = suspect_slots(self._facts.target_runs, now)
@@ -265,30 +265,30 @@ class Checks:
         if self._suspicions > _MOST_SUSPICIONS:
             raise TargetUnusable(
                 f"The target restarted or failed over {_MOST_SUSPICIONS} times during the copy; "
-                "what it kept cannot be told. Find out why, and go on."
+                "it is unknown which keys it kept. Find the cause, then resume."
             )
         what = "The target" if suspect is None else "A node of the target"
         held = engine.ask(lambda: take_census(self._plan)).target
         lost = self._lost_by_count(held)
         if suspect is None and held and not held.keys:
             engine.warn(
-                f"{what} restarted and is empty: it lost what was copied, so all of it is copied "
-                "again. Does it save its data?"
+                f"{what} restarted and is empty: it lost the copied keys, so all of them are "
+                "copied again. Check that it saves its data."
             )
         else:
             engine.warn(
-                f"{what} restarted or failed over: an acknowledgement from before does not prove "
-                "that it kept the keys, so they are walked again."
+                f"{what} restarted or failed over: an earlier acknowledgement does not prove that "
+                "it kept the key, so its keys are walked again."
                 + (f" It holds {lost:,} keys fewer than it acknowledged." if lost else "")
             )
         again = self._all_again("the target's node changed", suspect)
-        # Only now: the ledger is saved also while we ask, and it must not know the new process
-        # before it knows the walks.
+        # Only now: the ledger is also saved during these questions, and it must not have the new
+        # process before it has the walks.
         self._facts = replace(self._facts, target_runs=now)
         return self._add(again)
 
     def _lost_by_count(self, held: Tally | None) -> int:
-        """Keys that the target acknowledged and does not have, where their number tells."""
+        """Return the number of keys that the target acknowledged and lacks; 0 if unknown."""
         before = self._facts.before.target
         if not held or not before or before.keys:
             return 0
@@ -311,14 +311,14 @@ class Checks:
         return target_runs(target.dialer, target.topology_now())
 
     def _check_completeness(self) -> bool:
-        """If the target holds fewer keys than it should, walk the source once more."""
+        """Walk the source once more if the target holds fewer keys than it should."""
         engine, plan, before = self._engine, self._plan, self._facts.before
         self.after = engine.ask(lambda: take_census(self._plan))
         counts = overall(engine.walks.sums())
         self.missing = missing_keys(plan, before, self.after, counts)
         again = self._all_again("keys missing", None) if self.missing else []
         if self.missing and self.after.source:
-            # Of those that the source counts, some may have expired.
+            # Some of the keys that the source counts may have expired.
             settings = plan.scans["source"]
             shown = engine.ask_at_length(lambda gate: count_shown(settings, gate, again))
             if shown is not None:
@@ -326,14 +326,14 @@ class Checks:
         if evicted := _evicted(before, self.after):
             engine.warn(
                 f"The target evicted {evicted:,} keys during the copy, of these or of others: its "
-                "memory is too small. Enlarge it, and copy again or verify with --repair."
+                "memory is too small. Raise its maxmemory, then copy again or verify with --repair."
             )
         if not self.missing:
             return False
         if self._facts.counted_again:
             engine.warn(
                 f"The target holds {self.missing:,} keys fewer than it should, also after a "
-                "second walk of the source. Does it evict, or do others delete there?"
+                "second walk of the source. Check if it evicts, or if other clients delete keys."
             )
             return False
         engine.warn(

@@ -277,7 +277,7 @@ class Coordinator:
             words = example.message.rstrip(".")
             raise TooManyFailures(
                 f"All of the first {counts.failed:,} keys failed for one reason ({reasons[0]}): "
-                f"{words}. It would be so for the others; mend that, and go on."
+                f"{words}. The others would fail alike. Fix the cause, then resume."
             )
 
     def _refuse_many(self, counts: Counts, *, at_end: bool) -> None:
@@ -289,7 +289,7 @@ class Coordinator:
             )
 
     def _refuse_overflow(self, fraction: float) -> None:
-        """Never fill the target: end before that."""
+        """End the run before it fills the target."""
         engine, limit = self._engine, self._engine.governor.limits.max_target_memory
         if limit is None or engine.walks.all_settled:
             return
@@ -305,8 +305,8 @@ class Coordinator:
                 name = format_address(used.node[1]) if used.node[1] else str(self._plan.job.target)
                 raise TargetFull(
                     f"The data will not fit: the target {name} uses {size(growth.now)} of its "
-                    f"maxmemory of {size(growth.most)}{more}. Enlarge it, and go on; or choose "
-                    "another --max-target-memory."
+                    f"maxmemory of {size(growth.most)}{more}. Raise its maxmemory or set "
+                    "another --max-target-memory, then resume."
                 )
 
     # Requests of `rumpx ctl`.

@@ -1,7 +1,7 @@
-"""A copy from its Job to its Summary: prepare, keep a ledger, coordinate, sum up.
+"""A copy from its Job to its Summary: prepare, keep a ledger, coordinate, summarize.
 
-`run` begins a job, `resume` goes on with one. Nothing is written to the target before the ledger
-is there; from then on every end, but for SIGKILL, tells the command that goes on.
+`run` starts a job, `resume` continues one. Nothing is written to the target before the ledger
+exists; from then on every end but SIGKILL names the command that resumes the job.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ from rumpx.processes.control import Control
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """What may be said anew when a job goes on; None means as it was.
+    """Options that a resume can change; None means unchanged.
 
     Attributes:
         source, target: URIs of the same endpoints, for their passwords.
         workers, max_failures: as in Job.
-        retry_failed: try the failed keys again, too.
-        limits: makes the limits out of those before.
+        retry_failed: retry the failed keys too.
+        limits: returns the new limits from those in force before.
     """
 
     source: str | None = None
@@ -80,15 +80,15 @@ def run(
     """Do a whole copy.
 
     Args:
-        job: what to do.
-        display: not started yet; it is started once the copy begins, and stopped in any case.
+        job: the copy.
+        display: not started yet; started once the copy starts, and stopped in any case.
         control: stops the run from outside; closed at the end.
-        place: where its ledger is to be.
-        ask: asks the user, on a terminal, what to do with keys that the target has.
+        place: the folder and name for its ledger.
+        ask: asks the user, on a terminal, for the policy for keys that the target has.
 
     Raises:
-        RumpxError: the copy was refused, or ended early; then `summary` tells what was copied,
-            and `resume` how to go on.
+        RumpxError: the copy was refused, or ended early; `summary` then has the result so far, and
+            `resume` the command that resumes it.
     """
     try:
         path = new_ledger_path(place)
@@ -106,14 +106,15 @@ def run(
 
 
 def resume(again: Again, display: Display, control: Control, place: Place) -> Summary:
-    """Go on with a job.
+    """Resume a job.
 
     Args:
-        again: what is said anew.
-        place: where its ledger is; without a name the only one that can be gone on with.
+        again: the changed options.
+        display, control: as for `run`.
+        place: the folder and name of its ledger; without a name, the only job that can be resumed.
 
     Raises:
-        JobHeld: another process works on it.
+        JobHeld: another process is running it.
         RumpxError: as `run`.
     """
     try:
@@ -149,12 +150,13 @@ def _prepared(job: Job, display: Display, ask: Ask | None = None) -> Plan:
 
 
 def _functions_policy(plan: Plan) -> Literal["ask", "replace", "skip", "fail"]:
-    """Where the target held no key nothing was asked, and so no leave given to replace anything."""
+    """Return the policy for functions: if the target held no keys the user was not asked, and so
+    has not allowed to replace anything."""
     return plan.on_conflict if plan.target_keys else plan.job.on_conflict
 
 
 def _being_retried(walk: Walk) -> bool:
-    """An earlier run was about to try these failed keys again: that comes first."""
+    """Return True for an earlier run's unfinished retry of failed keys, which comes first."""
     return walk.partition.reason == RETRIED and not walk.done
 
 
@@ -227,7 +229,7 @@ def _end_early(
         ended = replace(run, state=state, exit_code=error.exit_code, error=str(error))
         error.summary = _end(coordinator, ledger, ended)
     except Exception as trouble:
-        error.add_note(f"There is no summary of it: {trouble}")
+        error.add_note(f"There is no summary of the run: {trouble}")
 
 
 def _end(coordinator: Coordinator, ledger: Ledger, run: RunRecord) -> Summary:

@@ -147,8 +147,8 @@ class Saver:
         """Return the exception for a ledger that cannot be written."""
         since = time.strftime("%H:%M:%S", time.localtime(self._ledger.saved))
         return TemporaryError(
-            f"The ledger {self._ledger.path} cannot be written: {self._ledger.trouble}. It stands "
-            f"as of {since}. Make room, and go on from there."
+            f"The ledger {self._ledger.path} cannot be written: {self._ledger.trouble}. Its last "
+            f"state is of {since}. Make room on the disk, then resume."
         )
 
     def failures(self) -> tuple[Counter[str], list[KeyFailure], list[str]]:
@@ -159,7 +159,7 @@ class Saver:
                 listed = [each.failure for each in islice(books.failures(), FAILURES_SHOWN)]
                 return Counter(books.failures_by_reason()), listed, []
         except UsageError as error:
-            return Counter(), [], [f"The failed keys cannot be told: {error}"]
+            return Counter(), [], [f"The failed keys cannot be listed: {error}"]
 
 
 def saved_walk(walk: Walk, run_id: str) -> SavedWalk:
