@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 import rumpx
-from rumpx.copier import coordinator
+from rumpx.copier import late_writes
 from rumpx.engine import fence
 from rumpx.errors import ConnectionLost
 from rumpx.model.endpoint import parse_endpoint
@@ -250,7 +250,7 @@ def test_what_is_left_is_told(server: StartServer, version: str, rule: str, left
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process's runs late writes are waited for a little less long."""
-    for module in (fence, coordinator):
+    for module in (fence, late_writes):
         monkeypatch.setattr(module, "LATE_SECONDS", 3.0)
 
 

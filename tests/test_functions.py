@@ -98,7 +98,7 @@ def test_a_source_without_functions_is_told_once(server: StartServer) -> None:
 
     done = copy(source, target, "--functions")
 
-    assert done.stderr.count("before 7.0 know none") == 1
+    assert done.stderr.count("before 7.0 do not support them") == 1
 
 
 def test_every_primary_of_a_cluster(

@@ -145,7 +145,7 @@ def test_it_backs_off_within_two_seconds() -> None:
     share, decision = decided[-1]
     assert share.value < 0.02
     assert decision.batches_in_flight == 1
-    assert decision.reason == "held by source latency 20.0 ms > 5 ms"
+    assert decision.reason == "throttled by source latency 20.0 ms > 5 ms"
 
 
 def test_at_its_slowest_it_sends_ten_keys_at_a_time_with_pauses() -> None:
@@ -208,7 +208,7 @@ def test_it_settles_below_the_limit(each: float, least: float) -> None:
     ("found", "wanted", "reason"),
     [
         (Seen(0.0, 0.03), Limits(max_target_latency=0.01), "target latency 30.0 ms > 10"),
-        (Seen(source_cpu=0.8), Limits(max_source_cpu=0.6), "held by source CPU 80% > 60%"),
+        (Seen(source_cpu=0.8), Limits(max_source_cpu=0.6), "throttled by source CPU 80% > 60%"),
         (Seen(source_memory=0.95), Limits(max_source_memory=0.9), "source memory 95% > 90%"),
         (Seen(0.02, 0.5), Limits(max_target_latency=1.0), "source latency 20.0 ms > 5 ms"),
     ],
@@ -271,7 +271,7 @@ def test_cpu_is_what_was_used_between_two_words() -> None:
 
     decision = governor.decide(2.1, 0.0, 0.0)
     cut = governor.decide(2.5, 0.0, 0.0)
-    assert decision.reason == cut.reason == "held by source CPU 90% > 50%"
+    assert decision.reason == cut.reason == "throttled by source CPU 90% > 50%"
     assert cut.batches_in_flight == decision.batches_in_flight, "nothing new is known"
 
     governor.observe(Used(node, 3.0, 51.8, 0, 0))  # type: ignore[arg-type]  # began before the cut
@@ -323,7 +323,7 @@ def test_what_is_not_known_does_not_grow() -> None:
     silent = Governor(FULL, Limits())
     for step in range(100):
         decision = silent.decide(step * STEP, 0.0, 0.0)
-    assert decision.reason == "held until the source latency is known"
+    assert decision.reason == "throttled until the source latency is known"
 
 
 def test_nodes_that_are_watched_no_more_are_forgotten() -> None:

@@ -21,7 +21,8 @@ from rich.console import Console
 from rumpx.errors import UsageError, printable
 from rumpx.files import check_writable, write_text
 from rumpx.model.content import SizeCount
-from rumpx.model.history import Option, Record
+from rumpx.model.history import Record
+from rumpx.model.job import Limits
 from rumpx.model.results import KeyFailure, Summary
 from rumpx.model.timeline import Point, held_seconds
 from rumpx.report import headline as facts
@@ -285,14 +286,14 @@ def test_time_that_was_not_recorded() -> None:
 def test_latencies_in_figures() -> None:
     values = [(1, 1.0, 5, ms / 1e3) for ms in range(1, 99)]
     some = tuple(series(*values, (1, 2.0, 5, 0.25), (1, 50.0, 5, None)))
-    limit = Option("--max-source-latency", "90ms", True)
-    (felt,) = latencies(replace(RECORDS["brief"], points=some, options=(limit,)))
+    limits = Limits(max_source_latency=0.09)
+    (felt,) = latencies(replace(RECORDS["brief"], points=some, limits=limits))
     assert felt == ("source", 100.0, 0.05, 0.25, 0.25, 0.09, 10.0)
-    (_, table) = sections(replace(RECORDS["brief"], points=some, options=(limit,)))[0].tables
+    (_, table) = sections(replace(RECORDS["brief"], points=some, limits=limits))[0].tables
     assert table.rows == (
         ("source", "50.0 ms", "250.0 ms", "250.0 ms", "90 ms", "10.0 s (10.0 %)"),
     )
-    (_, table) = sections(replace(RECORDS["brief"], points=some, options=()))[0].tables
+    (_, table) = sections(replace(RECORDS["brief"], points=some, limits=Limits(None)))[0].tables
     assert table.rows[0][-2:] == ("off", "")
 
 
@@ -462,7 +463,7 @@ def test_a_page_draws_its_limits_and_runs() -> None:
     assert "limit of the source: 5 ms" in page and "limit of the target: 10 ms" in page
     assert page.count('class="limit source"') == 2  # in the chart and in its legend
     assert ">run 2<" in page and ">run 3<" in page
-    off = replace(RECORDS["throttled"], options=(Option("--max-source-latency", "a lot", True),))
+    off = replace(RECORDS["throttled"], limits=Limits(None, None))
     assert "limit of" not in render_html(off)
 
 

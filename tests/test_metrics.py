@@ -61,7 +61,7 @@ def full_snapshot(**changes: Any) -> Snapshot:
         worker_restarts=2,
         batches_in_flight=7,
         held=Held(
-            reason="held by source latency 6.1 ms > 5 ms",
+            reason="throttled by source latency 6.1 ms > 5 ms",
             off=False,
             source_latency=0.0061,
             target_latency=0.0007,

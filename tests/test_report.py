@@ -66,7 +66,7 @@ def crowded() -> Snapshot:
         workers=tuple(WorkerStat(n, 100.0, 10**9, 8) for n in range(256)),
         worker_restarts=12,
         batches_in_flight=2048,
-        note="held by the source's latency, 6.1 ms > 5 ms, and by the timetable until 08:00 " * 3,
+        note="throttled by source latency, 6.1 ms > 5 ms, and by the timetable until 08:00 " * 3,
     )
 
 
@@ -697,7 +697,7 @@ bars.stop()
 
 def frames() -> list[Snapshot]:
     """A run whose display grows and shrinks."""
-    note = "held by source latency 6.1 ms > 5 ms"
+    note = "throttled by source latency 6.1 ms > 5 ms"
     return [
         make_snapshot("starting", rows=(), workers=(), counts=Counts(), keys_expected=0),
         make_snapshot(fraction=0.1),

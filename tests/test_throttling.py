@@ -177,14 +177,14 @@ def test_it_slows_down_for_the_source_and_comes_back(
         copying.finish()
 
     assert free["held"]["source_latency"] < 0.05 < slow["held"]["source_latency"]
-    assert re.fullmatch(r"held by source latency \d+\.\d ms > 50 ms", reason(slow))
+    assert re.fullmatch(r"throttled by source latency \d+\.\d ms > 50 ms", reason(slow))
     assert compare(source, target) == []
 
 
 def reason(event: dict[str, Any]) -> str:
     """What holds a run, but for rates."""
     told: list[str] = event["held"]["reason"].split("; ")
-    return "; ".join(word for word in told if not word.startswith("held to"))
+    return "; ".join(word for word in told if not word.startswith("limited to"))
 
 
 def held(run: Running, what: str) -> dict[str, Any] | None:
@@ -547,5 +547,5 @@ def test_lines_say_what_holds(pair: tuple[Server, Server]) -> None:
         *("--from", source.uri, "--to", target.uri, "--progress", "line"),
         *("--max-keys-per-sec", "4000"),
     )
-    assert "(held to 4,000 keys/s)" in done.stderr
+    assert "(limited to 4,000 keys/s)" in done.stderr
     assert [a for a, b in pairwise(done.stderr.splitlines()) if a == b] == []

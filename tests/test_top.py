@@ -50,7 +50,7 @@ def make_snapshot(state: State = "copying", **changes: Any) -> Snapshot:
             Row(f"part {n + 1}/16", n / 16, Counts(copied=1000 * n), n == 15) for n in range(16)
         ),
         worker_restarts=1,
-        held=Held("held by source latency 6.1 ms > 5 ms", False, 0.0061, 0.0003, share=0.25),
+        held=Held("throttled by source latency 6.1 ms > 5 ms", False, 0.0061, 0.0003, share=0.25),
         nodes=(
             NodeStat("source", "redis://10.0.0.1:6379/0", 0.0061, 43.2, 10**9, 0),
             NodeStat("target", "10.0.0.2:6379", 0.0003, 12.0, 39 * 10**8, 4 * 10**9),
@@ -226,7 +226,7 @@ def test_every_panel_is_there_where_there_is_room() -> None:
         "now 172,345 keys/s  max 90,000  last 1:30",
         "max source 9.0 ms  max target 0.3 ms",
         "6.1 ms",
-        "25.0 % of full  held by source latency 6.1 ms > 5 ms",
+        "25.0 % of full  throttled by source latency 6.1 ms > 5 ms",
         "source  10.0.0.1:6379",
         "6.1 ms  43 % CPU            1.0 GB",
         "0.3 ms  12 % CPU  3.9 GB of 4.0 GB",
@@ -245,7 +245,8 @@ def test_what_matters_most_is_there_where_it_is_small() -> None:
     lines = screen(make_snapshot(), 60, 20, make_points())
     assert headings(lines) == ["throughput", "latency", "workers", "partitions", "messages"]
     text = "\n".join(lines)
-    for part in ("41.3 %", "ETA 0:03", "NOPERM 4", "now 172,345 keys/s", "held by source latency"):
+    pace = "throttled by source latency"
+    for part in ("41.3 %", "ETA 0:03", "NOPERM 4", "now 172,345 keys/s", pace):
         assert part in text
     assert SAID[-1] in text and SAID[0] not in text
     assert "part 2/16" in text and "part 9/16" not in text
@@ -269,7 +270,7 @@ def test_there_are_two_columns_where_it_is_wide() -> None:
 
 
 def test_a_long_line_stays_in_its_column() -> None:
-    lines = screen(make_snapshot(held=Held("held by " + "漢字" * 60, share=0.5)), 120, 40)
+    lines = screen(make_snapshot(held=Held("throttled by " + "漢字" * 60, share=0.5)), 120, 40)
     first = next(n for n, line in enumerate(lines) if line.startswith("throughput"))
     last = next(n for n, line in enumerate(lines) if line.startswith("messages"))
     assert any("…" in line for line in lines[first:last])
@@ -303,7 +304,7 @@ def test_what_a_run_does_not_have_has_no_panel() -> None:
 @pytest.mark.parametrize(
     ("held", "said"),
     [
-        (Held("held to 5,000 keys/s"), "pace   held to 5,000 keys/s"),
+        (Held("limited to 5,000 keys/s"), "pace   limited to 5,000 keys/s"),
         (Held("paused by rumpx ctl", off=True, share=0.5), "pace   paused by rumpx ctl"),
     ],
 )
@@ -861,7 +862,7 @@ def test_a_copy_shows_all_of_itself(server: Callable[..., Server]) -> None:
     text = "\n".join("\n".join(frame) for frame in shown.frames)
     for name in ("throughput", "latency", "nodes", "workers", "partitions", "largest keys"):
         assert f"{name} ──" in text
-    for part in ("held to 900 keys/s", f"127.0.0.1:{source.port}", "coordinator", "█"):
+    for part in ("limited to 900 keys/s", f"127.0.0.1:{source.port}", "coordinator", "█"):
         assert part in text
     assert "✓ copied 4,500 keys" in "\n".join(shown.lines)
     codes = re.findall(rb"\x1b\[([\d;]*)m", shown.raw)

@@ -493,7 +493,7 @@ def test_a_copy_that_is_done_stays_done_though_its_ledger_is_lost(
         done = copying.finish()
 
     assert done.counts["copied"] == KEYS and compare(source, target) == []
-    assert any("The failed keys cannot be told" in text for text in done.summary["warnings"])
+    assert any("The failed keys cannot be listed" in text for text in done.summary["warnings"])
 
 
 def test_a_job_that_is_not_there() -> None:

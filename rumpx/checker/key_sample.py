@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from rumpx.engine.plan import cut_spans
-from rumpx.engine.scanner import refuse_endless, scanned
+from rumpx.engine.scanner import scanned, watch_scan
 from rumpx.errors import printable
 from rumpx.model.checkup import LargeKey, PrefixCount, Sampled, Spread, TypeCount
 from rumpx.model.endpoint import Address
@@ -158,7 +158,7 @@ class _Walk:
                 empty = 0 if found else empty + 1
                 if span.ended(cursor):
                     break
-                refuse_endless(connection, "source", endless, cursor, len(found), PIPELINE)
+                watch_scan(connection, "source", endless, cursor, len(found), PIPELINE)
 
 
 def _scan(connection: Connection, cursor: int) -> tuple[int, list[bytes]]:

@@ -27,11 +27,11 @@ from rumpx.model.options import KEY_TYPES
 from rumpx.preflight.abilities import restore_options
 from rumpx.preflight.draft import Draft
 from rumpx.servers.connections import Links
+from rumpx.servers.rdb import OF_MODULES, version_of
 from rumpx.servers.replies import Kind, classify
 from rumpx.servers.topology import is_error
-from rumpx.values.by_type import CHECKSUM_BYTES, OF_MODULES, compared
+from rumpx.values.by_type import compared
 from rumpx.values.reading import dumped
-from rumpx.values.shapes import FOOTER_BYTES
 
 LIFETIME: Final = 10_000
 # Larger values would delay other clients.
@@ -115,9 +115,8 @@ def _try_one(
         if payload:
             if payload[0] in OF_MODULES:
                 return Trial(key.type, key.encoding, 0, opaque=True)
-            version = int.from_bytes(payload[-FOOTER_BYTES:-CHECKSUM_BYTES], "little")
             error, left = _restore(target, draft.scope.target_db(key.db), payload, draft)
-            return Trial(key.type, key.encoding, version, error, left)
+            return Trial(key.type, key.encoding, version_of(payload), error, left)
     return None
 
 
@@ -201,7 +200,7 @@ def _incompatible(
         f"The target ({draft.target.version}) cannot read the payloads (version {versions}) that "
         f"the source ({draft.source.version}) writes: {', '.join(trial.kind for trial in bad)}.",
         "A payload loads only into the same or a newer version: copy to a newer target"
-        + ("" if hopeless else ", or leave these keys out by --type"),
+        + ("" if hopeless else ", or leave these keys out with --type"),
         PayloadIncompatible.exit_code if hopeless else EXIT_SOME_KEYS_FAILED,
     )
 

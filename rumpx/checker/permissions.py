@@ -26,7 +26,7 @@ from rumpx.preflight.abilities import no_restore
 from rumpx.preflight.draft import Draft
 from rumpx.servers.answers import ask_text
 from rumpx.servers.dial import CLIENT_NAME
-from rumpx.servers.replies import Kind, classify, key_refused, refused
+from rumpx.servers.replies import Kind, classify, key_refused, refused, wrong_syntax
 from rumpx.servers.resp import Argument, Connection
 from rumpx.servers.side import SideFacts, connected
 from rumpx.servers.topology import is_error
@@ -129,7 +129,7 @@ def try_rights(side: SideFacts, rights: Sequence[Right]) -> list[Line]:
                 if refused(reply):
                     no_permission = str(reply).startswith("NOPERM")
                     (forbidden if no_permission else absent)[right.name] = right
-                elif classify(reply).reason == "syntax error":
+                elif wrong_syntax(reply):
                     malformed.add(right.name)
     told = [right for right in rights if right.name not in malformed]
     return list(_told(side, told, forbidden, absent, user))
@@ -228,6 +228,6 @@ def _pattern(
         subject,
         f"The {side}'s user {shown} may not access {len(denied):,} of {looked_at:,} sampled keys, "
         f"such as {printable(denied[0])}: each would fail.",
-        f"ACL SETUSER {shown} ~PATTERN, or exclude these keys by --match or --exclude",
+        f"ACL SETUSER {shown} ~PATTERN, or exclude these keys with --match or --exclude",
         EXIT_SOME_KEYS_FAILED,
     )

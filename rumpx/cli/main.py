@@ -309,7 +309,7 @@ def _do_verify(arguments: argparse.Namespace, outputs: Outputs) -> int:
     from rumpx.model.job_options import options_of_comparison
 
     request = make_comparison(arguments)
-    outputs.options = options_of_comparison(request)
+    outputs.options, outputs.limits = options_of_comparison(request), request.job.limits
     outputs.open()
     _warm_up()
     from rumpx.verifier.run import verify

@@ -29,7 +29,7 @@ from rumpx.errors import Interrupted, RumpxError, UsageError
 from rumpx.files import check_writable, private, write_text
 from rumpx.model import clashes
 from rumpx.model.display import Display
-from rumpx.model.job import LogFormat, Progress
+from rumpx.model.job import Limits, LogFormat, Progress
 from rumpx.model.results import SUMMARY_VERSION, Summary, Verification
 from rumpx.model.snapshot import Snapshot, State
 from rumpx.model.timeline import Recorder
@@ -64,7 +64,7 @@ class Outputs:
 
     Attributes:
         copied, compared: how the copy, and the comparison, ended, if one has.
-        options: those of a comparison that is not of a job.
+        options, limits: those of a comparison that is not of a job.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class Outputs:
         self.copied: Summary | None = None
         self.compared: Verification | None = None
         self.options: tuple[Option, ...] = ()
+        self.limits = Limits()
         self._wanted = wanted
         self._state_dir = state_dir
         self._name = name
@@ -294,6 +295,7 @@ class Outputs:
             fraction=self._series.fraction,
             summary=self.compared,
             options=self.options,
+            limits=self.limits,
             points=tuple(self._series.recorder.points),
             runs=(),
             verification=None,

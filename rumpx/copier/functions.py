@@ -1,14 +1,13 @@
-"""Function libraries: which of the source's are to be loaded on the target, and loading them.
+"""Copy function libraries: choose those to load on the target, and load them.
 
-Libraries keep to the conflict policy one by one, on each primary of the target. One that is there
-with the same code is left as it is; of one with other code "replace" loads the source's, "skip"
-keeps the target's, and "fail" (and "ask", which nothing has answered) refuses the copy. That is
-decided and told before the first key, and decided anew when the keys are there, just before
-FUNCTION LOAD; each library is loaded whole or not at all, and a run that goes on loads what is not
-there yet.
+The conflict policy applies to each library, on each primary of the target. A library with the same
+code stays as it is; if its code differs, "replace" loads the source's, "skip" keeps the target's,
+and "fail" (and "ask", if it was not answered) refuses the copy. The choice is made and shown before
+the first key, and made again after the last one, just before FUNCTION LOAD. Each library is loaded
+whole or not at all, and a resumed run loads those that are missing.
 
-Functions are called by their own names, which no two libraries of a server may share: that is
-found out before the keys, too. Servers before 7.0 have no functions.
+Functions are called by their own names, which no two libraries of a server may share: a clash is
+detected before the first key, too. Servers before 7.0 have no functions.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from rumpx.servers.resp import Connection, Reply
 from rumpx.servers.side import SideFacts, connected
 from rumpx.servers.topology import is_error
 
-# Refused as a library only after all permissions.
+# The server refuses it as a library, but only after it has checked the permissions.
 _NO_LIBRARY: Final = b"x"
 
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """One library, by name; its code and the names of its functions."""
+    """One library: its name, its code, and the names of its functions."""
 
     name: bytes
     code: bytes
@@ -39,13 +38,13 @@ class Library:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What is to be done with libraries on one server, by `choose`.
+    """The decision about the source's libraries on one server, by `choose`.
 
     Attributes:
-        load: those that it lacks, or that are to be replaced.
+        load: those to load: the server lacks them, or has other code that is replaced.
         equal, kept, differing: names of those that it has: with the same code; with other code,
             which stays; with other code, which ends the run.
-        clashes: (function, the source's library, the target's library that has it, too).
+        clashes: (function, the source's library, the target's library that has it too).
     """
 
     load: tuple[Library, ...] = ()
@@ -74,7 +73,13 @@ def choose(
     theirs: Iterable[Library],
     policy: Literal["ask", "replace", "skip", "fail"],
 ) -> Choice:
-    """Decide about the source's libraries on a server that has some."""
+    """Decide about the source's libraries on one server.
+
+    Args:
+        ours: the source's.
+        theirs: the server's.
+        policy: for libraries that both have, with different code.
+    """
     there = {library.name: library for library in theirs}
     load, equal, kept, differing = [], [], [], []
     for library in ours:
@@ -105,10 +110,10 @@ def choose(
 def plan_functions(
     source: SideFacts, target: SideFacts, policy: Literal["ask", "replace", "skip", "fail"]
 ) -> str:
-    """Decide about all libraries; the result is a sentence for the user.
+    """Decide about all libraries, and return the decision as a sentence for the user.
 
     Raises:
-        SourceUnusable, TargetUnusable: FUNCTION is refused; libraries or functions are in the way.
+        SourceUnusable, TargetUnusable: FUNCTION is refused; or libraries or functions clash.
     """
     libraries = _of_source(source)
     if not libraries:
@@ -123,11 +128,11 @@ def plan_functions(
 def copy_functions(
     source: SideFacts, target: SideFacts, policy: Literal["ask", "replace", "skip", "fail"]
 ) -> str:
-    """Decide as `plan_functions`, and load; the result is a sentence for the user, or "" where
-    there was nothing to load, as has been told.
+    """Decide as `plan_functions`, load, and return the result as a sentence for the user; "" if
+    there was nothing to load.
 
     Raises:
-        SourceUnusable, TargetUnusable: also where the target does not take a library.
+        SourceUnusable, TargetUnusable: as `plan_functions`; or the target rejects a library.
     """
     libraries = _of_source(source)
     if not libraries:
@@ -143,11 +148,11 @@ def copy_functions(
 
 
 _NONE: Final = "The source has no functions."
-_TOO_OLD: Final = "The source has no functions: servers before 7.0 know none."
+_TOO_OLD: Final = "The source has no functions: servers before 7.0 do not support them."
 
 
 def _of_source(source: SideFacts) -> list[Library] | None:
-    """Its libraries; None where it knows no functions at all."""
+    """Return the source's libraries; None if it does not support functions."""
     with connected(source.dialer, source.topology_now().nodes[0].address) as connection:
         reply = _list(connection)
         if is_error(reply) and "unknown" in str(reply).lower():
@@ -160,12 +165,16 @@ def _decided(
     libraries: Sequence[Library],
     policy: Literal["ask", "replace", "skip", "fail"],
 ) -> Choice:
-    """What to do on one primary of the target, which must allow it."""
+    """Return the decision for one primary of the target.
+
+    Raises:
+        TargetUnusable: it does not allow that.
+    """
     choice = choose(libraries, _libraries(_list(connection), "target", connection), policy)
     where = f"The target at {connection.name}"
     if choice.differing:
         raise TargetUnusable(
-            f"{where} has {_named(choice.differing)} with other code. Choose by --on-conflict "
+            f"{where} has {_named(choice.differing)} with other code. Choose with --on-conflict "
             "replace (load the source's) or skip (keep the target's), or run without --functions."
         )
     if choice.clashes:
@@ -189,9 +198,9 @@ def _load(connection: Connection, library: Library, *, replace: bool) -> None:
     reply = connection.call("FUNCTION", "LOAD", *options, library.code)
     if is_error(reply):
         raise TargetUnusable(
-            f"The target at {connection.name} did not take the source's function library "
-            f"{printable(library.name)}: {explain_refusal(reply, 'FUNCTION')}. All keys are there; "
-            "mend that, and go on, or run without --functions."
+            f"The target at {connection.name} rejected the source's function library "
+            f"{printable(library.name)}: {explain_refusal(reply, 'FUNCTION')}. All keys are "
+            "copied: fix the cause, then resume, or run without --functions."
         )
 
 
@@ -219,7 +228,7 @@ def _library(fields: dict[bytes, Reply]) -> Library:
 
 
 def _fields(reply: Reply) -> dict[bytes, Reply]:
-    """Names and values in turn."""
+    """Return a dict of a flat list of names and values."""
     parts = _listed(reply)
     return dict(zip(map(_word, parts[0::2]), parts[1::2], strict=True))
 

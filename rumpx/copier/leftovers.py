@@ -1,7 +1,8 @@
-"""What a copy of keys leaves on the source: functions, indexes, scripts, ACL users, configuration.
+"""Count the objects that a copy of keys leaves on the source: functions, search indexes, scripts,
+ACL users; and name its configuration.
 
-It is only counted, where the source tells; passwords are never read. Functions are copied on
-request (`functions`).
+They are counted only, as far as the source allows; passwords are never read. Functions are copied
+on request (`functions`).
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from rumpx.servers.resp import Reply
 from rumpx.servers.side import SideFacts, connected
 from rumpx.servers.topology import is_error
 
-# More than any server keeps.
+# More than any server has.
 _MOST_SCRIPTS: Final = 10**6
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """One kind of thing that stays behind; `things` reads from the command's reply what tells them
-    apart, so that what several primaries have counts once."""
+    """One kind of object that stays behind; `things` returns their names from the command's reply,
+    so that an object on several primaries counts once."""
 
     one: str
     many: str
@@ -45,14 +46,14 @@ def _names(reply: Reply) -> set[object]:
 
 
 def _cached_scripts(reply: Reply) -> set[object]:
-    """INFO only counts them; of several primaries the largest number is what there is at least."""
+    """INFO returns only their number; of several primaries the largest is a lower bound."""
     text = reply.decode(errors="replace") if isinstance(reply, bytes) else ""
     number = whole_or(info_fields(text).get("number_of_cached_scripts", ""), 0)
     return set(range(min(number, _MOST_SCRIPTS)))
 
 
 def _users(reply: Reply) -> set[object]:
-    """All but the one that every server has."""
+    """Return all but the one that every server has."""
     return _names(reply) - {b"default"}
 
 
@@ -71,11 +72,11 @@ _OTHERS: Final = (
 
 
 def left_behind(source: SideFacts, *, functions_copied: bool) -> tuple[str, ...]:
-    """What of the source a copy of its keys does not take along, for a check and for the end of a
-    copy's report."""
+    """Return the kinds of objects that a copy of the keys leaves on the source, with their numbers,
+    as in "2 ACL users"."""
     kinds = _OTHERS if functions_copied else (_FUNCTIONS, *_OTHERS)
     answers: dict[_Kind, list[Reply]] = {kind: [] for kind in kinds}
-    # The copy is complete: a primary that has just gone away does not spoil it.
+    # The copy is complete: a primary that has just been lost must not make it fail.
     with contextlib.suppress(RumpxError):
         for node in source.topology_now().nodes:
             with connected(source.dialer, node.address) as connection:
@@ -86,8 +87,8 @@ def left_behind(source: SideFacts, *, functions_copied: bool) -> tuple[str, ...]
 
 
 def _told(kind: _Kind, replies: Sequence[Reply]) -> str:
-    """What stays, or that this is not known; "" where there is none, or the servers have no such
-    thing."""
+    """Return the number of objects of a kind, or that it is unknown; "" if there are none, or the
+    servers do not have that kind."""
     things = set().union(*(kind.things(reply) for reply in replies))
     if things:
         number = len(things)

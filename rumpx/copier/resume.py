@@ -1,18 +1,18 @@
-"""Going on with a job: what its ledger says, made to fit the servers as they are now.
+"""Resume a job: fit the walks of its ledger to the present servers.
 
-`reconcile` is pure: saved walks and today's plan in, walks out. For each saved walk
+`reconcile` is pure: saved walks and a new plan in, walks out. For each saved walk
 
-- the node that serves it now is looked up: the one with its id, else the one with its first slot;
-- if it is done, it stays done, except for a part of a hash table whose server process is another
-  one by now: its hash seed decides which keys were in that part;
-- if it is not, it goes on at its cursor, or, where the process changed or cannot be told, starts
-  over, since a cursor means nothing to another process;
-- keys that are known by name need no process: they go on where they were;
-- where a replica is read that may have been filled anew, all of that starts over, since workers may
-  have found keys gone that only were not there yet.
+- its node is the one with the same id, else the one that has its first slot now (`heir`);
+- a finished walk stays finished, except over a part of a hash table if the server's process has
+  changed: the hash seed decides which keys are in that part;
+- an unfinished walk resumes at its cursor, or starts over if the process has changed or is unknown,
+  since a cursor is valid within one process;
+- a walk over named keys needs no process: it resumes;
+- all walks over a replica that may have been resynchronised start over, since workers may have
+  missed keys that were not there yet.
 
-Slots that changed hands between the runs, and a target that restarted, are found by the checks at
-the end, which compare with what the ledger has.
+The checks at the end detect slots that moved between the runs, and a target that restarted: they
+compare with the facts in the ledger.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from rumpx.engine.plan import Plan
 from rumpx.engine.walks import Walk
 from rumpx.ledger.schema import Facts, SavedWalk
 from rumpx.model.counts import Counts
-from rumpx.model.nodes import Node, Topology
 from rumpx.model.partitions import CursorSpan, KeySpan, Span
 from rumpx.servers.replicas import other_dataset
 from rumpx.servers.side import SideFacts
+from rumpx.servers.topology import heir
 
 
 def reconcile(
     plan: Plan, saved: Sequence[SavedWalk], facts: Facts
 ) -> tuple[Plan, list[Walk], Facts]:
-    """The plan, walks and facts with which a job goes on.
+    """Return the plan, walks and facts of a resumed job.
 
     Args:
-        plan: as it would be made today.
-        saved, facts: as the ledger has them.
+        plan: a new one, for the present servers.
+        saved, facts: from the ledger.
     """
     topology = plan.source.topology
     databases = tuple(
-        replace(place, node=_node_now(topology, place.node)) for place in facts.databases
+        replace(place, node=heir(topology, place.node)) for place in facts.databases
     )
     walks = [_walk_now(walk, plan.source) for walk in saved]
     plan = replace(
@@ -54,7 +54,7 @@ def reconcile(
 
 
 def _walk_now(saved: SavedWalk, source: SideFacts) -> Walk:
-    node = _node_now(source.topology, saved.partition.node)
+    node = heir(source.topology, saved.partition.node)
     partition = saved.partition
     if node != partition.node:
         partition = replace(partition, node=node)
@@ -73,18 +73,7 @@ def _walk_now(saved: SavedWalk, source: SideFacts) -> Walk:
 
 
 def at_end(span: Span, cursor: int, counts: Counts) -> bool:
-    """Whether a walk that did not say so is at its end: it was killed between the answer for its
-    last keys and the look at the server that ends it. (The end of a plain cursor is its beginning;
-    counts tell them apart.)"""
+    """Return True if a walk is at its end although it is not marked so: the run was killed between
+    the answer for its last keys and the check of the server that ends the walk. (A plain cursor
+    ends where it starts; the counts distinguish the two.)"""
     return span.ended(cursor) and counts.settled > 0
-
-
-def _node_now(topology: Topology, node: Node) -> Node:
-    if not topology.cluster:
-        return topology.nodes[0]
-    for now in topology.nodes:
-        if now.id and now.id == node.id:
-            return now
-    owners = topology.owners()
-    first = node.slots[0][0] if node.slots else 0
-    return next(now for now in topology.nodes if now.address == owners[first])

@@ -1,7 +1,7 @@
-"""A copy from its Job to its Summary: prepare, keep a ledger, coordinate, sum up.
+"""A copy from its Job to its Summary: prepare, keep a ledger, coordinate, summarize.
 
-`run` begins a job, `resume` goes on with one. Nothing is written to the target before the ledger
-is there; from then on every end, but for SIGKILL, tells the command that goes on.
+`run` starts a job, `resume` continues one. Nothing is written to the target before the ledger
+exists; from then on every end but SIGKILL names the command that resumes the job.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from rumpx._version import __version__
-from rumpx.copier.coordinator import Coordinator, first_facts, saved_walk
+from rumpx.copier.checks import first_facts
+from rumpx.copier.coordinator import Coordinator
 from rumpx.copier.functions import copy_functions, plan_functions
 from rumpx.copier.leftovers import left_behind
 from rumpx.copier.resume import reconcile
+from rumpx.copier.saver import saved_walk
 from rumpx.engine.fence import with_writer
 from rumpx.engine.plan import Plan, key_partitions
 from rumpx.engine.walks import NONE_RETIRED, Retired, RetiredAs, Walk
@@ -39,6 +41,7 @@ from rumpx.ledger.catalog import (
     resume_command,
 )
 from rumpx.ledger.failed_keys import write_dead_letters
+from rumpx.ledger.history import start_of
 from rumpx.ledger.ledger import Ledger, Update
 from rumpx.ledger.schema import Facts, keep_run
 from rumpx.model.display import Display
@@ -46,7 +49,7 @@ from rumpx.model.history import RunRecord, Standing
 from rumpx.model.job import Job, Limits
 from rumpx.model.partitions import RETRIED
 from rumpx.model.results import Summary
-from rumpx.model.snapshot import State
+from rumpx.model.summary import summarize
 from rumpx.preflight.draft import Ask
 from rumpx.preflight.steps import prepare
 from rumpx.processes.control import Control
@@ -54,13 +57,13 @@ from rumpx.processes.control import Control
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """What may be said anew when a job goes on; None means as it was.
+    """Options that a resume can change; None means unchanged.
 
     Attributes:
         source, target: URIs of the same endpoints, for their passwords.
         workers, max_failures: as in Job.
-        retry_failed: try the failed keys again, too.
-        limits: makes the limits out of those before.
+        retry_failed: retry the failed keys too.
+        limits: returns the new limits from those in force before.
     """
 
     source: str | None = None
@@ -77,15 +80,15 @@ def run(
     """Do a whole copy.
 
     Args:
-        job: what to do.
-        display: not started yet; it is started once the copy begins, and stopped in any case.
+        job: the copy.
+        display: not started yet; started once the copy starts, and stopped in any case.
         control: stops the run from outside; closed at the end.
-        place: where its ledger is to be.
-        ask: asks the user, on a terminal, what to do with keys that the target has.
+        place: the folder and name for its ledger.
+        ask: asks the user, on a terminal, for the policy for keys that the target has.
 
     Raises:
-        RumpxError: the copy was refused, or ended early; then `summary` tells what was copied,
-            and `resume` how to go on.
+        RumpxError: the copy was refused, or ended early; `summary` then has the result so far, and
+            `resume` the command that resumes it.
     """
     try:
         path = new_ledger_path(place)
@@ -103,14 +106,15 @@ def run(
 
 
 def resume(again: Again, display: Display, control: Control, place: Place) -> Summary:
-    """Go on with a job.
+    """Resume a job.
 
     Args:
-        again: what is said anew.
-        place: where its ledger is; without a name the only one that can be gone on with.
+        again: the changed options.
+        display, control: as for `run`.
+        place: the folder and name of its ledger; without a name, the only job that can be resumed.
 
     Raises:
-        JobHeld: another process works on it.
+        JobHeld: another process is running it.
         RumpxError: as `run`.
     """
     try:
@@ -146,12 +150,13 @@ def _prepared(job: Job, display: Display, ask: Ask | None = None) -> Plan:
 
 
 def _functions_policy(plan: Plan) -> Literal["ask", "replace", "skip", "fail"]:
-    """Where the target held no key nothing was asked, and so no leave given to replace anything."""
+    """Return the policy for functions: if the target held no keys the user was not asked, and so
+    has not allowed to replace anything."""
     return plan.on_conflict if plan.target_keys else plan.job.on_conflict
 
 
 def _being_retried(walk: Walk) -> bool:
-    """An earlier run was about to try these failed keys again: that comes first."""
+    """Return True for an earlier run's unfinished retry of failed keys, which comes first."""
     return walk.partition.reason == RETRIED and not walk.done
 
 
@@ -197,19 +202,17 @@ def _copy(
             coordinator.run(finish)
         except RumpxError as error:
             stopped = control.stops or isinstance(error, TimeOver)
-            state: State = "stopped" if stopped else "failed"
-            _sum_up_early(plan, coordinator, ledger, run, error, state)
+            _end_early(coordinator, ledger, run, error, "stopped" if stopped else "failed")
             raise
         except Exception as error:
             unforeseen: RumpxError = machine_limit(error) or RumpxError(
                 f"Something that nobody foresaw ended the run: {error!r}."
             )
-            _sum_up_early(plan, coordinator, ledger, run, unforeseen, "failed")
+            _end_early(coordinator, ledger, run, unforeseen, "failed")
             raise unforeseen from (error if type(unforeseen) is RumpxError else None)
         finally:
             display.stop()
-        summary = summarize(plan, coordinator, ledger, "done", None, tuple(behind))
-        return _ended(ledger, run, summary)
+        return _end(coordinator, ledger, replace(run, state="done", left_behind=tuple(behind)))
     except RumpxError as error:
         error.resume = command
         raise
@@ -217,101 +220,49 @@ def _copy(
         ledger.close()
 
 
-def _sum_up_early(
-    plan: Plan,
-    coordinator: Coordinator,
-    ledger: Ledger,
-    run: RunRecord,
-    error: RumpxError,
-    state: State,
+def _end_early(
+    coordinator: Coordinator, ledger: Ledger, run: RunRecord, error: RumpxError, state: Standing
 ) -> None:
-    """Give an error its summary, and write down how the run ended. What goes wrong with that must
-    not take the error's place: the ledger goes on without."""
+    """Give an error its summary, and save the end of the run. A failure to do so must not replace
+    the error."""
     try:
-        summary = summarize(plan, coordinator, ledger, state, error.exit_code, ())
-        error.summary = _ended(ledger, run, replace(summary, error=str(error)))
+        ended = replace(run, state=state, exit_code=error.exit_code, error=str(error))
+        error.summary = _end(coordinator, ledger, ended)
     except Exception as trouble:
-        error.add_note(f"There is no summary of it: {trouble}")
+        error.add_note(f"There is no summary of the run: {trouble}")
 
 
-def _ended(ledger: Ledger, run: RunRecord, summary: Summary) -> Summary:
-    """Write down how a run ended; the same summary, with a warning if that cannot be."""
-    states: dict[State, Standing] = {"done": "done", "stopped": "stopped"}
-    ended = replace(
-        run,
-        ended=time.time(),
-        state=states.get(summary.state, "failed"),
-        exit_code=summary.exit_code,
-        error=summary.error,
-        seconds=summary.seconds,
-        counts=summary.counts,
-        failures_by_reason=summary.failures_by_reason,
-        source_keys_after=summary.source_keys_after,
-        target_keys_after=summary.target_keys_after,
-        missing=summary.missing,
-        walked_again=summary.walked_again,
-        worker_restarts=summary.worker_restarts,
-        left_behind=summary.left_behind,
-        warnings=summary.warnings,
-    )
-    try:
-        keep_run(ledger.path, ended)
-    except UsageError as error:
-        return replace(summary, warnings=(*summary.warnings, str(error)))
-    return summary
-
-
-def summarize(
-    plan: Plan,
-    coordinator: Coordinator,
-    ledger: Ledger,
-    state: State,
-    exit_code: int | None,
-    behind: tuple[str, ...],
-) -> Summary:
-    """The coordinator's books as a Summary; the failed keys are listed in their file.
+def _end(coordinator: Coordinator, ledger: Ledger, run: RunRecord) -> Summary:
+    """Save the end of a run, and return its summary; warn of what cannot be saved.
 
     Args:
-        exit_code: None where the copy came to its end, and the failed keys decide.
+        run: its record with its state; without an exit code, which the failed keys then decide.
     """
-    outcome = coordinator.outcome()
-    if exit_code is None:
-        exit_code = EXIT_SOME_KEYS_FAILED if outcome.counts.failed else EXIT_OK
-    before, after = outcome.before, outcome.after
-    seconds = max(outcome.seconds, 1e-6)
-    warnings = outcome.warnings
+    outcome = coordinator.outcome(run)
+    ended = outcome.run
+    if ended.exit_code is None:
+        failed = EXIT_SOME_KEYS_FAILED if ended.counts.failed else EXIT_OK
+        ended = replace(ended, exit_code=failed)
     letters = None
     try:
         letters = write_dead_letters(ledger.path)
     except (OSError, UsageError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        warnings += (f"The failed keys could not be listed in a file: {why}.",)
-    return Summary(
-        state=state,
-        exit_code=exit_code,
-        job=ledger.record.name,
-        runs=ledger.earlier.runs,
-        source=str(plan.job.source),
-        target=str(plan.job.target),
-        source_version=plan.source.version,
-        target_version=plan.target.version,
-        seconds=outcome.seconds,
-        counts=outcome.counts,
-        keys_per_second=outcome.counts.settled / seconds,
-        bytes_per_second=outcome.counts.payload_bytes / seconds,
-        failures_by_reason=outcome.failures_by_reason,
-        failures=outcome.failures,
-        dead_letters=str(letters) if letters else None,
-        source_keys_before=sum(place.keys for place in plan.databases),
-        source_keys_after=after.source.keys if after and after.source else None,
-        target_keys_before=before.target.keys if before.target else None,
-        target_keys_after=after.target.keys if after and after.target else None,
-        missing=outcome.missing,
-        walked_again=outcome.walked_again,
-        worker_restarts=outcome.restarts,
-        left_behind=behind,
-        warnings=warnings,
-        partitions=outcome.partitions,
-        held_seconds=outcome.held_seconds,
-        content=outcome.content,
+        ended = _warned(ended, f"The failed keys could not be listed in a file: {why}.")
+    ended = replace(ended, ended=time.time())
+    try:
+        keep_run(ledger.path, ended)
+    except UsageError as error:
+        ended = _warned(ended, str(error))
+    return summarize(
+        start_of(ledger.record, outcome.facts),
+        [ended],
+        outcome.walked,
+        outcome.points,
+        outcome.failures,
+        str(letters) if letters else None,
     )
+
+
+def _warned(run: RunRecord, text: str) -> RunRecord:
+    return replace(run, warnings=(*run.warnings, text))

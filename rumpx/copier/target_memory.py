@@ -1,11 +1,10 @@
-"""Will it fit? The target's memory at the end, from its growth so far.
+"""Estimate the target's memory at the end of a copy from its growth so far.
 
-What the target uses now, and what the part of the copy that is done made it grow, give what the
-rest will make it grow: growth x left / done. It is an estimate: hash tables double at once, and
-keys are not of equal size, so that it must be above the limit by a margin, a larger one while
-little is known. Whatever the estimate, a target that is full is not written to.
+The target will grow further by growth x left / done. Hash tables double at once and keys differ in
+size, so a run ends only if this estimate is above the limit by a margin, which is larger while
+little has been copied; and always if the target is full already.
 
-A pure function of INFO's figures; the coordinator asks it once a second.
+Pure functions of INFO's figures; the coordinator calls them once a second.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-# From so much of the copy on, done by this run, the growth means something; and a good deal.
+# The shares of the copy, done by this run, from which the growth is a rough and a good measure.
 _LITTLE: Final = 0.03
 _MUCH: Final = 0.25
 _MARGINS: Final = (1.25, 1.05)
@@ -21,7 +20,7 @@ _MARGINS: Final = (1.25, 1.05)
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """One node of the target: bytes used when the run began, bytes used now, and its maxmemory."""
+    """Memory of one target node, in bytes: used at the run's start, used now, and its maxmemory."""
 
     before: int
     now: int
@@ -29,20 +28,21 @@ class Growth:
 
 
 def at_the_end(growth: Growth, begun: float, done: float) -> float:
-    """Bytes that a node will use when all is copied.
+    """Return the bytes that a node will use at the end of the copy.
 
     Args:
-        begun, done: the fraction of the job, 0.0 to 1.0, when the run began, and now.
+        begun, done: the fraction of the job, 0.0 to 1.0, at the run's start and now.
     """
     grown = max(0, growth.now - growth.before)
     return growth.now + grown * (1 - done) / max(done - begun, 1e-9)
 
 
 def overflows(growth: Growth, begun: float, done: float, limit: float) -> bool:
-    """Whether a node is full, or surely will be.
+    """Return True if a node is full, or almost certainly will be.
 
     Args:
-        limit: of its maxmemory, 0.0 to 1.0.
+        begun, done: as for `at_the_end`.
+        limit: the share of its maxmemory that it may use, 0.0 to 1.0.
     """
     room = limit * growth.most
     if not growth.most:

@@ -6,7 +6,7 @@
       copied   412,345 keys, 5,000 keys/s, 1.3 MB/s
       limits   max-keys-per-sec 5000, max-target-latency 5ms
       latency  source 0.8 ms, target 1.2 ms
-      now      held to 5,000 keys/s
+      now      limited to 5,000 keys/s
 
 The reply is a dict from a process that may be of another version: missing and malformed items are
 left out.

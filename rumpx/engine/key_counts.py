@@ -25,7 +25,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rumpx.engine.plan import Plan
-from rumpx.engine.scanner import ScanSettings, read_identity, walk
+from rumpx.engine.scanner import ScanSettings, walk
 from rumpx.errors import RumpxError
 from rumpx.model.counts import Counts
 from rumpx.model.nodes import Topology
@@ -33,6 +33,7 @@ from rumpx.model.partitions import Partition
 from rumpx.servers.connections import select
 from rumpx.servers.dial import Dialer
 from rumpx.servers.info import ServerInfo, read_info
+from rumpx.servers.replicas import read_identity
 from rumpx.servers.side import SideFacts
 from rumpx.throttle.scan_gate import Gate, GateClosed
 

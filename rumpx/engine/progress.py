@@ -9,7 +9,7 @@ last few seconds; the time left follows from the rate of progress.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -17,53 +17,18 @@ import psutil
 
 from rumpx.engine.backend import Workload
 from rumpx.engine.plan import Plan
-from rumpx.engine.walks import Retired, RetiredAs
+from rumpx.engine.sums import Sum, copied_content, overall
 from rumpx.errors import Side
 from rumpx.model.content import NO_CONTENT, Content
 from rumpx.model.counts import Counts
 from rumpx.model.endpoint import Address, format_address
-from rumpx.model.partitions import RETRIED, Partition
-from rumpx.model.results import PartitionSummary
+from rumpx.model.partitions import Partition
 from rumpx.model.snapshot import Held, NodeStat, Row, Snapshot, State, Verb, WorkerStat
-from rumpx.transfer.content_stats import Kinds, Largest, content
-from rumpx.units import count_of
+from rumpx.transfer.content_stats import Largest
 
 _WINDOW_SECONDS: Final = 5.0
 _USAGE_SECONDS: Final = 1.0
 _ENDED: Final[tuple[State, ...]] = ("done", "failed", "stopped")
-
-
-Sum = tuple[str, Counts, Kinds]
-"""Of one walk, or of several with one reason: the reason, counts, and types and sizes."""
-
-
-def overall(sums: Iterable[Sum]) -> Counts:
-    """Return the counts of a run: keys that were walked again are counted once, and keys that
-    failed and were tried again by their last result."""
-    counts = Counts()
-    for reason, result, _ in sums:
-        if not reason:
-            counts += result
-        elif reason == RETRIED:
-            counts += replace(result, failed=result.failed - result.settled)
-    return counts
-
-
-def copied_content(sums: Iterable[Sum], largest: Largest) -> Content:
-    """Return types and sizes of the keys that `overall` counts as copied."""
-    return content([kinds for reason, _, kinds in sums if reason in ("", RETRIED)], largest.top)
-
-
-def partition_summary(partition: Partition, counts: Counts, done: bool) -> PartitionSummary:
-    """Return one partition's line of the summary."""
-    bounds = f"{partition}, again: {partition.reason}" if partition.reason else str(partition)
-    return PartitionSummary(partition.node.label(""), partition.db, bounds, counts, done)
-
-
-def retired_summary(key: RetiredAs, retired: Retired) -> PartitionSummary:
-    """Return the summary's line for walks that were added and are done."""
-    number = count_of(retired.walks, "walk")
-    return PartitionSummary(key.node, key.db, f"{number} again: {key.reason}", retired.counts, True)
 
 
 def _let_go(held: Held) -> Held:

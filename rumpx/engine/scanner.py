@@ -57,8 +57,8 @@ from rumpx.model.partitions import (
 from rumpx.model.slots import key_slot
 from rumpx.servers.connections import select
 from rumpx.servers.dial import Dialer
-from rumpx.servers.endless import Endless, never_ends
-from rumpx.servers.replicas import catch_up, identify, prove, read_place
+from rumpx.servers.endless import Endless, refuse_endless
+from rumpx.servers.replicas import catch_up, read_identity, read_place
 from rumpx.servers.replies import Kind, classify, denial, malformed, permanent
 from rumpx.servers.resp import Argument, Connection, Reply
 from rumpx.servers.topology import heir, read_topology
@@ -129,7 +129,7 @@ def walk(
             _check_cursor(connection, cursor)
         ended = span.ended(cursor)
         if not ended:
-            refuse_endless(connection, partition.side, endless, cursor, len(found), count)
+            watch_scan(connection, partition.side, endless, cursor, len(found), count)
         if ended and found:
             # A reply is not cut at the span's end: the keys beyond belong to the next span, which
             # would count them again.
@@ -149,7 +149,7 @@ def walk(
             return
 
 
-def refuse_endless(
+def watch_scan(
     connection: Connection, side: Side, endless: Endless, cursor: int, keys: int, count: int
 ) -> None:
     """Check that a walk will end, after a SCAN with a COUNT returned some number of keys.
@@ -162,8 +162,8 @@ def refuse_endless(
         reply = connection.call("DBSIZE")
         return reply if isinstance(reply, int) else None
 
-    if why := endless.watch(cursor, keys, count, size):
-        raise never_ends(side, connection.name, "SCAN", why)
+    fault = endless.watch(cursor, keys, count, size)
+    refuse_endless(side, connection.name, "SCAN", fault)
 
 
 def _listed(span: KeySpan, cursor: int, gate: Gate) -> Iterator[tuple[list[bytes], int]]:
@@ -201,7 +201,7 @@ def _of_the_next(
                 [("SCAN", reverse(at), "COUNT", number, *options), ("SCAN", 0, "COUNT", 1)]
             )
         (cursor, keys), (other, _) = (scanned(connection, partition.side, r) for r in replies)
-        refuse_endless(connection, partition.side, endless, cursor, len(keys), number)
+        watch_scan(connection, partition.side, endless, cursor, len(keys), number)
         ends = reached(cursor), reached(other)
         if ends[0] <= at or min(each & -each for each in ends) > high & -high:
             return set()
@@ -254,15 +254,6 @@ def _scan_refused(connection: Connection, side: Side, reply: object) -> RumpxErr
         connection.close()
         return ConnectionLost(f"The {side} at {connection.name} cannot be scanned now: {reply}.")
     return denial(side, connection.name, "SCAN", reply)
-
-
-def read_identity(connection: Connection, node: Node) -> str:
-    """Return the identity of the server that is walked; see the module docstring.
-
-    Raises:
-        ConnectionLost: it is a replica that is not fit to be read.
-    """
-    return prove(connection, node.origin) if node.origin else identify(connection)
 
 
 class Shelf:

@@ -10,29 +10,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from itertools import islice, starmap
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from rumpx._version import __version__
-from rumpx.engine.progress import copied_content, overall, partition_summary, retired_summary
+from rumpx.engine.sums import overall, walked
 from rumpx.ledger.ledger import dead_letter_path, is_held
-from rumpx.ledger.schema import Books, Progressed, open_books
+from rumpx.ledger.schema import Books, Facts, JobRecord, Progressed, open_books
 from rumpx.model.history import Record, RunRecord, Standing
 from rumpx.model.job_options import options_of
 from rumpx.model.results import Summary
-from rumpx.model.snapshot import State
-from rumpx.model.timeline import Point, held_seconds
+from rumpx.model.summary import Start, summarize
 from rumpx.transfer.content_stats import Largest
 
 _FAILURES_SHOWN: Final = 1000
-_STATES: Final[dict[Standing, State]] = {
-    "done": "done",
-    "failed": "failed",
-    "stopped": "stopped",
-    "killed": "stopped",
-    "running": "copying",
-}
 
 
 def read_story(path: Path) -> Record:
@@ -46,7 +39,7 @@ def read_story(path: Path) -> Record:
     """
     held = is_held(path)
     with open_books(path) as books:
-        progressed, runs, points = books.progressed(), books.runs(), books.points()
+        progressed, runs, job = books.progressed(), books.runs(), books.record().job
         compared = books.verification()
         standing: Standing = progressed.state
         latest = next((run for run in runs if run.number == progressed.runs), None)
@@ -58,9 +51,10 @@ def read_story(path: Path) -> Record:
             state=standing,
             exit_code=latest.exit_code if latest else None,
             fraction=1.0 if standing == "done" else progressed.fraction,
-            summary=_summary(path, books, progressed, standing, runs, latest, points),
-            options=options_of(books.record().job),
-            points=points,
+            summary=_summary(path, books, progressed, standing, runs, latest),
+            options=options_of(job),
+            limits=job.limits,
+            points=books.points(),
             runs=runs,
             verification=compared[1] if compared else None,
             verified=compared[0] if compared else None,
@@ -75,47 +69,38 @@ def _summary(
     progressed: Progressed,
     standing: Standing,
     runs: Sequence[RunRecord],
-    run: RunRecord | None,
-    points: Sequence[Point],
+    latest: RunRecord | None,
 ) -> Summary:
     record, facts, walks, retired = books.record(), books.facts(), books.walks(), books.retired()
     sums = [(walk.partition.reason, walk.counts, walk.kinds) for walk in walks]
     sums += [(key.reason, each.counts, each.kinds) for key, each in retired.items()]
-    latest = run or RunRecord(progressed.runs, record.created, "", "", "")
-    last = latest if latest.ended is not None else None
-    counts = last.counts if last else overall(sums)
-    seconds = last.seconds if last else progressed.seconds
+    last = latest or RunRecord(progressed.runs, record.created, "", "", "")
+    if last.ended is None:
+        last = replace(
+            last,
+            seconds=progressed.seconds,
+            counts=overall(sums),
+            failures_by_reason=books.failures_by_reason(),
+        )
+    earlier = [run for run in runs if run is not latest]
     letters = dead_letter_path(path)
-    return Summary(
-        state=_STATES[standing],
-        exit_code=(last and last.exit_code) or 0,
-        job=record.name,
-        runs=progressed.runs,
-        source=str(record.job.source),
-        target=str(record.job.target),
-        source_version=latest.source_version,
-        target_version=latest.target_version,
-        seconds=seconds,
-        counts=counts,
-        keys_per_second=counts.settled / max(seconds, 1e-6),
-        bytes_per_second=counts.payload_bytes / max(seconds, 1e-6),
-        failures_by_reason=last.failures_by_reason if last else books.failures_by_reason(),
-        failures=tuple(failed.failure for failed in islice(books.failures(), _FAILURES_SHOWN)),
-        dead_letters=str(letters) if progressed.failures and letters.exists() else None,
-        source_keys_before=sum(place.keys for place in facts.databases),
-        source_keys_after=latest.source_keys_after,
-        target_keys_before=facts.before.target.keys if facts.before.target else None,
-        target_keys_after=latest.target_keys_after,
-        missing=latest.missing,
-        walked_again=latest.walked_again,
-        worker_restarts=sum(run.worker_restarts for run in runs),
-        left_behind=latest.left_behind,
-        warnings=tuple(dict.fromkeys(text for run in runs for text in run.warnings)),
-        partitions=(
-            *(partition_summary(w.partition, w.counts, w.done) for w in walks),
-            *starmap(retired_summary, retired.items()),
-        ),
-        error=latest.error,
-        held_seconds=held_seconds(points),
-        content=copied_content(sums, Largest(books.largest())),
+    return summarize(
+        start_of(record, facts),
+        [*earlier, replace(last, state=standing)],
+        walked(walks, retired, sums, Largest(books.largest())),
+        books.points(),
+        [failed.failure for failed in islice(books.failures(), _FAILURES_SHOWN)],
+        str(letters) if progressed.failures and letters.exists() else None,
+    )
+
+
+def start_of(record: JobRecord, facts: Facts) -> Start:
+    """Return the fixed facts of a job's Summary."""
+    target = facts.before.target
+    return Start(
+        record.name,
+        record.job.source,
+        record.job.target,
+        sum(place.keys for place in facts.databases),
+        target.keys if target else None,
     )

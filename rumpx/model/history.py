@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rumpx.model.counts import Counts
+from rumpx.model.job import Limits
 from rumpx.model.results import Summary, Verification
 from rumpx.model.timeline import Point
 
@@ -79,6 +80,7 @@ class Record:
         summary: of the copy, or of a comparison by itself. (Its `state` and `exit_code` are those
             of a run that ended.)
         options: those in force.
+        limits: the same ones of `options`, as values.
         points: the series for the charts.
         runs: the runs of a copy, in order; none for a comparison.
         verification: the result of the job's last comparison, if it came after the last run.
@@ -92,6 +94,7 @@ class Record:
     fraction: float
     summary: Summary | Verification
     options: tuple[Option, ...]
+    limits: Limits
     points: tuple[Point, ...]
     runs: tuple[RunRecord, ...]
     verification: Verification | None

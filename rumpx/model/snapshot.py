@@ -78,7 +78,7 @@ class Held:
     """The governor's state.
 
     Attributes:
-        reason: of throttling, as in "held by source latency 6.1 ms > 5 ms"; "" if none.
+        reason: of throttling, as in "throttled by source latency 6.1 ms > 5 ms"; "" if none.
         off: True if the timetable or the user stops all work now.
         source_latency, target_latency: the second-highest of the last second of a node's PINGs, in
             seconds above its best, of the worst node; None before they are known.

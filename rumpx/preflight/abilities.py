@@ -9,6 +9,7 @@ syntax and all permissions.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -17,9 +18,17 @@ from rumpx.engine.scanner import scanned
 from rumpx.errors import ConnectionLost, Side, TargetFull, TargetUnusable, TemporaryError
 from rumpx.model.endpoint import Address
 from rumpx.model.job import Job, Scope
+from rumpx.model.nodes import Node
 from rumpx.model.partitions import NodeKeys
 from rumpx.preflight.worker_spec import knows_scan_type
-from rumpx.servers.replies import Kind, classify, denial, key_refused, refused
+from rumpx.servers.replies import (
+    Kind,
+    classify,
+    denial,
+    key_refused,
+    refused,
+    wrong_syntax,
+)
 from rumpx.servers.resp import Argument, Command, Connection, Reply
 from rumpx.servers.side import SideFacts, connected
 from rumpx.servers.topology import is_error
@@ -108,7 +117,7 @@ def refuses_absttl(connection: Connection, key: bytes) -> bool:
     """Return True if RESTORE rejects ABSTTL as unknown; False if it is refused or not answered (as
     while writes are paused). Writes nothing."""
     try:
-        return _malformed(connection.call(*no_restore(key, replace=True)))
+        return wrong_syntax(connection.call(*no_restore(key, replace=True)))
     except ConnectionLost as error:
         if error.silent:
             return False
@@ -122,10 +131,10 @@ def takes_absttl(connection: Connection, key: bytes, *, replace: bool) -> bool:
         TargetUnusable, TargetFull, TemporaryError: RESTORE cannot be called.
     """
     reply = connection.call(*no_restore(key, replace=replace))
-    absttl = not _malformed(reply)
+    absttl = not wrong_syntax(reply)
     if not absttl:
         reply = connection.call(*no_restore(key, replace=replace, absttl=False))
-        if replace and _malformed(reply):
+        if replace and wrong_syntax(reply):
             raise TargetUnusable(
                 f"The target at {connection.name} has no RESTORE … REPLACE (it needs Redis 3.0): "
                 "copy to a newer server, or use --on-conflict skip or fail."
@@ -143,14 +152,12 @@ def takes_absttl(connection: Connection, key: bytes, *, replace: bool) -> bool:
     return absttl
 
 
-def _malformed(reply: Reply) -> bool:
-    return classify(reply).reason == "syntax error"
-
 # Values above this size are not read to try permissions.
 _LARGEST_TRIED: Final = 2**20
 
 # While writes are paused the server does not answer even an invalid RESTORE.
 _PROBE_SECONDS: Final = 1.0
+_PROBES: Final = 64  # at the same time
 
 NO_ABSTTL: Final = (
     "The target's RESTORE has no ABSTTL (it needs Redis 5.0): expiries are written as remaining "
@@ -244,10 +251,14 @@ def prove_restore(target: SideFacts, sample: Sample, *, replace: bool) -> bool:
 
 
 def lacks_absttl(target: SideFacts, sample: Sample) -> bool:
-    """Return True if a primary of the target is known to reject RESTORE … ABSTTL."""
+    """Return True if a primary of the target is known to reject RESTORE … ABSTTL. All of them are
+    asked at the same time, since one that pauses writes does not answer."""
     dialer = replace(target.dialer, timeout=_PROBE_SECONDS)
-    for node in target.topology.nodes:
+
+    def refuses(node: Node) -> bool:
         with connected(dialer, node.address) as connection:
-            if refuses_absttl(connection, sample.key):
-                return True
-    return False
+            return refuses_absttl(connection, sample.key)
+
+    nodes = target.topology.nodes
+    with ThreadPoolExecutor(min(len(nodes), _PROBES)) as threads:
+        return any(threads.map(refuses, nodes))

@@ -36,7 +36,7 @@ def database_map(job: Job, databases: list[NodeKeys]) -> tuple[tuple[int, int], 
         raise UsageError(
             f"The target's URI names database {job.target.db}, but databases "
             f"{', '.join(map(str, chosen))} would all be copied into it and overwrite each other. "
-            "Choose one by --db, or map them by --map-db FROM:TO."
+            "Choose one with --db, or map them with --map-db FROM:TO."
         )
     return tuple((db, job.target.db) for db in chosen)
 
@@ -72,7 +72,7 @@ def _counted_databases(
         return {db: _database_size(dialer, node, db) for db in chosen}
     warning = (
         f"The {dialer.side} refuses INFO: rumpx searched databases 0 to {_USUAL_DATABASES - 1} "
-        "only; choose others by --db."
+        "only. Choose others with --db."
     )
     if warning not in warnings:
         warnings.append(warning)
@@ -100,7 +100,8 @@ def refuse_collisions(databases: list[int], map_db: dict[int, int]) -> None:
         if target in taken:
             raise UsageError(
                 f"Databases {taken[target]} and {db} would both be copied to database {target} and "
-                "overwrite each other. Choose by --db, or map them apart by --map-db FROM:TO."
+                "overwrite each other. Choose one with --db, or map them apart with --map-db "
+                "FROM:TO."
             )
         taken[target] = db
 
@@ -116,8 +117,8 @@ def prove_databases(side: SideFacts, databases: Sequence[int]) -> None:
             if ignores_select(connection):
                 raise unusable(side.dialer.side)(
                     f"The {side.dialer.side} at {connection.name} has database 0 only: it accepts "
-                    "SELECT even for a database that cannot exist. Choose other databases by "
-                    "--db, or map them by --map-db FROM:TO."
+                    "SELECT even for a database that cannot exist. Choose others with "
+                    "--db, or map them with --map-db FROM:TO."
                 )
 
 

@@ -185,7 +185,7 @@ def check_modules(source: SideFacts, target: SideFacts, warnings: list[str]) -> 
     if not hidden and (missing := missing_modules(source, target)):
         warnings.append(
             f"The source has modules that the target lacks ({', '.join(missing)}): keys of their "
-            "types cannot be copied. Load them on the target, or leave such keys out by --type."
+            "types cannot be copied. Load them on the target, or leave such keys out with --type."
         )
 
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rumpx.errors import SIDES, Side, UsageError
-from rumpx.model.history import Option, Record
-from rumpx.units import parse_seconds
+from rumpx.errors import SIDES, Side
+from rumpx.model.history import Record
+from rumpx.model.job import Limits
 
 
 class Latencies(NamedTuple):
@@ -47,7 +47,7 @@ def latencies(record: Record) -> list[Latencies]:
             if (value := point.latency(side)) is not None
         )
         if values:
-            limit = limit_of(record.options, side)
+            limit = _limit(record.limits, side)
             known = sum(seconds for _, seconds in values)
             above = sum(s for value, s in values if limit is not None and value > limit)
             half, most = _below(values, known / 2), _below(values, known * 0.99)
@@ -55,15 +55,8 @@ def latencies(record: Record) -> list[Latencies]:
     return found
 
 
-def limit_of(options: Sequence[Option], side: Side) -> float | None:
-    """Return a side's latency limit in seconds."""
-    for option in options:
-        if option.flag == f"--max-{side}-latency" and option.value not in ("", "off"):
-            try:
-                return parse_seconds(option.value, option.flag)
-            except UsageError:  # a value from another version
-                return None
-    return None
+def _limit(limits: Limits, side: Side) -> float | None:
+    return limits.max_source_latency if side == "source" else limits.max_target_latency
 
 
 def _below(values: Sequence[tuple[float, float]], seconds: float) -> float:

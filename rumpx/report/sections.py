@@ -113,7 +113,7 @@ def _pace(record: Record) -> Section:
     shares = {by: min(1.0, seconds / total) for by, seconds in times.items()}
     table = Table(
         "Throttling",
-        (Column("held by"), Column("for", "number"), Column("of the running time", "share")),
+        (Column("throttled by"), Column("for", "number"), Column("of the running time", "share")),
         tuple(
             (by, units.duration(seconds), units.percent(shares[by]))
             for by, seconds in times.items()

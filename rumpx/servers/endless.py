@@ -30,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from rumpx.errors import RumpxError, Side, unusable
+from rumpx.errors import Side, unusable
 
 _FREE_MEMBERS: Final = 100_000
 _TIMES: Final = 4
@@ -120,14 +120,18 @@ class Endless:
         return self.fault
 
 
-def never_ends(side: Side, name: str, command: str, why: str) -> RumpxError:
-    """Return the exception for a walk that will not end.
+def refuse_endless(side: Side, name: str, command: str, fault: str) -> None:
+    """End the run if a walk never ends.
 
     Args:
         command: the command of the walk.
-        why: the `fault`.
+        fault: as `Endless.fault`; "" if the walk may end.
+
+    Raises:
+        SourceUnusable, TargetUnusable: it never ends.
     """
-    return unusable(side)(
-        f"{command} on the {side} at {name} never ends: {why}. Check that it is a Redis or Valkey "
-        "server, and that nothing in between alters replies."
-    )
+    if fault:
+        raise unusable(side)(
+            f"{command} on the {side} at {name} never ends: {fault}. Check that it is a Redis or "
+            "Valkey server, and that nothing in between alters replies."
+        )

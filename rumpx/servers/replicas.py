@@ -308,6 +308,16 @@ def prove(connection: Connection, origin: Origin) -> str:
     return state.identity
 
 
+def read_identity(connection: Connection, node: Node) -> str:
+    """Return the identity of the server that answers for a node: of a replica that is fit to be
+    read in place of its primary, else of the endpoint itself; "" if unknown.
+
+    Raises:
+        ConnectionLost: it is not fit, or does not answer; the connection is closed then.
+    """
+    return prove(connection, node.origin) if node.origin else identify(connection)
+
+
 def catch_up(dialer: Dialer, connection: Connection, origin: Origin) -> None:
     """Wait until a replica has all that its primary has now.
 

@@ -182,6 +182,11 @@ def key_refused(reply: object) -> bool:
     return str(reply).startswith("NOPERM") and classify(reply).kind is Kind.KEY
 
 
+def wrong_syntax(reply: object) -> bool:
+    """Return True if an error reply says that the server does not know the arguments."""
+    return classify(reply).reason == "syntax error"
+
+
 def is_proxy(reply: object) -> bool:
     """Return True if an error reply is a sharding proxy's, to a command it does not forward."""
     return classify(reply).reason == _PROXY.reason

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from rumpx.errors import ConnectionLost, NoReplica, SourceUnusable, unusable
 from rumpx.model.endpoint import Address
-from rumpx.model.nodes import Topology
+from rumpx.model.nodes import Node, Topology
 from rumpx.servers.connections import select
 from rumpx.servers.dial import Dialer
 from rumpx.servers.info import ServerClock, ServerInfo
-from rumpx.servers.replicas import read_places
+from rumpx.servers.replicas import read_identity, read_places
 from rumpx.servers.resp import Connection
 from rumpx.servers.tls import flag_of
 from rumpx.servers.topology import marked, read_topology
@@ -38,6 +38,15 @@ class SideFacts:
         """Return the identity of a server's process; "" if unknown."""
         info = self.infos.get(address)
         return info.identity if info else ""
+
+    def identity_now(self, node: Node) -> str:
+        """Return the identity of the server that answers for a node now; "" if unknown.
+
+        Raises:
+            ConnectionLost: it does not answer, or is a replica that is not fit to be read.
+        """
+        with closing(self.dialer.connect(node.address)) as connection:
+            return read_identity(connection, node)
 
     def topology_now(self, before: Iterable[Address | None] = ()) -> Topology:
         """Return the present nodes: a failover may have replaced those in `topology`.

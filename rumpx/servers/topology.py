@@ -309,7 +309,7 @@ def heir(topology: Topology, node: Node) -> Node:
     for now in topology.nodes:
         if now.id == node.id and now.id:
             return now
-    first_slot = node.slots[0][0]
+    first_slot = node.slots[0][0] if node.slots else 0
     for now in topology.nodes:
         if any(low <= first_slot <= high for low, high in now.slots):
             return now

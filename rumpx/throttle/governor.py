@@ -207,11 +207,11 @@ def _off(window: TimeWindow | None, paused: bool) -> Hold | None:
 
 def _rates_hold(rates: Pace) -> Iterable[Hold]:
     if rates.keys:
-        yield Hold("keys a second", f"held to {rates.keys:,.0f} keys/s")
+        yield Hold("keys a second", f"limited to {rates.keys:,.0f} keys/s")
     if rates.payload:
-        yield Hold("bytes a second", f"held to {rates.payload / 2**20:,.4g} MiB/s")
+        yield Hold("bytes a second", f"limited to {rates.payload / 2**20:,.4g} MiB/s")
     if rates.ops:
-        yield Hold("commands a second", f"held to {rates.ops:,.0f} commands/s")
+        yield Hold("commands a second", f"limited to {rates.ops:,.0f} commands/s")
 
 
 def adapt(share: Share, seen: Seen, limits: Limits, full: Full, now: float) -> Share:
@@ -265,11 +265,11 @@ def _pressures(seen: Seen, limits: Limits) -> Iterable[tuple[float, Hold]]:
 
 def _not_known(by: str) -> Hold:
     """Return the hold for an unknown quantity, as before the first report and after a change."""
-    return Hold(by, f"held until the {by} is known")
+    return Hold(by, f"throttled until the {by} is known")
 
 
 def _in_words(what: str, value: str, limit: str, above: bool) -> str:
-    return f"held by {what} {value} > {limit}" if above else f"held by {what} {value} of {limit}"
+    return f"throttled by {what} {value} {'>' if above else 'of'} {limit}"
 
 
 def settings(full: Full, share: float, rates: Pace, payload: float) -> Decision:

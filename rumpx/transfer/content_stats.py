@@ -20,19 +20,8 @@ from heapq import nlargest
 from typing import Final, NamedTuple
 
 from rumpx.model.content import LARGEST_KEPT, Content, LargeKey, SizeCount, TypeCount
+from rumpx.servers.rdb import FIRST_BYTES, type_of
 
-_TYPES: Final = {
-    **dict.fromkeys((0,), "string"),
-    **dict.fromkeys((1, 10, 14, 18), "list"),
-    **dict.fromkeys((2, 11, 20), "set"),
-    **dict.fromkeys((3, 5, 12, 17), "zset"),
-    **dict.fromkeys((4, 9, 13, 16, 22, 23, 24, 25), "hash"),
-    **dict.fromkeys((15, 19, 21, 26, 27), "stream"),
-    **dict.fromkeys((6, 7), "module"),
-}
-_OTHER: Final = "other"
-# No type has a greater number so far.
-_FIRST_BYTES: Final = 32
 # The names of the counters in `Kinds.numbers`.
 _KEYS, _BYTES, _SIZES = 0, 256, 512
 _SIZE_BITS: Final = 48
@@ -96,7 +85,7 @@ class Scale:
             heads[payload[0]] += _ONE + size
             sizes[size.bit_length()] += 1
         numbers = {_SIZES + bits: number for bits, number in enumerate(sizes) if number}
-        shown = heads if any(heads[_FIRST_BYTES:]) else heads[:_FIRST_BYTES]
+        shown = heads if any(heads[FIRST_BYTES:]) else heads[:FIRST_BYTES]
         for head, packed in enumerate(shown):
             if packed:
                 numbers[_KEYS + head], numbers[_BYTES + head] = divmod(packed, _ONE)
@@ -163,8 +152,3 @@ def content(kinds: Iterable[Kinds], largest: Iterable[Large]) -> Content:
         ),
         tuple(LargeKey(large.db, large.key, type_of(large.head), large.size) for large in largest),
     )
-
-
-def type_of(head: int) -> str:
-    """Return the type as TYPE names it; "module" for all modules' types."""
-    return _TYPES.get(head, _OTHER)

@@ -38,6 +38,7 @@ from rumpx.model.endpoint import Address
 from rumpx.model.results import KeyFailure
 from rumpx.servers.connections import Links
 from rumpx.servers.info import clock_of
+from rumpx.servers.rdb import SHORTEST_PAYLOAD, is_payload
 from rumpx.servers.replies import (
     Kind,
     classify,
@@ -64,7 +65,6 @@ from rumpx.transfer.handler import Read, Wanted
 from rumpx.transfer.peer import Peer, Route
 from rumpx.transfer.runner import Replies, Task
 from rumpx.transfer.size_reader import SizeReader, SizesBy
-from rumpx.values.shapes import SHORTEST_PAYLOAD, is_payload
 
 Expiry = Literal["instant", "clock", "left"]
 

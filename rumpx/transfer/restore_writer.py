@@ -31,6 +31,7 @@ from typing import Final
 from rumpx.errors import ConnectionLost, TargetFull
 from rumpx.model.results import KeyFailure
 from rumpx.servers.connections import Links
+from rumpx.servers.rdb import OF_MODULES
 from rumpx.servers.replies import Kind, classify, denial, malformed
 from rumpx.servers.resp import ASKING, NO_EXPIRY, Connection, RestoreEncoder, encode
 from rumpx.servers.topology import is_error
@@ -38,7 +39,6 @@ from rumpx.transfer.content_stats import Scale
 from rumpx.transfer.handler import Records, Written
 from rumpx.transfer.peer import Peer, Route
 from rumpx.transfer.runner import Replies, Task
-from rumpx.values.by_type import OF_MODULES
 
 # The most by which an expiry written as a time left may be late: the commands before it in the
 # pipeline, and the network delay.

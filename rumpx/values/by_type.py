@@ -28,9 +28,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final
 
-from rumpx.servers.endless import Endless, never_ends
+from rumpx.servers.endless import Endless, refuse_endless
+from rumpx.servers.rdb import CHECKSUM_BYTES, FOOTER_BYTES
 from rumpx.values.reading import Reader, ValueChanged
-from rumpx.values.shapes import FOOTER_BYTES
 from rumpx.values.sketches import LARGEST_SKETCH
 from rumpx.values.small import meaning
 
@@ -40,8 +40,6 @@ TOLERANCE_MS: Final = 2
 
 _MAX_MEMBERS: Final = 1000
 _MEMBERS_OF_UNKNOWN_SIZE: Final = 100
-# Within a payload's footer.
-CHECKSUM_BYTES: Final = 8
 
 
 class NotComparable(Exception):
@@ -74,31 +72,6 @@ def equal_by_type(source: Reader, target: Reader, key: bytes) -> bool:
     if command and all(reader.may_call(command, key) for reader in (source, target)):
         return _same(source, target, command, key)
     raise NotComparable(kind.decode("utf-8", "backslashreplace"))
-
-
-# The first byte of a payload (rdb.h of both families) gives the type, and whether a hash's fields
-# may expire.
-_KIND_OF_BYTE: Final = {
-    **dict.fromkeys((0,), b"string"),
-    **dict.fromkeys((1, 10, 14, 18), b"list"),
-    **dict.fromkeys((2, 11, 20), b"set"),
-    **dict.fromkeys((3, 5, 12, 17), b"zset"),
-    **dict.fromkeys((4, 9, 13, 16, 22, 23, 24, 25), b"hash"),
-    **dict.fromkeys((15, 19, 21, 26, 27), b"stream"),
-}
-# Types of a module's value, in the old and the new form.
-OF_MODULES: Final = frozenset({6, 7})
-_EXPIRING_HASHES: Final = frozenset({22, 23, 24, 25})
-
-
-def kind_of(payload: bytes) -> bytes:
-    """Return the type of the value in a payload, as TYPE names it; b"" if it is not known."""
-    return _KIND_OF_BYTE.get(payload[0], b"") if payload else b""
-
-
-def fields_expire(payload: bytes) -> bool:
-    """Return True if the payload is a hash with fields that expire."""
-    return payload[:1] != b"" and payload[0] in _EXPIRING_HASHES
 
 
 def same_payload(one: bytes | None, other: bytes | None) -> bool:
@@ -149,13 +122,8 @@ def _walk(
         if not cursor:
             return
         size = partial(reader.read, counter, key)
-        _refuse_endless(reader, command, endless.watch(cursor, len(found), count, size))
-
-
-def _refuse_endless(reader: Reader, command: str, why: str) -> None:
-    """End the run if a walk never ends; `why` is the fault that its watch has found."""
-    if why:
-        raise never_ends(reader.side, reader.caller.name, command, why)
+        fault = endless.watch(cursor, len(found), count, size)
+        refuse_endless(reader.side, reader.caller.name, command, fault)
 
 
 def _equal_strings(source: Reader, target: Reader, key: bytes) -> bool:
@@ -261,7 +229,8 @@ def _equal_entries(source: Reader, target: Reader, key: bytes) -> bool:
             return True
         start = _next_id(entries[-1][0])
         size = partial(source.read, "XLEN", key)
-        _refuse_endless(source, "XRANGE", endless.watch(_number(start), count, count, size))
+        fault = endless.watch(_number(start), count, count, size)
+        refuse_endless(source.side, source.caller.name, "XRANGE", fault)
 
 
 def _next_id(entry_id: bytes) -> bytes:
@@ -312,12 +281,12 @@ def _equal_pending(source: Reader, target: Reader, key: bytes, group: bytes) -> 
         if len(entries) < _MAX_MEMBERS:
             return True
         start = _next_id(entries[-1][0])
-        why = endless.watch(
+        fault = endless.watch(
             _number(start),
             *(len(entries), _MAX_MEMBERS),
             lambda: sum(_consumers(source, key, group).values()),
         )
-        _refuse_endless(source, "XPENDING", why)
+        refuse_endless(source.side, source.caller.name, "XPENDING", fault)
 
 
 def _pending(

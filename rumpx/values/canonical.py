@@ -19,12 +19,9 @@ from contextlib import suppress
 from hashlib import blake2b
 from typing import Final
 
-from rumpx.values.by_type import OF_MODULES
-from rumpx.values.shapes import FOOTER_BYTES
+from rumpx.servers.rdb import FOOTER_BYTES, OF_MODULES, TABLES
 
 _DIGEST_BYTES: Final = 8
-# By the payload's first byte: the strings in each member, and the bytes after them.
-_TABLES: Final = {2: (1, 0), 4: (2, 0), 22: (2, 8)}
 
 
 def in_order(payload: bytes) -> bytes:
@@ -34,7 +31,7 @@ def in_order(payload: bytes) -> bytes:
     values, on any servers; different results do not prove different values.
     """
     body = payload[:-FOOTER_BYTES]
-    layout = _TABLES.get(body[0]) if body else None
+    layout = TABLES.get(body[0]) if body else None
     if layout:
         # A payload that turns out not to be such a table is returned unsorted.
         with suppress(IndexError, ValueError):

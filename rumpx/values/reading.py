@@ -16,9 +16,10 @@ import hiredis
 from rumpx.errors import RumpxError, Side, printable
 from rumpx.servers.answers import misshapen
 from rumpx.servers.info import milliseconds
+from rumpx.servers.rdb import is_payload
 from rumpx.servers.replies import key_refused, malformed, refused
 from rumpx.servers.resp import Argument, Command, Connection, Reply
-from rumpx.values.shapes import fits, is_payload
+from rumpx.values.shapes import fits
 
 _CHANGED: Final = ("WRONGTYPE", "ERR no such key", "NOGROUP")
 _TRIES: Final = 10

@@ -12,22 +12,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, Final, TypeGuard
+from typing import Any, Final
 
 from rumpx.servers.info import milliseconds
+from rumpx.servers.rdb import is_payload
 
 _ID: Final = re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
 _CURSOR: Final = re.compile(rb"[0-9]{1,20}")
 _BYTES: Final = {bytes}
-# The end of every payload that DUMP gives: a version in 2 bytes, and a CRC64.
-FOOTER_BYTES: Final = 10
-# The value's type comes first, in one byte.
-SHORTEST_PAYLOAD: Final = 1 + FOOTER_BYTES
-
-
-def is_payload(reply: object) -> TypeGuard[bytes]:
-    """Return True if a reply may be a payload of DUMP."""
-    return isinstance(reply, bytes) and len(reply) >= SHORTEST_PAYLOAD
 
 
 def fits(command: str, reply: object) -> bool:

@@ -31,6 +31,7 @@ from rumpx.model.counts import Counts
 from rumpx.model.job import Scope
 from rumpx.model.results import Finding, FindingKind, KeyFailure
 from rumpx.servers.connections import Links
+from rumpx.servers.rdb import fields_expire, kind_of
 from rumpx.servers.replies import malformed
 from rumpx.servers.resp import NO_EXPIRY, Reply, encode
 from rumpx.servers.topology import is_error
@@ -46,7 +47,6 @@ from rumpx.transfer.runner import Budget, Permit, Task
 from rumpx.transfer.spec import WorkerSpec
 from rumpx.transfer.suspects import Lost, Suspects
 from rumpx.transfer.transfer import Transfer
-from rumpx.values.by_type import fields_expire, kind_of
 from rumpx.values.canonical import in_order, print_of
 from rumpx.values.compare import SMALL_BYTES, unlike
 from rumpx.values.shapes import fits

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from rumpx.servers.endless import Endless, never_ends
+from rumpx.servers.endless import Endless, refuse_endless
 from rumpx.servers.resp import encode
 from rumpx.transfer.commands import Calls
 from rumpx.transfer.runner import Task
@@ -52,12 +52,12 @@ def without_fields(calls: Calls, db: int, keys: list[bytes]) -> Task[set[bytes]]
                 else:
                     cursors[key] = reply[0]  # type: ignore[assignment]
                     watches[key].add(int(cursors[key]), 0, count)
-        yield from _refuse_endless(calls, db, {key: watches[key] for key in cursors})
+        yield from _watch_hscans(calls, db, {key: watches[key] for key in cursors})
         count = min(2 * count, _MOST_FIELDS_SEEN)
     return empty
 
 
-def _refuse_endless(calls: Calls, db: int, watches: dict[bytes, Endless]) -> Task[None]:
+def _watch_hscans(calls: Calls, db: int, watches: dict[bytes, Endless]) -> Task[None]:
     """Raise if one of these HSCANs would never end."""
     far = [key for key, watch in watches.items() if watch.is_far]
     if far:
@@ -65,8 +65,7 @@ def _refuse_endless(calls: Calls, db: int, watches: dict[bytes, Endless]) -> Tas
         for key, length in lengths.items():
             watches[key].expect(length if isinstance(length, int) else None)
     for watch in watches.values():
-        if why := watch.fault:
-            raise never_ends(calls.side, calls.name, "HSCAN", why)
+        refuse_endless(calls.side, calls.name, "HSCAN", watch.fault)
 
 
 def _hlen(key: bytes) -> bytes:

@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from rumpx.engine.engine import Engine
@@ -38,8 +39,7 @@ from rumpx.model.results import Back, Finding, KeyFailure
 from rumpx.model.snapshot import Snapshot
 from rumpx.model.verify_request import Request
 from rumpx.processes.control import Control
-from rumpx.servers.replicas import identify, other_dataset
-from rumpx.servers.side import SideFacts
+from rumpx.servers.replicas import other_dataset
 from rumpx.servers.slot_watch import SlotWatch
 from rumpx.transfer.messages import Ack
 from rumpx.units import count_of
@@ -308,7 +308,7 @@ class Verifier:
             for node in side.topology.nodes:
                 if node.origin:
                     continue  # missing keys were checked on its primary
-                now = self.engine.ask(lambda s=side, n=node: _identity(s, n))  # type: ignore[misc]
+                now = self.engine.ask(partial(side.identity_now, node))
                 if other_dataset(side.run_id(node.address), now):
                     where = node.label(str(side.dialer.endpoint))
                     raise TemporaryError(
@@ -433,14 +433,6 @@ class Verifier:
             engine.run_walks()
             engine.walks.retire()
             yield lines, set(copied + doomed) - self._unmended
-
-
-def _identity(side: SideFacts, node: Node) -> str:
-    connection = side.dialer.connect(node.address)
-    try:
-        return identify(connection)
-    finally:
-        connection.close()
 
 
 def same_difference(one: Finding, other: Finding, tolerance: int) -> bool:

@@ -48,13 +48,12 @@ from rumpx.preflight.refusals import (
     warn_of_trust,
 )
 from rumpx.preflight.worker_spec import scan_settings, tune_to_distance, worker_spec
+from rumpx.servers.rdb import version_of
 from rumpx.servers.side import SideFacts, connected
 from rumpx.servers.topology import is_error
 from rumpx.transfer.dump_reader import Abilities
 from rumpx.transfer.restore_writer import LATE_MS
-from rumpx.values.by_type import CHECKSUM_BYTES
 from rumpx.values.reading import dumped
-from rumpx.values.shapes import FOOTER_BYTES
 from rumpx.verifier.comparer import CompareSpec
 
 # If both servers return absolute expiries; if one returns remaining TTLs, each up to 2 ms off.
@@ -234,7 +233,7 @@ def digests_work(
     if any(abilities.expiry != "instant" for _, abilities, _ in sides):
         warnings.append("--digest needs Redis 7.0 or Valkey on both sides: whole values are read.")
         return False
-    footers = set()
+    versions = set()
     for side, _, sample in sides:
         with connected(side.dialer, sample.node, sample.db) as connection:
             if is_error(connection.call("EVAL_RO", "return 1", 0)):
@@ -244,8 +243,8 @@ def digests_work(
                 )
                 return False
             if payload := dumped(connection, sample.key):
-                footers.add(payload[-FOOTER_BYTES:-CHECKSUM_BYTES])
-    if len(footers) > 1:
+                versions.add(version_of(payload))
+    if len(versions) > 1:
         warnings.append(
             "The payloads of the two servers' versions differ in their checksums: whole values "
             "are read in spite of --digest."

@@ -10,6 +10,7 @@ from dataclasses import replace
 from rumpx.model.content import Content, LargeKey, SizeCount, TypeCount
 from rumpx.model.counts import Counts
 from rumpx.model.history import Option, Record, RunRecord
+from rumpx.model.job import Limits
 from rumpx.model.results import (
     KeyFailure,
     PartitionSummary,
@@ -44,6 +45,7 @@ _OPTIONS = (
     Option("--retry-for", "600s", False),
     Option("--from-ca", "", False),
 )
+_LIMITS = Limits(max_source_latency=5e-3, max_target_latency=None)
 
 
 def points(
@@ -241,7 +243,7 @@ def record_of(series: tuple[Point, ...], summary: Summary, **changes: object) ->
         counts=summary.counts,
     )
     record = Record(
-        "done", 0, 1.0, summary, _OPTIONS, series, (run,), None, None, ended + 60, VERSION
+        "done", 0, 1.0, summary, _OPTIONS, _LIMITS, series, (run,), None, None, ended + 60, VERSION
     )
     return replace(record, **changes)  # type: ignore[arg-type]
 
@@ -340,6 +342,7 @@ def throttled() -> Record:
         summary,
         exit_code=3,
         options=options,
+        limits=Limits(max_source_latency=5e-3, max_target_latency=10e-3),
         runs=(interrupted, killed, last),
         verification=different(copied),
         verified=BEGAN + 20_000,
@@ -404,7 +407,9 @@ def comparison() -> Record:
         failures=(KeyFailure(0, EVIL, "NOPERM", "no"), KeyFailure(1, b"k", "NOPERM", "no")),
     )
     result = replace(result, counts=replace(result.counts, failed=2))
-    return Record("done", 4, 1.0, result, _OPTIONS[:3], series, (), None, None, BEGAN + 99, VERSION)
+    return Record(
+        "done", 4, 1.0, result, _OPTIONS[:3], _LIMITS, series, (), None, None, BEGAN + 99, VERSION
+    )
 
 
 def long() -> Record:
