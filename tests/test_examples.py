@@ -66,7 +66,8 @@ def test_a_file_is_printed_as_it_is(name: str, capsys: pytest.CaptureFixture[str
 
 
 def test_no_such_example() -> None:
-    with pytest.raises(UsageError, match=r"no example 'x'\. There is: config, container, grafana"):
+    expected = r"no example 'x'\. The examples are: config, container, grafana"
+    with pytest.raises(UsageError, match=expected):
         examples.run(["x"])
     with pytest.raises(UsageError, match="one file"):
         examples.run(["config", "grafana"])

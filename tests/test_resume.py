@@ -234,7 +234,7 @@ def test_a_job_goes_on_only_between_its_endpoints(pair: tuple[Server, Server]) -
     refused = run_rumpx("resume", "j", "--from", target.uri)
 
     assert refused.returncode == USAGE
-    assert "goes on only with the endpoints that it began with" in refused.stderr
+    assert "resumes only between its original endpoints" in refused.stderr
     resume("j", "--from", source.uri, "--to", target.uri)
 
 
@@ -300,7 +300,7 @@ def test_names_are_checked_before_anything_is_contacted(name: str) -> None:
     nobody = "redis://127.0.0.1:1"
     refused = run_rumpx("--from", nobody, "--to", nobody, "--job", name)
 
-    assert refused.returncode == USAGE and "no name for a job" in refused.stderr
+    assert refused.returncode == USAGE and "not a job's name" in refused.stderr
 
 
 def test_a_refused_copy_leaves_no_job(pair: tuple[Server, Server], state_home: Path) -> None:

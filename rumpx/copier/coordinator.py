@@ -44,7 +44,8 @@ from rumpx.errors import (
     TooManyFailures,
     UsageError,
 )
-from rumpx.ledger.ledger import Ledger, Update, ctl_path
+from rumpx.ledger.ledger import Ledger, Update
+from rumpx.ledger.paths import ctl_path
 from rumpx.ledger.schema import (
     Facts,
     JobState,
