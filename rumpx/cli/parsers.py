@@ -56,7 +56,7 @@ Other commands, each with its own --help:
   rumpx check           checks both sides: obstacles, time and memory of a copy
   rumpx verify          compares both sides, key by key; --repair copies differences again
   rumpx demo            starts two small servers, copies between them and compares every key
-  rumpx help            lists the guides; rumpx help services: what managed services refuse
+  rumpx help            lists the guides; rumpx help NAME shows one, as services or resume
   rumpx example         lists ready files: systemd, container, grafana, config
 """
 

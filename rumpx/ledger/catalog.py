@@ -247,21 +247,17 @@ def job_again(record: JobRecord, source: str | None = None, target: str | None =
 def job_to_compare(
     place: Place, source: str | None, target: str | None, behaviour: dict[str, Any]
 ) -> Job:
-    """Return the job to compare: a copy's endpoints and scope, and its `clock` unless another one
-    is given.
+    """Return a job as it was copied, with the fields that are given anew.
 
     Args:
         source, target: as for `job_again`.
-        behaviour: the Job's other fields.
+        behaviour: fields of Job that say how, not what.
 
     Raises:
-        UsageError: no such job, its ledger cannot be read, or as `job_again`.
+        UsageError: there is no such job, its ledger cannot be read, or as `job_again`.
     """
     record, _ = look_into(existing_ledger(place))
-    job = endpoints_again(record, source, target)
-    if behaviour["clock"] == "refuse":
-        behaviour = behaviour | {"clock": job.clock}  # its expiries were copied by it
-    return replace(job, **behaviour)
+    return replace(endpoints_again(record, source, target), **behaviour)
 
 
 def endpoints_again(
