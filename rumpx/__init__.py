@@ -78,7 +78,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The plain data of the API, imported when first named: `rumpx --help` needs none of it."""
+    """Import the API's data classes when first named: `rumpx --help` needs none of them."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from rumpx.model import checkup, counts, endpoint, job, results, snapshot

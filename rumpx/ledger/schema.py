@@ -223,21 +223,21 @@ class Books:
         self._database = database
 
     def record(self) -> JobRecord:
-        """The job."""
+        """Return the job's record."""
         return self._one("SELECT record FROM job", JobRecord)
 
     def progressed(self) -> Progressed:
-        """The job's progress."""
+        """Return the job's progress."""
         failures = "(SELECT count(*) FROM failures)"
         columns = f"state, fraction, seconds, runs, {failures}"
         return Progressed(*self._database.execute(f"SELECT {columns} FROM job").fetchone())
 
     def facts(self) -> Facts:
-        """The basis of the final checks."""
+        """Return the basis of the final checks."""
         return self._one("SELECT facts FROM job", Facts)
 
     def retired(self) -> dict[RetiredAs, Retired]:
-        """The sums of walks that were added and are done."""
+        """Return the sums of the walks that were added and are done."""
         rows = self._database.execute("SELECT reason, node, db, walks, counts, kinds FROM retired")
         return {
             RetiredAs(reason, node, db): Retired(
@@ -247,7 +247,7 @@ class Books:
         }
 
     def walks(self) -> list[SavedWalk]:
-        """All walks that are not retired, in the order of their partitions' ids."""
+        """Return all walks that are not retired, in the order of their partitions' ids."""
         columns = "bounds, walk, cursor, run_id, done, counts, after, kinds"
         rows = self._database.execute(f"SELECT {columns} FROM partitions ORDER BY id")
         return [
@@ -265,24 +265,24 @@ class Books:
         ]
 
     def failures(self) -> Iterator[LedgerFailure]:
-        """The failed keys, by database and key."""
+        """Yield the failed keys, by database and key."""
         columns = "db, key, reason, message, partition, walk"
         rows = self._database.execute(f"SELECT {columns} FROM failures ORDER BY db, key")
         for db, key, reason, message, partition, walk in rows:
             yield LedgerFailure(KeyFailure(db, key, reason, message), partition, walk)
 
     def failures_by_reason(self) -> dict[str, int]:
-        """Number of failed keys by reason, the most frequent first."""
+        """Return the number of failed keys by reason, the most frequent first."""
         rows = "SELECT reason, count(*) AS n FROM failures GROUP BY reason ORDER BY n DESC, reason"
         return dict(self._database.execute(rows).fetchall())
 
     def largest(self) -> tuple[Large, ...]:
-        """The largest copied keys, the largest first."""
+        """Return the largest copied keys, the largest first."""
         rows = "SELECT size, head, db, key FROM largest ORDER BY size DESC, db, key"
         return tuple(Large(*row) for row in self._database.execute(rows))
 
     def points(self) -> tuple[Point, ...]:
-        """The series, in order."""
+        """Return the series, in order."""
         columns = (
             "run, at, elapsed, seconds, keys, payload_bytes, source_latency, target_latency, held"
         )
@@ -293,12 +293,12 @@ class Books:
         )
 
     def runs(self) -> tuple[RunRecord, ...]:
-        """The runs, in order."""
+        """Return the runs, in order."""
         rows = self._database.execute("SELECT run FROM runs ORDER BY number")
         return tuple(from_plain(RunRecord, json.loads(text)) for (text,) in rows)
 
     def verification(self) -> tuple[float, Verification] | None:
-        """The `time.time()` and the result of the last comparison."""
+        """Return the `time.time()` and the result of the last comparison; None if there is none."""
         row = self._database.execute("SELECT at, result FROM verification").fetchone()
         return row and (row[0], from_plain(Verification, json.loads(row[1])))
 
