@@ -1,6 +1,6 @@
 """`python -m benchmarks [SCENARIO …]`: run scenarios, show their tables, keep their figures.
 
-Nothing here asserts a speed: machines differ. What is asserted is that every copy was complete.
+It asserts that every copy was complete, but no speed: machines differ.
 Compare ratios, not seconds: `--against FILE` sets those of an earlier run beside this one's.
 """
 

@@ -1,24 +1,24 @@
-"""Another client of the source, whose own trouble does not spoil what it feels.
+"""Another client of the source, whose own delays do not spoil its measurements.
 
 Each millisecond it sends a GET or a SET, in turn, of a key of its own on each of its connections,
-whether or not the answers before have come, and notes for each how long after its *appointed* time
-the answer was there. So a server that stands still for a second is felt by all who would have asked
-meanwhile, not by one. (Cf. "coordinated omission", G. Tene, "How NOT to Measure Latency", 2013.)
+also while earlier answers are missing, and records for each the time from its *appointed* moment to
+its answer. So a server that blocks for a second delays all requests of that second, not only one.
+(Cf. "coordinated omission", G. Tene, "How NOT to Measure Latency", 2013.)
 
-Real clients are on other machines, this one is on the servers' and the copier's, where all want the
-same few cores. Hence
+Real clients are on other machines; this one shares a few cores with the servers and the copier.
+Hence
 
-- a process of its own, with the priority of real time where the system grants it, else with what
-  niceness it grants: it is then woken in time, whoever else is busy;
-- it keeps account of how late it sent (`Felt.late`): a figure that is not far above that says
-  nothing of the server.
+- it is a process of its own, with real-time priority if the system grants it, else with the best
+  niceness that it grants, so that it is woken in time however busy the others are;
+- it records the delay of each send (`Felt.late`): a figure not far above that says nothing about
+  the server.
 
 Run as a command:
 
     python -m benchmarks.client PORT CONNECTIONS
 
-prints a line when it begins, ends when its standard input does, and then writes the appointed time
-of each request (`time.perf_counter()`, which on Linux is the same clock in all processes), the
+prints a line at its start, stops at the end of its standard input, and then writes the appointed
+time of each request (`time.perf_counter()`, which on Linux is the same clock in all processes), the
 seconds until the answer, and the seconds by which it was sent late, as three arrays of doubles.
 """
 
@@ -73,8 +73,8 @@ class Percentiles:
 
 @dataclass(frozen=True, slots=True)
 class Felt:
-    """What a client felt: for each request, in their order, its appointed time by
-    `time.perf_counter()`, the seconds until its answer, and by how many it was sent late."""
+    """A client's measurements: for each request, in their order, its appointed time by
+    `time.perf_counter()`, the seconds until its answer, and those by which it was sent late."""
 
     at: Sequence[float]
     took: Sequence[float]
@@ -190,7 +190,7 @@ class _Asker:
             self._receive(ready)
 
     def _appointed(self, number: int) -> float:
-        """When a request is to be sent."""
+        """Return the appointed time of a request."""
         return self._begin + number // len(self._sockets) * _INTERVAL
 
     def _send_due(self) -> None:
@@ -220,7 +220,7 @@ class _Asker:
                 self._took[number] = now - self._appointed(number)
 
     def write(self) -> None:
-        """What was noted, to standard output."""
+        """Write the measurements to standard output."""
         at = array("d", map(self._appointed, range(len(self._took))))
         for numbers in (at, self._took, self._late):
             sys.stdout.buffer.write(numbers.tobytes())

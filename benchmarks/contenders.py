@@ -1,19 +1,19 @@
-"""Who copies: rumpx with its flags, its rivals, and other tools that are on PATH.
+"""The contenders: rumpx with its flags, its rivals, and other tools on PATH.
 
-A Contender copies from one Side to another by a command, and says how long the copying itself took:
-from the first SCAN to the last answer, so that Python's start does not count (`cost.wall` has it).
-For tools that do not tell, it is the command's whole time.
+A Contender copies from one Side to another by a command, and returns the time of the copying
+itself: from the first SCAN to the last answer, so that Python's start does not count (`cost.wall`
+has it). For tools that do not report it, it is the command's whole time.
 
 `turns` lets contenders copy in turns, round after round, each into an emptied target, so that a
 machine's mood is shared; the median round counts. A copy whose key count is wrong ends the
 benchmark.
 
 rumpx runs with `--max-source-latency off` (`TOP_SPEED`) unless it says "governed": by default it
-slows down where other clients of the source have to wait, and on few cores that is early. What it
-does by default is measured by `benchmarks.gentle`.
+slows down as soon as other clients of the source wait, and on few cores that is early.
+`benchmarks.gentle` measures its defaults.
 
-`rump` and `redis-shake` (version 4) were not at hand when this was written: how they are called
-follows their documentation.
+`rump` and `redis-shake` (version 4) were not at hand when this was written: their command lines
+follow their documentation.
 """
 
 from __future__ import annotations
@@ -175,8 +175,8 @@ def median(rounds: list[Round]) -> Round:
 
 
 def against(rounds: list[Round], others: list[Round]) -> float:
-    """How many times as fast as another: the median of the ratios within each round, since a
-    machine's mood changes from round to round."""
+    """Return the speed as a multiple of another's: the median of the ratios within each round,
+    since a machine's speed changes from round to round."""
     return statistics.median(
         other.seconds / made.seconds for made, other in zip(rounds, others, strict=True)
     )

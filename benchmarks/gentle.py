@@ -1,23 +1,23 @@
-"""Scenario `gentle`: what another client of the source feels while keys are copied.
+"""Scenario `gentle`: the delays of another client of the source while keys are copied.
 
 The client (`benchmarks.client`) sends a GET or a SET each millisecond; in a second run 5,000 a
 second, on five connections. In turns, each into an emptied target, within each round:
 
-- nobody copies: what the client feels anyway;
+- no copy: the client's delays without one;
 - rumpx with `--max-source-latency off`, whose speed is 1;
 - rumpx with its defaults;
 - rumpx at a fixed rate, 60 % of the unlimited speed of this round, and without a limit of latency;
 - a plain copier with one connection to each side: redis-py's pipelines.
 
-Only what the client felt while keys arrived on the target counts, not the start of a copier. The
-limit is meant above what the client feels anyway, so a second *is within the limit* if its p99 is
-at most 5 ms above the median of the same round with nobody copying; the seconds of all rounds count
-together. What remains of the client's own trouble is how late it sent, which is told.
+Only the client's delays while keys arrived on the target count, not the start of a copier. The
+limit is meant above the delays without a copy, so a second *is within the limit* if its p99 is at
+most 5 ms above the median of the same round without a copy; the seconds of all rounds count
+together. The client's own remaining error is the delay of its sends, which is shown.
 
 Then once, with four times as many keys, *backing off*: rumpx with its defaults has been copying for
-a while when another load on the source begins (redis-benchmark from PATH, 50 clients with pipelines
-of 16), which ends after 20 s. The target's number of keys, ten times a second, tells when the
-copy's speed over the last half second was below half of what it was before, and when after the
+a while when another load on the source starts (redis-benchmark from PATH, 50 clients with pipelines
+of 16), which ends after 20 s. The target's number of keys, ten times a second, shows when the
+copy's speed over the last half second fell below half of its speed before, and when after the
 load's end it was at 80 % again. The copy is stopped then.
 """
 
@@ -55,12 +55,12 @@ _FIXED_SHARE: Final = 0.6
 _LIMIT: Final = Limits().max_source_latency or 0.0
 _LOOK_SECONDS: Final = 0.1
 
-_NOBODY: Final = "nobody copies"
+_NO_COPY: Final = "no copy"
 _DEFAULTS: Final = "rumpx, defaults"
 _OFF: Final = "rumpx, latency off"
 _FIXED: Final = "rumpx, fixed rate"
 _PLAIN: Final = "redis-py"
-_SHOWN: Final = (_NOBODY, _DEFAULTS, _OFF, _FIXED, _PLAIN)
+_SHOWN: Final = (_NO_COPY, _DEFAULTS, _OFF, _FIXED, _PLAIN)
 
 _LOAD_KEYS: Final = 4  # times as many
 _BEFORE_SECONDS: Final = 8.0
@@ -76,10 +76,10 @@ _LOAD_PIPELINE: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What the client felt during one run, and the copy, unless nobody copied.
+    """The client's delays during one run, and the copy, if there was one.
 
     Attributes:
-        above: for each second of it, the p99 less the median with nobody copying.
+        above: for each second of it, the p99 less the median without a copy.
     """
 
     felt: Percentiles
@@ -151,12 +151,12 @@ def _round(
             raise Failed(f"{name} left {found:,} keys on the target of {keys:,}.")
         return _run(client.felt.between(*growth.span(keys)), idle, made)
 
-    print(f"{told}: {_NOBODY}", file=sys.stderr, flush=True)
+    print(f"{told}: {_NO_COPY}", file=sys.stderr, flush=True)
     target.flush()
     with Client(source.servers[0], connections) as client:
         time.sleep(_IDLE_SECONDS)
     idle = statistics.median(client.felt.took)
-    yield _NOBODY, _run(client.felt, idle, None)
+    yield _NO_COPY, _run(client.felt, idle, None)
     unlimited = copy(_OFF, rumpx(*workers, with_gets=False), idle)
     yield _OFF, unlimited
     yield _DEFAULTS, copy(_DEFAULTS, rumpx(*workers, governed=True, with_gets=False), idle)
@@ -179,7 +179,7 @@ def _run(felt: Felt, idle: float, made: Round | None) -> _Run:
 
 
 class Growth(Watch):
-    """How many keys a side has, ten times a second."""
+    """A side's number of keys, ten times a second."""
 
     def __init__(self, side: Side) -> None:
         super().__init__()
@@ -291,7 +291,7 @@ def _speed_plot(runs: dict[str, dict[str, list[_Run]]], options: Options, versio
                 },
                 list(by_name),
                 log=True,
-                level=(_level(by_name[_NOBODY]), "limit"),
+                level=(_level(by_name[_NO_COPY]), "limit"),
             )
             for client, by_name in runs.items()
         ],
@@ -304,7 +304,7 @@ def _speed(runs: list[_Run], keys: int) -> float:
 
 
 def _level(idle: list[_Run]) -> float:
-    """The limit above what is felt with nobody copying, in ms."""
+    """The limit above the delays without a copy, in ms."""
     return (_middle(idle, lambda one: one.felt.p50) + _LIMIT) * 1e3
 
 
@@ -387,7 +387,7 @@ class _Loaded:
         )
 
     def ratios(self) -> dict[str, float]:
-        """What was found, as far as it was found."""
+        """The results, as far as there are any."""
         found = {
             "seconds until backed off": self.backed_off(),
             "seconds until back": self.back(),
@@ -529,7 +529,7 @@ def _wait(copy: subprocess.Popen[str], seconds: float) -> None:
 
 
 def _load_command(server: Server) -> tuple[list[str], str]:
-    """What makes another load without end, and how it is called."""
+    """Return the command of another endless load, and its name."""
     program = shutil.which("redis-benchmark")
     if not program:
         print("There is no redis-benchmark; the load is one of our own.", file=sys.stderr)

@@ -1,14 +1,14 @@
-"""What a copy costs, seen from outside: time, CPU, memory, and what other clients feel.
+"""The cost of a copy, measured from outside: time, CPU, memory, and delays of other clients.
 
 A contender is always a command in a process of its own, so that rumpx and its rivals are measured
-alike. Meanwhile others look on:
+alike. Meanwhile others measure:
 
-- A thread reads CPU and memory of its process tree, by psutil, twenty times a second. What a
-  process used after the last look before its end is lost: at most 0.05 s each. Memory is the
+- A thread reads CPU and memory of its process tree, by psutil, twenty times a second. The
+  CPU of a process after its last reading is lost: at most 0.05 s each. Memory is the
   largest sum of resident sets, in which pages that processes share count once for each.
-- Another is a client of the source that sends a GET each millisecond and notes how long the answer
-  takes. On a machine with fewer cores than busy processes that is mostly its own turn for a core.
-  (`benchmarks.client` is one that is not held up by others, and is used where that matters.)
+- Another is a client of the source that sends a GET each millisecond and records the time to its
+  answer. On a machine with fewer cores than busy processes that is mostly its own turn for a core.
+  (`benchmarks.client` is not delayed by others, and is used where that matters.)
 - The servers' CPU is their own account of it (INFO cpu), before and after.
 """
 
@@ -42,7 +42,7 @@ MEGA: Final = 1e6
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says about every scenario."""
+    """The options of the command line for every scenario."""
 
     keys: int
     rounds: int
@@ -232,7 +232,7 @@ class _TreeWatch(Watch):
 
 
 class OtherClient(Watch):
-    """What somebody else's GETs on a server take meanwhile."""
+    """The times of another client's GETs on a server meanwhile."""
 
     def __init__(self, server: Server) -> None:
         super().__init__()
@@ -290,14 +290,14 @@ def ask(server: Server, *command: str | bytes | int) -> Any:
 
 
 def server_facts(server: Server) -> ServerInfo:
-    """What the server says of itself; as text "valkey 9.1.2"."""
+    """A server's own name and version; as text "valkey 9.1.2"."""
     reply = ask(server, "INFO")
     assert isinstance(reply, bytes)
     return parse_info(reply.decode())
 
 
 def environment() -> dict[str, Any]:
-    """Where a measurement is made: what one needs to compare it with another.
+    """The machine of a measurement, to compare it with another.
 
     `load_before` is the load average of the last minute, so call this before measuring.
     """

@@ -1,8 +1,8 @@
 """Scenario `parsing`: the hot loops by themselves, in µs a key; no server.
 
-What was tried for `rumpx.servers.resp`, the ways that lost included. For reads a pipeline of DUMP
-and PEXPIRETIME, plain and in MULTI groups of 50; for writes RESTORE, 30 % with an expiry. The best
-of several repeats counts, since noise only adds.
+All variants that were tried for `rumpx.servers.resp`, including those that lost. For reads a
+pipeline of DUMP and PEXPIRETIME, plain and in MULTI groups of 50; for writes RESTORE, 30 % with an
+expiry. The best of several repeats counts, since noise only adds.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""`python -m benchmarks.picture [PICTURE …]`: draw README's pictures of rumpx anew, from real runs.
+"""`python -m benchmarks.picture [PICTURE …]`: draw the pictures of README.md and
+benchmarks/README.md anew, from real runs.
 
 - bars, top: a copy between two servers of `rumpx.demo` through the API, and the Snapshot nearest to
   60 %, rendered by the displays that the command uses;
-- report: a copy by the command that is held to a rate, stopped by Ctrl-C, gone on with, killed, and
-  gone on with to its end without the rate, then compared; its report as a browser shows it (needs
-  Chromium on PATH).
+- report: a copy by the command, with a rate limit, stopped by Ctrl-C, resumed, killed, resumed
+  without the limit to its end, then compared; its report as a browser shows it (needs Chromium on
+  PATH).
 
-Nothing in the pictures is made up, but addresses: loopback ports mean nothing to a reader, so names
-stand in their place.
+Nothing in the pictures is invented, except addresses: loopback ports mean nothing to a reader, so
+names stand in their place.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def _named(snapshot: rumpx.Snapshot, ports: tuple[int, int]) -> rumpx.Snapshot:
 
 
 def draw(picture: RenderableType, width: int, title: str) -> str:
-    """What a terminal shows, as SVG."""
+    """Return a terminal's contents as SVG."""
     console = Console(record=True, width=width, file=StringIO(), force_terminal=True)
     console.print(picture)
     drawn = console.export_svg(title=title)
@@ -111,7 +112,7 @@ def draw_report(keys: int) -> Path:
 
 
 def make_report(keys: int, folder: str) -> str:
-    """The page of a job that was held, stopped, killed, and gone on with.
+    """Return the report of a job that was throttled, stopped, killed, and resumed.
 
     Args:
         folder: for its ledger.

@@ -1,7 +1,7 @@
-"""What rumpx is measured against: the natural script, the servers' own ways, and the least that
-moves the bytes.
+"""The rivals of rumpx: the natural script, the servers' own commands, and the least that moves the
+bytes.
 
-- `redis-py` is what one writes who has ten minutes: one process, SCAN, pipelines, RESTORE.
+- `redis-py` is ten minutes' work: one process, SCAN, pipelines, RESTORE.
 - `floor` is as many processes as rumpx has workers, each of which walks its own parts of the
   source's cursor space: no coordinator, no look at a key's size, no MULTI, no retries, no progress;
   a wrong answer is not even noticed. It uses rumpx's encoder and parser (`rumpx.servers.resp`), as
@@ -93,7 +93,7 @@ def redis_py(source_port: int, target_port: int) -> Copied:
 
 
 def migrate(source_port: int, target_port: int) -> Copied:
-    """The source sends its keys itself, to database 0; it serves nobody else meanwhile."""
+    """Have the source send its keys itself, to database 0; it serves no other client meanwhile."""
     copied = 0
     with closing(_connect(source_port)) as source:
         began = time.perf_counter()

@@ -1,9 +1,9 @@
-"""Scenario `watching`: what it costs a copy to be watched.
+"""Scenario `watching`: the cost of displays and records to a copy.
 
 In turns, each at its top speed:
 
-- a copy that does not even look at what it copies: no types, no sizes, no series for the report;
-- a copy that nobody watches, which has all of that in its ledger;
+- a copy that records nothing: no types, no sizes, no series for the report;
+- an unwatched copy, which has all of that in its ledger;
 - one with bars, on a terminal of 200 columns;
 - one with everything: the full-screen view there, metrics that are scraped once a second, a log as
   JSON, a report and a hook at its end.
@@ -63,8 +63,8 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 def run(options: Options) -> Report:
     """As `loopback.run`."""
     contenders: dict[str, Contender] = {
-        "nothing looked at": _copy(options, "--progress", "none", blind=True),
-        "nobody watches": _copy(options, "--progress", "none"),
+        "recording nothing": _copy(options, "--progress", "none", blind=True),
+        "unwatched": _copy(options, "--progress", "none"),
         "bars": _copy(options),
         "everything": _copy(options, "--top", everything=True),
     }
@@ -72,18 +72,18 @@ def run(options: Options) -> Report:
         version = str(server_facts(source.servers[0]))
         fill(source.servers[0], options.keys, SEED)
         made = turns(contenders, source, target, options.rounds)
-    base = made["nobody watches"]
+    base = made["unwatched"]
     return Report(
         title=f"{options.keys:,} mixed keys on loopback, {version}, median of {options.rounds}",
-        columns=("copy", *columns("x nobody watches")),
+        columns=("copy", *columns("x unwatched")),
         rows=[(name, *cells(rounds, options.keys, base)) for name, rounds in made.items()],
         ratios={
-            "everything / nobody watches": against(made["everything"], base),
-            "bars / nobody watches": against(made["bars"], base),
-            "nobody watches / nothing looked at": against(base, made["nothing looked at"]),
+            "everything / unwatched": against(made["everything"], base),
+            "bars / unwatched": against(made["bars"], base),
+            "unwatched / recording nothing": against(base, made["recording nothing"]),
         },
         chart=Chart(
-            "times the speed of a copy that nobody watches",
+            "times the speed of an unwatched copy",
             list(made),
             {"": [against(rounds, base) for rounds in made.values()]},
         ),

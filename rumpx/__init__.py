@@ -78,7 +78,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Functions and data of the API, imported when first named: `rumpx --help` needs neither."""
+    """Import the API's functions and data when first named: `rumpx --help` needs none of them."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from rumpx import api

@@ -109,7 +109,7 @@ def copy(
         **options: keys, policy, speed and limits, as `CopyOptions` lists them.
 
     Returns:
-        What was copied and what was not. `summary.exit_code` is 3 if some keys failed.
+        The numbers of keys by outcome, and more. `summary.exit_code` is 3 if some keys failed.
 
     Raises:
         UsageError: the arguments are invalid.
@@ -143,12 +143,12 @@ def resume(
     progress: Progress = "none",
     on_progress: Callable[[Snapshot], None] | None = None,
 ) -> Summary:
-    """Resume a copy that ended early, however it ended.
+    """Resume a copy that was stopped, killed or failed.
 
     Args:
         job: its name; None for the only one that can be resumed.
         state_dir: the folder of its ledger.
-        retry_failed: try the keys that failed once more, too.
+        retry_failed: retry the failed keys, too.
         source, target: URIs of the same endpoints, for their passwords; else those come from the
             files or environment variables that they came from.
         workers, max_failures, progress, on_progress: as for `copy`; all else stays as it was.
@@ -221,7 +221,7 @@ def verify(
         **options: scope, speed and limits, as `VerifyOptions` lists them.
 
     Returns:
-        What was compared, and what differs. `exit_code` is 0 if all is equal or repaired, 3 if
+        The result and the differences. `exit_code` is 0 if all is equal or repaired, 3 if
         some keys could not be compared, 4 if some differ.
 
     Raises:
@@ -269,12 +269,12 @@ def check(
 
     Args:
         source, target: as for `copy`.
-        sample: number of keys of the source that are looked at.
+        sample: number of keys of the source to read.
         read_only: write nothing, and so leave out the proof by real payloads.
         **options: those of the copy, as `CheckOptions` lists them.
 
     Returns:
-        What was found. Trouble with a side is in its lines, not raised; `exit_code` is 0, or the
+        The findings. Trouble with a side is in its lines, not raised; `exit_code` is 0, or the
         one that the copy would end with.
 
     Raises:

@@ -39,6 +39,8 @@ Cause = Literal["", "silent", "dripping", "too large", "malformed"]
 # To the last @ of the line: a password may hold anything, spaces and further URIs included.
 _USERINFO: Final = re.compile(r"://[^\n]*@")
 
+UNEXPECTED: Final = "An unexpected error ended the run"
+
 EXIT_OK: Final = 0
 EXIT_SOME_KEYS_FAILED: Final = 3
 EXIT_DIFFERENCES: Final = 4

@@ -4,7 +4,7 @@
     from_plain(Scope, {...})             ->  the same Scope
 
 A field's type decides how it is read: dataclasses become objects, tuples and frozensets arrays,
-dicts arrays of pairs, bytes base64. Where several dataclasses are possible an object names its
+dicts arrays of pairs, bytes base64. If several dataclasses are possible, an object names its
 own by "is". Integers above 2**53 are exact, since Python's JSON keeps them.
 
 Fields missing from the data get their default, so that a later version may add some; fields missing

@@ -90,7 +90,7 @@ def parse_size(text: str, flag: str) -> int:
 
 
 def write_size(count: float) -> str:
-    """The other way: `64MiB`, `1.5MiB`; plain bytes where no unit is exact."""
+    """Write a size: `64MiB`, `1.5MiB`; plain bytes if no unit is exact."""
     for unit in ("t", "g", "m", "k"):
         if count >= _BYTES[unit] and count * 1000 % _BYTES[unit] == 0:
             return f"{count / _BYTES[unit]:.15g}{unit.upper()}iB"
@@ -113,7 +113,7 @@ def parse_seconds(text: str, flag: str) -> float:
 
 
 def write_seconds(seconds: float) -> str:
-    """The other way, to the microsecond: `500ms`, `5s`, `300s`."""
+    """Write a time, to the microsecond: `500ms`, `5s`, `300s`."""
     return f"{round(seconds * 1e3, 3):.15g}ms" if seconds < 1 else f"{seconds:.15g}s"
 
 
@@ -130,7 +130,7 @@ def parse_number(text: str, flag: str) -> float:
 
 
 def write_number(number: float) -> str:
-    """The other way: `5000`."""
+    """Write a number: `5000`."""
     return f"{number:.15g}"
 
 
@@ -147,7 +147,7 @@ def parse_percent(text: str, flag: str) -> float:
 
 
 def write_percent(share: float) -> str:
-    """The other way: `60%`."""
+    """Write a share: `60%`."""
     return f"{100 * share:.15g}%"
 
 

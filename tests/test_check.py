@@ -831,7 +831,7 @@ def test_time_grows_with_keys_sizes_and_distance() -> None:
 
     small, many = needed(1_000_000, 100, near), needed(10_000_000, 100, near)
     assert small[0] < small[1]
-    # The README's own copies of a million mixed keys took 6 and 7 seconds.
+    # Copies of a million mixed keys took 6 and 7 seconds (benchmarks/README.md).
     assert small[0] < 6 and 7 < small[1] < 60
     assert many[0] > 5 * small[0] and many[1] > 5 * small[1]
     assert needed(1_000_000, 100_000, near)[0] > 50 * small[0]

@@ -16,7 +16,7 @@ import pytest
 
 import rumpx as package
 from rumpx.cli.main import main
-from rumpx.model.options import KEY_TYPES
+from rumpx.model.option_kinds import KEY_TYPES
 from support import data
 from support.copying import held
 from support.proxy import Proxy

@@ -225,7 +225,7 @@ def test_verify_of_a_named_job_takes_neither(write: Callable[[str], str]) -> Non
     assert arguments.from_cluster is None and arguments.source == "redis://old:6379"
 
 
-# --- what cannot be meant -------------------------------------------------------------------------
+# --- invalid files --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -236,9 +236,9 @@ def test_verify_of_a_named_job_takes_neither(write: Callable[[str], str]) -> Non
         ('"--workers" = 1', "'--workers'; did you mean workers?"),
         ('"a\\nb" = 1', "no option 'a\\nb'; rumpx example config shows all."),
         ("repair = true", "no option 'repair'"),
-        ("config = 'x'", "config can only stand on the command line."),
-        ("dry-run = true", "dry-run can only stand on the command line."),
-        ("[source]\nuri = 'x'", "'source' is a table; options stand by themselves"),
+        ("config = 'x'", "config is allowed only on the command line."),
+        ("dry-run = true", "dry-run is allowed only on the command line."),
+        ("[source]\nuri = 'x'", "'source' is a table; write options outside of tables"),
         ("workers.number = 4", "'workers' is a table"),
         ("workers = 'x'", "workers takes a whole number."),
         ("workers = 4.0", "workers takes a whole number."),
@@ -253,7 +253,7 @@ def test_verify_of_a_named_job_takes_neither(write: Callable[[str], str]) -> Non
         ("job = ['a']", "job takes a text or a number."),
         ("max-duration = 08:00:00", "max-duration takes a text or a number."),
         ("progress = 'lines'", "progress takes one of auto, bar, line, json, none."),
-        ('match = "a\\u0000"', "match holds a zero byte, which no option can."),
+        ('match = "a\\u0000"', "match contains a zero byte; no option can."),
         ("workers = ", "it is not TOML: Invalid value (at line 3, column 11)."),
         ("workers = 1\nworkers = 2", "it is not TOML: Cannot overwrite a value (at line 4"),
         ("x = " + "[" * 5000, "it is not TOML: "),

@@ -38,7 +38,7 @@ from rumpx.ctl.server import (
 from rumpx.display.status import status_lines
 from rumpx.errors import RumpxError, TemporaryError, UsageError
 from rumpx.ledger.catalog import prune
-from rumpx.ledger.ledger import ctl_path, lock_path, remove
+from rumpx.ledger.paths import ctl_path, lock_path, remove
 from rumpx.processes.control import Control
 from support.run import rumpx
 from support.waiting import wait_until
@@ -589,7 +589,7 @@ def test_a_job_that_does_not_run_or_does_not_exist(
     code, _, err = command(capsys, "nightly", "status")
     assert code == USAGE and "There is no job nightly" in err
     code, _, err = command(capsys, "../nightly", "status")
-    assert code == USAGE and "is no name for a job" in err
+    assert code == USAGE and "is not a job's name" in err
 
 
 def test_a_job_that_runs_without_a_socket(

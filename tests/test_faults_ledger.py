@@ -18,7 +18,7 @@ from typing import Protocol
 import psutil
 import pytest
 
-from rumpx.ledger.ledger import is_held
+from rumpx.ledger.lock import is_held
 from support.copying import Copying, assert_exact, at_rest, copy, follow, frozen, resume
 from support.data import compare, fill_mixed, keys_of
 from support.faults import full, seeded

@@ -178,8 +178,8 @@ def test_options_that_others_may_write_are_told_of(
     source, target = pair
     config = tmp_path / "rumpx.toml"
     config.write_text(f'from = "{source.uri}"\nto = "{target.uri}"\n')
-    assert "is obeyed" not in rumpx("--config", config).stderr
+    assert "is used" not in rumpx("--config", config).stderr
     config.chmod(0o646)
     done = rumpx("--config", config)
     assert done.returncode == 0
-    assert f"--config {config} is obeyed, though every user may write to it." in done.stderr
+    assert f"--config {config} is used, though every user may write to it." in done.stderr

@@ -8,9 +8,11 @@ import os
 import re
 import shlex
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ StartServer = Callable[..., Server]
 
 USAGE, SOME_FAILED, TEMPORARY, INTERRUPTED = 2, 3, 5, 130
 KEYS = 8_000
+LEDGERS = sorted((Path(__file__).parent / "data").glob("ledger_schema*.sql"))
 SECRET = "pl4nted-Secret"
 
 
@@ -90,6 +93,38 @@ def test_a_copy_goes_on(pair: tuple[Server, Server], number: int) -> None:
 
     check_whole(done, source, target)
     assert done.summary["runs"] == 2 and done.summary["job"] == "j"
+
+
+@pytest.mark.parametrize("dump", LEDGERS, ids=lambda dump: dump.stem)
+def test_a_ledger_by_an_earlier_rumpx(server: StartServer, state_home: Path, dump: Path) -> None:
+    """Each is a dump (`Connection.iterdump`) of the ledger that the first or last rumpx with that
+    schema left when it was killed in the middle of this copy. Two walks are partly or wholly done,
+    and some keys have failed. The servers are new ones, so that each walk starts again."""
+    source, target = server("7.0"), server("7.0")
+    for db, first in ((0, 0), (3, 2000)):
+        numbers = range(first, first + 2000)
+        source.do("MSET", *(word for n in numbers for word in (f"key:{n}", n)), db=db)
+    ports = {"17101": str(source.port), "17102": str(target.port)}
+    text = re.sub("|".join(ports), lambda found: ports[found[0]], dump.read_text("utf-8"))
+    state_home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with closing(sqlite3.connect(state_home / "job.ledger")) as ledger:
+        ledger.executescript(text)
+        copied = "SELECT sum(json_extract(counts, '$.copied')) FROM partitions"
+        [(before,)] = ledger.execute(copied)
+        [(failed,)] = ledger.execute("SELECT count(*) FROM failures")
+    assert before > 1000 and failed > 0
+    (state_home / "job.ledger").chmod(0o600)
+    listed = run_rumpx("jobs").stdout.splitlines()[1].split()
+    assert listed[:2] == ["job", "killed"] and listed[4] == str(failed), listed
+
+    done = resume("job")
+
+    assert compare(source, target) == []
+    assert (done.counts["copied"], done.counts["failed"]) == (4000, 0)
+    assert all(part["complete"] for part in done.summary["partitions"])
+    assert done.summary["runs"] == 2
+    report = run_rumpx("report", "job")
+    assert report.returncode == 0 and "4,000 keys" in report.stdout
 
 
 def test_what_is_done_is_not_read_again(pair: tuple[Server, Server]) -> None:
@@ -234,7 +269,7 @@ def test_a_job_goes_on_only_between_its_endpoints(pair: tuple[Server, Server]) -
     refused = run_rumpx("resume", "j", "--from", target.uri)
 
     assert refused.returncode == USAGE
-    assert "goes on only with the endpoints that it began with" in refused.stderr
+    assert "resumes only between its original endpoints" in refused.stderr
     resume("j", "--from", source.uri, "--to", target.uri)
 
 
@@ -300,7 +335,7 @@ def test_names_are_checked_before_anything_is_contacted(name: str) -> None:
     nobody = "redis://127.0.0.1:1"
     refused = run_rumpx("--from", nobody, "--to", nobody, "--job", name)
 
-    assert refused.returncode == USAGE and "no name for a job" in refused.stderr
+    assert refused.returncode == USAGE and "not a job's name" in refused.stderr
 
 
 def test_a_refused_copy_leaves_no_job(pair: tuple[Server, Server], state_home: Path) -> None:

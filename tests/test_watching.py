@@ -218,7 +218,7 @@ def test_an_error_that_nobody_hears_keeps_its_exit_code(
 def test_what_is_of_an_earlier_run_is_not_taken_for_news(
     server: StartServer, tmp_path: Path
 ) -> None:
-    """Where nothing has begun there is nothing to write."""
+    """A run that does not start leaves the files as they are."""
     target = server("7.0")
     page, summary = tmp_path / "page.html", tmp_path / "summary.json"
     words = ("--from", "redis://127.0.0.1:1", "--to", target.uri)
@@ -232,7 +232,7 @@ def test_what_is_of_an_earlier_run_is_not_taken_for_news(
 
     assert run.returncode == SOURCE_UNUSABLE
     for flag, path in (("--report", page), ("--summary", summary)):
-        told = f"rumpx: {flag}: nothing has begun, so {path} was left as it is, of an earlier run."
+        told = f"rumpx: {flag}: nothing was copied or compared; {path} is still an earlier run's."
         assert told in run.stderr.splitlines()
         assert path.read_text() == "old"
 
@@ -347,7 +347,7 @@ def test_the_hook_is_ended_by_a_signal_and_comes_once(
 
     assert done.returncode == SOURCE_UNUSABLE
     assert codes.read_text().split() == [str(SOURCE_UNUSABLE)]
-    assert done.stderr.splitlines()[-1] == "rumpx: --on-end ended with a signal."
+    assert done.stderr.splitlines()[-1] == "rumpx: The command of --on-end ended with a signal."
 
 
 def test_a_hook_that_fails_changes_no_exit_code(pair: tuple[Server, Server]) -> None:
@@ -355,7 +355,8 @@ def test_a_hook_that_fails_changes_no_exit_code(pair: tuple[Server, Server]) -> 
 
     done = copy(source, target, "--on-end", "echo said; exit 9")
 
-    assert done.stderr.splitlines()[-2:] == ["said", "rumpx: --on-end ended with exit code 9."]
+    complaint = "rumpx: The command of --on-end ended with exit code 9."
+    assert done.stderr.splitlines()[-2:] == ["said", complaint]
 
 
 @pytest.mark.smoke
@@ -368,7 +369,7 @@ def test_a_hook_has_a_time_and_reads_what_it_likes(tmp_path: Path) -> None:
     assert "killed" in run_hook(f"sleep 60 & echo $! > {tmp_path}/pid; wait", {}, 0, seconds=3)
     pid = int((tmp_path / "pid").read_text())
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), 10, "the hook's end")
-    assert run_hook("kill -9 $$", {}, 0) == "--on-end ended with a signal."
+    assert run_hook("kill -9 $$", {}, 0) == "The command of --on-end ended with a signal."
 
 
 # --- reports --------------------------------------------------------------------------------

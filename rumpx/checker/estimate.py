@@ -15,7 +15,7 @@ from typing import Final
 
 from rumpx.model.tuning import Tuning
 
-# A copy's keys a second: all processes on two busy cores (README), and on separate machines.
+# A copy's keys a second: on two busy cores (benchmarks/README.md), and on separate machines.
 _SLOW_KEYS: Final = 50_000
 _FAST_KEYS: Final = 250_000
 # Bytes a second on the same; the servers' compression and checksums are the limit.

@@ -8,22 +8,22 @@ Its keys are the names of a copy's options without the dashes in front, with no 
     max-source-latency = "5ms"
     verify = true
 
-`rumpx example config` prints a file with all of them. A flag is true, or false, which is the same
-as leaving it out. What takes several values is a list, or one value.
+`rumpx example config` prints a file with all of them. A switch is true, or false, which is the same
+as leaving it out. An option with several values is a list, or one value.
 
-Algorithm: each key becomes the words that would stand on the command line, and these are put in
-front of the words that do stand there, for the same parser. An option that stands on the command
-line wins over the file's (but a flag that is true there cannot be taken back), also if it is
-repeatable: then the file's are left out. (`--top` also leaves out the file's `progress`, and the
-other way round.)
+Algorithm: each key becomes its words on the command line, and these are put in front of the given
+words, for the same parser. An option on the command line takes precedence over the file's (but a
+switch that is true in the file stays on), also if it is repeatable: then the file's values are left
+out. (`--top` also leaves out the file's `progress`, and the other way round.)
 
-One file serves a copy, `rumpx check`, `verify` and `resume`; each takes from it the options that it
-has, and leaves out the others.
+One file serves a copy, `rumpx check`, `verify` and `resume`; each takes the options that it has
+from it, and ignores the others.
 
-- `job` names a copy's job, and for `rumpx resume` the job that is meant, if no other is named.
-- `rumpx verify` compares what `from`, `to` and the scope in the file say. If a job is named on the
-  command line, its sides and its scope are compared, and what the file says of these is left out,
-  but for `from` and `to`, which may have passwords.
+- `job` names a copy's job, and for `rumpx resume` the job to resume, if the command line names
+  none.
+- `rumpx verify` compares the sides and the scope of the file. If the command line names a job, it
+  compares that job's, and ignores those of the file, except for `from` and `to`, which may have
+  passwords.
 
 Relative file names are relative to the current folder, as on the command line, not to the file's.
 
@@ -50,26 +50,26 @@ from rumpx.text import say
 NOT_IN_FILES: Final = ("help", *COMMAND_LINE_ONLY)
 _COMMA_LISTS: Final = ("type", "prefixes")
 _LIST: Final = "a text or a number, or a list of these"
-# What stands on the command line leaves out the file's.
+# An option on the command line leaves out the other one of the file.
 EXCLUDES: Final = {"top": "progress", "progress": "top"}
 _SCOPE: Final = ("db", "map-db", "match", "exclude", "type")
 
 Words = dict[str, list[str]]
-"""What would stand on the command line, by the name of the option."""
+"""The words for the command line, by the name of the option."""
 
 
 def with_config(
     parser: argparse.ArgumentParser, words: Sequence[str], *, names_job: bool = False
 ) -> argparse.Namespace:
-    """Return the arguments of a command together with those in its `--config` file.
+    """Parse the words of a command, and the file that `--config` names in them.
 
     Args:
         parser: the command's, with `--config`.
         words: after the command's name.
-        names_job: the file's `job` is what the positional argument `name` is, if it is missing.
+        names_job: the file's `job` stands for the positional argument `name`, if that is missing.
 
     Raises:
-        UsageError: words or file cannot be meant.
+        UsageError: words or file are invalid.
     """
     arguments = parser.parse_args(words)
     if arguments.config is None:
@@ -93,7 +93,7 @@ def with_config(
 
 @contextmanager
 def blaming_config(arguments: argparse.Namespace) -> Iterator[None]:
-    """Have a UsageError that names an option of the file name the file, too."""
+    """Add the file's name to a UsageError that names one of the file's options."""
     try:
         yield
     except UsageError as error:
@@ -104,10 +104,10 @@ def blaming_config(arguments: argparse.Namespace) -> Iterator[None]:
 
 
 def read_config(path: str) -> Words:
-    """The options in a file.
+    """Read the options in a file.
 
     Raises:
-        UsageError: the file cannot be read, or what is in it cannot be meant.
+        UsageError: the file cannot be read, or is invalid.
     """
     known = _options(build_parser())
     words: Words = {}
@@ -130,7 +130,7 @@ def _read_toml(path: str) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
         if reason := writable_by_others(Path(path)):
             # It names commands to run, and files with passwords.
-            say(f"rumpx: {_place(path)} is obeyed, though {reason}.")
+            say(f"rumpx: {_place(path)} is used, though {reason}.")
         return tomllib.loads(text)
     except OSError as error:
         reason = f"it cannot be read: {error.strerror}"
@@ -142,7 +142,7 @@ def _read_toml(path: str) -> dict[str, Any]:
 
 
 def _options(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    """A parser's options by their names without dashes in front."""
+    """Return a parser's options by their names without dashes in front."""
     return {
         name[2:]: action
         for action in parser._actions
@@ -152,30 +152,30 @@ def _options(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
 
 
 def _given(parser: argparse.ArgumentParser, words: Sequence[str]) -> set[str]:
-    """Names of the options that stand on the command line."""
-    # The parser leaves alone what is there already, unless a word says something else.
+    """Return the names of the options on the command line."""
+    # The parser leaves existing attributes as they are, unless a word sets them.
     blank = argparse.Namespace(**{action.dest: None for action in parser._actions})
-    told = vars(parser.parse_args(words, blank))
-    return {name for name, action in _options(parser).items() if told[action.dest] is not None}
+    given = vars(parser.parse_args(words, blank))
+    return {name for name, action in _options(parser).items() if given[action.dest] is not None}
 
 
 def _of_a_job(name: str) -> bool:
-    """Whether an option says what a job knows by itself."""
+    """Return True if an option is part of a job's own record."""
     return name in _SCOPE or name.startswith(("from-", "to-"))
 
 
 def _words(name: str, value: object, known: dict[str, argparse.Action]) -> list[str]:
-    """A key and its value → what would stand on the command line.
+    """Return the words for the command line that a key and its value stand for.
 
     Raises:
-        ValueError: they cannot be meant.
+        ValueError: they are invalid.
     """
     if isinstance(value, dict):
         raise ValueError(
-            f"'{_shown(name)}' is a table; options stand by themselves, as in workers = 4."
+            f"'{_shown(name)}' is a table; write options outside of tables, as in workers = 4."
         )
     if name in NOT_IN_FILES:
-        raise ValueError(f"{name} can only stand on the command line.")
+        raise ValueError(f"{name} is allowed only on the command line.")
     if name not in known:
         raise ValueError(_unknown(name, known))
     action = known[name]
@@ -187,7 +187,7 @@ def _words(name: str, value: object, known: dict[str, argparse.Action]) -> list[
 
 
 def _texts(name: str, value: object, action: argparse.Action) -> list[str]:
-    """The option's values as they are written on the command line."""
+    """Return the option's values as written on the command line."""
     if isinstance(action.default, list):
         return [_text(name, item, _LIST) for item in _items(value)]
     if name in _COMMA_LISTS:
@@ -212,7 +212,7 @@ def _text(name: str, value: object, expected: str) -> str:
         raise ValueError(f"{name} takes {expected}.")
     text = str(value)
     if "\0" in text:
-        raise ValueError(f"{name} holds a zero byte, which no option can.")
+        raise ValueError(f"{name} contains a zero byte; no option can.")
     return text
 
 

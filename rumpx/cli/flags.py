@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def make_wanted(arguments: argparse.Namespace) -> Wanted:
-    """Flags → the displays and files of a run."""
+    """Return the outputs that the flags request."""
     return Wanted(
         arguments.progress or "auto",
         arguments.top,
@@ -40,7 +40,7 @@ def make_wanted(arguments: argparse.Namespace) -> Wanted:
 
 
 def make_check(arguments: argparse.Namespace) -> CheckRequest:
-    """Flags of `rumpx check` → its Request.
+    """Return the Request of `rumpx check`.
 
     Raises:
         UsageError: they are invalid.
@@ -52,7 +52,7 @@ def make_check(arguments: argparse.Namespace) -> CheckRequest:
 
 
 def make_comparison(arguments: argparse.Namespace) -> Request:
-    """Flags of `rumpx verify` → its Request.
+    """Return the Request of `rumpx verify`.
 
     Raises:
         UsageError: they are invalid.
@@ -80,7 +80,8 @@ def make_comparison(arguments: argparse.Namespace) -> Request:
 
 
 def _job_of(arguments: argparse.Namespace) -> Job:
-    """Endpoints and scope of a copy whose ledger is there, with this command's other flags."""
+    """Return a job with the endpoints and scope of a copy's ledger, and this command's other
+    flags."""
     from rumpx.ledger.catalog import Place, job_to_compare
 
     fields = _fields(arguments)
@@ -102,7 +103,7 @@ def _job_of(arguments: argparse.Namespace) -> Job:
 
 
 def _share(text: str) -> float:
-    """`1%`, or `1` → 0.01."""
+    """Parse `1%`, or `1`, to 0.01."""
     number = text.strip().removesuffix("%").strip()
     try:
         share = float(number) / 100
@@ -114,7 +115,7 @@ def _share(text: str) -> float:
 
 
 def make_job(arguments: argparse.Namespace) -> Job:
-    """Flags → Job.
+    """Return the Job that the flags describe.
 
     Raises:
         UsageError: they are invalid.
@@ -135,7 +136,7 @@ def make_job(arguments: argparse.Namespace) -> Job:
 
 
 def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The Job's fields that flags set, by the names that the table has for them.
+    """Return the Job's fields that flags set, by their names in the table.
 
     Raises:
         UsageError: a value is invalid.
@@ -150,7 +151,7 @@ def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _part(fields: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """The fields of a part of the Job."""
+    """Return the fields of a part of the Job."""
     return {
         name.removeprefix(prefix): value
         for name, value in fields.items()
@@ -159,7 +160,7 @@ def _part(fields: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def limits_given(arguments: argparse.Namespace, limits: Limits) -> Limits:
-    """Limits with the changes that the flags make.
+    """Return the limits with the flags' changes.
 
     Raises:
         UsageError: they are invalid.
@@ -212,12 +213,12 @@ def _endpoint(arguments: argparse.Namespace, side: Side) -> Endpoint:
 
 
 def absolute(path: str | None) -> str | None:
-    """A file as it is found from any folder: a job may be resumed from another one."""
+    """Return an absolute path: a job may be resumed in another folder."""
     return os.path.abspath(path) if path else path
 
 
 def _password(endpoint: Endpoint, prefix: str, file: str | None) -> str | None:
-    """From the file, else the URI, else the environment."""
+    """Return the password of the file, else of the URI, else of the environment."""
     if file:
         if endpoint.password is not None:
             raise UsageError(

@@ -1,11 +1,10 @@
-"""`--on-end COMMAND`: tell somebody how a run ended.
+"""`--on-end COMMAND`: run a command at the end of a run.
 
-The command is run by the shell, with the summary's JSON on its standard input and the exit code in
-RUMPX_EXIT_CODE. What it prints goes to standard error. It is given a minute, or until SIGINT or
-SIGTERM, and is a session of its own. Passwords that rumpx got from its environment are not in the
-command's.
+The shell runs it, with the summary's JSON on its standard input and the exit code in
+RUMPX_EXIT_CODE. Its output goes to standard error. It may run for a minute, or until SIGINT or
+SIGTERM, in a session of its own. Its environment does not have the passwords of rumpx's.
 
-Not promised: that it succeeds. Whether it does changes nothing but a sentence.
+Not promised: that it succeeds. A failure is reported, and does not change rumpx's exit code.
 """
 
 from __future__ import annotations
@@ -28,16 +27,16 @@ _SECRETS: Final = ("RUMPX_FROM_PASSWORD", "RUMPX_TO_PASSWORD")
 def run_hook(
     command: str, document: dict[str, Any], exit_code: int, seconds: float = HOOK_SECONDS
 ) -> str:
-    """Run the command to its end; what went wrong, or "".
+    """Run the command to its end; return a sentence about its failure, or "".
 
     Args:
         document: for its standard input, as JSON.
         exit_code: of rumpx.
-        seconds: it is killed after that.
+        seconds: after which it is killed.
     """
     environment = {name: value for name, value in os.environ.items() if name not in _SECRETS}
-    told = json.dumps(document).encode()
-    with _ended_by_signals() as begun:
+    summary = json.dumps(document).encode()
+    with _ended_by_signals() as started:
         try:
             hook = subprocess.Popen(
                 command,
@@ -48,17 +47,17 @@ def run_hook(
                 env=environment | {EXIT_VARIABLE: str(exit_code)},
             )
         except OSError as error:
-            return f"--on-end could not be run: {error.strerror}."
-        begun(hook)
+            return f"The command of --on-end could not be run: {error.strerror}."
+        started(hook)
         try:
-            hook.communicate(told, timeout=seconds)
+            hook.communicate(summary, timeout=seconds)
         except subprocess.TimeoutExpired:
             _kill(hook)
             hook.communicate()
-            return f"--on-end was not done after {seconds:g} s and was killed."
+            return f"The command of --on-end was killed: it was still running after {seconds:g} s."
     if hook.returncode:
         how = f"exit code {hook.returncode}" if hook.returncode > 0 else "a signal"
-        return f"--on-end ended with {how}."
+        return f"The command of --on-end ended with {how}."
     return ""
 
 
@@ -69,8 +68,8 @@ def _kill(hook: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[Callable[[subprocess.Popen[bytes]], None]]:
-    """Whoever presses Ctrl-C now does not want to wait for the command; nor if that was just before
-    it had begun. Gives what is to be called when it has."""
+    """Kill the command at Ctrl-C or SIGTERM, also if the signal came just before its start. Yields
+    the function to call at its start."""
     hooks: list[subprocess.Popen[bytes]] = []
     came: list[int] = []
 
@@ -79,14 +78,14 @@ def _ended_by_signals() -> Iterator[Callable[[subprocess.Popen[bytes]], None]]:
         for hook in hooks:
             _kill(hook)
 
-    def begun(hook: subprocess.Popen[bytes]) -> None:
+    def started(hook: subprocess.Popen[bytes]) -> None:
         hooks.append(hook)
         if came:
             _kill(hook)
 
     before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield begun
+        yield started
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

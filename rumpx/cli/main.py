@@ -1,11 +1,11 @@
 """The command line: words → a command (by `parsers`, `flags`) → one call → exit code.
 
-Imports only what is light, so that `--help` comes at once; what a Job needs is imported when there
-are flags to understand, and what talks to servers when a copy begins. Everything for people goes to
-standard error; standard output is for data (`--summary -`, `rumpx jobs`) and for what was asked for
-(`rumpx check`, `rumpx ctl`).
+Imports only light modules, so that `--help` appears at once. A command imports the Job's modules
+when it parses its flags, and those that talk to servers when it starts. Everything for people goes
+to standard error; standard output is for data (`--summary -`, `rumpx jobs`) and for requested
+output (`rumpx check`, `rumpx ctl`).
 
-When a run ends early, the last line on standard error is the command that goes on with it.
+When a run ends early, the last line on standard error is the command that resumes it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from rumpx.cli.parsers import (
     build_resume_parser,
     build_verify_parser,
 )
-from rumpx.errors import Interrupted, RumpxError, UsageError, machine_limit
+from rumpx.errors import UNEXPECTED, Interrupted, RumpxError, UsageError, machine_limit
+from rumpx.model.options import DEMO, flags_of
 from rumpx.text import say
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code."""
+    """Run the command; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     _open_streams()
     command = _COMMANDS.get(words[0]) if words else None
@@ -54,26 +55,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _open_streams() -> None:
-    """Have those that were closed, as by 2>&-, lead nowhere: no file or socket of ours is to get
-    their numbers, under which others would write to it."""
+    """Replace closed standard streams, as by 2>&-, by the null device. Else one of our files or
+    sockets would get such a stream's descriptor, and all text for that stream."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - to the end
 
 
 def _guarded(
-    call: Callable[[], int | None], told: Callable[[RumpxError], bool] = lambda error: False
+    call: Callable[[], int | None], shown: Callable[[RumpxError], bool] = lambda error: False
 ) -> tuple[int, RumpxError | None]:
-    """The exit code of a call, and the error that ended it early, of which the user has then read.
+    """Return the exit code of a call, and the error that ended it early, after showing it.
 
     Args:
-        told: is called with the error; whether the user has read of it there.
+        shown: receives the error; True if it has shown it to the user itself.
     """
     try:
         return call() or 0, None
     except RumpxError as error:
-        with suppress(OSError):  # of a standard error that takes nothing
-            _tell(error, told)
+        with suppress(OSError):  # standard error accepts nothing
+            _show_error(error, shown)
         return error.exit_code, error
     except KeyboardInterrupt:
         with suppress(OSError):
@@ -86,18 +87,18 @@ def _guarded(
         if limit is None:
             raise
         with suppress(OSError):
-            _tell(limit, told)
+            _show_error(limit, shown)
         return limit.exit_code, limit
 
 
-def _tell(error: RumpxError, told: Callable[[RumpxError], bool]) -> None:
-    if error.__cause__ is not None:  # nobody foresaw it: whoever mends it needs to know where
+def _show_error(error: RumpxError, shown: Callable[[RumpxError], bool]) -> None:
+    if error.__cause__ is not None:  # an unexpected error: a bug report needs its place
         import traceback
 
         say(*"".join(traceback.format_exception(error.__cause__)).rstrip().split("\n"))
-    if told(error):
+    if shown(error):
         return
-    # Of a run that was interrupted its summary tells.
+    # The summary says that a run was interrupted.
     if not (isinstance(error, Interrupted) and error.summary):
         say(f"rumpx: {error}")
     if error.resume:
@@ -117,8 +118,8 @@ def _parsed(
 
 def _demo(words: list[str]) -> int:
     arguments = build_demo_parser().parse_args(words)
-    if not 1 <= arguments.keys <= 100_000_000:
-        raise UsageError("--keys must be from 1 to 100000000.")
+    for flag in flags_of(DEMO):
+        flag.check(getattr(arguments, flag.name))
     from rumpx import demo
 
     return demo.run(arguments.workers, arguments.keys, arguments.progress)
@@ -232,7 +233,7 @@ def _ctl(words: list[str]) -> int:
 
 def _report(words: list[str]) -> int:
     arguments = build_report_parser().parse_args(words)
-    if arguments.html == "":  # of a script whose variable is not set
+    if arguments.html == "":  # from a script with an unset variable
         raise UsageError("--html is empty; leave it out.")
     from rumpx.ledger.catalog import Place, existing_ledger
     from rumpx.ledger.history import read_story
@@ -266,7 +267,7 @@ def _check(words: list[str]) -> int:
 
 
 def _checked(request: CheckRequest, *, as_json: bool) -> int:
-    """Check, print what was found on standard output, and tell the exit code."""
+    """Check, print the findings on standard output, and return the exit code."""
     from rumpx.checker.run import check
 
     checkup = check(request)
@@ -282,7 +283,7 @@ def _checked(request: CheckRequest, *, as_json: bool) -> int:
 
 
 def _print(*lines: str) -> int:
-    """Print on standard output; returns 0, the exit code of a command that has done so."""
+    """Print on standard output; returns 0, the command's exit code."""
     from rumpx.files import standard_output
 
     with standard_output():
@@ -331,11 +332,11 @@ def _warm_up() -> None:
 def _watched(
     arguments: argparse.Namespace, work: Callable[[Outputs], int], name: str | None = None
 ) -> int:
-    """Do something long, with all that is to be shown and left; returns the exit code.
+    """Do the work with its displays and files; returns the exit code.
 
     Args:
-        work: opens the outputs when it has understood its flags.
-        name: of the job that is gone on with, or compared, if one was named.
+        work: opens the outputs when it has parsed its flags.
+        name: of the job to resume or compare, if one was given.
     """
     from rumpx.cli.config import blaming_config
     from rumpx.cli.flags import make_wanted
@@ -343,7 +344,7 @@ def _watched(
 
     outputs = Outputs(make_wanted(arguments), arguments.state_dir, name)
     code: int = RumpxError.exit_code
-    error: RumpxError | None = RumpxError("Something that nobody foresaw ended the run.")
+    error: RumpxError | None = RumpxError(f"{UNEXPECTED}.")
     try:
         code, error = _guarded(blaming_config(arguments)(lambda: work(outputs)), outputs.failed)
         _ignore_signals()
@@ -380,9 +381,9 @@ def _catch_signals(control: Control) -> None:
 
     def stop(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP and control.stops:
-            return  # a terminal that goes away says so more than once
+            return  # a closed terminal sends it more than once
         if not control.running:
-            raise Interrupted("Stopped before it began; nothing was written.", number)
+            raise Interrupted("Stopped before it started; nothing was written.", number)
         control.stop(number)
 
     for number in stopping_signals():
@@ -391,17 +392,17 @@ def _catch_signals(control: Control) -> None:
 
 
 def _ignore_signals() -> None:
-    """The work has ended: what is left to be written is not to be interrupted."""
+    """Let nothing interrupt the last writes, after the work has ended."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, lambda number, frame: None)
 
 
 def _ask(question: str) -> Policy | None:
-    """Ask on the terminal what to do with keys that the target has."""
+    """Ask on the terminal for a policy for keys that the target has."""
     say(question)
     say(
         "For keys that both have: [r]eplace the target's, [s]kip them, [f]ail (list them), or "
-        "anything else to leave it: ",
+        "anything else to quit: ",
         end="",
     )
     answer = sys.stdin.readline().strip().lower()[:1]
@@ -423,7 +424,7 @@ def _print_completion(parser: argparse.ArgumentParser, shell: str) -> int:
 
 
 def _confirm(question: str, control: Control) -> bool:
-    """Ask on the terminal for leave to delete; False also when a signal stops the run."""
+    """Ask on the terminal for permission to delete; False also if a signal stops the run."""
     say(f"{question} [y/N] ", end="")
     while not control.stops:
         ready, _, _ = select.select([sys.stdin, control.wakened], [], [])

@@ -1,17 +1,17 @@
-"""What a command shows while it works, and what it leaves when it ends: displays, log, metrics,
-summary, report, and a command to run.
+"""The outputs of a command: displays, log and metrics while it works; summary, report and hook at
+its end.
 
-    open    every file and port is tried, so that a mistake is told before anything is contacted
-    display for each part of the work (a copy, then its comparison) what to show it on
-    part    a part has ended
-    end     the whole has: the report is written, the hook is run
+    open     try each file and port, so that a mistake is reported before any server is contacted
+    display  the display of the next part of the work (a copy, then its comparison)
+    part     a part has ended
+    end      all has ended: write the report, run the hook
 
-What people look at goes to standard error. No display can stop the work (`report.display`), and
-what fails at the end is told on standard error and changes no exit code, since the copy is what it
-is; but for a summary that cannot be written, which others wait for.
+Output for people goes to standard error. No display can stop the work (`display.display`). A
+failure at the end is reported on standard error and does not change the exit code, except for a
+summary that cannot be written, which other programs wait for.
 
 Not promised: a report or a hook of a process that was killed (`rumpx report` makes the former
-later), or while standard error takes nothing, as a terminal after Ctrl-S.
+later), or while standard error accepts nothing, as a terminal after Ctrl-S.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be shown and left; the attributes are options of the command line."""
+    """The requested outputs; the attributes are options of the command line."""
 
     progress: Progress = "auto"
     top: bool = False
@@ -55,16 +55,16 @@ class Wanted:
 
 
 class Outputs:
-    """All of it, for one command.
+    """All outputs of one command.
 
     Args:
-        wanted: what is asked for.
-        state_dir: the folder of ledgers, if given; reports are made of them.
-        name: of the job that is gone on with, or compared, if it was named.
+        wanted: the requested ones.
+        state_dir: the folder of ledgers, if given; reports are made from them.
+        name: of the job to resume or compare, if it was given.
 
     Attributes:
-        copied, compared: how the copy, and the comparison, ended, if one has.
-        options, limits: those of a comparison that is not of a job.
+        copied, compared: the results of the copy and of the comparison, once they have ended.
+        options, limits: those of a comparison without a job.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Outputs:
     # Before.
 
     def open(self) -> None:
-        """Try what will be needed.
+        """Open the log and the port, and try the other files.
 
         Raises:
             UsageError: a file cannot be written, a port is taken, there is no terminal.
@@ -110,7 +110,7 @@ class Outputs:
             self._stack.callback(self._metrics.close)
 
     def _refuse_empty(self) -> None:
-        """Of a script whose variable is not set."""
+        """Refuse empty values, from a script with an unset variable."""
         for name in ("summary", "report", "log_file", "metrics", "on_end"):
             if getattr(self._wanted, name) == "":
                 raise UsageError(f"--{name.replace('_', '-')} is empty; leave it out.")
@@ -125,7 +125,7 @@ class Outputs:
     # While it works.
 
     def display(self) -> Display:
-        """What the next part of the work is shown on."""
+        """Return the display of the next part of the work."""
         wanted = self._wanted
         main = open_display(
             wanted.progress, sys.stderr, wanted.log_format, sys.stdin if wanted.top else None
@@ -139,10 +139,10 @@ class Outputs:
             displays.append(self._series)
         return Several(displays) if len(displays) > 1 else main
 
-    # When it has ended.
+    # At the end.
 
     def part(self, result: Summary | Verification) -> None:
-        """Show how a part of the work ended."""
+        """Show the result of a part of the work."""
         if isinstance(result, Summary):
             self.copied = result
         else:
@@ -153,7 +153,7 @@ class Outputs:
         """Write `--summary`, if any part has ended.
 
         Raises:
-            RumpxError: it cannot be written, as `write_text` tells.
+            RumpxError: it cannot be written; see `write_text`.
         """
         if self._wanted.summary and (self.copied or self.compared):
             from rumpx.report.summary import document, write_summary
@@ -162,8 +162,8 @@ class Outputs:
 
     def _show_end(self, result: Summary | Verification) -> None:
         self._log_end(result)
-        with suppress(OSError, SystemExit):  # rich's word for a pipe that nobody reads
-            self._tell_end(result)
+        with suppress(OSError, SystemExit):  # rich exits at a closed pipe
+            self._print_end(result)
 
     def _log_end(self, result: Summary | Verification) -> None:
         if self._logs_json:
@@ -176,9 +176,9 @@ class Outputs:
 
             self._write_log(*map(dated, summary_lines(result)))
 
-    def _tell_end(self, result: Summary | Verification) -> None:
-        """Tell people, in the way in which they were shown the progress; without any, only of an
-        end that is not what they wanted."""
+    def _print_end(self, result: Summary | Verification) -> None:
+        """Print the result in the form of the progress; without progress only if the exit code is
+        not 0."""
         from rumpx.report.summary import render_summary, summary_lines
 
         if self._drawn == "bar":
@@ -197,7 +197,7 @@ class Outputs:
         return self._wanted.log_format == "json"
 
     def failed(self, error: RumpxError) -> bool:
-        """The work ended early; whether this was told on standard error here."""
+        """Log the error that ended the work early; True if it was also printed here."""
         from rumpx.display.lines import dated
 
         if not self._logs_json:
@@ -220,39 +220,39 @@ class Outputs:
             self._log = None
 
     def end(self, exit_code: int, error: RumpxError | None) -> None:
-        """Everything has ended: write the report, run the hook. Never raises.
+        """Write the report and run the hook. Never raises.
 
         Args:
             exit_code: the command's.
-            error: what ended it early.
+            error: the error that ended it early, if any.
         """
-        if self._wanted.report and (self._begun or not isinstance(error, UsageError)):
+        if self._wanted.report and (self._started or not isinstance(error, UsageError)):
             self._last(lambda: self._write_report(self._wanted.report or ""))
-        if self._wanted.summary and not self._begun and not isinstance(error, UsageError):
-            _tell_of_old("--summary", self._wanted.summary)
+        if self._wanted.summary and not self._started and not isinstance(error, UsageError):
+            _warn_of_old("--summary", self._wanted.summary)
         if self._wanted.on_end:
             self._last(lambda: self._run_hook(self._wanted.on_end or "", exit_code, error))
 
     @property
-    def _begun(self) -> bool:
+    def _started(self) -> bool:
         return bool(self.copied or self.compared)
 
     def _last(self, act: Callable[[], None]) -> None:
-        """Do one of the last things; its faults are told, and are its own."""
+        """Do one of the last things; report its failure, and do not propagate it."""
         try:
             act()
         except RumpxError as error:
             _complain(str(error))
         except Exception as error:
-            _complain(f"Something that nobody foresaw: {error!r}.")
+            _complain(f"An unexpected error at the end of the run: {error!r}.")
 
     def _run_hook(self, command: str, exit_code: int, error: RumpxError | None) -> None:
         from rumpx.cli.hook import run_hook
         from rumpx.report.summary import document
 
-        told = document(self.copied, self.compared) or _nothing_done(exit_code, error)
-        told |= {"error": str(error or ""), "resume": error.resume if error else None}
-        if complaint := run_hook(command, told, exit_code):
+        summary = document(self.copied, self.compared) or _nothing_done(exit_code, error)
+        summary |= {"error": str(error or ""), "resume": error.resume if error else None}
+        if complaint := run_hook(command, summary, exit_code):
             _complain(complaint)
 
     def _write_report(self, path: str) -> None:
@@ -262,14 +262,15 @@ class Outputs:
             if record := self._record():
                 write_text(path, render_html(record), "--report")
             else:
-                _tell_of_old("--report", path)
+                _warn_of_old("--report", path)
         except Exception:
             if self.copied:
                 _complain(f"rumpx report {self.copied.job} --html FILE makes the report later.")
             raise
 
     def _record(self) -> Record | None:
-        """Of the job if there is one, else of the comparison; None if nothing has begun."""
+        """Return the job's record if there is one, else the comparison's; None if neither has
+        started."""
         name = self.copied.job if self.copied else self._name
         if name is not None:
             from rumpx.ledger.catalog import Place, existing_ledger
@@ -277,7 +278,7 @@ class Outputs:
 
             try:
                 return read_story(existing_ledger(Place(self._state_dir, name)))
-            except UsageError:  # the ledger is of an older version: then of the comparison alone
+            except UsageError:  # a ledger of an older schema: report the comparison alone
                 if self.copied or not self.compared:
                     raise
         return self._record_of_comparison() if self.compared else None
@@ -305,12 +306,12 @@ class Outputs:
         )
 
     def close(self) -> None:
-        """Let go of files and ports."""
+        """Close files and ports."""
         self._stack.close()
 
 
 class _Series(Silent):
-    """Keeps what the charts of a comparison's report are drawn from; a copy's are in its ledger."""
+    """Keeps the points for the charts of a comparison's report; a copy's are in its ledger."""
 
     def __init__(self) -> None:
         self.recorder = Recorder()
@@ -323,7 +324,7 @@ class _Series(Silent):
 
 
 def _open_log(path: str) -> TextIO:
-    """A pipe that nobody empties must be an error: waiting for it would hold up the end."""
+    """Open the log so that a write to a full pipe is an error: waiting would delay the end."""
     try:
         return open(
             path,
@@ -337,7 +338,7 @@ def _open_log(path: str) -> TextIO:
 
 
 def _close_log(log: TextIO) -> None:
-    with suppress(OSError):  # what it could not write has been told
+    with suppress(OSError):  # a failed write was reported before
         log.close()
 
 
@@ -352,15 +353,15 @@ def _log_display(stream: TextIO, log_format: LogFormat) -> Display:
 
 
 def _nothing_done(exit_code: int, error: RumpxError | None) -> dict[str, Any]:
-    """The summary of a run that ended before it began."""
+    """Return the summary of a run that ended before it started."""
     state: State = "stopped" if isinstance(error, Interrupted) else "failed"
     return {"version": SUMMARY_VERSION, "state": state, "exit_code": exit_code}
 
 
-def _tell_of_old(flag: str, path: str) -> None:
-    """Nothing has begun, so nothing was written; what is there must not be taken for news."""
+def _warn_of_old(flag: str, path: str) -> None:
+    """Warn of an old file, which must not be mistaken for this run's: it wrote none."""
     if os.path.isfile(path):
-        _complain(f"{flag}: nothing has begun, so {path} was left as it is, of an earlier run.")
+        _complain(f"{flag}: nothing was copied or compared; {path} is still an earlier run's.")
 
 
 def _complain(text: str) -> None:

@@ -11,17 +11,21 @@ from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 from rumpx.errors import UsageError
+from rumpx.model.option_kinds import WHOLE
 from rumpx.model.options import (
     CHECK,
     COPY,
+    CTL,
+    DEMO,
     FROM,
     GROUPS,
+    JOBS,
+    REPORT,
     RESUME,
-    STATE_DIR,
     TO,
     VERIFY,
-    WHOLE,
     Flag,
+    flags_of,
 )
 
 _DESCRIPTION: Final = """\
@@ -45,20 +49,20 @@ Exit codes:
   129, 130, 143 stopped by a signal, can be resumed   1 anything else
 
 Other commands, each with its own --help:
-  rumpx resume [JOB]    resumes a copy that ended early, however it ended
+  rumpx resume [JOB]    resumes a copy that was stopped, killed or failed
   rumpx jobs            lists copies and their progress
-  rumpx report JOB      reports what a copy did; --html FILE as a page
+  rumpx report JOB      prints the report of a copy; --html FILE writes it as a page
   rumpx ctl [JOB] ...   queries a running copy, pauses it, changes its limits
-  rumpx check           checks both sides: obstacles, and what a copy would take
+  rumpx check           checks both sides: obstacles, time and memory of a copy
   rumpx verify          compares both sides, key by key; --repair copies differences again
   rumpx demo            starts two small servers, copies between them and compares every key
-  rumpx help            lists the guides; rumpx help services: what managed services refuse
+  rumpx help            lists the guides; rumpx help NAME shows one, as services or resume
   rumpx example         lists ready files: systemd, container, grafana, config
 """
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors as one sentence, without the page of usage, and without words that may be secrets."""
+    """Reports errors as one sentence, without usage, and without words that may be secrets."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message[:1].upper()}{message[1:]}. See rumpx --help.")
@@ -70,23 +74,23 @@ class Parser(argparse.ArgumentParser):
         return self._known(*self.parse_known_intermixed_args(args, namespace))
 
     def _known(self, arguments: Any, unknown: list[str]) -> Any:
-        """The arguments, if none is unknown. Values are not repeated, nor words that are not
-        options: --from-password is none, but a password follows it."""
+        """Return the arguments, or refuse unknown ones. The message quotes only names of options:
+        --from-password is none, but a password follows it."""
         if unknown:
             names = [_option_name(word) for word in unknown]
-            told = [name for name in names if name] or ["there are too many words"]
-            self.error(f"unrecognized arguments: {', '.join(told)}")
+            shown = [name for name in names if name] or ["there are too many words"]
+            self.error(f"unrecognized arguments: {', '.join(shown)}")
         return arguments
 
 
 def _option_name(word: str) -> str:
-    """The part of a word that is the name of an option."""
+    """Return the part of a word that is the name of an option, or ""."""
     found = re.match(r"--[a-z][a-z-]{0,30}(?==|$)|-[A-Za-z]$", word)
     return found[0] if found else ""
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the copy itself."""
+    """Build the parser of the copy itself."""
     parser = Parser(
         prog="rumpx",
         usage="rumpx --from URI --to URI [options]\n"
@@ -101,13 +105,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def build_resume_parser() -> argparse.ArgumentParser:
-    """The parser of `rumpx resume`."""
+    """Build the parser of `rumpx resume`."""
     parser = Parser(
         prog="rumpx resume",
-        description="Resume a copy that ended early, from its ledger. Passwords come from where "
-        "they came from at its start; give one that stood in a URI by RUMPX_FROM_PASSWORD or "
-        "RUMPX_TO_PASSWORD, or as part of --from or --to. Limits and --workers stay as they were, "
-        "unless given.",
+        description="Resume a copy that ended early, from its ledger. Passwords come from the same "
+        "files or variables as before; give one that was part of a URI by RUMPX_FROM_PASSWORD or "
+        "RUMPX_TO_PASSWORD, or by --from or --to. Limits and --workers stay as they were, unless "
+        "given.",
         allow_abbrev=False,
     )
     parser.add_argument("name", nargs="?", metavar="JOB", help="its name (default: the only one)")
@@ -116,56 +120,49 @@ def build_resume_parser() -> argparse.ArgumentParser:
 
 
 def build_jobs_parser() -> argparse.ArgumentParser:
-    """The parser of `rumpx jobs`."""
+    """Build the parser of `rumpx jobs`."""
     parser = Parser(
         prog="rumpx jobs",
         description="List the copies whose ledgers are kept, the latest first.",
         allow_abbrev=False,
     )
-    parser.add_argument("--prune", action="store_true", help="remove those that are done")
-    _add(parser.add_argument, STATE_DIR)
+    _add_few_options(parser, JOBS)
     return parser
 
 
 def build_report_parser() -> argparse.ArgumentParser:
-    """The parser of `rumpx report`."""
+    """Build the parser of `rumpx report`."""
     parser = Parser(
         prog="rumpx report",
-        description="Report from its ledger what a copy did, whether it is done, stopped, was "
-        "killed, or is running.",
+        description="Print the report of a copy, from its ledger: one that is done, stopped, "
+        "killed or still running.",
         allow_abbrev=False,
     )
-    add = parser.add_argument
-    add("name", metavar="JOB", help="its name; rumpx jobs lists all")
-    add(
-        "--html",
-        metavar="FILE",
-        help="write it as one HTML page, with charts; - is standard output",
-    )
-    _add(add, STATE_DIR)
+    parser.add_argument("name", metavar="JOB", help="its name; rumpx jobs lists all")
+    _add_few_options(parser, REPORT)
     return parser
 
 
 def build_ctl_parser() -> argparse.ArgumentParser:
-    """The parser of `rumpx ctl`."""
+    """Build the parser of `rumpx ctl`."""
     parser = Parser(
         prog="rumpx ctl",
         usage="rumpx ctl [JOB] status|pause|resume [--json]\n"
         "       rumpx ctl [JOB] set NAME=VALUE [NAME=VALUE ...]",
         description="Query a running copy, pause it, or change its limits. NAME is the name of a "
         "limit's option, as in max-keys-per-sec, VALUE a value of that option, or off. Exits with "
-        "5 if the job is not running.",
+        "5 if the job is not running, or is too busy to answer.",
         allow_abbrev=False,
     )
-    add = parser.add_argument
-    add("words", nargs="*", metavar="JOB VERB", help="JOB may be left out if only one is running")
-    _add(add, STATE_DIR)
-    add("--json", action="store_true", help="print the answer as JSON")
+    parser.add_argument(
+        "words", nargs="*", metavar="JOB VERB", help="JOB may be left out if only one is running"
+    )
+    _add_few_options(parser, CTL)
     return parser
 
 
 def build_verify_parser() -> argparse.ArgumentParser:
-    """The parser of `rumpx verify`."""
+    """Build the parser of `rumpx verify`."""
     parser = Parser(
         prog="rumpx verify",
         usage="rumpx verify --from URI --to URI [options]\n       rumpx verify JOB [options]",
@@ -179,14 +176,14 @@ def build_verify_parser() -> argparse.ArgumentParser:
 
 
 def build_check_parser() -> argparse.ArgumentParser:
-    """The parser of `rumpx check`."""
+    """Build the parser of `rumpx check`."""
     parser = Parser(
         prog="rumpx check",
         usage="rumpx check --from URI --to URI [options]",
-        description="Check both sides before a copy: obstacles and what to do about them, a sample "
-        "of the keys, and the time and memory that a copy would take. Restores a few small "
-        "payloads to the target and deletes them, to prove that it can read them. Exits with 0, or "
-        "with the code that the copy would exit with.",
+        description="Check both sides before a copy: obstacles with a fix for each, a sample of "
+        "the keys, and the time and memory that a copy would take. Restores a few small payloads "
+        "to the target and deletes them, to prove that it can read them. Exits with 0, or with the "
+        "exit code of such a copy.",
         allow_abbrev=False,
     )
     _add_options(parser, CHECK)
@@ -194,21 +191,19 @@ def build_check_parser() -> argparse.ArgumentParser:
 
 
 def build_demo_parser() -> argparse.ArgumentParser:
-    """The parser of `rumpx demo`."""
+    """Build the parser of `rumpx demo`."""
     parser = Parser(
         prog="rumpx demo",
         description="Start two servers, fill one, copy it with bars, compare every key, stop them.",
         allow_abbrev=False,
     )
-    add = parser.add_argument
-    add("--keys", type=int, default=200_000, metavar="N", help="keys to copy (default 200000)")
-    add("--workers", type=int, default=4, metavar="N", help="worker processes (default 4)")
-    add("--progress", choices=("auto", "bar", "line", "json", "none"), default="auto")
+    _add_few_options(parser, DEMO)
+    parser.set_defaults(**{flag.name: flag.read([flag.default]) for flag in flags_of(DEMO)})
     return parser
 
 
 def _add_options(parser: argparse.ArgumentParser, command: str) -> None:
-    """The options that a command has, in their groups. None stands for one that is not given."""
+    """Add the options of a command, in their groups. One that is not given is None."""
     for group in GROUPS:
         flags = [flag for flag in group.flags if command in flag.commands]
         if flags:
@@ -216,6 +211,12 @@ def _add_options(parser: argparse.ArgumentParser, command: str) -> None:
             for flag in flags:
                 also = [f"-{flag.name}"] if command == COPY and flag in (FROM, TO) else []
                 _add(section.add_argument, flag, *also)
+
+
+def _add_few_options(parser: argparse.ArgumentParser, command: str) -> None:
+    """Add the options of a command without groups."""
+    for flag in flags_of(command):
+        _add(parser.add_argument, flag)
 
 
 def _add(add: Callable[..., object], flag: Flag, *names: str) -> None:
@@ -228,7 +229,7 @@ def _add(add: Callable[..., object], flag: Flag, *names: str) -> None:
         how["type"] = int if flag.kind is WHOLE else None
     if flag.kind.repeats:
         how |= {"action": "append", "default": [], "choices": None}
-    text, default = flag.help, flag.shown_default
+    text, default = flag.plain_help, flag.shown_default
     if default not in ("", "0"):  # 0 chooses, as the help says
         text += f" (default {default})"
     add(

@@ -33,7 +33,8 @@ from rumpx.errors import (
     TimeOver,
     TooManyFailures,
 )
-from rumpx.ledger.ledger import Ledger, ctl_path
+from rumpx.ledger.ledger import Ledger
+from rumpx.ledger.paths import ctl_path
 from rumpx.ledger.schema import Facts, JobState
 from rumpx.model.counts import Counts
 from rumpx.model.display import Display

@@ -24,6 +24,7 @@ from rumpx.engine.walks import NONE_RETIRED, Retired, RetiredAs, Walk
 from rumpx.errors import (
     EXIT_OK,
     EXIT_SOME_KEYS_FAILED,
+    UNEXPECTED,
     RumpxError,
     TimeOver,
     UsageError,
@@ -206,7 +207,7 @@ def _copy(
             raise
         except Exception as error:
             unforeseen: RumpxError = machine_limit(error) or RumpxError(
-                f"Something that nobody foresaw ended the run: {error!r}."
+                f"{UNEXPECTED}: {error!r}."
             )
             _end_early(coordinator, ledger, run, unforeseen, "failed")
             raise unforeseen from (error if type(unforeseen) is RumpxError else None)

@@ -15,7 +15,8 @@ from typing import Any, Final
 from rumpx.ctl.server import Request, address_of, encode, receive_line
 from rumpx.errors import RumpxError, TemporaryError, UsageError
 from rumpx.ledger.catalog import Place, ledger_path, running_jobs, state_folder
-from rumpx.ledger.ledger import ctl_path, is_held
+from rumpx.ledger.lock import is_held
+from rumpx.ledger.paths import ctl_path
 
 # Longer than the run takes to reply that it is busy.
 _ANSWER_SECONDS: Final = 10.0

@@ -167,7 +167,7 @@ class CtlServer:
     same place.
 
     Args:
-        path: of the socket, `ledger.ctl_path(…)`. A socket left by a killed run is replaced: the
+        path: of the socket, `ledger.paths.ctl_path`. A socket left by a killed run is replaced: the
             caller holds the job.
         handle: executes a request and returns the reply's fields for JSON. `serve` calls it.
             UsageError refuses the request; no other exception propagates either.

@@ -1,7 +1,7 @@
-"""`rumpx example [NAME]`: ready files for other programs, to be adapted.
+"""`rumpx example [NAME]`: ready files for other programs, to adapt.
 
 They lie beside this module and are read as resources of the package, as the guides are; the one for
-`--config` is written from the table of options (`config.py`).
+`--config` is rendered from the table of options (`config.py`).
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from rumpx.files import print_text
 FILES: Final = {
     "config": ("", "All options of a copy, for --config"),
     "container": ("Containerfile", "An image to run rumpx in"),
-    "grafana": ("grafana.json", "A dashboard for --metrics, to be imported into Grafana"),
+    "grafana": ("grafana.json", "A dashboard for --metrics, to import into Grafana"),
     "systemd": ("systemd.ini", "A service and a timer: a copy each night, off-peak"),
 }
 """The file of each example, "" if it is generated, and its title."""
 
 
 def run(words: Sequence[str]) -> int:
-    """Print the example that is named, or which there are; returns the exit code.
+    """Print the named example, or list all examples; returns the exit code.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: no example has that name.
     """
     if len(words) > 1:
         raise UsageError("rumpx example takes the name of one file. See rumpx example.")
@@ -35,13 +35,13 @@ def run(words: Sequence[str]) -> int:
     elif words[0] in FILES:
         text = read_example(words[0])
     else:
-        raise UsageError(f"There is no example {words[0]!r}. There is: {', '.join(FILES)}.")
+        raise UsageError(f"There is no example {words[0]!r}. The examples are: {', '.join(FILES)}.")
     print_text(text, end="")
     return 0
 
 
 def list_examples() -> str:
-    """A line for each."""
+    """Return a line for each example."""
     width = max(map(len, FILES))
     return "".join(
         f"  rumpx example {name:{width}}   {title}\n" for name, (_, title) in FILES.items()
@@ -49,7 +49,7 @@ def list_examples() -> str:
 
 
 def read_example(name: str) -> str:
-    """The text of one of `FILES`."""
+    """Return the text of one of `FILES`."""
     if name == "config":
         from rumpx.examples.config import render_config
 

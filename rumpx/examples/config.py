@@ -1,4 +1,4 @@
-"""The file for `--config` with all options of a copy, written from the table of options."""
+"""The file for `--config` with all options of a copy, rendered from the table of options."""
 
 from __future__ import annotations
 
@@ -6,17 +6,8 @@ import json
 import textwrap
 from typing import Final
 
-from rumpx.model.options import (
-    COMMAND_LINE_ONLY,
-    COPY,
-    FROM,
-    GROUPS,
-    PREFIXES,
-    TO,
-    TYPES,
-    WHOLE,
-    Flag,
-)
+from rumpx.model.option_kinds import PREFIXES, TYPES, WHOLE
+from rumpx.model.options import COMMAND_LINE_ONLY, COPY, FROM, GROUPS, TO, Flag
 
 _WIDTH: Final = 100
 _HEAD: Final = """\
@@ -36,7 +27,7 @@ _HEAD: Final = """\
 
 
 def render_config() -> str:
-    """The file's text: TOML, each option with its help."""
+    """Return the file's text: TOML, each option with its help."""
     parts = [_HEAD]
     for group in GROUPS:
         flags = [f for f in group.flags if COPY in f.commands and f.name not in COMMAND_LINE_ONLY]
@@ -52,7 +43,7 @@ def _entry(flag: Flag) -> str:
 
 
 def _comment(flag: Flag) -> str:
-    text = f"{flag.help[:1].upper()}{flag.help[1:]}."
+    text = f"{flag.plain_help[:1].upper()}{flag.plain_help[1:]}."
     if "default" not in flag.help and flag not in (FROM, TO):
         default = flag.shown_default or ("none" if flag.kind.takes_value else "false")
         text += f" Default: {default}."
@@ -67,7 +58,7 @@ def _comment(flag: Flag) -> str:
 
 
 def _value(flag: Flag) -> str:
-    """An example, or the default."""
+    """Return the option's example, or its default, in TOML."""
     if not flag.kind.takes_value:
         return "true"
     text = flag.example or flag.shown_default

@@ -1,11 +1,11 @@
-"""Jobs by name: where their ledgers are, which there are, and how one is gone on with.
+"""Jobs by name: find their ledgers, list them, and prepare one to be resumed.
 
 Ledgers are in one folder: `--state-dir`, else `$XDG_STATE_HOME/rumpx`, else
-`~/.local/state/rumpx`. It and its files are for their owner alone: they hold key names.
+`~/.local/state/rumpx`. It and its files are readable by their owner alone: they hold key names.
 
-A job is its endpoints, as they were given, and for clusters the ids of their nodes. Passwords are
-not kept: they come again from where they came from, a file or RUMPX_FROM_PASSWORD and
-RUMPX_TO_PASSWORD; one that stood in a URI must be given by such a variable.
+A job is its endpoints, as given, and for clusters the ids of their nodes. Passwords are not stored:
+a resumed job reads the same files or variables (RUMPX_FROM_PASSWORD, RUMPX_TO_PASSWORD) again; one
+that was part of a URI must be given by such a variable.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import Any, Final
 
 from rumpx.engine.plan import Plan
 from rumpx.errors import JobHeld, Side, UsageError, unusable
-from rumpx.ledger.ledger import ctl_path, is_held, remove
+from rumpx.ledger.lock import is_held
+from rumpx.ledger.paths import ctl_path, remove
 from rumpx.ledger.schema import JobRecord, Progressed, look_into
 from rumpx.model.endpoint import Endpoint, parse_endpoint, read_password_file
 from rumpx.model.job import Job
@@ -31,7 +32,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a run keeps its ledger: `folder` and `name` as given, None where they were not."""
+    """The place of a run's ledger: `folder` and `name` as given, or None."""
 
     folder: str | None = None
     name: str | None = None
@@ -39,8 +40,8 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A job as `rumpx jobs` shows it. `trouble` stands in the place of the rest, if its ledger
-    cannot be read; `held` says that a live process works on it."""
+    """A job as `rumpx jobs` shows it. If its ledger cannot be read, `trouble` has the reason and
+    `record` and `progressed` are None. `held` means that a live process works on it."""
 
     name: str
     path: Path
@@ -51,7 +52,7 @@ class Listed:
 
     @property
     def state(self) -> str:
-        """One word for people."""
+        """Its state in one word, for people."""
         if self.progressed is None:
             return "unreadable"
         if self.progressed.state == "running" and not self.held:
@@ -60,10 +61,10 @@ class Listed:
 
 
 def state_folder(given: str | None) -> Path:
-    """The folder of the ledgers, which is made if it is not there.
+    """Return the folder of the ledgers, after creating it if necessary.
 
     Raises:
-        UsageError: it cannot be made.
+        UsageError: it cannot be created.
     """
     home = os.environ.get("XDG_STATE_HOME", "")
     base = Path(home) if os.path.isabs(home) else Path.home() / ".local" / "state"
@@ -72,33 +73,33 @@ def state_folder(given: str | None) -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(
-            f"The folder of the ledgers, {folder}, cannot be made: {error.strerror}. Choose "
+            f"The folder of the ledgers, {folder}, cannot be created: {error.strerror}. Choose "
             "another --state-dir."
         ) from None
     return folder.absolute()
 
 
 def ledger_path(folder: Path, name: str) -> Path:
-    """A job's ledger.
+    """Return the path of a job's ledger.
 
     Raises:
-        UsageError: that is no name.
+        UsageError: the name is invalid.
     """
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"{name[:80]!r} is no name for a job: give up to 64 letters, digits, '.', '_' and '-', "
-            "not beginning with '.' or '-'."
+            f"{name[:80]!r} is not a job's name: use up to 64 letters, digits, '.', '_' and '-', "
+            "and do not start with '.' or '-'."
         )
     return folder / f"{name}{_SUFFIX}"
 
 
 def new_ledger_path(place: Place) -> Path:
-    """Where a new job's ledger is to be. One that is there already is of a job that ended well; it
-    makes room when the new one begins.
+    """Return the path of a new job's ledger. A finished job of that name is replaced when the new
+    one starts.
 
     Raises:
-        JobHeld: somebody works on a job of that name.
-        UsageError: there is one that is not done.
+        JobHeld: another process works on a job of that name.
+        UsageError: an unfinished job has that name.
     """
     folder = state_folder(place.folder)
     if place.name is None:
@@ -119,24 +120,24 @@ def new_ledger_path(place: Place) -> Path:
             raise UsageError(listed.trouble)
         if listed.state != "done" or (listed.progressed and listed.progressed.failures):
             raise UsageError(
-                f"There is a job {place.name} already, which is not done or has failed keys. Go "
-                f"on with it by rumpx resume {place.name}, or choose another --job."
+                f"There is a job {place.name} already, which is not done or has failed keys. "
+                f"Resume it by rumpx resume {place.name}, or choose another --job."
             )
     return path
 
 
 def make_room(path: Path) -> None:
-    """Remove a job that is done, since one of the same name begins: not before that has been found
-    fit to begin, and never one that somebody has begun meanwhile."""
+    """Remove a finished job, since one of the same name starts: after the checks of the new one,
+    and never one that another process has started meanwhile."""
     if path.exists() and _listed(path).state == "done" and not is_held(path):
         remove(path)
 
 
 def existing_ledger(place: Place) -> Path:
-    """The ledger of a job that is named.
+    """Return the path of a named job's ledger.
 
     Raises:
-        UsageError: there is none.
+        UsageError: it does not exist.
     """
     assert place.name is not None
     path = ledger_path(state_folder(place.folder), place.name)
@@ -146,13 +147,13 @@ def existing_ledger(place: Place) -> Path:
 
 
 def all_jobs(folder: Path) -> list[Listed]:
-    """All jobs of a folder, the latest first."""
+    """Return all jobs of a folder, the latest first."""
     jobs = [_listed(path) for path in folder.glob(f"*{_SUFFIX}")]
     return sorted(jobs, key=lambda job: job.record.created if job.record else 0.0, reverse=True)
 
 
 def running_jobs(folder: Path) -> list[Path]:
-    """The ledgers of the jobs that run and have a socket."""
+    """Return the ledgers of the running jobs that have a socket."""
     ledgers = sorted(folder.glob(f"*{_SUFFIX}"))
     return [path for path in ledgers if ctl_path(path).exists() and is_held(path)]
 
@@ -167,11 +168,10 @@ def _listed(path: Path) -> Listed:
 
 
 def job_to_resume(place: Place, *, retry_failed: bool) -> Path:
-    """The ledger of the job that is meant: by its name, or the only one that can be gone on with.
+    """Return the ledger of the job to resume: the named one, or the only one that can be resumed.
 
     Raises:
-        JobHeld: a live process works on it.
-        UsageError: there is none, or several.
+        UsageError: no job, or several, can be resumed, or the name is invalid.
     """
     folder = state_folder(place.folder)
     if place.name is not None:
@@ -186,13 +186,13 @@ def job_to_resume(place: Place, *, retry_failed: bool) -> Path:
     if len(unfinished) == 1:
         return unfinished[0].path
     if not unfinished:
-        raise UsageError(f"No job in {folder} is left to be resumed; rumpx jobs lists all.")
+        raise UsageError(f"No job in {folder} can be resumed; rumpx jobs lists all.")
     names = ", ".join(job.name for job in unfinished[:5])
     raise UsageError(f"Several jobs can be resumed: {names}. Name one: rumpx resume NAME.")
 
 
 def prune(folder: Path) -> list[str]:
-    """Remove the files of jobs that are done; returns their names."""
+    """Remove the files of finished jobs; returns their names."""
     done = [job for job in all_jobs(folder) if job.state == "done" and not job.held]
     for job in done:
         remove(job.path)
@@ -200,7 +200,7 @@ def prune(folder: Path) -> list[str]:
 
 
 def make_record(path: Path, plan: Plan) -> JobRecord:
-    """What a new job is, for its ledger: without passwords, and with what was decided."""
+    """Return a new job's record: without passwords, and with the decided conflict policy."""
     job = plan.job
     return JobRecord(
         name=path.stem,
@@ -229,7 +229,7 @@ def _node_ids(plan: Plan, side: Side) -> tuple[str, ...]:
 
 
 def job_again(record: JobRecord, source: str | None = None, target: str | None = None) -> Job:
-    """A job as it was, with passwords, for going on with it.
+    """Return the job to resume, with passwords.
 
     Args:
         source, target: URIs, if given again; they must name the same endpoints.
@@ -239,7 +239,7 @@ def job_again(record: JobRecord, source: str | None = None, target: str | None =
     """
     job = endpoints_again(record, source, target)
     if job.source.db is None:
-        # Databases that came into being since are not of this job.
+        # Databases created since are not part of this job.
         job = replace(job, scope=replace(job.scope, databases=record.databases))
     return job
 
@@ -263,7 +263,7 @@ def job_to_compare(
 def endpoints_again(
     record: JobRecord, source: str | None = None, target: str | None = None
 ) -> Job:
-    """The same, with the scope as it was given: for comparing both sides."""
+    """Return the job with passwords and its original scope, to compare both sides."""
     job = record.job
     return replace(
         job,
@@ -281,8 +281,8 @@ def _endpoint_again(
         given = parse_endpoint(uri, side)
         if str(given) != str(endpoint):
             raise UsageError(
-                f"{flag} is {given}, but the job's {side} is {endpoint}; a job goes on only with "
-                "the endpoints that it began with. Start another one for others."
+                f"{flag} is {given}, but the job's {side} is {endpoint}; a job resumes only "
+                "between its original endpoints. Start another one for others."
             )
         password = given.password
     variable = password_variable(side)
@@ -291,7 +291,7 @@ def _endpoint_again(
     password = password or os.environ.get(variable) or None
     if needed and password is None:
         raise UsageError(
-            f"The password of the {side} is needed again, since passwords are not kept: set "
+            f"The password of the {side} is needed again, since ledgers store none: set "
             f"{variable}."
         )
     sentinel = endpoint.sentinel_password_file
@@ -304,16 +304,16 @@ def _endpoint_again(
 
 
 def password_variable(side: Side) -> str:
-    """The environment variable that may hold a side's password."""
+    """Return the environment variable of a side's password."""
     return f"RUMPX_{'FROM' if side == 'source' else 'TO'}_PASSWORD"
 
 
 def refuse_other_clusters(record: JobRecord, plan: Plan) -> None:
-    """At the same address may stand another cluster now. Failovers and new nodes change a cluster,
-    but not all of its nodes.
+    """Refuse another cluster at the same address. Failovers and new nodes change a cluster, but not
+    all of its nodes.
 
     Raises:
-        SourceUnusable, TargetUnusable: not one node is of the cluster that the job began with.
+        SourceUnusable, TargetUnusable: no node belongs to the job's cluster.
     """
     sides: tuple[tuple[Side, tuple[str, ...]], ...] = (
         ("source", record.source_nodes),
@@ -324,13 +324,13 @@ def refuse_other_clusters(record: JobRecord, plan: Plan) -> None:
         if before and now and not set(before) & set(now):
             raise unusable(side)(
                 f"The {side} {record.job.source if side == 'source' else record.job.target} is "
-                f"another cluster than the one that the job {record.name} began with: none of its "
-                "nodes is known. Start another job."
+                f"another cluster than that of the job {record.name}: none of the job's nodes is "
+                "in it. Start another job."
             )
 
 
 def resume_command(path: Path, folder: str | None, job: Job) -> str:
-    """The command that goes on with a job; it names the variables that must be set for it."""
+    """Return the command that resumes a job, with the variables to set for it."""
     words = ["rumpx", "resume", path.stem]
     if folder:
         words += ["--state-dir", str(path.parent)]
@@ -338,7 +338,7 @@ def resume_command(path: Path, folder: str | None, job: Job) -> str:
         f"{variable}=..."
         for side, endpoint in (("source", job.source), ("target", job.target))
         if endpoint.password and not endpoint.password_file
-        # It came in the URI.
+        # It was part of the URI.
         if os.environ.get(variable := password_variable(side)) != endpoint.password  # type: ignore[arg-type]
     ]
     return " ".join([*settings, shell_words(*words)])

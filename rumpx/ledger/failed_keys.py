@@ -3,8 +3,9 @@
     {"db": 0, "key_base64": "dXNlcjox", "key": "user:1", "reason": "busy key",
      "error": "the target's database 0 has this key with another value", "partition": "all keys"}
 
-`key` is the name as text, with what is not UTF-8 escaped; `error` is the server's own words. It is
-written from the ledger, which owns the failures, when a run ends; it never holds a value.
+`key` is the name as text, with bytes that are not UTF-8 escaped; `error` is the server's message.
+The file is written from the ledger, which owns the failures, when a run ends; it never holds a
+value.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ import json
 from pathlib import Path
 
 from rumpx.files import replacing
-from rumpx.ledger.ledger import dead_letter_path
+from rumpx.ledger.paths import dead_letter_path
 from rumpx.ledger.schema import open_books
 
 
 def write_dead_letters(ledger: Path) -> Path | None:
-    """Write the file in one piece; None where no key has failed, and then no file is left.
+    """Write the file in one piece; returns its path, or None, without a file, if no key has failed.
 
     Raises:
         OSError: it cannot be written.

@@ -1,9 +1,8 @@
-"""From a job's ledger to the Record that its report is drawn from, at any time.
+"""A job's ledger → the Record from which its report is drawn, at any time.
 
-It makes no difference whether the job has just ended, ended last week, was killed, or runs: what is
-known is what the ledger has. Where the last run could tell of its end, its own words and counts
-hold; where it was killed, or runs, the counts are those of the keys that are booked, which are a
-second older at most.
+The ledger is the only source, so it makes no difference if the job has just ended, ended last week,
+was killed, or is running. If the last run recorded its end, its own words and counts apply; if it
+was killed, or is running, the counts are those in the ledger, at most a second older.
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ from typing import Final
 
 from rumpx._version import __version__
 from rumpx.engine.sums import overall, walked
-from rumpx.ledger.ledger import dead_letter_path, is_held
+from rumpx.ledger.lock import is_held
+from rumpx.ledger.paths import dead_letter_path
 from rumpx.ledger.schema import Books, Facts, JobRecord, Progressed, open_books
 from rumpx.model.history import Record, RunRecord, Standing
 from rumpx.model.job_options import options_of
@@ -29,7 +29,7 @@ _FAILURES_SHOWN: Final = 1000
 
 
 def read_story(path: Path) -> Record:
-    """All that a report says of a job.
+    """Read a job's whole history for a report.
 
     Args:
         path: of its ledger.
@@ -45,7 +45,7 @@ def read_story(path: Path) -> Record:
         latest = next((run for run in runs if run.number == progressed.runs), None)
         if latest and latest.ended is not None:
             standing = latest.state
-        elif standing == "running" and not (held or is_held(path)):  # begun meanwhile
+        elif standing == "running" and not (held or is_held(path)):  # may have started meanwhile
             standing = "killed"
         return Record(
             state=standing,

@@ -1,22 +1,17 @@
-"""The ledger: holds one job, and keeps its file (`books`), from which a stopped copy goes on.
+"""The ledger: holds one job (`lock`), and writes its file (`schema`), from which a stopped copy
+resumes.
 
-Algorithm: the coordinator leaves an `Update` twice a second; a thread writes what is pending
-in one transaction. Whatever moment the process is killed at, the file holds one of the states that
-the coordinator left, whole: to go on from an older one repeats some keys and skips none. The WAL
-is not synced at each commit: a power cut may cost the last seconds, which is an older state again.
+Algorithm: the coordinator saves an `Update` twice a second; a thread writes all pending updates in
+one transaction. If the process is killed at any moment, the file holds one of the saved states,
+complete: resuming from an older one repeats some keys and skips none. The WAL is not synced at each
+commit: a power cut may cost the last seconds, which leaves an older state again.
 
-While the disk is full the updates are kept and tried again; `trouble` tells.
-
-A job is held by a lock on a file beside it (`flock`), which the system lets go of when the process
-ends, however it ends.
-
-Not promised: that a ledger on a network file system can be locked.
+While the disk is full, updates are kept and their write is retried; `trouble` has the reason.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import sqlite3
@@ -28,7 +23,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from rumpx.engine.walks import Retired, RetiredAs, WalkName
-from rumpx.errors import JobHeld, UsageError
+from rumpx.errors import UsageError
+from rumpx.ledger.lock import hold
+from rumpx.ledger.paths import remove, unfinished_path
 from rumpx.ledger.schema import (
     APPLICATION,
     PUT_RETIRED,
@@ -58,17 +55,15 @@ from rumpx.model.timeline import Point
 from rumpx.transfer.content_stats import Large
 
 _RETRY_SECONDS: Final = 1.0
-# To look whether a job is held takes its lock for a moment.
-_LOOK_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """The coordinator's books at one moment, as far as they have changed.
+    """The coordinator's state at one moment, as far as it has changed.
 
-    `settled` are failed keys of before that were tried again; those that failed again are among
-    `failures` too. `gone` are walks that are retired, whose sums are in `retired`. `limits` are
-    those in force, for a resumed run. `points` are added to the series, or with `anew` replace it.
+    `settled` are failed keys of earlier runs that were retried; those that failed again are among
+    `failures` too. `gone` are retired walks, whose sums are in `retired`. `limits` are those in
+    force, for a resumed run. `points` are added to the series, or with `anew` replace it.
     """
 
     state: JobState
@@ -89,7 +84,7 @@ class Update:
 
 @dataclass(slots=True)
 class _Pending:
-    """Updates that are not written yet, merged."""
+    """Merged updates that are not written yet."""
 
     update: Update
     walks: dict[int, SavedWalk] = field(default_factory=dict)
@@ -103,12 +98,13 @@ class Ledger:
     Use `Ledger.create` or `Ledger.open`, then `save`, and `close` at the end.
 
     Attributes:
-        record: what the job is.
+        record: the job.
         path: the file.
-        trouble: why the last write failed, or ""; `trouble_since` is then `time.monotonic()`.
-        saved: `time.time()` of the last state that is in the file.
-        earlier: how far the job was when this run began.
-        killed: an earlier run could not tell how it ended.
+        trouble: the reason if the last write failed, or ""; `trouble_since` is then the
+            `time.monotonic()` of the first failure.
+        saved: `time.time()` of the latest state in the file.
+        earlier: the job's progress when this run started.
+        killed: the previous run did not record its end.
     """
 
     def __init__(self, path: Path, lock: int, database: sqlite3.Connection) -> None:
@@ -132,7 +128,7 @@ class Ledger:
 
     @classmethod
     def create(cls, path: Path, record: JobRecord, first: Update) -> Ledger:
-        """A new job's ledger, with its first state written.
+        """Create a new job's ledger, with its first state written.
 
         Raises:
             JobHeld: another process holds a job of that name.
@@ -143,7 +139,7 @@ class Ledger:
             try:
                 if path.exists():
                     raise UsageError(
-                        f"There is a job {record.name} already ({path}). Go on with it by rumpx "
+                        f"There is a job {record.name} already ({path}). Resume it by rumpx "
                         f"resume {record.name}, or choose another --job."
                     )
                 _make(path, record, first)
@@ -160,12 +156,12 @@ class Ledger:
         return ledger
 
     def begin(self, run: RunRecord, job: Job) -> None:
-        """A run of the job begins. Until then nothing that is known of the job is changed, so that
-        one that is refused leaves no trace.
+        """Record the start of a run. Nothing of the job is changed before, so that a refused run
+        leaves no trace.
 
         Args:
             run: its record, `number` as in `earlier`.
-            job: what it does; workers and the like may be others than before.
+            job: its job; workers, limits and `max_failures` may differ from earlier runs.
 
         Raises:
             UsageError: it cannot be written.
@@ -178,22 +174,22 @@ class Ledger:
                 "UPDATE job SET record = ?, state = 'running', runs = ?",
                 (as_text(self.record), run.number),
             )
-            database.execute("DELETE FROM verification")  # it tells nothing of this run
+            database.execute("DELETE FROM verification")  # it does not cover this run
             database.execute(PUT_RUN, (run.number, as_text(run)))
 
     def _start(self) -> None:
-        """Write in a way that leaves a whole state at each moment, from now on."""
+        """Start to write, by transactions that leave a complete state at each moment."""
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = NORMAL")
         self._thread.start()
 
     @classmethod
     def open(cls, path: Path) -> Ledger:
-        """A job's ledger, to go on with it.
+        """Open a job's ledger to resume it; one of an older schema is upgraded.
 
         Raises:
             JobHeld: another process holds the job.
-            UsageError: there is no such file, or it cannot be read.
+            UsageError: the file does not exist, or cannot be read.
         """
         if not path.exists():
             raise UsageError(f"There is no job {path.stem} ({path}). rumpx jobs lists all.")
@@ -207,7 +203,7 @@ class Ledger:
                 ledger.record, before = books.record(), books.progressed()
                 if schema < SCHEMA:
                     upgrade(database, schema)
-                # What cannot be read is left as it is.
+                # Refuse a damaged ledger before the first write.
                 books.facts(), books.walks(), books.largest(), books.points(), books.runs()
                 ledger.killed = before.state == "running"
                 ledger.earlier = replace(before, state="running", runs=before.runs + 1)
@@ -219,24 +215,24 @@ class Ledger:
 
     @property
     def books(self) -> Books:
-        """What it holds; to be read before the first save."""
+        """The contents; read them before the first save."""
         return Books(self._database)
 
     # Writing.
 
     def save(self, update: Update) -> None:
-        """Leave a state to be written; returns at once."""
+        """Leave a state for the writer; returns at once."""
         with self._mutex:
             self._pending = _merged(self._pending, update)
             self._mutex.notify()
 
     def flush(self, seconds: float) -> bool:
-        """Wait until all is written, at most so long; whether it is."""
+        """Wait until all is written, at most so long; returns True if it is."""
         with self._mutex:
             return self._mutex.wait_for(lambda: self._pending is None, seconds)
 
     def close(self) -> None:
-        """Write what is pending, if that can be, and let go of the job."""
+        """Write the pending state, if possible, and release the job."""
         with self._mutex:
             self._ending = True
             self._mutex.notify()
@@ -278,7 +274,7 @@ class Ledger:
         self.saved = time.time()
 
     def _write(self, pending: _Pending) -> None:
-        """One transaction."""
+        """Write one transaction."""
         update, record = pending.update, self.record
         database = self._database
         with self._mutex:
@@ -308,7 +304,7 @@ class Ledger:
                     "INSERT INTO largest (size, head, db, key) VALUES (?, ?, ?, ?)", update.largest
                 )
             for walk in walks:
-                # What failed in an earlier walk of the partition is tried again by this one.
+                # This walk retries the failed keys of the partition's earlier walks.
                 database.execute(
                     "DELETE FROM failures WHERE partition = ? AND walk <> ?",
                     (walk.partition.id, walk.number),
@@ -325,7 +321,7 @@ class Ledger:
 
     def _write_walk(self, walk: SavedWalk) -> None:
         partition = walk.partition
-        if self._bounds.get(partition.id) is not partition:  # they may name a million keys
+        if self._bounds.get(partition.id) is not partition:  # bounds may name a million keys
             _insert_walk(self._database, walk)
             return
         self._database.execute(
@@ -336,14 +332,14 @@ class Ledger:
 
 
 def _make(path: Path, record: JobRecord, first: Update) -> None:
-    """A new ledger with its first state. It gets its name when it is whole, or whoever is killed
-    meanwhile would leave one that nobody can go on with, nor begin anew."""
-    new = _unfinished_path(path)
+    """Make a new ledger with its first state. It is named when it is complete: a killed process
+    would otherwise leave one that can be neither resumed nor started anew."""
+    new = unfinished_path(path)
     try:
         new.unlink(missing_ok=True)
         os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         with contextlib.closing(connect(new)) as database:
-            # What is left of a killed process or after a power cut is made anew.
+            # A file left by a killed process or a power cut is made anew.
             database.execute("PRAGMA journal_mode = OFF")
             database.execute("PRAGMA synchronous = OFF")
             database.executescript(TABLES)
@@ -362,13 +358,8 @@ def _make(path: Path, record: JobRecord, first: Update) -> None:
         raise
 
 
-def _unfinished_path(path: Path) -> Path:
-    """Where a ledger is made."""
-    return path.with_suffix(".new")
-
-
 def _sync(path: Path) -> None:
-    """Have it on the disk."""
+    """Sync a file or folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -385,7 +376,7 @@ def _insert_walk(database: sqlite3.Connection, walk: SavedWalk) -> None:
 
 
 def _changing(walk: SavedWalk) -> tuple[Any, ...]:
-    """A partition's columns but for its id and bounds."""
+    """Return a partition's columns except its id and bounds."""
     return (
         walk.number,
         str(walk.cursor),  # up to 2**64, which an INTEGER does not hold
@@ -398,7 +389,8 @@ def _changing(walk: SavedWalk) -> tuple[Any, ...]:
 
 
 def _merged(pending: _Pending | None, update: Update) -> _Pending:
-    """A new object each time, so that the writer sees whether anything came while it wrote."""
+    """Return the merged updates, a new object each time: the writer compares it with the one that
+    it wrote."""
     merged = _Pending(update)
     if pending:
         merged.walks = pending.walks
@@ -439,64 +431,3 @@ def _failure_row(failed: LedgerFailure) -> tuple[Any, ...]:
         failed.partition,
         failed.walk,
     )
-
-
-def hold(path: Path) -> int:
-    """The descriptor of the job's lock, which is held as long as that is open.
-
-    Raises:
-        JobHeld: another process has it.
-    """
-    lock = os.open(lock_path(path), os.O_CREAT | os.O_RDWR, 0o600)
-    until = time.monotonic() + _LOOK_SECONDS
-    while not _locked(lock, fcntl.LOCK_EX):
-        if time.monotonic() > until:
-            os.close(lock)
-            raise JobHeld(
-                f"Another process works on the job {path.stem} now. Wait for its end, or stop it."
-            )
-        time.sleep(_LOOK_SECONDS / 100)  # somebody may just be looking whether it is held
-    return lock
-
-
-def _locked(lock: int, how: int) -> bool:
-    try:
-        fcntl.flock(lock, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def lock_path(path: Path) -> Path:
-    """The file whose lock holds a job."""
-    return path.with_suffix(".lock")
-
-
-def dead_letter_path(path: Path) -> Path:
-    """Where the failed keys of a job are listed."""
-    return path.with_suffix(".failed.jsonl")
-
-
-def ctl_path(path: Path) -> Path:
-    """The socket by which a running job is asked."""
-    return path.with_suffix(".ctl")
-
-
-def is_held(path: Path) -> bool:
-    """Whether a live process works on a job."""
-    try:
-        lock = os.open(lock_path(path), os.O_CREAT | os.O_RDWR, 0o600)
-    except OSError:
-        return False
-    try:
-        return not _locked(lock, fcntl.LOCK_SH)  # others may look, too
-    finally:
-        os.close(lock)
-
-
-def remove(path: Path) -> None:
-    """Delete a job's files."""
-    sqlite = Path(f"{path}-wal"), Path(f"{path}-shm")
-    others = _unfinished_path(path), dead_letter_path(path), ctl_path(path), lock_path(path)
-    for file in (path, *sqlite, *others):
-        file.unlink(missing_ok=True)

@@ -1,22 +1,23 @@
-"""What a ledger's file holds, and how it is read.
+"""The tables of a ledger's file, and their reader.
 
 One SQLite file a job:
 
-- `job`: one row: what the copy is to do (no password, ever), who the two sides are, what was found
-  at the start and what has happened since (`Facts`), and how far it is;
+- `job`: one row: the copy's options (no password, ever), both sides, the state at the start and
+  later events (`Facts`), and the progress;
 - `nodes`: each server's process (`run_id`) and role as last seen;
-- `partitions`: for each walk its bounds, the cursor up to which every batch has been answered by
-  the target, without a gap, the `run_id` for which that cursor is valid, and what the keys before
-  it came to;
-- `failures`: the keys before those cursors that could not be copied, and why;
-- `largest`: the names of the largest keys that were copied;
-- `series`: what the charts of a report are drawn from, a point a second, thinned;
-- `runs`: when each run began, and how it ended if it could tell of that;
-- `verification`: how the last comparison ended, unless the job was gone on with after it.
+- `partitions`: for each walk its bounds, the cursor up to which the target has answered for every
+  batch, without a gap, the `run_id` for which that cursor is valid, and the outcomes of the keys
+  before it;
+- `failures`: the keys before those cursors that could not be copied, with the reasons;
+- `largest`: the names of the largest copied keys;
+- `series`: the points of a report's charts, one a second, thinned;
+- `runs`: the start of each run, and its end if it was recorded;
+- `verification`: the result of the last comparison, unless the job was resumed after it;
+- `retired`: sums over the walks that were added during the copy and are done.
 
-Whoever holds the job writes (`ledger`); anybody may read meanwhile. A file of an older version is
-changed into one of this version by whoever goes on with the job. One that is damaged, or of a newer
-version, is refused and left as it is.
+The process that holds the job writes (`ledger`); any process may read meanwhile. Resuming a job
+upgrades a file of an older schema. A file that is damaged, or of a newer schema, is refused and
+left as it is.
 """
 
 from __future__ import annotations
@@ -46,13 +47,13 @@ from rumpx.serialize import from_plain, to_plain
 from rumpx.transfer.content_stats import NO_KINDS, Kinds, Large
 
 SCHEMA: Final = 3
-APPLICATION: Final = 0x72756D70  # "rump": how `file` and we tell a ledger from other databases
+APPLICATION: Final = 0x72756D70  # "rump": distinguishes a ledger from other databases
 _BUSY_SECONDS: Final = 5.0
 
 JobState = Literal["running", "stopped", "failed", "done"]
 T = TypeVar("T")
 
-# What version 2 has beside version 1.
+# Added in schema 2.
 _SINCE_2: Final = """
 CREATE TABLE largest (
     db INTEGER NOT NULL, key BLOB NOT NULL, head INTEGER NOT NULL, size INTEGER NOT NULL
@@ -67,7 +68,7 @@ CREATE TABLE verification (
     one INTEGER PRIMARY KEY CHECK (one = 1), at REAL NOT NULL, result TEXT NOT NULL
 );
 """
-# What version 3 has beside version 2.
+# Added in schema 3.
 _SINCE_3: Final = """
 CREATE TABLE retired (
     reason TEXT NOT NULL, node TEXT NOT NULL, db INTEGER NOT NULL,
@@ -101,7 +102,7 @@ CREATE TABLE failures (
 )
 PUT_RETIRED: Final = "INSERT OR REPLACE INTO retired VALUES (?, ?, ?, ?, ?, ?)"
 PUT_RUN: Final = "INSERT OR REPLACE INTO runs VALUES (?, ?)"
-# By the version that a file has, what makes the next one of it.
+# By a file's schema, the statements that upgrade it to the next one.
 _UPGRADES: Final = {
     1: "ALTER TABLE partitions ADD COLUMN kinds TEXT NOT NULL DEFAULT '[]';" + _SINCE_2,
     2: _SINCE_3,
@@ -110,16 +111,16 @@ _UPGRADES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """What a job is: fixed when it begins, but for limits, workers and the like, which are those of
-    the run that began last.
+    """A job: fixed at its start, except for limits, workers and `max_failures`, which are those of
+    the latest run.
 
     Attributes:
-        name: chosen by the user, or made up.
+        name: chosen by the user, or the date and time of its start.
         created: seconds since 1970.
-        job: what it does, without passwords; the conflict policy is decided.
+        job: the Job without passwords, with the decided conflict policy.
         databases: of the source, those that held keys at the start.
         source_nodes, target_nodes: ids of the cluster's nodes; none for one server.
-        source_password, target_password: whether one is needed.
+        source_password, target_password: True if one is needed.
     """
 
     name: str
@@ -133,25 +134,25 @@ class JobRecord:
 
     @property
     def mark(self) -> str:
-        """What no other job has, also of the same name in another folder or on another machine."""
-        who = f"{self.name} {self.created!r} {self.job.source} {self.job.target}"
-        return f"{self.name}.{hashlib.blake2b(who.encode(), digest_size=6).hexdigest()}"
+        """A mark of this job alone, also among jobs of its name in other folders or machines."""
+        unique = f"{self.name} {self.created!r} {self.job.source} {self.job.target}"
+        return f"{self.name}.{hashlib.blake2b(unique.encode(), digest_size=6).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the checks at the end rest on; changes seldom.
+    """The basis of the final checks; changes seldom.
 
     Attributes:
         databases: with the number of keys at the start.
-        before: both sides' number of keys at the start.
-        target_keys: keys that the target's databases held then.
+        before: both sides' numbers of keys at the start.
+        target_keys: the number of keys that the target's databases held then.
         target_runs: (first slot, last slot, run_id) of the processes to which the acknowledged
             writes went; one entry with slots 0 to 0 for a single server.
         owners: (first slot, last slot, owner) of the source's slots as last seen.
         disturbed: slots of the source that moved, or were marked, and were not walked again yet.
         counted_again: the source was walked again for keys that the target lacked.
-        landed: the last run ended with nothing on its way to the target (unless it was killed).
+        landed: the last run ended without writes in flight (unless it was killed).
     """
 
     databases: tuple[NodeKeys, ...]
@@ -167,7 +168,7 @@ class Facts:
 @dataclass(frozen=True, slots=True)
 class SavedWalk:
     """One walk: `counts` are those of the keys before `cursor`; `run_id` says for which process
-    the cursor is valid; `after` are the partitions that must be done before it begins; `kinds` are
+    the cursor is valid; `after` are the partitions that must be done before its start; `kinds` are
     types and sizes of the keys copied before `cursor`."""
 
     partition: Partition
@@ -202,8 +203,8 @@ class LedgerFailure:
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """How far a job is: `fraction` is 0.0 to 1.0, `runs` how often it was begun or gone on with,
-    `failures` the number of failed keys."""
+    """A job's progress: `fraction` is 0.0 to 1.0, `runs` the number of its runs, `failures` the
+    number of failed keys."""
 
     state: JobState
     fraction: float
@@ -213,30 +214,30 @@ class Progressed:
 
 
 class Books:
-    """What one ledger holds, read by a connection.
+    """The contents of one ledger, read by a connection.
 
-    Errors of the database come as they are: see `explained`.
+    Errors of the database propagate unchanged; see `explained`.
     """
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
 
     def record(self) -> JobRecord:
-        """What the job is."""
+        """Return the job's record."""
         return self._one("SELECT record FROM job", JobRecord)
 
     def progressed(self) -> Progressed:
-        """How far it is."""
+        """Return the job's progress."""
         failures = "(SELECT count(*) FROM failures)"
         columns = f"state, fraction, seconds, runs, {failures}"
         return Progressed(*self._database.execute(f"SELECT {columns} FROM job").fetchone())
 
     def facts(self) -> Facts:
-        """What the checks at the end rest on."""
+        """Return the basis of the final checks."""
         return self._one("SELECT facts FROM job", Facts)
 
     def retired(self) -> dict[RetiredAs, Retired]:
-        """The sums of walks that were added and are done."""
+        """Return the sums of the walks that were added and are done."""
         rows = self._database.execute("SELECT reason, node, db, walks, counts, kinds FROM retired")
         return {
             RetiredAs(reason, node, db): Retired(
@@ -246,7 +247,7 @@ class Books:
         }
 
     def walks(self) -> list[SavedWalk]:
-        """All walks that are not retired, in the order of their partitions' ids."""
+        """Return all walks that are not retired, in the order of their partitions' ids."""
         columns = "bounds, walk, cursor, run_id, done, counts, after, kinds"
         rows = self._database.execute(f"SELECT {columns} FROM partitions ORDER BY id")
         return [
@@ -264,24 +265,24 @@ class Books:
         ]
 
     def failures(self) -> Iterator[LedgerFailure]:
-        """The failed keys, by database and key."""
+        """Yield the failed keys, by database and key."""
         columns = "db, key, reason, message, partition, walk"
         rows = self._database.execute(f"SELECT {columns} FROM failures ORDER BY db, key")
         for db, key, reason, message, partition, walk in rows:
             yield LedgerFailure(KeyFailure(db, key, reason, message), partition, walk)
 
     def failures_by_reason(self) -> dict[str, int]:
-        """Number of failed keys by reason, the most frequent first."""
+        """Return the number of failed keys by reason, the most frequent first."""
         rows = "SELECT reason, count(*) AS n FROM failures GROUP BY reason ORDER BY n DESC, reason"
         return dict(self._database.execute(rows).fetchall())
 
     def largest(self) -> tuple[Large, ...]:
-        """The largest keys that were copied, the largest first."""
+        """Return the largest copied keys, the largest first."""
         rows = "SELECT size, head, db, key FROM largest ORDER BY size DESC, db, key"
         return tuple(Large(*row) for row in self._database.execute(rows))
 
     def points(self) -> tuple[Point, ...]:
-        """The series, in order."""
+        """Return the series, in order."""
         columns = (
             "run, at, elapsed, seconds, keys, payload_bytes, source_latency, target_latency, held"
         )
@@ -292,12 +293,12 @@ class Books:
         )
 
     def runs(self) -> tuple[RunRecord, ...]:
-        """The runs, in order."""
+        """Return the runs, in order."""
         rows = self._database.execute("SELECT run FROM runs ORDER BY number")
         return tuple(from_plain(RunRecord, json.loads(text)) for (text,) in rows)
 
     def verification(self) -> tuple[float, Verification] | None:
-        """When the job was compared last, by `time.time()`, and how that ended."""
+        """Return the `time.time()` and the result of the last comparison; None if there is none."""
         row = self._database.execute("SELECT at, result FROM verification").fetchone()
         return row and (row[0], from_plain(Verification, json.loads(row[1])))
 
@@ -309,18 +310,18 @@ class Books:
 
 @contextlib.contextmanager
 def open_books(path: Path) -> Iterator[Books]:
-    """Read a ledger, whoever holds it.
+    """Read a ledger, also while another process holds it.
 
     Raises:
-        UsageError: it cannot be read, or is of an older version.
+        UsageError: it cannot be read, or is of an older schema.
     """
     with _opened(path) as database:
-        database.execute("BEGIN")  # all that is read is of one moment
+        database.execute("BEGIN")  # so that all reads are of one moment
         yield Books(database)
 
 
 def look_into(path: Path) -> tuple[JobRecord, Progressed]:
-    """A job's record and how far it is; of a ledger of any version.
+    """Read a job's record and progress, from a ledger of any schema.
 
     Raises:
         UsageError: it cannot be read.
@@ -332,7 +333,7 @@ def look_into(path: Path) -> tuple[JobRecord, Progressed]:
 
 
 def keep_run(path: Path, run: RunRecord) -> None:
-    """Write down a run, in the place of what was known of it.
+    """Store a run, in place of its earlier record.
 
     Raises:
         UsageError: it cannot be written.
@@ -341,7 +342,7 @@ def keep_run(path: Path, run: RunRecord) -> None:
 
 
 def keep_verification(path: Path, result: Verification) -> None:
-    """Write down how a comparison of the job's two sides ended.
+    """Store the result of a comparison of the job's two sides.
 
     Raises:
         UsageError: it cannot be written.
@@ -360,25 +361,24 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     with _damage_explained(path), contextlib.closing(connect(path)) as database:
         if check(path, database) < SCHEMA:
             raise UsageError(
-                f"The ledger {path} was written by an older rumpx and lacks what is wanted of it. "
-                f"It gets that when its job is gone on with: rumpx resume {path.stem}."
+                f"The ledger {path} is from an older rumpx; rumpx resume {path.stem} upgrades it."
             )
         yield database
 
 
 def as_text(value: Any) -> str:
-    """How dataclasses stand in columns."""
+    """Return a dataclass as the text of a column."""
     return json.dumps(to_plain(value))
 
 
 def retired_row(key: RetiredAs, retired: Retired) -> tuple[Any, ...]:
-    """A sum as a row of its table."""
+    """Return a sum as a row of its table."""
     kinds = json.dumps(list(retired.kinds.numbers.items()))
     return *key, retired.walks, as_text(retired.counts), kinds
 
 
 def point_row(point: Point) -> tuple[Any, ...]:
-    """A point's columns."""
+    """Return a point as a row of its table."""
     return (
         point.run,
         point.at,
@@ -393,40 +393,40 @@ def point_row(point: Point) -> tuple[Any, ...]:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection to a file that is there, which any thread may use."""
+    """Open a connection to an existing file; any thread may use it."""
     uri = f"{path.absolute().as_uri()}?mode=rw"
     return sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, check_same_thread=False)
 
 
 def check(path: Path, database: sqlite3.Connection) -> int:
-    """Which version a ledger is of.
+    """Return a ledger's schema.
 
     Raises:
-        UsageError: of a newer one than this; or other users may write it.
-        ValueError, sqlite3.Error: it is damaged, or no ledger.
+        UsageError: it is newer than this one, or other users may write to the file.
+        ValueError, sqlite3.Error: the file is damaged, or not a ledger.
     """
     if reason := writable_by_others(path):
-        # It names the files that hold passwords, and the servers that these are sent to.
+        # It names the password files, and the servers that receive those passwords.
         raise UsageError(
-            f"The ledger {path} is not trusted, since {reason}. If it is one of yours, have it "
+            f"The ledger {path} is not trusted, since {reason}. If it is one of yours, make it "
             "belong to you alone (chown, chmod 600)."
         )
     (application,) = database.execute("PRAGMA application_id").fetchone()
     (schema,) = database.execute("PRAGMA user_version").fetchone()
     if application == APPLICATION and schema > SCHEMA:
         raise UsageError(
-            f"The ledger {path} was written by a newer rumpx (its schema is {schema}, this one "
-            f"knows {SCHEMA}): go on with that version."
+            f"The ledger {path} is from a newer rumpx (its schema is {schema}, this version's is "
+            f"{SCHEMA}): use that version."
         )
     (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
     known = schema == SCHEMA or schema in _UPGRADES
     if application != APPLICATION or not known or verdict != "ok":
-        raise ValueError(verdict if verdict != "ok" else "it is no ledger")
+        raise ValueError(verdict if verdict != "ok" else "it is not a ledger")
     return int(schema)
 
 
 def upgrade(database: sqlite3.Connection, schema: int) -> None:
-    """Make a ledger one of this version, whole or not at all."""
+    """Upgrade a ledger to this schema, each step in one transaction."""
     while schema < SCHEMA:
         steps = f"BEGIN; {_UPGRADES[schema]} PRAGMA user_version = {schema + 1}; COMMIT;"
         database.executescript(steps)
@@ -435,7 +435,7 @@ def upgrade(database: sqlite3.Connection, schema: int) -> None:
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Faults of the file as one clear sentence."""
+    """Raise the file's errors as a UsageError of one clear sentence."""
     try:
         with _damage_explained(path):
             yield
@@ -447,14 +447,14 @@ def explained(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _damage_explained(path: Path) -> Iterator[None]:
-    """Those of what is in it; not those of other files that are written meanwhile."""
+    """Do so for the database's errors, not for those of other files written meanwhile."""
     try:
         yield
     except sqlite3.OperationalError as error:
         if "no such" in str(error):  # a table, a column
             raise _damaged(path, error) from None
         raise UsageError(
-            f"The ledger {path} cannot be written: {error}. Free space or mend its permissions, "
+            f"The ledger {path} cannot be written: {error}. Free space or fix its permissions, "
             "or choose another --state-dir."
         ) from None
     except (sqlite3.DatabaseError, ValueError, TypeError, LookupError) as error:
@@ -463,6 +463,6 @@ def _damage_explained(path: Path) -> Iterator[None]:
 
 def _damaged(path: Path, error: Exception) -> UsageError:
     return UsageError(
-        f"The ledger {path} is damaged ({str(error)[:100]}). It was left as it is; what it "
-        "knew is lost, so start the copy anew, with another --job and --on-conflict replace."
+        f"The ledger {path} is damaged ({str(error)[:100]}), and was left as it is. Its progress "
+        "is lost: start the copy anew, with another --job and --on-conflict replace."
     )

@@ -1,10 +1,10 @@
 """Options that exclude or need each other, in one list, each with the reason.
 
-A clash is refused (exit code 2) before anything is contacted; all other options can be combined. A
+A clash is refused (exit code 2) before any server is contacted; all other options combine. A
 new capability adds its rows here; `tests/test_clashes.py` has a command line for each.
 
 Not in the list: one option's value that is invalid by itself (`model/options.py`), and options that
-have no effect on a command which shares its `--config` file with others.
+have no effect on a command that shares its `--config` file with others.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Clash(NamedTuple):
     Attributes:
         options: names without dashes.
         message: the reason, and what to change.
-        found: whether the data (Limits, Job, Request, parsed arguments) hold it.
+        found: true if the data (Limits, Job, Request, parsed arguments) hold it.
     """
 
     options: tuple[str, ...]
@@ -109,7 +109,7 @@ ALL: Final = (*IN_LIMITS, *IN_JOB, *IN_COMPARISON, *IN_COPY, *IN_DISPLAYS)
 
 
 def refuse(clashes: Iterable[Clash], data: object) -> None:
-    """Refuse the first clash that the data hold.
+    """Refuse the first clash in the data.
 
     Raises:
         UsageError: with its message.

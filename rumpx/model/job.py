@@ -1,6 +1,6 @@
-"""What one run is to do, as plain data: two endpoints, a scope, limits.
+"""The task of one run, as plain data: two endpoints, a scope, limits.
 
-Everything here is validated when it is made and needs no connection, so that a mistake costs the
+All of it is validated at construction and without a connection, so that a mistake costs the
 user nothing.
 """
 
@@ -22,7 +22,7 @@ LogFormat = Literal["text", "json"]
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Which keys are copied, and to which database.
+    """The keys to copy, and their databases on the target.
 
     `databases` is empty for "every database that holds keys"; `map_db` holds (from, to) pairs;
     `match` and `exclude` are globs on bytes (a key is in scope if any `match` fits, or none is
@@ -37,21 +37,21 @@ class Scope:
 
     @property
     def filtered(self) -> bool:
-        """Whether some keys of a copied database may be out of scope."""
+        """True if some keys of a copied database may be out of scope."""
         return bool(self.match or self.exclude or self.types)
 
     def target_db(self, db: int) -> int:
-        """The target's database for a source database."""
+        """Return the target's database for a source database."""
         return dict(self.map_db).get(db, db)
 
     def source_db(self, db: int) -> int:
-        """The source's database for a target database."""
+        """Return the source's database for a target database."""
         return {target: source for source, target in self.map_db}.get(db, db)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a run may cost the servers, and when it may run. None means no limit.
+    """Limits on the load, the rate and the hours of a run. None means no limit.
 
     Attributes:
         max_source_latency, max_target_latency: seconds by which a PING may take longer than it

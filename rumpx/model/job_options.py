@@ -1,6 +1,6 @@
 """A Job as options of the command line, for reports: all of them, and which were given.
 
-Secrets are not in it: a password appears as the file that it came from. `cli/flags.py` is the other
+Without secrets: a password appears as the file that holds it. `cli/flags.py` is the other
 direction.
 """
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 
 def options_of(job: Job) -> tuple[Option, ...]:
-    """All options that define a copy, in the order of `--help`.
+    """Return all options that define a copy, in the order of `--help`.
 
-    A repeatable one that was given twice is there twice; one that was not given and has no default
-    has the value "".
+    A repeatable option appears once for each value; one that was not given and has no default has
+    the value "".
     """
     return tuple(_options_of(job, COPY))
 
 
 def options_of_comparison(request: Request) -> tuple[Option, ...]:
-    """The same for a comparison that is not of a copy: the options of `rumpx verify`."""
+    """Return those of a comparison without a job: the options of `rumpx verify`."""
     tolerance = request.tolerance
     return (
         *_options_of(request.job, VERIFY),
@@ -57,7 +57,7 @@ def _options_of(job: Job, command: str) -> Iterator[Option]:
 
 
 def _written(flag: Flag, value: Any, default: Any) -> Iterator[Option]:
-    """One field's options."""
+    """Yield one field's options."""
     given = value != default
     words = ["off"] if value is None and flag.off else flag.kind.write(value)
     if not flag.kind.takes_value:

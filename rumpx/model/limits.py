@@ -22,7 +22,7 @@ NAMED: Final = {
 
 
 def limits_with(limits: Limits, changes: Iterable[tuple[str, str]]) -> Limits:
-    """The same limits, some of them changed.
+    """Return the limits with some changes.
 
     Args:
         changes: (name, value) pairs, as in ("max-keys-per-sec", "5000"); "off" lifts a limit.
@@ -40,7 +40,7 @@ def limits_with(limits: Limits, changes: Iterable[tuple[str, str]]) -> Limits:
 
 
 def in_words(limits: Limits) -> dict[str, str]:
-    """The limits that are set, by their names on the command line, as written there."""
+    """Return the limits in force by their names on the command line, as written there."""
     words = {}
     for name, flag in NAMED.items():
         value = getattr(limits, name.replace("-", "_"))

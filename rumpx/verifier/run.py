@@ -22,7 +22,8 @@ from rumpx.errors import (
     UsageError,
 )
 from rumpx.ledger.catalog import ledger_path, state_folder
-from rumpx.ledger.ledger import hold, is_held, lock_path
+from rumpx.ledger.lock import hold, is_held
+from rumpx.ledger.paths import lock_path
 from rumpx.ledger.schema import keep_verification, look_into
 from rumpx.model.display import Display
 from rumpx.model.results import Verification
