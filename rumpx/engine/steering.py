@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from rumpx.engine.backend import Backend
 from rumpx.engine.plan import Plan
-from rumpx.model.schedule import parse_timetable
 from rumpx.throttle.governor import Decision, Full, Governor
 from rumpx.throttle.prober import Probing, Watched
 from rumpx.throttle.rates import Pace
@@ -112,10 +111,14 @@ class Steering:
 
 
 def _governor(plan: Plan) -> Governor:
-    limits = plan.job.limits
+    limits, timetable = plan.job.limits, None
+    if limits.schedule:
+        from rumpx.model.schedule import parse_timetable
+
+        timetable = parse_timetable(limits.schedule, limits.time_zone)
     round_trips = plan.source.clock.round_trip + plan.target.clock.round_trip
     return Governor(
         Full.of(plan.tuning, plan.job.workers, round_trips),
         limits,
-        parse_timetable(limits.schedule, limits.time_zone) if limits.schedule else None,
+        timetable,
     )

@@ -7,17 +7,22 @@ user nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Final, Literal
 
 from rumpx.errors import UsageError
 from rumpx.model import clashes
 from rumpx.model.endpoint import Endpoint, ReadFrom
-from rumpx.model.options import DEFAULTS, MAX_DATABASE, check_ranges
+from rumpx.model.options import FIELDS, MAX_DATABASE
 
 OnConflict = Literal["ask", "replace", "skip", "fail"]
 Clock = Literal["refuse", "absolute", "relative"]
 Progress = Literal["auto", "bar", "line", "json", "none"]
 LogFormat = Literal["text", "json"]
+
+DEFAULTS: Final[dict[str, Any]] = {
+    field: flag.read([flag.default]) for field, flag in FIELDS.items() if flag.default
+}
+"""The defaults that are not empty, by the name of the field in the table of options."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +130,22 @@ class Job:
         clashes.refuse(clashes.IN_JOB, self)
         check_prefixes(self.prefixes)
         check_databases(self)
+
+
+def check_ranges(prefix: str, data: object) -> None:
+    """Refuse fields outside their ranges.
+
+    Args:
+        prefix: "" for the Job itself, "limits." for its limits.
+        data: the object with these fields.
+
+    Raises:
+        UsageError: naming the option and its range.
+    """
+    for field, flag in FIELDS.items():
+        name = field.removeprefix(prefix)
+        if field.startswith(prefix) and "." not in name:
+            flag.check(getattr(data, name))
 
 
 def check_prefixes(prefixes: tuple[bytes, ...]) -> None:

@@ -356,25 +356,3 @@ def flags_of(*commands: str) -> Iterator[Flag]:
 
 FIELDS: Final = {flag.field: flag for flag in flags_of(COPY) if flag.field}
 """The options that set a field of the Job, by that field."""
-
-
-DEFAULTS: Final[dict[str, Any]] = {
-    field: flag.read([flag.default]) for field, flag in FIELDS.items() if flag.default
-}
-"""The Job's defaults that are not empty, by field."""
-
-
-def check_ranges(prefix: str, data: object) -> None:
-    """Refuse fields outside their ranges.
-
-    Args:
-        prefix: "" for the Job itself, "limits." for its limits.
-        data: the object with these fields.
-
-    Raises:
-        UsageError: naming the option and its range.
-    """
-    for field, flag in FIELDS.items():
-        name = field.removeprefix(prefix)
-        if field.startswith(prefix) and "." not in name:
-            flag.check(getattr(data, name))

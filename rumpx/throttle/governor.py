@@ -36,17 +36,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rumpx.errors import Side
 from rumpx.model.job import Limits
 from rumpx.model.nodes import NodeName
-from rumpx.model.schedule import Timetable
-from rumpx.model.schedule import Window as TimeWindow
 from rumpx.model.tuning import COMMANDS_A_KEY, Tuning
 from rumpx.throttle.latency import Window
 from rumpx.throttle.prober import Felt, Measured, Used, Watching
 from rumpx.throttle.rates import QUANTUM, Pace
+
+if TYPE_CHECKING:
+    from rumpx.model.schedule import Timetable
+    from rumpx.model.schedule import Window as TimeWindow
 
 _FEWEST_KEYS: Final = 10
 _FIRST_SHARE: Final = 0.25
