@@ -314,6 +314,10 @@ class Recorder:
         self.commands: list[Command] = []
         self.round_trips = 0
 
+    @property
+    def name(self) -> str:
+        return self.connection.name
+
     def call(self, *arguments: Argument) -> Reply:
         self.round_trips += 1
         self.commands.append(arguments)

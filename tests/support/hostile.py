@@ -14,17 +14,17 @@ name. `called` counts the commands, `connections` the connections; both by any c
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import hiredis
+
+from support.listener import Listener
 
 Words = list[bytes]
 Answer = bytes | Iterable[bytes] | None
@@ -79,8 +79,8 @@ def scan_reply(cursor: int | bytes, keys: Iterable[bytes]) -> bytes:
     return array(bulk(cursor), array(*map(bulk, keys)))
 
 
-class Hostile:
-    """Listens on 127.0.0.1; a thread a connection.
+class Hostile(Listener):
+    """One such server.
 
     Args:
         keys: how many it claims to have, and shows by SCAN.
@@ -101,67 +101,23 @@ class Hostile:
         self.door: bytes | None = None
         self.executes: Callable[[list[bytes]], bytes] = lambda replies: array(*replies)
         self.run_id = "f" * 40
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        self.port: int = self._listener.getsockname()[1]
-        self._open: set[socket.socket] = set()
-        self._lock = threading.Lock()
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__()
 
-    @property
-    def uri(self) -> str:
-        return f"redis://127.0.0.1:{self.port}"
+    def arrived(self) -> None:
+        self.connections += 1
+        self.arrivals.append(time.monotonic())
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop listening, and end all connections."""
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self.hang_up()
-
-    def hang_up(self) -> None:
-        """End all connections."""
-        with self._lock:
-            for client in self._open:
-                with contextlib.suppress(OSError):
-                    client.shutdown(socket.SHUT_RDWR)
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            with self._lock:
-                self.connections += 1
-                self.arrivals.append(time.monotonic())
-                self._open.add(client)
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
-    def _serve(self, client: socket.socket) -> None:
+    def serve(self, client: socket.socket) -> None:
+        """Answer commands."""
         reader = hiredis.Reader(notEnoughData=Ellipsis)
         queued: list[bytes] | None = None
-        # Like a server, it ends a connection on which it is not spoken to in RESP.
-        with client, contextlib.suppress(OSError, hiredis.ProtocolError):
-            if self.door is not None:
-                client.sendall(self.door)
-                return self._left(client)
-            while data := client.recv(2**16):
-                reader.feed(data)
-                while (words := reader.gets()) is not ...:
-                    queued = self._answer(client, words, queued)
-        self._left(client)
-
-    def _left(self, client: socket.socket) -> None:
-        with self._lock:
-            self._open.discard(client)
+        if self.door is not None:
+            client.sendall(self.door)
+            return
+        while data := client.recv(2**16):
+            reader.feed(data)
+            while (words := reader.gets()) is not ...:
+                queued = self._answer(client, words, queued)
 
     def _answer(
         self, client: socket.socket, words: Words, queued: list[bytes] | None

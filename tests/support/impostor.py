@@ -4,19 +4,18 @@ command before the server has it."""
 
 from __future__ import annotations
 
-import contextlib
 import socket
-import threading
 from collections.abc import Callable, Collection
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 import hiredis
 
 from rumpx.servers.resp import encode
+from support.listener import Listener
 
 
-class Impostor:
-    """Listens on a port of 127.0.0.1 while it is open.
+class Impostor(Listener):
+    """One relay.
 
     Args:
         port: of the server behind it.
@@ -36,36 +35,13 @@ class Impostor:
         self._before = before
         self._options = options
         self._indexes = indexes
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._sockets: list[socket.socket] = []
-        self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__()
 
-    @property
-    def uri(self) -> str:
-        return f"redis://127.0.0.1:{self.port}"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        for sock in (self._listener, *self._sockets):
-            sock.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._server))
-                self._sockets += [client, server]
-                threading.Thread(target=self._serve, args=(client, server), daemon=True).start()
-
-    def _serve(self, client: socket.socket, server: socket.socket) -> None:
+    def serve(self, client: socket.socket) -> None:
+        """Relay commands, and answer some."""
         reader = hiredis.Reader()
-        replies = server.makefile("rb")
-        with contextlib.suppress(OSError, EOFError), client, server:
+        with socket.create_connection(("127.0.0.1", self._server)) as server:
+            replies = server.makefile("rb")
             while data := client.recv(2**18):
                 reader.feed(data)
                 answers = []
