@@ -363,7 +363,7 @@ def test_slots_that_nobody_serves(
         SOURCE if side == "source" else TARGET, *ends, "--on-conflict", "replace"
     )
 
-    assert f"The {side} cluster has 2 slots" in checked.failed["slots"][0]
+    assert f"In the {side} cluster no primary serves 2 slots" in checked.failed["slots"][0]
 
 
 def test_a_missing_database(source: Server, server: StartServer) -> None:
