@@ -26,6 +26,7 @@ from rumpx.model.endpoint import parse_endpoint
 from rumpx.model.job import Job, Scope
 from rumpx.model.slots import SLOTS, key_slot
 from rumpx.model.tuning import tune
+from rumpx.preflight import look
 from rumpx.preflight import steps as prepare
 from rumpx.report.checkup import Report
 from rumpx.servers.info import ServerInfo, parse_info
@@ -362,7 +363,7 @@ def test_slots_that_nobody_serves(
         SOURCE if side == "source" else TARGET, *ends, "--on-conflict", "replace"
     )
 
-    assert f"The {side} cluster has 2 slots" in checked.failed["slots"][0]
+    assert f"In the {side} cluster no primary serves 2 slots" in checked.failed["slots"][0]
 
 
 def test_a_missing_database(source: Server, server: StartServer) -> None:
@@ -418,7 +419,7 @@ def test_modules_that_the_target_lacks(
         more = lines if connection.name.endswith(f":{source.port}") else "module:name=bf,ver=2\r\n"
         return parse_info(reply.decode() + more)
 
-    monkeypatch.setattr(prepare, "read_info", read_info)
+    monkeypatch.setattr(look, "read_info", read_info)
 
     checkup = package.check(source.uri, target.uri)
 
