@@ -25,6 +25,22 @@ DEFAULTS: Final[dict[str, Any]] = {
 """The defaults that are not empty, by the name of the field in the table of options."""
 
 
+def check_ranges(prefix: str, data: object) -> None:
+    """Refuse fields outside their ranges.
+
+    Args:
+        prefix: "" for the Job itself, "limits." for its limits.
+        data: the object with these fields.
+
+    Raises:
+        UsageError: naming the option and its range.
+    """
+    for field, flag in FIELDS.items():
+        name = field.removeprefix(prefix)
+        if field.startswith(prefix) and "." not in name:
+            flag.check(getattr(data, name))
+
+
 @dataclass(frozen=True, slots=True)
 class Scope:
     """The keys to copy, and their databases on the target.
@@ -130,22 +146,6 @@ class Job:
         clashes.refuse(clashes.IN_JOB, self)
         check_prefixes(self.prefixes)
         check_databases(self)
-
-
-def check_ranges(prefix: str, data: object) -> None:
-    """Refuse fields outside their ranges.
-
-    Args:
-        prefix: "" for the Job itself, "limits." for its limits.
-        data: the object with these fields.
-
-    Raises:
-        UsageError: naming the option and its range.
-    """
-    for field, flag in FIELDS.items():
-        name = field.removeprefix(prefix)
-        if field.startswith(prefix) and "." not in name:
-            flag.check(getattr(data, name))
 
 
 def check_prefixes(prefixes: tuple[bytes, ...]) -> None:
