@@ -3,7 +3,8 @@
 A run of the command spends most of its CPU on importing. Each process of the tests therefore keeps
 a *server* (this module, run by itself) that imports rumpx once and forks itself for each run. What
 is forked goes on as `python -m rumpx` does: a session, standard streams, an environment, signals,
-random numbers and an end of its own.
+random numbers and an end of its own. The processes that `multiprocessing` starts for it (the fork
+server of its workers, the resource tracker) are forked from it for the same reason.
 
 Protocol, over a unix socket: a JSON line with the words and the environment, together with four
 descriptors (standard input, output, error, and a pipe); the answer is the process id. When the
@@ -25,8 +26,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from multiprocessing import forkserver, util
 from typing import IO, Final
 
 _ENVIRONMENT: Final = ("PYTHON", "LC_", "LANG", "COVERAGE", "TZ")
@@ -196,6 +199,33 @@ def _become(request: tuple[list[str], dict[str, str], str], descriptors: list[in
     time.tzset()
     random.seed()
     sys.argv = ["rumpx", *words]
+    util.spawnv_passfds = _start_helper
+
+
+def _start_helper(path: bytes, args: list[str], descriptors: list[int]) -> int:
+    """Start a process of `multiprocessing`: `python -c CODE`, with these descriptors open."""
+    if threading.active_count() > 1:  # whose locks would stay held
+        return _spawn(path, args, descriptors)
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        lowest = 3
+        for descriptor in sorted(descriptors):
+            os.closerange(lowest, descriptor)
+            lowest = max(lowest, descriptor + 1)
+        os.closerange(lowest, os.sysconf("SC_OPEN_MAX"))
+        forkserver._forkserver._lock = threading.Lock()  # the other is held by who starts this
+        exec(args[-1], {"__name__": "__main__"})
+    except SystemExit:
+        os._exit(0)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(1)
+
+
+_spawn = util.spawnv_passfds
 
 
 if __name__ == "__main__":
