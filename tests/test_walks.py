@@ -13,7 +13,7 @@ from rumpx.copier.resume import at_end
 from rumpx.engine.events import Found
 from rumpx.engine.walks import Retired, RetiredAs, Walk, WalkName, Walks
 from rumpx.model.counts import Counts
-from rumpx.model.nodes import Node
+from rumpx.model.nodes import Node, Origin
 from rumpx.model.partitions import CursorSpan, KeySpan, Partition, Span, WholeSpan, reverse
 from rumpx.transfer.content_stats import Kinds
 from rumpx.transfer.messages import Ack, Batch
@@ -292,3 +292,31 @@ def test_walks_start_spread_over_the_nodes() -> None:
         walks.walked(first.id)
         (first,) = walks.starts()
         assert first.partition.node == NODES[0]
+
+
+def test_walks_stay_spread_when_a_node_has_changed() -> None:
+    """Those that wait were queued at the old one."""
+    partitions = [Partition(n, NODES[n // 6], 0, WholeSpan()) for n in range(12)]
+    walks = Walks(map(Walk, partitions), 4)
+    heir = Node(("heir", 0))
+    for walk in walks.starts():
+        if walk.partition.node == NODES[0]:
+            walks.node_changed(walk.id, heir, known=True)
+            break
+    assert set(walks.take_cancelled())
+    walks.starts()
+    walking = [walk.partition.node for walk in walks if walk.state == "walking"]
+    assert sorted(node.label("") for node in walking) == ["heir:0", "heir:0", "node:1", "node:1"]
+    assert set(walks.read.values()) == {heir, NODES[1]}
+
+
+def test_a_walk_at_a_replica_is_there_to_the_end() -> None:
+    """A resumed run compares the identity that the walk has seen."""
+    replica = replace(NODES[1], origin=Origin(NODES[1].address, "f" * 40, 1))
+    walks = Walks(map(Walk, planned()[:1]), SCANNERS)
+    for node in (replica, NODES[2]):
+        (walk,) = walks.add([Partition(0, node, 0, WholeSpan(), reason="slots moved")])
+        walks.starts()
+        walks.walked(walk.id)
+    assert [walk.partition.node for walk in walks.retire()] == [NODES[2]]
+    assert [walk.partition.node for walk in walks] == [NODES[0], replica]

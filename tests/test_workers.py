@@ -130,7 +130,7 @@ class Bench:
         self.said: list[str] = []
         self.acks: list[Ack] = []
         self.work: deque[Batch] = deque()
-        self.pool = Pool(plan.spec, credits)
+        self.pool = Pool(plan.spec, credits, "")
         self.pool.start(workers, self.selector, self.said.append, lambda writer: None)
 
     def turn(self, timeout: float = 0.05) -> None:

@@ -15,7 +15,7 @@ Not promised: see the modules of the single checks.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -25,7 +25,7 @@ from rumpx.engine.engine import Engine
 from rumpx.engine.key_counts import Census, Tally, count_shown, missing_keys, take_census
 from rumpx.engine.plan import Plan
 from rumpx.engine.sums import overall
-from rumpx.engine.walks import Walk
+from rumpx.engine.walks import Retired, RetiredAs, Walk
 from rumpx.errors import Side, TargetUnusable, TemporaryError
 from rumpx.ledger.schema import Facts
 from rumpx.model.endpoint import Address
@@ -67,6 +67,7 @@ class Checks:
         engine: does the walks.
         facts: as of the job's start, and as an earlier run left them.
         walks: of earlier runs too.
+        retired: sums of walks that earlier runs added.
         late: the late writes.
 
     Attributes:
@@ -76,18 +77,24 @@ class Checks:
     """
 
     def __init__(
-        self, plan: Plan, engine: Engine, facts: Facts, walks: Iterable[Walk], late: LateWrites
+        self,
+        plan: Plan,
+        engine: Engine,
+        facts: Facts,
+        walks: Iterable[Walk],
+        retired: Mapping[RetiredAs, Retired],
+        late: LateWrites,
     ) -> None:
         self._plan = plan
         self._engine = engine
         self._facts = facts
         self._late = late
         self._watch: SlotWatch | None = None
-        self.walked_again: Counter[str] = Counter(
-            walk.partition.reason
-            for walk in walks
-            if walk.partition.reason and walk.partition.reason != RETRIED
-        )
+        self.walked_again: Counter[str] = Counter(walk.partition.reason for walk in walks)
+        for key, each in retired.items():
+            self.walked_again[key.reason] += each.walks
+        for reason in ("", RETRIED):
+            del self.walked_again[reason]
         self.after: Census | None = None
         self.missing: int | None = None
         self._grace = _MIGRATION_POLLS

@@ -116,7 +116,7 @@ class Coordinator:
             job=ledger.record.name,
         )
         self._late = LateWrites(plan, self._engine)
-        self._checks = Checks(plan, self._engine, facts, walks, self._late)
+        self._checks = Checks(plan, self._engine, facts, walks, retired, self._late)
         self._saver = Saver(plan, self._engine, ledger)
         self._settled_after = 0.0
         self._fraction_at_start = 0.0
@@ -294,7 +294,7 @@ class Coordinator:
     def _refuse_overflow(self, fraction: float) -> None:
         """End the run before it fills the target."""
         engine, limit = self._engine, self._engine.governor.limits.max_target_memory
-        if limit is None or engine.walks.all_settled:
+        if limit is None or all(walk.done for walk in engine.walks):
             return
         for used in engine.governor.used("target"):
             info = self._plan.target.infos.get(used.node[1])

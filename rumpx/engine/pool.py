@@ -73,7 +73,7 @@ class Pool:
         restarts, dropped: as in Backend.
     """
 
-    def __init__(self, spec: Spec, credits: int, writer: str = "") -> None:
+    def __init__(self, spec: Spec, credits: int, writer: str) -> None:
         self.pacer = Throttle()
         self.restarts = 0
         self.dropped = False

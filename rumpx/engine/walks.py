@@ -15,7 +15,8 @@ to give out, walks to start (`starts`), scanners to end (`take_cancelled`).
 3. Walks of the plan keep their entries, since summaries list them. A walk that was added later is
    *retired* once it is done and saved: its entry is folded into a sum. So memory and the time of
    each event, Snapshot and save depend on the walks under way, not on the number of all walks ever
-   made.
+   made. A walk at a replica keeps its entry, too: only at the end of the copy it is proven that the
+   replica has stayed the same, and if a resumed run finds another there, the walk starts over.
 
 Partitions are numbered in the order in which they are added; a number is never used again.
 
@@ -192,11 +193,15 @@ class Walks:
             walk = self._walks.get(queue.popleft())
             if not queue:
                 del self._queues[place]
-            if walk and walk.state == "waiting":
-                walk.state = "walking"
-                self._scanning[walk.name] = walk.partition.place
-                self._busy[walk.partition.place] += 1
-                started.append(walk)
+            if not walk or walk.state != "waiting":
+                continue
+            if walk.partition.place != place:  # it has moved since it was queued
+                self._queues[walk.partition.place].append(walk.id)
+                continue
+            walk.state = "walking"
+            self._scanning[walk.name] = place
+            self._busy[place] += 1
+            started.append(walk)
         return started
 
     def take_cancelled(self) -> list[WalkName]:
@@ -335,7 +340,7 @@ class Walks:
                 restarted.append(self._restart(walk, replace(walk.partition, node=node)))
             else:
                 walk.partition = replace(walk.partition, node=node)
-        self.read[this.partition.side, node.address] = node
+        self._read_elsewhere(before, node)
         return restarted
 
     def cursor_unproven(self, partition: int) -> None:
@@ -355,6 +360,9 @@ class Walks:
         for walk in self:
             if walk.partition.place == before:
                 walk.partition = replace(walk.partition, node=node)
+        self._read_elsewhere(before, node)
+
+    def _read_elsewhere(self, before: Place, node: Node) -> None:
         self.read.pop(before, None)
         self.read[before[0], node.address] = node
 
@@ -400,7 +408,7 @@ class Walks:
         retired = []
         for number in self._finished:
             walk = self._walks.get(number)
-            if walk and walk.done:
+            if walk and walk.done and not walk.partition.node.origin:
                 del self._walks[number]
                 partition = walk.partition
                 key = RetiredAs(partition.reason, partition.node.label(""), partition.db)

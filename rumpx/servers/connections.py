@@ -82,7 +82,7 @@ def most_kept() -> int:
     return max(_FEWEST, min(_MOST, (allowed - _OTHER_FILES) // _SHARES))
 
 
-class Unsettled(Protocol):
+class Noted(Protocol):
     """Collects the keys to ask for again: the node to ask after ASKING (`ask`), whether to pause
     first (`waits`), and the error message once retries run out (`complaint`)."""
 
@@ -132,8 +132,8 @@ class Links:
         self._places = {node.primary: node.address for node in topology.nodes}
 
     def dial(self, databases: Sequence[int]) -> None:
-        """Open the connections that are certainly needed, some at most, since over a distance that
-        takes a while. A node that cannot be reached now is dialled again when it is needed.
+        """Open the first `_DIALED_AHEAD` connections that are certainly needed, since over a
+        distance each takes a while. A node that cannot be reached now is dialled again later.
 
         Raises:
             SourceUnusable, TargetUnusable: a login or SELECT is refused.
@@ -233,7 +233,7 @@ class Links:
         return routes
 
     def redirected(
-        self, key: bytes, error: object, by: Address | None, name: str, noted: Unsettled
+        self, key: bytes, error: object, by: Address | None, name: str, noted: Noted
     ) -> None:
         """Follow a redirection from a cluster's node: another node serves the key's slot (MOVED),
         or only this key (ASK). Ask there next, if the address is one of the cluster's nodes.

@@ -86,11 +86,15 @@ def _tcp_socket(address: Address, seconds: float) -> socket.socket:
         OSError, ValueError: not reached; not a valid host name.
     """
     sock = socket.create_connection(address, seconds)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _KEEPALIVE.items():
-        if option := getattr(socket, name, None):  # not on every system
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEPALIVE.items():
+            if option := getattr(socket, name, None):  # not on every system
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    except BaseException:
+        sock.close()
+        raise
     return sock
 
 

@@ -57,6 +57,7 @@ class Forked:
     def __init__(self, pid: int, ended: int) -> None:
         self.pid = pid
         self.returncode: int | None = None
+        self._lock = threading.Lock()
         self._ended = ended
 
     def poll(self) -> int | None:
@@ -75,11 +76,19 @@ class Forked:
         return code
 
     def _wait(self, timeout: float | None) -> int | None:
-        if self.returncode is None and select.select([self._ended], [], [], timeout)[0]:
-            told = os.read(self._ended, 16)
-            os.close(self._ended)
-            self.returncode = int(told) if told else -signal.SIGKILL  # the server itself has ended
+        if self.returncode is None:
+            ready = select.poll()  # descriptors may have large numbers
+            ready.register(self._ended, select.POLLIN)
+            if ready.poll(None if timeout is None else timeout * 1000):
+                self._take_code()
         return self.returncode
+
+    def _take_code(self) -> None:
+        with self._lock:
+            if self.returncode is None:
+                told = os.read(self._ended, 16)
+                os.close(self._ended)
+                self.returncode = int(told) if told else -signal.SIGKILL  # the server has ended
 
     def send_signal(self, number: int) -> None:
         """Send a signal, unless it has ended."""
@@ -91,6 +100,7 @@ class _Server:
     """Started when it is first needed; ends with this process."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -119,17 +129,16 @@ class _Server:
         streams: tuple[IO[bytes], IO[bytes], IO[bytes]],
     ) -> Forked:
         """Run `python -m rumpx` with these words."""
-        connection = self._connected()
         ended, ends = os.pipe()
         request = json.dumps([list(words), dict(environment), os.getcwd()]).encode()
-        socket.send_fds(
-            connection,
-            [len(request).to_bytes(4, "big")],
-            [*(stream.fileno() for stream in streams), ends],
-        )
+        descriptors = [*(stream.fileno() for stream in streams), ends]
+        with self._lock:
+            connection = self._connected()
+            socket.send_fds(connection, [len(request).to_bytes(4, "big")], descriptors)
+            connection.sendall(request)
+            pid = int.from_bytes(_exactly(connection, 4), "big")
         os.close(ends)
-        connection.sendall(request)
-        return Forked(int.from_bytes(_exactly(connection, 4), "big"), ended)
+        return Forked(pid, ended)
 
 
 server: Final = _Server()
@@ -162,6 +171,8 @@ def _serve(connection: socket.socket) -> None:
             request = _exactly(connection, int.from_bytes(head, "big"))
             pid = os.fork()
             if pid == 0:
+                os.setsid()
+                connection.sendall(os.getpid().to_bytes(4, "big"))  # it may be killed from now on
                 connection.close()
                 for pidfd, (_, pipe) in running.items():
                     os.close(pidfd)
@@ -171,7 +182,6 @@ def _serve(connection: socket.socket) -> None:
             running[os.pidfd_open(pid)] = pid, descriptors.pop()
             for descriptor in descriptors:
                 os.close(descriptor)
-            connection.sendall(pid.to_bytes(4, "big"))
 
 
 def _report(pidfd: int, pid: int, pipe: int) -> None:
@@ -184,7 +194,6 @@ def _report(pidfd: int, pid: int, pipe: int) -> None:
 def _become(request: tuple[list[str], dict[str, str], str], descriptors: list[int]) -> None:
     """Make this process what a fresh interpreter would be."""
     words, environment, folder = request
-    os.setsid()
     os.chdir(folder)
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
