@@ -119,6 +119,7 @@ def copy(
         TimeOver: the time that `limits` allow is over; `resume` continues.
         TooManyFailures: more keys failed than `max_failures`, or all of the first thousand.
     """
+    _refuse_unknown("copy", options, CopyOptions.__optional_keys__)
     wanted = _job(source, target, options)
     from rumpx.processes.forkserver import warm_up
 
@@ -205,8 +206,8 @@ def verify(
 
     Args:
         source, target: as for `copy`.
-        job: a copy whose endpoints and scope are used; then `source` and `target` are needed only
-            for passwords, as URIs, and the scope is not given again.
+        job: a copy whose endpoints, scope, limits and clock are used; then `source` and `target`
+            are needed only for passwords, as URIs, and the scope is not given again.
         state_dir: the folder of its ledger, and of the list of differences.
         sample: the share of the keys that is compared, chosen at random; 0.01 is 1 %.
         digest: have both servers return only a checksum of each value.
@@ -229,6 +230,7 @@ def verify(
         SourceUnusable, TargetUnusable: refused before the comparison, or permanently.
         TemporaryError: trouble outlasted `retry_for`, or slots of a cluster moved.
     """
+    _refuse_unknown("verify", options, VerifyOptions.__optional_keys__)
     wanted = _compared_job(source, target, job, state_dir, options)
     from rumpx.model.verify_request import Request
 
@@ -280,10 +282,17 @@ def check(
     Raises:
         UsageError: the arguments are invalid.
     """
+    _refuse_unknown("check", options, CheckOptions.__optional_keys__)
     from rumpx.checker.run import check as run
     from rumpx.model.check_request import Request
 
     return run(Request(_job(source, target, options), sample, read_only))
+
+
+def _refuse_unknown(function: str, options: VerifyOptions, known: frozenset[str]) -> None:
+    """Raise TypeError for an option that the function does not have."""
+    for name in sorted(options.keys() - known):
+        raise TypeError(f"rumpx.{function}() got an unexpected keyword argument {name!r}")
 
 
 def _compared_job(
