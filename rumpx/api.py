@@ -59,7 +59,7 @@ class VerifyOptions(TypedDict, total=False):
 
 
 class CheckOptions(VerifyOptions, total=False):
-    """Options of a copy that a check has as well.
+    """Options of a copy that a check has as well: those of `VerifyOptions`, and these.
 
     on_conflict: for keys that the target has: "replace", "skip" or "fail". "ask", the default,
         refuses a target that holds keys.
@@ -75,7 +75,7 @@ class CheckOptions(VerifyOptions, total=False):
 
 
 class CopyOptions(CheckOptions, total=False):
-    """Options of a copy.
+    """Options of a copy: those of `CheckOptions`, and this one.
 
     max_failures: stop when more keys than this have failed; None for no such limit.
     """
@@ -106,7 +106,7 @@ def copy(
         state_dir: the folder of ledgers; None as on the command line.
         progress: a display on standard error, as `--progress`.
         on_progress: called with a Snapshot about four times a second, in a thread of its own.
-        **options: keys, policy, speed and limits, as `CopyOptions` lists them.
+        **options: keys, policy, speed and limits, as `rumpx.CopyOptions` lists them.
 
     Returns:
         The numbers of keys by outcome, and more. `summary.exit_code` is 3 if some keys failed.
@@ -219,7 +219,7 @@ def verify(
             asks.
         strict: end with 4 also if there are values (of modules) that cannot be compared.
         progress, on_progress: as for `copy`.
-        **options: scope, speed and limits, as `VerifyOptions` lists them.
+        **options: scope, speed and limits, as `rumpx.VerifyOptions` lists them.
 
     Returns:
         The result and the differences. `exit_code` is 0 if all is equal or repaired, 3 if
@@ -273,7 +273,7 @@ def check(
         source, target: as for `copy`.
         sample: number of keys of the source to read.
         read_only: write nothing, and so leave out the proof by real payloads.
-        **options: those of the copy, as `CheckOptions` lists them.
+        **options: those of the copy, as `rumpx.CheckOptions` lists them.
 
     Returns:
         The findings. Trouble with a side is in its lines, not raised; `exit_code` is 0, or the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from contextlib import closing
 from pathlib import Path
@@ -13,11 +14,13 @@ import rumpx as package
 from rumpx.cli.flags import make_comparison
 from rumpx.cli.parsers import build_verify_parser
 from rumpx.engine.key_counts import Census
+from rumpx.guides import read_guides
 from rumpx.ledger.catalog import Place, job_to_compare
 from rumpx.ledger.ledger import Ledger, Update
 from rumpx.ledger.schema import Facts, JobRecord
 from rumpx.model.endpoint import parse_endpoint
 from rumpx.model.job import Job, Limits, Scope
+from rumpx.model.options import FIELDS
 
 SOURCE = parse_endpoint("redis://a", "source")
 TARGET = parse_endpoint("redis://b", "target")
@@ -95,3 +98,22 @@ def test_an_unknown_keyword_is_refused(function: str, name: str) -> None:
 def test_the_scope_of_a_job_cannot_be_replaced(copied: Place) -> None:
     with pytest.raises(TypeError, match="'scope'"):
         package.verify(job="job", state_dir=copied.folder, scope=Scope())  # type: ignore[call-arg]
+
+
+def test_the_guide_lists_every_keyword() -> None:
+    keywords = package.CopyOptions.__optional_keys__ - {"limits"}
+    options = {field.rpartition(".")[2]: flag.flag for field, flag in FIELDS.items()}
+    row = r"^\| `(\w+)` \| `(--[\w-]+)` \|"
+    listed = dict(re.findall(row, read_guides()["python"], re.MULTILINE))
+
+    assert listed == {keyword: options[keyword] for keyword in keywords}
+
+
+def test_the_guide_says_which_function_lacks_a_keyword() -> None:
+    every = package.CopyOptions.__optional_keys__
+    rest = {"on_conflict", "functions", "partitions", "prefixes"}
+
+    assert package.CheckOptions.__optional_keys__ == every - {"max_failures"}
+    assert package.VerifyOptions.__optional_keys__ == every - {"max_failures"} - rest
+    for keyword in rest:
+        assert f"`{keyword}`" in read_guides()["python"].partition("`rumpx.verify` lacks")[2]
