@@ -81,6 +81,16 @@ def test_the_clock_of_the_job_stands_for_none(copied: Place) -> None:
     assert job_to_compare(copied, None, None, {"clock": "refuse"}).clock == "relative"
 
 
+@pytest.mark.smoke
+@pytest.mark.parametrize("name", ["check", "copy", "resume", "verify"])
+def test_no_module_has_the_name_of_a_function(name: str) -> None:
+    """Importing one would put it in the function's place."""
+    function, folder = getattr(package, name), Path(package.__file__).parent
+
+    assert callable(function) and function.__module__ == "rumpx.api"
+    assert not (folder / f"{name}.py").exists() and not (folder / name / "__init__.py").exists()
+
+
 @pytest.mark.parametrize(
     ("function", "name"),
     [
