@@ -28,7 +28,15 @@ from rumpx.errors import (
 )
 
 if TYPE_CHECKING:
-    from rumpx.api import check, copy, resume, verify
+    from rumpx.api import (
+        CheckOptions,
+        CopyOptions,
+        VerifyOptions,
+        check,
+        copy,
+        resume,
+        verify,
+    )
     from rumpx.model.checkup import Checkup
     from rumpx.model.counts import Counts
     from rumpx.model.endpoint import Endpoint, Tls, parse_endpoint
@@ -43,8 +51,10 @@ if TYPE_CHECKING:
     from rumpx.model.snapshot import Row, Snapshot, WorkerStat
 
 __all__ = [
+    "CheckOptions",
     "Checkup",
     "ConnectionLost",
+    "CopyOptions",
     "Counts",
     "Endpoint",
     "Interrupted",
@@ -67,6 +77,7 @@ __all__ = [
     "TooManyFailures",
     "UsageError",
     "Verification",
+    "VerifyOptions",
     "WorkerStat",
     "__version__",
     "check",

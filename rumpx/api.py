@@ -59,7 +59,7 @@ class VerifyOptions(TypedDict, total=False):
 
 
 class CheckOptions(VerifyOptions, total=False):
-    """Options of a copy that a check has as well.
+    """Options of a copy that a check has as well: those of `VerifyOptions`, and these.
 
     on_conflict: for keys that the target has: "replace", "skip" or "fail". "ask", the default,
         refuses a target that holds keys.
@@ -75,7 +75,7 @@ class CheckOptions(VerifyOptions, total=False):
 
 
 class CopyOptions(CheckOptions, total=False):
-    """Options of a copy.
+    """Options of a copy: those of `CheckOptions`, and this one.
 
     max_failures: stop when more keys than this have failed; None for no such limit.
     """
@@ -106,7 +106,7 @@ def copy(
         state_dir: the folder of ledgers; None as on the command line.
         progress: a display on standard error, as `--progress`.
         on_progress: called with a Snapshot about four times a second, in a thread of its own.
-        **options: keys, policy, speed and limits, as `CopyOptions` lists them.
+        **options: keys, policy, speed and limits, as `rumpx.CopyOptions` lists them.
 
     Returns:
         The numbers of keys by outcome, and more. `summary.exit_code` is 3 if some keys failed.
@@ -119,6 +119,7 @@ def copy(
         TimeOver: the time that `limits` allow is over; `resume` continues.
         TooManyFailures: more keys failed than `max_failures`, or all of the first thousand.
     """
+    _refuse_unknown("copy", options, CopyOptions.__optional_keys__)
     wanted = _job(source, target, options)
     from rumpx.processes.forkserver import warm_up
 
@@ -205,8 +206,8 @@ def verify(
 
     Args:
         source, target: as for `copy`.
-        job: a copy whose endpoints and scope are used; then `source` and `target` are needed only
-            for passwords, as URIs, and the scope is not given again.
+        job: a copy whose endpoints, scope, limits and clock are used; then `source` and `target`
+            are needed only for passwords, as URIs, and the scope is not given again.
         state_dir: the folder of its ledger, and of the list of differences.
         sample: the share of the keys that is compared, chosen at random; 0.01 is 1 %.
         digest: have both servers return only a checksum of each value.
@@ -218,7 +219,7 @@ def verify(
             asks.
         strict: end with 4 also if there are values (of modules) that cannot be compared.
         progress, on_progress: as for `copy`.
-        **options: scope, speed and limits, as `VerifyOptions` lists them.
+        **options: scope, speed and limits, as `rumpx.VerifyOptions` lists them.
 
     Returns:
         The result and the differences. `exit_code` is 0 if all is equal or repaired, 3 if
@@ -229,6 +230,7 @@ def verify(
         SourceUnusable, TargetUnusable: refused before the comparison, or permanently.
         TemporaryError: trouble outlasted `retry_for`, or slots of a cluster moved.
     """
+    _refuse_unknown("verify", options, VerifyOptions.__optional_keys__)
     wanted = _compared_job(source, target, job, state_dir, options)
     from rumpx.model.verify_request import Request
 
@@ -271,7 +273,7 @@ def check(
         source, target: as for `copy`.
         sample: number of keys of the source to read.
         read_only: write nothing, and so leave out the proof by real payloads.
-        **options: those of the copy, as `CheckOptions` lists them.
+        **options: those of the copy, as `rumpx.CheckOptions` lists them.
 
     Returns:
         The findings. Trouble with a side is in its lines, not raised; `exit_code` is 0, or the
@@ -280,10 +282,17 @@ def check(
     Raises:
         UsageError: the arguments are invalid.
     """
+    _refuse_unknown("check", options, CheckOptions.__optional_keys__)
     from rumpx.checker.run import check as run
     from rumpx.model.check_request import Request
 
     return run(Request(_job(source, target, options), sample, read_only))
+
+
+def _refuse_unknown(function: str, options: VerifyOptions, known: frozenset[str]) -> None:
+    """Raise TypeError for an option that the function does not have."""
+    for name in sorted(options.keys() - known):
+        raise TypeError(f"rumpx.{function}() got an unexpected keyword argument {name!r}")
 
 
 def _compared_job(

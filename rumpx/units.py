@@ -113,8 +113,13 @@ def parse_seconds(text: str, flag: str) -> float:
 
 
 def write_seconds(seconds: float) -> str:
-    """Write a time, to the microsecond: `500ms`, `5s`, `300s`."""
-    return f"{round(seconds * 1e3, 3):.15g}ms" if seconds < 1 else f"{seconds:.15g}s"
+    """Write a time in the largest exact unit, to the microsecond: `500ms`, `90s`, `5m`, `0s`."""
+    if 0 < seconds < 1:
+        return f"{round(seconds * 1e3, 3):.15g}ms"
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds and seconds % length == 0:
+            return f"{seconds / length:.15g}{unit}"
+    return f"{seconds:.15g}s"
 
 
 def parse_number(text: str, flag: str) -> float:

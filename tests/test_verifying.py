@@ -503,23 +503,3 @@ def test_arguments_that_cannot_be_meant_are_exceptions(pair: Pair) -> None:
         arguments = wrong if {"job", "source"} & wrong.keys() or not wrong else {**ends, **wrong}
         with pytest.raises(package.UsageError, match=message):
             package.verify(**arguments)  # type: ignore[arg-type]
-
-
-@pytest.mark.smoke
-@pytest.mark.parametrize("name", ["copy", "verify"])
-def test_a_function_and_a_package_of_one_name(name: str) -> None:
-    program = f"""
-        import rumpx
-        first = rumpx.{name}
-        import rumpx.{name}
-        import rumpx.{name}.run
-        from rumpx import {name}
-        assert callable(first) and first is rumpx.{name} is {name}
-        assert first.__module__ == "rumpx.api"
-    """
-
-    run = subprocess.run(
-        [sys.executable, "-c", dedent(program)], capture_output=True, text=True, timeout=20
-    )
-
-    assert (run.returncode, run.stderr) == (0, "")

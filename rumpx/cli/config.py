@@ -198,7 +198,7 @@ def _texts(name: str, value: object, action: argparse.Action) -> list[str]:
     text = _text(name, value, "a whole number" if action.type is int else "a text or a number")
     if action.choices is not None and text not in action.choices:
         raise ValueError(f"{name} takes one of {', '.join(action.choices)}.")
-    if action.type is int and not re.fullmatch(r"-?[0-9]{1,18}", text):
+    if action.type is int and not re.fullmatch(r"-?[0-9]{1,40}", text):
         raise ValueError(f"{name} takes a whole number.")
     return [text]
 

@@ -166,6 +166,8 @@ def limits_given(arguments: argparse.Namespace, limits: Limits) -> Limits:
         UsageError: they are invalid.
     """
     changes = _part(_fields(arguments), "limits.")
+    if changes.get("time_zone") == "":
+        del changes["time_zone"]  # of an unset variable: not given
     if changes.get("schedule") == "off":
         # Without a timetable, its zone and its end have no meaning.
         changes |= {"schedule": "", "time_zone": None, "exit_when_off": False}

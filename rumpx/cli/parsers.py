@@ -209,6 +209,8 @@ def _add_options(parser: argparse.ArgumentParser, command: str) -> None:
         if flags:
             section = parser.add_argument_group(group.title) if group.title else parser
             for flag in flags:
+                if command == RESUME and flag.field:
+                    flag = flag._replace(default="")  # the job's value stays in force
                 also = [f"-{flag.name}"] if command == COPY and flag in (FROM, TO) else []
                 _add(section.add_argument, flag, *also)
 
@@ -229,9 +231,9 @@ def _add(add: Callable[..., object], flag: Flag, *names: str) -> None:
         how["type"] = int if flag.kind is WHOLE else None
     if flag.kind.repeats:
         how |= {"action": "append", "default": [], "choices": None}
-    text, default = flag.plain_help, flag.shown_default
-    if default not in ("", "0"):  # 0 chooses, as the help says
-        text += f" (default {default})"
+    text = flag.plain_help
+    if flag.shown_default:
+        text += f" (default {flag.shown_default})"
     add(
         flag.flag,
         *names,

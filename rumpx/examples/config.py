@@ -61,7 +61,7 @@ def _value(flag: Flag) -> str:
     """Return the option's example, or its default, in TOML."""
     if not flag.kind.takes_value:
         return "true"
-    text = flag.example or flag.shown_default
+    text = flag.example or flag.default
     if flag.kind is WHOLE:
         return text
     if flag.kind in (TYPES, PREFIXES):

@@ -46,10 +46,9 @@ examples:
 _COMMANDS: Final = {
     CHECK: "See `rumpx help check`.",
     RESUME: "`rumpx resume [JOB]` keeps the limits and workers of the job unless it has others. "
-    "`--from` and `--to` name the same endpoints again, with their passwords. See `rumpx help "
-    "resume`.",
-    VERIFY: "`rumpx verify JOB` takes the endpoints and the scope of a job. See `rumpx help "
-    "verify`.",
+    "See `rumpx help resume`.",
+    VERIFY: "`rumpx verify JOB` takes the endpoints, scope, limits and clock of a job. See "
+    "`rumpx help verify`.",
     JOBS: "See `rumpx help resume`.",
     REPORT: "`rumpx report JOB` prints the report as tables. See `rumpx help report`.",
     CTL: "`rumpx ctl [JOB] status|pause|resume|set`: see `rumpx help running`.",
@@ -103,7 +102,7 @@ def _table(title: str, rows: Iterable[str]) -> str:
 def _row(flag: Flag) -> str:
     name = f"{flag.flag} {flag.metavar}".rstrip().replace("|", "\\|")
     text = flag.help
-    if flag.shown_default not in ("", "0"):
+    if flag.shown_default:
         text += f"; default {flag.shown_default}"
     if flag.more:
         text += f". {_capital(flag.more)}"

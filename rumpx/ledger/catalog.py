@@ -247,17 +247,36 @@ def job_again(record: JobRecord, source: str | None = None, target: str | None =
 def job_to_compare(
     place: Place, source: str | None, target: str | None, behaviour: dict[str, Any]
 ) -> Job:
-    """Return a job as it was copied, with the fields that are given anew.
+    """Return a copy's job for its comparison.
+
+    It keeps its endpoints, keys, partitions, limits and clock; its other fields say how to work,
+    and have their defaults again, unless given.
 
     Args:
         source, target: as for `job_again`.
-        behaviour: fields of Job that say how, not what.
+        behaviour: the given fields of Job that say how, not what. The clock "refuse" counts as not
+            given: the job's is the one by which its expiries were copied.
 
     Raises:
         UsageError: there is no such job, its ledger cannot be read, or as `job_again`.
     """
     record, _ = look_into(existing_ledger(place))
-    return replace(endpoints_again(record, source, target), **behaviour)
+    job = endpoints_again(record, source, target)
+    compared = Job(
+        job.source,
+        job.target,
+        job.scope,
+        partitions=job.partitions,
+        prefixes=job.prefixes,
+        on_conflict=job.on_conflict,
+        max_failures=job.max_failures,
+        functions=job.functions,
+        clock=job.clock,
+        limits=job.limits,
+    )
+    if behaviour.get("clock") == "refuse":
+        behaviour = {name: value for name, value in behaviour.items() if name != "clock"}
+    return replace(compared, **behaviour)
 
 
 def endpoints_again(

@@ -98,7 +98,7 @@ class Limits:
     schedule: str = ""
     time_zone: str | None = None
     exit_when_off: bool = False
-    max_duration: float | None = DEFAULTS["limits.max_duration"]
+    max_duration: float | None = None
 
     def __post_init__(self) -> None:
         check_ranges("limits.", self)
@@ -131,7 +131,7 @@ class Job:
     size_check: bool = True
     big_key: int = DEFAULTS["big_key"]
     max_bytes_in_flight: int = DEFAULTS["max_bytes_in_flight"]
-    clock: Clock = DEFAULTS["clock"]
+    clock: Clock = "refuse"
     read_from: ReadFrom = DEFAULTS["read_from"]
     max_failures: int | None = None
     functions: bool = False

@@ -49,7 +49,7 @@ def _single(read: Callable[[str, str], Any], write: Callable[[Any], str]) -> Kin
 
 
 def _read_whole(text: str, flag: str) -> int:
-    if not re.fullmatch(r"-?[0-9]{1,18}", text):
+    if not re.fullmatch(r"-?[0-9]{1,40}", text):
         raise UsageError(f"{flag}: {text[:40]!r} is not a whole number.")
     return int(text)
 

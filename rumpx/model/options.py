@@ -61,7 +61,8 @@ class Flag(NamedTuple):
         metavar: the name of the value in `--help`.
         kind: of its values.
         field: the Job's field, as in "scope.match"; "" if it sets none.
-        default: as written on the command line; "" for none.
+        default: as written on the command line; "" if there is none, or if the help explains it.
+            `ask` is the one that cannot be given.
         more: further sentences, for the guide.
         example: for the example file, if there is no default.
         choices: all values, if they are few.
@@ -96,8 +97,8 @@ class Flag(NamedTuple):
 
     @property
     def shown_default(self) -> str:
-        """The default, if it is a value that can be given."""
-        return "" if self.choices and self.default not in self.choices else self.default
+        """The default for people; "" also for a 0, which chooses as the help says."""
+        return "" if self.default == "0" else self.default
 
     def read(self, words: list[str]) -> Any:
         """Parse the words to the field's value.
@@ -162,24 +163,29 @@ def _side(side: str) -> tuple[Flag, ...]:
     )
 
 
-_WORK: Final = (COPY, CHECK, VERIFY, RESUME)
+_NEW: Final = (COPY, CHECK, VERIFY)
+_WORK: Final = (*_NEW, RESUME)
 _WATCHED: Final = (COPY, VERIFY, RESUME)
 _PROGRESS: Final = ("auto", "bar", "line", "json", "none")
 
-FROM: Final = Flag("from", "the source, which is only read", "URI", commands=_WORK,
+FROM: Final = Flag("from", "the source, which is only read", "URI", commands=_NEW,
                    example="redis://old.example.com:6379",
                    more="`-from` works too. See `rumpx help uris`")
-TO: Final = Flag("to", "the target", "URI", commands=_WORK,
+TO: Final = Flag("to", "the target", "URI", commands=_NEW,
                  example="redis://new.example.com:6379", more="`-to` works too")
 
 GROUPS: Final = (
     Group("", (
         FROM,
         TO,
+        Flag("from", "the source again, with its password", "URI", commands=(RESUME,)),
+        Flag("to", "the target again, with its password", "URI", commands=(RESUME,)),
         Flag("keys", "copy N keys", "N", WHOLE, default="200000", least=1, most=100_000_000,
              commands=(DEMO,)),
         Flag("workers", "start N worker processes", "N", WHOLE, "workers", "4", least=1, most=256,
-             commands=(*_WORK, DEMO)),
+             commands=(*_NEW, DEMO)),
+        Flag("workers", "start N worker processes (default: as before)", "N", WHOLE,
+             commands=(RESUME,)),
         Flag("dry-run", "copy nothing: check both sides as `rumpx check` does, and print the plan",
              "", SWITCH, more="It writes nothing at all", commands=(COPY,)),
         Flag("version", "print the version and exit", "", SWITCH, commands=(COPY,)),
@@ -227,9 +233,9 @@ GROUPS: Final = (
     )),
     Group("keys on the target", _of((COPY, CHECK),
         Flag("on-conflict", "for keys that the target has: `replace` them, `skip` them (keep the "
-             "target's), or `fail` (list them); needed if the target holds keys", "POLICY",
-             field="on_conflict", default="ask", example="replace",
-             choices=("replace", "skip", "fail"), more="On a terminal rumpx asks"),
+             "target's), or `fail` (list them); needed if the target holds keys and there is no "
+             "terminal to ask on", "POLICY", field="on_conflict", default="ask", example="replace",
+             choices=("replace", "skip", "fail")),
         Flag("functions", "copy function libraries too", "", SWITCH, "functions"),
     )),
     Group("the job", (
@@ -242,7 +248,9 @@ GROUPS: Final = (
              commands=(COPY, VERIFY, RESUME, JOBS, REPORT, CTL)),
         Flag("retry-failed", "try the failed keys once more", "", SWITCH, commands=(RESUME,)),
         Flag("max-failures", "stop when more than N keys have failed (default: any number)", "N",
-             WHOLE, "max_failures", example="100", least=0, most=2**40, commands=(COPY, RESUME)),
+             WHOLE, "max_failures", example="100", least=0, most=2**40, commands=(COPY,)),
+        Flag("max-failures", "stop when more than N keys have failed (default: as before)", "N",
+             WHOLE, commands=(RESUME,)),
         Flag("verify", "compare both sides after the copy; `--summary` then holds both results",
              "", SWITCH, more="The comparison's is its field `verification`", commands=(COPY,)),
         Flag("strict", "exit with 4 also for values of modules that cannot be compared", "",
@@ -258,8 +266,8 @@ GROUPS: Final = (
         Flag("max-bytes-in-flight", "bytes read and not yet written, for each worker", "SIZE",
              SIZE, "max_bytes_in_flight", "16MiB", least=2**16, most=2**40),
         Flag("clock", "if the servers' clocks differ by more than a minute: keep the `absolute` "
-             "expiries, or the `relative` times left", "HOW", field="clock", default="refuse",
-             example="absolute", choices=("absolute", "relative")),
+             "expiries, or the `relative` times left (default: refuse to copy)", "HOW",
+             field="clock", example="absolute", choices=("absolute", "relative")),
         Flag("read-from", "`primary` (the server that `--from` names, a cluster's primaries), "
              "`prefer-replica` (a replica of each, the primary if none is fit), or `replica` "
              "(never a primary)", "WHICH", field="read_from", default="primary",
@@ -282,7 +290,7 @@ GROUPS: Final = (
         Flag("max-keys-per-sec", "copy at most N keys a second", "N", NUMBER,
              "limits.max_keys_per_sec", "off", least=1, most=1e12, off=True),
         Flag("max-bytes-per-sec", "copy at most this many bytes of payloads a second", "SIZE", RATE,
-             "limits.max_bytes_per_sec", "off", least=1024, most=1e15, off=True),
+             "limits.max_bytes_per_sec", "off", least=1024, most=2**50, off=True),
         Flag("max-ops-per-sec", "have the source execute at most N commands a second, about three "
              "for each key", "N", NUMBER, "limits.max_ops_per_sec", "off", least=10, most=1e12,
              off=True),
@@ -303,7 +311,7 @@ GROUPS: Final = (
         Flag("exit-when-off", "while the timetable says off: exit with 10, to be resumed, instead "
              "of waiting", "", SWITCH, "limits.exit_when_off"),
         Flag("max-duration", "exit with 10 after this long, to be resumed", "TIME", TIME,
-             "limits.max_duration", "off", example="4h", least=1, most=31_536_000, off=True),
+             "limits.max_duration", example="4h", least=1, most=31_536_000, off=True),
     )),
     Group("partitions", _of((COPY, CHECK),
         Flag("partitions", "walk each node and database in N parts (default: by distance and "
