@@ -33,6 +33,7 @@ from rumpx.model.checkup import (
     Sampled,
     TypeCount,
 )
+from rumpx.model.job import Limits
 from rumpx.model.snapshot import Held, NodeStat, Snapshot
 from rumpx.report.checkup import Report
 from rumpx.report.html import render_html
@@ -71,8 +72,8 @@ def poisoned(document: Any) -> Any:
         return {poisoned(key): poisoned(value) for key, value in document.items()}
     if isinstance(document, (tuple, list)):
         return type(document)(map(poisoned, document))
-    if not dataclasses.is_dataclass(document) or isinstance(document, type):
-        return document
+    if not dataclasses.is_dataclass(document) or isinstance(document, (type, Limits)):
+        return document  # limits are checked when they are made: no text of theirs is free
     changed = {
         field.name: poisoned(getattr(document, field.name))
         for field in dataclasses.fields(document)

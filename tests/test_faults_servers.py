@@ -151,7 +151,7 @@ def test_the_target_restarts(
         done = end(copying)
     assert_exact(done, source, target, KEYS, ttl=2 if version == "6.2" else 0)
     assert done.summary["walked_again"] == {"the target's node changed": 1}
-    assert "does not prove that it kept the keys" in done.warnings
+    assert "does not prove that it kept the key" in done.warnings
     lost = acknowledged - kept
     assert lost == 0 if keep is keep_all else lost > 0
     assert kept == 0 if keep is keep_nothing else kept > 0

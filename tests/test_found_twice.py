@@ -46,6 +46,8 @@ class Table:
         bits: that its size may have.
     """
 
+    name = "table"
+
     def __init__(self, names: dict[int, bytes], bits: list[int], rng: random.Random) -> None:
         self.names = names
         self.bits = bits

@@ -206,7 +206,7 @@ def test_a_sentinel(sides: dict[str, Hostile], command: str, answer: bytes) -> N
     uri = f"redis+sentinel://127.0.0.1:{source.port}/service"
     done = rumpx("--from", uri, "--to", sides["target"].uri, "--progress", "none", timeout=40)
     assert done.returncode == CODES["source"] and "Traceback" not in done.stderr
-    assert "answered SENTINEL GET-MASTER-ADDR-BY-NAME with something" in done.stderr
+    assert "answered SENTINEL GET-MASTER-ADDR-BY-NAME with an invalid reply" in done.stderr
 
 
 # The readers themselves, of anything at all

@@ -84,7 +84,7 @@ def connected(server: Server) -> Iterator[Connection]:
 
 
 @pure
-@pytest.mark.parametrize("name", ["rumpx.errors", "rumpx.engine.plan", "rumpx.model.slots"])
+@pytest.mark.parametrize("name", ["rumpx.errors", "rumpx.model.partitions", "rumpx.model.slots"])
 def test_the_examples_in_docstrings_are_true(name: str) -> None:
     result = doctest.testmod(importlib.import_module(name))
     assert result.attempted

@@ -522,12 +522,12 @@ if __name__ == "__main__":
 
 
 def test_a_program_with_workers(
-    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     script = tmp_path_factory.mktemp("pool") / "pool.py"
     script.write_text(_POOL)
-    monkeypatch.setattr(run, "_command", lambda args: [sys.executable, *map(str, args)])
-    with run.start_rumpx(script) as one:
+    command = [sys.executable, str(script)]
+    with run.Running([], command=command) as one:
         wait_until(lambda: "started" in one.stdout, 20, "the pool's start")
         wait_until(lambda: len(one.workers()) == 2, 20, "two workers")
         assert len(one.descendants()) > 2  # the fork server is no worker
@@ -538,8 +538,9 @@ def test_a_program_with_workers(
         assert one.wait(10).returncode == -signal.SIGTERM
         assert one.orphans()  # the other worker
     assert not one.orphans()
-    with pytest.raises(pytest.fail.Exception, match="not finished after"):
-        run.rumpx(script, timeout=0.5)
+    again = run.Running([], command=command)
+    with again, pytest.raises(pytest.fail.Exception, match="not finished after"):
+        again.wait(timeout=0.5)
 
 
 def test_a_copy_that_is_held(server: StartServer) -> None:

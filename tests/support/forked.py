@@ -6,9 +6,10 @@ is forked goes on as `python -m rumpx` does: a session, standard streams, an env
 random numbers and an end of its own. The processes that `multiprocessing` starts for it (the fork
 server of its workers, the resource tracker) are forked from it for the same reason.
 
-Protocol, over a unix socket: a JSON line with the words and the environment, together with four
-descriptors (standard input, output, error, and a pipe); the answer is the process id. When the
-process has ended, its exit code, as `subprocess` has it, is written into the pipe.
+Protocol, over a unix socket: a length and as much JSON (words, environment, folder, limit of open
+files), together with four descriptors (standard input, output, error, and a pipe). The answer is
+the process id. When the process has ended, its exit code, as `subprocess` has it, is written into
+the pipe.
 
 Not promised: what an interpreter reads from its environment when it starts (`suits`). Runs that set
 such variables, and those in a terminal, are started as a user does it.
@@ -20,6 +21,7 @@ import atexit
 import json
 import os
 import random
+import resource
 import runpy
 import select
 import signal
@@ -130,7 +132,8 @@ class _Server:
     ) -> Forked:
         """Run `python -m rumpx` with these words."""
         ended, ends = os.pipe()
-        request = json.dumps([list(words), dict(environment), os.getcwd()]).encode()
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        request = json.dumps([list(words), dict(environment), os.getcwd(), files]).encode()
         descriptors = [*(stream.fileno() for stream in streams), ends]
         with self._lock:
             connection = self._connected()
@@ -191,10 +194,13 @@ def _report(pidfd: int, pid: int, pipe: int) -> None:
     os.close(pipe)
 
 
-def _become(request: tuple[list[str], dict[str, str], str], descriptors: list[int]) -> None:
+def _become(
+    request: tuple[list[str], dict[str, str], str, tuple[int, int]], descriptors: list[int]
+) -> None:
     """Make this process what a fresh interpreter would be."""
-    words, environment, folder = request
+    words, environment, folder, files = request
     os.chdir(folder)
+    resource.setrlimit(resource.RLIMIT_NOFILE, files)
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
         os.close(descriptor)
