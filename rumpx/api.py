@@ -28,8 +28,8 @@ class VerifyOptions(TypedDict, total=False):
     size_check: ask each key's size before its DUMP.
     big_key: bytes from which a value is DUMPed with nothing else in flight on its connection.
     max_bytes_in_flight: bytes read and not yet restored, for each worker.
-    clock: where the servers' clocks differ by more than a minute: "refuse", keep the "absolute"
-        expiries, or the "relative" times left.
+    clock: where the servers' clocks differ by more than a minute: "refuse" (of a job's comparison:
+        the job's), keep the "absolute" expiries, or the "relative" times left.
     read_from: "primary": the server that `source` names, a cluster's primaries; "replica": a
         replica of each, and never a primary; "prefer-replica": a primary where no replica is fit.
     allow_eviction: read from a source that is nearly full and evicts.
