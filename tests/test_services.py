@@ -348,7 +348,7 @@ def test_a_guide_is_drawn_on_a_terminal(cols: int) -> None:
 
     assert seen.returncode == 0
     text = " ".join(seen.text.split())
-    assert "Managed services: the commands that they refuse" in text
+    assert "Managed services: refused commands" in text
     assert not any(mark in text for mark in ("`", "**", "|--", "##"))
     assert b"\x1b[" in seen.raw
 

@@ -531,7 +531,7 @@ def ledger_record(path: Path) -> bytes:
         (("--schedule", "sometimes"), "--schedule:"),
         (("--schedule", "08:00,off", "--time-zone", "Mars/Olympus"), "--time-zone:"),
         (("--exit-when-off",), "needs a --schedule"),
-        (("--max-duration", "0s"), "--max-duration is 0 s"),
+        (("--max-duration", "0s"), "--max-duration is 0s"),
     ],
 )
 def test_limits_that_cannot_be_meant(flags: tuple[str, ...], told: str) -> None:
