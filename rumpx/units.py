@@ -90,11 +90,11 @@ def parse_size(text: str, flag: str) -> int:
 
 
 def write_size(count: float) -> str:
-    """Write a size: `64MiB`, `1.5MiB`; plain bytes if no unit is exact."""
+    """Write a size: `64MiB`, `1.5MiB`; whole bytes if no unit is exact."""
     for unit in ("t", "g", "m", "k"):
         if count >= _BYTES[unit] and count * 1000 % _BYTES[unit] == 0:
             return f"{count / _BYTES[unit]:.15g}{unit.upper()}iB"
-    return f"{count:.15g}"
+    return f"{count:.0f}"
 
 
 def parse_seconds(text: str, flag: str) -> float:

@@ -18,7 +18,8 @@ from rumpx.examples import read_example
 from rumpx.model.endpoint import parse_endpoint
 from rumpx.model.job import Job, Limits, Scope
 from rumpx.model.job_options import options_of
-from rumpx.model.options import COPY, FIELDS, SIZE, WHOLE, Flag, flags_of
+from rumpx.model.option_kinds import RATE, SIZE, WHOLE
+from rumpx.model.options import COPY, FIELDS, Flag, flags_of
 from rumpx.units import parse_seconds, write_seconds
 
 ENDS = ("--from", "redis://a", "--to", "redis://b")
@@ -77,7 +78,7 @@ def test_an_option_sets_its_field_and_no_other(flag: Flag) -> None:
 def test_what_is_written_is_read_again(flag: Flag, share: float) -> None:
     assert flag.least is not None and flag.most is not None
     value = flag.least + share * (flag.most - flag.least)
-    value = int(value) if flag.kind in (WHOLE, SIZE) else value
+    value = int(value) if flag.kind in (WHOLE, SIZE, RATE) else value
     (text,) = flag.kind.write(value)
     assert flag.read([text]) == pytest.approx(value, rel=1e-9, abs=1e-6)
 
