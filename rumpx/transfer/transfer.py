@@ -199,10 +199,22 @@ class Transfer:
             unsettled.by_slot = True
             yield from self._until_well(unsettled, suspects, patience)
             alone, others = suspects.take(again)
+            yield from self._learn_sizes(batch, unsettled, chain(*alone), suspects)
             chunks = [self._intake.alone(keys, suspects.sizes) for keys in alone]
             if others:
                 more = yield from self._intake.chunks(_wanted(batch, unsettled, others))
                 chunks = chain(chunks, more)
+
+    def _learn_sizes(
+        self, batch: Batch, unsettled: _Unsettled, keys: Iterable[bytes], suspects: Suspects
+    ) -> Task[None]:
+        """Ask for the sizes of suspects that are unknown, since the request for them may have been
+        lost, too: a value that is known to be small is not blamed."""
+        unknown = [key for key in keys if not suspects.sizes.get(key)]
+        if unknown and self._reader.tells_sizes:
+            yield from self._intake.turn(0, ops=len(unknown))
+            sizes = yield from self._reader.sizes(_wanted(batch, unsettled, unknown))
+            suspects.sizes |= zip(unknown, sizes or (), strict=False)
 
     def _until_well(
         self, unsettled: _Unsettled, suspects: Suspects, patience: Patience
