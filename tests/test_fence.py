@@ -127,15 +127,17 @@ def test_a_job_of_the_same_name_elsewhere_is_left_alone(
     way = proxy(target)
     folder = ("--state-dir", tmp_path)
     with killed_while_held(source, way, way):
+        # Those of the other workers end when the proxy notices.
+        wait_until(lambda: len(writers(target)) == 1, 20, "only the held connection is left")
         (left,) = writers(target)
         with Copying(source, way, "--job", "job", "--on-conflict", "replace", *folder) as other:
             with other.held_at(target, 0):
                 other.run.send_signal(signal.SIGKILL, group=True)
             other.run.process.wait(20)
         resume(*folder)
-        assert writers(target) == [left]
+        wait_until(lambda: writers(target) == [left], 20, "the held connection is left alone")
         resume()
-        assert writers(target) == []
+        wait_until(lambda: writers(target) == [], 20, "the held connection has been ended")
 
 
 def writers(target: Server) -> list[bytes]:
