@@ -62,7 +62,11 @@ Other commands, each with its own --help:
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports errors as one sentence, without usage, and without words that may be secrets."""
+    """Takes options by their whole names only. Reports errors as one sentence, without usage, and
+    without words that may be secrets."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message[:1].upper()}{message[1:]}. See rumpx --help.")
@@ -98,7 +102,6 @@ def build_parser() -> argparse.ArgumentParser:
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     _add_options(parser, COPY)
     return parser
@@ -112,7 +115,6 @@ def build_resume_parser() -> argparse.ArgumentParser:
         "files or variables as before; give one that was part of a URI by RUMPX_FROM_PASSWORD or "
         "RUMPX_TO_PASSWORD, or by --from or --to. Limits and --workers stay as they were, unless "
         "given.",
-        allow_abbrev=False,
     )
     parser.add_argument("name", nargs="?", metavar="JOB", help="its name (default: the only one)")
     _add_options(parser, RESUME)
@@ -124,7 +126,6 @@ def build_jobs_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="rumpx jobs",
         description="List the copies whose ledgers are kept, the latest first.",
-        allow_abbrev=False,
     )
     _add_few_options(parser, JOBS)
     return parser
@@ -136,7 +137,6 @@ def build_report_parser() -> argparse.ArgumentParser:
         prog="rumpx report",
         description="Print the report of a copy, from its ledger: one that is done, stopped, "
         "killed or still running.",
-        allow_abbrev=False,
     )
     parser.add_argument("name", metavar="JOB", help="its name; rumpx jobs lists all")
     _add_few_options(parser, REPORT)
@@ -152,7 +152,6 @@ def build_ctl_parser() -> argparse.ArgumentParser:
         description="Query a running copy, pause it, or change its limits. NAME is the name of a "
         "limit's option, as in max-keys-per-sec, VALUE a value of that option, or off. Exits with "
         "5 if the job is not running, or is too busy to answer.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "words", nargs="*", metavar="JOB VERB", help="JOB may be left out if only one is running"
@@ -168,7 +167,6 @@ def build_verify_parser() -> argparse.ArgumentParser:
         usage="rumpx verify --from URI --to URI [options]\n       rumpx verify JOB [options]",
         description="Compare source and target in both directions, key by key: value, type and "
         "expiry. Writes nothing without --repair. Exits with 0 if all is equal, else with 4.",
-        allow_abbrev=False,
     )
     parser.add_argument("name", nargs="?", metavar="JOB", help="take endpoints and scope of a copy")
     _add_options(parser, VERIFY)
@@ -184,7 +182,6 @@ def build_check_parser() -> argparse.ArgumentParser:
         "the keys, and the time and memory that a copy would take. Restores a few small payloads "
         "to the target and deletes them, to prove that it can read them. Exits with 0, or with the "
         "exit code of such a copy.",
-        allow_abbrev=False,
     )
     _add_options(parser, CHECK)
     return parser
@@ -195,7 +192,6 @@ def build_demo_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="rumpx demo",
         description="Start two servers, fill one, copy it with bars, compare every key, stop them.",
-        allow_abbrev=False,
     )
     _add_few_options(parser, DEMO)
     parser.set_defaults(**{flag.name: flag.read([flag.default]) for flag in flags_of(DEMO)})
