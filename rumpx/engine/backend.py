@@ -68,9 +68,9 @@ class Backend(Workload, Protocol):
     def set_pace(self, pace: Pace) -> None:
         """Set the pace of all workers together from now on."""
 
-    def dispatch(self, take: Callable[[], Batch | None]) -> None:
-        """Give out the batches that `take` returns, until it returns None or no worker has
-        credit."""
+    def dispatch(self, take: Callable[[], Batch | None], workers: int) -> None:
+        """Give out the batches that `take` returns, to `workers` of the workers, until it returns
+        None or none of these has credit."""
 
     def receive(self, ready: Any) -> Iterator[FromWorker]:
         """Yield the messages from a source that is readable.

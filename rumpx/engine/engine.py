@@ -259,10 +259,10 @@ class Engine:
         while not self._mail.empty():
             self._take(self._mail.get())
         if self.state != "draining":
-            self._steering.decide(self._meter.mean_payload)
+            self._steering.decide(self._meter.done)
         if self.state not in ("starting", "draining"):
             self._start_walks()
-            self._backend.dispatch(self._next_batch)
+            self._backend.dispatch(self._next_batch, self._steering.workers)
         self.tick()
 
     def _received(self, timeout: float) -> Iterator[FromWorker]:
@@ -276,7 +276,7 @@ class Engine:
     def decide_anew(self) -> None:
         """Have the governor decide at once, after a change of its limits."""
         if self.state != "draining":
-            self._steering.decide_anew(self._meter.mean_payload)
+            self._steering.decide_anew(self._meter.done)
 
     def _start_walks(self) -> None:
         """Start and end scanners, as the walks instruct."""
@@ -545,7 +545,7 @@ class Engine:
                     f"{DRAIN_SECONDS:g} s: they are left unsettled."
                 )
                 break
-            self._backend.dispatch(lambda: None)
+            self._backend.dispatch(lambda: None, 0)
             self._turn(TICK)
         self.state = "stopped"
         self.tick(force=True)

@@ -126,15 +126,16 @@ class Pool:
         held = sum(len(member.held) for member in self._workers)
         return held + sum(map(len, self._fenced_off.values())) + len(self._suspects)
 
-    def dispatch(self, take: Callable[[], Batch | None]) -> None:
-        """Give out batches while workers have credit: suspects first, then those that `take`
-        returns, each to the worker that holds the fewest."""
+    def dispatch(self, take: Callable[[], Batch | None], workers: int) -> None:
+        """Give out batches while workers have credit: suspects first, to any of them, then those
+        that `take` returns, each to the one of the first `workers` that holds the fewest."""
         self._examine()
-        while (member := self._hungriest()) and (batch := take()):
+        while (member := self._hungriest(workers)) and (batch := take()):
             self._send(member, batch)
 
-    def _hungriest(self) -> _Worker | None:
-        free = [m for m in self._workers if not m.examined and len(m.held) < self._credits]
+    def _hungriest(self, workers: int) -> _Worker | None:
+        able = [m for m in self._workers if not m.examined][:workers]
+        free = [m for m in able if len(m.held) < self._credits]
         return min(free, key=lambda member: len(member.held), default=None)
 
     def _examine(self) -> None:

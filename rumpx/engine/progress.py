@@ -24,6 +24,7 @@ from rumpx.model.counts import Counts
 from rumpx.model.endpoint import Address, format_address
 from rumpx.model.partitions import Partition
 from rumpx.model.snapshot import Held, NodeStat, Row, Snapshot, State, Verb, WorkerStat
+from rumpx.throttle.governor import Done
 from rumpx.transfer.content_stats import Largest
 
 _WINDOW_SECONDS: Final = 5.0
@@ -75,10 +76,10 @@ class ProgressMeter:
         job, verb: as in Snapshot.
 
     Attributes:
-        mean_payload: bytes of a key so far.
+        done: keys settled so far, for the governor.
     """
 
-    mean_payload = 0.0
+    done = Done()
 
     def __init__(
         self,
@@ -156,8 +157,9 @@ class ProgressMeter:
         first = [part for part in parts if not part.partition.reason]
         counts = overall(sums)
         fraction = self.whole(parts, state)
-        self.mean_payload = counts.payload_bytes / max(1, counts.copied + counts.compared)
         work = sum((result for _, result, _ in sums), Counts())
+        valued = counts.copied + counts.compared
+        self.done = Done(work.settled, counts.payload_bytes / max(1, valued))
         keys_rate, bytes_rate, progress_rate = self._rates(now, work, fraction)
         workers, cpu, memory = self._measure(now)
         walking = state in ("copying", "comparing")

@@ -122,11 +122,12 @@ def walk(
     span = partition.span
     lately = lately or found_lately(partition)
     endless = endless or Endless()
+    size = 0
     while True:
         before = cursor
         cursor, found, count = _scan(connection, partition.side, before, gate, options)
         if isinstance(span, CursorSpan):
-            _check_cursor(connection, cursor)
+            size = _size_for(connection, cursor, size)
         ended = span.ended(cursor)
         if not ended:
             watch_scan(connection, partition.side, endless, cursor, len(found), count)
@@ -242,11 +243,15 @@ def scanned(connection: Connection, side: Side, reply: Reply) -> tuple[int, list
     return int(cursor), keys  # type: ignore[arg-type,return-value]
 
 
-def _check_cursor(connection: Connection, cursor: int) -> None:
-    if not cursor_is_plausible(cursor, 0):
-        keys = connection.call("DBSIZE")
-        if not isinstance(keys, int) or not cursor_is_plausible(cursor, keys):
-            raise _UnprovenCursor
+def _size_for(connection: Connection, cursor: int, size: int) -> int:
+    """Return a size of the database with which the cursor is plausible: the last known one, or the
+    present one. (Asked for each reply, it would cost another round trip for each SCAN.)"""
+    if cursor_is_plausible(cursor, size):
+        return size
+    now = connection.call("DBSIZE")
+    if not isinstance(now, int) or not cursor_is_plausible(cursor, now):
+        raise _UnprovenCursor
+    return now
 
 
 def _scan_refused(connection: Connection, side: Side, reply: object) -> RumpxError:

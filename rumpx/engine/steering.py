@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from rumpx.engine.backend import Backend
 from rumpx.engine.plan import Plan
-from rumpx.throttle.governor import Decision, Full, Governor
+from rumpx.throttle.governor import Decision, Done, Full, Governor
 from rumpx.throttle.prober import Probing, Watched
 from rumpx.throttle.rates import Pace
 from rumpx.throttle.scan_gate import Gate
@@ -64,23 +64,23 @@ class Steering:
             return min(self._due, self._next_batch_at)
         return self._due
 
-    def decide_anew(self, mean_payload: float) -> None:
+    def decide_anew(self, done: Done) -> None:
         """As `decide`, at once."""
         self._due = 0.0
-        self.decide(mean_payload)
+        self.decide(done)
 
-    def decide(self, mean_payload: float) -> None:
+    def decide(self, done: Done) -> None:
         """Have the governor decide, if that is due, and pass its decision on.
 
         Args:
-            mean_payload: bytes of a key so far, 0 if unknown.
+            done: of this run.
         """
         now = time.monotonic()
         if now < self._due:
             return
         self._due = now + _DECIDE_SECONDS
         self._probing.restart_if_due(now)
-        decision = self.governor.decide(now, time.time(), mean_payload)
+        decision = self.governor.decide(now, time.time(), done)
         if decision == self.decision:
             return
         self.decision = decision
@@ -95,6 +95,11 @@ class Steering:
         if self._backend.in_flight >= self.decision.batches_in_flight:
             return False
         return time.monotonic() >= self._next_batch_at
+
+    @property
+    def workers(self) -> int:
+        """How many workers may get batches now."""
+        return self.decision.workers if self.decision else 0
 
     def gave_batch(self) -> None:
         """Start the pause before the next batch."""

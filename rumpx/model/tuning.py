@@ -52,7 +52,7 @@ def tune(
     """
     near = max(source_round_trip, target_round_trip) < 0.002
     pipeline = batch_keys or (200 if near else 500)
-    scan_count = max(pipeline, 500 if near else 1000)
+    scan_count = max(pipeline, 1000)
     share = max(1, keys // (_BATCHES_A_WORKER * workers))
     scanners = _between(2, math.ceil(1.5 * _GOAL * source_round_trip / scan_count), 32)
     waiting = _GOAL * (2 * source_round_trip + target_round_trip)
@@ -61,13 +61,14 @@ def tune(
         scanners=max(scanners, min(nodes, 16)),
         partitions=1 << math.ceil(math.log2(cut)),
         scan_count=scan_count,
-        batch_keys=min(share, max(pipeline, min(1000, 5 * pipeline))),
+        batch_keys=min(share, max(pipeline, _BATCH_KEYS)),
         pipeline_keys=pipeline,
         batches_in_flight=_between(3, 2 + math.ceil(waiting / (pipeline * workers)), 64),
     )
 
 
 _GOAL: Final = 200_000
+_BATCH_KEYS: Final = 1000
 _BATCHES_A_WORKER: Final = 4  # at least, so that all have work until the end
 
 

@@ -63,6 +63,8 @@ RECEIVE_BYTES: Final = 256 * 1024
 LARGE_PAYLOAD: Final = 32 * 1024
 NO_EXPIRY: Final = -1
 _REMEMBERED_LENGTHS: Final = 4096
+# Instants in ms from 2001 to 2286 have as many digits.
+_THIRTEEN_DIGITS: Final = 10**12
 
 _OK: Final = b"+OK\r\n"
 # The parser's result for an incomplete reply. Not hiredis's False: a reply of 0 equals that.
@@ -82,13 +84,12 @@ _SLOWEST: Final = 1024
 _LIMITS: Final = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 # A server that has sent less than this when memory runs out has only claimed a size.
 _CLAIMED_ONLY: Final = 2**20
-# A fence is appended to a pipeline's last buffer up to this size, else sent after it.
-_JOINED: Final = 64 * 1024
+# The most buffers that one system call sends (IOV_MAX of Linux and macOS).
+_MOST_BUFFERS: Final = 1024
 # Up to this size the parser keeps its buffer for the next replies.
 _KEPT_BUFFER: Final = 2**20
 _DUMP: Final = b"*2\r\n$4\r\nDUMP\r\n$%d\r\n%b\r\n"
 _PTTL: Final = b"*2\r\n$4\r\nPTTL\r\n$%d\r\n%b\r\n"
-_DUMP_PEXPIRETIME: Final = _DUMP + b"*2\r\n$11\r\nPEXPIRETIME\r\n$%d\r\n%b\r\n"
 _MEMORY_USAGE: Final = (
     b"*5\r\n$6\r\nMEMORY\r\n$5\r\nUSAGE\r\n$%d\r\n%b\r\n$7\r\nSAMPLES\r\n$1\r\n1\r\n"
 )
@@ -138,11 +139,6 @@ def encode_pttls(keys: Sequence[bytes]) -> bytes:
     return b"".join([_PTTL % (len(key), key) for key in keys])
 
 
-def encode_dumps_and_expiries(keys: Sequence[bytes]) -> bytes:
-    """Encode DUMP, then PEXPIRETIME, for each key in turn."""
-    return b"".join([_DUMP_PEXPIRETIME % (n := len(key), key, n, key) for key in keys])
-
-
 def encode_memory_usage(keys: Sequence[bytes]) -> bytes:
     """Encode MEMORY USAGE … SAMPLES 1 for each key."""
     return b"".join([_MEMORY_USAGE % (len(key), key) for key in keys])
@@ -159,6 +155,34 @@ class _ByLength(dict[int, bytes]):
         if length < _REMEMBERED_LENGTHS:
             self[length] = made
         return made
+
+
+# Each key's end of line is sent with the start of the next command.
+_DUMP_HEADS: Final = _ByLength(b"\r\n*2\r\n$4\r\nDUMP\r\n$%d\r\n")
+_PEXPIRETIME_HEADS: Final = _ByLength(b"\r\n*2\r\n$11\r\nPEXPIRETIME\r\n$%d\r\n")
+
+
+def encode_dumps_and_expiries(keys: Sequence[bytes], groups: Sequence[int] = ()) -> bytes:
+    """Encode DUMP, then PEXPIRETIME, for each key in turn.
+
+    Args:
+        groups: the number of keys in each MULTI…EXEC, for all keys; none without MULTI.
+    """
+    sizes = list(map(len, keys))
+    parts = [b"\r\n"] * (4 * len(keys) + 1)
+    parts[0:-1:4] = map(_DUMP_HEADS.__getitem__, sizes)
+    parts[1::4] = keys
+    parts[2::4] = map(_PEXPIRETIME_HEADS.__getitem__, sizes)
+    parts[3::4] = keys
+    parts[0] = parts[0][2:]
+    if groups:
+        parts[0] = MULTI + parts[0]
+        parts[-1] += EXEC
+        start = 0
+        for size in groups[:-1]:
+            start += size
+            parts[4 * start] = b"\r\n" + EXEC + MULTI + parts[4 * start][2:]
+    return b"".join(parts)
 
 
 class RestoreEncoder:
@@ -179,6 +203,7 @@ class RestoreEncoder:
         # Each command's options are sent with the start of the next.
         self._heads = _ByLength(self._end + begin + b"$%d\r\n")
         self._forever = _ByLength(b"\r\n$1\r\n0\r\n$%d\r\n")
+        self._instant = _ByLength(b"\r\n$13\r\n%%d\r\n$%d\r\n")
 
     def encode(
         self, keys: Sequence[bytes], payloads: Sequence[bytes], expiries: Sequence[int]
@@ -189,12 +214,16 @@ class RestoreEncoder:
             keys, payloads, expiries: of equal length; an expiry is NO_EXPIRY, or > 0.
         """
         sizes = list(map(len, payloads))
-        forever = self._forever
+        forever, instant = self._forever, self._instant
         parts = [self._end] * (4 * len(keys) + 1)
         parts[0:-1:4] = map(self._heads.__getitem__, map(len, keys))
         parts[1::4] = keys
         parts[2::4] = [
-            forever[size] if expiry == NO_EXPIRY else _expiring(expiry, size)
+            forever[size]
+            if expiry == NO_EXPIRY
+            else instant[size] % expiry
+            if _THIRTEEN_DIGITS <= expiry < 10 * _THIRTEEN_DIGITS
+            else _expiring(expiry, size)
             for expiry, size in zip(expiries, sizes, strict=True)
         ]
         parts[3::4] = payloads
@@ -252,6 +281,7 @@ class Connection:
         self.closed = False
         self.fenced = False
         self._sock = sock
+        self._gathers = not isinstance(sock, ssl.SSLSocket)
         self._timeout: float | None = None
         self._parser = _parser()
         self._owed: deque[_Sent] = deque()
@@ -312,20 +342,27 @@ class Connection:
             return self._send(buffers, b"")
         self._words += 1
         word = b"%b-%d" % (self._word, self._words)
-        fence = _FENCE % (len(word), word)
-        *others, last = buffers
-        if len(last) <= _JOINED:
-            return self._send((*others, last + fence), word)
-        return self._send((*buffers, fence), word)
+        return self._send((*buffers, _FENCE % (len(word), word)), word)
 
     def _send(self, buffers: Sequence[bytes], word: bytes) -> None:
         head = b"".join([buffer[:_HEAD_BYTES] for buffer in buffers[:2]])
-        self._owed.append(_Sent(head, sum(map(len, buffers)), word))
+        size = sum(map(len, buffers))
+        self._owed.append(_Sent(head, size, word))
         try:
-            for buffer in buffers:
-                self._sock.sendall(buffer)
+            sent = 0
+            if self._gathers and len(buffers) <= _MOST_BUFFERS:
+                sent = self._sock.sendmsg(buffers)
+            if sent < size:
+                self._send_rest(buffers, sent)
         except OSError as error:
             raise self._lost(error, (self._rest,)) from None
+
+    def _send_rest(self, buffers: Sequence[bytes], sent: int) -> None:
+        """Send buffers one after the other, without the first `sent` bytes."""
+        for buffer in buffers:
+            if sent < len(buffer):
+                self._sock.sendall(memoryview(buffer)[sent:])
+            sent = max(0, sent - len(buffer))
 
     def receive(self, count: int) -> list[Reply]:
         """Return the next `count` replies: all those of the oldest pipeline."""

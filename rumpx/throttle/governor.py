@@ -13,19 +13,26 @@ flight, by multiplicative decrease and increase:
 - between: it grows by a twentieth, so that a run is not stuck where others cause all the latency;
 - a limited quantity is not known now, or not yet since the last change: the share does not grow.
 
-The share sets the keys in a pipeline, the batches in flight, the COUNT of a SCAN and the SCANs in
-flight, each by its square root: fewer *and* smaller requests. (A server executes one client's
-pipeline before it serves the next: 1,000 keys in four pipelines gave other clients a GET p99 of
-21 ms, 200 in four 7.9, 100 in two 2 ms, at nearly the same speed.) At the low end is one batch of
-ten keys at a time, and below that pauses between them; never nothing.
+A smaller share is less work, not the same work in smaller pieces, which would cost both servers
+and this machine more for each key. It takes away, in this order:
+
+1. batches and SCANs in flight, and with them workers: three batches on one worker wake fewer
+   processes than one on each of three. A server executes one client's pipeline before it serves the
+   next, so another client waits for all pipelines that are in flight;
+2. below one batch: time. One pipeline at a time, with pauses between that grow up to 0.2 s; never
+   nothing.
+
+A pipeline is short enough at any share: it occupies the source for at most a fifth of the latency
+limit, by the measured time that a key takes (`key_seconds`), or a tenth once there are pauses; but
+has at least `_FEWEST_KEYS`, below which other clients gain nothing.
 
 Rates need no feedback: `rates` keeps them exactly. Here they only limit the size of a pipeline, so
 that each is smooth, and the work given out ahead, so that a change takes effect soon.
 
 Reason for the numbers: `python -m benchmarks gentle`. With cuts at 90 % of the limit the p99 of
 other clients was within it in half of the seconds, at 60 % in nearly all, for a tenth of the speed.
-A run starts with a quarter, since nothing has been measured yet: with a half its first second was
-its worst.
+A run starts with one worker's share, since nothing has been measured yet, and doubles it each tenth
+of a second until a limit is near.
 
 Not promised: that a limit holds regardless of other clients. If the source is slow without us, the
 run continues at its slowest, and reports that.
@@ -34,8 +41,10 @@ run continues at its slowest, and reports that.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rumpx.errors import Side
@@ -50,35 +59,62 @@ if TYPE_CHECKING:
     from rumpx.model.schedule import Timetable
     from rumpx.model.schedule import Window as TimeWindow
 
-_FEWEST_KEYS: Final = 10
-_FIRST_SHARE: Final = 0.25
+_FEWEST_KEYS: Final = 50
+# The part of a latency limit for which one pipeline may occupy the source; with pauses between.
+_PIPELINE_PART: Final = 0.2
+_PAUSED_PART: Final = 0.1
+# Seconds for which a key occupies the source, until that is measured; a byte; a key of SCAN.
+_KEY_SECONDS: Final = 5e-6
+_BYTE_SECONDS: Final = 2e-9
+_SCANNED_SECONDS: Final = 0.5e-6
+# A pipeline's way through both servers and back takes this many times as long as on the source.
+_WHOLE_TURN: Final = 4.0
 _SETTLE_SECONDS: Final = 0.3
 _GROW_SECONDS: Final = 0.2
+_FIRST_GROW_SECONDS: Final = 0.1
 # A latency's share of its limit at which the pressure is 1.
 _LATENCY_HIGH: Final = 0.6
 _MEMORY_HIGH: Final = 3.0
 _UNKNOWN: Final = -1.0
+# The measured time of a key is the median of so many seconds in which enough keys were settled, and
+# within what servers take for keys of any kind.
+_KEY_INTERVALS: Final = 10
+_ENOUGH_KEYS: Final = 1000
+_LEAST_KEY_SECONDS: Final = 2e-6
+_LONGEST_KEY_SECONDS: Final = 50e-6
 # INFO older than this, in seconds, is not used.
 _INFO_AGE: Final = 5.0
 _AIM: Final = 0.75
 _CALM: Final = 0.5
-# Ten keys at a time with this pause between are a load of some tenths of a percent.
-_LONGEST_WAIT: Final = 0.02
-_LOWEST: Final = 0.1
+# Fifty keys at a time with this pause between are a load of a tenth of a percent.
+_LONGEST_WAIT: Final = 0.2
+_LOWEST: Final = 0.02
 # Batches are given out this far ahead of a rate, in seconds, besides the round trip to the servers.
 _AHEAD_SECONDS: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Full:
-    """An unlimited run's work in flight; `way` is the round trip to both sides, in seconds."""
+    """An unlimited run's work in flight; `batches` are those of all `workers`, `way` is the round
+    trip to both sides, in seconds."""
 
     scan_count: int
     scans: int
     batch_keys: int
     pipeline_keys: int
     batches: int
+    workers: int = 1
     way: float = 0.0
+
+    @property
+    def one_worker(self) -> float:
+        """The share of one worker."""
+        return 1 / self.workers
+
+    @property
+    def one_batch(self) -> float:
+        """The share at which one batch is in flight."""
+        return 1 / self.batches
 
     @classmethod
     def of(cls, tuning: Tuning, workers: int, way: float) -> Full:
@@ -89,6 +125,7 @@ class Full:
             tuning.batch_keys,
             tuning.pipeline_keys,
             workers * tuning.batches_in_flight,
+            workers,
             way,
         )
 
@@ -103,6 +140,7 @@ class Seen:
         source_cpu: of one core.
         source_memory: of maxmemory.
         payload: mean bytes of the keys so far.
+        key_seconds: for which a key occupies the source; 0.0 if unknown.
         source_second, target_second: the latencies of the whole last second, for display.
     """
     source_latency: float | None = None
@@ -110,8 +148,16 @@ class Seen:
     source_cpu: float | None = None
     source_memory: float | None = None
     payload: float = 0.0
+    key_seconds: float = 0.0
     source_second: float | None = None
     target_second: float | None = None
+
+
+class Done(NamedTuple):
+    """Keys settled so far, and their mean payload in bytes; 0 if unknown."""
+
+    keys: int = 0
+    mean_payload: float = 0.0
 
 
 class Hold(NamedTuple):
@@ -126,7 +172,7 @@ class Share:
     """The share of a full run that may be in flight, the times of its last change and its last cut
     (`time.monotonic()`), and the limit that held it."""
 
-    value: float = _FIRST_SHARE
+    value: float
     changed: float = -math.inf
     cut: float = -math.inf
     hold: Hold | None = None
@@ -139,6 +185,7 @@ class Decision:
     Attributes:
         scan_count, scans_in_flight: of SCAN, for all partitions together.
         batch_keys, batches_in_flight: of batches, for all workers together; none while it is off.
+        workers: that may get batches.
         wait: seconds between two batches, and between two SCANs.
         pace: for the workers.
         holds: the limits that hold the run.
@@ -149,6 +196,7 @@ class Decision:
     scans_in_flight: int
     batch_keys: int
     batches_in_flight: int
+    workers: int
     wait: float
     pace: Pace
     holds: tuple[Hold, ...] = ()
@@ -183,12 +231,18 @@ def decide(
         payload=_lower(limits.max_bytes_per_sec, window),
         ops=limits.max_ops_per_sec or 0.0,
     )
-    decision = settings(full, share.value, rates, seen.payload)
+    decision = settings(full, share.value, rates, seen, _tightest(limits))
     if off := _off(window, paused):
         nothing = replace(decision, batches_in_flight=0, scans_in_flight=0)
         return share, replace(nothing, holds=(off,), off=True)
     holds = [share.hold] if share.value < 1 and share.hold else []
     return share, replace(decision, holds=(*holds, *_rates_hold(rates)))
+
+
+def _tightest(limits: Limits) -> float:
+    """Return the lower of the latency limits, in seconds; infinite without any."""
+    latencies = limits.max_source_latency, limits.max_target_latency
+    return min([limit for limit in latencies if limit is not None], default=math.inf)
 
 
 def _lower(limit: float | None, window: TimeWindow | None) -> float:
@@ -225,20 +279,20 @@ def adapt(share: Share, seen: Seen, limits: Limits, full: Full, now: float) -> S
     if highest > 1:
         if now - share.cut < _SETTLE_SECONDS:
             return replace(share, hold=hold)
-        value = max(_LOWEST * _one_batch(full), share.value * max(1 / 3, _AIM / highest))
+        value = max(_LOWEST * full.one_batch, share.value * max(1 / 3, _AIM / highest))
         return Share(min(value, share.value), now, now, hold)
     known = all(pressure > _UNKNOWN for pressure, _ in pressures)
     if not known:
         hold = share.hold or min(pressures)[1]
-    if share.value == 1 or not known or now - share.changed < _GROW_SECONDS:
+    never_cut = math.isinf(share.cut)
+    pause = _FIRST_GROW_SECONDS if never_cut else _GROW_SECONDS
+    if share.value == 1 or not known or now - share.changed < pause:
         return replace(share, hold=hold)
-    grown = 1.25 * share.value + 0.01 if highest < _CALM else 1.05 * share.value
+    if highest < _CALM:
+        grown = 2 * share.value if never_cut else 1.25 * share.value + 0.01
+    else:
+        grown = 1.05 * share.value
     return replace(share, value=min(1.0, grown), changed=now, hold=hold)
-
-
-def _one_batch(full: Full) -> float:
-    """Return the share at which one batch of the fewest keys is in flight."""
-    return min(1.0, _FEWEST_KEYS / (full.pipeline_keys * full.batches))
 
 
 def _pressures(seen: Seen, limits: Limits) -> Iterable[tuple[float, Hold]]:
@@ -274,45 +328,69 @@ def _in_words(what: str, value: str, limit: str, above: bool) -> str:
     return f"throttled by {what} {value} {'>' if above else 'of'} {limit}"
 
 
-def settings(full: Full, share: float, rates: Pace, payload: float) -> Decision:
+def settings(
+    full: Full, share: float, rates: Pace, seen: Seen, latency_limit: float = math.inf
+) -> Decision:
     """Return the work that may be in flight with a share, within rates.
 
     Args:
-        payload: mean bytes of a key's payload, 0 if unknown.
+        latency_limit: seconds.
     """
-    root = math.sqrt(share)
-    pipeline = max(min(_FEWEST_KEYS, full.pipeline_keys), int(full.pipeline_keys * root))
-    slowest = share < _one_batch(full)
-    batch = pipeline if slowest else max(pipeline, int(full.batch_keys * root))
-    batches = max(1, int(full.batches * root))
-    scan_count = max(_FEWEST_KEYS, int(full.scan_count * root))
+    paused = share < full.one_batch
+    occupies = latency_limit * (_PAUSED_PART if paused else _PIPELINE_PART)
+    key_seconds = seen.key_seconds or _KEY_SECONDS
+    pipeline = _within(full.pipeline_keys, occupies / key_seconds)
+    scan_count = _within(full.scan_count, occupies / _SCANNED_SECONDS)
+    batches = max(1, round(full.batches * share))
+    wait = 0.0
+    if paused:
+        turn = _WHOLE_TURN * pipeline * key_seconds
+        wait = min(_LONGEST_WAIT, turn * full.one_batch / share)
+    batch = pipeline if paused else max(pipeline, full.batch_keys)
     keys_rate = min(
         rates.keys or math.inf,
         rates.ops / COMMANDS_A_KEY or math.inf,
-        rates.payload / payload if rates.payload and payload else math.inf,
+        rates.payload / seen.payload if rates.payload and seen.payload else math.inf,
     )
     if math.isfinite(keys_rate):
         pipeline = min(pipeline, max(1, int(keys_rate * QUANTUM)))
         ahead = keys_rate * (_AHEAD_SECONDS + 2 * full.way)
         batch = pipeline
         batches = min(batches, max(1, math.ceil(ahead / pipeline)))
-    wait = _LONGEST_WAIT * min(1.0, _LOWEST * _one_batch(full) / share) if slowest else 0.0
     unhindered = pipeline == full.pipeline_keys
-    chunk_bytes = max(1, int(rates.payload * QUANTUM)) if rates.payload else 0
+    bytes_at_once = min(rates.payload * QUANTUM or math.inf, occupies / _BYTE_SECONDS)
     pace = replace(
-        rates, pipeline_keys=0 if unhindered else pipeline, chunk_bytes=chunk_bytes
+        rates,
+        pipeline_keys=0 if unhindered else pipeline,
+        chunk_bytes=max(1, int(bytes_at_once)) if math.isfinite(bytes_at_once) else 0,
     )
-    return Decision(scan_count, max(1, int(full.scans * root)), batch, batches, wait, pace)
+    return Decision(
+        scan_count=scan_count,
+        scans_in_flight=max(1, round(full.scans * share)),
+        batch_keys=batch,
+        batches_in_flight=batches,
+        workers=math.ceil(batches * full.workers / full.batches),
+        wait=wait,
+        pace=pace,
+    )
+
+
+def _within(full: int, most: float) -> int:
+    """Return at most `most` of `full` keys, but not fewer than have any effect."""
+    return full if most >= full else max(min(full, _FEWEST_KEYS), int(most))
 
 
 @dataclass(slots=True)
 class _Cpu:
-    """`share` of a core between `since` and `at`; `seconds` since the server's start."""
+    """`share` of a core between `since` and `at`; `seconds` since the server's start; `keys` of the
+    run at `at`, and seconds for each of them in the last intervals."""
 
     at: float
     seconds: float
+    keys: int
     since: float = math.inf
     share: float = 0.0
+    key_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_KEY_INTERVALS))
 
 
 @dataclass(slots=True)
@@ -333,12 +411,16 @@ class Governor:
     timetable: Timetable | None = None
     paused: bool = False
     held_seconds: dict[str, float] = field(default_factory=dict)
-    _share: Share = Share()
+    _share: Share = field(init=False)
+    _keys: int = 0
     _decided: float | None = None
     _window: TimeWindow | None = None
     _felt: dict[NodeName, Window] = field(default_factory=dict)
     _used: dict[NodeName, Used] = field(default_factory=dict)
     _cpu: dict[NodeName, _Cpu] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._share = Share(self.full.one_worker)
 
     @property
     def share(self) -> float:
@@ -376,10 +458,14 @@ class Governor:
             self._felt.setdefault(told.node, Window()).add(told.at, told.above)
             return
         before = self._cpu.get(told.node)
-        cpu = self._cpu[told.node] = _Cpu(told.at, told.cpu)
+        cpu = self._cpu[told.node] = _Cpu(told.at, told.cpu, self._keys)
         if before and told.at > before.at and told.cpu >= before.seconds:
+            spent = told.cpu - before.seconds
             cpu.since = before.at
-            cpu.share = (told.cpu - before.seconds) / (told.at - before.at)
+            cpu.share = spent / (told.at - before.at)
+            cpu.key_seconds = before.key_seconds
+            if (keys := cpu.keys - before.keys) > _ENOUGH_KEYS:
+                cpu.key_seconds.append(spent / keys)
         self._used[told.node] = told
 
     def used(self, side: Side) -> list[Used]:
@@ -395,16 +481,19 @@ class Governor:
         ]
         return max(values, default=None)
 
-    def decide(self, now: float, wall: float, payload: float) -> Decision:
+    def decide(self, now: float, wall: float, done: Done) -> Decision:
         """Decide how much may be in flight now.
 
         Args:
             now, wall: `time.monotonic()` and `time.time()`.
-            payload: mean bytes of a key's payload, 0 if unknown.
+            done: of this run.
         """
+        self._keys = done.keys
         if self.timetable and not (self._window and wall < self._window.until):
             self._window = self.timetable.at(wall)
-        seen = replace(self._seen(now), payload=payload)
+        seen = replace(
+            self._seen(now), payload=done.mean_payload, key_seconds=self._key_seconds()
+        )
         self._share, decision = decide(
             self._share, seen, self.limits, self._window, self.paused, self.full, now
         )
@@ -413,6 +502,15 @@ class Governor:
         for by, _ in decision.holds:
             self.held_seconds[by] = self.held_seconds.get(by, 0.0) + max(0.0, passed)
         return decision
+
+    def _key_seconds(self) -> float:
+        """Return the seconds for which a key occupies the source, with all that others have it do;
+        0.0 if unknown."""
+        nodes = [cpu for node, cpu in self._cpu.items() if node[0] == "source"]
+        known = [median(cpu.key_seconds) for cpu in nodes if cpu.key_seconds]
+        if not known or len(known) < len(nodes):
+            return 0.0
+        return min(_LONGEST_KEY_SECONDS, max(_LEAST_KEY_SECONDS, sum(known)))
 
     def _seen(self, now: float) -> Seen:
         share = self._share

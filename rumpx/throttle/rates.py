@@ -102,6 +102,7 @@ class Throttle:
 
     def __init__(self) -> None:
         self._shared = Shared(_PACE.size + _DUE.size)
+        self._read = bytes(_PACE.size), Pace()
 
     def set(self, pace: Pace) -> None:
         """Set the pace of all workers from now on."""
@@ -120,10 +121,13 @@ class Throttle:
 
     def pace(self) -> Pace:
         """Return the present pace."""
-        keys, payload, ops, pipeline_keys, chunk_bytes, hurry = _PACE.unpack_from(
-            self._shared.memory
-        )
-        return Pace(keys, payload, ops, int(pipeline_keys), int(chunk_bytes), bool(hurry))
+        raw = bytes(self._shared.memory[: _PACE.size])
+        before, pace = self._read
+        if raw != before:
+            keys, payload, ops, pipeline_keys, chunk_bytes, hurry = _PACE.unpack(raw)
+            pace = Pace(keys, payload, ops, int(pipeline_keys), int(chunk_bytes), bool(hurry))
+            self._read = raw, pace
+        return pace
 
     def take(self, *, keys: int = 0, payload: float = 0, ops: int = 0) -> float:
         """See `Pacer.take`."""

@@ -2,9 +2,9 @@
 
 A chunk is one pipeline, and so the unit for which the server's other clients wait. Algorithm:
 
-1. A batch is taken in parts of the present pipeline size, or whole where no limit holds the run. A
-   part's sizes are asked (the request is on the wire while other batches' DUMPs are, so it costs no
-   round trip), and the part is cut into chunks by keys and bytes; a value that alone is larger, or
+1. A batch is taken in parts of three pipelines, whose sizes take a server as long as one pipeline's
+   payloads. A part's sizes are asked (the request is on the wire while other batches' DUMPs are, so
+   it costs no round trip), and the part is cut into chunks by keys and bytes; a value that alone is larger, or
    big, is a chunk of its own. The bytes are those `expected` for such sizes, and each chunk is cut
    when the one before it is done, by the knowledge of that time.
 2. A chunk waits for its turn under the rates that all workers share (`throttle.rates`), then for a
@@ -28,6 +28,7 @@ from rumpx.transfer.runner import Budget, Pause, Permit, Task
 _GUESSED_BYTES: Final = 512
 # Keys of an unknown kind may take this part of the budget; the rest is for ordinary ones in flight.
 _UNKNOWN_PART: Final = 0.75
+_PIPELINES_A_PART: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +100,10 @@ class Intake:
         self._ratio = 1.0
 
     def parts(self, keys: list[bytes]) -> Iterator[list[bytes]]:
-        """Yield a batch's keys in parts of the present pipeline size."""
+        """Yield a batch's keys in parts of a few of the present pipelines."""
         start = 0
         while start < len(keys):
-            step = self._pacer.pace().pipeline_keys or len(keys)
+            step = _PIPELINES_A_PART * self.limits.pipeline_keys
             yield keys[start : start + step]
             start += step
 
@@ -203,11 +204,14 @@ class Intake:
             self._learn(chunk, keys, payloads)
 
     def _learn(self, chunk: Chunk, keys: list[bytes], payloads: list[bytes]) -> None:
-        came = dict(zip(keys, map(len, payloads), strict=True))
-        told = zip(chunk.keys, chunk.estimates, strict=True)
-        # A key without a size is usually gone; it then proves that such keys are small.
-        known = {key: size for key, size in told if key in came or not size}
-        chunk.expected.learn(known.values(), [came.get(key, 0) for key in known])
+        sizes, came = chunk.estimates, list(map(len, payloads))
+        if len(keys) < len(chunk.keys):
+            by_key = dict(zip(keys, came, strict=True))
+            told = zip(chunk.keys, chunk.estimates, strict=True)
+            # A key without a size is usually gone; it then proves that such keys are small.
+            known = {key: size for key, size in told if key in by_key or not size}
+            sizes, came = list(known.values()), [by_key.get(key, 0) for key in known]
+        chunk.expected.learn(sizes, came)
         for permit, waiting in self._waiting.items():
             now = waiting.expected.leading(waiting.estimates)
             self._budget.correct(permit, self._reserve(now.most, now.share))

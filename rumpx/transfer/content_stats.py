@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from heapq import nlargest
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from rumpx.model.content import LARGEST_KEPT, Content, LargeKey, SizeCount, TypeCount
@@ -27,6 +28,7 @@ _KEYS, _BYTES, _SIZES = 0, 256, 512
 _SIZE_BITS: Final = 48
 # A key in the upper bits of a number, its bytes in the lower: one addition for both.
 _ONE: Final = 1 << 44
+_first_byte = itemgetter(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +82,8 @@ class Scale:
         """
         heads = [0] * 256
         sizes = [0] * _SIZE_BITS
-        for payload in payloads:
-            size = len(payload)
-            heads[payload[0]] += _ONE + size
+        for head, size in zip(map(_first_byte, payloads), map(len, payloads), strict=True):
+            heads[head] += _ONE + size
             sizes[size.bit_length()] += 1
         numbers = {_SIZES + bits: number for bits, number in enumerate(sizes) if number}
         shown = heads if any(heads[FIRST_BYTES:]) else heads[:FIRST_BYTES]

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from rumpx.errors import ConnectionLost, Side
@@ -274,6 +274,8 @@ class DumpReader(Peer):
             return ASKING + encode("DUMP", keys[0]) + ASKING + encode(second, keys[0])
         if not request.groups:
             return _encode_reads(keys, request.expiry)
+        if request.expiry == "instant":
+            return encode_dumps_and_expiries(keys, request.groups)
         parts = []
         end = 0
         for size in request.groups:
@@ -293,22 +295,21 @@ class DumpReader(Peer):
     ) -> tuple[_Request, list[Reply]]:
         """Return EXEC's answers for the groups as if there were no MULTI; drop aborted groups."""
         answers: list[Reply] = []
-        keys: list[bytes] = []
+        keys = request.keys
         end = first = 0
         for size in request.groups:
             start, end = end, end + _reads_count(size, request.expiry) + 2
-            group = request.keys[first : first + size]
-            first += size
             answer = replies[end - 1]
             if isinstance(answer, list):
                 if len(answer) != end - start - 2:
                     # The fence counts only whole answers.
                     raise malformed(self.side, request.connection.name, "EXEC")
                 answers += answer
-                keys += group
+                first += size
             else:
-                self._aborted(group, replies[start:end], result)
-        return replace(request, keys=keys, groups=[]), answers
+                self._aborted(keys[first : first + size], replies[start:end], result)
+                keys = keys[:first] + keys[first + size :]
+        return _Request(keys, request.node, request.connection, request.expiry), answers
 
     def _clocked(
         self, db: int, request: _Request, replies: list[Reply]

@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import mul
 from typing import Final
 
 _SPREADS: Final = 2.0
@@ -43,11 +44,12 @@ class _Class:
     mean: float = 0.0
     square: float = 0.0
 
-    def learn(self, ratio: float) -> None:
-        self.seen += 1
-        weight = 1 / min(self.seen, _MEMORY)
-        self.mean += (ratio - self.mean) * weight
-        self.square += (ratio * ratio - self.square) * weight
+    def learn(self, keys: int, ratios: float, squares: float) -> None:
+        """Learn from keys, the sum of their ratios, and the sum of the squares of these."""
+        self.seen += keys
+        weight = min(1.0, keys / min(self.seen, _MEMORY))
+        self.mean += (ratios / keys - self.mean) * weight
+        self.square += (squares / keys - self.square) * weight
 
     @property
     def variance(self) -> float:
@@ -143,10 +145,18 @@ class Expected:
             number, most, share = number + 1, total, max(share, part)
         return Sum(number, most, share)
 
-    def learn(self, sizes: Iterable[int], payloads: Iterable[int]) -> None:
+    def learn(self, sizes: Sequence[int], payloads: Sequence[int]) -> None:
         """Learn from the payloads that followed estimates."""
-        for size, payload in zip(sizes, payloads, strict=True):
-            self._classes[_place(size)].learn(payload / max(1, size))
+        by_size: dict[int, list[int]] = {}
+        if sizes and sizes.count(sizes[0]) == len(sizes):
+            by_size[sizes[0]] = list(payloads)
+        else:
+            for size, payload in zip(sizes, payloads, strict=True):
+                by_size.setdefault(size, []).append(payload)
+        for size, came in by_size.items():
+            unit = max(1, size)
+            squares = sum(map(mul, came, came))
+            self._classes[_place(size)].learn(len(came), sum(came) / unit, squares / unit**2)
         self._rates.clear()
 
 
