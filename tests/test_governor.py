@@ -19,6 +19,7 @@ from rumpx.model.schedule import Window as TimeWindow
 from rumpx.model.schedule import parse_timetable
 from rumpx.throttle.governor import (
     Decision,
+    Done,
     Full,
     Governor,
     Seen,
@@ -31,7 +32,10 @@ from rumpx.throttle.latency import Best, Window, with_omitted
 from rumpx.throttle.prober import Felt, Used, Watching
 from rumpx.throttle.rates import QUANTUM, Pace, Throttle
 
-FULL = Full(scan_count=500, scans=4, batch_keys=1000, pipeline_keys=200, batches=12)
+FULL = Full(
+    scan_count=500, scans=4, batch_keys=1000, pipeline_keys=200, batches=12, workers=4
+)
+FIRST = Share(FULL.one_worker)
 WHOLE = Share(1.0)
 STEP = 0.1
 LIMIT = 0.005
@@ -39,17 +43,26 @@ LIMIT = 0.005
 shares = st.floats(1e-6, 1.0)
 rates = st.one_of(st.just(0.0), st.floats(1, 1e7))
 paces = st.builds(Pace, rates, st.one_of(st.just(0.0), st.floats(1024, 1e10)), rates)
-fulls = st.builds(
-    Full,
-    scan_count=st.integers(1, 2000),
-    scans=st.integers(1, 32),
-    batch_keys=st.integers(1, 10_000),
-    pipeline_keys=st.integers(1, 10_000),
-    batches=st.integers(1, 5000),
-    way=st.floats(0, 1),
-)
+
+
+@st.composite
+def _fulls(draw: st.DrawFn) -> Full:
+    workers = draw(st.integers(1, 64))
+    return Full(
+        scan_count=draw(st.integers(1, 2000)),
+        scans=draw(st.integers(1, 32)),
+        batch_keys=draw(st.integers(1, 10_000)),
+        pipeline_keys=draw(st.integers(1, 10_000)),
+        batches=workers * draw(st.integers(1, 64)),
+        workers=workers,
+        way=draw(st.floats(0, 1)),
+    )
+
+
+fulls = _fulls()
 maybe = st.one_of(st.none(), st.floats(0, 2))
-seen = st.builds(Seen, maybe, maybe, maybe, maybe, st.floats(0, 1e8))
+seen = st.builds(Seen, maybe, maybe, maybe, maybe, st.floats(0, 1e8), st.floats(0, 5e-5))
+latencies = st.one_of(st.just(math.inf), st.floats(0.0001, 1))
 limits = st.builds(
     Limits,
     max_source_latency=st.one_of(st.none(), st.floats(0.0001, 1)),
@@ -63,12 +76,12 @@ limits = st.builds(
 
 
 def run(
-    latencies: list[float | None],
+    felt: list[float | None],
     share: Share = WHOLE,
 ) -> list[tuple[Share, Decision]]:
     """Decide once a step, with these latencies of the source seen."""
     decided = []
-    for number, latency in enumerate(latencies):
+    for number, latency in enumerate(felt):
         share, decision = decide(
             share, Seen(latency), Limits(), None, False, FULL, 100 + number * STEP
         )
@@ -79,21 +92,25 @@ def run(
 # --- what always holds ----------------------------------------------------------------------
 
 
-@given(full=fulls, share=shares, pace=paces, payload=st.floats(0, 1e8))
+@given(full=fulls, share=shares, pace=paces, found=seen, limit=latencies)
 def test_settings_are_never_nothing_and_never_too_much(
-    full: Full, share: float, pace: Pace, payload: float
+    full: Full, share: float, pace: Pace, found: Seen, limit: float
 ) -> None:
-    made = settings(full, share, pace, payload)
+    made = settings(full, share, pace, found, limit)
 
     assert 1 <= made.batches_in_flight <= full.batches
+    assert 1 <= made.workers <= full.workers
+    credits = full.batches // full.workers
+    assert made.batches_in_flight <= made.workers * credits < made.batches_in_flight + credits
     assert 1 <= made.scans_in_flight <= full.scans
     assert made.batch_keys >= 1 and made.scan_count >= 1
-    assert 0 <= made.wait <= 0.02
+    assert 0 <= made.wait <= 0.2
     assert 0 <= made.pace.pipeline_keys <= full.pipeline_keys
     assert (made.pace.keys, made.pace.payload, made.pace.ops) == (pace.keys, pace.payload, pace.ops)
     pipeline = made.pace.pipeline_keys or full.pipeline_keys
     assert pipeline <= max(1, QUANTUM * (pace.keys or math.inf)), "no lumps"
-    assert made.pace.chunk_bytes <= max(1, QUANTUM * pace.payload)
+    if pace.payload:
+        assert 1 <= made.pace.chunk_bytes <= max(1, QUANTUM * pace.payload)
 
 
 @given(
@@ -103,7 +120,7 @@ def test_settings_are_never_nothing_and_never_too_much(
 def test_whatever_is_seen_a_run_goes_on(
     full: Full, steps: list[tuple[Seen, Limits, bool, float]]
 ) -> None:
-    share, now = Share(), 0.0
+    share, now = Share(full.one_worker), 0.0
     for found, wanted, paused, wait in steps:
         now += wait
         share, decision = decide(share, found, wanted, None, paused, full, now)
@@ -128,12 +145,50 @@ def test_without_limits_all_is_full(full: Full) -> None:
 
 @given(st.lists(shares, min_size=2, max_size=2), fulls)
 def test_a_smaller_share_asks_for_less(values: list[float], full: Full) -> None:
-    less, more = (settings(full, share, Pace(), 0.0) for share in sorted(values))
+    less, more = (settings(full, share, Pace(), Seen(), LIMIT) for share in sorted(values))
 
     assert less.batches_in_flight <= more.batches_in_flight
     assert less.scans_in_flight <= more.scans_in_flight
     assert less.batch_keys <= more.batch_keys and less.scan_count <= more.scan_count
-    assert less.wait >= more.wait
+    assert less.workers <= more.workers
+    # Shorter pipelines may have shorter pauses.
+    assert less.batch_keys < more.batch_keys or less.wait >= more.wait
+
+
+def test_it_does_less_not_the_same_in_smaller_pieces() -> None:
+    """First batches and workers go; a pipeline stays whole while one of either is left."""
+    for share in (1.0, 0.5, 0.25, 1 / 12):
+        made = settings(FULL, share, Pace(), Seen(), LIMIT)
+        assert made.pace.pipeline_keys == 0, "whole"
+        assert made.batch_keys == FULL.batch_keys and made.wait == 0
+    assert [settings(FULL, s, Pace(), Seen(), LIMIT).workers for s in (1, 0.5, 0.25)] == [4, 2, 1]
+    assert settings(FULL, 0.25, Pace(), Seen(), LIMIT).batches_in_flight == 3
+    half = settings(FULL, 1 / 24, Pace(), Seen(), LIMIT)
+    assert half.batches_in_flight == 1 and half.wait > 0
+
+
+@pytest.mark.parametrize(
+    ("key_us", "limit_ms", "keys"),
+    [(5, 5, 200), (10, 5, 100), (5, 2, 80), (50, 5, 50), (5, 0.1, 50), (2, 5, 200)],
+)
+def test_a_pipeline_lasts_a_fifth_of_the_limit_at_most(
+    key_us: float, limit_ms: float, keys: int
+) -> None:
+    made = settings(FULL, 1.0, Pace(), Seen(key_seconds=key_us / 1e6), limit_ms / 1e3)
+
+    assert (made.pace.pipeline_keys or FULL.pipeline_keys) == keys
+
+
+def test_the_time_of_a_key_is_measured() -> None:
+    governor = Governor(FULL, Limits())
+    node = ("source", None)
+    for second in range(1, 8):
+        governor.decide(second, 0.0, Done(second * 50_000))
+        governor.observe(Used(node, second + 0.01, second * 0.5, 0, 0))  # type: ignore[arg-type]
+        governor.observe(Felt(node, second + 0.02, (0.0, 0.0)))  # type: ignore[arg-type]
+    decision = governor.decide(8.0, 0.0, Done(400_000))
+
+    assert decision.pace.pipeline_keys == 100, "of 10 µs each, in a fifth of 5 ms"
 
 
 # --- feedback -------------------------------------------------------------------------------
@@ -144,17 +199,17 @@ def test_it_backs_off_within_two_seconds() -> None:
 
     share, decision = decided[-1]
     assert share.value < 0.02
-    assert decision.batches_in_flight == 1
+    assert decision.batches_in_flight == decision.workers == 1
     assert decision.reason == "throttled by source latency 20.0 ms > 5 ms"
 
 
-def test_at_its_slowest_it_sends_ten_keys_at_a_time_with_pauses() -> None:
+def test_at_its_slowest_it_sends_one_short_pipeline_with_pauses() -> None:
     _, decision = run([1.0] * 100)[-1]
 
-    assert decision.pace.pipeline_keys == 10
+    assert decision.pace.pipeline_keys == 100, "a tenth of the limit"
+    assert decision.batch_keys == 100
     assert decision.batches_in_flight == decision.scans_in_flight == 1
-    assert decision.scan_count <= 16
-    assert decision.wait == pytest.approx(0.02)
+    assert decision.wait == pytest.approx(0.1)
 
 
 def test_it_is_back_within_five_seconds() -> None:
@@ -183,7 +238,7 @@ def test_a_cut_is_judged_by_what_it_did() -> None:
 
 
 def test_until_something_is_felt_a_part_of_it_goes() -> None:
-    share, decision = run([None] * 50, Share())[-1]
+    share, decision = run([None] * 50, FIRST)[-1]
 
     assert share.value == 0.25 and decision.batches_in_flight < FULL.batches
 
@@ -192,7 +247,7 @@ def test_until_something_is_felt_a_part_of_it_goes() -> None:
 def test_it_settles_below_the_limit(each: float, least: float) -> None:
     """A server whose latency grows with what is under way: ms for each whole share, and noise."""
     rng = random.Random(1)
-    share, over, values = Share(), 0, []
+    share, over, values = FIRST, 0, []
     for step in range(600):
         latency = each * share.value * rng.uniform(0.8, 1.2)
         share = adapt(share, Seen(latency), Limits(), FULL, step * STEP)
@@ -237,7 +292,7 @@ LOAD_BEGINS, LOAD_ENDS = 39, 88
 
 
 def test_recorded_observations() -> None:
-    decided = run([ms / 1000 for ms in RECORDED], Share())
+    decided = run([ms / 1000 for ms in RECORDED], FIRST)
 
     values = [share.value for share, _ in decided]
     assert values[12] == 1, "while nobody does anything"
@@ -269,15 +324,15 @@ def test_cpu_is_what_was_used_between_two_words() -> None:
     for at, cpu in ((1.0, 50.0), (2.0, 50.9)):
         governor.observe(Used(node, at, cpu, 0, 0))  # type: ignore[arg-type]
 
-    decision = governor.decide(2.1, 0.0, 0.0)
-    cut = governor.decide(2.5, 0.0, 0.0)
+    decision = governor.decide(2.1, 0.0, Done())
+    cut = governor.decide(2.5, 0.0, Done())
     assert decision.reason == cut.reason == "throttled by source CPU 90% > 50%"
     assert cut.batches_in_flight == decision.batches_in_flight, "nothing new is known"
 
     governor.observe(Used(node, 3.0, 51.8, 0, 0))  # type: ignore[arg-type]  # began before the cut
-    assert governor.decide(3.1, 0.0, 0.0).batches_in_flight == cut.batches_in_flight
+    assert governor.decide(3.1, 0.0, Done()).batches_in_flight == cut.batches_in_flight
     governor.observe(Used(node, 4.0, 52.7, 0, 0))  # type: ignore[arg-type]
-    assert governor.decide(4.1, 0.0, 0.0).batches_in_flight < cut.batches_in_flight
+    assert governor.decide(4.1, 0.0, Done()).wait > cut.wait
 
 
 @pytest.mark.parametrize(
@@ -307,7 +362,7 @@ def test_a_limit_of_cpu_is_kept_while_latency_is_calm() -> None:
             governor.observe(Used(node, now, used, 0, 0))  # type: ignore[arg-type]
             over += step > 200 and used - last > 0.66
             last = used
-        governor.decide(now, 0.0, 0.0)
+        governor.decide(now, 0.0, Done())
         share = governor._share.value
     assert over <= 5, "of a hundred seconds"
     assert share > 0.25, "and what may be used is used"
@@ -322,7 +377,7 @@ def test_what_is_not_known_does_not_grow() -> None:
     assert share.value == 0.3
     silent = Governor(FULL, Limits())
     for step in range(100):
-        decision = silent.decide(step * STEP, 0.0, 0.0)
+        decision = silent.decide(step * STEP, 0.0, Done())
     assert decision.reason == "throttled until the source latency is known"
 
 
@@ -342,19 +397,19 @@ def test_off_by_the_timetable_and_by_the_user() -> None:
     governor = Governor(FULL, Limits(), parse_timetable("00:00,off 12:00,1MiB", "UTC"))
     noon = 12 * 3600.0
 
-    assert governor.decide(0.0, noon - 60, 0.0).off
-    assert "off by the timetable until" in governor.decide(0.0, noon - 60, 0.0).reason
-    later = governor.decide(0.0, noon + 60, 0.0)
+    assert governor.decide(0.0, noon - 60, Done()).off
+    assert "off by the timetable until" in governor.decide(0.0, noon - 60, Done()).reason
+    later = governor.decide(0.0, noon + 60, Done())
     assert not later.off and later.pace.payload == 2**20
     governor.paused = True
-    assert governor.decide(0.0, noon + 60, 0.0).reason == "paused by rumpx ctl"
+    assert governor.decide(0.0, noon + 60, Done()).reason == "paused by rumpx ctl"
 
 
 def test_of_two_rates_the_lower_one_holds() -> None:
     window = TimeWindow(2**20, -math.inf, math.inf)
     for given_rate, held in ((2**19, 2**19), (2**21, 2**20), (None, 2**20)):
         wanted = Limits(max_bytes_per_sec=given_rate)
-        _, decision = decide(Share(), Seen(), wanted, window, False, FULL, 0.0)
+        _, decision = decide(FIRST, Seen(), wanted, window, False, FULL, 0.0)
         assert decision.pace.payload == held
 
 
