@@ -40,7 +40,8 @@ from rumpx.transfer.messages import (
 from rumpx.transfer.runner import Budget, Runner
 
 _GRACE_SECONDS: Final = 1.0
-# A server on this machine has priority. On two cores that both servers share with four workers, the
+# A server on this machine has priority; on a machine shared with others, this would only starve the
+# copy. On two cores that both servers share with four workers, the
 # source's other clients then wait 10 ms (p99) instead of 15, at the same speed.
 _NICENESS: Final = 10
 
@@ -55,7 +56,8 @@ def main(channel: Channel, spec: Spec, pacer: Pacer, writer: str) -> None:
         writer: the name of its connections to the target; "" if it writes nothing.
     """
     name_process("rumpx-worker")
-    os.nice(_NICENESS)
+    if spec.beside_server:
+        os.nice(_NICENESS)
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
     gc.freeze()  # imported modules are never garbage: exempt them from collection
     inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()

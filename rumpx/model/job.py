@@ -115,7 +115,7 @@ class Limits:
 class Job:
     """One copy. Sizes are in bytes, times in seconds.
 
-    `batch_keys` and `partitions` of 0 mean "choose from what is measured at the start";
+    `workers`, `batch_keys` and `partitions` of 0 mean "choose from what is found at the start";
     `max_failures` of None means that any number of keys may fail; `read_from` chooses between each
     source node's primary and its replicas (`servers/replicas.py`).
     """

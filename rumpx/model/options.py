@@ -182,7 +182,8 @@ GROUPS: Final = (
         Flag("to", "the target again, with its password", "URI", commands=(RESUME,)),
         Flag("keys", "copy N keys", "N", WHOLE, default="200000", least=1, most=100_000_000,
              commands=(DEMO,)),
-        Flag("workers", "start N worker processes", "N", WHOLE, "workers", "4", least=1, most=256,
+        Flag("workers", "start N worker processes (default: by the number of servers and of this "
+             "machine's cores)", "N", WHOLE, "workers", "0", least=0, most=256,
              commands=(*_NEW, DEMO)),
         Flag("workers", "start N worker processes (default: as before)", "N", WHOLE,
              commands=(RESUME,)),

@@ -31,6 +31,21 @@ class Tuning:
     batches_in_flight: int
 
 
+def worker_count(nodes: int, cores: int, *, encrypted: bool) -> int:
+    """Return how many workers keep the servers busy.
+
+    A key costs a worker about as much CPU as it costs the source, and with TLS twice as much. Two
+    workers a node keep it busy while one of them waits for the other side. More than this machine
+    has cores only take turns; but two are needed in any case.
+
+    Args:
+        nodes: those that work at the same time, on the side that has fewer.
+        cores: of this machine.
+        encrypted: a side uses TLS.
+    """
+    return _between(2, nodes * (4 if encrypted else 2), max(2, min(cores, _MOST_WORKERS)))
+
+
 def tune(
     source_round_trip: float,
     target_round_trip: float,
@@ -68,6 +83,7 @@ def tune(
 
 
 _GOAL: Final = 200_000
+_MOST_WORKERS: Final = 32
 _BATCH_KEYS: Final = 1000
 _BATCHES_A_WORKER: Final = 4  # at least, so that all have work until the end
 

@@ -60,10 +60,11 @@ def look(job: Job, side: Side) -> SideFacts:
             raise
     infos: dict[Address | None, ServerInfo | None] = {}
     clock = ServerClock(None, 0.0)
-    no_touch = False
+    no_touch = local = False
     for number, node in enumerate(topology.nodes):
         with connected(dialer, node.address, mark=node.mark) as connection:
             refuse_foreign(side, connection)
+            local |= connection.local
             info = read_info(connection)
             infos[node.address] = info
             if node.origin:
@@ -81,7 +82,7 @@ def look(job: Job, side: Side) -> SideFacts:
         with at_start(dialer):
             refuse_balancer(dialer)
     dialer = replace(dialer, timeout=job.timeout, no_touch=no_touch, redials=Redials())
-    return SideFacts(dialer, topology, infos, clock)
+    return SideFacts(dialer, topology, infos, clock, local)
 
 
 def may_be_balanced(dialer: Dialer, topology: Topology) -> bool:

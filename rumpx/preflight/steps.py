@@ -59,7 +59,12 @@ from rumpx.preflight.refusals import (
     warn_of_eviction,
     warn_of_trust,
 )
-from rumpx.preflight.worker_spec import scan_settings, tune_to_distance, worker_spec
+from rumpx.preflight.worker_spec import (
+    scan_settings,
+    tune_to_distance,
+    with_workers,
+    worker_spec,
+)
 
 
 def prepare(job: Job, ask: Ask | None = None) -> Plan:
@@ -144,6 +149,10 @@ def _choose_policy(draft: Draft) -> None:
     draft.policy = conflict_policy(draft.job, draft.target_keys, draft.ask)
 
 
+def _choose_workers(draft: Draft) -> None:
+    draft.job = with_workers(draft.job, draft.source, draft.target)
+
+
 def _tune(draft: Draft) -> None:
     job = draft.job
     draft.tuning = tune_to_distance(
@@ -183,6 +192,7 @@ def _plan(draft: Draft) -> None:
 STEPS: Final = (
     Step("source", (), _look_at_source),
     Step("target", (), _look_at_target),
+    Step("workers", ("source", "target"), _choose_workers),
     Step("open files", ("source", "target"), lambda d: check_open_files(d)),
     Step("source certificate", ("source",), lambda d: warn_of_trust(d.source, d.warnings)),
     Step("target certificate", ("target",), lambda d: warn_of_trust(d.target, d.warnings)),

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rumpx.engine.plan import Policy
 from rumpx.engine.scanner import ScanSettings
 from rumpx.model.job import Job, Scope
 from rumpx.model.partitions import NodeKeys
-from rumpx.model.tuning import Tuning, tune
+from rumpx.model.tuning import Tuning, tune, worker_count
+from rumpx.processes.machine import usable_cores
 from rumpx.servers.side import SideFacts, connected
 from rumpx.servers.topology import is_error
 from rumpx.transfer.dump_reader import Abilities
 from rumpx.transfer.spec import WorkerSpec
+
+
+def with_workers(job: Job, source: SideFacts, target: SideFacts) -> Job:
+    """Return a job with its number of workers, chosen here if it leaves that open."""
+    if job.workers:
+        return job
+    nodes = min(len(source.infos), len(target.infos))
+    encrypted = any(side.dialer.endpoint.tls for side in (source, target))
+    return replace(job, workers=worker_count(nodes, usable_cores(), encrypted=encrypted))
 
 
 def tune_to_distance(
@@ -58,6 +70,7 @@ def worker_spec(
         target.clock.offset,
         shift,
         absttl,
+        beside_server=source.local or target.local,
     )
 
 

@@ -300,6 +300,14 @@ class Connection:
         """Pipelines whose replies have not been received yet."""
         return len(self._owed)
 
+    @property
+    def local(self) -> bool:
+        """True if the server is on this machine, by its address. (So is the end of a tunnel.)"""
+        if self._sock.family == socket.AF_UNIX:
+            return True
+        here, there = self._sock.getsockname(), self._sock.getpeername()
+        return bool(here[0] == there[0])
+
     def set_timeout(self, seconds: float) -> None:
         """Limit each wait, and the time for a whole answer.
 

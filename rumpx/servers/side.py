@@ -21,12 +21,14 @@ from rumpx.servers.topology import marked, read_topology
 @dataclass(frozen=True, slots=True)
 class SideFacts:
     """The facts about one side. `infos` has an entry for each node that is read (or written), None
-    where INFO is refused; `clock` is that of the first node."""
+    where INFO is refused; `clock` is that of the first node; `local` if a node is on this machine.
+    """
 
     dialer: Dialer
     topology: Topology
     infos: dict[Address | None, ServerInfo | None]
     clock: ServerClock
+    local: bool = False
 
     @property
     def version(self) -> str:

@@ -60,6 +60,10 @@ class Spec(Protocol):
         """The byte budget of this worker."""
 
     @property
+    def beside_server(self) -> bool:
+        """True if a server is on this machine, and has priority over workers."""
+
+    @property
     def scope(self) -> Scope:
         """The keys to copy, and the target's databases."""
 

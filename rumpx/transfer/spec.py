@@ -32,6 +32,7 @@ class WorkerSpec:
         clock_offset: the target's clock minus ours, ms, if known.
         expiry_shift: ms to add to expiries (`--clock relative`).
         absttl: the target's RESTORE takes instants.
+        beside_server: a server is on this machine.
     """
 
     source: Dialer
@@ -49,6 +50,7 @@ class WorkerSpec:
     clock_offset: float | None
     expiry_shift: int
     absttl: bool
+    beside_server: bool
 
     def writing_as(self, writer: str, lifeline: int) -> WorkerSpec:
         """Return the same with named connections to the target."""

@@ -95,6 +95,10 @@ class CompareSpec:
         return self.copying.bytes_in_flight
 
     @property
+    def beside_server(self) -> bool:
+        return self.copying.beside_server
+
+    @property
     def scope(self) -> Scope:
         return self.copying.scope
 
