@@ -58,7 +58,8 @@ def test_without_flags_a_job_has_its_defaults() -> None:
 @pytest.mark.parametrize("flag", [f for f in flags_of(COPY) if f.field], ids=lambda f: f.name)
 def test_an_option_sets_its_field_and_no_other(flag: Flag) -> None:
     words = flag.example or flag.shown_default
-    words = {"batch-keys": "7", "partitions": "4", "read-from": "replica"}.get(flag.name, words)
+    chosen = {"batch-keys": "7", "partitions": "4", "workers": "3", "read-from": "replica"}
+    words = chosen.get(flag.name, words)
     needed = ["--schedule=00:00,full"] if flag.name == "exit-when-off" else []
     if not flag.kind.takes_value:
         job = job_of(flag.flag, *needed)
@@ -155,7 +156,8 @@ def test_options_that_are_not_given_have_their_defaults_in_a_report() -> None:
     told = {option.flag: option.value for option in options_of(default_job())}
 
     assert told["--on-conflict"] == "ask"
-    for flag in ("--batch-keys", "--partitions", "--max-duration", "--clock", "--max-failures"):
+    for flag in ("--workers", "--batch-keys", "--partitions", "--max-duration", "--clock"):
         assert told[flag] == "", flag
+    assert told["--max-failures"] == ""
     assert (told["--max-keys-per-sec"], told["--max-source-latency"]) == ("off", "5ms")
-    assert (told["--workers"], told["--retry-for"], told["--no-size-check"]) == ("4", "5m", "no")
+    assert (told["--retry-for"], told["--no-size-check"]) == ("5m", "no")

@@ -138,7 +138,7 @@ class Bench:
             for message in self.pool.receive(key.data):
                 self._take(message)
         # Last, so that who looks between turns sees what is given out before it can be settled.
-        self.pool.dispatch(lambda: self.work.popleft() if self.work else None)
+        self.pool.dispatch(lambda: self.work.popleft() if self.work else None, workers=256)
 
     def _take(self, message: FromWorker) -> None:
         assert isinstance(message, Ack), message

@@ -66,7 +66,7 @@ def limits_of_clients(draft: Draft) -> list[Line]:
     """
     lines = []
     for side, scanners in ((draft.source, draft.tuning.scanners), (draft.target, 0)):
-        needed = draft.job.workers + scanners + _OBSERVERS
+        needed = draft.tuning.workers + scanners + _OBSERVERS
         room = min((r for r in map(_room_for_clients, _each(side)) if r is not None), default=None)
         if room is not None and room < needed:
             name = side.dialer.side
@@ -76,7 +76,7 @@ def limits_of_clients(draft: Draft) -> list[Line]:
                     "clients",
                     f"The {name} has room for {max(0, room)} more clients (maxclients), and a copy "
                     f"opens up to {needed} connections to it",
-                    f"Raise its maxclients, or use fewer than {draft.job.workers} --workers",
+                    f"Raise its maxclients, or use fewer than {draft.tuning.workers} --workers",
                 )
             )
     return lines

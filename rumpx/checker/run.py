@@ -166,7 +166,7 @@ def _estimated(draft: Draft, sample: Sampled) -> Estimate | None:
         (needed or 0) / max(1, keys),
         distance,
         draft.tuning,
-        workers=draft.job.workers,
+        workers=draft.tuning.workers,
         partitions=walks,
     )
     least = _seconds_at_rates(draft.job.limits, keys, needed or 0)
@@ -282,7 +282,7 @@ def _planned(draft: Draft) -> Planned:
         partitions=tuple(
             Part(part.node.label(endpoint), part.db, str(part)) for part in plan.partitions
         ),
-        workers=plan.job.workers,
+        workers=plan.tuning.workers,
         scanners=tuning.scanners,
         scan_count=tuning.scan_count,
         batch_keys=tuning.batch_keys,

@@ -157,7 +157,7 @@ class Engine:
         self._cancels: dict[WalkName, threading.Event] = {}
         self._ready: deque[Batch] = deque()
         self._mail: queue.SimpleQueue[FromScanner | Ended] = queue.SimpleQueue()
-        self._room = threading.Semaphore(_AHEAD * plan.job.workers + plan.tuning.scanners)
+        self._room = threading.Semaphore(_AHEAD * plan.tuning.workers + plan.tuning.scanners)
         self._shelf = Shelf()
         self.fence = Fence(plan.target, plan.job.retry_for) if plan.target.dialer.writer else None
         self._selector = selectors.DefaultSelector()
@@ -174,7 +174,7 @@ class Engine:
             Interrupted, RumpxError: see `run_walks`.
         """
         self._warnings.show_all()
-        workers = self._plan.job.workers if self.walks else 0
+        workers = self._plan.tuning.workers if self.walks else 0
         self._backend.start(workers, self._selector, self.warn, self._end_connections)
         self._steering.start(self._selector)
         while not self._backend.awake:

@@ -123,7 +123,7 @@ def _governor(plan: Plan) -> Governor:
         timetable = parse_timetable(limits.schedule, limits.time_zone)
     round_trips = plan.source.clock.round_trip + plan.target.clock.round_trip
     return Governor(
-        Full.of(plan.tuning, plan.job.workers, round_trips),
+        Full.of(plan.tuning, round_trips),
         limits,
         timetable,
     )

@@ -15,6 +15,7 @@ class Tuning:
     """Sizes and concurrency of the work.
 
     Attributes:
+        workers: processes.
         scanners: partitions that are walked at the same time.
         partitions: partitions a node and database at most; a power of two.
         scan_count: SCAN's COUNT.
@@ -23,6 +24,7 @@ class Tuning:
         batches_in_flight: batches that one worker holds at the same time.
     """
 
+    workers: int
     scanners: int
     partitions: int
     scan_count: int
@@ -73,6 +75,7 @@ def tune(
     waiting = _GOAL * (2 * source_round_trip + target_round_trip)
     cut = partitions or max(8, 2 * scanners)
     return Tuning(
+        workers=workers,
         scanners=max(scanners, min(nodes, 16)),
         partitions=1 << math.ceil(math.log2(cut)),
         scan_count=scan_count,

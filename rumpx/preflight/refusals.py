@@ -32,7 +32,7 @@ def files_needed(workers: int, nodes: int) -> int:
 def check_open_files(draft: Draft) -> None:
     """Refuse if this machine's limit of open files per process is too low."""
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    workers, nodes = draft.job.workers, len(draft.source.infos) + len(draft.target.infos)
+    workers, nodes = draft.tuning.workers, len(draft.source.infos) + len(draft.target.infos)
     needed = files_needed(workers, nodes)
     if allowed != resource.RLIM_INFINITY and allowed < needed:
         draft.warnings.append(

@@ -59,12 +59,7 @@ from rumpx.preflight.refusals import (
     warn_of_eviction,
     warn_of_trust,
 )
-from rumpx.preflight.worker_spec import (
-    scan_settings,
-    tune_to_distance,
-    with_workers,
-    worker_spec,
-)
+from rumpx.preflight.worker_spec import scan_settings, tune_to_distance, worker_spec
 
 
 def prepare(job: Job, ask: Ask | None = None) -> Plan:
@@ -149,10 +144,6 @@ def _choose_policy(draft: Draft) -> None:
     draft.policy = conflict_policy(draft.job, draft.target_keys, draft.ask)
 
 
-def _choose_workers(draft: Draft) -> None:
-    draft.job = with_workers(draft.job, draft.source, draft.target)
-
-
 def _tune(draft: Draft) -> None:
     job = draft.job
     draft.tuning = tune_to_distance(
@@ -192,8 +183,6 @@ def _plan(draft: Draft) -> None:
 STEPS: Final = (
     Step("source", (), _look_at_source),
     Step("target", (), _look_at_target),
-    Step("workers", ("source", "target"), _choose_workers),
-    Step("open files", ("source", "target"), lambda d: check_open_files(d)),
     Step("source certificate", ("source",), lambda d: warn_of_trust(d.source, d.warnings)),
     Step("target certificate", ("target",), lambda d: warn_of_trust(d.target, d.warnings)),
     Step("identity", ("source", "target"), lambda d: refuse_same_chain(d.source, d.target)),
@@ -221,5 +210,6 @@ STEPS: Final = (
     Step("conflicts", ("target_keys",), _choose_policy),
     Step("room", ("target_keys",), lambda d: check_room(d)),
     Step("tuning", ("databases", "target"), _tune),
+    Step("open files", ("tuning",), lambda d: check_open_files(d)),
     Step("plan", ("shift", "scope", "abilities", "absttl", "policy", "tuning"), _plan),
 )

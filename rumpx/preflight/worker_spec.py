@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from rumpx.engine.plan import Policy
 from rumpx.engine.scanner import ScanSettings
 from rumpx.model.job import Job, Scope
@@ -16,24 +14,18 @@ from rumpx.transfer.dump_reader import Abilities
 from rumpx.transfer.spec import WorkerSpec
 
 
-def with_workers(job: Job, source: SideFacts, target: SideFacts) -> Job:
-    """Return a job with its number of workers, chosen here if it leaves that open."""
-    if job.workers:
-        return job
-    nodes = min(len(source.infos), len(target.infos))
-    encrypted = any(side.dialer.endpoint.tls for side in (source, target))
-    return replace(job, workers=worker_count(nodes, usable_cores(), encrypted=encrypted))
-
-
 def tune_to_distance(
     job: Job, source: SideFacts, target: SideFacts, databases: list[NodeKeys], partitions: int
 ) -> Tuning:
-    """Return settings that fit the round trips to both sides; `partitions` of 0 chooses."""
+    """Return settings that fit the number of nodes and the round trips to both sides; `partitions`
+    of 0 chooses."""
+    nodes = min(len(source.infos), len(target.infos))
+    encrypted = any(side.dialer.endpoint.tls for side in (source, target))
     return tune(
         source.clock.round_trip,
         target.clock.round_trip,
         keys=sum(place.keys for place in databases),
-        workers=job.workers,
+        workers=job.workers or worker_count(nodes, usable_cores(), encrypted=encrypted),
         nodes=len(source.topology.nodes),
         batch_keys=job.batch_keys,
         partitions=partitions,
@@ -64,7 +56,7 @@ def worker_spec(
         scope,
         policy,
         tuning.pipeline_keys,
-        bytes_for_worker(job, source),
+        bytes_for_worker(job, source, tuning.workers),
         job.big_key,
         job.retry_for,
         target.clock.offset,
@@ -85,11 +77,11 @@ def scan_settings(job: Job, side: SideFacts, scope: Scope, sample: float = 1.0) 
     )
 
 
-def bytes_for_worker(job: Job, source: SideFacts) -> int:
+def bytes_for_worker(job: Job, source: SideFacts, workers: int) -> int:
     """Return one worker's byte budget: reply buffers count toward the source's maxmemory, so all
     workers together stay below a quarter of its free memory."""
     room = [
-        (info.max_memory - info.used_memory) // (4 * job.workers)
+        (info.max_memory - info.used_memory) // (4 * workers)
         for info in source.infos.values()
         if info and info.max_memory
     ]

@@ -117,15 +117,15 @@ class Full:
         return 1 / self.batches
 
     @classmethod
-    def of(cls, tuning: Tuning, workers: int, way: float) -> Full:
+    def of(cls, tuning: Tuning, way: float) -> Full:
         """Return the work in flight as planned."""
         return cls(
             tuning.scan_count,
             tuning.scanners,
             tuning.batch_keys,
             tuning.pipeline_keys,
-            workers * tuning.batches_in_flight,
-            workers,
+            tuning.workers * tuning.batches_in_flight,
+            tuning.workers,
             way,
         )
 

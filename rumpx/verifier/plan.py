@@ -47,12 +47,7 @@ from rumpx.preflight.refusals import (
     warn_of_eviction,
     warn_of_trust,
 )
-from rumpx.preflight.worker_spec import (
-    scan_settings,
-    tune_to_distance,
-    with_workers,
-    worker_spec,
-)
+from rumpx.preflight.worker_spec import scan_settings, tune_to_distance, worker_spec
 from rumpx.servers.rdb import version_of
 from rumpx.servers.side import SideFacts, connected
 from rumpx.servers.topology import is_error
@@ -75,7 +70,6 @@ def prepare_comparison(request: Request) -> tuple[Plan, CompareSpec]:
     job = request.job
     warnings: list[str] = []
     source, target = look(job, "source"), look(job, "target")
-    job = with_workers(job, source, target)
     refuse_itself(source, target)
     for side in (source, target):
         warn_of_trust(side, warnings)
