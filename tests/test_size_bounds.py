@@ -73,7 +73,7 @@ def test_no_payload_is_larger_than_proven(server: StartServer, size: int) -> Non
 
         (bound,) = read_bounds(raw).values()
 
-        assert max(map(len, payloads)) <= bound <= 2 * max(size, 16) + 16
+        assert max(map(len, payloads)) <= bound <= 2 * max(size, 16) + 18
 
 
 def test_each_database_by_itself(server: StartServer) -> None:
@@ -83,7 +83,7 @@ def test_each_database_by_itself(server: StartServer) -> None:
     filled(source, [("SET", "d", "x"), ("XADD", "e", "*", "f", "v")], 5)
     filled(source, [("SET", "f", "x"), ("VADD", "v", "VALUES", 1, 1, "a")], 6)
     with source.raw() as raw:
-        assert read_bounds(raw) == {0: 63 + 16, 3: 8191 + 16}
+        assert read_bounds(raw) == {0: 63 + 18, 3: 8191 + 18}
 
 
 HASHES = """\
@@ -103,8 +103,8 @@ db1:keys=3,expires=0,avg_ttl=0,subexpiry=0\r
     ("sizes", "bounds"),
     [
         ("", {}),
-        ("db0_distrib_hashes_sizes:64=4,1K=1\r\n", {0: 2047 + 16}),
-        ("db0_distrib_hashes_sizes:64=4,1E=1\r\n", {0: 2 * 2**60 - 1 + 16}),
+        ("db0_distrib_hashes_sizes:64=4,1K=1\r\n", {0: 2047 + 18}),
+        ("db0_distrib_hashes_sizes:64=4,1E=1\r\n", {0: 2 * 2**60 - 1 + 18}),
         ("db0_distrib_hashes_sizes:64=4\r\n", {}),
     ],
 )
@@ -233,13 +233,23 @@ def planned(source: Server, target: Server, **changes: Any) -> Plan:
     return prepare(replace(job, on_conflict="replace", partitions=1, **changes))
 
 
+class CountingThrottle(Throttle):
+    """Counts the commands that turns were taken for."""
+
+    ops = 0
+
+    def take(self, *, keys: int = 0, payload: float = 0, ops: int = 0) -> float:
+        self.ops += ops
+        return super().take(keys=keys, payload=payload, ops=ops)
+
+
 class Worker:
-    """Settles batches as a worker does, three in flight."""
+    """Settles batches as a worker does."""
 
     def __init__(self, plan: Plan) -> None:
         self.budget = Budget(plan.spec.bytes_in_flight)
         self.runner = Runner(self.budget)
-        self.throttle = Throttle()
+        self.throttle = CountingThrottle()
         self.handler = plan.spec.build(self.budget, self.throttle)
         self.peak = 0
 
@@ -265,7 +275,7 @@ class Worker:
 def test_the_budget_holds_all_that_is_not_asked(
     server: StartServer, size: int, none_asked: bool
 ) -> None:
-    """200 values of 527 bytes are a quarter of the budget at most, such of 1,039 are more: then
+    """200 values of 529 bytes are a quarter of the budget at most, such of 1,041 are more: then
     sizes are asked."""
     commands = [("SET", f"s:{n:05}", "x" * size) for n in range(3000)]
     source, target = filled(server(BOUNDED, rdbcompression="no"), commands), server(BOUNDED)
@@ -279,6 +289,27 @@ def test_the_budget_holds_all_that_is_not_asked(
     assert worker.peak <= 440_000
     assert (asked(source) == 0) is none_asked
     assert compare(source, target) == []
+
+
+@pytest.mark.parametrize("more", [[], OTHERS["a hash"]], ids=["none asked", "asked"])
+def test_a_rate_of_commands_counts_those_that_are_sent(
+    server: StartServer, more: list[tuple[Any, ...]]
+) -> None:
+    source, target = filled(server(BOUNDED), [*strings(KEYS), *more]), server(BOUNDED)
+    plan = planned(source, target)
+    source.do("CONFIG", "RESETSTAT")
+    with closing(Worker(plan)) as worker:
+        worker.settle([f"s:{n:05}" for n in range(KEYS)])
+
+    stats = source.info("commandstats")
+    read = {"dump", "pexpiretime", "multi", "exec", "memory|usage"}
+    calls = {
+        name: int(told.removeprefix("calls=").partition(",")[0])
+        for name, told in stats.items()
+        if name.removeprefix("cmdstat_") in read
+    }
+    assert ("cmdstat_memory|usage" in calls) is bool(more)
+    assert 0 < worker.throttle.ops - sum(calls.values()) < 100  # the PING of each pipeline
 
 
 def test_a_value_that_has_grown_and_cannot_pass(server: StartServer) -> None:

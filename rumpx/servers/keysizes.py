@@ -29,8 +29,8 @@ SECTIONS: Final = encode("INFO", "keysizes", "keyspace")
 _DISTRIBUTION: Final = re.compile(r"^db(\d{1,9})_distrib_([a-z]+)_(sizes|items):(.*)$", re.M)
 _CLASS: Final = re.compile(r"(\d{1,4})([KMGTPE]?)=(\d{1,18})")
 _UNITS: Final = " KMGTPE"
-# A payload's type, length, version and checksum: 16 bytes for a string of any length.
-_PAYLOAD_FRAME: Final = 16
+# A string's payload besides its bytes: type, length (two if compressed), version, checksum.
+_PAYLOAD_FRAME: Final = 18
 
 
 def largest_payloads(text: str) -> dict[int, int]:
