@@ -209,7 +209,13 @@ def find_abilities(
     multi = not facts.topology.cluster and _allows_multi(facts, dumped, expiry)
     if not multi and not facts.topology.cluster:
         warnings.append(no_multi(side))
-    return Abilities(expiry, multi, sizes)
+    return Abilities(expiry, multi, sizes, _knows_distributions(facts))
+
+
+def _knows_distributions(facts: SideFacts) -> bool:
+    """Return True if a node may have INFO's section `keysizes`: Redis 8.0 and later."""
+    infos = [info for info in facts.infos.values() if info]
+    return any(info.flavour == "redis" and info.version >= (8,) for info in infos)
 
 
 def _allows_multi(facts: SideFacts, sample: Sample, expiry: Expiry) -> bool:

@@ -58,6 +58,7 @@ def worker_spec(
         tuning.pipeline_keys,
         bytes_for_worker(job, source, tuning.workers),
         job.big_key,
+        tuning.batches_in_flight,
         job.retry_for,
         target.clock.offset,
         shift,

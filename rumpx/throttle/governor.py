@@ -24,7 +24,8 @@ and this machine more for each key. It takes away, in this order:
 
 A pipeline is short enough at any share: it occupies the source for at most a fifth of the latency
 limit, by the measured time that a key takes (`key_seconds`), or a tenth once there are pauses; but
-has at least `_FEWEST_KEYS`, below which other clients gain nothing.
+has at least `_FEWEST_KEYS`, below which other clients gain nothing. Its payloads together, unless it
+is a single one, are sent within the limit.
 
 Rates need no feedback: `rates` keeps them exactly. Here they only limit the size of a pipeline, so
 that each is smooth, and the work given out ahead, so that a change takes effect soon.
@@ -358,7 +359,7 @@ def settings(
         batch = pipeline
         batches = min(batches, max(1, math.ceil(ahead / pipeline)))
     unhindered = pipeline == full.pipeline_keys
-    bytes_at_once = min(rates.payload * QUANTUM or math.inf, occupies / _BYTE_SECONDS)
+    bytes_at_once = min(rates.payload * QUANTUM or math.inf, latency_limit / _BYTE_SECONDS)
     pace = replace(
         rates,
         pipeline_keys=0 if unhindered else pipeline,

@@ -6,7 +6,8 @@ A chunk is one pipeline, and so the unit for which the server's other clients wa
    payloads. A part's sizes are asked (the request is on the wire while other batches' DUMPs are, so
    it costs no round trip), and the part is cut into chunks by keys and bytes; a value that alone is
    larger, or big, is a chunk of its own. The bytes are those `expected` for such sizes, and each
-   chunk is cut when the one before it is done, by the knowledge of that time.
+   chunk is cut when the one before it is done, by the knowledge of that time. Sizes are not asked
+   where the server proves that all values are so small that they cannot matter (`Intake._is_small`).
 2. A chunk waits for its turn under the rates that all workers share (`throttle.rates`), then for a
    permit of this worker's budget of bytes in flight (`runner`).
 3. The chunk's real size corrects both, and the expected sizes of other keys, also of those that
@@ -19,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from rumpx.throttle.rates import Pacer
+from rumpx.throttle.rates import Pace, Pacer
 from rumpx.transfer.expected_sizes import Expected
 from rumpx.transfer.handler import Reader, Wanted
 from rumpx.transfer.runner import Budget, Pause, Permit, Task
@@ -34,11 +35,13 @@ _PIPELINES_A_PART: Final = 3
 @dataclass(frozen=True, slots=True)
 class ChunkLimits:
     """`pipeline_keys` and `chunk_bytes`: the most in one pipeline; `big_key`: values of at least
-    so many bytes are DUMPed alone."""
+    so many bytes are DUMPed alone; `small`: values of so many bytes fit the budget in any number
+    that a worker holds."""
 
     pipeline_keys: int
     chunk_bytes: int
     big_key: int
+    small: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ class Chunk:
         share, expected: as in Sum; and the object that computed them.
         plain: all keys are of kinds that are well known.
         alone: nothing else may be in flight.
+        sized: sizes were asked, if the server gives any.
     """
 
     keys: list[bytes]
@@ -62,6 +66,7 @@ class Chunk:
     expected: Expected
     plain: bool
     alone: bool = False
+    sized: bool = True
 
     @property
     def estimate(self) -> int:
@@ -95,9 +100,10 @@ class Intake:
         self._sides = sides
         self._sized = Expected()
         self._unsized = Expected(least=0.0)
+        self._bounded = Expected(trusted=True)
         self._waiting: dict[Permit, Chunk] = {}
-        # Payload bytes for each byte of an estimate.
-        self._ratio = 1.0
+        # The last pace, and the limits by it.
+        self._present: tuple[Pace | None, ChunkLimits] = None, limits
 
     def parts(self, keys: list[bytes]) -> Iterator[list[bytes]]:
         """Yield a batch's keys in parts of a few of the present pipelines."""
@@ -108,16 +114,26 @@ class Intake:
             start += step
 
     def chunks(self, wanted: Wanted) -> Task[Iterator[Chunk]]:
-        """Ask for the sizes of keys, if the reader can, and cut chunks on demand, one at a time; a
-        task."""
-        sizes = None
+        """Ask for the sizes of keys, if the reader can and they matter, and cut chunks on demand,
+        one at a time; a task."""
+        sizes = most = None
         if self._reader.tells_sizes:
             permit = yield from self.leave()
             try:
-                sizes = yield from self._reader.sizes(wanted)
+                most = yield from self._reader.largest(wanted)
+                if most is None or not self._is_small(most):
+                    most = None
+                    sizes = yield from self._reader.sizes(wanted)
             finally:
                 self.release(permit)
-        return self._cut(wanted.keys, sizes)
+        return self._cut(wanted.keys, sizes, most)
+
+    def _is_small(self, most: int) -> bool:
+        """Return True if values of at most so many bytes need no sizes: full pipelines of the
+        largest fit into the budget in the number that the worker holds, and each into a chunk."""
+        limits = self.limits
+        fits = limits.pipeline_keys * most <= limits.chunk_bytes
+        return fits and self._sides * most <= limits.small
 
     def leave(self, *, alone: bool = False) -> Task[Permit]:
         """Wait for a permit of zero bytes, to return by `release`; a task. A key that goes alone
@@ -126,10 +142,14 @@ class Intake:
         yield permit
         return permit
 
-    def _cut(self, keys: list[bytes], sizes: list[int] | None) -> Iterator[Chunk]:
+    def _cut(
+        self, keys: list[bytes], sizes: list[int] | None, most: int | None
+    ) -> Iterator[Chunk]:
         start = 0
         while start < len(keys):
-            if sizes is None:
+            if most is not None:
+                chunk = cut_bounded(keys, start, most, self.limits, self._bounded)
+            elif sizes is None:
                 chunk = cut_unsized(keys, start, self.limits, self._unsized)
             else:
                 chunk = cut(keys, sizes, start, self.limits, self._sized)
@@ -154,21 +174,23 @@ class Intake:
     @property
     def limits(self) -> ChunkLimits:
         """The limits for a chunk that is cut now."""
-        pace, limits = self._pacer.pace(), self._most
-        keys = pace.pipeline_keys or limits.pipeline_keys
-        size = pace.chunk_bytes or limits.chunk_bytes
-        if keys >= limits.pipeline_keys and size >= limits.chunk_bytes:
-            return limits
-        return replace(
-            limits,
-            pipeline_keys=min(keys, limits.pipeline_keys),
-            chunk_bytes=min(size, limits.chunk_bytes),
-        )
+        pace = self._pacer.pace()
+        before, limits = self._present
+        if pace is not before:
+            keys, size = self._most.pipeline_keys, self._most.chunk_bytes
+            limits = replace(
+                self._most,
+                pipeline_keys=min(keys, pace.pipeline_keys or keys),
+                chunk_bytes=min(size, pace.chunk_bytes or size),
+            )
+            self._present = pace, limits
+        return limits
 
     def permit(self, chunk: Chunk) -> Task[Permit]:
         """Wait for a permit to read a chunk, to return by `release`; a task."""
         number = len(chunk.keys)
-        yield from self.turn(number, self._guess(chunk), self._reader.ops(number))
+        ops = self._reader.ops(number, sized=chunk.sized)
+        yield from self.turn(number, self._guess(chunk), ops)
         permit = Permit(self._reserve(chunk.size, chunk.share), chunk.alone)
         self._waiting[permit] = chunk
         try:
@@ -187,7 +209,7 @@ class Intake:
             yield Pause(seconds)
 
     def _guess(self, chunk: Chunk) -> float:
-        return self._ratio * chunk.estimate
+        return chunk.expected.ratio * chunk.estimate
 
     def correct(
         self, permit: Permit, chunk: Chunk, keys: list[bytes], payloads: list[bytes]
@@ -198,7 +220,7 @@ class Intake:
         self._pacer.take(payload=payload - self._guess(chunk))
         estimate = chunk.estimate
         if keys:
-            self._ratio += (payload / max(1, estimate) - self._ratio) / 8
+            chunk.expected.ratio += (payload / max(1, estimate) - chunk.expected.ratio) / 8
         as_told = payload <= chunk.size <= 2 * max(payload, chunk.expected.least * estimate)
         if not (chunk.plain and as_told):
             self._learn(chunk, keys, payloads)
@@ -273,6 +295,14 @@ def cut_unsized(
     """As `cut`, where sizes are not known."""
     chunk = cut(keys, [_GUESSED_BYTES] * len(keys), start, limits, expected)
     return replace(chunk, sizes=None if chunk.plain else chunk.sizes)
+
+
+def cut_bounded(
+    keys: list[bytes], start: int, most: int, limits: ChunkLimits, expected: Expected
+) -> Chunk:
+    """As `cut`, where sizes are not asked since no value has more than `most` bytes."""
+    chunk = cut(keys, [most] * len(keys), start, limits, expected)
+    return replace(chunk, sizes=None, sized=False)
 
 
 def _next_part(start: int, end: int, size: int) -> slice:

@@ -64,12 +64,16 @@ from rumpx.transfer.chunks import even_parts
 from rumpx.transfer.handler import Read, Wanted
 from rumpx.transfer.peer import Peer, Route
 from rumpx.transfer.runner import Replies, Task
+from rumpx.transfer.size_bounds import SizeBounds
 from rumpx.transfer.size_reader import SizeReader, SizesBy
 
 Expiry = Literal["instant", "clock", "left"]
 
 GROUP_KEYS: Final = 50
 GROUP_BYTES: Final = 2**20
+# Values of at most so many bytes never make a group too large (the largest has GROUP_KEYS and an
+# eighth).
+_GROUP_SHARE: Final = GROUP_BYTES * 8 // (GROUP_KEYS * 9)
 _GONE: Final = -2
 _ONLY_BYTES: Final = {bytes}
 _ONLY_INTS: Final = {int}
@@ -106,11 +110,13 @@ class Abilities:
         expiry: how expiries are read (module docstring).
         multi: MULTI groups; only on a standalone source.
         sizes: how sizes are asked before a DUMP.
+        distributions: INFO may prove that none need be asked (`size_bounds`).
     """
 
     expiry: Expiry
     multi: bool
     sizes: SizesBy
+    distributions: bool = False
 
 
 @dataclass(slots=True)
@@ -150,6 +156,7 @@ class DumpReader(Peer):
         self._expiry = abilities.expiry
         self._multi = abilities.multi
         self._sizes = SizeReader(links, abilities.sizes)
+        self._bounds = SizeBounds(links) if abilities.distributions else None
 
     @property
     def exact(self) -> bool:
@@ -167,11 +174,20 @@ class DumpReader(Peer):
         asked, self._sizes.notices = self._sizes.notices, []
         return taken + asked
 
-    def ops(self, keys: int) -> int:
-        """Return how many commands the source executes for that many keys."""
+    def ops(self, keys: int, *, sized: bool) -> int:
+        """Return how many commands the source executes for that many keys, those for their sizes
+        included if they were asked."""
         groups = -(-keys // GROUP_KEYS) * 2 * (self._multi + (self._expiry == "clock"))
-        asked = self._sizes.commands
+        asked = self._sizes.commands * sized
         return keys * (2 + asked) + groups + (1 + asked)  # each pipeline with its fence
+
+    def largest(self, wanted: Wanted) -> Task[int | None]:
+        """Return how many bytes a payload has at most, if that is proven and so few that any group
+        of keys may be read in MULTI; else None; a task."""
+        if self._bounds is None or self._moves(wanted):
+            return None
+        most = yield from self._bounds.largest(wanted)
+        return most if most is not None and most <= _GROUP_SHARE else None
 
     def sizes(self, wanted: Wanted) -> Task[list[int] | None]:
         """Return the estimated bytes of each key's payload; None if the source gives none, or keys

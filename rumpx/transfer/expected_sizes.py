@@ -82,11 +82,17 @@ class Expected:
 
     Args:
         least: payload bytes for each byte estimated that are always expected.
+        trusted: estimates are upper bounds, so that no class need prove itself first.
+
+    Attributes:
+        ratio: payload bytes for each byte estimated, of the last chunks.
     """
 
-    def __init__(self, least: float = 1.0) -> None:
+    def __init__(self, least: float = 1.0, *, trusted: bool = False) -> None:
         self.least = least
-        self._classes = [_Class() for _ in range(_place(2**64) + 1)]
+        self.ratio = 1.0
+        seen = _ENOUGH if trusted else 0
+        self._classes = [_Class(seen) for _ in range(_place(2**64) + 1)]
         self._rates: dict[frozenset[int], tuple[float, float, tuple[tuple[int, float], ...]]] = {}
 
     def together(self, sizes: Sequence[int]) -> tuple[float, float]:

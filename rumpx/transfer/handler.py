@@ -97,8 +97,9 @@ class Reader(Reachable, Protocol):
     def tells_sizes(self) -> bool:
         """True if `sizes` asks the server at all."""
 
-    def ops(self, keys: int) -> int:
-        """Return how many commands the server executes for that many keys, sizes included."""
+    def ops(self, keys: int, *, sized: bool) -> int:
+        """Return how many commands the server executes for that many keys; `sized`: with those for
+        their sizes, if it is asked at all."""
 
     def dial(self, databases: Sequence[int]) -> None:
         """Open the connections that are certainly needed.
@@ -106,6 +107,10 @@ class Reader(Reachable, Protocol):
         Raises:
             SourceUnusable, TargetUnusable: a login or SELECT is refused.
         """
+
+    def largest(self, wanted: Wanted) -> Task[int | None]:
+        """Return how many bytes a payload of `wanted.db` has at most, if the server proves that it
+        is small; else None; a task."""
 
     def sizes(self, wanted: Wanted) -> Task[list[int] | None]:
         """Return the estimated bytes of each key's payload, None if unknown; a task."""

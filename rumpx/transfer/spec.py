@@ -28,6 +28,7 @@ class WorkerSpec:
         pipeline_keys: the most keys that are read, or written, in one pipeline.
         bytes_in_flight: the byte budget of one worker.
         big_key: values of at least so many bytes are DUMPed alone.
+        batches_in_flight: batches that one worker holds at the same time.
         retry_for: seconds of trouble after which the run gives up.
         clock_offset: the target's clock minus ours, ms, if known.
         expiry_shift: ms to add to expiries (`--clock relative`).
@@ -46,6 +47,7 @@ class WorkerSpec:
     pipeline_keys: int
     bytes_in_flight: int
     big_key: int
+    batches_in_flight: int
     retry_for: float
     clock_offset: float | None
     expiry_shift: int
@@ -91,4 +93,10 @@ class WorkerSpec:
 
     def limits(self, budget: Budget) -> ChunkLimits:
         """Return the most that may be asked for at once."""
-        return ChunkLimits(self.pipeline_keys, max(1, budget.limit // 4), self.big_key)
+        small = budget.limit // (self.pipeline_keys * self.batches_in_flight)
+        return ChunkLimits(
+            self.pipeline_keys,
+            max(1, budget.limit // 4),
+            self.big_key,
+            min(small, self.big_key - 1),
+        )
