@@ -24,8 +24,8 @@ and this machine more for each key. It takes away, in this order:
 
 A pipeline is short enough at any share: it occupies the source for at most a fifth of the latency
 limit, by the measured time that a key takes (`key_seconds`), or a tenth once there are pauses; but
-has at least `_FEWEST_KEYS`, below which other clients gain nothing. Its payloads together, unless it
-is a single one, are sent within the limit.
+has at least `_FEWEST_KEYS`, below which other clients gain nothing. Its payloads together, unless
+it is a single one, are sent within the limit.
 
 Rates need no feedback: `rates` keeps them exactly. Here they only limit the size of a pipeline, so
 that each is smooth, and the work given out ahead, so that a change takes effect soon.
