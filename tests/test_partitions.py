@@ -157,3 +157,24 @@ def test_after_mass_deletes_a_huge_table_is_still_walked_whole(server: StartServ
     done = copy(source, target)
     assert compare(source, target) == []
     assert done.counts["copied"] == 1000
+
+
+def test_the_size_of_a_large_table_is_asked_once_a_walk_not_once_a_scan(
+    server: StartServer,
+) -> None:
+    """Its cursors are too high for a small table, which only its number of keys explains."""
+    source, target = server("7.0"), server("7.0")
+    with source.raw() as raw:
+        raw.many(("SET", f"key:{n}", "x") for n in range(70_000))
+    before = _calls(source, "dbsize")
+
+    done = copy(source, target)
+
+    assert done.code == 0 and target.do("DBSIZE") == 70_000
+    assert _calls(source, "scan") > 70
+    assert _calls(source, "dbsize") - before < len(done.bounds) + 10
+
+
+def _calls(server: Server, command: str) -> int:
+    told = server.info("commandstats").get(f"cmdstat_{command}", "calls=0,")
+    return int(told.removeprefix("calls=").partition(",")[0])

@@ -12,7 +12,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from itertools import count, pairwise
+from itertools import count, islice, pairwise
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -40,7 +40,7 @@ from rumpx.model.nodes import Node
 from rumpx.model.partitions import CursorSpan, Partition, WholeSpan, reverse
 from rumpx.model.results import KeyFailure
 from rumpx.model.slots import SLOTS, key_slot
-from rumpx.model.tuning import tune
+from rumpx.model.tuning import tune, worker_count
 from rumpx.preflight.cursors import SamplePage, cursor_scheme
 from rumpx.servers import resp
 from rumpx.servers.globs import compile_glob, escape
@@ -357,6 +357,17 @@ def test_tuning_is_sane_at_any_distance(
     assert farther.scanners >= near.scanners or near.scan_count < farther.scan_count
 
 
+@pure
+@given(st.integers(1, 500), st.integers(1, 256), st.booleans())
+def test_workers_are_few_and_enough(nodes: int, cores: int, encrypted: bool) -> None:
+    chosen = worker_count(nodes, cores, encrypted=encrypted)
+
+    assert 2 <= chosen <= max(2, min(cores, 32))
+    assert chosen <= worker_count(nodes + 1, cores, encrypted=encrypted)
+    assert chosen <= worker_count(nodes, cores + 1, encrypted=encrypted)
+    assert worker_count(1, 64, encrypted=encrypted) == (4 if encrypted else 2)
+
+
 # --- prefixes -------------------------------------------------------------------------------
 
 
@@ -572,7 +583,7 @@ odd_payloads = st.binary(max_size=60) | st.sampled_from([b"%d%b\r\n", b"%", b"$1
 payloads = odd_payloads | st.tuples(
     st.binary(min_size=1, max_size=4), st.integers(LARGE_PAYLOAD - 2, LARGE_PAYLOAD + 2)
 ).map(lambda drawn: (drawn[0] * drawn[1])[: drawn[1]])
-expiries = st.just(NO_EXPIRY) | st.integers(1, 2**62)
+expiries = st.just(NO_EXPIRY) | st.integers(1, 2**62) | st.integers(10**12 - 2, 10**13 + 2)
 records = st.lists(st.tuples(st.binary(max_size=40), payloads, expiries), max_size=6)
 
 
@@ -598,6 +609,24 @@ def test_commands_for_keys_survive_encoding(keys: list[bytes]) -> None:
     assert parsed(encode_memory_usage(keys)) == [
         [b"MEMORY", b"USAGE", key, b"SAMPLES", b"1"] for key in keys
     ]
+
+
+@pure
+@given(any_keys, st.data())
+def test_groups_of_keys_survive_encoding(keys: list[bytes], draws: st.DataObject) -> None:
+    """Each in its MULTI…EXEC, in order."""
+    left, groups = len(keys), []
+    while left:
+        groups.append(draws.draw(st.integers(1, left)))
+        left -= groups[-1]
+    expected, rest = [], iter(keys)
+    for size in groups:
+        expected.append([b"MULTI"])
+        for key in islice(rest, size):
+            expected += [[b"DUMP", key], [b"PEXPIRETIME", key]]
+        expected.append([b"EXEC"])
+
+    assert parsed(encode_dumps_and_expiries(keys, groups)) == expected
 
 
 @pure

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,7 @@ class Bench:
         self.said: list[str] = []
         self.acks: list[Ack] = []
         self.work: deque[Batch] = deque()
+        self.able = workers
         self.pool = Pool(plan.spec, credits, "")
         self.pool.start(workers, self.selector, self.said.append, lambda writer: None)
 
@@ -138,7 +140,7 @@ class Bench:
             for message in self.pool.receive(key.data):
                 self._take(message)
         # Last, so that who looks between turns sees what is given out before it can be settled.
-        self.pool.dispatch(lambda: self.work.popleft() if self.work else None, workers=256)
+        self.pool.dispatch(lambda: self.work.popleft() if self.work else None, self.able)
 
     def _take(self, message: FromWorker) -> None:
         assert isinstance(message, Ack), message
@@ -217,8 +219,6 @@ def test_a_batch_that_kills_three_workers_is_set_aside(
 
 def plan_of(plan: Plan, source: Server) -> Plan:
     """The same plan, but scanned past the proxy."""
-    from dataclasses import replace
-
     endpoint = parse_endpoint(source.uri, "source")
     dialer = replace(plan.source.dialer, endpoint=endpoint)
     return replace(plan, source=replace(plan.source, dialer=dialer))
@@ -246,6 +246,39 @@ def test_workers_that_die_on_start_end_the_run_with_a_clear_error(server: StartS
 
     assert "die as soon as they start (signal SIGKILL)" in str(caught.value)
     assert "--workers" in str(caught.value)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_workers_give_way_only_to_a_server_on_this_machine(
+    server: StartServer, beside: bool
+) -> None:
+    plan = planned(server("7.0"), server("7.0"))
+    assert plan.source.local and plan.target.local and plan.spec.beside_server, "both are on it"
+    elsewhere = replace(plan, spec=replace(plan.spec, beside_server=beside))  # type: ignore[type-var]
+
+    with bench(elsewhere, workers=1) as bed:
+        bed.turn_until(lambda: bed.pool.awake, "it has started")
+        (worker,) = bed.processes()
+
+        assert worker.nice() == min(19, psutil.Process().nice() + 10 * beside)
+
+
+def test_the_first_workers_get_the_work_where_only_some_may(server: StartServer) -> None:
+    source, target = server("7.0"), server("7.0")
+    data.fill_mixed(source, 60)
+    plan = planned(source, target)
+
+    with bench(plan, workers=3) as bed:
+        bed.able = 1
+        bed.work.extend(batches(plan))
+        bed.turn_until(lambda: bed.pool.awake, "all have started")
+        assert {len(m.held) for m in bed.pool._workers[1:]} == {0}
+        bed.turn_until(lambda: len(bed.acks) > 10, "one does the work")
+        assert {len(m.held) for m in bed.pool._workers[1:]} == {0}
+        bed.able = 3
+        bed.turn_until(lambda: len(bed.acks) == 60, "all is copied")
+
+    assert data.compare(source, target) == []
 
 
 def test_idle_workers_end_when_they_are_told_to(server: StartServer) -> None:
