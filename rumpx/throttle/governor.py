@@ -42,8 +42,10 @@ from rumpx.errors import Side
 from rumpx.model.job import Limits
 from rumpx.model.nodes import NodeName
 from rumpx.model.tuning import COMMANDS_A_KEY, Tuning
-from rumpx.throttle.latency import Window
-from rumpx.throttle.prober import Felt, Measured, Used, Watching
+from rumpx.throttle.calm import Calm
+from rumpx.throttle.latency import NodeLatency
+from rumpx.throttle.pauses import Pauses, burst_seconds, has_learnt, since_pause
+from rumpx.throttle.prober import Burst, Felt, Measured, Used, Watching
 from rumpx.throttle.rates import QUANTUM, Pace
 
 if TYPE_CHECKING:
@@ -60,6 +62,9 @@ _MEMORY_HIGH: Final = 3.0
 _UNKNOWN: Final = -1.0
 # INFO older than this, in seconds, is not used.
 _INFO_AGE: Final = 5.0
+# A baseline that forgives something is learnt again after so many seconds.
+_LEARN_AGAIN_SECONDS: Final = 60.0
+_MOST_LEARNT_AT_ONCE: Final = 8
 _AIM: Final = 0.75
 _CALM: Final = 0.5
 # Ten keys at a time with this pause between are a load of some tenths of a percent.
@@ -98,8 +103,8 @@ class Seen:
     """Observations of the worst node each; None if unknown.
 
     Attributes:
-        source_latency, target_latency: seconds above the best, of the last second, but only since
-            the last cut.
+        source_latency, target_latency: seconds above the base, of the last second, but only since
+            the last cut or learning pause.
         source_cpu: of one core.
         source_memory: of maxmemory.
         payload: mean bytes of the keys so far.
@@ -323,6 +328,7 @@ class Governor:
         full: an unlimited run's work in flight.
         limits: may be replaced during the run.
         timetable: None for always.
+        calm: when nothing of the run is in flight.
 
     Attributes:
         held_seconds: how long each of `model.snapshot.HOLDS` has held the run, if any.
@@ -332,11 +338,13 @@ class Governor:
     limits: Limits
     timetable: Timetable | None = None
     paused: bool = False
+    calm: Calm = field(default_factory=Calm)
     held_seconds: dict[str, float] = field(default_factory=dict)
     _share: Share = Share()
     _decided: float | None = None
     _window: TimeWindow | None = None
-    _felt: dict[NodeName, Window] = field(default_factory=dict)
+    _pauses: Pauses = field(default_factory=Pauses)
+    _felt: dict[NodeName, NodeLatency] = field(default_factory=dict)
     _used: dict[NodeName, Used] = field(default_factory=dict)
     _cpu: dict[NodeName, _Cpu] = field(default_factory=dict)
 
@@ -346,11 +354,11 @@ class Governor:
         return self._share.value
 
     def node(self, node: NodeName, now: float) -> tuple[float | None, float | None, Used | None]:
-        """Return one node's seconds above its best, share of a core, and last usage; None if
+        """Return one node's seconds above its base, share of a core, and last usage; None if
         unknown."""
         felt, cpu = self._felt.get(node), self._cpu.get(node)
         return (
-            felt.value(now) if felt else None,
+            felt.latency(now, -math.inf, self._threshold(node[0])) if felt else None,
             cpu.share if cpu and math.isfinite(cpu.since) else None,
             self._used.get(node),
         )
@@ -373,7 +381,11 @@ class Governor:
                     del known[node]
             return
         if isinstance(told, Felt):
-            self._felt.setdefault(told.node, Window()).add(told.at, told.above)
+            felt = self._felt.get(told.node)
+            if felt is None or felt.connected != told.connected:
+                felt = self._felt[told.node] = NodeLatency(told.connected, told.interval)
+            for sent, took in told.samples:
+                felt.add((sent, took), idle=self.calm.covers(sent, sent + took))
             return
         before = self._cpu.get(told.node)
         cpu = self._cpu[told.node] = _Cpu(told.at, told.cpu)
@@ -387,13 +399,31 @@ class Governor:
         return [used for node, used in self._used.items() if node[0] == side]
 
     def latency(self, side: Side, now: float, since: float = -math.inf) -> float | None:
-        """Return the latency of a side's worst node, in seconds above its best."""
+        """Return the latency of a side's worst node, in seconds above its base."""
+        threshold = self._threshold(side)
         values = [
             value
             for node, felt in self._felt.items()
-            if node[0] == side and (value := felt.value(now, since)) is not None
+            if node[0] == side and (value := felt.latency(now, since, threshold)) is not None
         ]
         return max(values, default=None)
+
+    def _threshold(self, side: Side) -> float | None:
+        """Return the latency of a side at which the pressure is 1; None for no limit."""
+        limit = self._limit(side)
+        return None if limit is None else _LATENCY_HIGH * limit
+
+    def _limit(self, side: Side) -> float | None:
+        limits = self.limits
+        return limits.max_source_latency if side == "source" else limits.max_target_latency
+
+    def knows_idle(self, nodes: Iterable[NodeName]) -> bool:
+        """Return True if each of these nodes whose latency is limited has a baseline."""
+        return all(
+            (felt := self._felt.get(node)) is not None and felt.baseline.known
+            for node in nodes
+            if self._limit(node[0]) is not None
+        )
 
     def decide(self, now: float, wall: float, payload: float) -> Decision:
         """Decide how much may be in flight now.
@@ -404,18 +434,112 @@ class Governor:
         """
         if self.timetable and not (self._window and wall < self._window.until):
             self._window = self.timetable.at(wall)
-        seen = replace(self._seen(now), payload=payload)
-        self._share, decision = decide(
-            self._share, seen, self.limits, self._window, self.paused, self.full, now
-        )
+        if self._pauses.nodes and self._has_learnt(now):
+            self._end_pause(now)
+        share, decision = self._decide(replace(self._seen(now), payload=payload), now)
+        if not decision.off and (self._pauses.nodes or self._starts_pause(share, now)):
+            # Nothing is observed meanwhile, so the share stays.
+            share, decision = self._decide(Seen(payload=payload), now)
+            hold = Hold(self._pauses.by, f"pausing to learn the idle {self._pauses.by}")
+            decision = replace(
+                decision, batches_in_flight=0, scans_in_flight=0, holds=(hold,)
+            )
+        self._share = share
         passed = now - self._decided if self._decided is not None else 0.0
         self._decided = now
         for by, _ in decision.holds:
             self.held_seconds[by] = self.held_seconds.get(by, 0.0) + max(0.0, passed)
         return decision
 
+    def _decide(self, seen: Seen, now: float) -> tuple[Share, Decision]:
+        return decide(
+            self._share, seen, self.limits, self._window, self.paused, self.full, now
+        )
+
+    @property
+    def learning(self) -> bool:
+        """True during a learning pause."""
+        return bool(self._pauses.nodes)
+
+    def bursts(self) -> list[Burst]:
+        """Return the bursts of PINGs to order now."""
+        if not self._pauses.take_order(self.calm):
+            return []
+        return [
+            Burst(node, burst_seconds(self._felt[node].baseline.base))
+            for node in self._pauses.nodes
+            if node in self._felt
+        ]
+
+    def _starts_pause(self, share: Share, now: float) -> bool:
+        """Start a learning pause, if one is allowed, and would have to come before this share, or
+        is due; return True if so."""
+        if not self._pauses.may_start(now) or math.isinf(self.calm.began):
+            return False
+        by, nodes = "", []
+        if share.cut != self._share.cut and share.hold:
+            by = share.hold.by
+            nodes = self._doubtful(by, now)
+        if not nodes:
+            by, nodes = self._forgiven_too_long(now)
+        if not nodes:
+            return False
+        self._pauses.start(now, by, tuple(nodes[:_MOST_LEARNT_AT_ONCE]))
+        return True
+
+    def _doubtful(self, by: str, now: float) -> list[NodeName]:
+        """Return the nodes whose latency is too high, if a better known baseline could forgive all
+        of it."""
+        since, found = self._observed_since, []
+        for node, felt in self._felt.items():
+            threshold = self._threshold(node[0])
+            if threshold is None or by != f"{node[0]} latency":
+                continue
+            if felt.beyond_doubt(now, since, threshold):
+                return []
+            if (felt.latency(now, since, threshold) or 0.0) > threshold:
+                found.append(node)
+        return found
+
+    def _forgiven_too_long(self, now: float) -> tuple[str, list[NodeName]]:
+        """Return the nodes of one side whose baseline forgives something and is old."""
+        for side in ("source", "target"):
+            if threshold := self._threshold(side):
+                nodes = [
+                    node
+                    for node, felt in self._felt.items()
+                    if node[0] == side
+                    and now - felt.baseline.learnt > _LEARN_AGAIN_SECONDS
+                    and felt.baseline.forgives(threshold, felt.spacing)
+                ]
+                if nodes:
+                    return f"{side} latency", nodes
+        return "", []
+
+    def _has_learnt(self, now: float) -> bool:
+        if self._pauses.too_long(now):
+            return True
+        felt = [self._felt[node] for node in self._pauses.nodes if node in self._felt]
+        return self.calm.now and all(has_learnt(each, self.calm) for each in felt)
+
+    def _end_pause(self, now: float) -> None:
+        if self.calm.now:
+            for node in self._pauses.nodes:
+                if node in self._felt:
+                    self._felt[node].baseline.forget(since_pause(self.calm))
+        self._pauses.end(now)
+
+    @property
+    def _observed_since(self) -> float:
+        """The time from which on latencies count: the last cut, the last pause's end, or the start
+        of work."""
+        began = self.calm.began
+        return max(
+            self._share.cut, self._pauses.ended, began if math.isfinite(began) else -math.inf
+        )
+
     def _seen(self, now: float) -> Seen:
-        share = self._share
+        share, since = self._share, self._observed_since
         cpus = [
             cpu.share
             for node, cpu in self._cpu.items()
@@ -429,8 +553,8 @@ class Governor:
             if used.at > max(share.cut, now - _INFO_AGE)
         ]
         return Seen(
-            self.latency("source", now, share.cut),
-            self.latency("target", now, share.cut),
+            self.latency("source", now, since),
+            self.latency("target", now, since),
             max(cpus, default=None),
             max(memories, default=None),
             source_second=self.latency("source", now),
