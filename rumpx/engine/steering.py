@@ -95,7 +95,7 @@ class Steering:
             return
         if self._working and not self._backend.in_flight:
             self._working = False
-            self.gate.calm.leave()
+            self.gate.calm.leave(now)
         self._probing.restart_if_due(now)
         decision = self.governor.decide(now, time.time(), mean_payload)
         for burst in self.governor.bursts():
@@ -119,10 +119,11 @@ class Steering:
     def gave_batch(self) -> None:
         """Note the batch, and start the pause before the next one."""
         assert self.decision is not None
+        now = time.monotonic()
         if not self._working:
             self._working = True
-            self.gate.calm.enter()
-        self._next_batch_at = time.monotonic() + self.decision.wait
+            self.gate.calm.enter(now)
+        self._next_batch_at = now + self.decision.wait
 
     def hurry(self) -> None:
         """Let all that is in flight end at once, ignoring the rates."""

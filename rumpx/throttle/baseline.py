@@ -39,13 +39,14 @@ _BEST_SLICES: Final = 10
 
 class Stragglers(NamedTuple):
     """How often a PING is far above the base when idle: the mean number of times that it counts,
-    those included that it holds up, and the variance."""
+    those included that it holds up, and the variance; of how many PINGs."""
 
     mean: float
     variance: float
+    known: float
 
 
-NONE_STRAGGLE: Final = Stragglers(0.0, 0.0)
+NONE_STRAGGLE: Final = Stragglers(0.0, 0.0, math.inf)
 
 
 def quantile(times: Iterable[float], share: float) -> float:
@@ -77,12 +78,12 @@ def stragglers_of(
     """
     allowed = _distance(best, threshold)
     counts = [_counts(time - base - threshold, spacing) for time in times]
-    mean = (sum(counts) + allowed / 2) / (len(counts) + 1)
-    squares = (sum(count * count for count in counts) + allowed / 2) / (len(counts) + 1)
-    most = _MOST_STRAGGLERS * allowed
-    if mean > most:
-        mean, squares = most, squares * most / mean
-    return Stragglers(mean, max(0.0, squares - mean * mean))
+    known = len(counts) + 1
+    share = (sum(map(bool, counts)) + allowed / 2) / known
+    forgiven = min(1.0, _MOST_STRAGGLERS * allowed / share)
+    mean = forgiven * (sum(counts) + allowed / 2) / known
+    squares = forgiven * (sum(count * count for count in counts) + allowed / 2) / known
+    return Stragglers(mean, max(0.0, squares - mean * mean), known)
 
 
 def _counts(above: float, spacing: float) -> int:
@@ -91,10 +92,16 @@ def _counts(above: float, spacing: float) -> int:
     return min(MOST_HELD_UP, 1 + int(above / spacing)) if above > 0 else 0
 
 
-def most_forgiven(best: float, threshold: float) -> tuple[float, Stragglers]:
-    """Return the highest base, and the most stragglers, for a lowest time."""
-    most = _MOST_STRAGGLERS * _distance(best, threshold)
-    return highest_base(best), Stragglers(most, most * (1 - most))
+def most_forgiven(
+    times: Sequence[float], best: float, threshold: float, spacing: float
+) -> tuple[float, Stragglers]:
+    """Return the highest base, and the most stragglers, that more idle PINGs could show; arguments
+    as of `stragglers_of`."""
+    base = highest_base(best)
+    share = _MOST_STRAGGLERS * _distance(best, threshold)
+    count = max([1, *(_counts(time - base - threshold, spacing) for time in times)])
+    mean = share * count
+    return base, Stragglers(mean, mean * count - mean * mean, len(times) + 1)
 
 
 @dataclass(slots=True)
@@ -148,7 +155,7 @@ class Baseline:
 
     def lower(self, now: float, times: Sequence[float]) -> None:
         """Let the times of a while of work be the idle ones, if they are lower."""
-        idle = [took for _, took in self._idle]
+        idle = self._times
         if idle and all(
             quantile(times, share) < quantile(idle, share)
             for share in (BASE_QUANTILE, _HIGH_QUANTILE)
@@ -192,13 +199,20 @@ class Baseline:
         if not self._idle:
             return self.best
         if self._p75 is None:
-            self._p75 = quantile((took for _, took in self._idle), BASE_QUANTILE)
+            self._p75 = quantile(self._times, BASE_QUANTILE)
         return min(self._p75, highest_base(self.best))
 
     def stragglers(self, threshold: float, spacing: float) -> Stragglers:
         """Return the share of idle PINGs that is further above the base than the threshold."""
         asked = self.best, self.base, threshold, spacing
         if not self._known or self._known[0] != asked:
-            times = [took for _, took in self._idle]
-            self._known = asked, stragglers_of(times, *asked)
+            self._known = asked, stragglers_of(self._times, *asked)
         return self._known[1]
+
+    def most_forgiven(self, threshold: float, spacing: float) -> tuple[float, Stragglers]:
+        """Return the highest base, and the most stragglers, that more idle PINGs could show."""
+        return most_forgiven(self._times, self.best, threshold, spacing)
+
+    @property
+    def _times(self) -> list[float]:
+        return [took for _, took in self._idle]

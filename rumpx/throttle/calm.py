@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 
 
 class Calm:
@@ -26,20 +25,20 @@ class Calm:
         self._active = 0
         self._lock = threading.Lock()
 
-    def enter(self) -> None:
+    def enter(self, now: float) -> None:
         """Note that a request, or a group of them, is about to be sent."""
         with self._lock:
             self._active += 1
             if self._active == 1:
-                self.until = time.monotonic()
+                self.until = now
                 self.began = min(self.began, self.until)
 
-    def leave(self) -> None:
+    def leave(self, now: float) -> None:
         """Note that it has been answered."""
         with self._lock:
             self._active -= 1
             if not self._active:
-                self.since, self.until = time.monotonic(), math.inf
+                self.since, self.until = now, math.inf
 
     @property
     def now(self) -> bool:

@@ -34,11 +34,11 @@ run continues at its slowest, and reports that.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from rumpx.errors import Side
+from rumpx.errors import SIDES, Side
 from rumpx.model.job import Limits
 from rumpx.model.nodes import NodeName
 from rumpx.model.tuning import COMMANDS_A_KEY, Tuning
@@ -310,6 +310,18 @@ def settings(full: Full, share: float, rates: Pace, payload: float) -> Decision:
     return Decision(scan_count, max(1, int(full.scans * root)), batch, batches, wait, pace)
 
 
+def _forgiven(
+    felt: Mapping[NodeName, NodeLatency], threshold: float, now: float
+) -> list[NodeName]:
+    """Return the nodes whose baseline forgives something, and is old."""
+    return [
+        node
+        for node, each in felt.items()
+        if now - each.baseline.learnt > _LEARN_AGAIN_SECONDS
+        and each.baseline.forgives(threshold, each.spacing)
+    ]
+
+
 @dataclass(slots=True)
 class _Cpu:
     """`share` of a core between `since` and `at`; `seconds` since the server's start."""
@@ -437,7 +449,7 @@ class Governor:
         if self._pauses.nodes and self._has_learnt(now):
             self._end_pause(now)
         share, decision = self._decide(replace(self._seen(now), payload=payload), now)
-        if not decision.off and (self._pauses.nodes or self._starts_pause(share, now)):
+        if not decision.off and (self._pauses.nodes or self._starts_pause(now)):
             # Nothing is observed meanwhile, so the share stays.
             share, decision = self._decide(Seen(payload=payload), now)
             hold = Hold(self._pauses.by, f"pausing to learn the idle {self._pauses.by}")
@@ -471,50 +483,29 @@ class Governor:
             if node in self._felt
         ]
 
-    def _starts_pause(self, share: Share, now: float) -> bool:
-        """Start a learning pause, if one is allowed, and would have to come before this share, or
-        is due; return True if so."""
+    def _starts_pause(self, now: float) -> bool:
+        """Start a learning pause, if one is due and allowed; return True if so."""
         if not self._pauses.may_start(now) or math.isinf(self.calm.began):
             return False
-        by, nodes = "", []
-        if share.cut != self._share.cut and share.hold:
-            by = share.hold.by
-            nodes = self._doubtful(by, now)
-        if not nodes:
-            by, nodes = self._forgiven_too_long(now)
-        if not nodes:
-            return False
-        self._pauses.start(now, by, tuple(nodes[:_MOST_LEARNT_AT_ONCE]))
-        return True
-
-    def _doubtful(self, by: str, now: float) -> list[NodeName]:
-        """Return the nodes whose latency is too high, if a better known baseline could forgive all
-        of it."""
-        since, found = self._observed_since, []
-        for node, felt in self._felt.items():
-            threshold = self._threshold(node[0])
-            if threshold is None or by != f"{node[0]} latency":
+        for side in SIDES:
+            threshold = self._threshold(side)
+            if threshold is None:
                 continue
-            if felt.beyond_doubt(now, since, threshold):
-                return []
-            if (felt.latency(now, since, threshold) or 0.0) > threshold:
-                found.append(node)
-        return found
+            felt = {node: felt for node, felt in self._felt.items() if node[0] == side}
+            if nodes := self._doubtful(felt, threshold, now) or _forgiven(felt, threshold, now):
+                self._pauses.start(now, f"{side} latency", tuple(nodes[:_MOST_LEARNT_AT_ONCE]))
+                return True
+        return False
 
-    def _forgiven_too_long(self, now: float) -> tuple[str, list[NodeName]]:
-        """Return the nodes of one side whose baseline forgives something and is old."""
-        for side in ("source", "target"):
-            if threshold := self._threshold(side):
-                nodes = [
-                    node
-                    for node, felt in self._felt.items()
-                    if node[0] == side
-                    and now - felt.baseline.learnt > _LEARN_AGAIN_SECONDS
-                    and felt.baseline.forgives(threshold, felt.spacing)
-                ]
-                if nodes:
-                    return f"{side} latency", nodes
-        return "", []
+    def _doubtful(
+        self, felt: Mapping[NodeName, NodeLatency], threshold: float, now: float
+    ) -> list[NodeName]:
+        """Return the nodes whose latency may be too high, if a better known baseline could forgive
+        all of it."""
+        since = self._observed_since
+        if any(each.beyond_doubt(now, since, threshold) for each in felt.values()):
+            return []
+        return [node for node, each in felt.items() if each.suspect(now, since, threshold)]
 
     def _has_learnt(self, now: float) -> bool:
         if self._pauses.too_long(now):

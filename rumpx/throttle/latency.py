@@ -7,8 +7,12 @@ distance nor the jitter of the network counts as load.
 
 The value is the k-th highest time of the last second, above the base. In a quiet network k is 2, so
 that one late packet does not count; where idle PINGs straggle, it is as many more as straggle in a
-second, and two standard deviations: ``k = 2 + floor(N·m + 2·sqrt(N·v))`` for N PINGs, of which each
-counts m times on average, with variance v, if nothing of ours is in flight.
+second, and 2.5 standard deviations::
+
+    k = 2 + floor(N·m + 2.5·sqrt(N·v·(1 + N/n)))
+
+N is the number of PINGs, of which each counts m times on average, with variance v, if nothing of
+ours is in flight, as n idle PINGs show. With few of them k is larger.
 
 A probe that waits holds up those after it, which would have waited as well, each an interval less:
 they are counted as if they had been sent (or a stall of a second would be one sample of fifty).
@@ -32,13 +36,17 @@ from rumpx.throttle.baseline import (
     NONE_STRAGGLE,
     Baseline,
     Stragglers,
-    most_forgiven,
 )
 
 WINDOW_SECONDS: Final = 1.0
 # Times of so many seconds, at least so many of them, replace a baseline that is higher.
 _LONG_SECONDS: Final = 10.0
 _LONG_PINGS: Final = 50
+_SIGMAS: Final = 2.5
+# So many idle PINGs are enough to forgive by.
+_WELL_KNOWN: Final = 50
+# Where more count, so many are enough: the lowest of them then counts.
+_FEWEST: Final = 4
 
 # When a PING was sent, by `time.monotonic()`, and the seconds that it took, or has waited so far.
 Sample = tuple[float, float]
@@ -83,8 +91,8 @@ class Window:
 
 def kth(number: int, stragglers: Stragglers) -> int:
     """Return the rank that counts, among `number` PINGs of which so many straggle when idle."""
-    mean, variance = number * stragglers.mean, number * stragglers.variance
-    return 2 + int(mean + 2 * math.sqrt(variance))
+    variance = number * stragglers.variance * (1 + number / stragglers.known)
+    return 2 + int(number * stragglers.mean + _SIGMAS * math.sqrt(variance))
 
 
 def value(
@@ -99,7 +107,7 @@ def value(
         times += found
     rank = kth(number, stragglers)
     highest = heapq.nlargest(rank, times)
-    return max(0.0, highest[-1] - base) if len(highest) == rank else None
+    return max(0.0, highest[-1] - base) if len(highest) >= min(rank, _FEWEST) else None
 
 
 @dataclass(slots=True)
@@ -142,17 +150,30 @@ class NodeLatency:
             threshold: idle PINGs this far above the base, in seconds, count as stragglers; None
                 for none.
         """
-        base, spacing = self.baseline.base, self.spacing
+        spacing = self.spacing
         stragglers = (
             self.baseline.stragglers(threshold, spacing) if threshold else NONE_STRAGGLE
         )
+        return self._value(now, since, self.baseline.base, spacing, stragglers)
+
+    def _value(
+        self, now: float, since: float, base: float, spacing: float, stragglers: Stragglers
+    ) -> float | None:
         recent = self.window.ended_after(max(now - WINDOW_SECONDS, since))
         return value(recent, since, base, spacing, stragglers)
+
+    def suspect(self, now: float, since: float, threshold: float) -> bool:
+        """Return True if the latency is above the threshold, or would be if so many idle PINGs
+        straggled as the few known ones show."""
+        stragglers = self.baseline.stragglers(threshold, self.spacing)
+        if stragglers.known < _WELL_KNOWN:
+            stragglers = stragglers._replace(known=math.inf)
+        found = self._value(now, since, self.baseline.base, self.spacing, stragglers)
+        return found is not None and found > threshold
 
     def beyond_doubt(self, now: float, since: float, threshold: float) -> bool:
         """Return True if the latency is above the threshold by any baseline that this distance
         allows."""
-        base, stragglers = most_forgiven(self.baseline.best, threshold)
-        recent = self.window.ended_after(max(now - WINDOW_SECONDS, since))
-        found = value(recent, since, base, max(self.interval, base), stragglers)
+        base, stragglers = self.baseline.most_forgiven(threshold, self.spacing)
+        found = self._value(now, since, base, max(self.interval, base), stragglers)
         return found is not None and found > threshold

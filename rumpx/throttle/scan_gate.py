@@ -74,12 +74,12 @@ class Gate:
             self._passing += 1
             self._next = now + self._wait
             count = self.scan_count
-            self.calm.enter()
+            self.calm.enter(now)
         try:
             self._take(1)
             yield count
         finally:
-            self.calm.leave()
+            self.calm.leave(time.monotonic())
             with self._changed:
                 self._passing -= 1
                 self._changed.notify()
