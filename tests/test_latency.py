@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rumpx.checker.round_trips import judge_limit
 from rumpx.model.endpoint import Tls, parse_endpoint
 from rumpx.model.job import Limits
 from rumpx.servers.dial import Dialer
@@ -317,6 +318,27 @@ def test_a_stall_is_felt_through_jitter() -> None:
 
     found = node.latency(now + 1, -math.inf, THRESHOLD)
     assert found is not None and found > 0.3
+
+
+# --- what a check says ----------------------------------------------------------------------
+
+
+def test_a_check_knows_what_the_network_does_by_itself() -> None:
+    rng = random.Random(4)
+    jittery = [far(rng, 0.02) for _ in range(200)]
+    told = judge_limit("source", jittery, 0.005)
+    quiet = judge_limit("source", [0.0001] * 100, 0.005)
+    busy = judge_limit("target", [0.0001, 0.0001, 0.0101] * 30, 0.005)
+
+    assert quiet is None
+    assert told is not None and told.status == "info"
+    assert "of 200 idle PINGs to the source took 3 ms longer than 75% of them" in told.text
+    assert busy is not None and busy.status == "warn" and "throttle the copy" in busy.text
+    assert busy.advice == "--max-target-latency 20ms is above that"
+    for line in (told, busy):
+        suggested = float(line.advice.split()[1].removesuffix("ms")) / 1000
+        times = jittery if line is told else [0.0001, 0.0001, 0.0101] * 30
+        assert judge_limit("source", times, suggested) is None
 
 
 # --- pauses ---------------------------------------------------------------------------------

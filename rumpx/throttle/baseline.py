@@ -188,6 +188,10 @@ class Baseline:
         lenient = self.stragglers(threshold, spacing).mean > _FORGIVEN_STRAGGLERS
         return lenient or self.base - self.best > _FORGIVEN_BASE * threshold
 
+    def forgives_all(self, share: float, threshold: float) -> bool:
+        """Return True if so large a share of stragglers is forgiven at this distance."""
+        return share <= _MOST_STRAGGLERS * _distance(self.best, threshold)
+
     @property
     def best(self) -> float:
         """The lowest time of the last ten minutes, in seconds; 0 before the first."""

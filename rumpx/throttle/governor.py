@@ -57,7 +57,7 @@ _FIRST_SHARE: Final = 0.25
 _SETTLE_SECONDS: Final = 0.3
 _GROW_SECONDS: Final = 0.2
 # A latency's share of its limit at which the pressure is 1.
-_LATENCY_HIGH: Final = 0.6
+LATENCY_HIGH: Final = 0.6
 _MEMORY_HIGH: Final = 3.0
 _UNKNOWN: Final = -1.0
 # INFO older than this, in seconds, is not used.
@@ -257,7 +257,7 @@ def _pressures(seen: Seen, limits: Limits) -> Iterable[tuple[float, Hold]]:
         elif limit is not None and value is not None:
             told = max(value, second or 0.0)
             words = _in_words(by, f"{told * 1e3:.1f} ms", f"{limit * 1e3:g} ms", told > limit)
-            yield value / limit / _LATENCY_HIGH, Hold(by, words)
+            yield value / limit / LATENCY_HIGH, Hold(by, words)
     for by, value, limit in (
         ("source CPU", seen.source_cpu, limits.max_source_cpu),
         ("source memory", seen.source_memory, limits.max_source_memory),
@@ -422,19 +422,15 @@ class Governor:
 
     def _threshold(self, side: Side) -> float | None:
         """Return the latency of a side at which the pressure is 1; None for no limit."""
-        limit = self._limit(side)
-        return None if limit is None else _LATENCY_HIGH * limit
-
-    def _limit(self, side: Side) -> float | None:
-        limits = self.limits
-        return limits.max_source_latency if side == "source" else limits.max_target_latency
+        limit = self.limits.max_latency(side)
+        return None if limit is None else LATENCY_HIGH * limit
 
     def knows_idle(self, nodes: Iterable[NodeName]) -> bool:
         """Return True if each of these nodes whose latency is limited has a baseline."""
         return all(
             (felt := self._felt.get(node)) is not None and felt.baseline.known
             for node in nodes
-            if self._limit(node[0]) is not None
+            if self.limits.max_latency(node[0]) is not None
         )
 
     def decide(self, now: float, wall: float, payload: float) -> Decision:
