@@ -178,12 +178,13 @@ def test_a_source_that_cannot_save(server: StartServer, tmp_path: Path) -> None:
 
 def test_a_source_that_cannot_save_is_felt(hostile: Hostile) -> None:
     hostile.answers["PING"] = answering(b"-MISCONF it cannot save\r\n")
-    pinger = Pinger(Dialer(parse_endpoint(hostile.uri, "source"), "source", 5.0, 5.0), None, 0.02)
+    dialer = Dialer(parse_endpoint(hostile.uri, "source"), "source", 5.0, 5.0)
+    pinger = Pinger(dialer, None, 0.02, lambda: None)
     pinger.start()
     wait_until(lambda: hostile.called["PING"] > 10, 5, "some PINGs")
     # It was made longer ago than a tenth of a second before that: it has been answered since.
     wait_until(lambda: not pinger.silent(time.monotonic() + 2.9), 5, "an answer")
-    pinger.stopped.set()
+    pinger.stop()
 
 
 def test_a_fence_that_is_refused_for_a_while_is_tried_again(

@@ -144,8 +144,9 @@ def test_all_is_well(server: StartServer, version: str) -> None:
     assert checked.document["plan"]["on_conflict"] == "replace"
     for side in ("source", "target"):
         found = checked.document[side]
-        assert found["latency"]["pings"] == 50
-        assert 0 < found["latency"]["median"] <= found["latency"]["worst"]
+        assert 20 <= found["latency"]["pings"] <= 200
+        idle = found["latency"]
+        assert 0 < idle["median"] <= idle["p75"] <= idle["p99"] <= idle["worst"]
         assert version in found["version"] and len(found["servers"]) == 1
 
 

@@ -29,11 +29,11 @@ from rumpx.checker.key_sample import Key, Sample, describe, take_sample
 from rumpx.checker.limits_met import limits_of_clients, limits_of_values
 from rumpx.checker.payload_trial import not_proven, prove_payloads
 from rumpx.checker.permissions import denied_reads, denied_writes
-from rumpx.checker.round_trips import measure_latency
+from rumpx.checker.round_trips import describe_idle, judge_limit, measure_idle
 from rumpx.checker.steps import take_steps
 from rumpx.copier.functions import plan_functions
 from rumpx.copier.leftovers import left_behind
-from rumpx.errors import EXIT_OK, RumpxError, TargetFull
+from rumpx.errors import EXIT_OK, SIDES, RumpxError, Side, TargetFull
 from rumpx.model.check_request import Request
 from rumpx.model.checkup import (
     Checkup,
@@ -78,7 +78,7 @@ def check(request: Request) -> Checkup:
     if hasattr(draft, "source"):
         things = left_behind(draft.source, functions_copied=draft.job.functions)
         lines.append(Line("info", "left behind", f"{', '.join(things)} on the source"))
-    latencies = [_latency(draft, side, lines) for side in ("source", "target")]
+    latencies = [_latency(draft, side, lines) for side in SIDES]
     estimate = _estimated(draft, shown) if shown else None
     if estimate:
         lines += _memory(draft, estimate)
@@ -142,14 +142,21 @@ def _payloads(request: Request, draft: Draft, keys: Sequence[Key]) -> list[Line]
     return prove_payloads(draft, keys)
 
 
-def _latency(draft: Draft, side: str, lines: list[Line]) -> Latency | None:
+def _latency(draft: Draft, side: Side, lines: list[Line]) -> Latency | None:
+    """Measure a side's idle round trips; add a line if they exceed its limit by themselves."""
     if not hasattr(draft, side):
         return None
     try:
-        return measure_latency(getattr(draft, side))
+        times = measure_idle(getattr(draft, side))
     except RumpxError as error:
         lines.append(Line("fail", side, str(error), "", error.exit_code))
         return None
+    if not times:
+        return None
+    limit = draft.job.limits.max_latency(side)
+    if limit is not None and (line := judge_limit(side, times, limit)):
+        lines.append(line)
+    return describe_idle(times)
 
 
 def _estimated(draft: Draft, sample: Sampled) -> Estimate | None:

@@ -175,9 +175,10 @@ class Engine:
         """
         self._warnings.show_all()
         workers = self._plan.tuning.workers if self.walks else 0
-        self._backend.start(workers, self._selector, self.warn, self._end_connections)
+        # First the prober, which learns the baselines while the workers start.
         self._steering.start(self._selector)
-        while not self._backend.awake:
+        self._backend.start(workers, self._selector, self.warn, self._end_connections)
+        while not self._backend.awake or (workers and not self._steering.ready):
             self._turn(TICK)
             self.heed()
         self._meter.begin(time.monotonic())

@@ -13,12 +13,17 @@ from typing import Any, Final
 
 from rumpx.engine.backend import Backend
 from rumpx.engine.plan import Plan
+from rumpx.throttle.calm import Calm
 from rumpx.throttle.governor import Decision, Done, Full, Governor
 from rumpx.throttle.prober import Probing, Watched
 from rumpx.throttle.rates import Pace
 from rumpx.throttle.scan_gate import Gate
 
 _DECIDE_SECONDS: Final = 0.1
+# During a learning pause.
+_LEARN_SECONDS: Final = 0.01
+# A run starts without baselines if a node has not answered for so long.
+_BASELINE_SECONDS: Final = 1.0
 
 
 class Steering:
@@ -35,18 +40,28 @@ class Steering:
     """
 
     def __init__(self, plan: Plan, backend: Backend) -> None:
-        self.governor = _governor(plan)
         self.gate = Gate(backend.pacer, plan.tuning.scan_count, plan.tuning.batch_keys)
+        self.governor = _governor(plan, self.gate.calm)
         self.decision: Decision | None = None
         self._due = 0.0
         self._next_batch_at = 0.0
         self._backend = backend
+        self._working = False
+        self._started = 0.0
         sides = plan.source, plan.target
+        self._nodes = [(side.dialer.side, node) for side in sides for node in side.infos]
         self._probing = Probing([Watched(side.dialer, tuple(side.infos)) for side in sides])
 
     def start(self, selector: selectors.BaseSelector) -> None:
         """Start to measure; the prober's channel is registered with the selector."""
+        self._started = time.monotonic()
         self._probing.start(selector)
+
+    @property
+    def ready(self) -> bool:
+        """True if the first SCAN may be sent: baselines are known, or a node does not answer."""
+        waited = time.monotonic() - self._started
+        return waited > _BASELINE_SECONDS or self.governor.knows_idle(self._nodes)
 
     def observes(self, ready: Any) -> bool:
         """Take a measurement, if the data of a readable file is the prober's; return False for any
@@ -78,9 +93,14 @@ class Steering:
         now = time.monotonic()
         if now < self._due:
             return
-        self._due = now + _DECIDE_SECONDS
+        if self._working and not self._backend.in_flight:
+            self._working = False
+            self.gate.calm.leave(now)
         self._probing.restart_if_due(now)
         decision = self.governor.decide(now, time.time(), done)
+        for burst in self.governor.bursts():
+            self._probing.order(burst)
+        self._due = now + (_LEARN_SECONDS if self.governor.learning else _DECIDE_SECONDS)
         if decision == self.decision:
             return
         self.decision = decision
@@ -102,9 +122,13 @@ class Steering:
         return self.decision.workers if self.decision else 0
 
     def gave_batch(self) -> None:
-        """Start the pause before the next batch."""
+        """Note the batch, and start the pause before the next one."""
         assert self.decision is not None
-        self._next_batch_at = time.monotonic() + self.decision.wait
+        now = time.monotonic()
+        if not self._working:
+            self._working = True
+            self.gate.calm.enter(now)
+        self._next_batch_at = now + self.decision.wait
 
     def hurry(self) -> None:
         """Let all that is in flight end at once, ignoring the rates."""
@@ -115,7 +139,7 @@ class Steering:
         self._probing.close()
 
 
-def _governor(plan: Plan) -> Governor:
+def _governor(plan: Plan, calm: Calm) -> Governor:
     limits, timetable = plan.job.limits, None
     if limits.schedule:
         from rumpx.model.schedule import parse_timetable
@@ -126,4 +150,5 @@ def _governor(plan: Plan) -> Governor:
         Full.of(plan.tuning, round_trips),
         limits,
         timetable,
+        calm=calm,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from rumpx.errors import UsageError
+from rumpx.errors import Side, UsageError
 from rumpx.model import clashes
 from rumpx.model.endpoint import Endpoint, ReadFrom
 from rumpx.model.options import FIELDS, MAX_DATABASE
@@ -99,6 +99,10 @@ class Limits:
     time_zone: str | None = None
     exit_when_off: bool = False
     max_duration: float | None = None
+
+    def max_latency(self, side: Side) -> float | None:
+        """Return a side's limit of latency, in seconds; None if it has none."""
+        return self.max_source_latency if side == "source" else self.max_target_latency
 
     def __post_init__(self) -> None:
         check_ranges("limits.", self)

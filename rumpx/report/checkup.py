@@ -171,7 +171,8 @@ def _outlook(checkup: Checkup) -> Iterator[Entry]:
 def _latency(side: Ends) -> str:
     assert side.latency is not None
     return (
-        f"{side.latency.median:.2f} ms median, {side.latency.worst:.2f} ms worst of "
+        f"{side.latency.median:.2f} ms median, {side.latency.p75:.2f} ms p75, "
+        f"{side.latency.p99:.2f} ms p99, {side.latency.worst:.2f} ms worst of "
         f"{side.latency.pings} idle round trips"
     )
 

@@ -53,6 +53,7 @@ import hiredis
 
 from rumpx.errors import Cause, ConnectionLost, Side
 from rumpx.servers.replies import Kind, classify, is_farewell, refused
+from rumpx.servers.stopwatch import Stopwatch
 
 Reply = bytes | int | None | list["Reply"] | hiredis.ReplyError
 Argument = bytes | str | int
@@ -330,6 +331,18 @@ class Connection:
             ConnectionLost: the connection broke, timed out, or does not speak RESP.
         """
         self._send((encode(*arguments),), b"")
+        return self.receive(1)[0]
+
+    def stopwatch(self) -> Stopwatch:
+        """Return a stopwatch for `call_timed`; the caller closes it."""
+        return Stopwatch(self._sock)
+
+    def call_timed(self, watch: Stopwatch, *arguments: Argument) -> Reply:
+        """As `call`; `watch`, a stopwatch of this connection, has the time that it took."""
+        watch.start()
+        self._send((encode(*arguments),), b"")
+        if not watch.wait(self._timeout):
+            raise self._lost(TimeoutError())
         return self.receive(1)[0]
 
     def call_many(self, commands: Iterable[Command]) -> list[Reply]:

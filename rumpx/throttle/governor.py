@@ -43,17 +43,19 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from rumpx.errors import Side
+from rumpx.errors import SIDES, Side
 from rumpx.model.job import Limits
 from rumpx.model.nodes import NodeName
 from rumpx.model.tuning import COMMANDS_A_KEY, Tuning
-from rumpx.throttle.latency import Window
-from rumpx.throttle.prober import Felt, Measured, Used, Watching
+from rumpx.throttle.calm import Calm
+from rumpx.throttle.latency import NodeLatency
+from rumpx.throttle.pauses import Pauses, burst_seconds, has_learnt, since_pause
+from rumpx.throttle.prober import Burst, Felt, Measured, Used, Watching
 from rumpx.throttle.rates import QUANTUM, Pace
 
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ _SETTLE_SECONDS: Final = 0.3
 _GROW_SECONDS: Final = 0.2
 _FIRST_GROW_SECONDS: Final = 0.1
 # A latency's share of its limit at which the pressure is 1.
-_LATENCY_HIGH: Final = 0.6
+LATENCY_HIGH: Final = 0.6
 _MEMORY_HIGH: Final = 3.0
 _UNKNOWN: Final = -1.0
 # The measured time of a key is the median of so many seconds in which enough keys were settled, and
@@ -85,6 +87,9 @@ _LEAST_KEY_SECONDS: Final = 2e-6
 _LONGEST_KEY_SECONDS: Final = 50e-6
 # INFO older than this, in seconds, is not used.
 _INFO_AGE: Final = 5.0
+# A baseline that forgives something is learnt again after so many seconds.
+_LEARN_AGAIN_SECONDS: Final = 60.0
+_MOST_LEARNT_AT_ONCE: Final = 8
 _AIM: Final = 0.75
 _CALM: Final = 0.5
 # Fifty keys at a time with this pause between are a load of a tenth of a percent.
@@ -136,8 +141,8 @@ class Seen:
     """Observations of the worst node each; None if unknown.
 
     Attributes:
-        source_latency, target_latency: seconds above the best, of the last second, but only since
-            the last cut.
+        source_latency, target_latency: seconds above the base, of the last second, but only since
+            the last cut or learning pause.
         source_cpu: of one core.
         source_memory: of maxmemory.
         payload: mean bytes of the keys so far.
@@ -307,7 +312,7 @@ def _pressures(seen: Seen, limits: Limits) -> Iterable[tuple[float, Hold]]:
         elif limit is not None and value is not None:
             told = max(value, second or 0.0)
             words = _in_words(by, f"{told * 1e3:.1f} ms", f"{limit * 1e3:g} ms", told > limit)
-            yield value / limit / _LATENCY_HIGH, Hold(by, words)
+            yield value / limit / LATENCY_HIGH, Hold(by, words)
     for by, value, limit in (
         ("source CPU", seen.source_cpu, limits.max_source_cpu),
         ("source memory", seen.source_memory, limits.max_source_memory),
@@ -381,6 +386,18 @@ def _within(full: int, most: float) -> int:
     return full if most >= full else max(min(full, _FEWEST_KEYS), int(most))
 
 
+def _forgiven(
+    felt: Mapping[NodeName, NodeLatency], threshold: float, now: float
+) -> list[NodeName]:
+    """Return the nodes whose baseline forgives something, and is old."""
+    return [
+        node
+        for node, each in felt.items()
+        if now - each.baseline.learnt > _LEARN_AGAIN_SECONDS
+        and each.baseline.forgives(threshold, each.spacing)
+    ]
+
+
 @dataclass(slots=True)
 class _Cpu:
     """`share` of a core between `since` and `at`; `seconds` since the server's start; `keys` of the
@@ -402,6 +419,7 @@ class Governor:
         full: an unlimited run's work in flight.
         limits: may be replaced during the run.
         timetable: None for always.
+        calm: when nothing of the run is in flight.
 
     Attributes:
         held_seconds: how long each of `model.snapshot.HOLDS` has held the run, if any.
@@ -411,12 +429,14 @@ class Governor:
     limits: Limits
     timetable: Timetable | None = None
     paused: bool = False
+    calm: Calm = field(default_factory=Calm)
     held_seconds: dict[str, float] = field(default_factory=dict)
     _share: Share = field(init=False)
     _keys: int = 0
     _decided: float | None = None
     _window: TimeWindow | None = None
-    _felt: dict[NodeName, Window] = field(default_factory=dict)
+    _pauses: Pauses = field(default_factory=Pauses)
+    _felt: dict[NodeName, NodeLatency] = field(default_factory=dict)
     _used: dict[NodeName, Used] = field(default_factory=dict)
     _cpu: dict[NodeName, _Cpu] = field(default_factory=dict)
 
@@ -429,11 +449,11 @@ class Governor:
         return self._share.value
 
     def node(self, node: NodeName, now: float) -> tuple[float | None, float | None, Used | None]:
-        """Return one node's seconds above its best, share of a core, and last usage; None if
+        """Return one node's seconds above its base, share of a core, and last usage; None if
         unknown."""
         felt, cpu = self._felt.get(node), self._cpu.get(node)
         return (
-            felt.value(now) if felt else None,
+            felt.latency(now, -math.inf, self._threshold(node[0])) if felt else None,
             cpu.share if cpu and math.isfinite(cpu.since) else None,
             self._used.get(node),
         )
@@ -456,7 +476,11 @@ class Governor:
                     del known[node]
             return
         if isinstance(told, Felt):
-            self._felt.setdefault(told.node, Window()).add(told.at, told.above)
+            felt = self._felt.get(told.node)
+            if felt is None or felt.connected != told.connected:
+                felt = self._felt[told.node] = NodeLatency(told.connected, told.interval)
+            for sent, took in told.samples:
+                felt.add((sent, took), idle=self.calm.covers(sent, sent + took))
             return
         before = self._cpu.get(told.node)
         cpu = self._cpu[told.node] = _Cpu(told.at, told.cpu, self._keys)
@@ -474,13 +498,27 @@ class Governor:
         return [used for node, used in self._used.items() if node[0] == side]
 
     def latency(self, side: Side, now: float, since: float = -math.inf) -> float | None:
-        """Return the latency of a side's worst node, in seconds above its best."""
+        """Return the latency of a side's worst node, in seconds above its base."""
+        threshold = self._threshold(side)
         values = [
             value
             for node, felt in self._felt.items()
-            if node[0] == side and (value := felt.value(now, since)) is not None
+            if node[0] == side and (value := felt.latency(now, since, threshold)) is not None
         ]
         return max(values, default=None)
+
+    def _threshold(self, side: Side) -> float | None:
+        """Return the latency of a side at which the pressure is 1; None for no limit."""
+        limit = self.limits.max_latency(side)
+        return None if limit is None else LATENCY_HIGH * limit
+
+    def knows_idle(self, nodes: Iterable[NodeName]) -> bool:
+        """Return True if each of these nodes whose latency is limited has a baseline."""
+        return all(
+            (felt := self._felt.get(node)) is not None and felt.baseline.known
+            for node in nodes
+            if self.limits.max_latency(node[0]) is not None
+        )
 
     def decide(self, now: float, wall: float, done: Done) -> Decision:
         """Decide how much may be in flight now.
@@ -492,12 +530,18 @@ class Governor:
         self._keys = done.keys
         if self.timetable and not (self._window and wall < self._window.until):
             self._window = self.timetable.at(wall)
-        seen = replace(
-            self._seen(now), payload=done.mean_payload, key_seconds=self._key_seconds()
-        )
-        self._share, decision = decide(
-            self._share, seen, self.limits, self._window, self.paused, self.full, now
-        )
+        if self._pauses.nodes and self._has_learnt(now):
+            self._end_pause(now)
+        known = Seen(payload=done.mean_payload, key_seconds=self._key_seconds())
+        share, decision = self._decide(self._seen(known, now), now)
+        if not decision.off and (self._pauses.nodes or self._starts_pause(now)):
+            # Nothing is observed meanwhile, so the share stays.
+            share, decision = self._decide(known, now)
+            hold = Hold(self._pauses.by, f"pausing to learn the idle {self._pauses.by}")
+            decision = replace(
+                decision, batches_in_flight=0, scans_in_flight=0, holds=(hold,)
+            )
+        self._share = share
         passed = now - self._decided if self._decided is not None else 0.0
         self._decided = now
         for by, _ in decision.holds:
@@ -513,8 +557,75 @@ class Governor:
             return 0.0
         return min(_LONGEST_KEY_SECONDS, max(_LEAST_KEY_SECONDS, sum(known)))
 
-    def _seen(self, now: float) -> Seen:
-        share = self._share
+    def _decide(self, seen: Seen, now: float) -> tuple[Share, Decision]:
+        return decide(
+            self._share, seen, self.limits, self._window, self.paused, self.full, now
+        )
+
+    @property
+    def learning(self) -> bool:
+        """True during a learning pause."""
+        return bool(self._pauses.nodes)
+
+    def bursts(self) -> list[Burst]:
+        """Return the bursts of PINGs to order now."""
+        if not self._pauses.take_order(self.calm):
+            return []
+        return [
+            Burst(node, burst_seconds(self._felt[node].baseline.base))
+            for node in self._pauses.nodes
+            if node in self._felt
+        ]
+
+    def _starts_pause(self, now: float) -> bool:
+        """Start a learning pause, if one is due and allowed; return True if so."""
+        if not self._pauses.may_start(now) or math.isinf(self.calm.began):
+            return False
+        for side in SIDES:
+            threshold = self._threshold(side)
+            if threshold is None:
+                continue
+            felt = {node: felt for node, felt in self._felt.items() if node[0] == side}
+            if nodes := self._doubtful(felt, threshold, now) or _forgiven(felt, threshold, now):
+                self._pauses.start(now, f"{side} latency", tuple(nodes[:_MOST_LEARNT_AT_ONCE]))
+                return True
+        return False
+
+    def _doubtful(
+        self, felt: Mapping[NodeName, NodeLatency], threshold: float, now: float
+    ) -> list[NodeName]:
+        """Return the nodes whose latency may be too high, if a better known baseline could forgive
+        all of it."""
+        since = self._observed_since
+        if any(each.beyond_doubt(now, since, threshold) for each in felt.values()):
+            return []
+        return [node for node, each in felt.items() if each.suspect(now, since, threshold)]
+
+    def _has_learnt(self, now: float) -> bool:
+        if self._pauses.too_long(now):
+            return True
+        felt = [self._felt[node] for node in self._pauses.nodes if node in self._felt]
+        return self.calm.now and all(has_learnt(each, self.calm) for each in felt)
+
+    def _end_pause(self, now: float) -> None:
+        if self.calm.now:
+            for node in self._pauses.nodes:
+                if node in self._felt:
+                    self._felt[node].baseline.forget(since_pause(self.calm))
+        self._pauses.end(now)
+
+    @property
+    def _observed_since(self) -> float:
+        """The time from which on latencies count: the last cut, the last pause's end, or the start
+        of work."""
+        began = self.calm.began
+        return max(
+            self._share.cut, self._pauses.ended, began if math.isfinite(began) else -math.inf
+        )
+
+    def _seen(self, known: Seen, now: float) -> Seen:
+        """Return the present observations, beside those that are known."""
+        share, since = self._share, self._observed_since
         cpus = [
             cpu.share
             for node, cpu in self._cpu.items()
@@ -527,11 +638,12 @@ class Governor:
             for used in self.used("source")
             if used.at > max(share.cut, now - _INFO_AGE)
         ]
-        return Seen(
-            self.latency("source", now, share.cut),
-            self.latency("target", now, share.cut),
-            max(cpus, default=None),
-            max(memories, default=None),
+        return replace(
+            known,
+            source_latency=self.latency("source", now, since),
+            target_latency=self.latency("target", now, since),
+            source_cpu=max(cpus, default=None),
+            source_memory=max(memories, default=None),
             source_second=self.latency("source", now),
             target_second=self.latency("target", now),
         )

@@ -3,14 +3,18 @@
 It is a separate process since the coordinator's threads wait for each other, and would measure
 themselves. For each node it has
 
-- a thread that sends a bare PING on a connection of its own and waits for the answer. A PING
-  without an answer, or a connection that cannot be restored, counts as the time waited for it,
+- a thread that sends a bare PING on a connection of its own and waits for the answer, timed by the
+  kernel (`servers.stopwatch`), so that a busy machine here does not count as a slow server there. A
+  PING without an answer, or a connection that cannot be restored, counts as the time waited for it,
   never as nothing;
 - a thread that asks INFO for CPU and memory once a second, on another connection.
 
-Ten times a second it reports each node's two worst times since the last report (`latency`),
-including those that still wait. If a node has not answered for some seconds, it reads the topology
-again: another node may have replaced it. It ends when its coordinator does.
+Each connection starts with a *burst* of PINGs, one right after the other, from which the
+coordinator learns the node's baseline before the first SCAN; it may order another one.
+
+Ten times a second, and after a burst, it reports the time of each PING since the last report
+(`latency`), including one that still waits. If a node has not answered for some seconds, it reads
+the topology again: another node may have replaced it. It ends when its coordinator does.
 
 Not promised: fifty PINGs a second for each node of a large cluster; there it is fifty for each side
 and five for each node. Nor over a long distance, since one PING is in flight at a time.
@@ -19,13 +23,12 @@ and five for each node. Nor over a long distance, since one PING is in flight at
 from __future__ import annotations
 
 import contextlib
-import heapq
 import os
 import selectors
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -44,12 +47,17 @@ from rumpx.servers.info import parse_info
 from rumpx.servers.redials import growing_pause
 from rumpx.servers.replies import Kind, cannot_save, classify
 from rumpx.servers.resp import Connection
+from rumpx.servers.stopwatch import Stopwatch
 from rumpx.servers.topology import is_error, read_topology
-from rumpx.throttle.latency import Best, with_omitted
+from rumpx.throttle.latency import Sample
 
 PROBE_TIMEOUT: Final = 1.0
 _INTERVAL: Final = 0.02
 _LONGEST_INTERVAL: Final = 0.2
+# A burst at the start of a connection: so long, but at least so many PINGs, at least so far apart.
+_BURST_SECONDS: Final = 0.05
+_BURST_PINGS: Final = 2
+_BURST_INTERVAL: Final = 0.0005
 _TELL_SECONDS: Final = 0.1
 _INFO_SECONDS: Final = 1.0
 _INFO_TIMEOUT: Final = 5.0
@@ -60,12 +68,19 @@ _RESTART_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Felt:
-    """The two worst times of a node's PINGs since the last report, in seconds above its best; `at`
-    is `time.monotonic()`."""
+    """The PINGs of a node since the last report.
+
+    Attributes:
+        samples: when each was sent, by `time.monotonic()`, and the seconds that it took. One that
+            waits is reported with the time so far, and again later.
+        connected: the time of the connection; after another one it may be another server.
+        interval: seconds between two PINGs.
+    """
 
     node: NodeName
-    at: float
-    above: tuple[float, ...]
+    samples: tuple[Sample, ...]
+    connected: float
+    interval: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +103,14 @@ class Watching:
     nodes: tuple[NodeName, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """An order to the prober: send PINGs to a node one right after the other, for so long."""
+
+    node: NodeName
+    seconds: float
+
+
 Measured = Felt | Used | Watching
 
 
@@ -102,7 +125,13 @@ class Watched:
 class Pinger:
     """Sends PINGs to one node, in a thread of its own, until it is stopped."""
 
-    def __init__(self, dialer: Dialer, address: Address | None, interval: float) -> None:
+    def __init__(
+        self,
+        dialer: Dialer,
+        address: Address | None,
+        interval: float,
+        burst_ended: Callable[[], None],
+    ) -> None:
         self.node: NodeName = (dialer.side, address)
         self.stopped = threading.Event()
         self._dialer = replace(
@@ -112,15 +141,29 @@ class Pinger:
         )
         self._address = address
         self._interval = interval
+        self._burst_ended = burst_ended
         self._lock = threading.Lock()
-        self._best = Best()
-        self._took: list[float] = []
+        self._samples: list[Sample] = []
         self._waits_since: float | None = None
+        self._watch: Stopwatch | None = None
+        self._connected = 0.0
         self._answered = time.monotonic()
+        self._burst_until = 0.0
+        self._ordered = threading.Event()
 
     def start(self) -> None:
         """Start the thread."""
         threading.Thread(target=self._run, daemon=True).start()
+
+    def burst(self, seconds: float) -> None:
+        """Send PINGs one right after the other for so long from now on."""
+        self._burst_until = time.monotonic() + seconds
+        self._ordered.set()
+
+    def stop(self) -> None:
+        """End the thread soon."""
+        self.stopped.set()
+        self._ordered.set()
 
     def silent(self, now: float) -> bool:
         """Return True if there was no answer for some seconds."""
@@ -141,41 +184,65 @@ class Pinger:
 
     def _ping(self, connection: Connection) -> None:
         """Send PINGs until the connection is lost. It may lead to another server than the last."""
-        connection.call("PING")  # the first is slower: the server sets up a new client
-        with self._lock:
-            self._best = Best()
-            self._waits_since = None
+        watch = connection.stopwatch()
+        try:
+            connection.call_timed(watch, "PING")  # slower: the server sets up a new client
+            with self._lock:
+                self._watch = watch
+                self._waits_since = None
+                self._connected = time.monotonic()
+            self._burst_until = time.monotonic() + _BURST_SECONDS
+            self._burst(connection, watch, _BURST_PINGS)
+            self._regularly(connection, watch)
+        finally:
+            with self._lock:
+                self._watch = None
+            watch.close()
+            connection.close()
+
+    def _burst(self, connection: Connection, watch: Stopwatch, least: int) -> None:
+        sent = 0
+        while not self.stopped.is_set() and (sent < least or time.monotonic() < self._burst_until):
+            self._one(connection, watch)
+            sent += 1
+            time.sleep(max(0.0, watch.sent + _BURST_INTERVAL - time.monotonic()))
+        self._burst_ended()
+
+    def _regularly(self, connection: Connection, watch: Stopwatch) -> None:
         due = time.monotonic()
         while not self.stopped.is_set():
             due = max(due + self._interval, time.monotonic())
-            time.sleep(max(0.0, due - time.monotonic()))
-            sent = time.monotonic()
-            with self._lock:
-                self._waits_since = sent
-            reply = connection.call("PING")
-            now = time.monotonic()
-            passes = is_error(reply) and classify(reply).kind is Kind.TEMPORARY
-            if passes and not cannot_save(reply):
-                continue  # it is loading, say: its clients are still waiting
-            with self._lock:
-                self._waits_since = None
-                self._answered = now
-                self._best.add(now, now - sent)
-                self._took.append(now - sent)
-        connection.close()
+            if self._ordered.wait(max(0.0, due - time.monotonic())):
+                self._ordered.clear()
+                self._burst(connection, watch, 0)
+            self._one(connection, watch)
+
+    def _one(self, connection: Connection, watch: Stopwatch) -> None:
+        """Send a PING, and keep its time."""
+        with self._lock:
+            self._waits_since = time.monotonic()
+        reply = connection.call_timed(watch, "PING")
+        passes = is_error(reply) and classify(reply).kind is Kind.TEMPORARY
+        if passes and not cannot_save(reply):
+            return  # it is loading, say: its clients are still waiting
+        with self._lock:
+            self._answered = time.monotonic()
+            if watch.took is not None:
+                self._samples.append((self._waits_since, watch.took))
+            self._waits_since = None
 
     def take(self, now: float) -> Felt | None:
         """Return the measurements since the last call."""
         with self._lock:
-            took, self._took = self._took, []
-            waits, best = self._waits_since, self._best.value
-        if waits is not None and now - waits > self._interval:
-            took.append(now - waits)
-        if not took:
+            samples, self._samples = self._samples, []
+            waits, watch, connected = self._waits_since, self._watch, self._connected
+            # A reply that is here, and this process has not got the CPU for, is no wait.
+            here = watch is not None and watch.arrived()
+        if waits is not None and now - waits > self._interval and not here:
+            samples.append((waits, now - waits))
+        if not samples:
             return None
-        both = (each for one in took for each in with_omitted(one, self._interval))
-        worst = heapq.nlargest(2, both)
-        return Felt(self.node, now, tuple(max(0.0, each - best) for each in worst))
+        return Felt(self.node, tuple(samples), connected, self._interval)
 
 
 class Prober:
@@ -188,13 +255,15 @@ class Prober:
         self._pingers: dict[NodeName, Pinger] = {}
         self._looks: dict[Side, threading.Thread] = {}
         self._looked = time.monotonic()
+        self._due = threading.Event()  # set to report before the next tenth of a second
 
     def run(self) -> None:
         """Measure until the coordinator has ended."""
         for side in self._sides.values():
             self._watch(side.dialer, side.nodes)
         while True:
-            time.sleep(_TELL_SECONDS)
+            self._due.wait(_TELL_SECONDS)
+            self._due.clear()
             now = time.monotonic()
             for pinger in list(self._pingers.values()):
                 if felt := pinger.take(now):
@@ -208,9 +277,20 @@ class Prober:
     def _watch(self, dialer: Dialer, nodes: Sequence[Address | None]) -> None:
         interval = min(_LONGEST_INTERVAL, _INTERVAL * len(nodes))
         for address in nodes:
-            pinger = self._pingers[dialer.side, address] = Pinger(dialer, address, interval)
+            pinger = self._pingers[dialer.side, address] = Pinger(
+                dialer, address, interval, self._due.set
+            )
             pinger.start()
             threading.Thread(target=self._ask_info, args=(dialer, pinger), daemon=True).start()
+
+    def obey(self) -> None:
+        """Take the coordinator's orders, and end this process with it; in a thread."""
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                order: Burst = receive(self._channel)
+                if pinger := self._pingers.get(order.node):
+                    pinger.burst(order.seconds)
+        os._exit(0)
 
     def _begin_look(self, name: Side) -> None:
         """Start to read the topology, unless a read is running, which may outlast the pause."""
@@ -232,7 +312,7 @@ class Prober:
             return
         self._sides[name] = replace(side, nodes=nodes)
         for address in set(side.nodes) - set(nodes):
-            self._pingers.pop((name, address)).stopped.set()
+            self._pingers.pop((name, address)).stop()
         self._watch(side.dialer, [address for address in nodes if address not in side.nodes])
         self._tell(Watching(name, tuple((name, address) for address in nodes)))
 
@@ -261,8 +341,9 @@ def main(channel: Channel, sides: Sequence[Watched]) -> None:
     """Run the process."""
     name_process("rumpx-prober")
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
-    threading.Thread(target=_end_with_coordinator, args=(channel,), daemon=True).start()
-    Prober(channel, sides).run()
+    prober = Prober(channel, sides)
+    threading.Thread(target=prober.obey, daemon=True).start()
+    prober.run()
 
 
 def _usage(connection: Connection, node: NodeName) -> Used | None:
@@ -274,12 +355,6 @@ def _usage(connection: Connection, node: NodeName) -> Used | None:
         told += reply.decode(errors="replace")
     info = parse_info(told)
     return Used(node, time.monotonic(), info.cpu_seconds, info.used_memory, info.max_memory)
-
-
-def _end_with_coordinator(channel: Channel) -> None:
-    with contextlib.suppress(EOFError, OSError):
-        receive(channel)
-    os._exit(0)
 
 
 class Probing:
@@ -320,6 +395,12 @@ class Probing:
             self._restart_at = time.monotonic() + _RESTART_SECONDS
             return None
         return measured
+
+    def order(self, burst: Burst) -> None:
+        """Have PINGs sent to a node, one right after the other."""
+        if self._channel:
+            with contextlib.suppress(OSError):  # it has died: `receive` will notice
+                send(self._channel, burst)
 
     def restart_if_due(self, now: float) -> None:
         """Start the process again, if it has died a while ago; `now` is `time.monotonic()`."""

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rumpx.throttle.calm import Calm
 from rumpx.throttle.rates import Pacer
 
 
@@ -31,10 +32,12 @@ class Gate:
     Attributes:
         batch_keys: the most keys that a scanner hands on together.
         scan_count: COUNT of a SCAN.
+        calm: the times at which nothing is in flight; entered for each SCAN.
     """
 
     def __init__(self, pacer: Pacer, scan_count: int, batch_keys: int) -> None:
         self.batch_keys = batch_keys
+        self.calm = Calm()
         self._pacer = pacer
         self.scan_count = scan_count
         self._most = 1 << 20
@@ -71,10 +74,12 @@ class Gate:
             self._passing += 1
             self._next = now + self._wait
             count = self.scan_count
+            self.calm.enter(now)
         try:
             self._take(1)
             yield count
         finally:
+            self.calm.leave(time.monotonic())
             with self._changed:
                 self._passing -= 1
                 self._changed.notify()
