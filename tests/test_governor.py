@@ -185,7 +185,6 @@ def test_the_time_of_a_key_is_measured() -> None:
     for second in range(1, 8):
         governor.decide(second, 0.0, Done(second * 50_000))
         governor.observe(Used(node, second + 0.01, second * 0.5, 0, 0))  # type: ignore[arg-type]
-        governor.observe(Felt(node, second + 0.02, (0.0, 0.0)))  # type: ignore[arg-type]
     decision = governor.decide(8.0, 0.0, Done(400_000))
 
     assert decision.pace.pipeline_keys == 100, "of 10 µs each, in a fifth of 5 ms"
