@@ -8,14 +8,16 @@ Reasons for its form (`python -m benchmarks parsing` repeats the figures):
 
 - One `%` format a command in a list comprehension and one join build 200 commands in a quarter of
   the time that a general packer needs. Four parts a command, placed by strides, take a little over
-  half of that again, where the parts between are few enough to be cached (RESTORE's).
+  half of that again, where the parts between are few enough to be cached (RESTORE, and DUMP with
+  PEXPIRETIME).
 - Replies are parsed as *one array*: before the bytes of N replies the parser is fed an array header
   of our own, so that one call returns them all. Taken one by one they cost about twice as
   much, and four times as much in a long pipeline, since hiredis moves the rest of its buffer down
   after each kilobyte of replies taken.
 - Replies to RESTORE are nearly always `+OK`: they are compared as bytes, and parsed only if they
   differ.
-- Large payloads go to the socket without being copied into a command.
+- Large payloads go to the socket without being copied into a command, and a pipeline's buffers with
+  its fence by one system call (not with TLS, whose sockets cannot gather).
 
 Replies are not trusted to match the requests. Behind each pipeline goes a fence, a PING with a word
 that was never used before. Replies are returned only if that word follows exactly as many replies
