@@ -24,6 +24,7 @@ _NOTHING: Final = object()
 _GROUP: Final = 50
 _FILLING: Final = b"$1024\r\n" + b"." * 1024 + b"\r\n"
 _EXPIRING: Final = b"*6\r\n$7\r\nRESTORE\r\n$%d\r\n%b\r\n$%d\r\n%d\r\n$%d\r\n%b\r\n"
+_READ: Final = b"*2\r\n$4\r\nDUMP\r\n$%d\r\n%b\r\n*2\r\n$11\r\nPEXPIRETIME\r\n$%d\r\n%b\r\n"
 _OPTIONS: Final = b"$7\r\nREPLACE\r\n$6\r\nABSTTL\r\n"
 
 
@@ -77,7 +78,10 @@ def _ways(number: int) -> dict[str, Callable[[], Any]]:
         "reads: a general packer": lambda: b"".join(
             encode(name, key) for key in keys for name in ("DUMP", "PEXPIRETIME")
         ),
-        "reads: one format a key (used)": lambda: encode_dumps_and_expiries(keys),
+        "reads: one format a key": lambda: b"".join(
+            [_READ % (len(key), key, len(key), key) for key in keys]
+        ),
+        "reads: laid out by strides (used)": lambda: encode_dumps_and_expiries(keys),
         "writes: a general packer": lambda: b"".join(
             encode("RESTORE", key, max(expiry, 0), payload, "REPLACE", "ABSTTL")
             for key, payload, expiry in zip(keys, payloads, expiries, strict=True)
