@@ -70,9 +70,7 @@ class _Pipe:
             data = self.receiver.recv(_CHUNK)
         except OSError:
             return False
-        due = time.monotonic() + self.delay()
-        before = self.queue[-1][0] if self.queue else 0.0
-        self.queue.append((max(before, due), memoryview(data)))
+        self.queue.append((time.monotonic() + self.delay(), memoryview(data)))
         self.held += len(data)
         return bool(data)
 
