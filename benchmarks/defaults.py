@@ -2,13 +2,14 @@
 same of the servers.
 
 Whole commands in turns, their start included; the time of the copying alone stands beside it.
+rumpx itself chooses its number of workers.
 
-- rumpx with its defaults, whose latency limit holds it back; once alone, and once beside another
-  client of the source that sends a request each millisecond (`benchmarks.beside`). That client's
-  delays without a copy are measured before each such copy.
+- rumpx with its defaults, whose latency limit holds it back: alone, without its size check, and
+  beside another client of the source that sends a request each millisecond (`benchmarks.beside`).
+  That client's delays without a copy are measured before each such copy.
 - rumpx with `--max-source-latency off`, with and without its size check, in pipelines of 200 keys,
   its own choice for near servers, and of 1,000.
-- For each of these four a floor of bare sockets with as many processes, which asks for sizes or
+- For each of these four a floor of bare sockets with --workers processes, which asks for sizes or
   not, in pipelines of as many keys, with MULTI around as many (`benchmarks.rivals`).
 - SCAN, DUMP and PEXPIRETIME alone, without MULTI or a target: the least that the source must do.
 - redis-shake and riot, where they are on PATH.
@@ -48,8 +49,9 @@ from benchmarks.servers import Side, standalone
 from rumpx.demo import SEED, fill
 
 _DEFAULTS: Final = "rumpx"
-_BESIDE: Final = "rumpx, with another client"
-_READS: Final = "SCAN, DUMP, PEXPIRETIME alone"
+_UNSIZED: Final = "rumpx, no sizes"
+_BESIDE: Final = "rumpx, another client"
+_READS: Final = "reads alone"
 _SHAKE: Final = "redis-shake"
 
 
@@ -62,7 +64,7 @@ class _Asked:
 
     @property
     def rumpx(self) -> str:
-        return f"rumpx unlimited, {self}"
+        return f"unlimited, {self}"
 
     @property
     def floor(self) -> str:
@@ -83,7 +85,7 @@ _ASKED: Final = [
     for pipeline in (RUMPX_PIPELINE, LONG_PIPELINE)
     for sizes in (True, False)
 ]
-_USUAL: Final = _ASKED[0]
+_USUAL, _USUAL_UNSIZED = _ASKED[:2]
 
 
 def run(options: Options) -> Report:
@@ -99,11 +101,12 @@ def run(options: Options) -> Report:
     commands = {name: whole(rounds) for name, rounds in made.items()}
     ratios = _ratios(made, commands, felt)
     return Report(
-        title=f"{options.keys:,} mixed keys on loopback, {version}, {options.workers} workers, "
-        f"whole commands, median of {options.rounds}; CPU in microseconds a key",
+        title=f"{options.keys:,} mixed keys on loopback, {version}, "
+        f"whole commands, floors of {options.workers} workers, median of {options.rounds}; "
+        "CPU in us/key",
         columns=(
             *("contender", "keys/s", "copying", "x redis-shake", "x own floor", "copying"),
-            *("main", "other processes", "source", "target", "sum", "seconds within limit"),
+            *("CPU: main", "others", "source", "target", "sum", "s within limit"),
         ),
         rows=[
             (*_cells(name, made, commands, keys), within_cell(felt if name == _BESIDE else []))
@@ -126,8 +129,7 @@ def run(options: Options) -> Report:
 
 def _contenders(workers: int, felt: list[Run]) -> dict[str, Contender]:
     """In their order within a round; `felt` gets what another client felt."""
-    words = ("--workers", str(workers))
-    governed = rumpx(*words, governed=True, with_gets=False)
+    governed = rumpx(governed=True, with_gets=False)
 
     def with_client(source: Side, target: Side) -> Round:
         idle = beside.no_copy(source, 1)
@@ -138,8 +140,9 @@ def _contenders(workers: int, felt: list[Run]) -> dict[str, Contender]:
 
     return {
         _DEFAULTS: governed,
+        _UNSIZED: rumpx("--no-size-check", governed=True, with_gets=False),
         _BESIDE: with_client,
-        **{asked.rumpx: rumpx(*words, *asked.flags, with_gets=False) for asked in _ASKED},
+        **{asked.rumpx: rumpx(*asked.flags, with_gets=False) for asked in _ASKED},
         **{
             asked.floor: floor(
                 workers, asked.pipeline, RUMPX_GROUP, sizes=asked.sizes, with_gets=False
@@ -154,6 +157,8 @@ def _contenders(workers: int, felt: list[Run]) -> dict[str, Contender]:
 def _floor_of(name: str) -> str | None:
     if name in (_DEFAULTS, _BESIDE):
         return _USUAL.floor
+    if name == _UNSIZED:
+        return _USUAL_UNSIZED.floor
     return next((asked.floor for asked in _ASKED if asked.rumpx == name), None)
 
 
@@ -189,10 +194,13 @@ def _ratios(
     ratios = {
         "rumpx / unlimited": against(commands[_DEFAULTS], commands[unlimited]),
         "CPU of the copier: rumpx / unlimited": _times(made[_DEFAULTS], made[unlimited], _copier),
-        "CPU of the source: rumpx / reads alone": _times(made[_DEFAULTS], made[_READS], _source),
     }
+    for name in (_DEFAULTS, _UNSIZED):
+        ratios[f"CPU of the source: {name} / reads alone"] = _times(
+            made[name], made[_READS], _source
+        )
     if _SHAKE in commands:
-        for name in (_DEFAULTS, _BESIDE, unlimited):
+        for name in (_DEFAULTS, _UNSIZED, _BESIDE, unlimited):
             ratios[f"{name} / redis-shake"] = against(commands[name], commands[_SHAKE])
     if (share := within(felt)) is not None:
         ratios["seconds within limit"] = share

@@ -40,19 +40,19 @@ def run(options: Options) -> Report:
         version = str(server_facts(source.servers[0]))
         fill(source.servers[0], options.keys, SEED)
         with hogs(_HOGS):
-            made[f"{_HOGS} CPU hogs"] = turns(_contenders(options), source, target, options.rounds)
+            made[f"{_HOGS} CPU hogs"] = turns(_contenders(), source, target, options.rounds)
         for share in _STRAGGLERS:
             network = Network(_ROUND_TRIP_MS, _JITTER_MS, share, _STRAGGLER_MS)
             with _between(network, source, target) as uris:
                 made[f"jitter, {share:.1%} stragglers"] = turns(
-                    _contenders(options, uris), source, target, options.rounds
+                    _contenders(uris), source, target, options.rounds
                 )
     ratios = {
         f"{hindrance}: rumpx / unlimited": against(*_wholes(by_name))
         for hindrance, by_name in made.items()
     }
     return Report(
-        title=f"{options.keys:,} mixed keys, {version}, {options.workers} workers, whole commands, "
+        title=f"{options.keys:,} mixed keys, {version}, whole commands, "
         f"median of {options.rounds}",
         columns=("hindrance", "contender", "keys/s", "copying", "x unlimited"),
         rows=[
@@ -75,12 +75,9 @@ def run(options: Options) -> Report:
     )
 
 
-def _contenders(
-    options: Options, proxied: tuple[str, str] | None = None
-) -> dict[str, Contender]:
-    flags = ("--no-size-check", "--workers", str(options.workers))
+def _contenders(proxied: tuple[str, str] | None = None) -> dict[str, Contender]:
     return {
-        name: rumpx(*flags, proxied=proxied, governed=name == _DEFAULTS, with_gets=False)
+        name: rumpx("--no-size-check", proxied=proxied, governed=name == _DEFAULTS, with_gets=False)
         for name in (_DEFAULTS, _UNLIMITED)
     }
 

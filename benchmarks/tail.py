@@ -27,10 +27,9 @@ _LOOK_SECONDS: Final = 0.05
 
 def run(options: Options) -> Report:
     """As `loopback.run`, from both sources in turns."""
-    words = ("--workers", str(options.workers))
     contenders = {
-        "rumpx": rumpx(*words, governed=True, with_gets=False),
-        "rumpx unlimited": rumpx(*words, with_gets=False),
+        "rumpx": rumpx(governed=True, with_gets=False),
+        "rumpx unlimited": rumpx(with_gets=False),
     }
     made: dict[tuple[str, str], list[Round]] = {}
     shares: dict[tuple[str, str], list[float]] = {}
@@ -53,7 +52,7 @@ def run(options: Options) -> Report:
                     shares.setdefault((values, name), []).append(share)
     middles = {run: statistics.median(found) for run, found in shares.items()}
     return Report(
-        title=f"{options.keys:,} mixed keys on loopback, {version}, {options.workers} workers, "
+        title=f"{options.keys:,} mixed keys on loopback, {version}, "
         f"median of {options.rounds}",
         columns=("values", "contender", "s", f"share of the last {_TAIL:.0%}", "peak MB"),
         rows=[

@@ -145,6 +145,8 @@ def test_delays_are_those_of_the_network() -> None:
     network = Network(20, jitter_ms=15, stragglers=0.05, straggler_ms=80)
     delays = [1000 * network.delay(chance) for _ in range(10_000)]
     late = [delay for delay in delays if delay > 25]
+    ordinary = [delay for delay in delays if delay <= 25]
+    assert min(ordinary) < 11 and max(ordinary) > 24
     assert 0.04 < len(late) / len(delays) < 0.06
     assert min(late) >= 90
     assert max(late) <= 105
