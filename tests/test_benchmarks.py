@@ -189,6 +189,7 @@ def test_when_a_side_had_so_many_keys() -> None:
     assert growth.span(30) == (2.0, 3.0)
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "name, keys", [("defaults", 20_000), ("hindered", 1_000), ("tail", 2_000)]
 )
