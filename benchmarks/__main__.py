@@ -18,13 +18,16 @@ from rich.table import Table
 
 from benchmarks import (
     cluster,
+    defaults,
     distance,
     gentle,
+    hindered,
     loopback,
     parsing,
     proof,
     scaling,
     startup,
+    tail,
     values,
     watching,
 )
@@ -33,6 +36,7 @@ from benchmarks.measure import Failed, Options, Report, Scenario, environment
 from rumpx.errors import RumpxError
 
 SCENARIOS: Final[dict[str, Scenario]] = {
+    "defaults": defaults.run,
     "loopback": loopback.run,
     "distance": distance.run,
     "values": values.run,
@@ -41,6 +45,8 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "start-up": startup.run,
     "proof": proof.run,
     "gentle": gentle.run,
+    "hindered": hindered.run,
+    "tail": tail.run,
     "watching": watching.run,
     "parsing": parsing.run,
 }

@@ -12,8 +12,15 @@ rumpx runs with `--max-source-latency off` (`TOP_SPEED`) unless it says "governe
 slows down as soon as other clients of the source wait, and on few cores that is early.
 `benchmarks.gentle` measures its defaults.
 
-`rump` and `redis-shake` (version 4) were not at hand when this was written: their command lines
-follow their documentation.
+Other tools take part where they are on PATH:
+
+- `redis-shake` (4.2) with its scan_reader, one connection to each side. COUNT is 1,000, as its
+  default of 1 costs a round trip a key. Larger pipelines (`pipeline_count_limit` 4,096 and 16,384
+  in place of 1,024) and `ncpu` of 2 or 4 made it no faster, `ncpu` of 1 slower; with `off_reply` it
+  lost keys.
+- `riot` (4.0.4) by DUMP and RESTORE, without its comparison at the end, with 4 threads that read
+  and write 500 keys at once. That was a few percent faster than its own choice, 1 thread and 50.
+- `rump` was not at hand when this was written: its command line follows its documentation.
 """
 
 from __future__ import annotations
@@ -23,8 +30,9 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -99,69 +107,104 @@ def rival(name: str, *numbers: int, with_gets: bool = True) -> Contender:
     return copy
 
 
-def floor(workers: int, pipeline: int = LONG_PIPELINE, group: int = 0) -> Contender:
+def floor(
+    workers: int,
+    pipeline: int = LONG_PIPELINE,
+    group: int = 0,
+    *,
+    sizes: bool = False,
+    with_gets: bool = True,
+) -> Contender:
     """Bare sockets; see `benchmarks.rivals`."""
-    return rival("floor", workers, pipeline, group)
+    return rival("floor", workers, pipeline, group, int(sizes), with_gets=with_gets)
 
 
-def others_on_path() -> dict[str, Contender]:
+def others_on_path(*, with_gets: bool = True) -> dict[str, Contender]:
     """Other tools that this machine has; for standalone servers."""
-    known = {"rump": _rump, "redis-shake": _redis_shake}
-    return {name: copy for name, copy in known.items() if shutil.which(name)}
+    known = {"rump": _rump, "redis-shake": _redis_shake, "riot": _riot}
+    return {
+        name: partial(copy, with_gets=with_gets)
+        for name, copy in known.items()
+        if shutil.which(name)
+    }
 
 
-def _rump(source: Side, target: Side) -> Round:
+def _rump(source: Side, target: Side, *, with_gets: bool) -> Round:
     command = ["rump", "-from", source.uri + "/0", "-to", target.uri + "/0", "-ttl", "-silent"]
-    return _whole_command(command, source, target)
+    return _whole_command(command, source, target, with_gets)
 
 
 _SHAKE: Final = """
 [scan_reader]
-cluster = false
 address = "127.0.0.1:{source}"
+count = 1000
 ksn = false
 
 [redis_writer]
-cluster = false
 address = "127.0.0.1:{target}"
 
 [advanced]
+dir = "{folder}"
 log_level = "warn"
 rdb_restore_command_behavior = "rewrite"
 """
 
 
-def _redis_shake(source: Side, target: Side) -> Round:
+def _redis_shake(source: Side, target: Side, *, with_gets: bool) -> Round:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "shake.toml")
-        text = _SHAKE.format(source=source.ports[0], target=target.ports[0])
-        path.write_text(f'{text}dir = "{folder}"\n', encoding="utf-8")
-        return _whole_command(["redis-shake", str(path)], source, target)
+        ports = {"source": source.ports[0], "target": target.ports[0]}
+        path.write_text(_SHAKE.format(**ports, folder=folder), encoding="utf-8")
+        return _whole_command(["redis-shake", str(path)], source, target, with_gets)
 
 
-def _whole_command(command: list[str], source: Side, target: Side) -> Round:
-    cost = measure(command, source.servers, target.servers)
+_RIOT: Final = ("--threads", "4", "--batch", "500", "--read-threads", "4", "--read-batch", "500")
+
+
+def _riot(source: Side, target: Side, *, with_gets: bool) -> Round:
+    command = ["riot", "replicate", "--compare", "NONE", "--progress", "NONE", "--mem-limit", "-1"]
+    return _whole_command([*command, *_RIOT, source.uri, target.uri], source, target, with_gets)
+
+
+def _whole_command(command: list[str], source: Side, target: Side, with_gets: bool) -> Round:
+    cost = measure(command, source.servers, target.servers, with_gets=with_gets)
     return Round(cost.wall, target.keys, 0, cost)
 
 
 def turns(
-    contenders: Mapping[str, Contender], source: Side, target: Side, rounds: int
+    contenders: Mapping[str, Contender],
+    source: Side,
+    target: Side,
+    rounds: int,
+    *,
+    reading: Collection[str] = (),
 ) -> dict[str, list[Round]]:
-    """Each contender's rounds.
+    """Each contender's rounds; those in `reading` write nothing.
 
     Raises:
         Failed: a contender failed or copied a wrong number of keys.
     """
     made: dict[str, list[Round]] = {name: [] for name in contenders}
-    expected = source.keys
     for number in range(1, rounds + 1):
         for name, copy in contenders.items():
             print(f"round {number} of {rounds}: {name}", file=sys.stderr, flush=True)
             target.flush()
             made[name].append(copy(source, target))
-            if (found := target.keys) != expected:
-                raise Failed(f"{name} left {found:,} keys on the target of {expected:,}.")
+            if name not in reading:
+                require_keys(source, target)
     return made
+
+
+def require_keys(source: Side, target: Side) -> int:
+    """Return the number of keys on both sides.
+
+    Raises:
+        Failed: the target has fewer or more.
+    """
+    expected, found = source.keys, target.keys
+    if found != expected:
+        raise Failed(f"The copy left {found:,} keys on the target of {expected:,}.")
+    return expected
 
 
 def median(rounds: list[Round]) -> Round:
@@ -172,6 +215,11 @@ def median(rounds: list[Round]) -> Round:
         statistics.median(made.payload_bytes for made in rounds),
         median_cost([made.cost for made in rounds]),
     )
+
+
+def whole(rounds: list[Round]) -> list[Round]:
+    """The same, with the times of the whole commands."""
+    return [replace(made, seconds=made.cost.wall) for made in rounds]
 
 
 def against(rounds: list[Round], others: list[Round]) -> float:

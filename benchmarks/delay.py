@@ -1,11 +1,15 @@
 """A proxy that makes a server on loopback a distant one.
 
-    python -m benchmarks.delay TARGET_PORT ROUND_TRIP_MS
+    python -m benchmarks.delay TARGET_PORT ROUND_TRIP_MS JITTER_MS STRAGGLERS STRAGGLER_MS
 
 Listens on a free loopback port, which it prints, and hands on what it receives after half the round
 trip, in both directions. One thread, one `select`: each direction of each connection is a queue of
 (due, bytes). A queue of more than `_WINDOW` bytes is not added to, as by a receiver whose window is
 full; that is far above what the copies here have under way.
+
+Each piece may be delayed further: by up to JITTER_MS, all delays alike probable, and a share
+STRAGGLERS of all pieces by STRAGGLER_MS besides. As on a TCP connection, later pieces wait behind
+an earlier one.
 
 It costs CPU that the copy then lacks, so a distance is compared with the same proxy at 0 ms. To
 cost no more than that it looks only so often that the round trip is right to a tenth.
@@ -13,21 +17,40 @@ cost no more than that it looks only so often that the round trip is right to a 
 
 from __future__ import annotations
 
+import random
 import select
 import socket
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
+from functools import partial
 from typing import Final
+
+from rumpx.demo import SEED
 
 _HOST: Final = "127.0.0.1"
 _CHUNK: Final = 2**18
 _WINDOW: Final = 2**26
 _SHORTEST_PAUSED: Final = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """The delays of a network, in milliseconds; `stragglers` is a share of one."""
+
+    round_trip_ms: float
+    jitter_ms: float = 0.0
+    stragglers: float = 0.0
+    straggler_ms: float = 0.0
+
+    def delay(self, chance: random.Random) -> float:
+        """Seconds for one piece, in one direction."""
+        late = self.straggler_ms if chance.random() < self.stragglers else 0.0
+        return (self.round_trip_ms / 2 + chance.uniform(0, self.jitter_ms) + late) / 1000
 
 
 @dataclass(eq=False, slots=True)
@@ -36,17 +59,18 @@ class _Pipe:
 
     receiver: socket.socket
     sender: socket.socket
+    delay: Callable[[], float]
     queue: deque[tuple[float, memoryview]] = field(default_factory=deque)
     held: int = 0
     blocked: bool = False
 
-    def take(self, delay: float) -> bool:
+    def take(self) -> bool:
         """Receive; False at the end of the stream."""
         try:
             data = self.receiver.recv(_CHUNK)
         except OSError:
             return False
-        self.queue.append((time.monotonic() + delay, memoryview(data)))
+        self.queue.append((time.monotonic() + self.delay(), memoryview(data)))
         self.held += len(data)
         return bool(data)
 
@@ -68,11 +92,12 @@ class _Pipe:
             self.queue.popleft()
 
 
-def serve(target_port: int, round_trip_ms: float) -> None:
+def serve(target_port: int, network: Network) -> None:
     """Run until killed."""
-    delay = round_trip_ms / 2000
+    delay = partial(network.delay, random.Random(SEED))
+    shortest = network.round_trip_ms / 2000
     # Between looks, for what came and for what is due; shorter ones would cost more than they save.
-    pause = delay / 10 if delay > _SHORTEST_PAUSED else 0.0
+    pause = shortest / 10 if shortest > _SHORTEST_PAUSED else 0.0
     with socket.create_server((_HOST, 0)) as listener:
         print(listener.getsockname()[1], flush=True)
         pipes: dict[socket.socket, _Pipe] = {}
@@ -88,8 +113,10 @@ def serve(target_port: int, round_trip_ms: float) -> None:
             )
             for sock in readable:
                 if sock is listener:
-                    _join(listener.accept()[0], target_port, pipes)
-                elif sock in pipes and not pipes[sock].take(delay):
+                    client = listener.accept()[0]
+                    server = socket.create_connection((_HOST, target_port))
+                    _join(client, server, delay, pipes)
+                elif sock in pipes and not pipes[sock].take():
                     _close(sock, pipes)
             now = time.monotonic()
             for pipe in list(pipes.values()):
@@ -104,13 +131,17 @@ def _wait_of(pipes: dict[socket.socket, _Pipe]) -> float | None:
     return 0.001 if any(pipe.blocked for pipe in pipes.values()) else None
 
 
-def _join(client: socket.socket, target_port: int, pipes: dict[socket.socket, _Pipe]) -> None:
-    server = socket.create_connection((_HOST, target_port))
+def _join(
+    client: socket.socket,
+    server: socket.socket,
+    delay: Callable[[], float],
+    pipes: dict[socket.socket, _Pipe],
+) -> None:
     for sock in (client, server):
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    pipes[client] = _Pipe(client, server)
-    pipes[server] = _Pipe(server, client)
+    pipes[client] = _Pipe(client, server, delay)
+    pipes[server] = _Pipe(server, client, delay)
 
 
 def _close(sock: socket.socket, pipes: dict[socket.socket, _Pipe]) -> None:
@@ -121,9 +152,10 @@ def _close(sock: socket.socket, pipes: dict[socket.socket, _Pipe]) -> None:
 
 
 @contextmanager
-def delayed(port: int, round_trip_ms: float) -> Iterator[str]:
+def delayed(port: int, network: Network) -> Iterator[str]:
     """The URI of a proxy before the server on a port, while entered."""
-    command = [sys.executable, "-m", "benchmarks.delay", str(port), str(round_trip_ms)]
+    numbers = map(str, (port, *astuple(network)))
+    command = [sys.executable, "-m", "benchmarks.delay", *numbers]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         try:
@@ -133,4 +165,4 @@ def delayed(port: int, round_trip_ms: float) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]), float(sys.argv[2]))
+    serve(int(sys.argv[1]), Network(*map(float, sys.argv[2:])))

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from typing import Final
 
 from benchmarks.contenders import Contender, against, as_data, cells, columns, rumpx, turns
-from benchmarks.delay import delayed
+from benchmarks.delay import Network, delayed
 from benchmarks.measure import Chart, Options, Report, server_facts
 from benchmarks.servers import Side, standalone
 from rumpx.demo import SEED, fill
@@ -51,6 +51,7 @@ def _at(
     milliseconds: float, source: Side, target: Side, stack: ExitStack, workers: int
 ) -> Contender:
     uris = tuple(
-        stack.enter_context(delayed(side.ports[0], milliseconds)) for side in (source, target)
+        stack.enter_context(delayed(side.ports[0], Network(milliseconds)))
+        for side in (source, target)
     )
     return rumpx("--no-size-check", "--workers", str(workers), proxied=(uris[0], uris[1]))

@@ -9,10 +9,8 @@ second, on five connections. In turns, each into an emptied target, within each 
 - rumpx at a fixed rate, 60 % of the unlimited speed of this round, and without a limit of latency;
 - a plain copier with one connection to each side: redis-py's pipelines.
 
-Only the client's delays while keys arrived on the target count, not the start of a copier. The
-limit is meant above the delays without a copy, so a second *is within the limit* if its p99 is at
-most 5 ms above the median of the same round without a copy; the seconds of all rounds count
-together. The client's own remaining error is the delay of its sends, which is shown.
+`benchmarks.beside` explains which seconds are within the limit; those of all rounds count together.
+The client's own remaining error is the delay of its sends, which is shown.
 
 Then once, with four times as many keys, *backing off*: rumpx with its defaults has been copying for
 a while when another load on the source starts (redis-benchmark from PATH, 50 clients with pipelines
@@ -34,26 +32,23 @@ import sys
 import tempfile
 import threading
 import time
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from benchmarks import beside
+from benchmarks.beside import LIMIT, LOOK_SECONDS, Growth, Run, within, within_cell
 from benchmarks.client import PREFIX, Client, Felt, Percentiles, put_keys
 from benchmarks.contenders import Contender, Round, against, as_data, median, rival, rumpx
-from benchmarks.measure import MEGA, Failed, Options, Panel, Plot, Report, Watch, server_facts
+from benchmarks.measure import MEGA, Failed, Options, Panel, Plot, Report, server_facts
 from benchmarks.servers import Side, standalone
 from rumpx.demo import SEED, Server, fill
-from rumpx.model.job import Limits
 from rumpx.servers.resp import encode
 
 # Connections, each of which sends a request each millisecond.
 _CLIENTS: Final = {"1 each ms": 1, "5,000 a second": 5}
-_IDLE_SECONDS: Final = 5.0
 _FIXED_SHARE: Final = 0.6
-_LIMIT: Final = Limits().max_source_latency or 0.0
-_LOOK_SECONDS: Final = 0.1
 
 _NO_COPY: Final = "no copy"
 _DEFAULTS: Final = "rumpx, defaults"
@@ -74,27 +69,13 @@ _LOAD_CLIENTS: Final = 50
 _LOAD_PIPELINE: Final = 16
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """The client's delays during one run, and the copy, if there was one.
-
-    Attributes:
-        above: for each second of it, the p99 less the median without a copy.
-    """
-
-    felt: Percentiles
-    late: Percentiles
-    above: list[float]
-    made: Round | None
-
-
 def run(options: Options) -> Report:
     """As `loopback.run`; the copies of all rounds, then the one that backs off."""
     with standalone() as source, standalone() as target:
         version = str(server_facts(source.servers[0]))
         fill(source.servers[0], options.keys, SEED)
         put_keys(source.servers[0])
-        runs: dict[str, dict[str, list[_Run]]] = {
+        runs: dict[str, dict[str, list[Run]]] = {
             client: {name: [] for name in _SHOWN} for client in _CLIENTS
         }
         for number in range(1, options.rounds + 1):
@@ -105,7 +86,7 @@ def run(options: Options) -> Report:
         loaded = _backing_off(source, target, options)
     return Report(
         title=f"{options.keys:,} mixed keys on loopback, {version}, median of {options.rounds}; "
-        f"the client's times from the appointed instant; limit {_LIMIT * 1e3:g} ms",
+        f"the client's times from the appointed instant; limit {LIMIT * 1e3:g} ms",
         columns=(
             *("client", "contender", "keys/s", "x unlimited", "p50 ms", "p99", "p99.9"),
             *("seconds within limit", "CPU s/M: copier", "source"),
@@ -123,7 +104,7 @@ def run(options: Options) -> Report:
         notes=[*_notes(runs), loaded.sentence()],
         data={
             "server": version,
-            "limit": _LIMIT,
+            "limit": LIMIT,
             "runs": {
                 client: {name: _as_data(made) for name, made in by_name.items()}
                 for client, by_name in runs.items()
@@ -138,94 +119,37 @@ def run(options: Options) -> Report:
 
 def _round(
     source: Side, target: Side, connections: int, options: Options, told: str
-) -> Iterator[tuple[str, _Run]]:
-    keys = source.keys
+) -> Iterator[tuple[str, Run]]:
     workers = ("--workers", str(options.workers))
 
-    def copy(name: str, contender: Contender, idle: float) -> _Run:
+    def copy(name: str, contender: Contender) -> Run:
         print(f"{told}: {name}", file=sys.stderr, flush=True)
         target.flush()
-        with Client(source.servers[0], connections) as client, Growth(target) as growth:
-            made = contender(source, target)
-        if (found := target.keys) != keys:
-            raise Failed(f"{name} left {found:,} keys on the target of {keys:,}.")
-        return _run(client.felt.between(*growth.span(keys)), idle, made)
+        return beside.copy(contender, source, target, connections, idle.felt.p50)
 
     print(f"{told}: {_NO_COPY}", file=sys.stderr, flush=True)
     target.flush()
-    with Client(source.servers[0], connections) as client:
-        time.sleep(_IDLE_SECONDS)
-    idle = statistics.median(client.felt.took)
-    yield _NO_COPY, _run(client.felt, idle, None)
-    unlimited = copy(_OFF, rumpx(*workers, with_gets=False), idle)
+    idle = beside.no_copy(source, connections)
+    yield _NO_COPY, idle
+    unlimited = copy(_OFF, rumpx(*workers, with_gets=False))
     yield _OFF, unlimited
-    yield _DEFAULTS, copy(_DEFAULTS, rumpx(*workers, governed=True, with_gets=False), idle)
+    yield _DEFAULTS, copy(_DEFAULTS, rumpx(*workers, governed=True, with_gets=False))
     assert unlimited.made
-    rate = max(1000, round(_FIXED_SHARE * keys / unlimited.made.seconds, -3))
+    rate = max(1000, round(_FIXED_SHARE * source.keys / unlimited.made.seconds, -3))
     fixed = rumpx(*workers, "--max-keys-per-sec", f"{rate:.0f}", with_gets=False)
-    yield _FIXED, copy(_FIXED, fixed, idle)
-    yield _PLAIN, copy(_PLAIN, rival("redis-py", with_gets=False), idle)
+    yield _FIXED, copy(_FIXED, fixed)
+    yield _PLAIN, copy(_PLAIN, rival("redis-py", with_gets=False))
 
 
-def _run(felt: Felt, idle: float, made: Round | None) -> _Run:
-    if len(felt.took) < 2:
-        raise Failed("The copy was too short for the other client to feel anything.")
-    return _Run(
-        Percentiles.of(felt.took),
-        Percentiles.of(felt.late),
-        [Percentiles.of(second.took).p99 - idle for second in felt.seconds()],
-        made,
-    )
-
-
-class Growth(Watch):
-    """A side's number of keys, ten times a second."""
-
-    def __init__(self, side: Side) -> None:
-        super().__init__()
-        self._side = side
-        self.seen: list[tuple[float, int]] = []
-
-    def run(self) -> None:
-        with closing(self._side.servers[0].connect()) as connection:
-            while not self.done.wait(_LOOK_SECONDS):
-                reply: Any = connection.call("DBSIZE")
-                self.seen.append((time.perf_counter(), int(reply)))
-
-    def span(self, keys: int) -> tuple[float, float]:
-        """From when on there were keys, until there were as many as `keys`, or no more to come."""
-        begin = next((at for at, number in self.seen if number), 0.0)
-        end = next((at for at, number in self.seen if number >= keys), time.perf_counter())
-        return begin, end
-
-    def keys_at(self, at: float) -> float:
-        """The number at an instant, between two looks in proportion."""
-        after = bisect_right(self.seen, at, key=lambda look: look[0])
-        if after in (0, len(self.seen)):
-            return self.seen[min(after, len(self.seen) - 1)][1]
-        (begin, fewer), (end, more) = self.seen[after - 1 : after + 1]
-        return fewer + (more - fewer) * (at - begin) / (end - begin)
-
-    def speed(self, begin: float, end: float) -> float:
-        """Keys a second, from one instant to another."""
-        return (self.keys_at(end) - self.keys_at(begin)) / (end - begin)
-
-
-def _rounds(runs: list[_Run]) -> list[Round]:
+def _rounds(runs: list[Run]) -> list[Round]:
     return [one.made for one in runs if one.made]
 
 
-def _middle(runs: list[_Run], figure: Callable[[_Run], float]) -> float:
+def _middle(runs: list[Run], figure: Callable[[Run], float]) -> float:
     return statistics.median(map(figure, runs))
 
 
-def _within(runs: list[_Run]) -> float | None:
-    """The share of all rounds' seconds that were within the limit; None if there was not one."""
-    seconds = [above for one in runs for above in one.above]
-    return sum(above <= _LIMIT for above in seconds) / len(seconds) if seconds else None
-
-
-def _cells(runs: list[_Run], unlimited: list[_Run], keys: int) -> tuple[str, ...]:
+def _cells(runs: list[Run], unlimited: list[Run], keys: int) -> tuple[str, ...]:
     speed = ratio = copier = source = "-"
     if rounds := _rounds(runs):
         made = median(rounds)
@@ -233,20 +157,19 @@ def _cells(runs: list[_Run], unlimited: list[_Run], keys: int) -> tuple[str, ...
         ratio = f"{against(rounds, _rounds(unlimited)):.2f}"
         copier = f"{(made.cost.cpu_main + made.cost.cpu_others) / keys * MEGA:.1f}"
         source = f"{made.cost.source_cpu / keys * MEGA:.1f}"
-    within = _within(runs)
     return (
         speed,
         ratio,
         f"{_middle(runs, lambda one: one.felt.p50) * 1e3:.2f}",
         f"{_middle(runs, lambda one: one.felt.p99) * 1e3:.1f}",
         f"{_middle(runs, lambda one: one.felt.p999) * 1e3:.1f}",
-        "-" if within is None else f"{within:.0%} of {sum(len(one.above) for one in runs)}",
+        within_cell(runs),
         copier,
         source,
     )
 
 
-def _ratios(runs: dict[str, dict[str, list[_Run]]]) -> dict[str, float]:
+def _ratios(runs: dict[str, dict[str, list[Run]]]) -> dict[str, float]:
     ratios = {}
     for client, by_name in runs.items():
         for name in (_DEFAULTS, _FIXED, _PLAIN):
@@ -257,12 +180,12 @@ def _ratios(runs: dict[str, dict[str, list[_Run]]]) -> dict[str, float]:
                 for one, other in zip(by_name[name], by_name[_OFF], strict=True)
             )
         for name in _SHOWN:
-            if (within := _within(by_name[name])) is not None:
-                ratios[f"{client}: seconds within limit, {name}"] = within
+            if (share := within(by_name[name])) is not None:
+                ratios[f"{client}: seconds within limit, {name}"] = share
     return ratios
 
 
-def _notes(runs: dict[str, dict[str, list[_Run]]]) -> Iterator[str]:
+def _notes(runs: dict[str, dict[str, list[Run]]]) -> Iterator[str]:
     for client, by_name in runs.items():
         all_runs = [one for made in by_name.values() for one in made]
         late = max(one.late.p99 for one in all_runs), max(one.late.p999 for one in all_runs)
@@ -272,8 +195,8 @@ def _notes(runs: dict[str, dict[str, list[_Run]]]) -> Iterator[str]:
         )
 
 
-def _speed_plot(runs: dict[str, dict[str, list[_Run]]], options: Options, version: str) -> Plot:
-    def dots(by_name: dict[str, list[_Run]], figure: Callable[[_Run], float]) -> Any:
+def _speed_plot(runs: dict[str, dict[str, list[Run]]], options: Options, version: str) -> Plot:
+    def dots(by_name: dict[str, list[Run]], figure: Callable[[Run], float]) -> Any:
         return [(_speed(made, options.keys), _middle(made, figure)) for made in by_name.values()]
 
     return Plot(
@@ -298,17 +221,17 @@ def _speed_plot(runs: dict[str, dict[str, list[_Run]]], options: Options, versio
     )
 
 
-def _speed(runs: list[_Run], keys: int) -> float:
+def _speed(runs: list[Run], keys: int) -> float:
     rounds = _rounds(runs)
     return keys / median(rounds).seconds if rounds else 0.0
 
 
-def _level(idle: list[_Run]) -> float:
+def _level(idle: list[Run]) -> float:
     """The limit above the delays without a copy, in ms."""
-    return (_middle(idle, lambda one: one.felt.p50) + _LIMIT) * 1e3
+    return (_middle(idle, lambda one: one.felt.p50) + LIMIT) * 1e3
 
 
-def _as_data(runs: list[_Run]) -> list[dict[str, Any]]:
+def _as_data(runs: list[Run]) -> list[dict[str, Any]]:
     return [
         {
             "felt": asdict(one.felt),
@@ -356,7 +279,7 @@ class _Loaded:
     def speeds(self, begin: float, end: float) -> Iterator[tuple[float, float]]:
         """At instants a tenth of a second apart: the speed until then."""
         for step in itertools.count():
-            at = begin + step * _LOOK_SECONDS
+            at = begin + step * LOOK_SECONDS
             if at > end:
                 return
             yield at, self.growth.speed(at - _SPEED_SECONDS, at)
@@ -426,7 +349,7 @@ class _Loaded:
                         "p50": [(at, cuts.p50 * 1e3) for at, cuts in felt],
                     },
                     log=True,
-                    level=(_LIMIT * 1e3, "limit"),
+                    level=(LIMIT * 1e3, "limit"),
                     span=load,
                 ),
             ],
@@ -516,7 +439,7 @@ def _first_keys(growth: Growth, copy: subprocess.Popen[str]) -> float:
     while not (growth.seen and growth.seen[-1][1]):
         if copy.poll() is not None:
             raise Failed(f"The copy ended with {copy.returncode} before any key arrived.")
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(LOOK_SECONDS)
     return growth.seen[-1][0]
 
 

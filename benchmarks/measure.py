@@ -3,9 +3,9 @@
 A contender is always a command in a process of its own, so that rumpx and its rivals are measured
 alike. Meanwhile others measure:
 
-- A thread reads CPU and memory of its process tree, by psutil, twenty times a second. The
-  CPU of a process after its last reading is lost: at most 0.05 s each. Memory is the
-  largest sum of resident sets, in which pages that processes share count once for each.
+- `benchmarks.usage`, the parent of the command, counts its time and the CPU of all its processes.
+- A thread reads the memory of its process tree, by psutil, twenty times a second: the largest sum
+  of resident sets, in which pages that processes share count once for each.
 - Another is a client of the source that sends a GET each millisecond and records the time to its
   answer. On a machine with fewer cores than busy processes that is mostly its own turn for a core.
   (`benchmarks.client` is not delayed by others, and is used where that matters.)
@@ -14,21 +14,24 @@ alike. Meanwhile others measure:
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
 import statistics
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 import psutil
 
+from benchmarks.usage import Usage
 from rumpx.demo import Server
 from rumpx.servers.info import ServerInfo, parse_info
 from rumpx.servers.resp import encode
@@ -157,22 +160,32 @@ def measure(
         Failed: its exit code is not 0.
     """
     before = servers_cpu(source), servers_cpu(target)
-    began = time.perf_counter()
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
-    )
-    other = OtherClient(source[0])
-    with _TreeWatch(process.pid) as tree, other if with_gets else nullcontext():
-        output, errors = process.communicate()
-        wall = time.perf_counter() - began
-    if process.returncode:
-        raise Failed(f"{' '.join(command)} ended with {process.returncode}:\n{errors[-2000:]}")
+    reader, writer = os.pipe()
+    with open(reader, encoding="utf-8") as counted:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.usage", str(writer), *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            pass_fds=[writer],
+        )
+        os.close(writer)
+        other = OtherClient(source[0])
+        with _Memory(process.pid) as memory, other if with_gets else nullcontext():
+            output, errors = process.communicate()
+        written = counted.read()
+    if not written:
+        raise Failed(f"{' '.join(command)} was not measured:\n{errors[-2000:]}")
+    usage = Usage(**json.loads(written))
+    if usage.code:
+        raise Failed(f"{' '.join(command)} ended with {usage.code}:\n{errors[-2000:]}")
     p50, p99, p999 = other.percentiles()
     return Cost(
-        wall=wall,
-        cpu_main=tree.cpu.pop(process.pid, 0.0),
-        cpu_others=sum(tree.cpu.values()),
-        peak_memory=tree.peak,
+        wall=usage.wall,
+        cpu_main=usage.cpu_main,
+        cpu_others=max(0.0, usage.cpu - usage.cpu_main),
+        peak_memory=memory.peak,
         source_cpu=servers_cpu(source) - before[0],
         target_cpu=servers_cpu(target) - before[1],
         get_p50=p50,
@@ -198,12 +211,11 @@ class Watch(threading.Thread):
         self.join()
 
 
-class _TreeWatch(Watch):
-    """CPU seconds by process id, and the peak of the memory of all, of a process tree."""
+class _Memory(Watch):
+    """The peak of the memory of all descendants of a process."""
 
     def __init__(self, pid: int) -> None:
         super().__init__()
-        self.cpu: dict[int, float] = {}
         self.peak = 0
         self._root = psutil.Process(pid)
 
@@ -212,23 +224,14 @@ class _TreeWatch(Watch):
         tree: list[psutil.Process] = []
         while not self.done.wait(_LOOK_SECONDS):
             if looks % _LOOKS_A_CENSUS == 0:
-                tree = self._tree()
+                with suppress(psutil.Error):
+                    tree = self._root.children(recursive=True)
             looks += 1
             memory = 0
             for process in tree:
-                try:
-                    times = process.cpu_times()
+                with suppress(psutil.Error):
                     memory += process.memory_info().rss
-                except psutil.Error:
-                    continue
-                self.cpu[process.pid] = times.user + times.system
             self.peak = max(self.peak, memory)
-
-    def _tree(self) -> list[psutil.Process]:
-        try:
-            return [self._root, *self._root.children(recursive=True)]
-        except psutil.Error:
-            return []
 
 
 class OtherClient(Watch):

@@ -3,23 +3,27 @@ bytes.
 
 - `redis-py` is ten minutes' work: one process, SCAN, pipelines, RESTORE.
 - `floor` is as many processes as rumpx has workers, each of which walks its own parts of the
-  source's cursor space: no coordinator, no look at a key's size, no MULTI, no retries, no progress;
-  a wrong answer is not even noticed. It uses rumpx's encoder and parser (`rumpx.servers.resp`), as
-  nothing faster was found, with nothing around them, so no Python copier can be expected to be much
-  faster. (With replies taken one by one, as is usual, it was a tenth slower.)
+  source's cursor space: no coordinator, no retries, no progress; a wrong answer is not even
+  noticed. Sizes (MEMORY USAGE as rumpx asks it) and MULTI are optional; the SCAN for a chunk, the
+  sizes of the one before and the payloads of the one before that travel together. It uses rumpx's
+  encoder and parser (`rumpx.servers.resp`), as nothing faster was found, with nothing around them,
+  so no Python copier can be expected to be much faster. (With replies taken one by one, as is
+  usual, it was a tenth slower.)
+- `reads` is a floor without a target: the payloads are thrown away.
 - `migrate` has the source send its keys itself: MIGRATE … COPY REPLACE KEYS, 1,000 at a time.
 - `replicaof` makes the target a replica until it has caught up.
 
 Run as a command, since that is how contenders are measured; prints what was copied as JSON:
 
     python -m benchmarks.rivals redis-py SOURCE_PORT TARGET_PORT
-    python -m benchmarks.rivals floor SOURCE_PORT,… TARGET_PORT,… WORKERS PIPELINE GROUP
+    python -m benchmarks.rivals floor SOURCE_PORT,… TARGET_PORT,… WORKERS PIPELINE GROUP SIZES
+    python -m benchmarks.rivals reads SOURCE_PORT,… TARGET_PORT,… WORKERS PIPELINE GROUP SIZES
     python -m benchmarks.rivals migrate SOURCE_PORT TARGET_PORT
     python -m benchmarks.rivals replicaof SOURCE_PORT TARGET_PORT
 
 PIPELINE is the number of keys asked for at once; GROUP, if not 0, the number of keys in a MULTI, as
-rumpx has them. Several ports are the primaries of a cluster with equal shares of the slots. All
-need servers of 7.0 or later on loopback (PEXPIRETIME).
+rumpx has them; SIZES is 1 if sizes are asked for, else 0. Several ports are the primaries of a
+cluster with equal shares of the slots. All need servers of 7.0 or later on loopback (PEXPIRETIME).
 """
 
 from __future__ import annotations
@@ -35,8 +39,6 @@ from dataclasses import asdict, dataclass
 from multiprocessing.synchronize import Barrier
 from typing import Any, Final
 
-import redis
-
 from benchmarks.servers import shares
 from rumpx.engine.plan import cut_spans
 from rumpx.model.nodes import Node
@@ -50,6 +52,7 @@ from rumpx.servers.resp import (
     RestoreEncoder,
     encode,
     encode_dumps_and_expiries,
+    encode_memory_usage,
 )
 
 _HOST: Final = "127.0.0.1"
@@ -68,6 +71,8 @@ class Copied:
 
 def redis_py(source_port: int, target_port: int) -> Copied:
     """One process, redis-py's pipelines."""
+    import redis  # whose import the floors would pay for
+
     source = redis.Redis(port=source_port)
     target = redis.Redis(port=target_port)
     began = time.perf_counter()
@@ -126,16 +131,24 @@ def replicaof(source_port: int, target_port: int) -> Copied:
     return Copied(seconds, copied, 0)
 
 
-def floor(
-    source_ports: list[int], target_ports: list[int], workers: int, pipeline: int, group: int
-) -> Copied:
-    """Bare sockets, `workers` processes, each with its parts of each node's cursor space."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a floor asks of the source; see above."""
+
+    pipeline: int
+    group: int
+    sizes: bool
+
+
+def floor(source_ports: list[int], target_ports: list[int], workers: int, asked: Asked) -> Copied:
+    """Bare sockets, `workers` processes, each with its parts of each node's cursor space; without
+    `target_ports` the payloads are thrown away."""
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(workers + 1)
     results: Any = context.SimpleQueue()
     processes = [
         context.Process(
-            target=_Floor(source_ports, target_ports, pipeline, group).work,
+            target=_Floor(source_ports, target_ports, asked).work,
             args=(number, workers, barrier, results),
         )
         for number in range(workers)
@@ -153,16 +166,12 @@ def floor(
 
 
 class _Floor:
-    """One process's part of a floor: the next SCAN travels with the DUMPs, and the targets work
-    while the source does."""
+    """One process's part of a floor: the targets work while the source does."""
 
-    def __init__(
-        self, source_ports: list[int], target_ports: list[int], pipeline: int, group: int
-    ) -> None:
+    def __init__(self, source_ports: list[int], target_ports: list[int], asked: Asked) -> None:
         self._source_ports = source_ports
         self._target_ports = target_ports
-        self._pipeline = pipeline
-        self._group = group
+        self._asked = asked
         self._encoder = RestoreEncoder(replace=True, absolute=True)
         self._unanswered: list[tuple[Connection, int]] = []
         self._copied = 0
@@ -187,33 +196,39 @@ class _Floor:
         self._skip_answers()
         results.put((self._copied, self._bytes))
 
-    def _walk(
-        self, source: Connection, owners: list[Connection], span: Span
-    ) -> None:
-        source.send(self._scan(span.start))
-        reply: Any = source.receive(1)[0]
-        while reply is not None:
-            cursor, keys = int(reply[0]), reply[1]
-            more = not span.ended(cursor)
-            source.send(self._reads(keys) + (self._scan(cursor) if more else b""))
-            replies = self._replies(source, len(keys), more)
-            reply = replies.pop() if more else None
+    def _walk(self, source: Connection, owners: list[Connection], span: Span) -> None:
+        cursor: int | None = span.start
+        unsized: list[bytes] = []
+        keys: list[bytes] = []
+        while cursor is not None or unsized or keys:
+            scan = b"" if cursor is None else encode("SCAN", cursor, "COUNT", self._asked.pipeline)
+            source.send(self._reads(keys) + encode_memory_usage(unsized) + scan)
+            replies = self._replies(source, len(keys), len(unsized) + bool(scan))
+            found: list[bytes] = []
+            if scan:
+                reply = replies.pop()
+                cursor, found = int(reply[0]), reply[1]
+                if span.ended(cursor):
+                    cursor = None
             self._skip_answers()
-            self._write(owners, keys, replies[::2], replies[1::2])
-
-    def _scan(self, cursor: int) -> bytes:
-        return encode("SCAN", cursor, "COUNT", self._pipeline)
+            if keys:
+                read = replies[: 2 * len(keys)]
+                self._write(owners, keys, read[::2], read[1::2])
+            keys, unsized = (unsized, found) if self._asked.sizes else (found, [])
 
     def _reads(self, keys: list[bytes]) -> bytes:
-        if not self._group:
+        step = self._asked.group
+        if not step:
             return encode_dumps_and_expiries(keys)
-        groups = [keys[n : n + self._group] for n in range(0, len(keys), self._group)]
+        groups = [keys[n : n + step] for n in range(0, len(keys), step)]
         return b"".join([MULTI + encode_dumps_and_expiries(group) + EXEC for group in groups])
 
-    def _replies(self, source: Connection, keys: int, more: bool) -> list[Any]:
-        if not self._group:
+    def _replies(self, source: Connection, keys: int, more: int) -> list[Any]:
+        """Return those to `_reads` without their groups, then `more` others."""
+        step = self._asked.group
+        if not step:
             return source.receive(2 * keys + more)
-        sizes = [min(self._group, keys - n) for n in range(0, keys, self._group)]
+        sizes = [min(step, keys - n) for n in range(0, keys, step)]
         raw: list[Any] = source.receive(sum(sizes) * 2 + 2 * len(sizes) + more)
         flat: list[Any] = []
         end = 0
@@ -231,6 +246,8 @@ class _Floor:
     ) -> None:
         self._copied += len(keys)
         self._bytes += sum(map(len, payloads))
+        if not self._target_ports:
+            return
         if len(self._target_ports) == 1:
             self._send(owners[0], keys, payloads, expiries)
             return
@@ -272,8 +289,10 @@ def _span(source: Connection, low: int, high: int, number: int, of: int) -> Span
 def main() -> None:
     name, *words = sys.argv[1:]
     numbers = [[int(part) for part in word.split(",")] for word in words]
-    if name == "floor":
-        copied = floor(numbers[0], numbers[1], numbers[2][0], numbers[3][0], numbers[4][0])
+    if name in ("floor", "reads"):
+        sources, targets, (workers,), (pipeline,), (group,), (sizes,) = numbers
+        asked = Asked(pipeline, group, bool(sizes))
+        copied = floor(sources, targets if name == "floor" else [], workers, asked)
     else:
         rivals = {"redis-py": redis_py, "migrate": migrate, "replicaof": replicaof}
         copied = rivals[name](numbers[0][0], numbers[1][0])

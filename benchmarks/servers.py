@@ -79,7 +79,7 @@ def cluster(primaries: int) -> Iterator[Side]:
 
 def shares(primaries: int) -> list[tuple[int, int]]:
     """The slots [low, high) of each primary."""
-    bounds = [SLOTS * n // primaries for n in range(primaries + 1)]
+    bounds = [SLOTS * n // max(1, primaries) for n in range(primaries + 1)]
     return list(pairwise(bounds))
 
 
