@@ -243,6 +243,64 @@ def observers(run: Running) -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.parametrize("jitter", [0, 4])
+def test_a_source_that_is_slow_holds_a_copy(
+    pair: tuple[Server, Server], proxy: StartProxy, jitter: int
+) -> None:
+    """Next door, also if it is slow before the first SCAN, and through a jittery network. It is as
+    slow as another client feels it."""
+    source, target = pair
+    way = proxy(source)
+    way.rtt_ms, way.jitter_ms = 2 * jitter, jitter
+    flags = ("--max-source-latency", "5ms", "--max-keys-per-sec", "100", "--job", "j")
+    load = [sys.executable, "-c", SLOW, str(source.port)]
+    with contextlib.ExitStack() as stack:
+        if not jitter:
+            slow = stack.enter_context(subprocess.Popen(load))
+        copying = stack.enter_context(Copying(way if jitter else source, target, *flags))
+        copying.wait_keys(target, 10)
+        if jitter:
+            slow = stack.enter_context(subprocess.Popen(load))
+        try:
+            wait_until(lambda: slowest_of(source, 5) > 0.03, 20, "it is slow for other clients")
+            event = wait_until(lambda: crawling(copying.run), 40, "the copy is held by that")
+        finally:
+            slow.kill()
+        wait_until(lambda: not crawling(copying.run), 40, "it is faster again")
+        ctl("j", "set", "max-keys-per-sec=off", "max-source-latency=off")
+        copying.finish()
+    assert re.search(r"throttled by source latency \d+\.\d ms > 5 ms", reason(event))
+    assert compare(source, target) == []
+
+
+def crawling(run: Running) -> dict[str, Any] | None:
+    event = held(run, "> 5 ms")
+    return event if event and event["held"]["share"] < 0.05 else None
+
+
+def slowest_of(source: Server, number: int) -> float:
+    """The longest of some PINGs, as another client sends them."""
+    took = []
+    for _ in range(number):
+        began = time.monotonic()
+        source.do("PING")
+        took.append(time.monotonic() - began)
+    return max(took)
+
+
+# Answers of 40 ms, nearly one after the other.
+SLOW = """
+import socket, sys
+link = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+script = ("local e = redis.call('TIME') repeat local t = redis.call('TIME') "
+    "until (t[1] - e[1]) * 1000000 + t[2] - e[2] > 40000")
+while True:
+    command = b"*3\\r\\n$4\\r\\nEVAL\\r\\n$%d\\r\\n%b\\r\\n$1\\r\\n0\\r\\n"
+    link.sendall(command % (len(script), script.encode()))
+    link.recv(100)
+"""
+
+
 def test_cpu_of_the_source(server: StartServer) -> None:
     """Somebody else keeps it busy."""
     source, target = server("7.0"), server("7.0")

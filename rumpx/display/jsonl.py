@@ -26,7 +26,7 @@ is in `events.schema.json` beside this file (JSON Schema, draft 2020-12); in sho
     note                the event that the run waits for, or ""
     held                {reason, off, source_latency, target_latency, by, share, seconds}: the
                         reason for throttling, or ""; True while no work may start; the PING time
-                        above the best one, in seconds (the second-highest of the last second), or
+                        above the idle one, in seconds (the second-highest of the last second), or
                         null; the names of the causes; 0.0 to 1.0 of full pace; for each of these
                         names the seconds that it has throttled this run
     nodes               [{side, label, latency, cpu, memory, max_memory}, …]: latency as measured,

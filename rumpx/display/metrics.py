@@ -343,7 +343,7 @@ _LABELLED: Final[
     (
         "latency_seconds",
         "side",
-        "PING time above the best one, on the worst node of the side: the second-highest of "
+        "PING time above the idle one, on the worst node of the side: the second-highest of "
         "the last second. Absent while unknown.",
         _latencies,
     ),
@@ -383,7 +383,7 @@ _LABELLED: Final[
 _NODES: Final[tuple[tuple[str, str, Callable[[NodeStat], float | None]], ...]] = (
     (
         "node_latency_seconds",
-        "PING time of the node above the best one.",
+        "PING time of the node above the idle one.",
         lambda node: node.latency,
     ),
     (

@@ -80,8 +80,9 @@ class Held:
     Attributes:
         reason: of throttling, as in "throttled by source latency 6.1 ms > 5 ms"; "" if none.
         off: True if the timetable or the user stops all work now.
-        source_latency, target_latency: the second-highest of the last second of a node's PINGs, in
-            seconds above its best, of the worst node; None before they are known.
+        source_latency, target_latency: the second-highest of the last second of a node's PINGs (not
+            counting those that straggle when nothing is copied), in seconds above its idle ones, of
+            the worst node; None before they are known.
         by: the same as `reason` without numbers: names of `HOLDS`.
         share: 0.0 to 1.0 of full concurrency.
         seconds: seconds of this run for which each of `HOLDS` has throttled it, if any.

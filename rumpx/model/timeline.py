@@ -36,7 +36,7 @@ class Point:
         elapsed: seconds of all runs together until then.
         seconds: its length.
         keys, payload_bytes: settled in it, repeated walks included.
-        source_latency, target_latency: the highest one shown, in seconds above the best; None if
+        source_latency, target_latency: the highest one shown, in seconds above the base; None if
             unknown.
         held: seconds of throttling by cause, as in {"source latency": 0.8}.
     """
@@ -52,7 +52,7 @@ class Point:
     held: dict[str, float] = field(default_factory=dict)
 
     def latency(self, side: Side) -> float | None:
-        """Return a side's latency, in seconds above the best."""
+        """Return a side's latency, in seconds above the base."""
         return self.source_latency if side == "source" else self.target_latency
 
     @property

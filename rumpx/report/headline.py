@@ -23,9 +23,10 @@ from rumpx.report.text import Entry
 
 Tone = Literal["", "good", "warn", "bad", "busy"]
 EXPLAINED: Final = (
-    "Rates are means. Latency is the time of a reply above the best one: of fifty PINGs a second "
-    "the second-highest, minus the best of the last ten minutes; of a cluster the worst node "
-    "counts. A payload is the result of DUMP for a value, mostly smaller than the value in memory."
+    "Rates are means. Latency is the time of a reply above that of an idle server: of fifty PINGs "
+    "a second the second-highest, minus the p75 of PINGs while nothing was copied; of a cluster "
+    "the worst node counts. A payload is the result of DUMP for a value, mostly smaller than the "
+    "value in memory."
 )
 _TONES: Final[dict[str, Tone]] = {"green": "good", "yellow": "warn", "red": "bad"}
 

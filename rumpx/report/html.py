@@ -236,7 +236,7 @@ def _latencies(record: Record, points: Sequence[Point]) -> Iterator[str]:
     limits = [(each.side, each.limit * 1e3) for each in sides if each.limit is not None]
     told = f"each step the highest of {_step(points)}; each line across is ten times the one below"
     chart = Chart(
-        *("latencies", "Latency above the best", told, "ms"),
+        *("latencies", "Latency above an idle server's", told, "ms"),
         tuple(Line(each.side, _milliseconds(points, each.side)) for each in sides),
         lambda value: f"{value:g}",
         tuple(limits),

@@ -18,7 +18,7 @@ from rumpx.model.job import Limits
 
 
 class Latencies(NamedTuple):
-    """Latencies of one side, in seconds above the best.
+    """Latencies of one side, in seconds above the base.
 
     Attributes:
         known: seconds with a known latency.

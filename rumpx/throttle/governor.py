@@ -11,7 +11,10 @@ flight, by multiplicative decrease and increase:
   third, and observations start again from there: a cut is judged by its own effect;
 - it is below a half: the share grows by a quarter and a little, five times a second;
 - between: it grows by a twentieth, so that a run is not stuck where others cause all the latency;
-- a limited quantity is not known now, or not yet since the last change: the share does not grow.
+- a limited quantity is not known now, or not yet since the last change: the share does not grow;
+- a latency may be above its limit, and a better known baseline could forgive that: if `pauses`
+  allows it, nothing is sent for a moment, so that the prober learns the baseline (`latency`). The
+  share stays, and observations start again from there.
 
 A smaller share is less work, not the same work in smaller pieces, which would cost both servers
 and this machine more for each key. It takes away, in this order:

@@ -9,7 +9,7 @@ The value is the k-th highest time of the last second, above the base. In a quie
 that one late packet does not count; where idle PINGs straggle, it is as many more as straggle in a
 second, and 2.5 standard deviations::
 
-    k = 2 + floor(N·m + 2.5·sqrt(N·v·(1 + N/n)))
+    k = 2 + floor(N·m + 2.5·sqrt(N·v·(1 + min(1, N/n))))
 
 N is the number of PINGs, of which each counts m times on average, with variance v, if nothing of
 ours is in flight, as n idle PINGs show. With few of them k is larger.
@@ -91,7 +91,7 @@ class Window:
 
 def kth(number: int, stragglers: Stragglers) -> int:
     """Return the rank that counts, among `number` PINGs of which so many straggle when idle."""
-    variance = number * stragglers.variance * (1 + number / stragglers.known)
+    variance = number * stragglers.variance * (1 + min(1.0, number / stragglers.known))
     return 2 + int(number * stragglers.mean + _SIGMAS * math.sqrt(variance))
 
 

@@ -57,7 +57,7 @@ class _Flow:
                 chunk = await reader.read(CHUNK)
             except OSError:
                 chunk = b""
-            self.queue.append((loop.time() + self.proxy.rtt_ms / 2000, chunk))
+            self.queue.append((loop.time() + self.proxy.delay(), chunk))
             self.size += len(chunk)
             self.arrived.set()
             while self.size >= (BACKLOG if self.proxy.rtt_ms else CHUNK):
@@ -115,11 +115,12 @@ class Proxy:
     `tls` makes it speak TLS to its clients and plain text to the server;
     `require_client_cert` makes it demand a certificate signed by the CA, and `wrong_host` shows
     the certificate of another host name. `rtt_ms` is added to each round trip, half in each
-    direction, without limiting the throughput (timers may add up to 1 ms to each half).
+    direction, without limiting the throughput (timers may add up to 1 ms to each half), and
+    up to `jitter_ms` to each chunk, at random.
 
-    Switches: `rtt_ms`, `refuse` (accept and close at once), `trickle` (one byte at a time),
-    `fail_fraction` (this share of new connections is closed at once; seeded), `hold` and `release`
-    (what was sent on a connection before it was lost, and lands later).
+    Switches: `rtt_ms`, `jitter_ms`, `refuse` (accept and close at once), `trickle` (one byte at a
+    time), `fail_fraction` (this share of new connections is closed at once; seeded), `hold` and
+    `release` (what was sent on a connection before it was lost, and lands later).
     `server_names` are the names that clients asked for by SNI.
     Counters: `connections` (accepted), `refused` (of these, closed at once), `cuts` (done by
     `cut_after` and `cut_within`), `bytes_up`, `bytes_down`.
@@ -139,6 +140,7 @@ class Proxy:
         self.password = None if isinstance(target, int) else target.password
         self.port = 0
         self.rtt_ms = rtt_ms
+        self.jitter_ms = 0.0
         self.refuse = False
         self.trickle = False
         self.fail_fraction = 0.0
@@ -231,6 +233,10 @@ class Proxy:
     def release(self) -> None:
         """Let what was held back go on to the server, if that still takes it."""
         self._loop.call_soon_threadsafe(self._released.set)
+
+    def delay(self) -> float:
+        """The seconds for which the next chunk is on its way, one way."""
+        return self.rtt_ms / 2000 + self._rng.uniform(0, self.jitter_ms / 1000)
 
     @property
     def open_connections(self) -> int:
