@@ -25,18 +25,18 @@ and this machine more for each key. It takes away, in this order:
 2. below one batch: time. One pipeline at a time, with pauses between that grow up to 0.2 s; never
    nothing.
 
-A pipeline is short enough at any share: it occupies the source for at most a fifth of the latency
-limit, by the measured time that a key takes (`key_seconds`), or a tenth once there are pauses; but
-has at least `_FEWEST_KEYS`, below which other clients gain nothing. Its payloads together, unless
-it is a single one, are sent within the limit.
+A pipeline is short enough at any share: it occupies the source for at most three tenths of the
+latency limit, by the measured time that a key takes (`key_seconds`), or a tenth once there are
+pauses; but has at least `_FEWEST_KEYS`, below which other clients gain nothing. Its payloads
+together, unless it is a single one, are sent within the limit.
 
 Rates need no feedback: `rates` keeps them exactly. Here they only limit the size of a pipeline, so
 that each is smooth, and the work given out ahead, so that a change takes effect soon.
 
 Reason for the numbers: `python -m benchmarks gentle`. With cuts at 90 % of the limit the p99 of
 other clients was within it in half of the seconds, at 60 % in nearly all, for a tenth of the speed.
-A run starts with one worker's share, since nothing has been measured yet, and doubles it each tenth
-of a second until a limit is near.
+A run starts with a few batches on one worker, since nothing has been measured yet, and doubles them
+each tenth of a second until a limit is near.
 
 Not promised: that a limit holds regardless of other clients. If the source is slow without us, the
 run continues at its slowest, and reports that.
@@ -66,8 +66,9 @@ if TYPE_CHECKING:
     from rumpx.model.schedule import Window as TimeWindow
 
 _FEWEST_KEYS: Final = 50
+_FIRST_BATCHES: Final = 3
 # The part of a latency limit for which one pipeline may occupy the source; with pauses between.
-_PIPELINE_PART: Final = 0.2
+_PIPELINE_PART: Final = 0.3
 _PAUSED_PART: Final = 0.1
 # Seconds for which a key occupies the source, until that is measured; a byte; a key of SCAN.
 _KEY_SECONDS: Final = 5e-6
@@ -116,9 +117,9 @@ class Full:
     way: float = 0.0
 
     @property
-    def one_worker(self) -> float:
-        """The share of one worker."""
-        return 1 / self.workers
+    def first(self) -> float:
+        """The share of a run that starts: a few batches, on one worker."""
+        return min(1 / self.workers, _FIRST_BATCHES / self.batches)
 
     @property
     def one_batch(self) -> float:
@@ -444,7 +445,7 @@ class Governor:
     _cpu: dict[NodeName, _Cpu] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._share = Share(self.full.one_worker)
+        self._share = Share(self.full.first)
 
     @property
     def share(self) -> float:
