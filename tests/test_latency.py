@@ -22,7 +22,7 @@ from rumpx.servers.resp import Connection, encode
 from rumpx.servers.stopwatch import Stopwatch
 from rumpx.throttle.baseline import Baseline, Best, Stragglers, highest_base, stragglers_of
 from rumpx.throttle.calm import Calm
-from rumpx.throttle.governor import Full, Governor
+from rumpx.throttle.governor import Done, Full, Governor
 from rumpx.throttle.latency import NodeLatency, Window, held_up, kth
 from rumpx.throttle.pauses import Pauses, burst_seconds
 from rumpx.throttle.prober import Felt, Pinger
@@ -393,7 +393,7 @@ def doubtful() -> tuple[Governor, float]:
     governor = Governor(FULL, Limits())
     now = observed(governor, 10.0, [0.02, 0.021, 0.02])
     governor.calm.enter(now)
-    assert governor.decide(now, 0.0, 0.0).batches_in_flight > 0
+    assert governor.decide(now, 0.0, Done()).batches_in_flight > 0
     now = observed(governor, now, [0.030, 0.021] * 10)
     return governor, now
 
@@ -401,7 +401,7 @@ def doubtful() -> tuple[Governor, float]:
 def test_a_doubtful_latency_is_learnt_before_it_cuts() -> None:
     governor, now = doubtful()
     share = governor.share
-    paused = governor.decide(now, 0.0, 0.0)
+    paused = governor.decide(now, 0.0, Done())
 
     assert paused.batches_in_flight == paused.scans_in_flight == 0 and not paused.off
     assert paused.reason == "pausing to learn the idle source latency"
@@ -410,27 +410,27 @@ def test_a_doubtful_latency_is_learnt_before_it_cuts() -> None:
     (burst,) = governor.bursts()
     assert burst.node == NODE and burst.seconds == pytest.approx(8 * 0.021)
     assert governor.bursts() == []
-    assert governor.decide(now + 0.06, 0.0, 0.0).batches_in_flight == 0
+    assert governor.decide(now + 0.06, 0.0, Done()).batches_in_flight == 0
     now = observed(governor, now + 0.06, [0.030, 0.021] * 5)
-    going_on = governor.decide(now, 0.0, 0.0)
+    going_on = governor.decide(now, 0.0, Done())
     assert going_on.batches_in_flight > 0 and governor.share == share
     assert not governor.learning
     governor.calm.enter(now)
     now = observed(governor, now, [0.030, 0.021] * 10)
-    assert governor.decide(now, 0.0, 0.0).batches_in_flight > 0
+    assert governor.decide(now, 0.0, Done()).batches_in_flight > 0
     assert governor.share >= share, "it is no load"
 
 
 def test_a_pause_that_proves_load_is_followed_by_the_cut() -> None:
     governor, now = doubtful()
     share = governor.share
-    governor.decide(now, 0.0, 0.0)
+    governor.decide(now, 0.0, Done())
     governor.calm.leave(now)
     now = observed(governor, now, [0.021, 0.02] * 6)
-    governor.decide(now, 0.0, 0.0)
+    governor.decide(now, 0.0, Done())
     governor.calm.enter(now)
     now = observed(governor, now, [0.030, 0.031] * 20)
-    governor.decide(now, 0.0, 0.0)
+    governor.decide(now, 0.0, Done())
 
     assert governor.share < share and not governor.learning
 
@@ -439,7 +439,7 @@ def test_a_latency_beyond_doubt_cuts_at_once() -> None:
     governor, now = doubtful()
     share = governor.share
     now = observed(governor, now, [0.2] * 10)
-    decision = governor.decide(now, 0.0, 0.0)
+    decision = governor.decide(now, 0.0, Done())
 
     assert governor.share < share and not governor.learning
     assert decision.batches_in_flight > 0
@@ -447,9 +447,9 @@ def test_a_latency_beyond_doubt_cuts_at_once() -> None:
 
 def test_a_pause_that_is_not_answered_is_given_up() -> None:
     governor, now = doubtful()
-    governor.decide(now, 0.0, 0.0)
-    assert governor.decide(now + 0.9, 0.0, 0.0).batches_in_flight == 0
-    assert governor.decide(now + 1.1, 0.0, 0.0).batches_in_flight > 0
+    governor.decide(now, 0.0, Done())
+    assert governor.decide(now + 0.9, 0.0, Done()).batches_in_flight == 0
+    assert governor.decide(now + 1.1, 0.0, Done()).batches_in_flight > 0
 
 
 def test_a_baseline_that_forgives_is_learnt_again() -> None:
@@ -457,14 +457,14 @@ def test_a_baseline_that_forgives_is_learnt_again() -> None:
     governor = Governor(FULL, Limits())
     now = observed(governor, 10.0, [0.02, 0.035, 0.03] * 5)
     governor.calm.enter(now)
-    governor.decide(now, 0.0, 0.0)
+    governor.decide(now, 0.0, Done())
     later = observed(governor, now + 61, [0.021] * 20)
-    governor.decide(later, 0.0, 0.0)
+    governor.decide(later, 0.0, Done())
 
     assert governor.learning
     governor.calm.leave(later)
     later = observed(governor, later, [0.021] * 10)
-    assert governor.decide(later, 0.0, 0.0).batches_in_flight > 0
+    assert governor.decide(later, 0.0, Done()).batches_in_flight > 0
     assert governor._felt[NODE].baseline.base == 0.021
 
 
