@@ -6,6 +6,7 @@ user nothing.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -103,6 +104,12 @@ class Limits:
     def max_latency(self, side: Side) -> float | None:
         """Return a side's limit of latency, in seconds; None if it has none."""
         return self.max_source_latency if side == "source" else self.max_target_latency
+
+    @property
+    def tightest_latency(self) -> float:
+        """The lower limit of latency of both sides, in seconds; infinite without one."""
+        limits = (self.max_source_latency, self.max_target_latency)
+        return min([limit for limit in limits if limit is not None], default=math.inf)
 
     def __post_init__(self) -> None:
         check_ranges("limits.", self)

@@ -6,6 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+# Shorter pipelines gain other clients nothing.
+FEWEST_KEYS: Final = 50
+# Seconds for which a key of a usual size occupies the source, until that is measured.
+KEY_SECONDS: Final = 5e-6
+# The part of a latency limit for which one pipeline may occupy the source.
+PIPELINE_PART: Final = 0.3
 # The usual commands on the source: size, payload, expiry.
 COMMANDS_A_KEY: Final = 3
 
@@ -57,8 +63,10 @@ def tune(
     nodes: int,
     batch_keys: int = 0,
     partitions: int = 0,
+    latency_limit: float = math.inf,
 ) -> Tuning:
-    """Return settings for measurements at the start; round trips are in seconds.
+    """Return settings for measurements at the start; round trips, and the limit of the source's or
+    the target's latency, are in seconds.
 
     A server executes one client's pipeline before it serves the next client, so pipelines are short
     if the server is near: with 200 keys another client's GET has a p50 of 2 ms, with 1,000 keys 6
@@ -68,7 +76,7 @@ def tune(
     `_GOAL` keys a second.
     """
     near = max(source_round_trip, target_round_trip) < 0.002
-    pipeline = batch_keys or (200 if near else 500)
+    pipeline = batch_keys or _pipeline_keys(200 if near else 500, latency_limit)
     scan_count = max(pipeline, 1000)
     share = max(1, keys // (_BATCHES_A_WORKER * workers))
     scanners = _between(2, math.ceil(1.5 * _GOAL * source_round_trip / scan_count), 32)
@@ -87,6 +95,12 @@ def tune(
             _MOST_BATCHES,
         ),
     )
+
+
+def _pipeline_keys(most: int, latency_limit: float) -> int:
+    if most * KEY_SECONDS <= PIPELINE_PART * latency_limit:
+        return most
+    return max(FEWEST_KEYS, int(PIPELINE_PART * latency_limit / KEY_SECONDS))
 
 
 _GOAL: Final = 200_000

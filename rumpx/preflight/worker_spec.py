@@ -29,6 +29,7 @@ def tune_to_distance(
         nodes=len(source.topology.nodes),
         batch_keys=job.batch_keys,
         partitions=partitions,
+        latency_limit=job.limits.tightest_latency,
     )
 
 

@@ -27,7 +27,7 @@ and this machine more for each key. It takes away, in this order:
 
 A pipeline is short enough at any share: it occupies the source for at most three tenths of the
 latency limit, by the measured time that a key takes (`key_seconds`), or a tenth once there are
-pauses; but has at least `_FEWEST_KEYS`, below which other clients gain nothing. Its payloads
+pauses; but has at least `FEWEST_KEYS`, below which other clients gain nothing. Its payloads
 together, unless it is a single one, are sent within the limit.
 
 Rates need no feedback: `rates` keeps them exactly. Here they only limit the size of a pipeline, so
@@ -54,7 +54,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from rumpx.errors import SIDES, Side
 from rumpx.model.job import Limits
 from rumpx.model.nodes import NodeName
-from rumpx.model.tuning import COMMANDS_A_KEY, Tuning
+from rumpx.model.tuning import (
+    COMMANDS_A_KEY,
+    FEWEST_KEYS,
+    KEY_SECONDS,
+    PIPELINE_PART,
+    Tuning,
+)
 from rumpx.throttle.calm import Calm
 from rumpx.throttle.latency import NodeLatency
 from rumpx.throttle.pauses import Pauses, burst_seconds, has_learnt, since_pause
@@ -65,13 +71,10 @@ if TYPE_CHECKING:
     from rumpx.model.schedule import Timetable
     from rumpx.model.schedule import Window as TimeWindow
 
-_FEWEST_KEYS: Final = 50
 _FIRST_BATCHES: Final = 3
-# The part of a latency limit for which one pipeline may occupy the source; with pauses between.
-_PIPELINE_PART: Final = 0.3
+# The part of a latency limit for which one pipeline may occupy the source with pauses between.
 _PAUSED_PART: Final = 0.1
-# Seconds for which a key occupies the source, until that is measured; a byte; a key of SCAN.
-_KEY_SECONDS: Final = 5e-6
+# Seconds for which a byte occupies the source; a key of SCAN.
 _BYTE_SECONDS: Final = 2e-9
 _SCANNED_SECONDS: Final = 0.5e-6
 # A pipeline's way through both servers and back takes this many times as long as on the source.
@@ -241,18 +244,12 @@ def decide(
         payload=_lower(limits.max_bytes_per_sec, window),
         ops=limits.max_ops_per_sec or 0.0,
     )
-    decision = settings(full, share.value, rates, seen, _tightest(limits))
+    decision = settings(full, share.value, rates, seen, limits.tightest_latency)
     if off := _off(window, paused):
         nothing = replace(decision, batches_in_flight=0, scans_in_flight=0)
         return share, replace(nothing, holds=(off,), off=True)
     holds = [share.hold] if share.value < 1 and share.hold else []
     return share, replace(decision, holds=(*holds, *_rates_hold(rates)))
-
-
-def _tightest(limits: Limits) -> float:
-    """Return the lower of the latency limits, in seconds; infinite without any."""
-    latencies = limits.max_source_latency, limits.max_target_latency
-    return min([limit for limit in latencies if limit is not None], default=math.inf)
 
 
 def _lower(limit: float | None, window: TimeWindow | None) -> float:
@@ -347,8 +344,8 @@ def settings(
         latency_limit: seconds.
     """
     paused = share < full.one_batch
-    occupies = latency_limit * (_PAUSED_PART if paused else _PIPELINE_PART)
-    key_seconds = seen.key_seconds or _KEY_SECONDS
+    occupies = latency_limit * (_PAUSED_PART if paused else PIPELINE_PART)
+    key_seconds = seen.key_seconds or KEY_SECONDS
     pipeline = _within(full.pipeline_keys, occupies / key_seconds)
     scan_count = _within(full.scan_count, occupies / _SCANNED_SECONDS)
     batches = max(1, round(full.batches * share))
@@ -387,7 +384,7 @@ def settings(
 
 def _within(full: int, most: float) -> int:
     """Return at most `most` of `full` keys, but not fewer than have any effect."""
-    return full if most >= full else max(min(full, _FEWEST_KEYS), int(most))
+    return full if most >= full else max(min(full, FEWEST_KEYS), int(most))
 
 
 def _forgiven(

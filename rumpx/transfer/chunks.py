@@ -2,9 +2,9 @@
 
 A chunk is one pipeline, and so the unit for which the server's other clients wait. Algorithm:
 
-1. A batch is taken in parts of three pipelines, whose sizes take a server as long as one pipeline's
-   payloads. A part's sizes are asked (the request is on the wire while other batches' DUMPs are, so
-   it costs no round trip), and the part is cut into chunks by keys and bytes; a value that alone is
+1. A batch is taken in parts of at most three pipelines, whose sizes take a server as long as one
+   pipeline's payloads. A part's sizes are asked (the request is on the wire while other batches'
+   DUMPs are, so it costs no round trip), and the part is cut into chunks by keys and bytes; a value that alone is
    larger, or big, is a chunk of its own. The bytes are those `expected` for such sizes, and each
    chunk is cut when the one before it is done, by the knowledge of that time. Sizes are not asked
    where the server proves that all values are so small that they do not matter
@@ -109,8 +109,10 @@ class Intake:
     def parts(self, keys: list[bytes]) -> Iterator[list[bytes]]:
         """Yield a batch's keys in parts of a few of the present pipelines."""
         start = 0
-        while start < len(keys):
-            step = _PIPELINES_A_PART * self.limits.pipeline_keys
+        while (left := len(keys) - start) > 0:
+            pipeline = self.limits.pipeline_keys
+            pipelines = -(-left // pipeline)
+            step = pipeline * -(-pipelines // -(-pipelines // _PIPELINES_A_PART))
             yield keys[start : start + step]
             start += step
 
