@@ -4,10 +4,10 @@ A chunk is one pipeline, and so the unit for which the server's other clients wa
 
 1. A batch is taken in parts of at most three pipelines, whose sizes take a server as long as one
    pipeline's payloads. A part's sizes are asked (the request is on the wire while other batches'
-   DUMPs are, so it costs no round trip), and the part is cut into chunks by keys and bytes; a value that alone is
-   larger, or big, is a chunk of its own. The bytes are those `expected` for such sizes, and each
-   chunk is cut when the one before it is done, by the knowledge of that time. Sizes are not asked
-   where the server proves that all values are so small that they do not matter
+   DUMPs are, so it costs no round trip), and the part is cut into chunks by keys and bytes; a value
+   that alone is larger, or big, is a chunk of its own. The bytes are those `expected` for such
+   sizes, and each chunk is cut when the one before it is done, by the knowledge of that time. Sizes
+   are not asked where the server proves that all values are so small that they do not matter
    (`Intake._is_small`).
 2. A chunk waits for its turn under the rates that all workers share (`throttle.rates`), then for a
    permit of this worker's budget of bytes in flight (`runner`).
