@@ -88,7 +88,8 @@ def _copied(contender: Contender, source: Side, target: Side) -> tuple[Round, fl
         made = contender(source, target)
     keys = require_keys(source, target)
     begin, end = growth.span(keys)
-    return made, (end - growth.when((1 - _TAIL) * keys)) / (end - begin)
+    whole = max(_LOOK_SECONDS, end - begin)
+    return made, (end - growth.when((1 - _TAIL) * keys)) / whole
 
 
 def _put_large(server: Server) -> None:
