@@ -90,7 +90,7 @@ def tune(
         batch_keys=min(share, max(pipeline, _BATCH_KEYS)),
         pipeline_keys=pipeline,
         batches_in_flight=_between(
-            max(_FEWEST_BATCHES, math.ceil(_BUSY_BATCHES / workers)),
+            max(FEWEST_BATCHES, math.ceil(_BUSY_BATCHES / workers)),
             2 + math.ceil(waiting / (pipeline * workers)),
             _MOST_BATCHES,
         ),
@@ -105,9 +105,9 @@ def _pipeline_keys(most: int, latency_limit: float) -> int:
 
 _GOAL: Final = 200_000
 _MOST_WORKERS: Final = 32
-# Batches that one worker holds, and those of all workers that keep a near server busy: with twelve,
-# two workers are as fast as four, and take fewer turns.
-_FEWEST_BATCHES: Final = 3
+# The least batches that one worker holds at full speed, and those of all workers that keep a near
+# server busy: with twelve, two workers are as fast as four, and take fewer turns.
+FEWEST_BATCHES: Final = 3
 _BUSY_BATCHES: Final = 12
 _MOST_BATCHES: Final = 64
 _BATCH_KEYS: Final = 1000

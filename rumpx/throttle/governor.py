@@ -56,6 +56,7 @@ from rumpx.model.job import Limits
 from rumpx.model.nodes import NodeName
 from rumpx.model.tuning import (
     COMMANDS_A_KEY,
+    FEWEST_BATCHES,
     FEWEST_KEYS,
     KEY_SECONDS,
     PIPELINE_PART,
@@ -71,7 +72,6 @@ if TYPE_CHECKING:
     from rumpx.model.schedule import Timetable
     from rumpx.model.schedule import Window as TimeWindow
 
-_FIRST_BATCHES: Final = 3
 # The part of a latency limit for which one pipeline may occupy the source with pauses between.
 _PAUSED_PART: Final = 0.1
 # Seconds for which a byte occupies the source; a key of SCAN.
@@ -122,7 +122,7 @@ class Full:
     @property
     def first(self) -> float:
         """The share of a run that starts: a few batches, on one worker."""
-        return min(1 / self.workers, _FIRST_BATCHES / self.batches)
+        return min(1.0, FEWEST_BATCHES / self.batches)
 
     @property
     def one_batch(self) -> float:
@@ -376,7 +376,7 @@ def settings(
         scans_in_flight=max(1, round(full.scans * share)),
         batch_keys=batch,
         batches_in_flight=batches,
-        workers=math.ceil(batches * full.workers / full.batches),
+        workers=min(full.workers, math.ceil(batches / FEWEST_BATCHES)),
         wait=wait,
         pace=pace,
     )
