@@ -23,7 +23,7 @@ class VerifyOptions(TypedDict, total=False):
     match, exclude: globs as the server reads them. A key is in scope if one of `match` fits, or
         none is given, and none of `exclude` fits.
     types: "string", "list", "set", "zset", "hash", "stream", or a module's; none means all.
-    workers: worker processes.
+    workers: worker processes; 0 chooses.
     batch_keys: keys in one pipeline; 0 chooses by distance.
     size_check: ask each key's size before its DUMP.
     big_key: bytes from which a value is DUMPed with nothing else in flight on its connection.

@@ -253,7 +253,7 @@ def test_it_settles_below_the_limit(each: float, least: float) -> None:
             over += latency > LIMIT
             values.append(share.value)
     assert over <= 0.05 * len(values)
-    assert sum(values) / len(values) > 0.4 * min(1.0, LIMIT / each), "and not far below"
+    assert sum(values) / len(values) > 0.35 * min(1.0, LIMIT / each), "and not far below"
     assert min(values) > least / 4
 
 

@@ -66,8 +66,8 @@ def judge_limit(side: Side, times: list[float], limit: float) -> Line | None:
     forgiven = baseline.forgives_all(len(late) / len(times), threshold)
     text = (
         f"{len(late)} of {count_of(len(times), 'idle PING')} to the {side} took "
-        f"{1000 * threshold:.3g} ms longer than {BASE_QUANTILE:.0%} of them, without any load of "
-        f"ours: with --max-{side}-latency {1000 * limit:g}ms "
+        f"{1000 * threshold:.3g} ms (half of the limit) longer than {BASE_QUANTILE:.0%} of them, "
+        f"while nothing was copied: with --max-{side}-latency {1000 * limit:g}ms "
     )
     text += (
         "the copy allows for that, and notices only load that delays most answers"

@@ -40,9 +40,9 @@ from rumpx.transfer.messages import (
 from rumpx.transfer.runner import Budget, Runner
 
 _GRACE_SECONDS: Final = 1.0
-# A server on this machine has priority; on a machine shared with others, this would only starve the
-# copy. On two cores that both servers share with four workers, the
-# source's other clients then wait 10 ms (p99) instead of 15, at the same speed.
+# Only beside a server, which has priority then: on two cores that both servers share with four
+# workers, the source's other clients wait 10 ms (p99) instead of 15, at the same speed. Elsewhere
+# niceness would only starve the copy beside other programs.
 _NICENESS: Final = 10
 
 

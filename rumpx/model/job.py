@@ -76,8 +76,8 @@ class Limits:
     """Limits on the load, the rate and the hours of a run. None means no limit.
 
     Attributes:
-        max_source_latency, max_target_latency: seconds by which a PING may take longer than it
-            does at best.
+        max_source_latency, max_target_latency: seconds by which a PING may take longer than when
+            nothing of ours is in flight.
         max_keys_per_sec, max_bytes_per_sec, max_ops_per_sec: keys, bytes of payload, and commands
             that the busier side executes; all workers together.
         max_source_cpu: of one core, 0.6 for 60 %; of the busiest node.

@@ -284,7 +284,7 @@ GROUPS: Final = (
     )),
     Group("limits", _of(_WORK,
         Flag("max-source-latency", "slow down while a PING to the source takes this much longer "
-             "than at best", "TIME", TIME, "limits.max_source_latency", "5ms", least=0.0001,
+             "than when idle", "TIME", TIME, "limits.max_source_latency", "5ms", least=0.0001,
              most=60, off=True),
         Flag("max-target-latency", "the same for the target", "TIME", TIME,
              "limits.max_target_latency", "off", least=0.0001, most=60, off=True),

@@ -25,8 +25,8 @@ _OTHER_FILES: Final = 96
 
 def files_needed(workers: int, nodes: int) -> int:
     """Return the open files of the process that needs most: the coordinator holds two per worker,
-    the prober two per server."""
-    return _OTHER_FILES + max(2 * workers, 2 * nodes)
+    the prober three per server."""
+    return _OTHER_FILES + max(2 * workers, 3 * nodes)
 
 
 def check_open_files(draft: Draft) -> None:

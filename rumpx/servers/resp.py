@@ -87,6 +87,8 @@ _SLOWEST: Final = 1024
 _LIMITS: Final = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 # A server that has sent less than this when memory runs out has only claimed a size.
 _CLAIMED_ONLY: Final = 2**20
+# With TLS, a fence is appended to a pipeline's last buffer up to this size, else sent after it.
+_JOINED: Final = 64 * 1024
 # The most buffers that one system call sends (IOV_MAX of Linux and macOS).
 _MOST_BUFFERS: Final = 1024
 # Up to this size the parser keeps its buffer for the next replies.
@@ -308,8 +310,10 @@ class Connection:
         """True if the server is on this machine, by its address. (So is the end of a tunnel.)"""
         if self._sock.family == socket.AF_UNIX:
             return True
-        here, there = self._sock.getsockname(), self._sock.getpeername()
-        return bool(here[0] == there[0])
+        try:
+            return bool(self._sock.getsockname()[0] == self._sock.getpeername()[0])
+        except OSError:
+            return False  # the server has closed the connection, which its next use shows
 
     def set_timeout(self, seconds: float) -> None:
         """Limit each wait, and the time for a whole answer.
@@ -365,7 +369,11 @@ class Connection:
             return self._send(buffers, b"")
         self._words += 1
         word = b"%b-%d" % (self._word, self._words)
-        return self._send((*buffers, _FENCE % (len(word), word)), word)
+        fence = _FENCE % (len(word), word)
+        if not self._gathers and len(buffers[-1]) <= _JOINED:
+            *buffers, last = buffers  # type: ignore[assignment]
+            fence = last + fence
+        return self._send((*buffers, fence), word)
 
     def _send(self, buffers: Sequence[bytes], word: bytes) -> None:
         head = b"".join([buffer[:_HEAD_BYTES] for buffer in buffers[:2]])

@@ -80,7 +80,7 @@ def stragglers_of(
     counts = [_counts(time - base - threshold, spacing) for time in times]
     known = len(counts) + 1
     share = (sum(map(bool, counts)) + allowed / 2) / known
-    forgiven = min(1.0, _MOST_STRAGGLERS * allowed / share)
+    forgiven = min(1.0, _MOST_STRAGGLERS * allowed / share) if share else 1.0
     mean = forgiven * (sum(counts) + allowed / 2) / known
     squares = forgiven * (sum(count * count for count in counts) + allowed / 2) / known
     return Stragglers(mean, max(0.0, squares - mean * mean), known)

@@ -47,6 +47,8 @@ _SIGMAS: Final = 2.5
 _WELL_KNOWN: Final = 50
 # Where more count, so many are enough: the lowest of them then counts.
 _FEWEST: Final = 4
+# Over a distance of which a second holds fewer PINGs, a window has so many.
+_LEAST_SPACINGS: Final = 6
 
 # When a PING was sent, by `time.monotonic()`, and the seconds that it took, or has waited so far.
 Sample = tuple[float, float]
@@ -159,7 +161,8 @@ class NodeLatency:
     def _value(
         self, now: float, since: float, base: float, spacing: float, stragglers: Stragglers
     ) -> float | None:
-        recent = self.window.ended_after(max(now - WINDOW_SECONDS, since))
+        seconds = max(WINDOW_SECONDS, _LEAST_SPACINGS * spacing)
+        recent = self.window.ended_after(max(now - seconds, since))
         return value(recent, since, base, spacing, stragglers)
 
     def suspect(self, now: float, since: float, threshold: float) -> bool:

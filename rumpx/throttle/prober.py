@@ -29,6 +29,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -46,7 +47,7 @@ from rumpx.servers.dial import Dialer
 from rumpx.servers.info import parse_info
 from rumpx.servers.redials import growing_pause
 from rumpx.servers.replies import Kind, cannot_save, classify
-from rumpx.servers.resp import Connection
+from rumpx.servers.resp import Connection, Reply
 from rumpx.servers.stopwatch import Stopwatch
 from rumpx.servers.topology import is_error, read_topology
 from rumpx.throttle.latency import Sample
@@ -71,8 +72,8 @@ class Felt:
     """The PINGs of a node since the last report.
 
     Attributes:
-        samples: when each was sent, by `time.monotonic()`, and the seconds that it took. One that
-            waits is reported with the time so far, and again later.
+        samples: when each was sent, by `time.monotonic()`, and the seconds that it took.
+        waiting: one that has no answer yet, with the seconds so far; it is reported again later.
         connected: the time of the connection; after another one it may be another server.
         interval: seconds between two PINGs.
     """
@@ -81,6 +82,7 @@ class Felt:
     samples: tuple[Sample, ...]
     connected: float
     interval: float
+    waiting: Sample | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,21 +186,20 @@ class Pinger:
 
     def _ping(self, connection: Connection) -> None:
         """Send PINGs until the connection is lost. It may lead to another server than the last."""
-        watch = connection.stopwatch()
-        try:
-            connection.call_timed(watch, "PING")  # slower: the server sets up a new client
+        with closing(connection), closing(connection.stopwatch()) as watch:
+            first = connection.call_timed(watch, "PING")  # slower: the server sets up a new client
             with self._lock:
                 self._watch = watch
-                self._waits_since = None
+                if not _waits(first):
+                    self._waits_since = None
                 self._connected = time.monotonic()
-            self._burst_until = time.monotonic() + _BURST_SECONDS
-            self._burst(connection, watch, _BURST_PINGS)
-            self._regularly(connection, watch)
-        finally:
-            with self._lock:
-                self._watch = None
-            watch.close()
-            connection.close()
+            try:
+                self._burst_until = time.monotonic() + _BURST_SECONDS
+                self._burst(connection, watch, _BURST_PINGS)
+                self._regularly(connection, watch)
+            finally:
+                with self._lock:
+                    self._watch = None
 
     def _burst(self, connection: Connection, watch: Stopwatch, least: int) -> None:
         sent = 0
@@ -219,16 +220,15 @@ class Pinger:
 
     def _one(self, connection: Connection, watch: Stopwatch) -> None:
         """Send a PING, and keep its time."""
+        sent = time.monotonic()
         with self._lock:
-            self._waits_since = time.monotonic()
-        reply = connection.call_timed(watch, "PING")
-        passes = is_error(reply) and classify(reply).kind is Kind.TEMPORARY
-        if passes and not cannot_save(reply):
-            return  # it is loading, say: its clients are still waiting
+            self._waits_since = self._waits_since or sent
+        if _waits(connection.call_timed(watch, "PING")):
+            return
         with self._lock:
             self._answered = time.monotonic()
             if watch.took is not None:
-                self._samples.append((self._waits_since, watch.took))
+                self._samples.append((sent, watch.took))
             self._waits_since = None
 
     def take(self, now: float) -> Felt | None:
@@ -238,11 +238,18 @@ class Pinger:
             waits, watch, connected = self._waits_since, self._watch, self._connected
             # A reply that is here, and this process has not got the CPU for, is no wait.
             here = watch is not None and watch.arrived()
+        waiting = None
         if waits is not None and now - waits > self._interval and not here:
-            samples.append((waits, now - waits))
-        if not samples:
+            waiting = waits, now - waits
+        if not samples and not waiting:
             return None
-        return Felt(self.node, tuple(samples), connected, self._interval)
+        return Felt(self.node, tuple(samples), connected, self._interval, waiting)
+
+
+def _waits(reply: Reply) -> bool:
+    """Return True if a server answers that its clients must wait, as while it loads its data."""
+    passes = is_error(reply) and classify(reply).kind is Kind.TEMPORARY
+    return passes and not cannot_save(reply)
 
 
 class Prober:

@@ -74,12 +74,14 @@ class Gate:
             self._passing += 1
             self._next = now + self._wait
             count = self.scan_count
-            self.calm.enter(now)
         try:
             self._take(1)
-            yield count
+            self.calm.enter(time.monotonic())
+            try:
+                yield count
+            finally:
+                self.calm.leave(time.monotonic())
         finally:
-            self.calm.leave(time.monotonic())
             with self._changed:
                 self._passing -= 1
                 self._changed.notify()

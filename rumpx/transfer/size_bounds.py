@@ -15,14 +15,16 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from rumpx.errors import ConnectionLost
 from rumpx.model.endpoint import Address
 from rumpx.servers.connections import Links
 from rumpx.servers.keysizes import SECTIONS, largest_payloads
+from rumpx.servers.replies import refused
 from rumpx.servers.resp import Reply
+from rumpx.servers.topology import is_error
 from rumpx.transfer.handler import Wanted
 from rumpx.transfer.runner import Replies, Task
 
@@ -56,7 +58,9 @@ class SizeBounds:
         """Return how many bytes a payload of `wanted.db` on `wanted.node` has at most; None if
         that is not proven; a task."""
         known = self._known.get(wanted.node, _NOTHING)
-        if time.monotonic() >= known.until:
+        if (now := time.monotonic()) >= known.until:
+            if known is not _NOTHING:  # tasks that come before the answer go by the last one
+                self._known[wanted.node] = replace(known, until=now + _VALID_SECONDS)
             try:
                 known = self._known[wanted.node] = yield from self._ask(wanted)
             except ConnectionLost:
@@ -74,6 +78,8 @@ class SizeBounds:
 
 
 def _read(reply: Reply, asked: float) -> _Known:
+    if is_error(reply) and not refused(reply):
+        return _Known(asked + _VALID_SECONDS, {})
     if not isinstance(reply, bytes) or b"# Keysizes" not in reply:
         return _Known(math.inf, {})
     try:
