@@ -81,6 +81,9 @@ def main() -> int:
                 draw(report.chart, report.title, arguments.charts / f"{name}.png")
             for suffix, plot in report.plots.items() if arguments.charts else ():
                 draw_plot(plot, arguments.charts / f"{name}{suffix}.png")
+            if arguments.tables:
+                with arguments.tables.open("a", encoding="utf-8") as file:
+                    file.write(_markdown(name, report))
             if arguments.json:  # after each, so that a long run is not lost to its last part
                 text = json.dumps(document, indent=2) + "\n"
                 arguments.json.write_text(text, encoding="utf-8")
@@ -106,6 +109,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument(
+        "--tables", type=Path, metavar="FILE", help="append the tables to it, as Markdown"
+    )
+    parser.add_argument(
         "--charts", type=Path, metavar="FOLDER", help="draw a PNG for each scenario there"
     )
     parser.add_argument(
@@ -120,6 +126,12 @@ def _ratios(path: Path, parser: argparse.ArgumentParser) -> dict[str, dict[str, 
         return {name: data["ratios"] for name, data in document["scenarios"].items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         parser.error(f"--against {path}: no figures of an earlier run ({error})")
+
+
+def _markdown(name: str, report: Report) -> str:
+    rows = [report.columns, tuple("---" for _ in report.columns), *report.rows]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([f"## {name}", "", report.title, "", *lines, "", *report.notes, "", ""])
 
 
 def _table(report: Report) -> Table:
