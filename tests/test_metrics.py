@@ -465,7 +465,9 @@ def test_a_copy_is_scraped_while_it_runs(server: Callable[..., Server]) -> None:
         sides = by_label(text, "rumpx_latency_seconds")
         return text if copied > 0 and {"source", "target"} == set(sides) else ""
 
-    with Copying(source, target, "--metrics", f"127.0.0.1:{port}", "--job", "told") as copying:
+    # At a rate, so that batches are small, and some are acknowledged before the copy is held.
+    words = ("--metrics", f"127.0.0.1:{port}", "--job", "told", "--max-keys-per-sec", "3000")
+    with Copying(source, target, *words) as copying:
         with copying.held_at(target, 500):
             # The coordinator moves: its next Snapshots say how far the workers had come.
             first = wait_until(copied_and_latencies, 30, "copied keys and latencies are told")

@@ -78,7 +78,7 @@ def tune(
     near = max(source_round_trip, target_round_trip) < 0.002
     pipeline = batch_keys or _pipeline_keys(200 if near else 500, latency_limit)
     scan_count = max(pipeline, 1000)
-    share = max(1, keys // (_BATCHES_A_WORKER * workers))
+    share = max(1, keys // max(_FEWEST_SHARES, _SHARES_A_WORKER * workers))
     scanners = _between(2, math.ceil(1.5 * _GOAL * source_round_trip / scan_count), 32)
     waiting = _GOAL * (2 * source_round_trip + target_round_trip)
     cut = partitions or max(8, 2 * scanners)
@@ -111,7 +111,9 @@ FEWEST_BATCHES: Final = 3
 _BUSY_BATCHES: Final = 12
 _MOST_BATCHES: Final = 64
 _BATCH_KEYS: Final = 1000
-_BATCHES_A_WORKER: Final = 4  # at least, so that all have work until the end
+# Batches of a whole run, at least, so that all workers have work until the end.
+_SHARES_A_WORKER: Final = 4
+_FEWEST_SHARES: Final = 16
 
 
 def _between(low: int, value: int, high: int) -> int:
