@@ -87,7 +87,7 @@ def tune(
         scanners=max(scanners, min(nodes, 16)),
         partitions=1 << math.ceil(math.log2(cut)),
         scan_count=scan_count,
-        batch_keys=min(share, max(pipeline, _BATCH_KEYS)),
+        batch_keys=min(share, max(pipeline, min(_BATCH_KEYS, 5 * pipeline))),
         pipeline_keys=pipeline,
         batches_in_flight=_between(
             max(FEWEST_BATCHES, math.ceil(_BUSY_BATCHES / workers)),
