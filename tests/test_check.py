@@ -806,7 +806,7 @@ def test_a_dry_run_ends_as_the_copy_would(source: Server, target: Server) -> Non
     [
         (["--sample", "0"], "--sample is 0"),
         (["--sample", "1%"], "invalid int value"),
-        (["--workers", "0"], "--workers is 0"),
+        (["--workers", "257"], "--workers is 257"),
         (["--no-such-flag"], "no-such-flag"),
     ],
 )

@@ -674,7 +674,7 @@ def test_a_malformed_uri(bad: str, flag: str, capsys: Any) -> None:
 @pytest.mark.parametrize(
     ("flags", "word"),
     [
-        (["--workers", "0"], "--workers"),
+        (["--workers", "257"], "--workers"),
         (["--workers", "many"], "--workers"),
         (["--workers", "257"], "--workers"),
         (["--partitions", "-1"], "--partitions"),
