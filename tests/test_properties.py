@@ -350,7 +350,7 @@ def test_tuning_is_sane_at_any_distance(
     assert batch_keys or tuning.pipeline_keys >= 100
     assert tuning.pipeline_keys <= tuning.scan_count <= max(1000, batch_keys)
     assert 3 <= tuning.batches_in_flight <= 64
-    assert 1 <= tuning.batch_keys <= max(1000, batch_keys)
+    assert 1 <= tuning.batch_keys <= max(2000, batch_keys)
     assert tuning.batch_keys == 1 or tuning.batch_keys * workers * 4 <= keys
     farther = tune(source + 0.05, target + 0.05, keys=keys, workers=workers, nodes=nodes)
     near = tune(source, target, keys=keys, workers=workers, nodes=nodes)
