@@ -18,17 +18,8 @@ from rumpx.model.job import Limits
 from rumpx.model.limits import NAMED, in_words, limits_with
 from rumpx.model.schedule import Window as TimeWindow
 from rumpx.model.schedule import parse_timetable
-from rumpx.throttle.governor import (
-    Decision,
-    Done,
-    Full,
-    Governor,
-    Seen,
-    Share,
-    adapt,
-    decide,
-    settings,
-)
+from rumpx.throttle.decision import Decision, Full, Seen, Share, adapt, decide, settings
+from rumpx.throttle.governor import Done, Governor
 from rumpx.throttle.prober import Felt, Used, Watching
 from rumpx.throttle.rates import QUANTUM, Pace, Throttle
 

@@ -22,7 +22,8 @@ from rumpx.servers.resp import Connection, encode
 from rumpx.servers.stopwatch import Stopwatch
 from rumpx.throttle.baseline import Baseline, Best, Stragglers, highest_base, stragglers_of
 from rumpx.throttle.calm import Calm
-from rumpx.throttle.governor import Done, Full, Governor
+from rumpx.throttle.decision import Full
+from rumpx.throttle.governor import Done, Governor
 from rumpx.throttle.latency import NodeLatency, Window, held_up, kth
 from rumpx.throttle.pauses import Pauses, burst_seconds
 from rumpx.throttle.prober import Felt, Pinger

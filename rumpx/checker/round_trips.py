@@ -12,7 +12,7 @@ from rumpx.errors import Side
 from rumpx.model.checkup import Latency, Line
 from rumpx.servers.side import SideFacts, connected
 from rumpx.throttle.baseline import BASE_QUANTILE, Baseline, quantile
-from rumpx.throttle.governor import LATENCY_HIGH
+from rumpx.throttle.decision import LATENCY_HIGH
 from rumpx.units import count_of
 
 _MOST_PINGS: Final = 200

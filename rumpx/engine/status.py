@@ -10,7 +10,8 @@ from rumpx.engine.walks import Walk
 from rumpx.errors import Side
 from rumpx.model.endpoint import format_address
 from rumpx.model.snapshot import Held, NodeStat
-from rumpx.throttle.governor import Decision, Governor
+from rumpx.throttle.decision import Decision
+from rumpx.throttle.governor import Governor
 
 
 def held(governor: Governor, decision: Decision | None, now: float) -> Held:

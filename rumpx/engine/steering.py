@@ -14,7 +14,8 @@ from typing import Any, Final
 from rumpx.engine.backend import Backend
 from rumpx.engine.plan import Plan
 from rumpx.throttle.calm import Calm
-from rumpx.throttle.governor import Decision, Done, Full, Governor
+from rumpx.throttle.decision import Decision, Full
+from rumpx.throttle.governor import Done, Governor
 from rumpx.throttle.prober import Probing, Watched
 from rumpx.throttle.rates import Pace
 from rumpx.throttle.scan_gate import Gate

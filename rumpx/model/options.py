@@ -259,7 +259,8 @@ GROUPS: Final = (
     )),
     Group("reading and writing", (
         Flag("batch-keys", "put N keys in one pipeline (default: 500, fewer under a latency "
-             "limit); long pipelines delay other clients", "N", WHOLE, "batch_keys", "0", least=0, most=10_000),
+             "limit); long pipelines delay other clients", "N", WHOLE, "batch_keys", "0",
+             least=0, most=10_000),
         Flag("no-size-check", "do not ask each key's size before reading it: faster, but memory is "
              "bounded only by the number of keys", "", OFF_SWITCH, "size_check"),
         Flag("big-key", "read values from this size on with nothing else in flight", "SIZE", SIZE,
