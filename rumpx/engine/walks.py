@@ -307,7 +307,8 @@ class Walks:
             return None
         walk = self._walks[name[0]]
         walk.counts += ack.counts
-        walk.frontier.settle(ack.batch, ack.counts, ack.failures, ack.kinds)
+        notes = (*ack.failures, *ack.losses)
+        walk.frontier.settle(ack.batch, ack.counts, notes, ack.kinds)
         self._finish(walk)
         return walk
 

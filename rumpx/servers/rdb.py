@@ -34,7 +34,7 @@ _KIND_OF: Final = {
     head: name.encode() for head, name in _TYPE_OF.items() if head not in OF_MODULES
 }
 # Hashes whose fields may expire.
-_EXPIRING_HASHES: Final = frozenset({22, 23, 24, 25})
+EXPIRING_HASHES: Final = frozenset({22, 23, 24, 25})
 # Types that are written as a hash table: the strings of each member, and the bytes after them.
 TABLES: Final = {2: (1, 0), 4: (2, 0), 22: (2, 8)}
 
@@ -57,7 +57,7 @@ def kind_of(payload: bytes) -> bytes:
 
 def fields_expire(payload: bytes) -> bool:
     """Return True if the payload is a hash with fields that expire."""
-    return payload[:1] != b"" and payload[0] in _EXPIRING_HASHES
+    return payload[:1] != b"" and payload[0] in EXPIRING_HASHES
 
 
 def version_of(payload: bytes) -> int:
