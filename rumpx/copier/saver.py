@@ -31,7 +31,7 @@ from rumpx.ledger.schema import (
 from rumpx.model.counts import Counts
 from rumpx.model.endpoint import format_address
 from rumpx.model.partitions import RETRIED, KeySpan
-from rumpx.model.results import KeyFailure
+from rumpx.model.results import KeyFailure, KeyNote
 from rumpx.model.timeline import Recorder
 
 FAILURES_SHOWN: Final = 100_000
@@ -84,7 +84,7 @@ class Saver:
         engine = self._engine
         self._due = time.monotonic() + _SAVE_SECONDS
         walks = []
-        noted: list[Noted] = []
+        noted: list[Noted[KeyNote]] = []
         settled: list[tuple[int, bytes]] = []
         for walk in engine.walks:
             saved = saved_walk(walk, engine.run_ids.get(walk.partition.place, ""))

@@ -51,7 +51,7 @@ from rumpx.ledger.schema import (
 from rumpx.model.history import RunRecord
 from rumpx.model.job import Job, Limits
 from rumpx.model.partitions import Partition
-from rumpx.model.results import KeyLoss
+from rumpx.model.results import KeyLoss, KeyNote
 from rumpx.model.timeline import Point
 from rumpx.transfer.content_stats import Large
 
@@ -80,7 +80,7 @@ class Update:
     facts: Facts
     nodes: tuple[SavedNode, ...]
     walks: tuple[SavedWalk, ...]
-    noted: tuple[Noted, ...] = ()
+    noted: tuple[Noted[KeyNote], ...] = ()
     settled: tuple[tuple[int, bytes], ...] = ()
     gone: tuple[WalkName, ...] = ()
     retired: Mapping[RetiredAs, Retired] | None = None
@@ -424,7 +424,7 @@ def _merged(pending: _Pending | None, update: Update) -> _Pending:
     return merged
 
 
-def _note_row(noted: Noted) -> tuple[str, tuple[Any, ...]]:
+def _note_row(noted: Noted[KeyNote]) -> tuple[str, tuple[Any, ...]]:
     note, walk = noted.note, (noted.partition, noted.walk)
     if isinstance(note, KeyLoss):
         return _PUT_LOSS, (note.db, note.key, note.what, *walk)

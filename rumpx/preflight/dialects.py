@@ -15,7 +15,8 @@ from rumpx.model.endpoint import Address
 from rumpx.model.nodes import Node
 from rumpx.model.slots import key_slot
 from rumpx.preflight.abilities import Sample
-from rumpx.servers.dialect import Dialect, dialect_of, probes
+from rumpx.servers.dialect import dialect_of, probes
+from rumpx.servers.rdb import Dialect
 from rumpx.servers.side import SideFacts, connected
 
 

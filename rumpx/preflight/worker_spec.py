@@ -11,7 +11,7 @@ from rumpx.model.job import Job, Scope
 from rumpx.model.partitions import NodeKeys
 from rumpx.model.tuning import Tuning, tune, worker_count
 from rumpx.processes.machine import usable_cores
-from rumpx.servers.dialect import Dialect
+from rumpx.servers.rdb import Dialect
 from rumpx.servers.side import SideFacts, connected
 from rumpx.servers.topology import is_error
 from rumpx.transfer.dump_reader import Abilities

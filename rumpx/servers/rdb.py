@@ -25,6 +25,10 @@ from rumpx.servers.crc64 import crc64
 
 Family = Literal["redis", "valkey", ""]
 
+# Versions below are common to both families; Redis leaves those from 80 on to Valkey.
+FIRST_OF_REDIS: Final = 12
+FIRST_OF_VALKEY: Final = 80
+
 CHECKSUM_BYTES: Final = 8
 FOOTER_BYTES: Final = 2 + CHECKSUM_BYTES
 SHORTEST_PAYLOAD: Final = 1 + FOOTER_BYTES
@@ -77,7 +81,7 @@ _MODULE_STARTS: Final = frozenset(bytes((head, 0x81)) for head in OF_MODULES)
 
 
 @dataclass(frozen=True, slots=True)
-class Accepts:
+class Dialect:
     """The payloads that a target loads.
 
     Args:
@@ -87,6 +91,22 @@ class Accepts:
 
     versions: frozenset[int]
     family: Family
+
+    def __str__(self) -> str:
+        """The versions, as "6 to 11, 80"."""
+        versions = sorted(self.versions)
+        spans: list[list[int]] = []
+        for version in versions:
+            if spans and spans[-1][-1] == version - 1:
+                spans[-1][1:] = [version]
+            else:
+                spans.append([version])
+        return ", ".join(" to ".join(map(str, span)) for span in spans)
+
+    def takes(self, version: int) -> bool:
+        """Return True if all payloads that a server of this version writes are accepted as they
+        are."""
+        return version in self.versions and _family_of_version(version) in ("", self.family)
 
     def knows(self, head: int) -> bool:
         """Return True if the target loads payloads with this first byte, in a version that it
@@ -131,6 +151,12 @@ def fields_expire(payload: bytes) -> bool:
 def version_of(payload: bytes) -> int:
     """Return the RDB version of a payload."""
     return int.from_bytes(payload[-FOOTER_BYTES:-CHECKSUM_BYTES], "little")
+
+
+def _family_of_version(version: int) -> Family:
+    if version < FIRST_OF_REDIS:
+        return ""
+    return "valkey" if version >= FIRST_OF_VALKEY else "redis"
 
 
 def family_of_head(head: int) -> Family:

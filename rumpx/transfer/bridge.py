@@ -151,7 +151,7 @@ class Bridge:
         try:
             if dialect is None or dialect.takes(version_of(payload)):
                 return Fitted(shifted(payload, self._shift), REWRITTEN)
-            changed = rewritten(payload, dialect, self._shift)
+            changed = rewritten(payload, dialect, shift_ms=self._shift)
         except ValueError as error:
             raise Unfit("bad data", f"rumpx cannot read its payload: {error}") from None
         if changed is None:

@@ -11,7 +11,7 @@ from rumpx.model.job import FieldExpiries, Scope
 from rumpx.model.nodes import Topology
 from rumpx.servers.connections import Links
 from rumpx.servers.dial import Dialer
-from rumpx.servers.dialect import Dialect
+from rumpx.servers.rdb import Dialect
 from rumpx.throttle.rates import Pacer
 from rumpx.transfer.aside import Aside
 from rumpx.transfer.bridge import Bridge

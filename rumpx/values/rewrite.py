@@ -35,7 +35,7 @@ from rumpx.servers.rdb import (
     CHECKSUM_BYTES,
     FOOTER_BYTES,
     SHORTEST_PAYLOAD,
-    Accepts,
+    Dialect,
     Family,
     family_of_head,
     fields_expire,
@@ -53,6 +53,9 @@ from rumpx.values.encodings import (
 )
 
 Loss = Literal["field expiries", "stream counters"]
+
+FIELD_EXPIRIES: Final = "field expiries"
+_STREAM_COUNTERS: Final = "stream counters"
 
 _HASH: Final = 4
 _OF_VALKEY: Final = 22
@@ -94,7 +97,7 @@ class Rewritten:
 _Field = tuple[bytes, int]
 
 
-def rewritten(payload: bytes, accepts: Accepts, *, shift_ms: int = 0) -> Rewritten | None:
+def rewritten(payload: bytes, dialect: Dialect, *, shift_ms: int = 0) -> Rewritten | None:
     """Return a payload in a form that the target loads; None if there is none, or no need of one.
 
     There is no need if the target knows the type, one up to 21: then `restamped` suffices. Hashes
@@ -102,7 +105,7 @@ def rewritten(payload: bytes, accepts: Accepts, *, shift_ms: int = 0) -> Rewritt
 
     Args:
         payload: as DUMP gave it.
-        accepts: what the target loads.
+        dialect: what the target loads.
         shift_ms: added to each field's expiry, in ms; one that would be 0 or less becomes 1.
 
     Raises:
@@ -110,9 +113,9 @@ def rewritten(payload: bytes, accepts: Accepts, *, shift_ms: int = 0) -> Rewritt
     """
     head = payload[0] if payload else 0
     if head in _FORMS:
-        return None if accepts.knows(head) else _in_older_form(payload, accepts)
+        return None if dialect.knows(head) else _in_older_form(payload, dialect)
     if head in _FIELDS and _is_of_its_family(payload):
-        return _in_form_of(accepts, _moved(_FIELDS[head](_body_of(payload)), shift_ms))
+        return _in_form_of(dialect, _moved(_FIELDS[head](_body_of(payload)), shift_ms))
     return None
 
 
@@ -165,12 +168,12 @@ def _sealed(parts: Iterable[bytes], version: int) -> bytes:
 # --- types up to 21 --------------------------------------------------------------------------
 
 
-def _in_older_form(payload: bytes, accepts: Accepts) -> Rewritten | None:
+def _in_older_form(payload: bytes, dialect: Dialect) -> Rewritten | None:
     for head in _FORMS[payload[0]]:
-        version = accepts.version_for(head)
+        version = dialect.version_for(head)
         if version is not None:
             parts = _WRITERS[head](_body_of(payload))
-            loses: tuple[Loss, ...] = ("stream counters",) if head == _STREAM_6_2 else ()
+            loses: tuple[Loss, ...] = (_STREAM_COUNTERS,) if head == _STREAM_6_2 else ()
             return Rewritten(_sealed((bytes((head,)), *parts), version), loses)
     return None
 
@@ -315,16 +318,16 @@ _WRITERS: Final[Mapping[int, Callable[[bytes], list[bytes]]]] = {
 # --- hashes whose fields expire ---------------------------------------------------------------
 
 
-def _in_form_of(accepts: Accepts, fields: list[_Field]) -> Rewritten | None:
+def _in_form_of(dialect: Dialect, fields: list[_Field]) -> Rewritten | None:
     """Return a hash in the form of the target's family, if it knows one, or without expiries."""
-    expire, form = _expire(fields), _FORM_OF.get(accepts.family)
-    if expire and form and accepts.knows(form):
+    expire, form = _expire(fields), _FORM_OF.get(dialect.family)
+    if expire and form and dialect.knows(form):
         return Rewritten(_with_expiries(fields, form, lowest_version(form)), ())
-    version = accepts.version_for(_HASH)
+    version = dialect.version_for(_HASH)
     if version is None:
         return None
     parts = (bytes((_HASH,)), write_length(len(fields)), *(strings for strings, _ in fields))
-    return Rewritten(_sealed(parts, version), ("field expiries",) if expire else ())
+    return Rewritten(_sealed(parts, version), (FIELD_EXPIRIES,) if expire else ())
 
 
 def _with_expiries(fields: list[_Field], form: int, version: int) -> bytes:

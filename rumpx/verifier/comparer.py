@@ -50,8 +50,8 @@ from rumpx.transfer.suspects import Lost, Suspects
 from rumpx.transfer.transfer import Transfer
 from rumpx.values.canonical import in_order, print_of
 from rumpx.values.compare import SMALL_BYTES, unlike
-from rumpx.values.shapes import fits
 from rumpx.values.rewrite import FIELD_EXPIRIES
+from rumpx.values.shapes import fits
 from rumpx.values.small import READS, meaning, read_command
 from rumpx.verifier.expired import has_expired, without_fields
 from rumpx.verifier.extras import Clocks, Extras
@@ -603,7 +603,8 @@ def _state(reply: Reply) -> State | None:
     """Return the reply of the digest script; None if the key is absent or the reply an error."""
     if isinstance(reply, list) and len(reply) == 2:
         digest, expiry = reply
-        is_footer = isinstance(digest, bytes) and len(digest) == FOOTER_BYTES
-        if is_footer and isinstance(expiry, int):
+        if not isinstance(digest, bytes) or len(digest) != FOOTER_BYTES:
+            return None
+        if isinstance(expiry, int):
             return digest, expiry
     return None
