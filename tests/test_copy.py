@@ -49,19 +49,17 @@ def test_every_type_and_odd_name_arrives_with_its_expiry(
     assert done.summary["warnings"] == []
 
 
-def test_payloads_that_the_target_cannot_read_end_the_run(server: StartServer) -> None:
-    source, target = server("9.1"), server("7.0")
-    fill_mixed(source, 2000)
+@pytest.mark.parametrize("number", [2, 300])
+def test_payloads_that_the_target_cannot_read_end_the_run(
+    server: StartServer, number: int
+) -> None:
+    source, target = server("8.2"), server("7.0")
+    for n in range(number):
+        source.do("VADD", f"v{n}", "VALUES", 2, n, 1, "element")
     done = copy(source, target, code=8)
     assert "cannot read the payloads" in done.stderr
-    assert "same or a newer version" in done.stderr
+    assert "(no module)" in done.stderr
     assert not keys_of(target)
-
-
-def test_a_few_unreadable_keys_are_hopeless_as_well(server: StartServer) -> None:
-    source, target = server("9.1"), server("8.1")
-    source.do("SET", "one", "1")
-    assert "cannot read the payloads" in copy(source, target, code=8).stderr
 
 
 def test_an_empty_source_is_copied_to_nothing(server: StartServer) -> None:

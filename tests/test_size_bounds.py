@@ -279,7 +279,7 @@ def test_the_budget_holds_all_that_is_not_asked(
     sizes are asked."""
     commands = [("SET", f"s:{n:05}", "x" * size) for n in range(3000)]
     source, target = filled(server(BOUNDED, rdbcompression="no"), commands), server(BOUNDED)
-    plan = planned(source, target, max_bytes_in_flight=440_000, workers=4)
+    plan = planned(source, target, max_bytes_in_flight=440_000, workers=4, batch_keys=200)
     assert (plan.spec.pipeline_keys, plan.spec.batches_in_flight) == (200, 3)
 
     with closing(Worker(plan)) as worker:

@@ -190,13 +190,17 @@ def test_other_values_are_not_overwritten_by_policy(server: StartServer, policy:
 
 
 def test_payloads_that_the_target_cannot_read_fail_by_key(server: StartServer) -> None:
-    source, target = server("9.1"), server("6.2")
-    source.do("SET", "new", "version")
+    source, target = server("8.2"), server("6.2")
+    source.do("SET", "plain", "value")
+    source.do("VADD", "vectors", "VALUES", 2, 1, 1, "element")
     plan = planned(source, target)
 
     (ack,) = copy_partition(plan, plan.partitions[0])
 
-    assert [(failure.key, failure.reason) for failure in ack.failures] == [(b"new", "bad payload")]
+    assert ack.counts.copied == 1
+    (failure,) = ack.failures
+    assert (failure.key, failure.reason) == (b"vectors", "no module")
+    assert "the module type vectorset" in failure.message
 
 
 # Trouble

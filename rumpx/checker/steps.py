@@ -20,6 +20,7 @@ from rumpx.preflight.databases import chosen_databases
 from rumpx.preflight.draft import Draft
 from rumpx.preflight.refusals import eviction_policies
 from rumpx.preflight.steps import STEPS, Step
+from rumpx.servers.dialect import common
 from rumpx.servers.side import SideFacts
 from rumpx.text import server
 from rumpx.units import count_of
@@ -189,6 +190,11 @@ def _conflicts(draft: Draft) -> str:
     return f"Policy for keys that both have: {draft.policy}" if draft.target_keys else ""
 
 
+def _payloads(draft: Draft) -> str:
+    dialect = common(draft.dialects.values())
+    return f"The target accepts payloads of versions {dialect}" if dialect else ""
+
+
 _TELLS: Final[dict[str, Callable[[Draft], str]]] = {
     "source": lambda draft: _side(draft.source),
     "target": lambda draft: _side(draft.target),
@@ -205,6 +211,7 @@ _TELLS: Final[dict[str, Callable[[Draft], str]]] = {
     "clocks": _clocks,
     "databases": _databases,
     "mapping": _mapping,
+    "payloads": _payloads,
     "target keys": _target_keys,
     "conflicts": _conflicts,
 }

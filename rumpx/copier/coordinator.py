@@ -56,6 +56,8 @@ from rumpx.units import size
 
 # So many refused payloads, and none accepted: the versions do not fit.
 _HOPELESS_PAYLOADS: Final = 200
+# The reasons of keys whose payloads the target cannot read.
+_UNREADABLE: Final = ("bad payload", "no module", "unknown type")
 # So many failures for one reason, and no key copied: the others would fail alike.
 _HOPELESS_KEYS: Final = 1_000
 
@@ -278,11 +280,11 @@ class Coordinator:
         reasons = list(self._engine.reasons)
         if counts.copied or counts.repeated or counts.skipped or len(reasons) != 1:
             return
-        if reasons[0] == "bad payload" and (at_end or counts.failed >= _HOPELESS_PAYLOADS):
+        if reasons[0] in _UNREADABLE and (at_end or counts.failed >= _HOPELESS_PAYLOADS):
             raise PayloadIncompatible(
                 f"The target ({self._plan.target.version}) cannot read the payloads that the "
                 f"source ({self._plan.source.version}) writes, nor any that rumpx makes of them: "
-                f"all {counts.failed:,} keys so far were refused. Copy to another target."
+                f"all {counts.failed:,} keys so far failed ({reasons[0]}). Copy to another target."
             )
         if counts.failed >= _HOPELESS_KEYS and example and not at_end:
             words = example.message.rstrip(".")

@@ -184,7 +184,12 @@ def _copy(
         warning = f"Other users can remove this job's files in {folder}, since {reason}: chmod 700."
         plan = replace(plan, warnings=(*plan.warnings, warning))
     run = RunRecord(
-        ledger.earlier.runs, time.time(), __version__, plan.source.version, plan.target.version
+        ledger.earlier.runs,
+        time.time(),
+        __version__,
+        plan.source.version,
+        plan.target.version,
+        target_accepts=str(plan.dialect or ""),
     )
     behind: list[str] = []
 

@@ -13,7 +13,8 @@ is in `events.schema.json` beside this file (JSON Schema, draft 2020-12); in sho
     elapsed             seconds since the copy started
     fraction            0.0 to 1.0
     counts              {copied, gone, skipped, repeated, failed, payload_bytes, equal, different,
-                        missing, extra, found, changing, deleted, incomparable}: each key once
+                        missing, extra, found, changing, deleted, incomparable, rewritten, lossy}:
+                        each key once, but rewritten and lossy, which are among copied or equal
     work                the same, keys walked again included
     keys_expected       the source's number of keys at the start; with filters an upper bound
     keys_per_second, bytes_per_second

@@ -32,6 +32,7 @@ from rumpx.model.partitions import (
 )
 from rumpx.model.slots import SLOTS, key_slot
 from rumpx.model.tuning import Tuning
+from rumpx.servers.rdb import Dialect
 from rumpx.servers.side import SideFacts
 from rumpx.transfer.handler import Spec
 
@@ -122,6 +123,7 @@ class Plan:
         on_conflict: the policy for a key that the target has.
         target_keys: keys that the target's databases held before the copy.
         reverse: as `databases`, for the target, if that is walked too.
+        dialect: the payloads that every primary of the target accepts; None if unknown.
     """
 
     job: Job
@@ -136,6 +138,7 @@ class Plan:
     target_keys: int
     warnings: tuple[str, ...]
     reverse: tuple[NodeKeys, ...] = ()
+    dialect: Dialect | None = None
 
     @property
     def places(self) -> list[tuple[Side, NodeKeys]]:

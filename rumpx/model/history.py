@@ -31,6 +31,7 @@ class RunRecord:
         error: the sentence of the error that ended it, or "".
         version: rumpx's.
         source_version, target_version: as in "valkey 9.1.2".
+        target_accepts: as in Summary.
         seconds: of all runs together, at its end.
         counts: of the whole job, at its end.
         failures_by_reason, losses: likewise.
@@ -43,6 +44,7 @@ class RunRecord:
     version: str
     source_version: str
     target_version: str
+    target_accepts: str = ""
     ended: float | None = None
     state: Standing = "running"
     exit_code: int | None = None

@@ -151,6 +151,8 @@ class Summary:
         runs: number of runs of the job, this one included.
         source, target: URIs without credentials.
         source_version, target_version: server versions, as in "valkey 9.1.2".
+        target_accepts: versions of payloads that each primary of the target accepts, as in
+            "6 to 11, 80"; "" if unknown.
         seconds: from the first SCAN to the last acknowledgement, of all runs together.
         counts: of the whole job, without keys walked twice.
         keys_per_second, bytes_per_second: `counts` over `seconds`.
@@ -204,6 +206,7 @@ class Summary:
     content: Content = NO_CONTENT
     losses: dict[str, int] = field(default_factory=dict)
     losses_file: str | None = None
+    target_accepts: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of `--summary`: every attribute by its name, and "version".

@@ -81,6 +81,7 @@ def summarize(
         target=str(start.target),
         source_version=last.source_version,
         target_version=last.target_version,
+        target_accepts=last.target_accepts,
         seconds=last.seconds,
         counts=last.counts,
         keys_per_second=last.counts.settled / seconds,

@@ -63,6 +63,7 @@ from rumpx.preflight.refusals import (
     warn_of_trust,
 )
 from rumpx.preflight.worker_spec import scan_settings, tune_to_distance, worker_spec
+from rumpx.servers.dialect import common
 
 
 def prepare(job: Job, ask: Ask | None = None) -> Plan:
@@ -190,6 +191,7 @@ def _plan(draft: Draft) -> None:
         draft.policy,
         draft.target_keys,
         tuple(draft.warnings),
+        dialect=common(draft.dialects.values()),
     )
 
 

@@ -36,6 +36,9 @@ def entries(summary: Summary) -> Iterator[Entry]:
         f"{units.key_rate(summary.keys_per_second)}, {units.byte_rate(summary.bytes_per_second)}"
         f" ({units.size(counts.payload_bytes)} in all)",
     )
+    if counts.rewritten:
+        text = f"{units.keys(counts.rewritten)} rewritten: the target accepts payloads of versions "
+        yield Entry("payloads", text + summary.target_accepts)
     if counts.gone:
         yield Entry("gone", f"{units.keys(counts.gone)} expired or were deleted meanwhile")
     if counts.skipped:

@@ -76,14 +76,40 @@ class Balancer(_Listener):
 
     def __init__(self, servers: Sequence[Server], *, steady: bool = False) -> None:
         self.steady = steady
-        self._first = servers[0]
+        self.first = servers[0]
         self._turns = itertools.cycle(servers)
         super().__init__()
 
     def _begin(self, client: socket.socket) -> None:
-        server = self._dial(self._first if self.steady else next(self._turns))
+        server = self._dial(self.first if self.steady else next(self._turns))
         for ends in ((client, server), (server, client)):
             threading.Thread(target=self._forward, args=ends, daemon=True).start()
+
+
+class Damager(_Listener):
+    """Replaces some bytes that a server sends by others, of the same length."""
+
+    def __init__(self, server: Server, before: bytes, after: bytes) -> None:
+        assert len(before) == len(after)
+        self._server, self._before, self._after = server, before, after
+        super().__init__()
+
+    def _begin(self, client: socket.socket) -> None:
+        server = self._dial(self._server)
+        threading.Thread(target=self._forward, args=(client, server), daemon=True).start()
+        threading.Thread(target=self._damage, args=(server, client), daemon=True).start()
+
+    def _damage(self, server: socket.socket, client: socket.socket) -> None:
+        kept = b""
+        with contextlib.suppress(OSError):
+            while data := server.recv(1 << 16):
+                data = (kept + data).replace(self._before, self._after)
+                # What may be the beginning of the bytes waits for the rest.
+                ends = range(1, len(self._before))
+                waits = max((n for n in ends if data.endswith(self._before[:n])), default=0)
+                data, kept = data[: len(data) - waits], data[len(data) - waits :]
+                client.sendall(data)
+        self._end(server, client)
 
 
 class ShardingProxy(_Listener):
