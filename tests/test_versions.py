@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -37,7 +38,7 @@ ACCEPTED = {
 
 
 def dialect(server: Server, key: bytes = b"probed") -> Dialect | None:
-    with closing(Connection.dial(*server.address)) as connection:
+    with closing(Connection(socket.create_connection(server.address), str(server))) as connection:
         return dialect_of(connection.call_many(probes(key)))
 
 
@@ -63,7 +64,7 @@ def test_a_server_shows_what_it_accepts_and_nothing_is_written(
 
     assert dialect(probed) == ACCEPTED[version]
     assert dialect(probed, b"new") == ACCEPTED[version]
-    assert keys_of(probed) == {(0, b"probed")}
+    assert keys_of(probed) == {b"probed"}
     assert probed.do("GET", "probed") == b"value"
     assert probed.do("TTL", "probed") > 900
 
@@ -99,7 +100,7 @@ def test_every_type_arrives_on_any_version(server: StartServer, old: str, new: s
     fill_mixed(source, 500)
     lossy = old in FIELD_EXPIRIES and new not in FIELD_EXPIRIES
     accepted = ["--field-expiries", "drop"] if lossy else []
-    lost = {key for key in keys_of(source) if b"vector" in key[1]} if old == "8.2" else set()
+    lost = {key for key in keys_of(source) if b"vector" in key} if old == "8.2" else set()
     plain = [key for key in keys_of(source) if key not in lost]
 
     done = copy(source, target, *accepted, code=3 if lost and new != "8.2" else 0)
@@ -108,8 +109,7 @@ def test_every_type_arrives_on_any_version(server: StartServer, old: str, new: s
     assert done.summary["failures_by_reason"].keys() <= {"no module"}
     if not lossy:
         tolerance = 2 if "6.2" in (old, new) else 0
-        keys = [key for _, key in plain]
-        assert compare(source, target, ttl_tolerance_ms=tolerance, keys=keys) == []
+        assert compare(source, target, ttl_tolerance_ms=tolerance, keys=plain) == []
     told = verify(source, target, *accepted, code=4 if lost and new != "8.2" else 0)
     assert told.counts["equal"] == done.counts["copied"]
 
@@ -130,7 +130,7 @@ def test_field_expiries_cross_the_families_and_fire(
         ask = ("HPEXPIRETIME", f"expiring:{n}", "FIELDS", 3, "f0", "f1", "f2")
         assert source.do(*ask) == target.do(*ask)
     assert target.do("HPEXPIRETIME", "soon", "FIELDS", 2, "stays", "goes") == [-1, soon]
-    wait_until(lambda: target.do("HGETALL", "soon") == [b"stays", b"1"], timeout=20)
+    wait_until(lambda: target.do("HGETALL", "soon") == [b"stays", b"1"], 20, "the field expires")
     assert time.time() * 1000 >= soon
 
 
@@ -146,7 +146,7 @@ def test_field_expiries_are_kept_or_the_key_fails(
 
     assert "4 hashes whose fields expire" in done.warnings
     assert done.summary["failures_by_reason"] == {"field expiries": 4}
-    assert keys_of(target) == {(0, b"plain")}
+    assert keys_of(target) == {b"plain"}
     letters = Path(done.summary["dead_letters"]).read_text().splitlines()
     assert all("--field-expiries drop" in json.loads(line)["error"] for line in letters)
 
@@ -254,7 +254,7 @@ def test_digests_are_compared_across_versions(server: StartServer) -> None:
     done = verify(source, target, "--digest")
     assert done.counts["equal"] == 500
     assert "cmdstat_dump" in source.info("commandstats") or done.warnings == ""
-    target.do("SET", keys_of(target).pop()[1], "another value")
+    target.do("SET", keys_of(target).pop(), "another value")
     assert len(verify(source, target, "--digest", code=4).found) == 1
 
 
@@ -269,7 +269,7 @@ def test_a_check_foretells_each_way_and_loss(server: StartServer) -> None:
     assert "4 hashes whose fields expire" in told
     assert "hash (listpackex)" in told
     told = " ".join(checked(source, target, "--field-expiries", "drop"))
-    assert "cannot hold the field expiries of hash (listpackex)" in told
+    assert "cannot hold the field expiries of hash" in told
 
 
 def checked(source: Server, target: Server, *flags: str, code: int = 0) -> list[str]:

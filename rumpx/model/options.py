@@ -237,9 +237,6 @@ GROUPS: Final = (
              "target's), or `fail` (list them); needed if the target holds keys and there is no "
              "terminal to ask on", "POLICY", field="on_conflict", default="ask", example="replace",
              choices=("replace", "skip", "fail")),
-        Flag("field-expiries", "for hashes whose fields expire, if the target knows no such thing: "
-             "`keep` (the key fails) or `drop` (copy the key without, and list it)", "HOW",
-             field="field_expiries", default="keep", choices=("keep", "drop")),
         Flag("functions", "copy function libraries too", "", SWITCH, "functions"),
     )),
     Group("the job", (
@@ -273,6 +270,9 @@ GROUPS: Final = (
         Flag("clock", "if the servers' clocks differ by more than a minute: keep the `absolute` "
              "expiries, or the `relative` times left (default: refuse to copy)", "HOW",
              field="clock", example="absolute", choices=("absolute", "relative")),
+        Flag("field-expiries", "for hashes whose fields expire, if the target knows no such thing: "
+             "`keep` (the key fails) or `drop` (copy the key without, and list it)", "HOW",
+             field="field_expiries", default="keep", choices=("keep", "drop")),
         Flag("read-from", "`primary` (the server that `--from` names, a cluster's primaries), "
              "`prefer-replica` (a replica of each, the primary if none is fit), or `replica` "
              "(never a primary)", "WHICH", field="read_from", default="primary",
