@@ -190,7 +190,7 @@ def _conflicts(draft: Draft) -> str:
     return f"Policy for keys that both have: {draft.policy}" if draft.target_keys else ""
 
 
-def _payloads(draft: Draft) -> str:
+def _versions(draft: Draft) -> str:
     dialect = common(draft.dialects.values())
     return f"The target accepts payloads of versions {dialect}" if dialect else ""
 
@@ -211,7 +211,7 @@ _TELLS: Final[dict[str, Callable[[Draft], str]]] = {
     "clocks": _clocks,
     "databases": _databases,
     "mapping": _mapping,
-    "payloads": _payloads,
+    "versions": _versions,
     "target keys": _target_keys,
     "conflicts": _conflicts,
 }

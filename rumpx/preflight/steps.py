@@ -221,7 +221,7 @@ STEPS: Final = (
     Step("reading", ("databases",), _try_reading),
     Step("times", ("abilities", "target"), _check_times),
     Step("writing", ("target", "sample"), _try_writing),
-    Step("payloads", ("absttl", "scope"), _find_dialects),
+    Step("versions", ("source", "target", "databases", "sample", "scope"), _find_dialects),
     Step("target keys", ("target", "scope"), _count_target),
     Step("conflicts", ("target_keys",), _choose_policy),
     Step("room", ("target_keys",), lambda d: check_room(d)),

@@ -3,8 +3,8 @@
 For each payload, by its version and first byte, and the target's `Dialect`:
 
 1. as it is, if the target takes its version;
-2. stamped with another version, if the target knows the first byte: in constant time, and the
-   source's checksum still guards the value (`servers.rdb`);
+2. stamped with another version, if the target knows the first byte and reads it alike: in constant
+   time, and the source's checksum still guards the value (`servers.rdb`);
 3. rewritten, if the target has another encoding of the value (`values.rewrite`);
 4. failed: the target has nothing that holds the value. If only the expiries of a hash's fields
    would be lost, `--field-expiries drop` accepts that, and each such key is listed.
@@ -38,8 +38,9 @@ from rumpx.servers.rdb import (
     version_of,
 )
 from rumpx.transfer.handler import Records, Rewrite, Written
-from rumpx.values.rewrite import FIELD_EXPIRIES, rewritten, shifted
+from rumpx.values.rewrite import FIELD_EXPIRIES, portable, rewritten, shifted
 
+_AS_IS: Final = 0
 AS_IS: Final = "as they are"
 STAMPED: Final = "stamped with another version"
 REWRITTEN: Final = "rewritten"
@@ -95,11 +96,11 @@ class Bridge:
             Unfit: nothing that the target accepts holds the value.
         """
         version = self._stamps(version_of(payload)).get(payload[0])
-        if version is None:
+        if version == _AS_IS:
+            return Fitted(payload, AS_IS)
+        if version is None or not _is_portable(payload):
             return self._changed(payload)
-        if version:
-            return Fitted(restamped(payload, version), STAMPED)
-        return Fitted(payload, AS_IS)
+        return Fitted(restamped(payload, version), STAMPED)
 
     def _takes(self, version: int) -> bool:
         return self._dialect is None or self._dialect.takes(version)
@@ -110,12 +111,13 @@ class Bridge:
             restamped(payload, version) if (version := stamps.get(payload[0])) else payload
             for payload in records.payloads
         ]
-        if stamps.keys() >= set(map(_first_byte, payloads)):
+        known = stamps.keys() >= set(map(_first_byte, payloads))
+        if known and all(map(_is_portable, payloads)):
             return replace(records, payloads=payloads)
         rewrites: dict[bytes, Rewrite] = {}
         kept = []
-        for position, payload in enumerate(payloads):
-            if payload[0] not in stamps:
+        for position, payload in enumerate(records.payloads):
+            if payload[0] not in stamps or (stamps[payload[0]] and not _is_portable(payload)):
                 key = records.keys[position]
                 try:
                     fitted = self._changed(payload)
@@ -129,12 +131,12 @@ class Bridge:
         return replace(records, payloads=payloads, rewrites=rewrites).chosen(kept)
 
     def _stamps(self, version: int) -> dict[int, int]:
-        """Return the versions to stamp payloads of a version with, by their first byte; 0: they fit
-        as they are. All others need more."""
+        """Return the versions to stamp payloads of a version with, by their first byte, or
+        `_AS_IS`. All others need more."""
         dialect = self._dialect
         if dialect is None or dialect.takes(version):
             moving = EXPIRING_HASHES if self._shift else ()
-            return {head: 0 for head in range(256) if head not in moving}
+            return {head: _AS_IS for head in range(256) if head not in moving}
         return {
             head: stamp
             for head in LOWEST_VERSION
@@ -167,6 +169,14 @@ class Bridge:
                 "--field-expiries drop copies the key without",
             )
         return Fitted(changed.payload, REWRITTEN, ", ".join(changed.loses))
+
+
+def _is_portable(payload: bytes) -> bool:
+    """As `portable`; False for a payload that cannot be read."""
+    try:
+        return portable(payload)
+    except ValueError:
+        return False
 
 
 class Unfit(Exception):

@@ -15,6 +15,9 @@ its own form:
     24  the same (Redis), as a table         22, or 4 without the expiries
     25  the same (Redis), as a listpack      22, 24, or 4 without the expiries
 
+Also those types up to 21 whose listpacks are not read alike by all (`portable`): a stream keeps
+its type, the others get the one without listpacks.
+
 The target chooses its own encoding when it loads the value. Strings are taken over as they are
 written, compressed ones too, wherever they are not in a listpack.
 
@@ -25,8 +28,9 @@ at its footer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from struct import Struct
 from typing import Final, Literal
 
@@ -43,11 +47,16 @@ from rumpx.servers.rdb import (
     version_of,
 )
 from rumpx.values.encodings import (
+    LZF_BYTES,
+    SMALLEST_DISPUTED,
+    is_disputed,
     listpack,
     read_bytes,
     read_length,
     read_string,
     string_end,
+    string_size,
+    with_longer_sizes,
     write_length,
     write_string,
 )
@@ -61,8 +70,9 @@ _HASH: Final = 4
 _OF_VALKEY: Final = 22
 _TABLE_OF_REDIS: Final = 24
 _LISTPACK_OF_REDIS: Final = 25
-# Redis takes later field expiries neither from commands nor, from 2^48 on, from payloads.
-_LATEST_OF_REDIS: Final = (1 << 46) - 1
+# The latest field expiry that Redis loads: its commands refuse those from 2^46 on, its loader
+# those from 2^48 on ("Bad data format").
+_LATEST_OF_REDIS: Final = (1 << 48) - 1
 _LATEST: Final = (1 << 63) - 1
 
 _PLAIN_NODE: Final = 1
@@ -73,6 +83,12 @@ _INSTANT_BYTES: Final = 8
 _STREAM_6_2: Final = 15
 _STREAM_7_0: Final = 19
 _STREAM_7_2: Final = 21
+_STREAMS: Final = (_STREAM_6_2, _STREAM_7_0, _STREAM_7_2)
+
+# A shorter payload has no element of a disputed size, however well it is compressed.
+_SHORTEST_DISPUTED: Final = SMALLEST_DISPUTED // LZF_BYTES
+# The latest version by which a server proves to read disputed sizes in their longer form.
+_LATEST_WITH_LONGER_SIZES: Final = 13
 
 _SCORE: Final = Struct("<d")
 _INSTANT: Final = Struct("<q")
@@ -100,8 +116,9 @@ _Field = tuple[bytes, int]
 def rewritten(payload: bytes, dialect: Dialect, *, shift_ms: int = 0) -> Rewritten | None:
     """Return a payload in a form that the target loads; None if there is none, or no need of one.
 
-    There is no need if the target knows the type, one up to 21: then `restamped` suffices. Hashes
-    with field expiries, which cannot be stamped anew, are always written in the target's form.
+    There is no need if the target knows the type, one up to 21, and the payload is `portable`: then
+    `restamped` suffices. Hashes with field expiries, which cannot be stamped anew, are always
+    written in the target's form.
 
     Args:
         payload: as DUMP gave it.
@@ -109,11 +126,12 @@ def rewritten(payload: bytes, dialect: Dialect, *, shift_ms: int = 0) -> Rewritt
         shift_ms: added to each field's expiry, in ms; one that would be 0 or less becomes 1.
 
     Raises:
-        ValueError: the payload is damaged, or is not such a value.
+        ValueError: the payload is damaged, or is not such a value; or it is a stream that is not
+            portable, and the versions do not prove how the target reads it.
     """
     head = payload[0] if payload else 0
     if head in _FORMS:
-        return None if dialect.knows(head) else _in_older_form(payload, dialect)
+        return _in_known_form(payload, dialect)
     if head in _FIELDS and _is_of_its_family(payload):
         return _in_form_of(dialect, _moved(_FIELDS[head](_body_of(payload)), shift_ms))
     return None
@@ -138,6 +156,22 @@ def shifted(payload: bytes, shift_ms: int) -> bytes:
     if not _expire(fields):
         return payload
     return _with_expiries(fields, _FORM_OF[family_of_head(head)], version_of(payload))
+
+
+def portable(payload: bytes) -> bool:
+    """Return True if all servers that know the type, one up to 21, read the value alike.
+
+    They do not if a listpack has an element whose size is written in two ways (`encodings`). Such
+    elements have 16,378 bytes, or 2 MiB or 256 MiB less 6: then a payload from Valkey 9.1 that is
+    stamped anew crashes a Redis 8.2 that reads the value. Only streams have them by default.
+    Takes 0.2 µs for a payload of less than 186 bytes, otherwise 1 µs for each listpack.
+
+    Raises:
+        ValueError: it is not such a value.
+    """
+    if len(payload) < _SHORTEST_DISPUTED or payload[0] not in _LISTPACKS:
+        return True
+    return not any(_is_disputed_at(payload, at) for at in _LISTPACKS[payload[0]](payload))
 
 
 def _is_of_its_family(payload: bytes) -> bool:
@@ -168,13 +202,25 @@ def _sealed(parts: Iterable[bytes], version: int) -> bytes:
 # --- types up to 21 --------------------------------------------------------------------------
 
 
-def _in_older_form(payload: bytes, dialect: Dialect) -> Rewritten | None:
-    for head in _FORMS[payload[0]]:
-        version = dialect.version_for(head)
+def _in_known_form(payload: bytes, dialect: Dialect) -> Rewritten | None:
+    """Return a value of a type up to 21 in the first form that the target knows."""
+    head = payload[0]
+    if dialect.knows(head):
+        if portable(payload):
+            return None
+        if head in _STREAMS and max(dialect.versions) > _LATEST_WITH_LONGER_SIZES:
+            raise ValueError(
+                "the stream has a field of 16,378 bytes (or 2 MiB or 256 MiB less 6), which "
+                "servers of these versions store in two ways"
+            )
+    for form in _FORMS[head]:
+        version = dialect.version_for(form)
         if version is not None:
-            parts = _WRITERS[head](_body_of(payload))
-            loses: tuple[Loss, ...] = (_STREAM_COUNTERS,) if head == _STREAM_6_2 else ()
-            return Rewritten(_sealed((bytes((head,)), *parts), version), loses)
+            parts = _WRITERS[form](_body_of(payload))
+            loses = form == _STREAM_6_2 != head
+            return Rewritten(
+                _sealed((bytes((form,)), *parts), version), (_STREAM_COUNTERS,) if loses else ()
+            )
     return None
 
 
@@ -214,42 +260,34 @@ def _list(body: bytes) -> list[bytes]:
     return [write_length(len(elements)), *elements]
 
 
-def _stream_of_7_0(body: bytes) -> list[bytes]:
-    return _stream(body, counters=True)
-
-
-def _stream_of_6_2(body: bytes) -> list[bytes]:
-    return _stream(body, counters=False)
-
-
-def _stream(body: bytes, *, counters: bool) -> list[bytes]:
-    """Return a stream of type 19 or 21 without active times, with or without its counters.
+def _stream(body: bytes, form: int) -> list[bytes]:
+    """Return a stream of any form in the same or an older one.
 
     entries       number of nodes, then for each: its id, its listpack
-    metadata      length, last id (2) · counters: first id (2), highest deleted id (2), added
-    groups        their number, then for each: name, last id (2) · counter: entries read ·
+    metadata      length, last id (2) · from 19 on: first id (2), highest deleted id (2), added
+    groups        their number, then for each: name, last id (2) · from 19 on: entries read ·
                   number of pending entries, then for each: id, instant, times delivered ·
-                  number of consumers, then for each: name, seen · active in type 21 · number of
+                  number of consumers, then for each: name, seen · in 21: active · number of
                   pending ids, then these
     """
-    parts: list[bytes] = []
-    nodes, at = read_length(body, 1)
-    for _ in range(nodes):
-        at = string_end(body, string_end(body, at))
-    at = _lengths_end(body, at, 3)
-    parts.append(body[1:at])
-    start, at = at, _lengths_end(body, at, 5)
-    if counters:
-        parts.append(body[start:at])
+    head = body[0]
+    parts, at = _nodes(body)
+    start, at = at, _lengths_end(body, at, 3)
+    parts.append(body[start:at])
+    if head >= _STREAM_7_0:
+        start, at = at, _lengths_end(body, at, 5)
+        if form >= _STREAM_7_0:
+            parts.append(body[start:at])
     start = at
     groups, at = read_length(body, at)
     parts.append(body[start:at])
     for _ in range(groups):
         start, at = at, _lengths_end(body, string_end(body, at), 2)
         parts.append(body[start:at])
-        start, at = at, _lengths_end(body, at, 1)
-        if counters:
-            parts.append(body[start:at])
+        if head >= _STREAM_7_0:
+            start, at = at, _lengths_end(body, at, 1)
+            if form >= _STREAM_7_0:
+                parts.append(body[start:at])
         start = at
         pending, at = read_length(body, at)
         for _ in range(pending):
@@ -259,14 +297,59 @@ def _stream(body: bytes, *, counters: bool) -> list[bytes]:
         for _ in range(consumers):
             start, at = at, string_end(body, at) + _INSTANT_BYTES
             parts.append(body[start:at])
-            if body[0] == _STREAM_7_2:
-                at += _INSTANT_BYTES
+            if head == _STREAM_7_2:
+                start, at = at, at + _INSTANT_BYTES
+                if form == _STREAM_7_2:
+                    parts.append(body[start:at])
             start = at
             pending, at = read_length(body, at)
             at += pending * _ID_BYTES
             parts.append(body[start:at])
     _check_end(body, at)
     return parts
+
+
+def _nodes(body: bytes) -> tuple[list[bytes], int]:
+    """Return the nodes of a stream in parts, disputed sizes in their longer form, and their end."""
+    parts: list[bytes] = []
+    kept, (_, end) = 1, read_length(body, 1)
+    for at in _listpacks_of_stream(body):
+        end = string_end(body, at)
+        if _is_disputed_at(body, at):
+            pack, _ = read_string(body, at)
+            parts += body[kept:at], write_string(with_longer_sizes(pack))
+            kept = end
+    parts.append(body[kept:end])
+    return parts, end
+
+
+def _is_disputed_at(data: bytes, at: int) -> bool:
+    """Return True if the listpack at a position has an element of a disputed size."""
+    if string_size(data, at) < SMALLEST_DISPUTED:
+        return False
+    pack, _ = read_string(data, at)
+    return any(map(is_disputed, listpack(pack)))
+
+
+def _listpack_alone(data: bytes) -> Iterator[int]:
+    yield 1
+
+
+def _listpacks_of_list(data: bytes) -> Iterator[int]:
+    nodes, at = read_length(data, 1)
+    for _ in range(nodes):
+        container, at = read_length(data, at)
+        if container == _PACKED_NODE:
+            yield at
+        at = string_end(data, at)
+
+
+def _listpacks_of_stream(data: bytes) -> Iterator[int]:
+    nodes, at = read_length(data, 1)
+    for _ in range(nodes):
+        at = string_end(data, at)
+        yield at
+        at = string_end(data, at)
 
 
 def _lengths_end(body: bytes, at: int, count: int) -> int:
@@ -301,8 +384,9 @@ _FORMS: Final[Mapping[int, tuple[int, ...]]] = {
     16: (_HASH,),
     17: (5,),
     18: (1,),
-    _STREAM_7_2: (_STREAM_7_0, _STREAM_6_2),
-    _STREAM_7_0: (_STREAM_6_2,),
+    _STREAM_7_2: (_STREAM_7_2, _STREAM_7_0, _STREAM_6_2),
+    _STREAM_7_0: (_STREAM_7_0, _STREAM_6_2),
+    _STREAM_6_2: (_STREAM_6_2,),
 }
 # By the first byte of the result: the rest of its body, in parts.
 _WRITERS: Final[Mapping[int, Callable[[bytes], list[bytes]]]] = {
@@ -310,8 +394,13 @@ _WRITERS: Final[Mapping[int, Callable[[bytes], list[bytes]]]] = {
     2: _set,
     _HASH: _hash,
     5: _sorted_set,
-    _STREAM_6_2: _stream_of_6_2,
-    _STREAM_7_0: _stream_of_7_0,
+    **{form: partial(_stream, form=form) for form in _STREAMS},
+}
+# By the first byte: the positions of the strings that are listpacks.
+_LISTPACKS: Final[Mapping[int, Callable[[bytes], Iterator[int]]]] = {
+    **dict.fromkeys((16, 17, 20), _listpack_alone),
+    18: _listpacks_of_list,
+    **dict.fromkeys(_STREAMS, _listpacks_of_stream),
 }
 
 
@@ -345,7 +434,7 @@ def _moved(fields: list[_Field], shift_ms: int) -> list[_Field]:
 
 
 def _instant(number: int) -> int:
-    """Return the expiry of a field that has one, which 0 would say that it has not."""
+    """Return the expiry of a field that has one, at least 1: 0 stands for none."""
     if not 0 <= number <= _LATEST:
         raise ValueError(f"a field expires at {number}")
     return max(1, number)
