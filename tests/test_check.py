@@ -46,7 +46,7 @@ StartProxy = Callable[..., Proxy]
 
 SECRET = "pl4nted-Secret"
 VALUE = "pl4nted-value"
-USAGE, SOME_KEYS, TEMPORARY, SOURCE, TARGET, INCOMPATIBLE = 2, 3, 5, 6, 7, 8
+USAGE, SOME_KEYS, TEMPORARY, SOURCE, TARGET = 2, 3, 5, 6, 7
 
 
 class Checked:
@@ -542,14 +542,27 @@ def test_a_copy_says_at_once_what_will_hardly_fit(large: Server, server: StartSe
 
 
 @pytest.mark.parametrize("versions", [("9.1", "7.0"), ("7.0", "6.2"), ("9.1", "8.1")])
-def test_payloads_of_a_version_that_the_target_cannot_read(
+def test_payloads_of_another_version_are_proven_as_they_would_be_sent(
     server: StartServer, versions: tuple[str, str]
 ) -> None:
     source, target = with_keys(server(versions[0])), server(versions[1])
 
-    checked = refused_alike(INCOMPATIBLE, source.uri, target.uri)
+    checked = check(source.uri, target.uri)
 
-    assert "cannot read the payloads" in checked.failed["payloads"][0]
+    assert "stamped with another version: " in checked.told("ok")["payloads"][0]
+    assert "The target accepts payloads of versions 6 to" in checked.told("ok")["versions"][0]
+    assert target.do("DBSIZE") == 0
+
+
+def test_hashes_whose_fields_expire_are_refused_alike(server: StartServer) -> None:
+    source, target = server("9.1"), server("8.1")
+    source.do("HSET", "hash", "field", "value")
+    source.do("HPEXPIRE", "hash", 1_000_000, "FIELDS", 1, "field")
+
+    checked = refused_alike(SOME_KEYS, source.uri, target.uri)
+
+    assert "its fields expire" in checked.failed["payloads"][0]
+    assert "1 hashes whose fields expire" in checked.told("warn")["versions"][0]
     assert target.do("DBSIZE") == 0
 
 
