@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import struct
+import sys
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -18,7 +19,7 @@ from anycrc import Model
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from rumpx.servers.crc64 import by_folding, crc64
+from rumpx.servers.crc64 import _fastest, by_folding, crc64
 from rumpx.servers.rdb import (
     LOWEST_VERSION,
     Accepts,
@@ -112,6 +113,17 @@ def test_both_ways_to_compute_the_checksum_agree(data: bytes, crc: int, cut: int
     for kind in (bytes, bytearray, memoryview):
         assert crc64(kind(data), crc) == by_folding(kind(data), crc) == expected
     assert by_folding(data[cut:], by_folding(data[:cut], crc)) == expected
+
+
+@pure
+def test_the_checksum_where_anycrc_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "anycrc", None)
+    _fastest.cache_clear()
+    try:
+        assert _fastest() is by_folding
+        assert crc64(b"123456789") == 0xE9C6D914C4B8D9CA
+    finally:
+        _fastest.cache_clear()
 
 
 @pure
@@ -872,10 +884,11 @@ def test_shifted_expiries_of_every_form(fleet: Fleet, source: str, target: str) 
         assert meaning(value, ()) == meaning(fleet.values[source][key], (), 12_345), key
 
 
-def test_the_latest_expiry_that_redis_loads(fleet: Fleet) -> None:
-    raw = fleet.get("8.2")
+@pytest.mark.parametrize("version", [version for version in ("7.4", "8.2") if version in ALL])
+def test_the_latest_expiry_that_redis_loads(fleet: Fleet, version: str) -> None:
+    raw = fleet.get(version)
     for at in (1 << 46, (1 << 48) - 1, 1 << 48, (1 << 63) - 1):
-        done = rewritten(hash_of_valkey(AT, at), fleet.loads["8.2"])
+        done = rewritten(hash_of_valkey(AT, at), fleet.loads[version])
         assert done
         assert raw.do("RESTORE", "hash", 0, done.payload, "REPLACE") == b"OK"
         latest = min(at, (1 << 48) - 1)
