@@ -3,23 +3,25 @@
 It starts at 0 and has no final xor, hence it is linear: for data of equal length,
 crc64(a ^ b) == crc64(a) ^ crc64(b).
 
-anycrc (extra `rumpx[fast]`) computes some 10 GB/s. Without it a table takes two bytes a step:
-10 to 40 MB/s, 1.7 times as fast as one byte a step.
+anycrc (extra `rumpx[fast]`) computes some 10 GB/s. Without it, data is folded: as one large
+integer it is a polynomial A·x^n + B, with the first bytes in A. Its remainder is that of
+A·(x^n mod P) + B, which is up to half shorter; A times the 64 bits of x^n mod P is 32 shifts of A
+on average. The last 128 bytes go through a table, byte by byte: 10 µs. 1,000 bytes take 30 µs, and
+from 64 kB on 120 MB are done in a second, 15 times as many as by the table alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from struct import unpack_from
 from typing import Final
 
 Data = bytes | bytearray | memoryview
 
 _POLYNOMIAL: Final = 0x95AC9329AC4BC9B5  # 0xAD93D23594C935A9, its bits reversed
-# Shorter data is not worth the table of two bytes: 65,536 numbers, 3 MB, 15 ms.
-_SHORT: Final = 16
-# Bytes that are unpacked at once, an even number.
+# In bits: shorter data is not folded.
+_SHORT: Final = 1024
+# Bytes that are folded at once.
 _BLOCK: Final = 1 << 16
 
 
@@ -33,18 +35,14 @@ def crc64(data: Data, crc: int = 0) -> int:
     return _fastest()(data, crc)
 
 
-def by_table(data: Data, crc: int = 0) -> int:
+def by_folding(data: Data, crc: int = 0) -> int:
     """Return what `crc64` returns, computed in Python."""
-    at = 0
-    if len(data) >= _SHORT:
-        words = _words()
-        while at + 1 < len(data):
-            count = min(_BLOCK, len(data) - at) // 2
-            for word in unpack_from(f"<{count}H", data, at):
-                crc = words[(crc ^ word) & 0xFFFF] ^ crc >> 16
-            at += 2 * count
-    for byte in data[at:]:
-        crc = _BYTES[(crc ^ byte) & 0xFF] ^ crc >> 8
+    for start in range(0, len(data), _BLOCK):
+        block = data[start : start + _BLOCK]
+        if 8 * len(block) > _SHORT:
+            block, crc = _folded(int.from_bytes(block, "little") ^ crc, 8 * len(block)), 0
+        for byte in block:
+            crc = _OF_BYTES[(crc ^ byte) & 0xFF] ^ crc >> 8
     return crc
 
 
@@ -53,9 +51,37 @@ def _fastest() -> Callable[[Data, int], int]:
     try:
         from anycrc import Model
     except ImportError:
-        return by_table
+        return by_folding
     calculate: Callable[[Data, int], int] = Model("CRC64-REDIS").calc
     return calculate
+
+
+def _folded(number: int, bits: int) -> bytes:
+    """Return a short message with the remainder of a longer one.
+
+    Args:
+        number: the message, a little-endian integer: its lowest bit is the highest power of x.
+        bits: its length, a multiple of 8.
+    """
+    while bits > _SHORT:
+        # 64 more than a power of two, and at least half, so that the product fits into it.
+        rest = 64 + (1 << ((bits - 64) // 2 - 1).bit_length())
+        first = number & (1 << bits - rest) - 1
+        number >>= bits - rest
+        # The product has 63 bits more than its first factor, and ends where the rest does.
+        end = 2 * rest - bits - 63
+        for shift in _bits_of_power(rest):
+            number ^= first << end + shift
+        bits = rest
+    return number.to_bytes(bits // 8, "little")
+
+
+@cache
+def _bits_of_power(exponent: int) -> tuple[int, ...]:
+    """Return the positions of the bits of x^exponent mod P, a multiple of 8. Bit 63 is x^0, and a
+    byte of zeros multiplies by x^8."""
+    power = by_folding(bytes(exponent // 8), 1 << 63)
+    return tuple(bit for bit in range(64) if power >> bit & 1)
 
 
 def _of_byte(byte: int) -> int:
@@ -64,13 +90,4 @@ def _of_byte(byte: int) -> int:
     return byte
 
 
-_BYTES: Final = tuple(map(_of_byte, range(256)))
-
-
-@cache
-def _words() -> tuple[int, ...]:
-    """Return the checksum of each two bytes, by their little-endian number."""
-    ones = [_BYTES[low] for low in range(256)]
-    return tuple(
-        _BYTES[(one ^ high) & 0xFF] ^ one >> 8 for high in range(256) for one in ones
-    )
+_OF_BYTES: Final = tuple(map(_of_byte, range(256)))

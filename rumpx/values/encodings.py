@@ -135,7 +135,8 @@ def _decompressed(data: bytes, size: int) -> bytes:
             control = data[at]
             at += 1
             if control < _LZF_MATCH:  # bytes as they are
-                out += read_bytes(data, at, at := at + control + 1)
+                start, at = at, at + control + 1
+                out += data[start:at]
                 continue
             count = control >> 5
             if count == _LZF_LONG_MATCH:
@@ -146,10 +147,11 @@ def _decompressed(data: bytes, size: int) -> bytes:
             at += 1
             if start < 0:
                 raise ValueError("compressed bytes refer to bytes before the first")
-            match = out[start : start + count]
-            if len(match) < count:  # the bytes that it writes are repeated too
-                match = (match * (count // len(match) + 1))[:count]
-            out += match
+            if start + count <= len(out):
+                out += out[start : start + count]
+            else:  # the bytes that it writes are repeated too
+                match = out[start:]
+                out += (match * (count // len(match) + 1))[:count]
     except IndexError:
         raise ValueError("compressed bytes are cut off") from None
     if len(out) != size:
@@ -276,4 +278,5 @@ def write_length(number: int) -> bytes:
 
 def write_string(value: bytes) -> bytes:
     """Return a string as RDB writes it, neither compressed nor as a number."""
-    return write_length(len(value)) + value
+    size = len(value)
+    return (_ONE_BYTE[size] if size < 0x40 else write_length(size)) + value
