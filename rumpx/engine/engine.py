@@ -60,7 +60,7 @@ from rumpx.servers.replies import balancer_words, permanent
 from rumpx.throttle.governor import Governor
 from rumpx.throttle.scan_gate import Gate
 from rumpx.transfer.content_stats import Largest
-from rumpx.transfer.messages import Ack, Batch, FromWorker, Notice, Trouble
+from rumpx.transfer.messages import Ack, Batch, FromWorker, Left, Notice, Trouble
 
 TICK: Final = 0.25
 # Batches that scanners may have found ahead of the workers, beyond what those hold.
@@ -355,6 +355,8 @@ class Engine:
         match message:
             case Ack():
                 self._acknowledged(message)
+            case Left():
+                self.walks.count_unfinished(message.batch, message.counts)
             case Notice():
                 self.warn(message.text)
             case Trouble():
@@ -562,6 +564,8 @@ class Engine:
             for message in self._received(TICK):
                 if isinstance(message, Trouble):
                     self._book_unfinished(message)
+                elif isinstance(message, Left):
+                    self.walks.count_unfinished(message.batch, message.counts)
                 elif isinstance(message, Ack):
                     self._settle_late(message)
         self.tick(force=True)

@@ -28,7 +28,6 @@ from rumpx.processes.forkserver import HELD_BACK, name_process
 from rumpx.throttle.rates import Pacer
 from rumpx.transfer.handler import Handler, Spec
 from rumpx.transfer.messages import (
-    Ack,
     FromWorker,
     Notice,
     Ready,
@@ -97,7 +96,7 @@ def _work(
                 runner.start(handler.settle(message))
             continue
         result = runner.step()
-        if isinstance(result, Ack):
+        if result is not None:
             _tell(channel, result)
         for text in handler.take_notices():
             _tell(channel, Notice(text))

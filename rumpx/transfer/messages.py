@@ -88,6 +88,15 @@ def _ack(
 
 
 @dataclass(frozen=True, slots=True)
+class Left:
+    """A batch was left unsettled, since the run ends while one of its values is streamed; `counts`
+    are those of its settled keys."""
+
+    batch: int
+    counts: Counts
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """A worker has started and takes its first batch."""
 
@@ -120,4 +129,4 @@ class Rest:
 
 
 ToWorker = Batch | Rest | Stop
-FromWorker = Ready | Ack | Notice | Trouble
+FromWorker = Ready | Ack | Left | Notice | Trouble

@@ -41,7 +41,7 @@ from rumpx.transfer.chunks import Chunk, Intake
 from rumpx.transfer.commands import Calls
 from rumpx.transfer.dump_reader import Abilities, DumpReader
 from rumpx.transfer.handler import Reader, Wanted
-from rumpx.transfer.messages import Ack, Batch
+from rumpx.transfer.messages import Ack, Batch, Left
 from rumpx.transfer.retry import Patience
 from rumpx.transfer.runner import Budget, Permit, Task
 from rumpx.transfer.spec import WorkerSpec
@@ -250,7 +250,7 @@ class Comparer:
         """Open only the connections that a copy opens ahead of time."""
         self._transfer.dial(databases)
 
-    def settle(self, batch: Batch) -> Task[Ack]:
+    def settle(self, batch: Batch) -> Task[Ack | Left]:
         """Do the batch's work; a task.
 
         Raises:
