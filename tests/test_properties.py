@@ -443,7 +443,7 @@ class FrontierMachine(RuleBasedStateMachine):
 
     @rule()
     def save(self) -> None:
-        self.listed += [int(failure.key) for failure in self.frontier.take_failures()]
+        self.listed += [int(failure.key) for failure in self.frontier.take_notes()]
 
     @invariant()
     def nothing_before_the_cursor_is_open(self) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import random
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 
 from support.copying import copy
-from support.data import HOUR, compare, every_type, fill_mixed, keys_of
-from support.servers import ALL, Cluster, Server, at_least
+from support.data import HOUR, compare, keys_of
+from support.servers import ALL, Cluster, Server
 
 StartServer = Callable[..., Server]
 StartCluster = Callable[..., Cluster]

@@ -467,7 +467,7 @@ def test_what_cannot_be_listed_or_told_does_not_take_the_end_away(
         done = run.wait()
 
     assert done.returncode == SOME_FAILED, done.stderr
-    assert "The failed keys could not be listed in a file" in done.stderr
+    assert "The failed and lossy keys could not be listed in files" in done.stderr
     assert "except for failed keys" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 

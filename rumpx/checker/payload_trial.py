@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,6 +30,7 @@ from rumpx.servers.connections import Links
 from rumpx.servers.rdb import OF_MODULES, version_of
 from rumpx.servers.replies import Kind, classify
 from rumpx.servers.topology import is_error
+from rumpx.transfer.bridge import AS_IS, WAYS, Bridge, Fitted, Unfit
 from rumpx.values.by_type import compared
 from rumpx.values.reading import dumped
 
@@ -44,12 +45,20 @@ _CANDIDATES: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """The result of one payload: `error` is the target's error reply, or "" if it accepted it; an
-    `opaque` one belongs to a module and was not tried."""
+    """The result of one payload.
+
+    Attributes:
+        version: in the source's payload.
+        fitted: that which was sent, and how it was made; None if nothing fits.
+        error: the target's error reply, or the reason why nothing fits; "" if it was accepted.
+        left: the key stays until it expires.
+        opaque: it belongs to a module, and was not tried.
+    """
 
     type: str
     encoding: str
     version: int
+    fitted: Fitted | None = None
     error: str = ""
     left: bool = False
     opaque: bool = False
@@ -57,7 +66,8 @@ class Trial:
     @property
     def incompatible(self) -> bool:
         """Return True if the target could not read it."""
-        return bool(self.error) and classify(self.error).reason in ("bad payload", "bad data")
+        unread = classify(self.error).reason in ("bad payload", "bad data")
+        return bool(self.error) and (self.fitted is None or unread)
 
     @property
     def refused(self) -> bool:
@@ -78,10 +88,11 @@ def prove_payloads(draft: Draft, keys: Sequence[Key]) -> list[Line]:
     """
     source = Links(draft.source.dialer, draft.source.topology)
     target = Links(draft.target.dialer, draft.target.topology)
+    bridge = Bridge(getattr(draft, "dialects", {}).items(), draft.job.field_expiries, draft.shift)
     trials: list[Trial] = []
     try:
         for candidates in _candidates(keys):
-            trial = _try_one(candidates, source, target, draft)
+            trial = _try_one(candidates, source, target, bridge, draft)
             if trial:
                 trials.append(trial)
                 if trial.refused:
@@ -105,7 +116,7 @@ def _candidates(keys: Sequence[Key]) -> list[list[Key]]:
 
 
 def _try_one(
-    candidates: Sequence[Key], source: Links, target: Links, draft: Draft
+    candidates: Sequence[Key], source: Links, target: Links, bridge: Bridge, draft: Draft
 ) -> Trial | None:
     for key in candidates:
         try:
@@ -115,8 +126,14 @@ def _try_one(
         if payload:
             if payload[0] in OF_MODULES:
                 return Trial(key.type, key.encoding, 0, opaque=True)
-            error, left = _restore(target, draft.scope.target_db(key.db), payload, draft)
-            return Trial(key.type, key.encoding, version_of(payload), error, left)
+            version = version_of(payload)
+            try:
+                fitted = bridge.fitted(payload)
+            except Unfit as error:
+                return Trial(key.type, key.encoding, version, error=error.message)
+            db = draft.scope.target_db(key.db)
+            refusal, left = _restore(target, db, fitted.payload, draft)
+            return Trial(key.type, key.encoding, version, fitted, refusal, left)
     return None
 
 
@@ -170,9 +187,13 @@ def _told(draft: Draft, keys: Sequence[Key], found: Sequence[Trial]) -> list[Lin
                 "ok",
                 "payloads",
                 f"The target accepted payloads of version {versions}, restored under a random "
-                f"name and deleted: {', '.join(trial.kind for trial in taken)}",
+                f"name and deleted: {_by_way(taken)}",
             )
         )
+    for loss, kinds in _kinds(taken, lambda fitted: fitted.loss).items():
+        if loss:
+            text = f"The target cannot hold the {loss} of {', '.join(kinds)}"
+            lines.append(Line("warn", "payloads", text))
     if bad:
         lines.append(_incompatible(draft, bad, versions, everything=len(bad) == len(trials)))
     lines += [_unproven(trial.error) for trial in trials if trial.refused]
@@ -193,16 +214,34 @@ def _told(draft: Draft, keys: Sequence[Key], found: Sequence[Trial]) -> list[Lin
 def _incompatible(
     draft: Draft, bad: Sequence[Trial], versions: str, *, everything: bool
 ) -> Line:
-    hopeless = everything and all(classify(t.error).reason == "bad payload" for t in bad)
+    hopeless = everything and all(trial.fitted for trial in bad)
+    why = "; ".join(dict.fromkeys(trial.error for trial in bad if not trial.fitted))
     return Line(
         "fail",
         "payloads",
         f"The target ({draft.target.version}) cannot read the payloads (version {versions}) that "
-        f"the source ({draft.source.version}) writes: {', '.join(trial.kind for trial in bad)}.",
-        "A payload loads only into the same or a newer version: copy to a newer target"
-        + ("" if hopeless else ", or leave these keys out with --type"),
+        f"the source ({draft.source.version}) writes, nor any that rumpx makes of them: "
+        f"{', '.join(trial.kind for trial in bad)}" + (f" ({why})" if why else "") + ".",
+        "Copy to another target" + ("" if hopeless else ", or leave these keys out with --type"),
         PayloadIncompatible.exit_code if hopeless else EXIT_SOME_KEYS_FAILED,
     )
+
+
+def _by_way(trials: Sequence[Trial]) -> str:
+    """Return the kinds of payloads, by how they were made to fit."""
+    kinds = _kinds(trials, lambda fitted: fitted.way)
+    if list(kinds) == [AS_IS]:
+        return ", ".join(kinds[AS_IS])
+    return "; ".join(f"{way}: {', '.join(kinds[way])}" for way in WAYS if way in kinds)
+
+
+def _kinds(trials: Sequence[Trial], name: Callable[[Fitted], str]) -> dict[str, list[str]]:
+    """Return the kinds of accepted payloads, by a name of what was made of them."""
+    kinds: defaultdict[str, list[str]] = defaultdict(list)
+    for trial in trials:
+        if trial.fitted:
+            kinds[name(trial.fitted)].append(trial.kind)
+    return kinds
 
 
 def _unproven(error: str) -> Line:

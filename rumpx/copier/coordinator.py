@@ -11,8 +11,10 @@ A copy that cannot succeed is stopped early: if all keys fail for one reason, mo
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Final
 
 from rumpx.copier.checks import Checks
@@ -43,7 +45,7 @@ from rumpx.model.history import RunRecord
 from rumpx.model.limits import in_words, limits_with
 from rumpx.model.nodes import Node
 from rumpx.model.partitions import RETRIED
-from rumpx.model.results import KeyFailure
+from rumpx.model.results import KeyFailure, KeyLoss
 from rumpx.model.snapshot import Snapshot
 from rumpx.model.summary import Walked
 from rumpx.model.timeline import Point
@@ -195,8 +197,14 @@ class Coordinator:
         walks, after = engine.walks, checks.after
         sums = list(walks.sums())
         counts = overall(sums)
-        ahead = [failure for walk in walks for failure in walk.frontier.ahead()]
-        reasons, listed, trouble = self._saver.failures()
+        listed, trouble = self._saver.listed()
+        reasons, losses = Counter(listed.by_reason), Counter(listed.losses)
+        ahead = []
+        for note in chain.from_iterable(walk.frontier.ahead() for walk in walks):
+            if isinstance(note, KeyLoss):
+                losses[note.what] += 1
+            else:
+                ahead.append(note)
         reasons.update(failure.reason for failure in ahead)
         failed = sum(each.failed for _, each, _ in sums)
         ended = replace(
@@ -204,6 +212,7 @@ class Coordinator:
             seconds=self._seconds,
             counts=replace(counts, failed=min(failed, max(reasons.total(), counts.failed))),
             failures_by_reason=dict(reasons.most_common()),
+            losses=dict(losses.most_common()),
             source_keys_after=after.source.keys if after and after.source else None,
             target_keys_after=after.target.keys if after and after.target else None,
             missing=checks.missing,
@@ -216,7 +225,7 @@ class Coordinator:
             checks.facts,
             walked(walks, walks.retired, sums, engine.largest),
             tuple(self._saver.recorder.points),
-            tuple([*listed, *ahead][:FAILURES_SHOWN]),
+            tuple([*listed.failures, *ahead][:FAILURES_SHOWN]),
         )
 
     # Events of the engine.
@@ -272,9 +281,8 @@ class Coordinator:
         if reasons[0] == "bad payload" and (at_end or counts.failed >= _HOPELESS_PAYLOADS):
             raise PayloadIncompatible(
                 f"The target ({self._plan.target.version}) cannot read the payloads that the "
-                f"source ({self._plan.source.version}) writes: all {counts.failed:,} keys so far "
-                "were refused. A payload loads only into the same or a newer version; copy to a "
-                "newer target."
+                f"source ({self._plan.source.version}) writes, nor any that rumpx makes of them: "
+                f"all {counts.failed:,} keys so far were refused. Copy to another target."
             )
         if counts.failed >= _HOPELESS_KEYS and example and not at_end:
             words = example.message.rstrip(".")

@@ -41,7 +41,7 @@ from rumpx.ledger.catalog import (
     refuse_other_clusters,
     resume_command,
 )
-from rumpx.ledger.failed_keys import write_dead_letters
+from rumpx.ledger.failed_keys import write_dead_letters, write_losses
 from rumpx.ledger.history import start_of
 from rumpx.ledger.ledger import Ledger, Update
 from rumpx.ledger.schema import Facts, keep_run
@@ -134,7 +134,7 @@ def resume(again: Again, display: Display, control: Control, place: Place) -> Su
             raise
         control.running = True
         if again.retry_failed and not any(_being_retried(walk) for walk in walks):
-            failed = ((entry.failure.db, entry.failure.key) for entry in ledger.books.failures())
+            failed = ((entry.note.db, entry.note.key) for entry in ledger.books.failures())
             tried = key_partitions(plan.source.topology, failed, reason=RETRIED)
             added = len(walks) + sum(each.walks for each in retired.values())
             walks += [Walk(replace(p, id=n)) for n, p in enumerate(tried, added)]
@@ -244,12 +244,12 @@ def _end(coordinator: Coordinator, ledger: Ledger, run: RunRecord) -> Summary:
     if ended.exit_code is None:
         failed = EXIT_SOME_KEYS_FAILED if ended.counts.failed else EXIT_OK
         ended = replace(ended, exit_code=failed)
-    letters = None
+    letters = losses = None
     try:
-        letters = write_dead_letters(ledger.path)
+        letters, losses = write_dead_letters(ledger.path), write_losses(ledger.path)
     except (OSError, UsageError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        ended = _warned(ended, f"The failed keys could not be listed in a file: {why}.")
+        ended = _warned(ended, f"The failed and lossy keys could not be listed in files: {why}.")
     ended = replace(ended, ended=time.time())
     try:
         keep_run(ledger.path, ended)
@@ -262,6 +262,7 @@ def _end(coordinator: Coordinator, ledger: Ledger, run: RunRecord) -> Summary:
         outcome.points,
         outcome.failures,
         str(letters) if letters else None,
+        str(losses) if losses else None,
     )
 
 

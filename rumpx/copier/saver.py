@@ -12,9 +12,8 @@ trouble has lasted as long as `--retry-for` allows.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
 from rumpx.engine.engine import Engine
 from rumpx.engine.plan import Plan
@@ -24,7 +23,7 @@ from rumpx.ledger.ledger import Ledger, Update
 from rumpx.ledger.schema import (
     Facts,
     JobState,
-    LedgerFailure,
+    Noted,
     SavedNode,
     SavedWalk,
     open_books,
@@ -32,7 +31,7 @@ from rumpx.ledger.schema import (
 from rumpx.model.counts import Counts
 from rumpx.model.endpoint import format_address
 from rumpx.model.partitions import RETRIED, KeySpan
-from rumpx.model.results import KeyFailure
+from rumpx.model.results import KeyFailure, KeyNote
 from rumpx.model.timeline import Recorder
 
 FAILURES_SHOWN: Final = 100_000
@@ -85,7 +84,7 @@ class Saver:
         engine = self._engine
         self._due = time.monotonic() + _SAVE_SECONDS
         walks = []
-        failures: list[LedgerFailure] = []
+        noted: list[Noted[KeyNote]] = []
         settled: list[tuple[int, bytes]] = []
         for walk in engine.walks:
             saved = saved_walk(walk, engine.run_ids.get(walk.partition.place, ""))
@@ -95,7 +94,7 @@ class Saver:
             self._saved[saved.partition.id] = saved
             walks.append(saved)
             number = saved.partition.id, walk.number
-            failures += [LedgerFailure(f, *number) for f in walk.frontier.take_failures()]
+            noted += [Noted(note, *number) for note in walk.frontier.take_notes()]
             settled += _retried(saved, before.cursor if before else walk.cursor)
         gone = tuple(walk.name for walk in engine.walks.retire())
         for partition, _ in gone:
@@ -109,7 +108,7 @@ class Saver:
                 facts=facts,
                 nodes=_saved_nodes(self._plan, engine),
                 walks=tuple(walks),
-                failures=tuple(failures),
+                noted=tuple(noted),
                 settled=tuple(settled),
                 gone=gone,
                 retired=dict(engine.walks.retired) if gone else None,
@@ -151,15 +150,25 @@ class Saver:
             f"state is of {since}. Make room on the disk, then resume."
         )
 
-    def failures(self) -> tuple[Counter[str], list[KeyFailure], list[str]]:
-        """Return the saved failures by reason, the first `FAILURES_SHOWN`, and warnings: a copy
-        that is done stays done, though its ledger cannot be read."""
+    def listed(self) -> tuple[Listed, list[str]]:
+        """Return the saved failures and losses, and warnings: a copy that is done stays done,
+        though its ledger cannot be read."""
         try:
             with open_books(self._ledger.path) as books:
-                listed = [each.failure for each in islice(books.failures(), FAILURES_SHOWN)]
-                return Counter(books.failures_by_reason()), listed, []
+                failures = [each.note for each in islice(books.failures(), FAILURES_SHOWN)]
+                losses = books.losses_by_kind()
+                return Listed(books.failures_by_reason(), failures, losses), []
         except UsageError as error:
-            return Counter(), [], [f"The failed keys cannot be listed: {error}"]
+            return Listed({}, [], {}), [f"The failed keys cannot be listed: {error}"]
+
+
+class Listed(NamedTuple):
+    """The keys that a ledger lists: failures by reason, the first `FAILURES_SHOWN`, and losses by
+    kind."""
+
+    by_reason: dict[str, int]
+    failures: list[KeyFailure]
+    losses: dict[str, int]
 
 
 def saved_walk(walk: Walk, run_id: str) -> SavedWalk:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from rumpx.model.counts import Counts
-from rumpx.model.results import KeyFailure
+from rumpx.model.results import KeyNote
 from rumpx.transfer.content_stats import NO_KINDS, Kinds
 
 _NOTHING = Counts()
@@ -39,11 +39,11 @@ class Frontier:
         self.counts = counts
         self.kinds = kinds
         self._order: deque[tuple[int, int]] = deque()
-        self._settled: dict[int, tuple[Counts, Sequence[KeyFailure], Kinds]] = {}
+        self._settled: dict[int, tuple[Counts, Sequence[KeyNote], Kinds]] = {}
         self._held = _NOTHING  # settled in order, but at no new cursor yet
         self._held_kinds = NO_KINDS
-        self._held_failures: list[KeyFailure] = []
-        self._failures: list[KeyFailure] = []
+        self._held_notes: list[KeyNote] = []
+        self._notes: list[KeyNote] = []
 
     @property
     def unsettled(self) -> bool:
@@ -58,18 +58,19 @@ class Frontier:
         self,
         batch: int,
         counts: Counts = _NOTHING,
-        failures: Sequence[KeyFailure] = (),
+        notes: Sequence[KeyNote] = (),
         kinds: Kinds = NO_KINDS,
     ) -> None:
-        """Note an issued batch whose keys are all settled, and their results."""
-        self._settled[batch] = counts, failures, kinds
+        """Note an issued batch whose keys are all settled, and their results; `notes` are of keys
+        that the ledger lists."""
+        self._settled[batch] = counts, notes, kinds
         while self._order and self._order[0][0] in self._settled:
             settled, cursor = self._order.popleft()
-            counts, failures, kinds = self._settled.pop(settled)
+            counts, notes, kinds = self._settled.pop(settled)
             if counts is not _NOTHING:
                 self._held += counts
                 self._held_kinds += kinds
-                self._held_failures += failures
+                self._held_notes += notes
             if cursor != self.cursor:
                 self.cursor = cursor
                 self.book()
@@ -81,15 +82,14 @@ class Frontier:
             return
         self.counts += self._held
         self.kinds += self._held_kinds
-        self._failures += self._held_failures
-        self._held, self._held_kinds, self._held_failures = _NOTHING, NO_KINDS, []
+        self._notes += self._held_notes
+        self._held, self._held_kinds, self._held_notes = _NOTHING, NO_KINDS, []
 
-    def ahead(self) -> list[KeyFailure]:
-        """Return failures beyond the cursor: a walk that resumes there meets these keys again."""
-        later = [failure for _, failures, _ in self._settled.values() for failure in failures]
-        return self._held_failures + later
+    def ahead(self) -> list[KeyNote]:
+        """Return notes beyond the cursor: a walk that resumes there meets these keys again."""
+        return self._held_notes + [note for _, notes, _ in self._settled.values() for note in notes]
 
-    def take_failures(self) -> list[KeyFailure]:
-        """Return the failures that were booked since the last call."""
-        failures, self._failures = self._failures, []
-        return failures
+    def take_notes(self) -> list[KeyNote]:
+        """Return the notes that were booked since the last call."""
+        notes, self._notes = self._notes, []
+        return notes

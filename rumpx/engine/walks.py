@@ -39,6 +39,7 @@ from rumpx.model.counts import Counts
 from rumpx.model.endpoint import Address
 from rumpx.model.nodes import Node
 from rumpx.model.partitions import CursorSpan, Partition, WholeSpan
+from rumpx.model.results import KeyNote
 from rumpx.transfer.content_stats import NO_KINDS, Kinds
 from rumpx.transfer.messages import Ack, Batch
 
@@ -307,7 +308,8 @@ class Walks:
             return None
         walk = self._walks[name[0]]
         walk.counts += ack.counts
-        walk.frontier.settle(ack.batch, ack.counts, ack.failures, ack.kinds)
+        notes: list[KeyNote] = [*ack.failures, *ack.losses]
+        walk.frontier.settle(ack.batch, ack.counts, notes, ack.kinds)
         self._finish(walk)
         return walk
 

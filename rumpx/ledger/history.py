@@ -17,7 +17,7 @@ from typing import Final
 from rumpx._version import __version__
 from rumpx.engine.sums import overall, walked
 from rumpx.ledger.lock import is_held
-from rumpx.ledger.paths import dead_letter_path
+from rumpx.ledger.paths import dead_letter_path, losses_path
 from rumpx.ledger.schema import Books, Facts, JobRecord, Progressed, open_books
 from rumpx.model.history import Record, RunRecord, Standing
 from rumpx.model.job_options import options_of
@@ -81,16 +81,18 @@ def _summary(
             seconds=progressed.seconds,
             counts=overall(sums),
             failures_by_reason=books.failures_by_reason(),
+            losses=books.losses_by_kind(),
         )
     earlier = [run for run in runs if run is not latest]
-    letters = dead_letter_path(path)
+    letters, losses = dead_letter_path(path), losses_path(path)
     return summarize(
         start_of(record, facts),
         [*earlier, replace(last, state=standing)],
         walked(walks, retired, sums, Largest(books.largest())),
         books.points(),
-        [failed.failure for failed in islice(books.failures(), _FAILURES_SHOWN)],
+        [failed.note for failed in islice(books.failures(), _FAILURES_SHOWN)],
         str(letters) if progressed.failures and letters.exists() else None,
+        str(losses) if losses.exists() else None,
     )
 
 

@@ -36,7 +36,7 @@ from rumpx.ledger.schema import (
     Facts,
     JobRecord,
     JobState,
-    LedgerFailure,
+    Noted,
     Progressed,
     SavedNode,
     SavedWalk,
@@ -51,10 +51,18 @@ from rumpx.ledger.schema import (
 from rumpx.model.history import RunRecord
 from rumpx.model.job import Job, Limits
 from rumpx.model.partitions import Partition
+from rumpx.model.results import KeyLoss, KeyNote
 from rumpx.model.timeline import Point
 from rumpx.transfer.content_stats import Large
 
 _RETRY_SECONDS: Final = 1.0
+_PUT_FAILURE: Final = "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?)"
+_PUT_LOSS: Final = "INSERT OR REPLACE INTO losses VALUES (?, ?, ?, ?, ?)"
+# The notes of a partition's other walks.
+_FORGET_OTHER_WALKS: Final = (
+    "DELETE FROM failures WHERE partition = ? AND walk <> ?",
+    "DELETE FROM losses WHERE partition = ? AND walk <> ?",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +70,7 @@ class Update:
     """The coordinator's state at one moment, as far as it has changed.
 
     `settled` are failed keys of earlier runs that were retried; those that failed again are among
-    `failures` too. `gone` are retired walks, whose sums are in `retired`. `limits` are those in
+    `noted` too. `gone` are retired walks, whose sums are in `retired`. `limits` are those in
     force, for a resumed run. `points` are added to the series, or with `anew` replace it.
     """
 
@@ -72,7 +80,7 @@ class Update:
     facts: Facts
     nodes: tuple[SavedNode, ...]
     walks: tuple[SavedWalk, ...]
-    failures: tuple[LedgerFailure, ...] = ()
+    noted: tuple[Noted[KeyNote], ...] = ()
     settled: tuple[tuple[int, bytes], ...] = ()
     gone: tuple[WalkName, ...] = ()
     retired: Mapping[RetiredAs, Retired] | None = None
@@ -305,10 +313,8 @@ class Ledger:
                 )
             for walk in walks:
                 # This walk retries the failed keys of the partition's earlier walks.
-                database.execute(
-                    "DELETE FROM failures WHERE partition = ? AND walk <> ?",
-                    (walk.partition.id, walk.number),
-                )
+                for statement in _FORGET_OTHER_WALKS:
+                    database.execute(statement, (walk.partition.id, walk.number))
                 self._write_walk(walk)
         self.record = record
         self._facts, self._nodes, self._largest = update.facts, update.nodes, update.largest
@@ -401,17 +407,14 @@ def _merged(pending: _Pending | None, update: Update) -> _Pending:
         merged.walks.pop(number, None)
         merged.gone.append(number)
         merged.rows += [
-            ("DELETE FROM failures WHERE partition = ? AND walk <> ?", (number, walk)),
+            *((statement, (number, walk)) for statement in _FORGET_OTHER_WALKS),
             ("DELETE FROM partitions WHERE id = ?", (number,)),
         ]
     merged.rows += [(PUT_RETIRED, retired_row(*item)) for item in (update.retired or {}).items()]
     merged.rows += [
         ("DELETE FROM failures WHERE db = ? AND key = ?", key) for key in update.settled
     ]
-    merged.rows += [
-        ("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?)", _failure_row(failure))
-        for failure in update.failures
-    ]
+    merged.rows += map(_note_row, update.noted)
     if update.anew:
         merged.rows.append(("DELETE FROM series", ()))
     merged.rows += [
@@ -421,13 +424,8 @@ def _merged(pending: _Pending | None, update: Update) -> _Pending:
     return merged
 
 
-def _failure_row(failed: LedgerFailure) -> tuple[Any, ...]:
-    failure = failed.failure
-    return (
-        failure.db,
-        failure.key,
-        failure.reason,
-        failure.message,
-        failed.partition,
-        failed.walk,
-    )
+def _note_row(noted: Noted[KeyNote]) -> tuple[str, tuple[Any, ...]]:
+    note, walk = noted.note, (noted.partition, noted.walk)
+    if isinstance(note, KeyLoss):
+        return _PUT_LOSS, (note.db, note.key, note.what, *walk)
+    return _PUT_FAILURE, (note.db, note.key, note.reason, note.message, *walk)

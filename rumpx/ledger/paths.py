@@ -20,6 +20,11 @@ def dead_letter_path(path: Path) -> Path:
     return path.with_suffix(".failed.jsonl")
 
 
+def losses_path(path: Path) -> Path:
+    """Return the file that lists the keys copied with a loss."""
+    return path.with_suffix(".losses.jsonl")
+
+
 def ctl_path(path: Path) -> Path:
     """Return the control socket of the running job."""
     return path.with_suffix(".ctl")
@@ -28,6 +33,7 @@ def ctl_path(path: Path) -> Path:
 def remove(path: Path) -> None:
     """Delete all files of a job."""
     sqlite = Path(f"{path}-wal"), Path(f"{path}-shm")
-    others = unfinished_path(path), dead_letter_path(path), ctl_path(path), lock_path(path)
-    for file in (path, *sqlite, *others):
+    lists = dead_letter_path(path), losses_path(path)
+    others = unfinished_path(path), ctl_path(path), lock_path(path)
+    for file in (path, *sqlite, *lists, *others):
         file.unlink(missing_ok=True)

@@ -30,7 +30,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
 
 from rumpx.engine.key_counts import Census
 from rumpx.engine.walks import Retired, RetiredAs
@@ -41,17 +41,18 @@ from rumpx.model.endpoint import Address
 from rumpx.model.history import RunRecord
 from rumpx.model.job import Job
 from rumpx.model.partitions import NodeKeys, Partition
-from rumpx.model.results import KeyFailure, Verification
+from rumpx.model.results import KeyFailure, KeyLoss, KeyNote, Verification
 from rumpx.model.timeline import Point
 from rumpx.serialize import from_plain, to_plain
 from rumpx.transfer.content_stats import NO_KINDS, Kinds, Large
 
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 APPLICATION: Final = 0x72756D70  # "rump": distinguishes a ledger from other databases
 _BUSY_SECONDS: Final = 5.0
 
 JobState = Literal["running", "stopped", "failed", "done"]
 T = TypeVar("T")
+N = TypeVar("N", bound=KeyNote)
 
 # Added in schema 2.
 _SINCE_2: Final = """
@@ -76,6 +77,13 @@ CREATE TABLE retired (
     PRIMARY KEY (reason, node, db)
 );
 """
+# Added in schema 4.
+_SINCE_4: Final = """
+CREATE TABLE losses (
+    db INTEGER NOT NULL, key BLOB NOT NULL, what TEXT NOT NULL,
+    partition INTEGER NOT NULL, walk INTEGER NOT NULL, PRIMARY KEY (db, key)
+) WITHOUT ROWID;
+"""
 TABLES: Final = (
     """
 CREATE TABLE job (
@@ -99,6 +107,7 @@ CREATE TABLE failures (
 """
     + _SINCE_2
     + _SINCE_3
+    + _SINCE_4
 )
 PUT_RETIRED: Final = "INSERT OR REPLACE INTO retired VALUES (?, ?, ?, ?, ?, ?)"
 PUT_RUN: Final = "INSERT OR REPLACE INTO runs VALUES (?, ?)"
@@ -106,6 +115,7 @@ PUT_RUN: Final = "INSERT OR REPLACE INTO runs VALUES (?, ?)"
 _UPGRADES: Final = {
     1: "ALTER TABLE partitions ADD COLUMN kinds TEXT NOT NULL DEFAULT '[]';" + _SINCE_2,
     2: _SINCE_3,
+    3: _SINCE_4,
 }
 
 
@@ -193,10 +203,10 @@ class SavedNode:
 
 
 @dataclass(frozen=True, slots=True)
-class LedgerFailure:
-    """A failed key, and the walk that met it."""
+class Noted(Generic[N]):
+    """A key that failed, or was copied with a loss, and the walk that met it."""
 
-    failure: KeyFailure
+    note: N
     partition: int
     walk: int
 
@@ -264,12 +274,22 @@ class Books:
             for bounds, number, cursor, run_id, done, counts, after, kinds in rows
         ]
 
-    def failures(self) -> Iterator[LedgerFailure]:
+    def failures(self) -> Iterator[Noted[KeyFailure]]:
         """Yield the failed keys, by database and key."""
-        columns = "db, key, reason, message, partition, walk"
+        columns = "partition, walk, db, key, reason, message"
         rows = self._database.execute(f"SELECT {columns} FROM failures ORDER BY db, key")
-        for db, key, reason, message, partition, walk in rows:
-            yield LedgerFailure(KeyFailure(db, key, reason, message), partition, walk)
+        return (Noted(KeyFailure(*note), partition, walk) for partition, walk, *note in rows)
+
+    def losses(self) -> Iterator[Noted[KeyLoss]]:
+        """Yield the keys that were copied with a loss, by database and key."""
+        columns = "partition, walk, db, key, what"
+        rows = self._database.execute(f"SELECT {columns} FROM losses ORDER BY db, key")
+        return (Noted(KeyLoss(*note), partition, walk) for partition, walk, *note in rows)
+
+    def losses_by_kind(self) -> dict[str, int]:
+        """Return the number of keys copied with a loss, by what is missing."""
+        rows = "SELECT what, count(*) AS n FROM losses GROUP BY what ORDER BY n DESC, what"
+        return dict(self._database.execute(rows).fetchall())
 
     def failures_by_reason(self) -> dict[str, int]:
         """Return the number of failed keys by reason, the most frequent first."""

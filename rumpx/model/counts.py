@@ -28,6 +28,8 @@ class Counts:
         changing: keys that were written during the comparison.
         deleted: extra keys that were deleted from the target.
         incomparable: keys on both sides whose values, of a module's type, cannot be compared.
+        rewritten: of the copied keys, those whose payload was rewritten for the target.
+        lossy: of the copied or equal keys, those without something that the target cannot hold.
     """
 
     copied: int = 0
@@ -44,6 +46,8 @@ class Counts:
     changing: int = 0
     deleted: int = 0
     incomparable: int = 0
+    rewritten: int = 0
+    lossy: int = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Acks hold Counts, and the default for dataclasses with slots takes twice as long.
@@ -62,7 +66,7 @@ class Counts:
     @property
     def settled(self) -> int:
         """Return the number of keys with no work left."""
-        return sum(self.numbers) - self.payload_bytes
+        return sum(self.numbers) - self.payload_bytes - self.rewritten - self.lossy
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(*map(operator.add, self.numbers, other.numbers))

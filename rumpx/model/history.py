@@ -33,7 +33,7 @@ class RunRecord:
         source_version, target_version: as in "valkey 9.1.2".
         seconds: of all runs together, at its end.
         counts: of the whole job, at its end.
-        failures_by_reason: likewise.
+        failures_by_reason, losses: likewise.
         source_keys_after, target_keys_after, missing, walked_again, worker_restarts, left_behind,
             warnings: as in Summary, of this run.
     """
@@ -50,6 +50,7 @@ class RunRecord:
     seconds: float = 0.0
     counts: Counts = field(default_factory=Counts)
     failures_by_reason: dict[str, int] = field(default_factory=dict)
+    losses: dict[str, int] = field(default_factory=dict)
     source_keys_after: int | None = None
     target_keys_after: int | None = None
     missing: int | None = None

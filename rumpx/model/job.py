@@ -17,6 +17,7 @@ from rumpx.model.options import FIELDS, MAX_DATABASE
 
 OnConflict = Literal["ask", "replace", "skip", "fail"]
 Clock = Literal["refuse", "absolute", "relative"]
+FieldExpiries = Literal["keep", "drop"]
 Progress = Literal["auto", "bar", "line", "json", "none"]
 LogFormat = Literal["text", "json"]
 
@@ -144,6 +145,7 @@ class Job:
     hot_keys: Literal["whole", "fail"] = DEFAULTS["hot_keys"]
     max_bytes_in_flight: int = DEFAULTS["max_bytes_in_flight"]
     clock: Clock = "refuse"
+    field_expiries: FieldExpiries = DEFAULTS["field_expiries"]
     read_from: ReadFrom = DEFAULTS["read_from"]
     max_failures: int | None = None
     functions: bool = False

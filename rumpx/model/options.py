@@ -237,6 +237,9 @@ GROUPS: Final = (
              "target's), or `fail` (list them); needed if the target holds keys and there is no "
              "terminal to ask on", "POLICY", field="on_conflict", default="ask", example="replace",
              choices=("replace", "skip", "fail")),
+        Flag("field-expiries", "for hashes whose fields expire, if the target knows no such thing: "
+             "`keep` (the key fails) or `drop` (copy the key without, and list it)", "HOW",
+             field="field_expiries", default="keep", choices=("keep", "drop")),
         Flag("functions", "copy function libraries too", "", SWITCH, "functions"),
     )),
     Group("the job", (

@@ -27,6 +27,19 @@ class KeyFailure:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class KeyLoss:
+    """A key that was copied without something that the target cannot hold: `what` is "field
+    expiries" or "stream counters"."""
+
+    db: int
+    key: bytes
+    what: str
+
+
+KeyNote = KeyFailure | KeyLoss
+"""A key that a ledger lists."""
+
 Back = Literal["walked", "not needed", "not done"]
 FindingKind = Literal["missing", "extra", "type", "value", "expiry", "incomparable"]
 
@@ -144,6 +157,9 @@ class Summary:
         failures_by_reason: number of failed keys by reason.
         failures: the failed keys, at most 100,000.
         dead_letters: the file that lists all of them; None if none failed.
+        losses: number of keys copied without something that the target cannot hold, by what is
+            missing: "field expiries", "stream counters".
+        losses_file: lists all of them; None if there are none.
         source_keys_before, source_keys_after: DBSIZE in scope, at the start and the end.
         target_keys_before, target_keys_after: the same on the target, or None if unknown.
         missing: keys that the target lacks after the completeness check; 0 if it matched; None if
@@ -186,6 +202,8 @@ class Summary:
     error: str = ""
     held_seconds: dict[str, float] = field(default_factory=dict)
     content: Content = NO_CONTENT
+    losses: dict[str, int] = field(default_factory=dict)
+    losses_file: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of `--summary`: every attribute by its name, and "version".

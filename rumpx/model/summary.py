@@ -57,6 +57,7 @@ def summarize(
     points: Iterable[Point],
     failures: Sequence[KeyFailure],
     dead_letters: str | None,
+    losses_file: str | None,
 ) -> Summary:
     """Return the Summary of a copy.
 
@@ -67,6 +68,7 @@ def summarize(
         points: the series of all runs.
         failures: failed keys to list.
         dead_letters: the path of the file that lists all failed keys; None if none failed.
+        losses_file: the same for keys copied with a loss.
     """
     last = runs[-1]
     seconds = max(last.seconds, 1e-6)
@@ -99,4 +101,6 @@ def summarize(
         error=last.error,
         held_seconds=held_seconds(points),
         content=walked.content,
+        losses=last.losses,
+        losses_file=losses_file,
     )

@@ -9,6 +9,7 @@ from rumpx.model.job import Job, Scope
 from rumpx.model.partitions import NodeKeys
 from rumpx.model.tuning import Tuning
 from rumpx.preflight.abilities import Sample
+from rumpx.preflight.worker_spec import Dialects
 from rumpx.servers.side import SideFacts
 from rumpx.transfer.dump_reader import Abilities
 
@@ -26,6 +27,7 @@ class Draft:
     sample: Sample
     abilities: Abilities
     absttl: bool
+    dialects: Dialects
     target_keys: int
     policy: Policy
     tuning: Tuning

@@ -7,7 +7,8 @@ Cheapest first, and everything here only reads (RESTORE is tried with a TTL that
    without its primary's data, a cluster with unserved slots, a source about to evict, clocks too
    far apart.
 3. Find the databases in scope; prove by SELECT that both sides have them.
-4. Find the commands that the source allows, and prove that both users may call those of a copy.
+4. Find the commands that the source allows, prove that both users may call those of a copy, and
+   find the payloads that the target accepts.
 5. Require a conflict policy for a target that holds keys.
 6. Plan partitions, tuned to the distance of both sides.
 
@@ -42,7 +43,9 @@ from rumpx.preflight.databases import (
     prove_databases,
     refuse_collisions,
 )
+from rumpx.preflight.dialects import find_dialects
 from rumpx.preflight.draft import Ask, Draft
+from rumpx.preflight.field_expiries import expiring_hashes, foretell, writes_field_expiries
 from rumpx.preflight.look import look
 from rumpx.preflight.memory import check_room
 from rumpx.preflight.refusals import (
@@ -127,6 +130,15 @@ def _try_writing(draft: Draft) -> None:
         draft.warnings.append(NO_ABSTTL)
 
 
+def _find_dialects(draft: Draft) -> None:
+    draft.dialects = find_dialects(
+        draft.target, draft.sample, draft.scope.target_db(draft.sample.db)
+    )
+    hashes = expiring_hashes(draft.source, draft.databases)
+    knows = writes_field_expiries(draft.dialects)
+    foretell(draft.job, hashes, knows, draft.target, draft.warnings)
+
+
 def _check_times(draft: Draft) -> None:
     untold = None in (draft.source.clock.offset, draft.target.clock.offset)
     if draft.abilities.expiry != "left" and untold:
@@ -173,6 +185,7 @@ def _plan(draft: Draft) -> None:
             tuning,
             draft.shift,
             absttl=draft.absttl,
+            dialects=draft.dialects,
         ),
         draft.policy,
         draft.target_keys,
@@ -206,10 +219,11 @@ STEPS: Final = (
     Step("reading", ("databases",), _try_reading),
     Step("times", ("abilities", "target"), _check_times),
     Step("writing", ("target", "sample"), _try_writing),
+    Step("payloads", ("absttl", "scope"), _find_dialects),
     Step("target keys", ("target", "scope"), _count_target),
     Step("conflicts", ("target_keys",), _choose_policy),
     Step("room", ("target_keys",), lambda d: check_room(d)),
     Step("tuning", ("databases", "target"), _tune),
     Step("open files", ("tuning",), lambda d: check_open_files(d)),
-    Step("plan", ("shift", "scope", "abilities", "absttl", "policy", "tuning"), _plan),
+    Step("plan", ("shift", "scope", "abilities", "dialects", "policy", "tuning"), _plan),
 )

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rumpx.engine.plan import Policy
 from rumpx.engine.scanner import ScanSettings
+from rumpx.model.endpoint import Address
 from rumpx.model.job import Job, Scope
 from rumpx.model.partitions import NodeKeys
 from rumpx.model.tuning import Tuning, tune, worker_count
 from rumpx.processes.machine import usable_cores
+from rumpx.servers.rdb import Dialect
 from rumpx.servers.side import SideFacts, connected
 from rumpx.servers.topology import is_error
 from rumpx.transfer.dump_reader import Abilities
 from rumpx.transfer.spec import WorkerSpec
+
+Dialects = Mapping[Address | None, Dialect]
 
 
 def tune_to_distance(
@@ -45,6 +51,7 @@ def worker_spec(
     shift: int,
     *,
     absttl: bool,
+    dialects: Dialects,
 ) -> WorkerSpec:
     """Return the settings of a copying worker."""
     return WorkerSpec(
@@ -65,6 +72,8 @@ def worker_spec(
         target.clock.offset,
         shift,
         absttl,
+        tuple(dialects.items()),
+        job.field_expiries,
         beside_server=source.local or target.local,
     )
 

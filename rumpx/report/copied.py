@@ -49,6 +49,11 @@ def entries(summary: Summary) -> Iterator[Entry]:
     if summary.dead_letters:
         yield Entry("listed in", summary.dead_letters)
         yield Entry("try again", f"rumpx resume {summary.job} --retry-failed")
+    for what, count in summary.losses.items():
+        text = f"the {what} of {units.keys(count)}, which the target cannot hold"
+        yield Entry("lost", text, "yellow")
+    if summary.losses_file:
+        yield Entry("listed in", summary.losses_file)
     yield from _completeness(summary)
     if summary.walked_again:
         reasons = [f"{why}: {n}" for why, n in summary.walked_again.items()]

@@ -59,6 +59,9 @@ def entries(result: Verification) -> Iterator[Entry]:
     rates = units.key_rate(result.keys_per_second), units.byte_rate(result.bytes_per_second)
     yield Entry("rate", ", ".join(rates))
     yield Entry("equal", f"{units.keys(counts.equal)} ({result.proof})")
+    if counts.lossy:
+        text = f"{units.keys(counts.lossy)} of them without field expiries, as accepted"
+        yield Entry("lossy", text, "yellow")
     for kind in KINDS:
         if number := result.differences.get(kind, 0):
             yield Entry(kind, f"{units.keys(number)} {_MEANING[kind]}", "bold red")

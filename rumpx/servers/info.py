@@ -54,6 +54,7 @@ class ServerInfo:
     expired_fields: int = 0
     evicted_keys: int = 0
     keys: dict[int, int] = field(default_factory=dict)
+    expiring_hashes: dict[int, int] = field(default_factory=dict)
     modules: tuple[str, ...] = ()
     upstream: Upstream | None = None
     link: str | None = None
@@ -104,6 +105,12 @@ def parse_info(text: str) -> ServerInfo:
     flavour = "valkey" if "valkey_version" in fields else "redis"
     version = fields.get(f"{flavour}_version", "")
 
+    databases = {
+        whole(name[2:]): _statistics(text)
+        for name, text in fields.items()
+        if re.fullmatch(r"db\d+", name)
+    }
+
     def number(name: str) -> int:
         return whole_or(fields.get(name, ""), 0)
 
@@ -124,10 +131,10 @@ def parse_info(text: str) -> ServerInfo:
         # Redis from 7.4 on; Valkey from 9.0 on.
         expired_fields=number("expired_subkeys") or number("expired_fields"),
         evicted_keys=number("evicted_keys"),
-        keys={
-            whole(database[2:]): _keys(stats)
-            for database, stats in fields.items()
-            if re.fullmatch(r"db\d+", database)
+        keys={number: whole(stats.get("keys", "")) for number, stats in databases.items()},
+        expiring_hashes={
+            number: whole_or(stats.get("subexpiry") or stats.get("keys_with_volatile_items", ""), 0)
+            for number, stats in databases.items()
         },
         modules=tuple(
             name
@@ -147,9 +154,9 @@ def _seconds(text: str) -> float:
     return seconds if math.isfinite(seconds) else 0.0
 
 
-def _keys(stats: str) -> int:
-    """`keys=12,expires=…` → 12."""
-    return whole(dict(re.findall("([a-z_]+)=([^,]*)", stats)).get("keys", ""))
+def _statistics(database: str) -> dict[str, str]:
+    """`keys=12,expires=3,…` → {"keys": "12", "expires": "3", …}."""
+    return dict(re.findall("([a-z_]+)=([^,]*)", database))
 
 
 def read_info(connection: Connection) -> ServerInfo | None:

@@ -12,15 +12,15 @@ replaced; they retry nothing themselves, but return in `Again` the keys to ask f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol, Self
 
 from rumpx.errors import RumpxError
 from rumpx.model.counts import Counts
 from rumpx.model.endpoint import Address
 from rumpx.model.job import Scope
-from rumpx.model.results import KeyFailure
+from rumpx.model.results import KeyFailure, KeyLoss
 from rumpx.throttle.rates import Pacer
 from rumpx.transfer.content_stats import NO_KINDS, Kinds, Large
 from rumpx.transfer.messages import Ack, Batch, Left
@@ -210,10 +210,19 @@ class Read(Again):
     single: set[bytes] = field(default_factory=set)
 
 
+class Rewrite(NamedTuple):
+    """A value whose payload was rewritten for the target: the source's payload, and the loss in the
+    target's; "" if there is none."""
+
+    payload: bytes
+    loss: str
+
+
 @dataclass(frozen=True, slots=True)
 class Records:
     """Payloads to write into a database; the three lists correspond. `ask` as in Wanted, and
-    `left` as in Read; `source_db` is their origin, for messages about them."""
+    `left` as in Read; `source_db` is their origin, for messages about them; `rewrites` are the
+    keys whose payloads are not the source's (`bridge`)."""
 
     db: int
     source_db: int
@@ -222,17 +231,30 @@ class Records:
     expiries: list[int]
     ask: dict[bytes, Address] = field(default_factory=dict)
     left: bool = False
+    rewrites: Mapping[bytes, Rewrite] = field(default_factory=dict)
+
+    def chosen(self, positions: Sequence[int]) -> Records:
+        """Return the records at some positions."""
+        return replace(
+            self,
+            keys=[self.keys[n] for n in positions],
+            payloads=[self.payloads[n] for n in positions],
+            expiries=[self.expiries[n] for n in positions],
+        )
 
 
 @dataclass(slots=True)
 class Written(Again):
-    """The results for the keys of one `write`; `busy` keys existed already. With `fatal` the run
+    """The results for the keys of one `write`; `rewritten` and `losses` are among those copied;
+    `busy` keys existed already. With `fatal` the run
     must end: then some keys are in none of the lists."""
 
     copied: int = 0
     payload_bytes: int = 0
     kinds: Kinds = NO_KINDS
     large: list[Large] = field(default_factory=list)
+    rewritten: int = 0
+    losses: list[KeyLoss] = field(default_factory=list)
     gone: int = 0
     busy: list[bytes] = field(default_factory=list)
     failures: list[KeyFailure] = field(default_factory=list)

@@ -13,7 +13,7 @@ from rumpx.errors import RumpxError
 from rumpx.model.counts import Counts
 from rumpx.model.endpoint import Address
 from rumpx.model.partitions import Work
-from rumpx.model.results import Finding, KeyFailure
+from rumpx.model.results import Finding, KeyFailure, KeyLoss
 from rumpx.transfer.content_stats import NO_KINDS, Kinds, Large
 
 
@@ -56,7 +56,8 @@ def _batch(
 class Ack:
     """Every key of a batch is settled. `findings` are the differences that a comparison found;
     `kinds` and `large` describe the copied values. `late` are keys of which an earlier write, on a
-    lost connection that could not be ended, may still be executed."""
+    lost connection that could not be ended, may still be executed. `losses` are among the copied
+    keys."""
 
     batch: int
     counts: Counts
@@ -65,13 +66,14 @@ class Ack:
     kinds: Kinds = NO_KINDS
     large: tuple[Large, ...] = ()
     late: tuple[bytes, ...] = ()
+    losses: tuple[KeyLoss, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # As for Counts: the generic way takes twice as long.
         large = tuple(map(tuple, self.large))
         kinds = self.kinds.numbers
-        fields = self.batch, self.counts, self.failures, self.findings, kinds, large, self.late
-        return _ack, fields
+        told = self.batch, self.counts, self.failures, self.findings
+        return _ack, (*told, kinds, large, self.late, self.losses)
 
 
 def _ack(
@@ -82,9 +84,10 @@ def _ack(
     kinds: dict[int, int],
     large: tuple[tuple[int, int, int, bytes], ...],
     late: tuple[bytes, ...],
+    losses: tuple[KeyLoss, ...],
 ) -> Ack:
     named = tuple(map(Large._make, large))
-    return Ack(batch, counts, failures, findings, Kinds(kinds), named, late)
+    return Ack(batch, counts, failures, findings, Kinds(kinds), named, late, losses)
 
 
 @dataclass(frozen=True, slots=True)

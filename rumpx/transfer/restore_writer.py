@@ -12,6 +12,8 @@ reports that before anything is deleted; one that cannot read the payload loses 
 and one that refuses DEL keeps it: the key is busy, under any policy. Between the two commands
 other clients find no such key.
 
+Payloads that the target would refuse as they are are made to fit first (`bridge`).
+
 `write` is a task (see `runner`). It retries nothing itself: keys that the target did not take now
 are returned, to be *read* again, since an old payload must never be sent on doubt.
 
@@ -22,19 +24,21 @@ for that.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from typing import Final
 
 from rumpx.errors import ConnectionLost, TargetFull
-from rumpx.model.results import KeyFailure
+from rumpx.model.results import KeyFailure, KeyLoss
 from rumpx.servers.connections import Links
-from rumpx.servers.rdb import OF_MODULES
+from rumpx.servers.dialect import PROBES, dialect_of, probes
+from rumpx.servers.rdb import OF_MODULES, module_name, version_of
 from rumpx.servers.replies import Kind, classify, denial, malformed
 from rumpx.servers.resp import ASKING, NO_EXPIRY, Connection, RestoreEncoder, encode
 from rumpx.servers.topology import is_error
+from rumpx.transfer.bridge import Bridge
 from rumpx.transfer.content_stats import Scale
 from rumpx.transfer.handler import Records, Written
 from rumpx.transfer.peer import Peer, Route
@@ -59,6 +63,7 @@ class RestoreWriter(Peer):
 
     Args:
         links: connections to it.
+        bridge: makes payloads fit.
         replace: overwrite existing keys; else they are `busy`.
         shift: ms to add to each instant.
         clock_offset: the target's clock minus ours, ms; None where unknown.
@@ -68,6 +73,7 @@ class RestoreWriter(Peer):
     def __init__(
         self,
         links: Links,
+        bridge: Bridge,
         *,
         replace: bool,
         shift: int,
@@ -75,6 +81,7 @@ class RestoreWriter(Peer):
         absttl: bool,
     ) -> None:
         super().__init__(links)
+        self._bridge = bridge
         self._exact = absttl
         self._absttl = absttl
         self._replaces = replace
@@ -113,10 +120,11 @@ class RestoreWriter(Peer):
             records = self._fresh(records, result)
             if not self._absttl:
                 records = self._reckoned(records)
+        records = self._bridge.fit(records, result)
         yield from self._write(records, result)
         if self._replaces and result.busy and not result.fatal:
             busy, result.busy = set(result.busy), []
-            again = _chosen(records, [n for n, key in enumerate(records.keys) if key in busy])
+            again = records.chosen([n for n, key in enumerate(records.keys) if key in busy])
             yield from self._write(again, result, removing=True)
         if result.copied or result.busy:
             self._links.serves()
@@ -131,6 +139,7 @@ class RestoreWriter(Peer):
         ]
         for request, outcome in zip(requests, outcomes, strict=True):
             positions = request.route.positions
+            refused: dict[int, object] = {}
             if outcome is None:
                 self._count(records, positions, result)
             elif isinstance(outcome, ConnectionLost):
@@ -138,13 +147,47 @@ class RestoreWriter(Peer):
             else:
                 answers = outcome[request.replies - 1 :: request.replies]
                 for position, answer in zip(positions, answers, strict=True):
-                    if is_error(answer):
+                    if is_error(answer) and classify(answer).reason == "bad payload":
+                        refused[position] = answer
+                    elif is_error(answer):
                         self._error(records, position, answer, request, result)
                     elif answer == b"OK":
                         self._count(records, [position], result)
                     else:
                         name = request.connection.name
                         result.end(malformed(self.side, name, "RESTORE"))
+            if refused:
+                yield from self._learn(records, refused, request, result)
+
+    def _learn(
+        self,
+        records: Records,
+        refused: Mapping[int, object],
+        request: _Request,
+        result: Written,
+    ) -> Task[None]:
+        """Ask a node that has refused payloads for its dialect. Keys of a version that it does not
+        accept any more are read again; any other payload is damaged."""
+        dialect = None
+        node, asking = request.route.node, request.route.asking
+        if not asking:
+            name = records.keys[min(refused)]
+            try:
+                request.connection.send(*(encode(*probe) for probe in probes(name)))
+                (answers,) = yield [Replies(request.connection, PROBES)]
+            except ConnectionLost as error:
+                answers = error
+            if isinstance(answers, ConnectionLost):
+                self._lost_records(records, Route(node, list(refused)), answers, result)
+                return
+            dialect = dialect_of(answers or [])
+        if dialect:
+            self._bridge.learn(node, dialect)
+        for position, answer in refused.items():
+            if dialect and version_of(records.payloads[position]) not in dialect.versions:
+                result.again.append(records.keys[position])
+            else:
+                self._error(records, position, answer, request, result)
 
     def _count(self, records: Records, positions: Sequence[int], result: Written) -> None:
         result.copied += len(positions)
@@ -152,10 +195,26 @@ class RestoreWriter(Peer):
         if len(positions) < len(payloads):
             keys = [keys[n] for n in positions]
             payloads = [payloads[n] for n in positions]
+        if records.rewrites:
+            payloads = self._count_rewrites(records, keys, payloads, result)
         kinds, large = self._scale.weigh(records.source_db, keys, payloads)
         result.payload_bytes += kinds.payload_bytes
         result.kinds += kinds
         result.large += large
+
+    def _count_rewrites(
+        self, records: Records, keys: list[bytes], payloads: list[bytes], result: Written
+    ) -> list[bytes]:
+        """Count copied keys that were rewritten; return the source's payloads of all keys."""
+        rewrites = {key: records.rewrites[key] for key in keys if key in records.rewrites}
+        result.rewritten += len(rewrites)
+        for key, rewrite in rewrites.items():
+            if rewrite.loss:
+                result.losses.append(KeyLoss(records.source_db, key, rewrite.loss))
+        return [
+            rewrites[key].payload if key in rewrites else payload
+            for key, payload in zip(keys, payloads, strict=True)
+        ]
 
     def _fresh(self, records: Records, result: Written) -> Records:
         """Return records shifted to the target's clock, without those that have expired on it."""
@@ -173,7 +232,7 @@ class RestoreWriter(Peer):
             return records
         kept = [n for n, expiry in enumerate(expiries) if not NO_EXPIRY < expiry <= now]
         result.gone += len(expiries) - len(kept)
-        return _chosen(records, kept)
+        return records.chosen(kept)
 
     def _reckoned(self, records: Records) -> Records:
         """Return records with times left in the place of instants, for a target without ABSTTL; at
@@ -196,14 +255,14 @@ class RestoreWriter(Peer):
 
     def _encode(self, records: Records, route: Route, removing: bool) -> list[bytes]:
         if len(route.positions) < len(records.keys):
-            records = _chosen(records, route.positions)
+            records = records.chosen(route.positions)
         asked = [ASKING] if route.asking else []
         if not removing:
             return asked + self._encode_plain(records)
         buffers = []
         for n, key in enumerate(records.keys):
             buffers += [*asked, encode("DEL", key), *asked]
-            buffers += self._encode_plain(_chosen(records, [n]))
+            buffers += self._encode_plain(records.chosen([n]))
         return buffers
 
     def _encode_plain(self, records: Records) -> list[bytes]:
@@ -213,7 +272,7 @@ class RestoreWriter(Peer):
             return encoder.encode(records.keys, records.payloads, records.expiries)
         buffers = []
         for opaque, run in groupby(range(len(heads)), key=lambda n: heads[n] in OF_MODULES):
-            part = _chosen(records, list(run))
+            part = records.chosen(list(run))
             encoder = self._encoders[records.left, not opaque]
             buffers += encoder.encode(part.keys, part.payloads, part.expiries)
         return buffers
@@ -235,7 +294,7 @@ class RestoreWriter(Peer):
             case Kind.PERMANENT:
                 result.end(denial(self.side, name, "RESTORE", error))
             case Kind.KEY:
-                failure = KeyFailure(records.source_db, key, verdict.reason, str(error))
+                failure = _failure(records, position, verdict.reason, str(error))
                 result.failures.append(failure)
 
     def _lost_records(
@@ -254,11 +313,14 @@ def out_of_memory(name: str, error: object) -> TargetFull:
     )
 
 
-def _chosen(records: Records, positions: Sequence[int]) -> Records:
-    """Return the records at some positions."""
-    return replace(
-        records,
-        keys=[records.keys[n] for n in positions],
-        payloads=[records.payloads[n] for n in positions],
-        expiries=[records.expiries[n] for n in positions],
-    )
+def _failure(records: Records, position: int, reason: str, message: str) -> KeyFailure:
+    """Return the failure of a key that the target refused; if it cannot read a module's value, by
+    the module's name."""
+    payload = records.payloads[position]
+    if reason == "bad data" and payload[0] in OF_MODULES:
+        reason = "no module"
+        message = (
+            f"the target cannot load the module type {module_name(payload) or '(unnamed)'}: it "
+            f"lacks the module, or has another version of it ({message})"
+        )
+    return KeyFailure(records.source_db, records.keys[position], reason, message)

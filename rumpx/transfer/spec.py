@@ -6,12 +6,15 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from rumpx.model.job import Scope
+from rumpx.model.endpoint import Address
+from rumpx.model.job import FieldExpiries, Scope
 from rumpx.model.nodes import Topology
 from rumpx.servers.connections import Links
 from rumpx.servers.dial import Dialer
+from rumpx.servers.rdb import Dialect
 from rumpx.throttle.rates import Pacer
 from rumpx.transfer.aside import Aside
+from rumpx.transfer.bridge import Bridge
 from rumpx.transfer.chunks import ChunkLimits, Intake
 from rumpx.transfer.dump_reader import Abilities, DumpReader
 from rumpx.transfer.restore_writer import RestoreWriter
@@ -35,6 +38,8 @@ class WorkerSpec:
         clock_offset: the target's clock minus ours, ms, if known.
         expiry_shift: ms to add to expiries (`--clock relative`).
         absttl: the target's RESTORE takes instants.
+        dialects: of the target's primaries, as far as they are known.
+        field_expiries: "drop" accepts the loss of field expiries.
         beside_server: a server is on this machine.
     """
 
@@ -55,6 +60,8 @@ class WorkerSpec:
     clock_offset: float | None
     expiry_shift: int
     absttl: bool
+    dialects: tuple[tuple[Address | None, Dialect], ...]
+    field_expiries: FieldExpiries
     beside_server: bool
 
     def writing_as(self, writer: str, lifeline: int) -> WorkerSpec:
@@ -70,6 +77,7 @@ class WorkerSpec:
             reader,
             RestoreWriter(
                 Links(self.target, self.target_topology),
+                Bridge(self.dialects, self.field_expiries, self.expiry_shift),
                 replace=self.on_conflict == "replace",
                 shift=self.expiry_shift,
                 clock_offset=self.clock_offset,

@@ -28,7 +28,7 @@ from typing import Literal
 from rumpx.model.counts import Counts
 from rumpx.model.endpoint import Address
 from rumpx.model.job import Scope
-from rumpx.model.results import KeyFailure
+from rumpx.model.results import KeyFailure, KeyLoss
 from rumpx.servers.resp import Connection
 from rumpx.transfer.aside import Aside
 from rumpx.transfer.chunks import Chunk, Intake
@@ -77,7 +77,9 @@ class _Tally:
     skipped: int = 0
     repeated: int = 0
     payload_bytes: int = 0
+    rewritten: int = 0
     failures: list[KeyFailure] = field(default_factory=list)
+    losses: list[KeyLoss] = field(default_factory=list)
     kinds: Kinds = NO_KINDS
     large: list[Large] = field(default_factory=list)
     lost: list[bytes] = field(default_factory=list)
@@ -89,6 +91,8 @@ class _Tally:
         self.payload_bytes += written.payload_bytes
         self.kinds += written.kinds
         self.large += written.large
+        self.rewritten += written.rewritten
+        self.losses += written.losses
         for lost in written.lost:
             self.lost += lost.keys
         if read.failures or written.failures:
@@ -108,6 +112,8 @@ class _Tally:
             self.repeated,
             len(self.failures),
             self.payload_bytes,
+            rewritten=self.rewritten,
+            lossy=len(self.losses),
         )
 
 
@@ -180,6 +186,7 @@ class Transfer:
             batch.id,
             tally.counts(),
             tuple(tally.failures),
+            losses=tuple(tally.losses),
             kinds=tally.kinds,
             large=tuple(tally.large),
             late=tuple(late),

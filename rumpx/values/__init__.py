@@ -1,1 +1,1 @@
-"""Values by meaning: compare one key's value on two servers, regardless of encoding."""
+"""Values by meaning: compare them on two servers, and write payloads anew for other servers."""

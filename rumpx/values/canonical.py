@@ -20,6 +20,7 @@ from hashlib import blake2b
 from typing import Final
 
 from rumpx.servers.rdb import FOOTER_BYTES, OF_MODULES, TABLES
+from rumpx.values.encodings import read_length, string_end
 
 _DIGEST_BYTES: Final = 8
 
@@ -34,7 +35,7 @@ def in_order(payload: bytes) -> bytes:
     layout = TABLES.get(body[0]) if body else None
     if layout:
         # A payload that turns out not to be such a table is returned unsorted.
-        with suppress(IndexError, ValueError):
+        with suppress(ValueError):
             return body[:1] + b"".join(sorted(_members(body, *layout)))
     return body
 
@@ -51,42 +52,14 @@ def _members(body: bytes, strings: int, tail: int) -> Iterator[bytes]:
     """Yield the members of a table, each in one piece.
 
     Raises:
-        IndexError, ValueError: the payload is not such a table.
+        ValueError: the payload is not such a table.
     """
-    count, at = _length(body, 1)
+    count, at = read_length(body, 1)
     for _ in range(count):
         start = at
         for _ in range(strings):
-            at = _string_end(body, at)
+            at = string_end(body, at)
         at += tail
         yield body[start:at]
     if at != len(body):
         raise ValueError
-
-
-def _length(body: bytes, at: int) -> tuple[int, int]:
-    """Return a length in RDB encoding, and the position after it."""
-    first = body[at]
-    match first >> 6:
-        case 0:
-            return first & 0x3F, at + 1
-        case 1:
-            return (first & 0x3F) << 8 | body[at + 1], at + 2
-        case 2:
-            size = 8 if first & 1 else 4
-            return int.from_bytes(body[at + 1 : at + 1 + size]), at + 1 + size
-    raise ValueError
-
-
-def _string_end(body: bytes, at: int) -> int:
-    first = body[at]
-    if first < 0xC0:
-        size, at = _length(body, at)
-        return at + size
-    if first < 0xC3:  # a number of 1, 2 or 4 bytes
-        return at + 1 + (1 << (first & 3))
-    if first > 0xC3:
-        raise ValueError
-    size, at = _length(body, at + 1)  # compressed: both lengths come first
-    _, at = _length(body, at)
-    return at + size

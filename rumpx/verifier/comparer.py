@@ -4,7 +4,7 @@ A batch from the source is compared, cheapest proof first:
 
 1. DUMP and expiry of each key from both sides, in the pipelines of a copy. Equal bytes are equal
    values, and so are those that are equal after the members of hash tables are sorted. (With
-   digests: an 8-byte checksum of each value instead.)
+   digests: an 8-byte checksum of each value instead, which is the same for any version.)
 2. Values whose bytes differ are compared by the commands of their type: the order of a set, an
    encoding, a version's footer do not count. A module's type may have no such command: then it is
    reported as incomparable, unless the expiries differ, which proves a difference.
@@ -30,8 +30,9 @@ from dataclasses import dataclass, field, replace
 from rumpx.model.counts import Counts
 from rumpx.model.job import Scope
 from rumpx.model.results import Finding, FindingKind, KeyFailure
+from rumpx.preflight.field_expiries import Fate
 from rumpx.servers.connections import Links
-from rumpx.servers.rdb import fields_expire, kind_of
+from rumpx.servers.rdb import FOOTER_BYTES, body_checksum, fields_expire, kind_of
 from rumpx.servers.replies import malformed
 from rumpx.servers.resp import NO_EXPIRY, Reply, encode
 from rumpx.servers.topology import is_error
@@ -49,17 +50,18 @@ from rumpx.transfer.suspects import Lost, Suspects
 from rumpx.transfer.transfer import Transfer
 from rumpx.values.canonical import in_order, print_of
 from rumpx.values.compare import SMALL_BYTES, unlike
+from rumpx.values.rewrite import FIELD_EXPIRIES
 from rumpx.values.shapes import fits
 from rumpx.values.small import READS, meaning, read_command
 from rumpx.verifier.expired import has_expired, without_fields
 from rumpx.verifier.extras import Clocks, Extras
 
 _GONE = -2
-# The checksum at the end of a DUMP payload (CRC64), and the expiry.
+# The footer of a DUMP payload, with its checksum, and the expiry.
 _DIGEST_SCRIPT = (
     "local d = redis.call('DUMP', KEYS[1]) "
     "if not d then return {'', -2} end "
-    "return {string.sub(d, -8), redis.call('PEXPIRETIME', KEYS[1])}"
+    f"return {{string.sub(d, -{FOOTER_BYTES}), redis.call('PEXPIRETIME', KEYS[1])}}"
 )
 
 State = tuple[bytes, int]
@@ -76,6 +78,8 @@ class CompareSpec:
         tolerance: allowed difference of expiries, in ms, if both servers return absolute expiries.
         coarse_tolerance: the same if one of them returns remaining TTLs.
         digests: compare checksums computed by the servers.
+        field_expiries: "kept", if the target can hold expiries of fields; or "dropped", if their
+            loss is accepted, or "lost".
         clocks: the source's and the target's clock minus this machine's, ms, if known.
     """
 
@@ -84,6 +88,7 @@ class CompareSpec:
     tolerance: int
     coarse_tolerance: int
     digests: bool
+    field_expiries: Fate
     clocks: Clocks
 
     @property
@@ -162,12 +167,14 @@ class _Unequal:
     """A key whose bytes differ, until its value is compared by type.
 
     `kinds` are the types on both sides; `whole` is True if both values are small enough to be read
-    whole, and consist of members only.
+    whole, and consist of members only; `expiring` is True if the source's value is a hash whose
+    fields expire.
     """
 
     key: bytes
     kinds: tuple[bytes, bytes]
     whole: bool
+    expiring: bool
     prints: tuple[bytes, bytes]
     expiries: tuple[int, int]
 
@@ -183,6 +190,7 @@ class _LostAgain(Exception):
 @dataclass(slots=True)
 class _Verdicts:
     equal: int = 0
+    lossy: int = 0
     gone: int = 0
     payload_bytes: int = 0
     findings: list[Finding] = field(default_factory=list)
@@ -197,6 +205,7 @@ class _Verdicts:
             failed=len(self.failures),
             payload_bytes=self.payload_bytes,
             equal=self.equal,
+            lossy=self.lossy,
             missing=kinds["missing"],
             different=len(self.findings) - kinds["missing"] - kinds["incomparable"],
             incomparable=kinds["incomparable"],
@@ -448,8 +457,9 @@ class Comparer:
             return
         kinds = kind_of(mine[0]), kind_of(theirs[0])
         small = max(len(mine[0]), len(theirs[0])) <= SMALL_BYTES
-        plain = kinds[0] in READS and not (fields_expire(mine[0]) or fields_expire(theirs[0]))
-        verdicts.unequal.append(_Unequal(key, kinds, small and plain, prints, expiries))
+        expiring = fields_expire(mine[0])
+        plain = kinds[0] in READS and not (expiring or fields_expire(theirs[0]))
+        verdicts.unequal.append(_Unequal(key, kinds, small and plain, expiring, prints, expiries))
 
     def _judge_expiry(
         self,
@@ -503,7 +513,12 @@ class Comparer:
                 verdicts.findings.append(
                     Finding(batch.db, one.key, kind, told_types, one.prints, one.expiries)
                 )
+            elif one.expiring and self._spec.field_expiries == "lost":
+                verdicts.findings.append(
+                    Finding(batch.db, one.key, "value", FIELD_EXPIRIES, one.prints, one.expiries)
+                )
             elif one.key not in refused:
+                verdicts.lossy += one.expiring and self._spec.field_expiries == "dropped"
                 type_name = opaque.get(one.key, "")
                 self._judge_expiry(batch, one.key, one.prints, one.expiries, verdicts, type_name)
 
@@ -567,7 +582,7 @@ class Comparer:
         others = []
         for key in keys:
             mine, theirs = _state(here[key]), _state(there[key])
-            same = mine and theirs and mine[0] == theirs[0]
+            same = mine and theirs and body_checksum(mine[0]) == body_checksum(theirs[0])
             if same and self._same_expiry(mine[1], theirs[1]):  # type: ignore[index]
                 verdicts.equal += 1
             else:
@@ -586,8 +601,10 @@ def _digest(key: bytes) -> bytes:
 
 def _state(reply: Reply) -> State | None:
     """Return the reply of the digest script; None if the key is absent or the reply an error."""
-    if isinstance(reply, list) and len(reply) == 2 and reply[0]:
+    if isinstance(reply, list) and len(reply) == 2:
         digest, expiry = reply
-        if isinstance(digest, bytes) and isinstance(expiry, int):
+        if not isinstance(digest, bytes) or len(digest) != FOOTER_BYTES:
+            return None
+        if isinstance(expiry, int):
             return digest, expiry
     return None

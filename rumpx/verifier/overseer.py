@@ -183,6 +183,7 @@ class Verifier:
             failed=failed,
             payload_bytes=total.payload_bytes,
             equal=total.equal,
+            lossy=total.lossy,
             different=kinds["type"] + kinds["value"] + kinds["expiry"],
             missing=kinds["missing"],
             extra=kinds["extra"],

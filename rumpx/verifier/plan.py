@@ -35,6 +35,8 @@ from rumpx.preflight.databases import (
     prove_databases,
     refuse_collisions,
 )
+from rumpx.preflight.dialects import find_dialects
+from rumpx.preflight.field_expiries import expiring_hashes, foretell, shows_field_expiries
 from rumpx.preflight.look import look
 from rumpx.preflight.refusals import (
     check_clocks,
@@ -48,12 +50,10 @@ from rumpx.preflight.refusals import (
     warn_of_trust,
 )
 from rumpx.preflight.worker_spec import scan_settings, tune_to_distance, worker_spec
-from rumpx.servers.rdb import version_of
 from rumpx.servers.side import SideFacts, connected
 from rumpx.servers.topology import is_error
 from rumpx.transfer.dump_reader import Abilities
 from rumpx.transfer.restore_writer import LATE_MS
-from rumpx.values.reading import dumped
 from rumpx.verifier.comparer import CompareSpec
 
 # If both servers return absolute expiries; if one returns remaining TTLs, each up to 2 ms off.
@@ -97,13 +97,16 @@ def prepare_comparison(request: Request) -> tuple[Plan, CompareSpec]:
         refuse_same_chain(source, target)
         refuse_replica(target)
         absttl = prove_restore(target, sample, replace=True)
+        dialects = find_dialects(target, sample, scope.target_db(sample.db))
     else:
-        absttl = not lacks_absttl(target, sample)
+        absttl, dialects = not lacks_absttl(target, sample), {}
     if request.delete_extra:
         refuse_replica_source(source)
     tuning = tune_to_distance(job, source, target, databases, partitions=0)
     copying = worker_spec(
-        job, source, target, databases, scope, abilities, "replace", tuning, shift, absttl=absttl
+        *(job, source, target, databases, scope, abilities, "replace", tuning, shift),
+        absttl=absttl,
+        dialects=dialects,
     )
     places, back = with_schemes(source, databases), with_schemes(target, reverse)
     sides = (source, abilities, sample), (target, target_abilities, there)
@@ -126,6 +129,13 @@ def prepare_comparison(request: Request) -> tuple[Plan, CompareSpec]:
         tolerances[0],
         tolerances[1],
         request.digests and digests_work(sides, warnings),
+        foretell(
+            job,
+            expiring_hashes(source, databases),
+            shows_field_expiries(target, there),
+            target,
+            warnings,
+        ),
         (source.clock.offset, target.clock.offset),
     )
     plan = Plan(
@@ -225,7 +235,7 @@ def has_database(side: SideFacts, db: int) -> bool:
 def digests_work(
     sides: Sequence[tuple[SideFacts, Abilities, Sample]], warnings: list[str]
 ) -> bool:
-    """Return True if both sides run read-only scripts and write the same payloads.
+    """Return True if both sides run read-only scripts.
 
     Args:
         sides: source and target, with their allowed commands and a key of each.
@@ -233,7 +243,6 @@ def digests_work(
     if any(abilities.expiry != "instant" for _, abilities, _ in sides):
         warnings.append("--digest needs Redis 7.0 or Valkey on both sides: whole values are read.")
         return False
-    versions = set()
     for side, _, sample in sides:
         with connected(side.dialer, sample.node, sample.db) as connection:
             if is_error(connection.call("EVAL_RO", "return 1", 0)):
@@ -242,12 +251,4 @@ def digests_work(
                     "are read."
                 )
                 return False
-            if payload := dumped(connection, sample.key):
-                versions.add(version_of(payload))
-    if len(versions) > 1:
-        warnings.append(
-            "The payloads of the two servers' versions differ in their checksums: whole values "
-            "are read in spite of --digest."
-        )
-        return False
     return True

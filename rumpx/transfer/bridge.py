@@ -1,0 +1,179 @@
+"""Make the source's payloads fit the target, where it would refuse them as they are.
+
+For each payload, by its version and first byte, and the target's `Dialect`:
+
+1. as it is, if the target takes its version;
+2. stamped with another version, if the target knows the first byte: in constant time, and the
+   source's checksum still guards the value (`servers.rdb`);
+3. rewritten, if the target has another encoding of the value (`values.rewrite`);
+4. failed: the target has nothing that holds the value. If only the expiries of a hash's fields
+   would be lost, `--field-expiries drop` accepts that, and each such key is listed.
+
+A batch is of one node and so of one version: the first payload decides whether any must change.
+With `--clock relative` the expiries of fields are shifted too.
+
+The dialects are those found before the first key. A node may be replaced by one of another version
+meanwhile: the writer asks it again when it refuses a version (`learn`), and keys are read again and
+fit anew.
+
+Not promised: that a module of the same name on the target reads what the source's wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from operator import itemgetter
+from typing import Final, NamedTuple
+
+from rumpx.model.endpoint import Address
+from rumpx.model.job import FieldExpiries
+from rumpx.model.results import KeyFailure
+from rumpx.servers.dialect import common
+from rumpx.servers.rdb import (
+    EXPIRING_HASHES,
+    LOWEST_VERSION,
+    Dialect,
+    restamped,
+    version_of,
+)
+from rumpx.transfer.handler import Records, Rewrite, Written
+from rumpx.values.rewrite import FIELD_EXPIRIES, rewritten, shifted
+
+AS_IS: Final = "as they are"
+STAMPED: Final = "stamped with another version"
+REWRITTEN: Final = "rewritten"
+WAYS: Final = (AS_IS, STAMPED, REWRITTEN)
+_first_byte = itemgetter(0)
+
+
+class Fitted(NamedTuple):
+    """A payload that the target accepts, how it was made, and the loss in it; "" if there is
+    none."""
+
+    payload: bytes
+    way: str
+    loss: str = ""
+
+
+class Bridge:
+    """Fits payloads to the target.
+
+    Args:
+        dialects: of the target's primaries, as far as they are known.
+        field_expiries: "drop" accepts the loss of field expiries.
+        shift: ms to add to field expiries.
+    """
+
+    def __init__(
+        self,
+        dialects: Iterable[tuple[Address | None, Dialect]],
+        field_expiries: FieldExpiries,
+        shift: int,
+    ) -> None:
+        self._dialects = dict(dialects)
+        self._dialect = common(self._dialects.values())
+        self._drops = field_expiries == "drop"
+        self._shift = shift
+
+    def learn(self, node: Address | None, dialect: Dialect) -> None:
+        """Take the dialect that a node has now."""
+        self._dialects[node] = dialect
+        self._dialect = common(self._dialects.values())
+
+    def fit(self, records: Records, result: Written) -> Records:
+        """Return records with payloads that the target accepts; note those that cannot be."""
+        payloads = records.payloads
+        if not payloads or (self._takes(version_of(payloads[0])) and not self._shift):
+            return records
+        return self._fit(records, result)
+
+    def fitted(self, payload: bytes) -> Fitted:
+        """Return one payload as the target accepts it.
+
+        Raises:
+            Unfit: nothing that the target accepts holds the value.
+        """
+        version = self._stamps(version_of(payload)).get(payload[0])
+        if version is None:
+            return self._changed(payload)
+        if version:
+            return Fitted(restamped(payload, version), STAMPED)
+        return Fitted(payload, AS_IS)
+
+    def _takes(self, version: int) -> bool:
+        return self._dialect is None or self._dialect.takes(version)
+
+    def _fit(self, records: Records, result: Written) -> Records:
+        stamps = self._stamps(version_of(records.payloads[0]))
+        payloads = [
+            restamped(payload, version) if (version := stamps.get(payload[0])) else payload
+            for payload in records.payloads
+        ]
+        if stamps.keys() >= set(map(_first_byte, payloads)):
+            return replace(records, payloads=payloads)
+        rewrites: dict[bytes, Rewrite] = {}
+        kept = []
+        for position, payload in enumerate(payloads):
+            if payload[0] not in stamps:
+                key = records.keys[position]
+                try:
+                    fitted = self._changed(payload)
+                except Unfit as error:
+                    failure = KeyFailure(records.source_db, key, error.reason, error.message)
+                    result.failures.append(failure)
+                    continue
+                payloads[position] = fitted.payload
+                rewrites[key] = Rewrite(payload, fitted.loss)
+            kept.append(position)
+        return replace(records, payloads=payloads, rewrites=rewrites).chosen(kept)
+
+    def _stamps(self, version: int) -> dict[int, int]:
+        """Return the versions to stamp payloads of a version with, by their first byte; 0: they fit
+        as they are. All others need more."""
+        dialect = self._dialect
+        if dialect is None or dialect.takes(version):
+            moving = EXPIRING_HASHES if self._shift else ()
+            return {head: 0 for head in range(256) if head not in moving}
+        return {
+            head: stamp
+            for head in LOWEST_VERSION
+            if (stamp := dialect.version_for(head)) is not None
+        }
+
+    def _changed(self, payload: bytes) -> Fitted:
+        """Return a payload that is more than stamped anew.
+
+        Raises:
+            Unfit: nothing that the target accepts holds the value.
+        """
+        dialect = self._dialect
+        try:
+            if dialect is None or dialect.takes(version_of(payload)):
+                return Fitted(shifted(payload, self._shift), REWRITTEN)
+            changed = rewritten(payload, dialect, shift_ms=self._shift)
+        except ValueError as error:
+            raise Unfit("bad data", f"rumpx cannot read its payload: {error}") from None
+        if changed is None:
+            raise Unfit(
+                "unknown type",
+                f"its payload begins with byte {payload[0]}, which the target (payloads of "
+                f"versions {dialect}) does not know",
+            )
+        if FIELD_EXPIRIES in changed.loses and not self._drops:
+            raise Unfit(
+                FIELD_EXPIRIES,
+                "its fields expire, and the target knows no such thing: they would live for ever. "
+                "--field-expiries drop copies the key without",
+            )
+        return Fitted(changed.payload, REWRITTEN, ", ".join(changed.loses))
+
+
+class Unfit(Exception):
+    """No payload that the target accepts holds the value; `reason` and `message` as in
+    KeyFailure."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
