@@ -98,6 +98,8 @@ def _work(
         result = runner.step()
         if result is not None:
             _tell(channel, result)
+        if streaming := handler.take_streaming():
+            _tell(channel, streaming)
         for text in handler.take_notices():
             _tell(channel, Notice(text))
 

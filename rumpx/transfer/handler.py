@@ -23,7 +23,7 @@ from rumpx.model.job import Scope
 from rumpx.model.results import KeyFailure, KeyLoss
 from rumpx.throttle.rates import Pacer
 from rumpx.transfer.content_stats import NO_KINDS, Kinds, Large
-from rumpx.transfer.messages import Ack, Batch, Left
+from rumpx.transfer.messages import Ack, Batch, Left, Streaming
 from rumpx.transfer.runner import Budget, Task
 from rumpx.transfer.suspects import Lost
 
@@ -42,6 +42,9 @@ class Handler(Protocol):
 
     def take_notices(self) -> list[str]:
         """Return the notices for the user since the last call."""
+
+    def take_streaming(self) -> Streaming | None:
+        """Return the progress of a large value, if it is time to show it."""
 
     def close(self) -> None:
         """Close all connections; others are opened when they are needed."""

@@ -112,6 +112,14 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
+class Streaming:
+    """A large value is under way; `fraction` of it is read. Sent twice a second at most."""
+
+    key: bytes
+    fraction: float
+
+
+@dataclass(frozen=True, slots=True)
 class Trouble:
     """A worker cannot continue, and no other could: the run ends with this error. `unfinished`
     counts the settled keys of the batches that it had started, so that the run's counts are
@@ -132,4 +140,4 @@ class Rest:
 
 
 ToWorker = Batch | Rest | Stop
-FromWorker = Ready | Ack | Left | Notice | Trouble
+FromWorker = Ready | Ack | Left | Notice | Streaming | Trouble

@@ -108,6 +108,7 @@ class WorkerSpec:
             shift=self.expiry_shift,
             clock_offset=self.clock_offset,
             hot_keys=self.hot_keys,
+            drops=self.field_expiries == "drop",
         )
 
     def primaries(self) -> Links | None:

@@ -36,7 +36,7 @@ from typing import Any, Final, Literal
 
 from rumpx.errors import ConnectionLost, RumpxError
 from rumpx.model.endpoint import Address
-from rumpx.model.results import KeyFailure
+from rumpx.model.results import KeyFailure, KeyLoss
 from rumpx.servers.connections import Links
 from rumpx.servers.info import milliseconds
 from rumpx.servers.rdb import head_of
@@ -59,13 +59,15 @@ from rumpx.servers.resp import (
     encode,
 )
 from rumpx.servers.topology import is_error
+from rumpx.transfer.bridge import NO_FIELD_EXPIRIES
 from rumpx.transfer.chunks import Chunk, Intake
 from rumpx.transfer.content_stats import Scale
 from rumpx.transfer.handler import Again, Read, Wanted, Written
+from rumpx.transfer.messages import Streaming
 from rumpx.transfer.peer import Peer
 from rumpx.transfer.restore_writer import out_of_memory
 from rumpx.transfer.runner import Pause, Permit, Replies, Task
-from rumpx.transfer.staging import TTL_MS, staging_name
+from rumpx.transfer.staging import TTL_MS, soon_over, staged, staging_name
 from rumpx.units import size as in_words
 from rumpx.values.chunked_reader import (
     OPTIONAL,
@@ -76,6 +78,7 @@ from rumpx.values.chunked_reader import (
     string_windows,
 )
 from rumpx.values.reading import ValueChanged
+from rumpx.values.rewrite import FIELD_EXPIRIES
 from rumpx.values.shapes import fits
 from rumpx.values.typed_writer import FieldsExpire, MembersLost, TypedWriter
 
@@ -85,6 +88,7 @@ _PAUSES: Final = (0.0, 0.5, 2.0)
 WHOLE_BYTES: Final = 64 * 2**20
 # While another value is streamed, look this often, in seconds.
 _LOOK_SECONDS: Final = 0.05
+_SHOW_SECONDS: Final = 0.5
 _WINDOW_BYTES: Final = 128 * 2**10
 _WINDOWS_AHEAD: Final = 2
 _GONE: Final = -2
@@ -226,6 +230,7 @@ class Streamer:
         shift: ms to add to each instant.
         clock_offset: the target's clock minus ours, ms; None where unknown.
         hot_keys: the policy for values that are written in each try.
+        drops: a hash goes without its field expiries to a target that has none.
     """
 
     def __init__(
@@ -239,6 +244,7 @@ class Streamer:
         shift: int,
         clock_offset: float | None,
         hot_keys: HotKeys,
+        drops: bool,
     ) -> None:
         self._source = _Side(source)
         self._target = _Side(target)
@@ -248,8 +254,11 @@ class Streamer:
         self._shift = shift
         self._clock_offset = clock_offset
         self._hot_keys = hot_keys
+        self._drops = drops
         self._scale = Scale()
         self._busy = False
+        self._streaming: Streaming | None = None
+        self._shown = 0.0
         self._notices: list[str] = []
         self._said: set[str] = set()
 
@@ -262,6 +271,17 @@ class Streamer:
         """Return the notices for the user since the last call."""
         taken, self._notices = self._notices, []
         return taken
+
+    def take_streaming(self) -> Streaming | None:
+        """Return the progress of a value, if it is time to show it."""
+        taken, self._streaming = self._streaming, None
+        return taken
+
+    def _show(self, key: bytes, fraction: float) -> None:
+        now = time.monotonic()
+        if now - self._shown >= _SHOW_SECONDS:
+            self._shown = now
+            self._streaming = Streaming(key, fraction)
 
     def close(self) -> None:
         """Close all connections; others are opened when they are needed."""
@@ -291,6 +311,7 @@ class Streamer:
             if self._intake.hurries:
                 raise Draining
         self._busy = True
+        self._shown = time.monotonic()  # a quick one is not shown
         try:
             yield from self._tries(wanted, db, chunk, permit, streamed)
         finally:
@@ -324,12 +345,7 @@ class Streamer:
                 raise malformed(self._source.side, name, str(error)) from None
             except FieldsExpire:
                 streamed.read.failures.append(
-                    KeyFailure(
-                        wanted.db,
-                        key,
-                        "field expiries",
-                        "its fields expire, and the target cannot store that",
-                    )
+                    KeyFailure(wanted.db, key, FIELD_EXPIRIES, NO_FIELD_EXPIRIES)
                 )
                 return
             except _Refused as error:
@@ -374,23 +390,30 @@ class Streamer:
 
     def _watch(self, one: _Try) -> Task[bytes]:
         """Watch the key; return its type."""
-        ask = [("UNWATCH",), ("WATCH", one.key), ("TYPE", one.key)]
-        replies = yield from self._read(one, ask, needed=("UNWATCH", "WATCH"))
+        ask = [("UNWATCH",), ("WATCH", one.key), ("TYPE", one.key), ("PTTL", one.key)]
+        replies = yield from self._read(one, ask)
         kind: bytes = replies[2]
+        left: int = replies[3]
+        if soon_over(left) and staged([one.key]):
+            return b"none"  # another copy's staging key is never whole
         if kind not in (b"none", _STRING) and not chunked_reader(kind, b"", 0, "source", ""):
             raise _ReadWhole
         return kind
 
     def _prepare(self, one: _Try, kind: bytes) -> Task[bool]:
-        """Try the target's commands, none of which writes; return False if the key is busy."""
+        """Try the target's commands on the staging key, which does not exist; return False if the
+        key is busy."""
         staging = one.staging
         rename = "RENAME" if self._replaces else "RENAMENX"
-        commands: list[Command] = [
+        tried: list[Command] = [
             ("UNWATCH",),
             ("WATCH", staging),
-            (rename, staging, one.key),
-            ("EXISTS", one.key),
+            ("UNLINK", staging),
+            ("PEXPIRE", staging, TTL_MS),
+            ("PERSIST", staging),
+            ("PEXPIREAT", staging, 1),
         ]
+        commands = [*tried, (rename, staging, one.key), ("EXISTS", one.key)]
         if kind == b"hash":
             commands.append(("HPEXPIREAT", staging, 1, "FIELDS", 1, b""))
         if kind == b"stream":
@@ -398,10 +421,10 @@ class Streamer:
             commands.append(("XSETID", staging, "0-1", "ENTRIESADDED", 0, "MAXDELETEDID", zero))
         data = b"".join([encode(*command) for command in commands])
         replies = yield from self._ask_target(one, data, len(commands))
-        unwatched, watched, renamed, exists, *more = replies
-        for command, reply in zip(commands, (unwatched, watched), strict=False):
+        for command, reply in zip(tried, replies, strict=False):
             if is_error(reply):
                 raise self._refusal(one, self._target, str(command[0]), reply)
+        renamed, exists, *more = replies[len(tried) :]
         if not is_error(renamed) or not str(renamed).startswith(_NO_KEY):
             raise self._refusal(one, self._target, rename, renamed)
         if is_error(exists):
@@ -424,6 +447,7 @@ class Streamer:
             one.staging,
             shift=self._shift,
             field_expiries=one.field_expiries,
+            drops=self._drops,
             counters=one.counters,
         )
         part: Part | None = None
@@ -432,11 +456,11 @@ class Streamer:
             if not reader.done:
                 following = yield from self._turn(one, reader)
             part = yield from self._exchange(one, reader, following, writer, part)
+        if kind != b"hash" and writer.written != reader.length:
+            raise ValueChanged
         if last := writer.finish():
             yield from self._write(one, [encode(*command) for command in last])
         elif not one.begun:
-            raise ValueChanged
-        if kind != b"hash" and writer.written != reader.length:
             raise ValueChanged
         return writer
 
@@ -482,6 +506,7 @@ class Streamer:
         if asked:
             replies = self._source_replies(one, asked, waits[0], outcomes[0])
             following = reader.take(replies)
+            self._show(one.key, reader.fraction)
             size = following.size if following else 0
             one.payload += size
             self._intake.streamed(one.permit, size, one.guessed)
@@ -521,6 +546,7 @@ class Streamer:
                 if len(piece) < wanted:
                     raise ValueChanged
                 one.payload += len(piece)
+                self._show(one.key, one.payload / length)
                 self._intake.streamed(one.permit, len(piece), wanted)
                 self._push(one, target, piece)
         except BaseException as error:
@@ -642,6 +668,8 @@ class Streamer:
         written.payload_bytes += one.payload
         written.kinds += kinds
         written.large += large
+        if writer and writer.dropped:
+            written.losses.append(KeyLoss(one.wanted.db, key, FIELD_EXPIRIES))
         self._source.serves()
         self._target.serves()
 
@@ -659,13 +687,11 @@ class Streamer:
 
     # Requests.
 
-    def _read(
-        self, one: _Try, commands: Sequence[Command], needed: Sequence[str] = ()
-    ) -> Task[list[Any]]:
-        """Return the source's replies; a refusal of `needed` commands ends streaming."""
+    def _read(self, one: _Try, commands: Sequence[Command]) -> Task[list[Any]]:
+        """Return the source's replies."""
         wait = self._send_source(one, commands)
         (outcome,) = yield [wait]
-        return self._source_replies(one, commands, wait, outcome, needed)
+        return self._source_replies(one, commands, wait, outcome)
 
     def _send_source(self, one: _Try, commands: Sequence[Command]) -> Replies:
         data = b"".join([encode(*command) for command in commands])
@@ -677,7 +703,6 @@ class Streamer:
         commands: Sequence[Command],
         wait: Replies,
         outcome: object,
-        needed: Sequence[str] = (),
     ) -> list[Any]:
         """Return replies, each of its command's shape, or None for an OPTIONAL one's absence."""
         replies = self._outcome(one, self._source, outcome)

@@ -20,10 +20,11 @@ partition in one process.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Literal
+from typing import Final, Literal
 
 from rumpx.model.counts import Counts
 from rumpx.model.endpoint import Address
@@ -34,12 +35,18 @@ from rumpx.transfer.aside import Aside
 from rumpx.transfer.chunks import Chunk, Intake
 from rumpx.transfer.content_stats import NO_KINDS, Kinds, Large
 from rumpx.transfer.handler import Reachable, Read, Reader, Records, Wanted, Writer, Written
-from rumpx.transfer.messages import Ack, Batch, Left
+from rumpx.transfer.messages import Ack, Batch, Left, Streaming
 from rumpx.transfer.retry import Patience
 from rumpx.transfer.runner import Permit, Task
+from rumpx.transfer.staging import soon_over, staged
 from rumpx.transfer.stream import Draining, Streamed, Streamer
 from rumpx.transfer.suspects import Lost, Suspects
 from rumpx.values.compare import Told, differing
+
+STAGING_LEFT_OUT: Final = (
+    "The source has keys named …:rumpx-… that expire within ten minutes: another copy is writing "
+    "large values to it. They are left out."
+)
 
 
 @dataclass(slots=True)
@@ -153,6 +160,8 @@ class Transfer:
         self._on_conflict = on_conflict
         self._expiry_shift = expiry_shift
         self._tallies: dict[int, _Tally] = {}
+        self._notices: list[str] = []
+        self._left_out = False
 
     def dial(self, databases: Sequence[int]) -> None:
         """Open the connections that are certainly needed, since over a distance that takes a while.
@@ -286,7 +295,12 @@ class Transfer:
 
     def take_notices(self) -> list[str]:
         """Return the notices for the user since the last call."""
-        return self._reader.take_notices() + self._streamer.take_notices()
+        taken, self._notices = self._notices, []
+        return taken + self._reader.take_notices() + self._streamer.take_notices()
+
+    def take_streaming(self) -> Streaming | None:
+        """Return the progress of a large value, if it is time to show it."""
+        return self._streamer.take_streaming()
 
     def close(self) -> None:
         """Close all connections."""
@@ -313,6 +327,8 @@ class Transfer:
             del unsettled.read_ask[key]  # an ASK is valid for one try
         read = yield from self._reader.read(wanted, chunk.sizes)
         self._intake.correct(permit, chunk, read.keys, read.payloads)
+        if names := staged(read.keys):
+            self._leave_out(read, names)
         if not read.keys:
             return read, Written()
         ask = {}
@@ -323,6 +339,20 @@ class Transfer:
             Records(db, batch.db, read.keys, read.payloads, read.expiries, ask, read.left)
         )
         return read, written
+
+    def _leave_out(self, read: Read, names: list[bytes]) -> None:
+        """Leave out the staging keys of a copy to the source: they are never whole."""
+        now = 0 if read.left else int(time.time() * 1000)
+        told = dict(zip(read.keys, read.expiries, strict=True))
+        names = [name for name in names if soon_over(told[name] - now)]
+        kept = [n for n, key in enumerate(read.keys) if key not in names]
+        read.keys = [read.keys[n] for n in kept]
+        read.payloads = [read.payloads[n] for n in kept]
+        read.expiries = [read.expiries[n] for n in kept]
+        read.gone += len(names)
+        if names and not self._left_out:
+            self._left_out = True
+            self._notices.append(STAGING_LEFT_OUT)
 
     def _conflicts(
         self, batch: Batch, keys: list[bytes], sizes: dict[bytes, int], tally: _Tally

@@ -35,7 +35,8 @@ FIRST_MEMBERS: Final = 10
 _MEMBER_BYTES: Final = 16
 _NO_FIELD: Final = -2
 _PENDING_AT_ONCE: Final = 500
-_ZERO: Final = b"0-0"
+# Repeated requests during which the server's clock ticked, which makes idle times inexact.
+_TICKS: Final = 10
 
 COUNTERS: Final = {
     b"list": "LLEN",
@@ -352,6 +353,7 @@ class _Stream(ChunkedReader):
         self._last = 0  # of this window
         self._starts: dict[bytes, int] = {}  # groups whose pending entries are asked for, from
         self._pending: list[Pending] = []
+        self._ticks = _TICKS
 
     def request(self, amount: Amount) -> list[Command]:
         if not self._info:
@@ -365,7 +367,7 @@ class _Stream(ChunkedReader):
         commands: list[Command] = []
         for group, first in self._starts.items():
             window = _id(first), _id(self._last), _PENDING_AT_ONCE
-            commands += [("TIME",), ("XPENDING", self.key, group, *window)]
+            commands += [("TIME",), ("XPENDING", self.key, group, *window), ("TIME",)]
         return commands
 
     def take(self, replies: list[Any]) -> Part | None:
@@ -429,9 +431,13 @@ class _Stream(ChunkedReader):
     def _take_pending(self, replies: list[Any]) -> None:
         starts = self._starts
         self._starts = {}
-        clocks, lists = replies[::2], replies[1::2]
-        for (group, start), clock, entries in zip(starts.items(), clocks, lists, strict=True):
-            now = time.time() * 1000 if clock is None else milliseconds(clock)
+        columns = replies[::3], replies[1::3], replies[2::3]
+        for (group, start), before, entries, after in zip(starts.items(), *columns, strict=True):
+            now = time.time() * 1000 if before is None else milliseconds(before)
+            if after is not None and int(milliseconds(after)) != int(now) and self._ticks:
+                self._ticks -= 1
+                self._starts[group] = start  # idle times count from either: ask again
+                continue
             ids = [number_of(entry[0]) for entry in entries]
             if len(ids) > _PENDING_AT_ONCE or ids != sorted(ids) or (ids and ids[0] < start):
                 raise UnfitReply("XPENDING")
@@ -439,6 +445,7 @@ class _Stream(ChunkedReader):
                 Pending(group, entry_id, consumer, int(now) - idle, deliveries)
                 for entry_id, consumer, idle, deliveries in entries
             ]
+            self._ticks = _TICKS
             if len(ids) == _PENDING_AT_ONCE and ids[-1] < self._last:
                 self._starts[group] = ids[-1] + 1
 

@@ -15,6 +15,7 @@ Not promised: a consumer's seen-time and active-time; encodings; LRU and LFU dat
 
 from __future__ import annotations
 
+import os
 import time
 from collections import defaultdict
 from typing import Any, Final
@@ -26,8 +27,9 @@ _ADD: Final = {b"list": "RPUSH", b"set": "SADD", b"hash": "HSET"}
 # Redis's commands refuse later instants, which Valkey takes.
 LATEST_MS: Final = 2**46 - 1
 _FAR_MS: Final = 24 * 3600 * 1000
-_DELETED: Final = 2
 _PLACEHOLDER: Final = b"x"
+# Above any sensible zset-max-listpack-value.
+_LONG_MEMBER: Final = 4096
 
 
 class FieldsExpire(Exception):
@@ -46,21 +48,34 @@ class TypedWriter:
         key: the name to write to, which does not exist yet.
         shift: ms to add to each instant.
         field_expiries: the target has HPEXPIREAT.
+        drops: fields are written without expiries where it has not.
         counters: the target's XSETID takes a stream's counters (≥ 7.0).
+
+    Attributes:
+        written: the members so far.
+        dropped: expiries of fields were left out.
     """
 
     def __init__(
-        self, kind: bytes, key: bytes, *, shift: int, field_expiries: bool, counters: bool
+        self,
+        kind: bytes,
+        key: bytes,
+        *,
+        shift: int,
+        field_expiries: bool,
+        drops: bool,
+        counters: bool,
     ) -> None:
         self._kind = kind
         self._key = key
         self._shift = shift
         self._field_expiries = field_expiries
+        self._drops = drops
         self._counters = counters
         self._stream: StreamFacts | None = None
-        # Members that were written, and those of them that will not expire soon.
         self.written = 0
-        self._lasting = 0
+        self.dropped = False
+        self._lasting = 0  # of those written, the ones that will not expire soon
         self._soon = time.time() * 1000 + _FAR_MS
 
     @property
@@ -89,10 +104,17 @@ class TypedWriter:
         if not part.members:
             return []
         if self._kind == b"zset":
-            words: list[bytes] = [b""] * len(part.members)
-            words[::2], words[1::2] = part.members[1::2], part.members[::2]
-            return [("ZADD", self._key, *words)]
+            return self._put_scores(part.members)
         return [(_ADD[self._kind], self._key, *part.members), *self._expiring(part)]
+
+    def _put_scores(self, members: list[bytes]) -> list[Command]:
+        words: list[bytes] = [b""] * len(members)
+        words[::2], words[1::2] = members[1::2], members[::2]
+        if b"-0" not in words[::2]:
+            return [("ZADD", self._key, *words)]
+        # A small sorted set's encoding has no -0; a long member gives it the other one for good.
+        long = os.urandom(_LONG_MEMBER)
+        return [("ZADD", self._key, "0", long, *words), ("ZREM", self._key, long)]
 
     def _expiring(self, part: Part) -> list[Command]:
         by_instant: defaultdict[int, list[bytes]] = defaultdict(list)
@@ -100,7 +122,10 @@ class TypedWriter:
             if expiry != NO_EXPIRY:
                 by_instant[max(1, min(expiry + self._shift, LATEST_MS))].append(name)
         if by_instant and not self._field_expiries:
-            raise FieldsExpire
+            if not self._drops:
+                raise FieldsExpire
+            self.dropped = True
+            return []
         return [
             ("HPEXPIREAT", self._key, instant, "FIELDS", len(names), *names)
             for instant, names in by_instant.items()
@@ -119,11 +144,13 @@ class TypedWriter:
                     raise MembersLost
             case b"stream":
                 self.written += len(part.entries)
+            case b"zset":
+                self.written += replies[0] - sum(replies[1:])
             case _ if replies:
                 self.written += replies[0]
                 expiring = [e + self._shift for e in part.expiries if e != NO_EXPIRY]
                 soon = sum(instant <= self._soon for instant in expiring)
-                self._lasting += replies[0] - soon
+                self._lasting += replies[0] - soon * self._field_expiries
                 return
         self._lasting = self.written
 
