@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 if TYPE_CHECKING:
     from rumpx.model.checkup import Checkup
@@ -26,7 +26,8 @@ class VerifyOptions(TypedDict, total=False):
     workers: worker processes; 0 chooses.
     batch_keys: keys in one pipeline; 0 chooses by distance.
     size_check: ask each key's size before its DUMP.
-    big_key: bytes from which a value is DUMPed with nothing else in flight on its connection.
+    stream_from: bytes from which a value is copied in pieces; None copies every value whole.
+    hot_keys: for such values that are written in each of three tries: "whole" or "fail".
     max_bytes_in_flight: bytes read and not yet restored, for each worker.
     clock: where the servers' clocks differ by more than a minute: "refuse" (of a job's comparison:
         the job's), keep the "absolute" expiries, or the "relative" times left.
@@ -47,7 +48,8 @@ class VerifyOptions(TypedDict, total=False):
     workers: int
     batch_keys: int
     size_check: bool
-    big_key: int
+    stream_from: int | None
+    hot_keys: Literal["whole", "fail"]
     max_bytes_in_flight: int
     clock: Clock
     read_from: ReadFrom

@@ -499,7 +499,7 @@ def test_a_hash_without_fields_that_never_ends(
     runner = Runner(budget)
     with closing(Throttle()) as throttle, closing(links):
         reader = DumpReader(links, Abilities("instant", multi=False, sizes="none"))
-        intake = Intake(reader, budget, ChunkLimits(1000, 2**20, 2**20), throttle)
+        intake = Intake(reader, budget, ChunkLimits(1000, 2**20, big=2**20), throttle)
         runner.start(expired.without_fields(Calls(links, 1.0, intake), 0, [b"k:1", b"k:2"]))
         with pytest.raises(TargetUnusable, match=f"HSCAN on .* never ends: .*{why}"):
             while runner.delay() is not None:

@@ -150,9 +150,9 @@ def test_a_view_that_is_typed_leaves_the_files_out(write: Callable[[str], str]) 
 
 
 def test_a_typed_default_wins_too(write: Callable[[str], str]) -> None:
-    file = write('workers = 8\nbig-key = "1MiB"\n')
+    file = write('workers = 8\nstream-from = "2MiB"\n')
     arguments = with_config(build_parser(), ["--workers", "4", "--config", file])
-    assert arguments.workers == 4 and arguments.big_key == "1MiB"
+    assert arguments.workers == 4 and arguments.stream_from == "2MiB"
 
 
 def test_a_repeatable_option_takes_one_value_or_a_list(write: Callable[[str], str]) -> None:

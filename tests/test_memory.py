@@ -138,7 +138,7 @@ def test_a_small_budget_holds_too(server: StartServer) -> None:
     assert data.compare(source, target) == []
 
 
-def test_values_above_the_big_key_limit(server: StartServer) -> None:
+def test_values_above_the_stream_limit(server: StartServer) -> None:
     source, target = server("7.0"), server("9.1")
     data.fill_mixed(source, 2000)
     add_large(source, "big string", 30 * MB, seed=2)
@@ -149,6 +149,6 @@ def test_values_above_the_big_key_limit(server: StartServer) -> None:
             raw.do("RPUSH", "big list", *pairs)
     source.do("PEXPIRE", "big string", 3_600_000)
 
-    copy_watched(source, target, "--big-key", "1MiB")
+    copy_watched(source, target, "--stream-from", "1MiB")
 
     assert data.compare(source, target) == []

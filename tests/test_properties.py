@@ -811,8 +811,8 @@ def test_the_parts_of_a_uri() -> None:
 @given(st.integers(0, 10**6), st.sampled_from(("", *"kmgt")), st.sampled_from(["b", "ib"]))
 def test_a_size_is_read_in_powers_of_1024(number: int, unit: str, end: str) -> None:
     expected = number * 1024 ** ["", "k", "m", "g", "t"].index(unit)
-    assert parse_size(f"{number}{unit}{end}", "--big-key") == expected
-    assert parse_size(f" {number} {unit.upper()} ", "--big-key") == expected
+    assert parse_size(f"{number}{unit}{end}", "--stream-from") == expected
+    assert parse_size(f" {number} {unit.upper()} ", "--stream-from") == expected
 
 
 @pure

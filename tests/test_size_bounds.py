@@ -316,7 +316,7 @@ def test_a_value_that_has_grown_and_cannot_pass(server: StartServer) -> None:
     """Then its size is asked, before it is blamed, and told."""
     source, target = server(BOUNDED, rdbcompression="no"), server(BOUNDED)
     filled(source, strings(500))
-    plan = planned(source, target)
+    plan = planned(source, target, stream_from=None)
     with closing(Worker(plan)) as worker:
         worker.settle([f"s:{n:05}" for n in range(100)])
         source.do("CONFIG", "SET", "client-output-buffer-limit", "normal 1mb 0 0")

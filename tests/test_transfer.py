@@ -269,7 +269,7 @@ def test_large_values_are_read_in_chunks_that_fit_the_budget(
         raw.many([("SET", f"large:{n}", bytes([n]) * 300_000) for n in range(40)])
         raw.many([("SETRANGE", f"huge:{n}", 3_000_000, "x") for n in range(3)])
     data.fill_mixed(source, 500)
-    plan = planned(source, target, max_bytes_in_flight=2**20, big_key=2**21)
+    plan = planned(source, target, max_bytes_in_flight=2**20, stream_from=2**21)
 
     acks = copy_partition(plan, plan.partitions[0])
 
@@ -281,7 +281,7 @@ limits = st.builds(
     ChunkLimits,
     pipeline_keys=st.integers(1, 50),
     chunk_bytes=st.integers(1, 5000),
-    big_key=st.integers(1024, 2500),
+    big=st.integers(1024, 2500),
 )
 
 
@@ -307,10 +307,10 @@ def test_chunks_by_size(sizes: list[int], limits: ChunkLimits) -> None:
     for chunk in chunks:
         assert chunk.keys and chunk.size == chunk.estimate == sum(chunk.sizes or ())
         assert chunk.size <= limits.chunk_bytes or len(chunk.keys) == 1
-        assert not chunk.alone or (len(chunk.keys) == 1 and chunk.size >= limits.big_key)
+        assert not chunk.alone or (len(chunk.keys) == 1 and chunk.size >= limits.big)
     alone = {key for chunk in chunks if chunk.alone for key in chunk.keys}
     for key, size in zip(keys, sizes, strict=True):
-        if size >= limits.big_key:
+        if size >= limits.big:
             assert key in alone, "a big key is DUMPed with nothing else in flight"
 
 
@@ -326,5 +326,5 @@ def test_chunks_without_sizes(count: int, size: int, limits: ChunkLimits) -> Non
         chunk = cut_unsized(keys, done, limits, expected)
         assert chunk.keys == keys[done : done + len(chunk.keys)]
         assert len(chunk.keys) == 1 or len(chunk.keys) * size <= limits.chunk_bytes + 1
-        assert chunk.alone == (size >= limits.big_key)
+        assert chunk.alone == (size >= limits.big)
         done += len(chunk.keys)

@@ -202,7 +202,7 @@ limits_of_chunks = st.builds(
     ChunkLimits,
     pipeline_keys=st.integers(1, 50),
     chunk_bytes=st.integers(1, 5000),
-    big_key=st.integers(1024, 2500),
+    big=st.integers(1024, 2500),
 )
 
 

@@ -40,7 +40,7 @@ from rumpx.engine.fence import Fence
 from rumpx.engine.plan import Plan
 from rumpx.engine.progress import ProgressMeter, Told
 from rumpx.engine.scanner import Scanner, Shelf
-from rumpx.engine.status import Warnings, held, node_stats, progress
+from rumpx.engine.status import LargeValue, Warnings, held, node_stats, progress
 from rumpx.engine.steering import Steering
 from rumpx.engine.walks import NONE_RETIRED, Retired, RetiredAs, Walk, WalkName, Walks
 from rumpx.errors import (
@@ -60,7 +60,7 @@ from rumpx.servers.replies import balancer_words, permanent
 from rumpx.throttle.governor import Governor
 from rumpx.throttle.scan_gate import Gate
 from rumpx.transfer.content_stats import Largest
-from rumpx.transfer.messages import Ack, Batch, FromWorker, Notice, Trouble
+from rumpx.transfer.messages import Ack, Batch, FromWorker, Left, Notice, Streaming, Trouble
 
 TICK: Final = 0.25
 # Batches that scanners may have found ahead of the workers, beyond what those hold.
@@ -145,6 +145,7 @@ class Engine:
         self._processes: dict[Side, Counter[str]] = {}
         self.state: State = "starting"
         self.note = ""
+        self._large = LargeValue()
         self.reasons: Counter[str] = Counter()
         self.largest = Largest()
         self._plan = plan
@@ -239,7 +240,7 @@ class Engine:
         now = time.monotonic()
         told = Told(
             self.state,
-            self.note,
+            self.note or self._large.text(now),
             held(self.governor, self._steering.decision, now),
             node_stats(self.governor, self._names, now),
             dict(self.reasons),
@@ -355,8 +356,12 @@ class Engine:
         match message:
             case Ack():
                 self._acknowledged(message)
+            case Left():
+                self.walks.count_unfinished(message.batch, message.counts)
             case Notice():
                 self.warn(message.text)
+            case Streaming():
+                self._large.add(message)
             case Trouble():
                 self._book_unfinished(message)
                 raise message.error
@@ -562,6 +567,8 @@ class Engine:
             for message in self._received(TICK):
                 if isinstance(message, Trouble):
                     self._book_unfinished(message)
+                elif isinstance(message, Left):
+                    self.walks.count_unfinished(message.batch, message.counts)
                 elif isinstance(message, Ack):
                     self._settle_late(message)
         self.tick(force=True)

@@ -40,7 +40,7 @@ from rumpx.processes.channel import Channel, receive, send
 from rumpx.processes.forkserver import process_context, signals_blocked
 from rumpx.throttle.rates import Pace, Throttle
 from rumpx.transfer.handler import Spec
-from rumpx.transfer.messages import Ack, Batch, FromWorker, Ready, Rest, Stop
+from rumpx.transfer.messages import Ack, Batch, FromWorker, Left, Ready, Rest, Stop
 
 DEATHS: Final = 3
 # Workers that die without a single ack between them: not a batch's fault.
@@ -165,6 +165,8 @@ class Pool:
             return
         if isinstance(message, Ack):
             self._settled(member, message)
+        elif isinstance(message, Left):
+            member.held.pop(message.batch, None)
         if isinstance(message, Ready):
             member.awake = True
         else:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from rumpx.engine.progress import Progress
 from rumpx.engine.walks import Walk
-from rumpx.errors import Side
+from rumpx.errors import Side, printable
 from rumpx.model.endpoint import format_address
 from rumpx.model.snapshot import Held, NodeStat
 from rumpx.throttle.decision import Decision
 from rumpx.throttle.governor import Governor
+from rumpx.transfer.messages import Streaming
+from rumpx.units import percent
+
+_SHOWN_SECONDS: Final = 2.0
 
 
 def held(governor: Governor, decision: Decision | None, now: float) -> Held:
@@ -56,6 +63,24 @@ def progress(walks: Iterable[Walk]) -> list[Progress]:
     return [
         Progress(walk.partition, walk.frontier.cursor, walk.counts, walk.done) for walk in walks
     ]
+
+
+class LargeValue:
+    """The large value that was last reported to be under way."""
+
+    def __init__(self) -> None:
+        self._last = Streaming(b"", 0.0)
+        self._at = -math.inf
+
+    def add(self, message: Streaming) -> None:
+        """Take a worker's message."""
+        self._last, self._at = message, time.monotonic()
+
+    def text(self, now: float) -> str:
+        """Return a note about it; "" if there was none recently. `now` is `time.monotonic()`."""
+        if now - self._at > _SHOWN_SECONDS:
+            return ""
+        return f"big: {printable(self._last.key, 40)} {percent(self._last.fraction)}"
 
 
 class Warnings:

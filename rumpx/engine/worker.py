@@ -28,7 +28,6 @@ from rumpx.processes.forkserver import HELD_BACK, name_process
 from rumpx.throttle.rates import Pacer
 from rumpx.transfer.handler import Handler, Spec
 from rumpx.transfer.messages import (
-    Ack,
     FromWorker,
     Notice,
     Ready,
@@ -97,8 +96,10 @@ def _work(
                 runner.start(handler.settle(message))
             continue
         result = runner.step()
-        if isinstance(result, Ack):
+        if result is not None:
             _tell(channel, result)
+        if streaming := handler.take_streaming():
+            _tell(channel, streaming)
         for text in handler.take_notices():
             _tell(channel, Notice(text))
 

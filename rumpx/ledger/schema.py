@@ -233,8 +233,8 @@ class Books:
         self._database = database
 
     def record(self) -> JobRecord:
-        """Return the job's record."""
-        return self._one("SELECT record FROM job", JobRecord)
+        """Return the job's record; without the options that only earlier rumpx had."""
+        return self._one("SELECT json_remove(record, '$.job.big_key') FROM job", JobRecord)
 
     def progressed(self) -> Progressed:
         """Return the job's progress."""

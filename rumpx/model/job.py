@@ -141,7 +141,8 @@ class Job:
     batch_keys: int = DEFAULTS["batch_keys"]
     on_conflict: OnConflict = DEFAULTS["on_conflict"]
     size_check: bool = True
-    big_key: int = DEFAULTS["big_key"]
+    stream_from: int | None = DEFAULTS["stream_from"]
+    hot_keys: Literal["whole", "fail"] = DEFAULTS["hot_keys"]
     max_bytes_in_flight: int = DEFAULTS["max_bytes_in_flight"]
     clock: Clock = "refuse"
     field_expiries: FieldExpiries = DEFAULTS["field_expiries"]

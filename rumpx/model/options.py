@@ -263,8 +263,12 @@ GROUPS: Final = (
              least=0, most=10_000),
         Flag("no-size-check", "do not ask each key's size before reading it: faster, but memory is "
              "bounded only by the number of keys", "", OFF_SWITCH, "size_check"),
-        Flag("big-key", "read values from this size on with nothing else in flight", "SIZE", SIZE,
-             "big_key", "64MiB", least=2**10, most=2**40),
+        Flag("stream-from", "copy values from this size on in pieces, so that no other client "
+             "waits for them", "SIZE", SIZE, "stream_from", "1MiB", least=2**10, most=2**40,
+             off=True, more="The size is that of `MEMORY USAGE`. `off` reads every value whole"),
+        Flag("hot-keys", "for such values that are written in each of three tries: read them "
+             "`whole`, up to 64 MiB, or let them `fail`", "POLICY", field="hot_keys",
+             default="whole", choices=("whole", "fail")),
         Flag("max-bytes-in-flight", "bytes read and not yet written, for each worker", "SIZE",
              SIZE, "max_bytes_in_flight", "16MiB", least=2**16, most=2**40),
         Flag("clock", "if the servers' clocks differ by more than a minute: keep the `absolute` "

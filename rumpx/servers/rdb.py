@@ -138,6 +138,11 @@ def type_of(head: int) -> str:
     return _TYPE_OF.get(head, "other")
 
 
+def head_of(kind: bytes) -> int:
+    """Return the first byte of the plainest payloads of a type, as TYPE names it."""
+    return _TYPES[kind.decode()][0]
+
+
 def kind_of(payload: bytes) -> bytes:
     """Return the type of the value in a payload, as TYPE names it; b"" if it is not known."""
     return _KIND_OF.get(payload[0], b"") if payload else b""

@@ -375,6 +375,14 @@ class Connection:
             fence = last + fence
         return self._send((*buffers, fence), word)
 
+    def push(self, *buffers: bytes) -> None:
+        """Send the start of a pipeline whose end follows by `send`; no replies are owed until then.
+        A pipeline that is never ended needs its connection to be closed."""
+        try:
+            self._send_rest(buffers, 0)
+        except OSError as error:
+            raise self._lost(error, (self._rest,)) from None
+
     def _send(self, buffers: Sequence[bytes], word: bytes) -> None:
         head = b"".join([buffer[:_HEAD_BYTES] for buffer in buffers[:2]])
         size = sum(map(len, buffers))

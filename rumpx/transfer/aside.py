@@ -10,7 +10,7 @@ Not promised: that nothing else of this worker is in flight; other pipelines use
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
@@ -20,8 +20,8 @@ from rumpx.model.job import Scope
 from rumpx.model.results import KeyFailure
 from rumpx.servers.connections import Links
 from rumpx.servers.replies import Kind, classify, permanent
-from rumpx.servers.resp import Connection
-from rumpx.transfer.chunks import even_parts
+from rumpx.servers.resp import Argument, Command, Connection, Reply
+from rumpx.transfer.chunks import Intake, even_parts
 from rumpx.transfer.retry import Patience
 from rumpx.transfer.runner import Task
 from rumpx.transfer.suspects import Lost, Suspects, split
@@ -43,6 +43,40 @@ class Compared(Generic[_T]):
     results: list[_T] = field(default_factory=list)
     refused: list[KeyFailure] = field(default_factory=list)
     lost: list[KeyFailure] = field(default_factory=list)
+
+
+class Paced:
+    """A connection for a long comparison: each of its pipelines takes its turn under the rates.
+
+    Attributes:
+        came: bytes of replies.
+    """
+
+    def __init__(self, connection: Connection, intake: Intake) -> None:
+        self.name = connection.name
+        self.came = 0
+        self._connection = connection
+        self._intake = intake
+        self._last = 0
+
+    def call(self, *arguments: Argument) -> Reply:
+        """As `Connection.call`."""
+        return self.call_many([arguments])[0]
+
+    def call_many(self, commands: Iterable[Command]) -> list[Reply]:
+        """As `Connection.call_many`. The bytes of a pipeline are paid by the next."""
+        asked = list(commands)
+        self._intake.wait(self._last, len(asked))
+        replies = self._connection.call_many(asked)
+        self._last = _bytes_in(replies)
+        self.came += self._last
+        return replies
+
+
+def _bytes_in(reply: Reply) -> int:
+    if isinstance(reply, bytes):
+        return len(reply)
+    return sum(map(_bytes_in, reply)) if isinstance(reply, list) else 0
 
 
 class Aside:

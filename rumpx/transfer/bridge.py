@@ -45,6 +45,10 @@ AS_IS: Final = "as they are"
 STAMPED: Final = "stamped with another version"
 REWRITTEN: Final = "rewritten"
 WAYS: Final = (AS_IS, STAMPED, REWRITTEN)
+NO_FIELD_EXPIRIES: Final = (
+    "its fields expire, and the target knows no such thing: they would live for ever. "
+    "--field-expiries drop copies the key without"
+)
 _first_byte = itemgetter(0)
 
 
@@ -163,11 +167,7 @@ class Bridge:
                 f"versions {dialect}) does not know",
             )
         if FIELD_EXPIRIES in changed.loses and not self._drops:
-            raise Unfit(
-                FIELD_EXPIRIES,
-                "its fields expire, and the target knows no such thing: they would live for ever. "
-                "--field-expiries drop copies the key without",
-            )
+            raise Unfit(FIELD_EXPIRIES, NO_FIELD_EXPIRIES)
         return Fitted(changed.payload, REWRITTEN, ", ".join(changed.loses))
 
 

@@ -5,7 +5,8 @@ A chunk is one pipeline, and so the unit for which the server's other clients wa
 1. A batch is taken in parts of at most three pipelines, whose sizes take a server as long as one
    pipeline's payloads. A part's sizes are asked (the request is on the wire while other batches'
    DUMPs are, so it costs no round trip), and the part is cut into chunks by keys and bytes; a value
-   that alone is larger, or big, is a chunk of its own. The bytes are those `expected` for such
+   that alone is larger, or big, is a chunk of its own, and one that takes the server `stream_from`
+   bytes is not read whole (`stream`). The bytes are those `expected` for such
    sizes, and each chunk is cut when the one before it is done, by the knowledge of that time. Sizes
    are not asked where the server proves that all values are so small that they do not matter
    (`Intake._is_small`).
@@ -17,6 +18,7 @@ A chunk is one pipeline, and so the unit for which the server's other clients wa
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -25,24 +27,36 @@ from rumpx.throttle.rates import Pace, Pacer
 from rumpx.transfer.expected_sizes import Expected
 from rumpx.transfer.handler import Reader, Wanted
 from rumpx.transfer.runner import Budget, Pause, Permit, Task
+from rumpx.values.chunked_reader import FIRST_MEMBERS, Amount
 
 # A key's size where sizes are not asked: the same for all, so that their mean is learnt.
 _GUESSED_BYTES: Final = 512
 # Keys of an unknown kind may take this part of the budget; the rest is for ordinary ones in flight.
 _UNKNOWN_PART: Final = 0.75
 _PIPELINES_A_PART: Final = 3
+BIG_BYTES: Final = 64 * 2**20
+# The most of one value in a chunk; members cost a server as much as bytes.
+STREAM_BYTES: Final = 256 * 2**10
+STREAM_MEMBERS: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkLimits:
-    """`pipeline_keys` and `chunk_bytes`: the most in one pipeline; `big_key`: values of at least
-    so many bytes are DUMPed alone; `small`: values of so many bytes fit the budget in any number
-    that a worker holds."""
+    """`pipeline_keys` and `chunk_bytes`: the most in one pipeline; `stream_from`: values that take
+    the server so many bytes are streamed, None for none; `small`: values of so many bytes fit the
+    budget in any number that a worker holds; `big`: values of at least so many bytes, if they are
+    DUMPed, are DUMPed alone."""
 
     pipeline_keys: int
     chunk_bytes: int
-    big_key: int
+    stream_from: int | None = None
     small: int = 0
+    big: int = BIG_BYTES
+
+
+    def streams(self, estimate: int) -> bool:
+        """Return True if a value that takes the server so many bytes is streamed."""
+        return self.stream_from is not None and estimate >= self.stream_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +71,7 @@ class Chunk:
         plain: all keys are of kinds that are well known.
         alone: nothing else may be in flight.
         sized: sizes were asked, if the server gives any.
+        stream: the one key goes in pieces (`stream`).
     """
 
     keys: list[bytes]
@@ -68,6 +83,7 @@ class Chunk:
     plain: bool
     alone: bool = False
     sized: bool = True
+    stream: bool = False
 
     @property
     def estimate(self) -> int:
@@ -160,9 +176,12 @@ class Intake:
             yield chunk
 
     def alone(self, keys: list[bytes], sizes: Mapping[bytes, int]) -> Chunk:
-        """Make a chunk that excludes all others from flight; `sizes` are those that are known."""
+        """Make a chunk that excludes all others from flight; `sizes` are those that are known. One
+        key that is large goes in pieces instead."""
         told = all(key in sizes for key in keys)
         estimates = [sizes.get(key, _GUESSED_BYTES) for key in keys]
+        if len(keys) == 1 and self._most.streams(estimates[0]):
+            return _streamed(keys[0], estimates[0], self._sized)
         return Chunk(
             keys,
             estimates,
@@ -173,6 +192,39 @@ class Intake:
             plain=False,
             alone=True,
         )
+
+    def whole(self, chunk: Chunk) -> Chunk:
+        """Return a chunk to read whole, after all, for one that cannot be streamed."""
+        size = max(1, int(chunk.expected.of(chunk.estimate)))
+        alone = size >= self._most.big
+        return replace(chunk, sizes=[size], size=size, alone=alone, stream=False)
+
+    @property
+    def amount(self) -> Amount:
+        """The most of one value in a chunk that is read now."""
+        limits = self.limits
+        return Amount(
+            max(FIRST_MEMBERS, min(STREAM_MEMBERS, limits.pipeline_keys)),
+            min(STREAM_BYTES, limits.chunk_bytes),
+        )
+
+    @property
+    def hurries(self) -> bool:
+        """True if the run ends: only pipelines in flight are finished."""
+        return self._pacer.pace().hurry
+
+    def stream_permit(self, chunk: Chunk) -> Task[Permit]:
+        """Wait for a permit to stream a chunk's key, to return by `release`: for two chunks of it,
+        one that is read while the other is written; a task."""
+        yield from self.turn(len(chunk.keys), ops=self._reader.ops(1, sized=chunk.sized))
+        permit = Permit(2 * STREAM_BYTES)
+        yield permit
+        return permit
+
+    def streamed(self, permit: Permit, came: int, guessed: int) -> None:
+        """Record the bytes of one chunk of a value, for which a turn of `guessed` was taken."""
+        self._budget.correct(permit, 2 * max(came, STREAM_BYTES))
+        self._pacer.take(payload=came - guessed)
 
     @property
     def limits(self) -> ChunkLimits:
@@ -210,6 +262,11 @@ class Intake:
         """Wait until the rates allow this much; a task."""
         for seconds in self._pacer.turn(keys=keys, payload=payload, ops=ops):
             yield Pause(seconds)
+
+    def wait(self, payload: float, ops: int) -> None:
+        """As `turn`, for a caller that is no task: blocks."""
+        for seconds in self._pacer.turn(payload=payload, ops=ops):
+            time.sleep(seconds)
 
     def _guess(self, chunk: Chunk) -> float:
         return chunk.expected.ratio * chunk.estimate
@@ -267,13 +324,16 @@ def cut(
     keys: list[bytes], sizes: list[int], start: int, limits: ChunkLimits, expected: Expected
 ) -> Chunk:
     """Return the chunk from `start` on: about `pipeline_keys` keys and at most `chunk_bytes`; a key
-    that alone is larger, or big, is a chunk of its own."""
+    that alone is larger, or big, or streamed, is a chunk of its own."""
     place = _next_part(start, len(keys), limits.pipeline_keys)
     estimates = sizes[place]
     most, largest = expected.together(estimates)
-    if most <= limits.chunk_bytes and largest < limits.big_key:
+    streamed = limits.stream_from is not None and max(estimates) >= limits.stream_from
+    if most <= limits.chunk_bytes and largest < limits.big and not streamed:
         return Chunk(keys[place], estimates, estimates, int(most), 0.0, expected, plain=True)
-    big = [expected.of(size) >= limits.big_key for size in estimates]
+    if limits.streams(estimates[0]):
+        return _streamed(keys[start], estimates[0], expected)
+    big = [limits.streams(size) or expected.of(size) >= limits.big for size in estimates]
     if big[0]:
         estimates = estimates[:1]
     elif True in big:
@@ -290,6 +350,11 @@ def cut(
         plain=False,
         alone=big[0],
     )
+
+
+def _streamed(key: bytes, estimate: int, expected: Expected) -> Chunk:
+    sizes = [estimate]
+    return Chunk([key], sizes, sizes, 0, 0.0, expected, plain=False, stream=True)
 
 
 def cut_unsized(

@@ -92,18 +92,22 @@ class Scale:
                 numbers[_KEYS + head], numbers[_BYTES + head] = divmod(packed, _ONE)
         large: list[Large] = []
         if any(sizes[self._floor.bit_length() :]):
-            large = self._larger(db, keys, payloads)
+            large = self._larger(
+                Large(len(payload), payload[0], db, key)
+                for key, payload in zip(keys, payloads, strict=True)
+            )
         return Kinds(numbers), large
 
-    def _larger(
-        self, db: int, keys: Sequence[bytes], payloads: Sequence[bytes]
-    ) -> list[Large]:
-        found = [
-            Large(len(payload), payload[0], db, key)
-            for key, payload in zip(keys, payloads, strict=True)
-            if len(payload) > self._floor
-        ]
-        found = nlargest(LARGEST_KEPT, found)
+    def weigh_streamed(
+        self, db: int, key: bytes, head: int, size: int
+    ) -> tuple[Kinds, list[Large]]:
+        """As `weigh`, for one value that was read in pieces: the first byte that its payload would
+        have, and its bytes."""
+        numbers = {_SIZES + size.bit_length(): 1, _KEYS + head: 1, _BYTES + head: size}
+        return Kinds(numbers), self._larger([Large(size, head, db, key)])
+
+    def _larger(self, keys: Iterable[Large]) -> list[Large]:
+        found = nlargest(LARGEST_KEPT, (large for large in keys if large.size > self._floor))
         named = self._named | {(large.db, large.key): large.size for large in found}
         self._named = dict(nlargest(LARGEST_KEPT, named.items(), key=lambda item: item[1]))
         if len(self._named) == LARGEST_KEPT:

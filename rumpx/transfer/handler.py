@@ -7,8 +7,7 @@ A worker knows only `Spec` and `Handler`. A handler knows `Reader` and `Writer`,
 connection through them. Both are one side (`Reachable`) whose nodes may fail, move slots or be
 replaced; they retry nothing themselves, but return in `Again` the keys to ask for again.
 
-Not promised: values in pieces. `Reader.read` and `Writer.write` carry each value whole; a second
-pair of methods beside them is the place for values that are read and written in pieces.
+`Reader.read` and `Writer.write` carry each value whole; values in pieces pass through `stream`.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from rumpx.model.job import Scope
 from rumpx.model.results import KeyFailure, KeyLoss
 from rumpx.throttle.rates import Pacer
 from rumpx.transfer.content_stats import NO_KINDS, Kinds, Large
-from rumpx.transfer.messages import Ack, Batch
+from rumpx.transfer.messages import Ack, Batch, Left, Streaming
 from rumpx.transfer.runner import Budget, Task
 from rumpx.transfer.suspects import Lost
 
@@ -35,14 +34,17 @@ class Handler(Protocol):
     def dial(self, databases: Sequence[int]) -> None:
         """Open the connections that are certainly needed."""
 
-    def settle(self, batch: Batch) -> Task[Ack]:
-        """Settle each of a batch's keys; a task."""
+    def settle(self, batch: Batch) -> Task[Ack | Left]:
+        """Settle each of a batch's keys, unless the run ends; a task."""
 
     def unfinished(self) -> dict[int, Counts]:
         """Return the counts so far of each batch that was started and not settled."""
 
     def take_notices(self) -> list[str]:
         """Return the notices for the user since the last call."""
+
+    def take_streaming(self) -> Streaming | None:
+        """Return the progress of a large value, if it is time to show it."""
 
     def close(self) -> None:
         """Close all connections; others are opened when they are needed."""

@@ -91,6 +91,15 @@ def _ack(
 
 
 @dataclass(frozen=True, slots=True)
+class Left:
+    """A batch was left unsettled, since the run ends while one of its values is streamed; `counts`
+    are those of its settled keys."""
+
+    batch: int
+    counts: Counts
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """A worker has started and takes its first batch."""
 
@@ -100,6 +109,14 @@ class Notice:
     """A message that the user should read once, however many workers send it."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Streaming:
+    """A large value is under way; `fraction` of it is read. Sent twice a second at most."""
+
+    key: bytes
+    fraction: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,4 +140,4 @@ class Rest:
 
 
 ToWorker = Batch | Rest | Stop
-FromWorker = Ready | Ack | Notice | Trouble
+FromWorker = Ready | Ack | Left | Notice | Streaming | Trouble

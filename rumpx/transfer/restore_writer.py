@@ -290,13 +290,7 @@ class RestoreWriter(Peer):
             case Kind.BUSY_KEY:
                 result.busy.append(key)
             case Kind.FULL:
-                words = str(error).rstrip(".")
-                result.end(
-                    TargetFull(
-                        f"The target at {name} is out of memory: {words}. Raise its maxmemory, or "
-                        "give it more memory, then resume."
-                    )
-                )
+                result.end(out_of_memory(name, error))
             case Kind.PERMANENT:
                 result.end(denial(self.side, name, "RESTORE", error))
             case Kind.KEY:
@@ -308,6 +302,15 @@ class RestoreWriter(Peer):
     ) -> None:
         sizes = {records.keys[n]: len(records.payloads[n]) for n in route.positions}
         self._lost(list(sizes), route.node, error, sizes, result, written=True)
+
+
+def out_of_memory(name: str, error: object) -> TargetFull:
+    """Return the exception for a target that answers OOM."""
+    words = str(error).rstrip(".")
+    return TargetFull(
+        f"The target at {name} is out of memory: {words}. Raise its maxmemory, or give it more "
+        "memory, then resume."
+    )
 
 
 def _failure(records: Records, position: int, reason: str, message: str) -> KeyFailure:

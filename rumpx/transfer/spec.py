@@ -19,6 +19,7 @@ from rumpx.transfer.chunks import ChunkLimits, Intake
 from rumpx.transfer.dump_reader import Abilities, DumpReader
 from rumpx.transfer.restore_writer import RestoreWriter
 from rumpx.transfer.runner import Budget
+from rumpx.transfer.stream import HotKeys, Streamer
 from rumpx.transfer.transfer import Transfer
 
 
@@ -30,7 +31,8 @@ class WorkerSpec:
         databases: the source's databases that hold keys.
         pipeline_keys: the most keys that are read, or written, in one pipeline.
         bytes_in_flight: the byte budget of one worker.
-        big_key: values of at least so many bytes are DUMPed alone.
+        stream_from: values that take the server so many bytes are streamed; None for none.
+        hot_keys: the policy for values that change while they are streamed.
         batches_in_flight: batches that one worker holds at the same time.
         retry_for: seconds of trouble after which the run gives up.
         clock_offset: the target's clock minus ours, ms, if known.
@@ -51,7 +53,8 @@ class WorkerSpec:
     on_conflict: Literal["replace", "skip", "fail"]
     pipeline_keys: int
     bytes_in_flight: int
-    big_key: int
+    stream_from: int | None
+    hot_keys: HotKeys
     batches_in_flight: int
     retry_for: float
     clock_offset: float | None
@@ -69,6 +72,7 @@ class WorkerSpec:
     def build(self, budget: Budget, pacer: Pacer) -> Transfer:
         """Return reader and writer, joined."""
         reader = DumpReader(Links(self.source, self.source_topology), self.abilities)
+        intake = Intake(reader, budget, self.limits(budget), pacer)
         return Transfer(
             reader,
             RestoreWriter(
@@ -80,7 +84,8 @@ class WorkerSpec:
                 absttl=self.absttl,
             ),
             self.aside(),
-            Intake(reader, budget, self.limits(budget), pacer),
+            intake,
+            self.streamer(intake),
             self.retry_for,
             self.scope,
             self.on_conflict,
@@ -91,6 +96,20 @@ class WorkerSpec:
         """Return further connections to both sides, for comparisons that are not pipelined."""
         both = Links(self.source, self.source_topology), Links(self.target, self.target_topology)
         return Aside(both, self.retry_for, self.scope)
+
+    def streamer(self, intake: Intake) -> Streamer:
+        """Return the copier of large values, over connections of its own."""
+        return Streamer(
+            Links(self.source, self.source_topology),
+            Links(self.target, self.target_topology),
+            intake,
+            expiry=self.abilities.expiry,
+            replace=self.on_conflict == "replace",
+            shift=self.expiry_shift,
+            clock_offset=self.clock_offset,
+            hot_keys=self.hot_keys,
+            drops=self.field_expiries == "drop",
+        )
 
     def primaries(self) -> Links | None:
         """Return connections to the source's primaries if replicas are read in their place."""
@@ -105,6 +124,6 @@ class WorkerSpec:
         return ChunkLimits(
             self.pipeline_keys,
             max(1, budget.limit // 4),
-            self.big_key,
-            min(small, self.big_key - 1),
+            self.stream_from,
+            small if self.stream_from is None else min(small, self.stream_from - 1),
         )

@@ -3,7 +3,8 @@
 Algorithm, for one batch (a task, see `runner`):
 
 1. Cut it into chunks: one pipeline each (`chunks`).
-2. For each chunk get a permit, read it, write it, return the permit.
+2. For each chunk get a permit, read it, write it, return the permit. A large value is streamed
+   instead (`stream`); one that cannot be is read whole.
 3. Keys that were not settled (a lost connection, a redirection, a server that is loading) are
    retried: *read* again, never written again from an old payload. After a redirection at once,
    after trouble with a growing pause; if nothing of the batch is settled for `retry_for` seconds,
@@ -19,10 +20,11 @@ partition in one process.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Literal
+from typing import Final, Literal
 
 from rumpx.model.counts import Counts
 from rumpx.model.endpoint import Address
@@ -33,11 +35,18 @@ from rumpx.transfer.aside import Aside
 from rumpx.transfer.chunks import Chunk, Intake
 from rumpx.transfer.content_stats import NO_KINDS, Kinds, Large
 from rumpx.transfer.handler import Reachable, Read, Reader, Records, Wanted, Writer, Written
-from rumpx.transfer.messages import Ack, Batch
+from rumpx.transfer.messages import Ack, Batch, Left, Streaming
 from rumpx.transfer.retry import Patience
 from rumpx.transfer.runner import Permit, Task
+from rumpx.transfer.staging import soon_over, staged
+from rumpx.transfer.stream import Draining, Streamed, Streamer
 from rumpx.transfer.suspects import Lost, Suspects
 from rumpx.values.compare import Told, differing
+
+STAGING_LEFT_OUT: Final = (
+    "The source has keys named …:rumpx-… that expire within ten minutes: another copy is writing "
+    "large values to it. They are left out."
+)
 
 
 @dataclass(slots=True)
@@ -81,6 +90,7 @@ class _Tally:
     kinds: Kinds = NO_KINDS
     large: list[Large] = field(default_factory=list)
     lost: list[bytes] = field(default_factory=list)
+    chunks: int = 0
 
     def add(self, read: Read, written: Written) -> None:
         self.copied += written.copied
@@ -96,8 +106,10 @@ class _Tally:
             self.failures += read.failures + written.failures
 
     @property
-    def settled(self) -> int:
-        return self.copied + self.gone + self.skipped + self.repeated + len(self.failures)
+    def progress(self) -> int:
+        """Settled keys, and chunks of streamed ones."""
+        settled = self.copied + self.gone + self.skipped + self.repeated + len(self.failures)
+        return settled + self.chunks
 
     def counts(self) -> Counts:
         return Counts(
@@ -119,6 +131,7 @@ class Transfer:
         reader, writer: the two sides.
         aside: compares keys that existed already, over further connections to both.
         intake: cuts batches, and decides when their chunks may be read.
+        streamer: copies the large values.
         retry_for: seconds of trouble after which it gives up.
         scope: for the target's database.
         on_conflict: the policy for a key that the target has.
@@ -131,6 +144,7 @@ class Transfer:
         writer: Writer,
         aside: Aside,
         intake: Intake,
+        streamer: Streamer,
         retry_for: float,
         scope: Scope,
         on_conflict: Literal["replace", "skip", "fail"],
@@ -140,11 +154,14 @@ class Transfer:
         self._writer = writer
         self._aside = aside
         self._intake = intake
+        self._streamer = streamer
         self._retry_for = retry_for
         self._scope = scope
         self._on_conflict = on_conflict
         self._expiry_shift = expiry_shift
         self._tallies: dict[int, _Tally] = {}
+        self._notices: list[str] = []
+        self._left_out = False
 
     def dial(self, databases: Sequence[int]) -> None:
         """Open the connections that are certainly needed, since over a distance that takes a while.
@@ -156,20 +173,24 @@ class Transfer:
         self._reader.dial(databases)
         self._writer.dial([self._scope.target_db(db) for db in databases])
 
-    def settle(self, batch: Batch) -> Task[Ack]:
-        """Copy one batch until each of its keys is settled; a task.
+    def settle(self, batch: Batch) -> Task[Ack | Left]:
+        """Copy one batch until each of its keys is settled, or the run ends while a large one is
+        streamed; a task.
 
         Raises:
             TemporaryError: nothing was settled for `retry_for` seconds.
             SourceUnusable, TargetFull, TargetUnusable: see reader and writer.
         """
         tally = self._tallies[batch.id] = _Tally()
-        for part in self._intake.parts(batch.keys):
-            chunks = yield from self._intake.chunks(_wanted(batch, _Unsettled(), part))
-            for chunk in chunks:
-                yield from self._settle_chunk(batch, chunk, tally)
+        try:
+            for part in self._intake.parts(batch.keys):
+                chunks = yield from self._intake.chunks(_wanted(batch, _Unsettled(), part))
+                for chunk in chunks:
+                    yield from self._settle_chunk(batch, chunk, tally)
+        except Draining:
+            return Left(batch.id, self._tallies.pop(batch.id).counts())
         del self._tallies[batch.id]
-        late = tally.lost if self._writer.unended else ()
+        late = tally.lost if self._writer.unended or self._streamer.unended else ()
         return Ack(
             batch.id,
             tally.counts(),
@@ -191,13 +212,13 @@ class Transfer:
         chunks: Iterable[Chunk] = [chunk]
         patience = Patience(self._retry_for, (self._reader, self._writer))
         while True:
-            settled_before = tally.settled
+            settled_before = tally.progress
             again: list[bytes] = []
             for part in chunks:
                 again += yield from self._try(batch, part, unsettled, suspects, tally)
             if not again:
                 return
-            if tally.settled > settled_before:
+            if tally.progress > settled_before:
                 patience.succeeded()
             yield from patience.before_next_try(
                 trouble=unsettled.waits, complaint=unsettled.complaint
@@ -244,32 +265,59 @@ class Transfer:
         tally: _Tally,
     ) -> Task[list[bytes]]:
         """Read and write a chunk once; return the keys to retry."""
-        permit = yield from self._intake.permit(chunk)
-        try:
-            read, written = yield from self._copy_chunk(batch, unsettled, chunk, permit)
-        finally:
-            self._intake.release(permit)
+        if chunk.stream:
+            streamed = yield from self._stream(batch, unsettled, chunk)
+            tally.chunks += streamed.chunks
+            read, written = streamed.read, streamed.written
+            if streamed.whole:
+                chunk = self._intake.whole(chunk)
+        if not chunk.stream:
+            permit = yield from self._intake.permit(chunk)
+            try:
+                read, written = yield from self._copy_chunk(batch, unsettled, chunk, permit)
+            finally:
+                self._intake.release(permit)
         tally.add(read, written)
         if written.fatal:
             raise written.fatal
         again = unsettled.note(read, written)
         for lost in read.lost + written.lost:
-            if failure := suspects.blame(batch.db, lost, alone=chunk.alone):
+            alone = chunk.alone or chunk.stream  # whose connections are used for nothing else
+            if failure := suspects.blame(batch.db, lost, alone=alone):
                 tally.failures.append(failure)
                 again.remove(failure.key)
         if written.busy:
             sizes = dict(zip(read.keys, map(len, read.payloads), strict=True))
+            if chunk.stream:
+                sizes = dict(zip(chunk.keys, chunk.estimates, strict=True))
             yield from self._conflicts(batch, written.busy, sizes, tally)
         return again
 
     def take_notices(self) -> list[str]:
         """Return the notices for the user since the last call."""
-        return self._reader.take_notices()
+        taken, self._notices = self._notices, []
+        return taken + self._reader.take_notices() + self._streamer.take_notices()
+
+    def take_streaming(self) -> Streaming | None:
+        """Return the progress of a large value, if it is time to show it."""
+        return self._streamer.take_streaming()
 
     def close(self) -> None:
         """Close all connections."""
-        for each in (self._reader, self._writer, self._aside):
+        for each in (self._reader, self._writer, self._aside, self._streamer):
             each.close()
+
+    def _stream(self, batch: Batch, unsettled: _Unsettled, chunk: Chunk) -> Task[Streamed]:
+        """Copy a large value in pieces."""
+        if unsettled.by_slot:
+            self._streamer.refresh()
+        permit = yield from self._intake.stream_permit(chunk)
+        try:
+            wanted = _wanted(batch, unsettled, chunk.keys)
+            db = self._scope.target_db(batch.db)
+            return (yield from self._streamer.copy(wanted, db, chunk, permit))
+        finally:
+            self._intake.release(permit)
 
     def _copy_chunk(
         self, batch: Batch, unsettled: _Unsettled, chunk: Chunk, permit: Permit
@@ -279,6 +327,8 @@ class Transfer:
             del unsettled.read_ask[key]  # an ASK is valid for one try
         read = yield from self._reader.read(wanted, chunk.sizes)
         self._intake.correct(permit, chunk, read.keys, read.payloads)
+        if names := staged(read.keys):
+            self._leave_out(read, names)
         if not read.keys:
             return read, Written()
         ask = {}
@@ -289,6 +339,20 @@ class Transfer:
             Records(db, batch.db, read.keys, read.payloads, read.expiries, ask, read.left)
         )
         return read, written
+
+    def _leave_out(self, read: Read, names: list[bytes]) -> None:
+        """Leave out the staging keys of a copy to the source: they are never whole."""
+        now = 0 if read.left else int(time.time() * 1000)
+        told = dict(zip(read.keys, read.expiries, strict=True))
+        names = [name for name in names if soon_over(told[name] - now)]
+        kept = [n for n, key in enumerate(read.keys) if key not in names]
+        read.keys = [read.keys[n] for n in kept]
+        read.payloads = [read.payloads[n] for n in kept]
+        read.expiries = [read.expiries[n] for n in kept]
+        read.gone += len(names)
+        if names and not self._left_out:
+            self._left_out = True
+            self._notices.append(STAGING_LEFT_OUT)
 
     def _conflicts(
         self, batch: Batch, keys: list[bytes], sizes: dict[bytes, int], tally: _Tally

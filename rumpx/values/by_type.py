@@ -34,11 +34,11 @@ from rumpx.values.reading import Reader, ValueChanged
 from rumpx.values.sketches import LARGEST_SKETCH
 from rumpx.values.small import meaning
 
-CHUNK_BYTES: Final = 2**20
+CHUNK_BYTES: Final = 2**18
 # The most that two instants may differ by if one was computed from a time to live.
 TOLERANCE_MS: Final = 2
 
-_MAX_MEMBERS: Final = 1000
+_MAX_MEMBERS: Final = 500
 _MEMBERS_OF_UNKNOWN_SIZE: Final = 100
 
 
@@ -193,6 +193,23 @@ def _holds_fields_of(one: Reader, other: Reader, key: bytes) -> bool:
         if expiries and not _same(one, other, "HPEXPIRETIME", key, "FIELDS", len(fields), *fields):
             return False
     return True
+
+
+def has_expiring_fields(reader: Reader, key: bytes) -> bool:
+    """Return True if a field of a hash has an expiry.
+
+    Raises:
+        ValueChanged, ReadRefused: as `equal_by_type`.
+    """
+    if not reader.may_call("HPEXPIRETIME", key, "FIELDS", 1, b""):
+        return False
+    count = _members_at_once(reader, key, reader.read("HLEN", key))
+    for found in _walk(reader, "HSCAN", key, count, "HLEN"):
+        fields = found[::2]
+        expiries = reader.read("HPEXPIRETIME", key, "FIELDS", len(fields), *fields)
+        if any(expiry >= 0 for expiry in expiries or ()):
+            return True
+    return False
 
 
 def _equal_streams(source: Reader, target: Reader, key: bytes) -> bool:

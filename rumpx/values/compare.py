@@ -7,8 +7,8 @@ deletion leaves another encoding); only then is a value read by the commands of 
 
 `differing` compares many keys: groups of keys that are small together, one pipeline of DUMPs and
 expiries a side and group, and a few for those of its small values whose DUMPs differ (`small`). A
-value that takes the source more than BIG_BYTES is never dumped, since DUMP stalls a server for its
-whole duration; it is read in chunks.
+value that takes a side more than BIG_BYTES is never dumped, since DUMP stalls a server for its
+whole duration; it is read in chunks. `compare_large` does that for one key.
 
 Not promised: an answer about one instant; a key that is written meanwhile may count as either.
 """
@@ -19,22 +19,30 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from rumpx.values.by_type import TOLERANCE_MS, NotComparable, equal_by_type, same_payload
+from rumpx.values.by_type import (
+    TOLERANCE_MS,
+    NotComparable,
+    equal_by_type,
+    has_expiring_fields,
+    same_payload,
+)
 from rumpx.values.reading import Caller, Reader, ReadRefused, ValueChanged
 from rumpx.values.small import same_small_values
 
 __all__ = [
     "SMALL_BYTES",
     "Caller",
+    "LargePair",
     "NotComparable",
     "ReadRefused",
     "Told",
+    "compare_large",
     "differing",
     "equal_values",
     "unlike",
 ]
 
-BIG_BYTES: Final = 16 * 2**20
+BIG_BYTES: Final = 2**20
 
 _GROUP_BYTES: Final = 4 * 2**20
 _GROUP_KEYS: Final = 200
@@ -100,6 +108,64 @@ def unlike(
     }, told.incomparable
 
 
+@dataclass(frozen=True, slots=True)
+class LargePair:
+    """One key on both sides.
+
+    Attributes:
+        kinds: the types of the values; b"none" where there is no such key.
+        expiries: ms since 1970; -1 none, -2 no such key.
+        equal: the values have the same meaning.
+        opaque: the type, if they cannot be compared.
+        expiring: fields of the source's hash have expiries, which the target cannot hold.
+        still: no client has written the key, on either side, while it was read.
+    """
+
+    kinds: tuple[bytes, bytes]
+    expiries: tuple[int, int]
+    equal: bool
+    opaque: str
+    expiring: bool
+    still: bool
+
+
+def compare_large(source: Caller, target: Caller, key: bytes) -> LargePair:
+    """Compare one key, and read its value in chunks only; raises as `unlike`."""
+    readers = Reader(source, "source"), Reader(target, "target")
+    for reader in readers:
+        reader.caller.call("UNWATCH")
+        reader.caller.call("WATCH", key)  # one that is refused proves nothing
+    exact = [reader.may_call("PEXPIRETIME", key) for reader in readers]
+    kinds = readers[0].read("TYPE", key), readers[1].read("TYPE", key)
+    expiries = [
+        _states(reader, [key], absolute, dump=False)[0][1]
+        for reader, absolute in zip(readers, exact, strict=True)
+    ]
+    told = Told()
+    expiring = False
+    if kinds[0] == kinds[1] != b"none":
+        _look_into(*readers, key, told)
+        expiring = kinds[0] == b"hash" and _expire_on_the_source_alone(*readers, key)
+    still = [reader.caller.call_many([("MULTI",), ("EXEC",)])[-1] for reader in readers]
+    return LargePair(
+        kinds,
+        (expiries[0], expiries[1]),
+        kinds[0] == kinds[1] and key not in told.different,
+        told.incomparable.get(key, ""),
+        expiring,
+        None not in still,
+    )
+
+
+def _expire_on_the_source_alone(source: Reader, target: Reader, key: bytes) -> bool:
+    if target.may_call("HPEXPIRETIME", key, "FIELDS", 1, b""):
+        return False
+    try:
+        return has_expiring_fields(source, key)
+    except ValueChanged:
+        return False
+
+
 def differing(
     source: Caller,
     target: Caller,
@@ -129,7 +195,7 @@ def differing(
     exact = [reader.may_call("PEXPIRETIME", keys[0]) for reader in readers]
     tolerance = max(tolerance, 0 if all(exact) else TOLERANCE_MS)
     told = Told()
-    for group, big in _groups(readers[0], keys):
+    for group, big in _groups(*readers, keys):
         states, others = (
             _states(reader, group, absolute, dump=not big)
             for reader, absolute in zip(readers, exact, strict=True)
@@ -169,11 +235,14 @@ def _are_small(states: tuple[_State, _State]) -> bool:
     return all(payload and len(payload) <= SMALL_BYTES for payload, _ in states)
 
 
-def _groups(source: Reader, keys: Sequence[bytes]) -> Iterator[tuple[list[bytes], bool]]:
+def _groups(
+    source: Reader, target: Reader, keys: Sequence[bytes]
+) -> Iterator[tuple[list[bytes], bool]]:
     """Yield keys to dump together, and each big key alone with True; in order."""
     group: list[bytes] = []
     total = 0
-    for key, size in _sizes(source, keys):
+    for (key, here), (_, there) in zip(_sizes(source, keys), _sizes(target, keys), strict=True):
+        size = max(here, there)
         full = len(group) == _GROUP_KEYS or total + size > _GROUP_BYTES
         if group and full:
             yield group, False

@@ -10,6 +10,9 @@ A batch from the source is compared, cheapest proof first:
    reported as incomparable, unless the expiries differ, which proves a difference.
 3. Expiries may differ by the tolerance.
 
+A value so large that a copy streams it is compared by its type at once, in pieces, and is never
+dumped.
+
 A key that only one side has does not count as missing or extra once it has expired: by the other
 side's clock, or field by field (`expired`). Batches from the target, and batches of extras to
 delete, are for `extras`; a batch of repairs is copied like any other.
@@ -22,10 +25,12 @@ Not promised: a result for one instant.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from rumpx.model.counts import Counts
 from rumpx.model.job import Scope
@@ -34,22 +39,23 @@ from rumpx.preflight.field_expiries import Fate
 from rumpx.servers.connections import Links
 from rumpx.servers.rdb import FOOTER_BYTES, body_checksum, fields_expire, kind_of
 from rumpx.servers.replies import malformed
-from rumpx.servers.resp import NO_EXPIRY, Reply, encode
+from rumpx.servers.resp import NO_EXPIRY, Connection, Reply, encode
 from rumpx.servers.topology import is_error
 from rumpx.throttle.rates import Pacer
-from rumpx.transfer.aside import Aside
+from rumpx.transfer.aside import Aside, Paced
 from rumpx.transfer.chunks import Chunk, Intake
 from rumpx.transfer.commands import Calls
 from rumpx.transfer.dump_reader import Abilities, DumpReader
 from rumpx.transfer.handler import Reader, Wanted
-from rumpx.transfer.messages import Ack, Batch
+from rumpx.transfer.messages import Ack, Batch, Left, Streaming
 from rumpx.transfer.retry import Patience
 from rumpx.transfer.runner import Budget, Permit, Task
 from rumpx.transfer.spec import WorkerSpec
+from rumpx.transfer.staging import soon_over, staged
 from rumpx.transfer.suspects import Lost, Suspects
 from rumpx.transfer.transfer import Transfer
 from rumpx.values.canonical import in_order, print_of
-from rumpx.values.compare import SMALL_BYTES, unlike
+from rumpx.values.compare import SMALL_BYTES, LargePair, compare_large, unlike
 from rumpx.values.rewrite import FIELD_EXPIRIES
 from rumpx.values.shapes import fits
 from rumpx.values.small import READS, meaning, read_command
@@ -57,8 +63,11 @@ from rumpx.verifier.expired import has_expired, without_fields
 from rumpx.verifier.extras import Clocks, Extras
 
 _GONE = -2
-# The footer of a DUMP payload, with its checksum, and the expiry.
+# The footer of a DUMP payload, with its checksum, and the expiry; "" for a value that is so large
+# that it is read in pieces.
 _DIGEST_SCRIPT = (
+    "local m = redis.pcall('MEMORY', 'USAGE', KEYS[1], 'SAMPLES', '1') "
+    "if type(m) == 'number' and m >= tonumber(ARGV[1]) then return {'', -2} end "
     "local d = redis.call('DUMP', KEYS[1]) "
     "if not d then return {'', -2} end "
     f"return {{string.sub(d, -{FOOTER_BYTES}), redis.call('PEXPIRETIME', KEYS[1])}}"
@@ -259,7 +268,7 @@ class Comparer:
         """Open only the connections that a copy opens ahead of time."""
         self._transfer.dial(databases)
 
-    def settle(self, batch: Batch) -> Task[Ack]:
+    def settle(self, batch: Batch) -> Task[Ack | Left]:
         """Do the batch's work; a task.
 
         Raises:
@@ -283,6 +292,10 @@ class Comparer:
         """Return the notices for the user since the last call."""
         read = self._source.reader.take_notices() + self._target.reader.take_notices()
         return read + self._transfer.take_notices()
+
+    def take_streaming(self) -> Streaming | None:
+        """Return the progress of a large value, if it is time to show it."""
+        return self._transfer.take_streaming()
 
     def close(self) -> None:
         """Close all connections."""
@@ -311,7 +324,11 @@ class Comparer:
             yield from self._compare_chunk(batch, chunk, verdicts)
 
     def _compare_chunk(self, batch: Batch, chunk: Chunk, verdicts: _Verdicts) -> Task[None]:
-        """Compare a chunk; if it loses its connections, in parts (see `suspects`)."""
+        """Compare a chunk; if it loses its connections, in parts (see `suspects`); a large value in
+        pieces."""
+        if chunk.stream:
+            yield from self._compare_large(batch, chunk, verdicts)
+            return
         suspects = Suspects()
         chunks = deque([chunk])
         while chunks:
@@ -323,9 +340,62 @@ class Comparer:
                 left = [key for key in part.keys if key not in lost.failed]
                 alone, others = suspects.take(left)
                 parts = [*alone, others] if others else alone
-                chunks += [self._intake.alone(keys, suspects.sizes) for keys in parts]
+                for keys in parts:
+                    again = self._intake.alone(keys, suspects.sizes)
+                    if again.stream:
+                        yield from self._compare_large(batch, again, verdicts)
+                    else:
+                        chunks.append(again)
             finally:
                 self._intake.release(permit)
+
+    def _compare_large(self, batch: Batch, chunk: Chunk, verdicts: _Verdicts) -> Task[None]:
+        """Compare a large value by the commands of its type."""
+
+        def compare(
+            source: Connection, target: Connection, keys: list[bytes]
+        ) -> tuple[LargePair, int]:
+            paced = Paced(source, self._intake)
+            return compare_large(paced, target, keys[0]), paced.came
+
+        permit = yield from self._intake.stream_permit(chunk)
+        try:
+            sizes = dict(zip(chunk.keys, chunk.estimates, strict=True))
+            compared = yield from self._aside.compare(batch.db, chunk.keys, sizes, 1, compare)
+        finally:
+            self._intake.release(permit)
+        verdicts.failures += compared.refused + compared.lost
+        for pair, came in compared.results:
+            verdicts.payload_bytes += came
+            self._judge_large(batch, chunk.keys[0], pair, verdicts)
+
+    def _judge_large(
+        self, batch: Batch, key: bytes, pair: LargePair, verdicts: _Verdicts
+    ) -> None:
+        (kind, other), expiries = pair.kinds, pair.expiries
+        # A value that is written meanwhile has another print each time.
+        prints = (b"", b"") if pair.still else (os.urandom(8), b"")
+        detail = kind.decode("utf-8", "backslashreplace")
+        if kind == b"none" or self._is_staging(key, expiries[0]):
+            verdicts.gone += 1
+        elif other == b"none":
+            self._judge_absent(batch, key, expiries[0], prints, kind == b"hash", verdicts)
+        elif kind != other:
+            detail = f"{detail}, {other.decode('utf-8', 'backslashreplace')}"
+            verdicts.findings.append(Finding(batch.db, key, "type", detail, prints, expiries))
+        elif not pair.equal:
+            verdicts.findings.append(Finding(batch.db, key, "value", detail, prints, expiries))
+        elif pair.expiring and self._spec.field_expiries == "lost":
+            detail = FIELD_EXPIRIES
+            verdicts.findings.append(Finding(batch.db, key, "value", detail, prints, expiries))
+        else:
+            verdicts.lossy += pair.expiring and self._spec.field_expiries == "dropped"
+            self._judge_expiry(batch, key, prints, expiries, verdicts, pair.opaque)
+
+    def _is_staging(self, key: bytes, expiry: int) -> bool:
+        """Return True if the source's key is one that a copy is writing at the moment."""
+        now = time.time() * 1000 + (self._clocks[0] or 0.0)
+        return bool(staged([key])) and soon_over(int(expiry - now))
 
     def _compare_whole(
         self,
@@ -432,12 +502,24 @@ class Comparer:
         self, batch: Batch, key: bytes, mine: State, verdicts: _Verdicts
     ) -> None:
         payload, expiry = mine
-        if has_expired(expiry + self._shift if expiry >= 0 else expiry, self._clocks[1]):
+        prints = print_of(in_order(payload)), b""
+        self._judge_absent(batch, key, expiry, prints, fields_expire(payload), verdicts)
+
+    def _judge_absent(
+        self,
+        batch: Batch,
+        key: bytes,
+        expiry: int,
+        prints: tuple[bytes, bytes],
+        expires: bool,
+        verdicts: _Verdicts,
+    ) -> None:
+        """Judge a key that the target lacks; `expires`: its fields may have expired."""
+        over = has_expired(expiry + self._shift if expiry >= 0 else expiry, self._clocks[1])
+        if over or self._is_staging(key, expiry):
             verdicts.gone += 1
             return
-        prints = print_of(in_order(payload)), b""
         finding = Finding(batch.db, key, "missing", "", prints, (expiry, _GONE))
-        expires = fields_expire(payload)
         (verdicts.missing_hashes if expires else verdicts.findings).append(finding)
 
     def _judge_missing_hashes(self, batch: Batch, verdicts: _Verdicts) -> Task[None]:
@@ -574,11 +656,13 @@ class Comparer:
         """Count the keys whose checksums and expiries match; return all others, including those
         that lost a connection: with their sizes known, a culprit is found sooner."""
         yield from self._intake.turn(len(keys), ops=len(keys))
+        most = self._spec.copying.stream_from
+        digest = partial(_digest, stream_from=2**62 if most is None else most)
         here = yield from self._source.calls.each(
-            _digest, "EVAL_RO", batch.db, keys, patient=False
+            digest, "EVAL_RO", batch.db, keys, patient=False
         )
         db = self._scope.target_db(batch.db)
-        there = yield from self._target.calls.each(_digest, "EVAL_RO", db, keys, patient=False)
+        there = yield from self._target.calls.each(digest, "EVAL_RO", db, keys, patient=False)
         others = []
         for key in keys:
             mine, theirs = _state(here[key]), _state(there[key])
@@ -595,8 +679,8 @@ def _instants(left: list[int]) -> list[int]:
     return [now + ms if ms >= 0 else ms for ms in left]
 
 
-def _digest(key: bytes) -> bytes:
-    return encode("EVAL_RO", _DIGEST_SCRIPT, 1, key)
+def _digest(key: bytes, stream_from: int) -> bytes:
+    return encode("EVAL_RO", _DIGEST_SCRIPT, 1, key, stream_from)
 
 
 def _state(reply: Reply) -> State | None:

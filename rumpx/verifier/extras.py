@@ -1,9 +1,10 @@
 """A worker's part of the comparison from the target: keys that only the target has.
 
 The keys of a batch are checked on the source by EXISTS; a key that is absent there and still on the
-target is extra, unless it has expired (`expired`). If replicas of the source are read, keys that
-one of them lacks are checked on its primary before they count as extra. Extras are deleted only on
-request, each key only right after an EXISTS on the source's primary has returned 0.
+target is extra, unless it has expired (`expired`), or is a copy's staging key (`transfer.staging`).
+If replicas of the source are read, keys that one of them lacks are checked on its primary before
+they count as extra. Extras are deleted only on request, each key only right after an EXISTS on the
+source's primary has returned 0.
 
 Not promised: a result for one instant.
 """
@@ -20,6 +21,7 @@ from rumpx.transfer.chunks import Intake
 from rumpx.transfer.commands import Calls
 from rumpx.transfer.messages import Ack, Batch
 from rumpx.transfer.runner import Task
+from rumpx.transfer.staging import soon_over, staged
 from rumpx.verifier.expired import has_expired, without_fields
 
 Clocks = tuple[float | None, float | None]
@@ -75,6 +77,7 @@ class Extras:
         extra = [key for key, reply in there.items() if reply != 0]
         if extra:
             over = yield from self._all_over(batch.db, extra)
+            over |= yield from self._being_written(batch.db, extra)
             extra = [key for key in extra if key not in over]
         counts = Counts(
             gone=len(absent) - len(extra),
@@ -102,6 +105,11 @@ class Extras:
             for key, reply in left.items()
             if isinstance(reply, int) and reply >= 0 and has_expired(int(now) + reply, source)
         }
+
+    def _being_written(self, db: int, keys: list[bytes]) -> Task[set[bytes]]:
+        """Return the staging keys of a copy that is streaming a value (`transfer.staging`)."""
+        left = yield from self._target.each(_pttl, "PTTL", db, staged(keys), needed=False)
+        return {key for key, reply in left.items() if soon_over(reply)}
 
     def _exist(self, source: Calls, db: int, keys: list[bytes]) -> Task[dict[bytes, Reply]]:
         """Return the source's replies to EXISTS."""

@@ -1,0 +1,46 @@
+"""Names of staging keys: a streamed value is written under one, then renamed.
+
+    key + ":rumpx-" + salt + "-" + n
+
+It begins with the key, so that ACL patterns that allow the key allow it; n makes its slot the
+key's. It has a TTL of at most TTL_MS, which each chunk renews, so that a killed run leaves none.
+A key counts as a staging key only if its name fits *and* its TTL does.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from binascii import crc_hqx
+from collections.abc import Sequence
+from itertools import count
+from typing import Final
+
+from rumpx.model.slots import SLOTS, key_slot
+
+TTL_MS: Final = 600_000
+MARK: Final = b":rumpx-"
+_NAME: Final = re.compile(rb"(.*):rumpx-[0-9a-f]{12}-[0-9]{1,7}", re.DOTALL)
+
+
+def staging_name(key: bytes, *, slotted: bool) -> bytes:
+    """Return a new name, never used before; `slotted`: in the key's slot."""
+    base = b"%b%b%b-" % (key, MARK, os.urandom(6).hex().encode())
+    slot = key_slot(key)
+    if not slotted or key_slot(base + b"0") == slot:  # it has a hash tag
+        return base + b"0"
+    begun = crc_hqx(base, 0)
+    digits = (b"%d" % n for n in count())
+    return base + next(end for end in digits if crc_hqx(end, begun) % SLOTS == slot)
+
+
+def staged(keys: Sequence[bytes]) -> list[bytes]:
+    """Return the keys that have a staging key's name; costs next to nothing if none has."""
+    if MARK not in b"\n".join(keys):
+        return []
+    return [key for key in keys if _NAME.fullmatch(key)]
+
+
+def soon_over(left: object) -> bool:
+    """Return True if a PTTL (ms) is one that a staging key may have."""
+    return isinstance(left, int) and 0 <= left <= TTL_MS

@@ -1,0 +1,841 @@
+"""Copy one large value in chunks, so that neither server's other clients wait for it.
+
+    source   WATCH key · chunk, chunk, … · MULTI · PEXPIRETIME · EXEC
+    target   chunk, chunk, … to a staging key · WATCH staging · its length · MULTI · UNLINK key ·
+             PEXPIREAT or PERSIST staging · RENAME staging key · EXEC
+
+The source's EXEC is refused if anything has written the key since WATCH: its value, its expiry, or
+that of a field. So the value that arrives, and its expiry, are those of one instant. The target's
+old value stays until the new one takes its place, whole, in one transaction; that is not started
+unless the staging key has all members that were written, and not executed if it changes meanwhile.
+Under a policy without REPLACE the key is looked for first, and RENAMENX is used. A chunk is a
+transaction too, so that no staging key is ever without its TTL (`staging`).
+
+- The next chunk is read while the last one is written. Each takes its turn under the rates.
+- A string is one SET: its length is announced, and its bytes follow as GETRANGE returns them.
+- A value that is written meanwhile is given up and read again, TRIES times; then read whole if it
+  has at most WHOLE_BYTES and `--hot-keys` allows, else it has failed.
+- Types without a reader, and servers that refuse a command of this scheme: the key is read whole.
+- Redirections, passing errors and lost connections are noted in Read and Written, for a retry.
+- If the run ends, the value is given up between two chunks (`Draining`).
+
+WATCH belongs to a connection, and any EXEC there ends it. So the connections are used for nothing
+else, and one value at a time is streamed by a worker; other batches continue meanwhile.
+
+Not promised: LRU and LFU data, encodings, a stream's consumers' seen-time and active-time. That a
+single huge member is cut. That a value that never rests is copied.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from rumpx.errors import ConnectionLost, RumpxError
+from rumpx.model.endpoint import Address
+from rumpx.model.results import KeyFailure, KeyLoss
+from rumpx.servers.connections import Links
+from rumpx.servers.info import milliseconds
+from rumpx.servers.rdb import head_of
+from rumpx.servers.replies import (
+    Kind,
+    classify,
+    denial,
+    key_refused,
+    malformed,
+    refused,
+    wrong_syntax,
+)
+from rumpx.servers.resp import (
+    EXEC,
+    MULTI,
+    NO_EXPIRY,
+    Command,
+    Connection,
+    Reply,
+    encode,
+)
+from rumpx.servers.topology import is_error
+from rumpx.transfer.bridge import NO_FIELD_EXPIRIES
+from rumpx.transfer.chunks import Chunk, Intake
+from rumpx.transfer.content_stats import Scale
+from rumpx.transfer.handler import Again, Read, Wanted, Written
+from rumpx.transfer.messages import Streaming
+from rumpx.transfer.peer import Peer
+from rumpx.transfer.restore_writer import out_of_memory
+from rumpx.transfer.runner import Pause, Permit, Replies, Task
+from rumpx.transfer.staging import TTL_MS, soon_over, staged, staging_name
+from rumpx.units import size as in_words
+from rumpx.values.chunked_reader import (
+    OPTIONAL,
+    ChunkedReader,
+    Part,
+    UnfitReply,
+    chunked_reader,
+    string_windows,
+)
+from rumpx.values.reading import ValueChanged
+from rumpx.values.rewrite import FIELD_EXPIRIES
+from rumpx.values.shapes import fits
+from rumpx.values.typed_writer import FieldsExpire, MembersLost, TypedWriter
+
+TRIES: Final = 3
+# Before each try.
+_PAUSES: Final = (0.0, 0.5, 2.0)
+WHOLE_BYTES: Final = 64 * 2**20
+# While another value is streamed, look this often, in seconds.
+_LOOK_SECONDS: Final = 0.05
+_SHOW_SECONDS: Final = 0.5
+_WINDOW_BYTES: Final = 128 * 2**10
+_WINDOWS_AHEAD: Final = 2
+_GONE: Final = -2
+_STRING: Final = b"string"
+_NO_KEY: Final = "ERR no such key"
+_CHANGED: Final = ("WRONGTYPE", _NO_KEY, "NOGROUP")
+# Subcommands whose replies have a shape of their own.
+_CONTAINERS: Final = ("XINFO",)
+
+HotKeys = Literal["whole", "fail"]
+
+
+@dataclass(slots=True)
+class Streamed:
+    """The result for one key.
+
+    Attributes:
+        whole: nothing was written; read the key whole.
+        chunks: those that were written, in all tries.
+    """
+
+    read: Read = field(default_factory=Read)
+    written: Written = field(default_factory=Written)
+    whole: bool = False
+    chunks: int = 0
+
+
+class Draining(Exception):
+    """The run ends; the value was given up, and the key is unsettled."""
+
+
+class _ReadWhole(Exception):
+    """The key cannot be streamed."""
+
+
+class _Unsettled(Exception):
+    """The key was noted in Read or Written."""
+
+
+class _StagingLost(Exception):
+    """The staging key has vanished, or lost members."""
+
+
+class _Side(Peer):
+    """One side; `noted` collects what a key needs before it is asked for again."""
+
+    def owner(self, key: bytes) -> Address | None:
+        """See `Links.owner`."""
+        return self._links.owner(key)
+
+    @property
+    def routes(self) -> bool:
+        """See `Links.routes`."""
+        return self._links.routes
+
+    @property
+    def slotted(self) -> bool:
+        """True if keys have slots."""
+        return self._links.cluster
+
+    @property
+    def unended(self) -> bool:
+        """See `Links.unended`."""
+        return self._links.unended
+
+    def connect(self, key: bytes, node: Address | None, db: int, noted: Again) -> Connection:
+        """Return the connection to a node."""
+        try:
+            return self._links.connect(node, db)
+        except ConnectionLost as error:
+            noted.repeat([key], str(error))
+            raise _Unsettled from None
+
+    def lost(
+        self, key: bytes, node: Address | None, error: ConnectionLost, size: int, noted: Again
+    ) -> _Unsettled:
+        """Note a key whose connection was lost."""
+        written = self.side == "target"
+        self._lost([key], node, error, {key: size}, noted, written=written)
+        return _Unsettled()
+
+    def judge(
+        self, key: bytes, error: Reply, node: Address | None, connection: Connection, noted: Again
+    ) -> Exception:
+        """Return the exception for an error reply to a command about a key."""
+        verdict = classify(error)
+        if verdict.kind is Kind.ASK:
+            # The slot is in migration; a key that is read whole is asked for after ASKING.
+            return _ReadWhole()
+        if self._passes(key, error, verdict, node, connection, noted):
+            return _Unsettled()
+        if verdict.kind is Kind.ABORTED:
+            noted.repeat([key], self._complaint(error, connection))
+            return _Unsettled()
+        if refused(error) or key_refused(error):
+            return _ReadWhole()
+        if verdict.kind is Kind.PERMANENT:
+            return denial(self.side, connection.name, "a command of a streamed value", error)
+        return _Refused(str(error), verdict.reason)
+
+    def serves(self) -> None:
+        """See `Links.serves`."""
+        self._links.serves()
+
+
+class _Refused(Exception):
+    """A reply that fails the key: words, reason."""
+
+
+@dataclass(slots=True)
+class _Try:
+    """One try to stream one key; `node` is the source's, `owner` the target's."""
+
+    wanted: Wanted
+    key: bytes
+    size: int
+    db: int
+    chunk: Chunk
+    permit: Permit
+    streamed: Streamed
+    node: Address | None = None
+    owner: Address | None = None
+    staging: bytes = b""
+    begun: bool = False
+    payload: int = 0
+    guessed: int = 0
+    field_expiries: bool = False
+    counters: bool = False
+
+
+class Streamer:
+    """Copies large values.
+
+    Args:
+        source, target: connections that are used for nothing else.
+        intake: grants turns, and says how large a chunk may be.
+        expiry: how the source's expiries are read (`dump_reader`).
+        replace: existing keys are replaced; else they are `busy`.
+        shift: ms to add to each instant.
+        clock_offset: the target's clock minus ours, ms; None where unknown.
+        hot_keys: the policy for values that are written in each try.
+        drops: a hash goes without its field expiries to a target that has none.
+    """
+
+    def __init__(
+        self,
+        source: Links,
+        target: Links,
+        intake: Intake,
+        *,
+        expiry: Literal["instant", "clock", "left"],
+        replace: bool,
+        shift: int,
+        clock_offset: float | None,
+        hot_keys: HotKeys,
+        drops: bool,
+    ) -> None:
+        self._source = _Side(source)
+        self._target = _Side(target)
+        self._intake = intake
+        self._expiry = expiry
+        self._replaces = replace
+        self._shift = shift
+        self._clock_offset = clock_offset
+        self._hot_keys = hot_keys
+        self._drops = drops
+        self._scale = Scale()
+        self._busy = False
+        self._streaming: Streaming | None = None
+        self._shown = 0.0
+        self._notices: list[str] = []
+        self._said: set[str] = set()
+
+    @property
+    def unended(self) -> bool:
+        """True if the target did not end a lost connection, so that a write may come late."""
+        return self._target.unended
+
+    def take_notices(self) -> list[str]:
+        """Return the notices for the user since the last call."""
+        taken, self._notices = self._notices, []
+        return taken
+
+    def take_streaming(self) -> Streaming | None:
+        """Return the progress of a value, if it is time to show it."""
+        taken, self._streaming = self._streaming, None
+        return taken
+
+    def _show(self, key: bytes, fraction: float) -> None:
+        now = time.monotonic()
+        if now - self._shown >= _SHOW_SECONDS:
+            self._shown = now
+            self._streaming = Streaming(key, fraction)
+
+    def close(self) -> None:
+        """Close all connections; others are opened when they are needed."""
+        self._source.close()
+        self._target.close()
+
+    def refresh(self) -> None:
+        """Read both topologies again after trouble."""
+        self._source.refresh()
+        self._target.refresh()
+
+    def copy(self, wanted: Wanted, db: int, chunk: Chunk, permit: Permit) -> Task[Streamed]:
+        """Stream the one key of a chunk; a task.
+
+        Args:
+            wanted: where to read it.
+            db: the target's database.
+            permit: of `Intake.stream_permit`.
+
+        Raises:
+            Draining: the run ends.
+            SourceUnusable, TargetUnusable: a side will never serve us.
+        """
+        streamed = Streamed()
+        while self._busy:
+            yield Pause(_LOOK_SECONDS)
+            if self._intake.hurries:
+                raise Draining
+        self._busy = True
+        self._shown = time.monotonic()  # a quick one is not shown
+        try:
+            yield from self._tries(wanted, db, chunk, permit, streamed)
+        finally:
+            self._busy = False
+        return streamed
+
+    def _tries(
+        self, wanted: Wanted, db: int, chunk: Chunk, permit: Permit, streamed: Streamed
+    ) -> Task[None]:
+        """Try until the value is copied, or must not be tried again now."""
+        (key,), (size,) = chunk.keys, chunk.estimates
+        why = ""
+        for pause in _PAUSES:
+            if pause:
+                yield Pause(pause)
+            one = _Try(wanted, key, size, db, chunk, permit, streamed)
+            try:
+                yield from self._once(one)
+                return
+            except _Unsettled:
+                return
+            except _ReadWhole:
+                streamed.whole = True
+                return
+            except ValueChanged:
+                why = "changes"
+            except (_StagingLost, MembersLost):
+                why = "staging"
+            except UnfitReply as error:
+                name = str(self._source.side)
+                raise malformed(self._source.side, name, str(error)) from None
+            except FieldsExpire:
+                streamed.read.failures.append(
+                    KeyFailure(wanted.db, key, FIELD_EXPIRIES, NO_FIELD_EXPIRIES)
+                )
+                return
+            except _Refused as error:
+                words, reason = error.args
+                streamed.read.failures.append(KeyFailure(wanted.db, key, reason, words))
+                return
+        if why == "changes" and self._hot_keys == "whole" and size <= WHOLE_BYTES:
+            streamed.whole = True
+            return
+        streamed.read.failures.append(_never(wanted.db, key, size, why, self._hot_keys))
+
+    # One try.
+
+    def _once(self, one: _Try) -> Task[None]:
+        one.node = one.wanted.node
+        if one.wanted.by_slot and self._source.routes:
+            one.node = self._source.owner(one.key)
+        one.owner = self._target.owner(one.key)
+        one.staging = staging_name(one.key, slotted=self._target.slotted)
+        try:
+            kind = yield from self._watch(one)
+            if kind == b"none":
+                one.streamed.read.gone += 1
+                return
+            if not (yield from self._prepare(one, kind)):
+                one.streamed.written.busy.append(one.key)
+                return
+            if kind == _STRING:
+                writer = None
+                yield from self._copy_string(one)
+            else:
+                writer = yield from self._copy_parts(one, kind)
+            expiry = yield from self._expiry_at_end(one)
+            if self._is_past(expiry):
+                one.streamed.written.gone += 1
+                yield from self._abandon(one)
+                return
+            yield from self._swap(one, kind, writer, expiry)
+        except Exception:
+            yield from self._abandon(one)
+            raise
+
+    def _watch(self, one: _Try) -> Task[bytes]:
+        """Watch the key; return its type."""
+        ask = [("UNWATCH",), ("WATCH", one.key), ("TYPE", one.key), ("PTTL", one.key)]
+        replies = yield from self._read(one, ask)
+        kind: bytes = replies[2]
+        left: int = replies[3]
+        if soon_over(left) and staged([one.key]):
+            return b"none"  # another copy's staging key is never whole
+        if kind not in (b"none", _STRING) and not chunked_reader(kind, b"", 0, "source", ""):
+            raise _ReadWhole
+        return kind
+
+    def _prepare(self, one: _Try, kind: bytes) -> Task[bool]:
+        """Try the target's commands on the staging key, which does not exist; return False if the
+        key is busy."""
+        staging = one.staging
+        rename = "RENAME" if self._replaces else "RENAMENX"
+        tried: list[Command] = [
+            ("UNWATCH",),
+            ("WATCH", staging),
+            ("UNLINK", staging),
+            ("PEXPIRE", staging, TTL_MS),
+            ("PERSIST", staging),
+            ("PEXPIREAT", staging, 1),
+        ]
+        commands = [*tried, (rename, staging, one.key), ("EXISTS", one.key)]
+        if kind == b"hash":
+            commands.append(("HPEXPIREAT", staging, 1, "FIELDS", 1, b""))
+        if kind == b"stream":
+            zero = "0-0"
+            commands.append(("XSETID", staging, "0-1", "ENTRIESADDED", 0, "MAXDELETEDID", zero))
+        data = b"".join([encode(*command) for command in commands])
+        replies = yield from self._ask_target(one, data, len(commands))
+        for command, reply in zip(tried, replies, strict=False):
+            if is_error(reply):
+                raise self._refusal(one, self._target, str(command[0]), reply)
+        renamed, exists, *more = replies[len(tried) :]
+        if not is_error(renamed) or not str(renamed).startswith(_NO_KEY):
+            raise self._refusal(one, self._target, rename, renamed)
+        if is_error(exists):
+            raise self._refusal(one, self._target, "EXISTS", exists)
+        if more:
+            answer = more[0]
+            known = not is_error(answer) or str(answer).startswith(_NO_KEY)
+            one.field_expiries = one.counters = known
+            if not known and not (wrong_syntax(answer) or "unknown command" in str(answer)):
+                raise self._refusal(one, self._target, str(commands[-1][0]), answer)
+        return self._replaces or exists == 0
+
+    def _copy_parts(self, one: _Try, kind: bytes) -> Task[TypedWriter]:
+        """Read and write all parts: the next one is read while the last one is written."""
+        connection = self._source.connect(one.key, one.node, one.wanted.db, one.streamed.read)
+        reader = chunked_reader(kind, one.key, one.size, "source", connection.name)
+        assert reader
+        writer = TypedWriter(
+            kind,
+            one.staging,
+            shift=self._shift,
+            field_expiries=one.field_expiries,
+            drops=self._drops,
+            counters=one.counters,
+        )
+        part: Part | None = None
+        while part or not reader.done:
+            following = None
+            if not reader.done:
+                following = yield from self._turn(one, reader)
+            part = yield from self._exchange(one, reader, following, writer, part)
+        if kind != b"hash" and writer.written != reader.length:
+            raise ValueChanged
+        if last := writer.finish():
+            yield from self._write(one, [encode(*command) for command in last])
+        elif not one.begun:
+            raise ValueChanged
+        return writer
+
+    def _turn(self, one: _Try, reader: ChunkedReader) -> Task[list[Command]]:
+        """Wait for the next chunk's turn; return its commands."""
+        if self._intake.hurries:
+            raise Draining
+        amount = self._intake.amount
+        commands = reader.request(amount)
+        one.guessed = amount.size
+        yield from self._intake.turn(0, amount.size, len(commands))
+        return commands
+
+    def _exchange(
+        self,
+        one: _Try,
+        reader: ChunkedReader,
+        asked: list[Command] | None,
+        writer: TypedWriter,
+        part: Part | None,
+    ) -> Task[Part | None]:
+        """Send the commands for the next part, and a part to write; wait for both."""
+        waits: list[Replies] = []
+        commands: list[bytes] = []
+        if part:
+            commands = [encode(*command) for command in writer.put(part)]
+        try:
+            if asked:
+                waits.append(self._send_source(one, asked))
+            if commands:
+                waits.append(self._send_chunk(one, commands))
+        except Exception:
+            if waits:
+                yield waits  # no replies may be left to another value
+            raise
+        if not waits:
+            return None
+        outcomes = yield waits
+        following = None
+        if commands:
+            assert part
+            writer.took(part, self._chunk_replies(one, waits[-1], outcomes.pop(), len(commands)))
+        if asked:
+            replies = self._source_replies(one, asked, waits[0], outcomes[0])
+            following = reader.take(replies)
+            self._show(one.key, reader.fraction)
+            size = following.size if following else 0
+            one.payload += size
+            self._intake.streamed(one.permit, size, one.guessed)
+        return following
+
+    # Strings.
+
+    def _copy_string(self, one: _Try) -> Task[None]:
+        """Copy a string by one SET whose bytes are sent as they are read."""
+        (length,) = yield from self._read(one, [("STRLEN", one.key)])
+        if not length:
+            raise ValueChanged
+        written = one.streamed.written
+        target = self._target.connect(one.key, one.owner, one.db, written)
+        head = b"*5\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n" % (len(one.staging), one.staging, length)
+        one.begun = True
+        waits: deque[tuple[list[Command], Replies]] = deque()
+        try:
+            self._push(one, target, head)
+            size = min(_WINDOW_BYTES, self._intake.amount.size)
+            windows = string_windows(length, size)
+            ended = False
+            while True:
+                while not ended and len(waits) < _WINDOWS_AHEAD:
+                    window = next(windows, None)
+                    ended = window is None
+                    if window is not None:
+                        waits.append((yield from self._ask_window(one, *window)))
+                if not waits:
+                    break
+                asked, wait = waits.popleft()
+                (outcome,) = yield [wait]
+                (piece,) = self._source_replies(one, asked, wait, outcome)
+                wanted = int(asked[0][3]) - int(asked[0][2]) + 1
+                if len(piece) > wanted:
+                    raise UnfitReply("GETRANGE")
+                if len(piece) < wanted:
+                    raise ValueChanged
+                one.payload += len(piece)
+                self._show(one.key, one.payload / length)
+                self._intake.streamed(one.permit, len(piece), wanted)
+                self._push(one, target, piece)
+        except BaseException as error:
+            target.close()  # in the middle of a command
+            if waits and not isinstance(error, GeneratorExit):
+                yield [wait for _, wait in waits]  # no replies may be left to another value
+            raise
+        end = b"\r\n$2\r\nPX\r\n$6\r\n%d\r\n" % TTL_MS
+        (reply,) = yield from self._ask_target(one, end, 1)
+        if reply != b"OK":
+            raise malformed("target", target.name, "SET")
+        one.streamed.chunks += 1
+
+    def _ask_window(self, one: _Try, start: int, end: int) -> Task[tuple[list[Command], Replies]]:
+        if self._intake.hurries:
+            raise Draining
+        yield from self._intake.turn(0, end - start + 1, 1)
+        asked: list[Command] = [("GETRANGE", one.key, start, end)]
+        return asked, self._send_source(one, asked)
+
+    def _push(self, one: _Try, target: Connection, data: bytes) -> None:
+        try:
+            target.push(data)
+        except ConnectionLost as error:
+            raise self._lost(one, self._target, error) from None
+
+    # The end.
+
+    def _expiry_at_end(self, one: _Try) -> Task[tuple[int, bool]]:
+        """Return the key's expiry, ms since 1970 or NO_EXPIRY, and False; or the ms left, and True.
+
+        Raises:
+            ValueChanged: the key has been written since it was watched.
+        """
+        ways = {"instant": ("PEXPIRETIME",), "clock": ("PTTL", "TIME"), "left": ("PTTL",)}
+        commands: list[Command] = [
+            (name, one.key) if name != "TIME" else (name,) for name in ways[self._expiry]
+        ]
+        data = MULTI + b"".join([encode(*command) for command in commands]) + EXEC
+        wait = self._send_raw(one, self._source, one.node, data, len(commands) + 2)
+        (outcome,) = yield [wait]
+        replies = self._outcome(one, self._source, outcome)
+        self._no_errors(one, self._source, wait.connection, replies)
+        last = replies[-1]
+        if last is None:
+            raise ValueChanged
+        if not isinstance(last, list) or len(last) != len(commands):
+            raise malformed("source", wait.connection.name, "EXEC")
+        self._no_errors(one, self._source, wait.connection, last)
+        expiry = last[0]
+        if not isinstance(expiry, int) or expiry < _GONE:
+            raise malformed("source", wait.connection.name, str(commands[0][0]))
+        if expiry == _GONE:
+            raise ValueChanged
+        if self._expiry == "clock" and expiry >= 0:
+            expiry += int(milliseconds(last[1]))
+        return expiry, self._expiry == "left"
+
+    def _is_past(self, expiry: tuple[int, bool]) -> bool:
+        at, left = expiry
+        if at == NO_EXPIRY or left or self._clock_offset is None:
+            return False
+        return at + self._shift <= time.time() * 1000 + self._clock_offset
+
+    def _swap(
+        self, one: _Try, kind: bytes, writer: TypedWriter | None, expiry: tuple[int, bool]
+    ) -> Task[None]:
+        """Give the value its name, and its expiry."""
+        staging, key, written = one.staging, one.key, one.streamed.written
+        counter: Command = writer.counter if writer else ("STRLEN", staging)
+        # UNWATCH: the key has been written since `_prepare` watched it.
+        commands: list[Command] = [("UNWATCH",), ("WATCH", staging), ("EXISTS", staging), counter]
+        ask = b"".join([encode(*command) for command in commands])
+        replies = yield from self._ask_target(one, ask, len(commands))
+        self._no_errors(one, self._target, None, replies)
+        *_, exists, length = replies
+        if not exists and writer and writer.all_may_expire:
+            written.gone += 1
+            return
+        holds = writer.holds(length) if writer else length == one.payload
+        if not exists or not holds:
+            raise _StagingLost
+        at, left = expiry
+        commands = []
+        if self._replaces:
+            commands.append(("UNLINK", key))
+        if at == NO_EXPIRY:
+            commands.append(("PERSIST", staging))
+        elif left:
+            commands.append(("PEXPIRE", staging, max(1, at)))
+        else:
+            commands.append(("PEXPIREAT", staging, max(1, at + self._shift)))
+        commands.append(("RENAME" if self._replaces else "RENAMENX", staging, key))
+        data = MULTI + b"".join([encode(*command) for command in commands]) + EXEC
+        replies = yield from self._ask_target(one, data, len(commands) + 2)
+        self._no_errors(one, self._target, None, replies)
+        done = replies[-1]
+        if done is None:
+            raise _StagingLost
+        if not isinstance(done, list) or len(done) != len(commands):
+            raise malformed("target", self._name(one), "EXEC")
+        *others, renamed = done
+        self._no_errors(one, self._target, None, others)
+        if is_error(renamed):
+            if str(renamed).startswith(_NO_KEY):  # its expiry was past
+                written.gone += 1
+                return
+            raise self._refusal(one, self._target, "RENAME", renamed)
+        if renamed == 0 and not self._replaces:
+            written.busy.append(key)
+            yield from self._abandon(one)
+            return
+        if renamed not in (b"OK", 1):
+            raise malformed("target", self._name(one), "RENAME")
+        kinds, large = self._scale.weigh_streamed(
+            one.wanted.db, key, head_of(kind), one.payload
+        )
+        written.copied += 1
+        written.payload_bytes += one.payload
+        written.kinds += kinds
+        written.large += large
+        if writer and writer.dropped:
+            written.losses.append(KeyLoss(one.wanted.db, key, FIELD_EXPIRIES))
+        self._source.serves()
+        self._target.serves()
+
+    def _abandon(self, one: _Try) -> Task[None]:
+        """Delete the staging key, if it may exist. If that fails, its TTL ends it."""
+        if not one.begun:
+            return
+        one.begun = False
+        try:
+            connection = self._target.connect(one.key, one.owner, one.db, Again())
+            connection.send(encode("UNLINK", one.staging))
+            yield [Replies(connection, 1)]
+        except (RumpxError, _Unsettled):
+            return
+
+    # Requests.
+
+    def _read(self, one: _Try, commands: Sequence[Command]) -> Task[list[Any]]:
+        """Return the source's replies."""
+        wait = self._send_source(one, commands)
+        (outcome,) = yield [wait]
+        return self._source_replies(one, commands, wait, outcome)
+
+    def _send_source(self, one: _Try, commands: Sequence[Command]) -> Replies:
+        data = b"".join([encode(*command) for command in commands])
+        return self._send_raw(one, self._source, one.node, data, len(commands))
+
+    def _source_replies(
+        self,
+        one: _Try,
+        commands: Sequence[Command],
+        wait: Replies,
+        outcome: object,
+    ) -> list[Any]:
+        """Return replies, each of its command's shape, or None for an OPTIONAL one's absence."""
+        replies = self._outcome(one, self._source, outcome)
+        came: list[Any] = []
+        for command, reply in zip(commands, replies, strict=True):
+            name = str(command[0])
+            if is_error(reply):
+                if str(reply).startswith(_CHANGED):
+                    raise ValueChanged
+                unknown = "unknown command" in str(reply).lower()
+                if not (unknown and name in OPTIONAL):
+                    raise self._refusal(one, self._source, name, reply)
+                came.append(None)
+                continue
+            if name in _CONTAINERS:
+                name = f"{name} {command[1]!s}"
+            if not fits(name, reply):
+                raise malformed("source", wait.connection.name, name)
+            came.append(reply)
+        return came
+
+    def _write(self, one: _Try, commands: list[bytes]) -> Task[list[Any]]:
+        """Write a chunk of commands to the staging key; return their replies."""
+        wait = self._send_chunk(one, commands)
+        (outcome,) = yield [wait]
+        return self._chunk_replies(one, wait, outcome, len(commands))
+
+    def _send_chunk(self, one: _Try, commands: list[bytes]) -> Replies:
+        """Send commands in a transaction that also asks whether the staging key exists, and renews
+        its TTL."""
+        exists, ttl = encode("EXISTS", one.staging), encode("PEXPIRE", one.staging, TTL_MS)
+        data = b"".join([MULTI, exists, *commands, ttl, EXEC])
+        return self._send_raw(one, self._target, one.owner, data, len(commands) + 4)
+
+    def _chunk_replies(
+        self, one: _Try, wait: Replies, outcome: object, number: int
+    ) -> list[Any]:
+        begun, one.begun = one.begun, True
+        replies = self._outcome(one, self._target, outcome)
+        self._no_errors(one, self._target, wait.connection, replies)
+        done = replies[-1]
+        if not isinstance(done, list) or len(done) != number + 2:
+            raise malformed("target", wait.connection.name, "EXEC")
+        self._no_errors(one, self._target, wait.connection, done)
+        if done[0] != int(begun):
+            raise _StagingLost
+        one.streamed.chunks += 1
+        return done[1:-1]
+
+    def _ask_target(self, one: _Try, data: bytes, number: int) -> Task[list[Any]]:
+        """Return the target's replies; errors too."""
+        wait = self._send_raw(one, self._target, one.owner, data, number)
+        (outcome,) = yield [wait]
+        return self._outcome(one, self._target, outcome)
+
+    def _send_raw(
+        self, one: _Try, side: _Side, node: Address | None, data: bytes, number: int
+    ) -> Replies:
+        noted, db = self._noted(one, side)
+        connection = side.connect(one.key, node, db, noted)
+        try:
+            connection.send(data)
+        except ConnectionLost as error:
+            raise self._lost(one, side, error) from None
+        return Replies(connection, number)
+
+    def _outcome(self, one: _Try, side: _Side, outcome: object) -> list[Any]:
+        if isinstance(outcome, ConnectionLost):
+            raise self._lost(one, side, outcome)
+        assert isinstance(outcome, list)
+        return outcome
+
+    def _lost(self, one: _Try, side: _Side, error: ConnectionLost) -> _Unsettled:
+        noted, _ = self._noted(one, side)
+        return side.lost(one.key, self._place(one, side), error, one.size, noted)
+
+    def _noted(self, one: _Try, side: _Side) -> tuple[Again, int]:
+        if side is self._source:
+            return one.streamed.read, one.wanted.db
+        return one.streamed.written, one.db
+
+    def _place(self, one: _Try, side: _Side) -> Address | None:
+        return one.node if side is self._source else one.owner
+
+    def _name(self, one: _Try) -> str:
+        return self._target.connect(one.key, one.owner, one.db, one.streamed.written).name
+
+    def _no_errors(
+        self, one: _Try, side: _Side, connection: Connection | None, replies: Sequence[Any]
+    ) -> None:
+        """Raise for the first error among replies."""
+        for reply in replies:
+            if is_error(reply):
+                raise self._refusal(one, side, "a command of its type", reply)
+
+    def _refusal(self, one: _Try, side: _Side, command: str, reply: Any) -> Exception:
+        """Return the exception for an error reply, or an unexpected one."""
+        noted, db = self._noted(one, side)
+        connection = side.connect(one.key, self._place(one, side), db, noted)
+        if not is_error(reply):
+            return malformed(side.side, connection.name, command)
+        if "OOM" in str(reply)[:80] and side is self._target:
+            noted.end(out_of_memory(connection.name, reply))
+            return _Unsettled()
+        error = side.judge(one.key, reply, self._place(one, side), connection, noted)
+        if isinstance(error, _ReadWhole) and refused(reply):
+            self._say(
+                f"The {side.side} at {connection.name} refuses {command}: large values are read "
+                f"and written whole, and delay other clients ({reply!s})."
+            )
+        return error
+
+    def _say(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._notices.append(text)
+
+
+def _never(db: int, key: bytes, size: int, why: str, hot_keys: HotKeys) -> KeyFailure:
+    """Return the failure of a value that was given up in each try."""
+    if why == "staging":
+        return KeyFailure(
+            db,
+            key,
+            "staging key lost",
+            f"the target lost the key that it was written to, {TRIES} times: does it evict keys "
+            "with a TTL, or is it flushed?",
+        )
+    large = f"; {in_words(size)} are too many to read whole" if hot_keys == "whole" else ""
+    return KeyFailure(
+        db,
+        key,
+        "changes while it is read",
+        f"it was written during each of {TRIES} tries{large}. Copy it at a quiet hour, or with "
+        "--read-from replica",
+    )
