@@ -10,8 +10,9 @@ A server's new encoding of a value is one number in `_TYPES`.
 A payload loads if the target accepts the version in its footer and knows its type byte. The
 version is then forgotten: the types up to 21 mean the same in both families whatever is stamped,
 so that a payload with the lowest version that has its type loads wherever that type is known. (One
-exception, rare but fatal to the target: `values.rewrite.portable`.) From 22 on each family has its own types:
-stamped anew, a hash of Valkey 9 loads into Redis 8 as an empty or a wrong one, without an error.
+exception, rare but fatal to the target: `values.rewrite.portable`.) From 22 on each family has its
+own types: stamped anew, a hash of Valkey 9 loads into Redis 8 as an empty or a wrong one, without
+an error.
 """
 
 from __future__ import annotations
