@@ -562,7 +562,7 @@ def test_hashes_whose_fields_expire_are_refused_alike(server: StartServer) -> No
     checked = refused_alike(SOME_KEYS, source.uri, target.uri)
 
     assert "its fields expire" in checked.failed["payloads"][0]
-    assert "1 hashes whose fields expire" in checked.told("warn")["versions"][0]
+    assert "1 hash whose fields expire" in checked.told("warn")["versions"][0]
     assert target.do("DBSIZE") == 0
 
 

@@ -57,8 +57,9 @@ def foretell(job: Job, hashes: int, knows: bool, target: SideFacts, warnings: li
     """
     if not hashes or knows:
         return "kept"
+    noun = "hash" if hashes == 1 else "hashes"
     of_hashes = (
-        f"The source has {units.keys(hashes)} hashes whose fields expire, and the target "
+        f"The source has {units.keys(hashes)} {noun} whose fields expire, and the target "
         f"({target.version}) knows no such thing"
     )
     if job.field_expiries == "drop":
