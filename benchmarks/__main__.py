@@ -29,6 +29,7 @@ from benchmarks import (
     startup,
     tail,
     values,
+    versions,
     watching,
 )
 from benchmarks.charts import draw, draw_plot
@@ -47,6 +48,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "gentle": gentle.run,
     "hindered": hindered.run,
     "tail": tail.run,
+    "versions": versions.run,
     "watching": watching.run,
     "parsing": parsing.run,
 }

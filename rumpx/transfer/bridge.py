@@ -21,7 +21,7 @@ Not promised: that a module of the same name on the target reads what the source
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from operator import itemgetter
 from typing import Final, NamedTuple
@@ -34,13 +34,20 @@ from rumpx.servers.rdb import (
     EXPIRING_HASHES,
     LOWEST_VERSION,
     Dialect,
+    all_restamped,
     restamped,
     version_of,
 )
 from rumpx.transfer.handler import Records, Rewrite, Written
-from rumpx.values.rewrite import FIELD_EXPIRIES, portable, rewritten, shifted
+from rumpx.values.rewrite import (
+    FIELD_EXPIRIES,
+    SHORTEST_DISPUTED,
+    portable,
+    rewritten,
+    shifted,
+)
 
-_AS_IS: Final = 0
+_ALL: Final = frozenset(range(256))
 AS_IS: Final = "as they are"
 STAMPED: Final = "stamped with another version"
 REWRITTEN: Final = "rewritten"
@@ -59,6 +66,26 @@ class Fitted(NamedTuple):
     payload: bytes
     way: str
     loss: str = ""
+
+
+class _Plan(NamedTuple):
+    """The way of most payloads: those with one of the `known` first bytes are stamped with a
+    version, or with a `stamp` of 0 sent as they are. All others need more."""
+
+    known: frozenset[int]
+    stamp: int
+
+    def suffices(self, payloads: Sequence[bytes]) -> bool:
+        """Return True if no payload needs more."""
+        if not self.known.issuperset(map(_first_byte, payloads)):
+            return False
+        return not self.stamp or all(
+            len(payload) < SHORTEST_DISPUTED or _is_portable(payload) for payload in payloads
+        )
+
+    def needs_more(self, payload: bytes) -> bool:
+        """Return True if a payload needs more."""
+        return payload[0] not in self.known or (self.stamp > 0 and not _is_portable(payload))
 
 
 class Bridge:
@@ -99,29 +126,28 @@ class Bridge:
         Raises:
             Unfit: nothing that the target accepts holds the value.
         """
-        version = self._stamps(version_of(payload)).get(payload[0])
-        if version == _AS_IS:
-            return Fitted(payload, AS_IS)
-        if version is None or not _is_portable(payload):
+        plan = self._plan(version_of(payload))
+        if plan.needs_more(payload):
             return self._changed(payload)
-        return Fitted(restamped(payload, version), STAMPED)
+        if plan.stamp:
+            return Fitted(restamped(payload, plan.stamp), STAMPED)
+        return Fitted(payload, AS_IS)
 
     def _takes(self, version: int) -> bool:
         return self._dialect is None or self._dialect.takes(version)
 
     def _fit(self, records: Records, result: Written) -> Records:
-        stamps = self._stamps(version_of(records.payloads[0]))
-        payloads = [
-            restamped(payload, version) if (version := stamps.get(payload[0])) else payload
-            for payload in records.payloads
-        ]
-        known = stamps.keys() >= set(map(_first_byte, payloads))
-        if known and all(map(_is_portable, payloads)):
+        plan = self._plan(version_of(records.payloads[0]))
+        payloads = records.payloads
+        if plan.stamp:
+            payloads = all_restamped(payloads, plan.stamp)
+        if plan.suffices(records.payloads):
             return replace(records, payloads=payloads)
+        payloads = list(payloads)
         rewrites: dict[bytes, Rewrite] = {}
         kept = []
         for position, payload in enumerate(records.payloads):
-            if payload[0] not in stamps or (stamps[payload[0]] and not _is_portable(payload)):
+            if plan.needs_more(payload):
                 key = records.keys[position]
                 try:
                     fitted = self._changed(payload)
@@ -134,18 +160,12 @@ class Bridge:
             kept.append(position)
         return replace(records, payloads=payloads, rewrites=rewrites).chosen(kept)
 
-    def _stamps(self, version: int) -> dict[int, int]:
-        """Return the versions to stamp payloads of a version with, by their first byte, or
-        `_AS_IS`. All others need more."""
+    def _plan(self, version: int) -> _Plan:
+        """Return the plan for payloads of a version."""
         dialect = self._dialect
         if dialect is None or dialect.takes(version):
-            moving = EXPIRING_HASHES if self._shift else ()
-            return {head: _AS_IS for head in range(256) if head not in moving}
-        return {
-            head: stamp
-            for head in LOWEST_VERSION
-            if (stamp := dialect.version_for(head)) is not None
-        }
+            return _Plan(_ALL - EXPIRING_HASHES if self._shift else _ALL, 0)
+        return _Plan(frozenset(filter(dialect.knows, LOWEST_VERSION)), dialect.shared_version)
 
     def _changed(self, payload: bytes) -> Fitted:
         """Return a payload that is more than stamped anew.

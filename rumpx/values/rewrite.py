@@ -86,7 +86,7 @@ _STREAM_7_2: Final = 21
 _STREAMS: Final = (_STREAM_6_2, _STREAM_7_0, _STREAM_7_2)
 
 # A shorter payload has no element of a disputed size, however well it is compressed.
-_SHORTEST_DISPUTED: Final = SMALLEST_DISPUTED // LZF_BYTES
+SHORTEST_DISPUTED: Final = SMALLEST_DISPUTED // LZF_BYTES
 # The latest version by which a server proves to read disputed sizes in their longer form.
 _LATEST_WITH_LONGER_SIZES: Final = 13
 
@@ -169,7 +169,7 @@ def portable(payload: bytes) -> bool:
     Raises:
         ValueError: it is not such a value.
     """
-    if len(payload) < _SHORTEST_DISPUTED or payload[0] not in _LISTPACKS:
+    if len(payload) < SHORTEST_DISPUTED or payload[0] not in _LISTPACKS:
         return True
     return not any(_is_disputed_at(payload, at) for at in _LISTPACKS[payload[0]](payload))
 
