@@ -53,6 +53,7 @@ def fill_large(server: Server | Cluster, version: str, seed: int = 1) -> list[by
         for consumer in ("one", b"two\xff"):
             call("XREADGROUP", "GROUP", "group", consumer, "COUNT", 200, "STREAMS",
                  name + b":stream", ">")  # fmt: skip
+        call("XCLAIM", name + b":stream", "group", "one", 0, "5-4", "RETRYCOUNT", 9)
         call("XDEL", name + b":stream", "3-2", "250-249", "699-698")
         call("XGROUP", "CREATE", name + b":stream", "late", "$")
         call("XTRIM", name + b":stream", "MAXLEN", 600)
@@ -209,7 +210,7 @@ def test_other_keys_do_not_end_the_watch(server: StartServer) -> None:
     fill_mixed(source, 20_000)
     flags = ("--hot-keys", "fail", "--workers", "1", "--batch-keys", "100")
     with writing(write):
-        done = copy(source, target, "--stream-from", "100KiB", *flags, code=3)
+        done = copy(source, target, "--stream-from", "20KiB", *flags, code=3)
     assert done.summary["failures_by_reason"] == {"changes while it is read": 1}
     assert done.counts["copied"] == 20_000
 
