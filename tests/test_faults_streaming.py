@@ -142,6 +142,21 @@ def test_a_target_that_loses_the_staging_key(server: StartServer) -> None:
     assert target.do("GET", "set") == b"old" and keys_of(target) == {b"set"}
 
 
+@pytest.mark.parametrize("policy", ["skip", "fail"])
+def test_a_key_that_appears_on_the_target_meanwhile(server: StartServer, policy: str) -> None:
+    """It was not there at first, and is the target's own."""
+    source, target = server("7.0"), server("9.1")
+    source.client().rpush("list", *[b"x" * 400] * 5000)
+    flags = (*FROM_1K, "--max-bytes-per-sec", "1MiB", "--on-conflict", policy)
+    with Copying(source, target, *flags) as copying:
+        wait_until(lambda: staging(target), 60, "a value under way")
+        target.do("SET", "list", "the target's own")
+        done = copying.finish(0 if policy == "skip" else 3)
+    assert done.counts["skipped" if policy == "skip" else "failed"] == 1
+    assert target.do("GET", "list") == b"the target's own"
+    assert keys_of(target) == {b"list"}
+
+
 def test_a_target_that_is_full_in_the_middle(server: StartServer) -> None:
     source, target = server("7.0"), server("7.0")
     source.client().rpush("list", *[b"x" * 400 + b"%d" % n for n in range(30_000)])

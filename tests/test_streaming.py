@@ -10,13 +10,14 @@ from contextlib import contextmanager
 
 import pytest
 
-from support.copying import copy
-from support.data import HOUR, compare, every_type, keys_of
+from support.copying import Verified, copy, verify
+from support.data import HOUR, compare, every_type, fill_mixed, keys_of
 from support.servers import ALL, Cluster, Server
 
 StartServer = Callable[..., Server]
 StartCluster = Callable[..., Cluster]
 
+KINDS = (b"string", b"list", b"set", b"zset", b"hash", b"stream")
 FROM_1K = ("--stream-from", "1KiB")
 PAIRS = [(version, version) for version in ALL]
 PAIRS += [("7.0", "9.1"), ("8.2", "7.0"), ("6.2", "9.1"), ("9.1", "6.2"), ("8.2", "9.1")]
@@ -52,6 +53,7 @@ def fill_large(server: Server | Cluster, version: str, seed: int = 1) -> list[by
         for consumer in ("one", b"two\xff"):
             call("XREADGROUP", "GROUP", "group", consumer, "COUNT", 200, "STREAMS",
                  name + b":stream", ">")  # fmt: skip
+        call("XCLAIM", name + b":stream", "group", "one", 0, "5-4", "RETRYCOUNT", 9)
         call("XDEL", name + b":stream", "3-2", "250-249", "699-698")
         call("XGROUP", "CREATE", name + b":stream", "late", "$")
         call("XTRIM", name + b":stream", "MAXLEN", 600)
@@ -200,6 +202,19 @@ def test_a_value_that_rests_for_a_moment_is_of_one_moment(server: StartServer) -
     assert is_turned(target.do("LRANGE", "hot", 0, -1))
 
 
+def test_other_keys_do_not_end_the_watch(server: StartServer) -> None:
+    """Small keys are read in transactions meanwhile, by the same worker: over other connections,
+    since an EXEC ends what its own connection watches."""
+    source, target = server("7.0"), server("7.0")
+    write = hot_list(source)
+    fill_mixed(source, 20_000)
+    flags = ("--hot-keys", "fail", "--workers", "1", "--batch-keys", "100")
+    with writing(write):
+        done = copy(source, target, "--stream-from", "20KiB", *flags, code=3)
+    assert done.summary["failures_by_reason"] == {"changes while it is read": 1}
+    assert done.counts["copied"] == 20_000
+
+
 HOT: dict[str, tuple[list[list[object]], list[object]]] = {
     "an equal value": (
         [["HSET", "hot", *[w for n in range(5000) for w in (n, "x" * 20)]]],
@@ -342,3 +357,83 @@ def test_a_user_who_may_not_stream(server: StartServer, side: str, rules: str) -
     assert done.warnings.count("refuses") == 1 and rules[1:] in done.warnings.lower()
     assert keys_of(target) == keys_of(source)
     assert done.counts["copied"] == 4
+
+
+# Comparisons
+
+
+def verify_without_dumps(source: Server, target: Server, *flags: str, code: int = 0) -> Verified:
+    """Compare; neither side may dump more than the checks at the start do."""
+    before = calls(source, "dump"), calls(target, "dump")
+    done = verify(source, target, *FROM_1K, *flags, code=code)
+    assert calls(source, "dump") - before[0] < 10 and calls(target, "dump") - before[1] < 10
+    return done
+
+
+@pytest.mark.parametrize("digest", [False, True])
+def test_a_comparison_in_pieces(server: StartServer, digest: bool) -> None:
+    source, target = server("7.0"), server("9.1")
+    keys = fill_large(source, "7.0")
+    copy(source, target, *FROM_1K)
+    flags = ("--digest",) if digest else ()
+    done = verify_without_dumps(source, target, *flags)
+    assert done.counts["equal"] == len(keys)
+
+    call = target.client().execute_command
+    call("SETRANGE", "plain:string", 600_000, "other")
+    call("LSET", "plain:list", 1500, "other")
+    call("SADD", "plain:set", "other")
+    call("ZINCRBY", "plain:zset", "0.001", "most"), call("ZADD", "plain:zset", 1, "least")
+    call("HSET", "plain:hash", "1500", "other")
+    call("XACK", "plain:stream", "group", "101-100")
+    call("PEXPIRE", "expiring:list", 5 * HOUR)
+    call("DEL", "expiring:set")
+    call("DEL", "expiring:hash"), call("SET", "expiring:hash", "of another type")
+    call("RPUSH", "only there", *range(5000))
+    done = verify_without_dumps(source, target, *flags, code=4)
+    assert done.found == {
+        *(("value", 0, b"plain:" + kind) for kind in KINDS),
+        ("expiry", 0, b"expiring:list"),
+        ("missing", 0, b"expiring:set"),
+        ("type", 0, b"expiring:hash"),
+        ("extra", 0, b"only there"),
+    }
+
+    verify(source, target, *FROM_1K, *flags, "--repair", "--delete-extra", "--yes")
+    assert compare(source, target) == []
+
+
+def test_a_large_value_that_is_being_written_is_changing(server: StartServer) -> None:
+    source, target = server("7.0"), server("7.0")
+    client = source.client()
+    for one in (source, target):
+        one.client().rpush("hot", *range(MEMBERS))
+    target.do("LSET", "hot", MEMBERS - 1, "other")
+    with writing(lambda: client.lset("hot", 0, "0")):
+        done = verify(source, target, *FROM_1K, "--max-bytes-per-sec", "200KiB")
+    assert done.counts["changing"] == 1 and done.counts["different"] == 0
+
+
+def test_staging_keys_are_left_alone(server: StartServer) -> None:
+    """Those of another copy; but a user's own key of such a name is like any other."""
+    source, target = server("7.0"), server("7.0")
+    named = "key:rumpx-0123456789ab-17"
+    for kind in ("small", "large"):
+        members = range(5000 if kind == "large" else 5)
+        source.do("SADD", f"{kind} {named}", *members, "x")
+        source.do("PEXPIRE", f"{kind} {named}", 500_000)
+        source.do("SADD", f"{kind} own {named}", *members, "x")
+        source.do("SADD", f"{kind}:rumpx-", *members, "x")
+        source.do("PEXPIRE", f"{kind}:rumpx-", 500_000)
+    done = copy(source, target, *FROM_1K)
+    ours = {f"small {named}".encode(), f"large {named}".encode()}
+    assert keys_of(target) == keys_of(source) - ours
+    assert done.counts["gone"] == 2
+    target.do("SADD", f"target {named}", 1)
+    target.do("PEXPIRE", f"target {named}", 500_000)
+    done_there = verify(source, target, *FROM_1K)
+    assert done_there.counts["equal"] == 4 and not done_there.found
+    target.do("SADD", f"own target {named}", 1)
+    assert verify(source, target, *FROM_1K, code=4).found == {
+        ("extra", 0, f"own target {named}".encode())
+    }
