@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rumpx.model.checkup import Checkup
     from rumpx.model.display import Display
     from rumpx.model.endpoint import Endpoint, ReadFrom
-    from rumpx.model.job import Clock, Job, Limits, OnConflict, Progress, Scope
+    from rumpx.model.job import Clock, FieldExpiries, Job, Limits, OnConflict, Progress, Scope
     from rumpx.model.results import Summary, Verification
     from rumpx.model.snapshot import Snapshot
 
@@ -24,13 +24,15 @@ class VerifyOptions(TypedDict, total=False):
         none is given, and none of `exclude` fits.
     types: "string", "list", "set", "zset", "hash", "stream", or a module's; none means all.
     workers: worker processes; 0 chooses.
-    batch_keys: keys in one pipeline; 0 chooses by distance.
+    batch_keys: keys in one pipeline; 0 chooses by the latency limits.
     size_check: ask each key's size before its DUMP.
     stream_from: bytes from which a value is copied in pieces; None copies every value whole.
     hot_keys: for such values that are written in each of three tries: "whole" or "fail".
     max_bytes_in_flight: bytes read and not yet restored, for each worker.
     clock: where the servers' clocks differ by more than a minute: "refuse" (of a job's comparison:
         the job's), keep the "absolute" expiries, or the "relative" times left.
+    field_expiries: for hashes whose fields expire, if the target knows no such thing: "keep" (the
+        key fails) or "drop" (of a job's comparison: the job's).
     read_from: "primary": the server that `source` names, a cluster's primaries; "replica": a
         replica of each, and never a primary; "prefer-replica": a primary where no replica is fit.
     allow_eviction: read from a source that is nearly full and evicts.
@@ -52,6 +54,7 @@ class VerifyOptions(TypedDict, total=False):
     hot_keys: Literal["whole", "fail"]
     max_bytes_in_flight: int
     clock: Clock
+    field_expiries: FieldExpiries
     read_from: ReadFrom
     allow_eviction: bool
     connect_timeout: float

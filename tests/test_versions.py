@@ -166,6 +166,8 @@ def test_a_loss_that_is_accepted_is_listed_and_no_difference(server: StartServer
     assert target.do("HLEN", "expiring:0") == 10
     equal = verify(source, target, "--field-expiries", "drop")
     assert (equal.counts["equal"], equal.counts["lossy"]) == (5, 4)
+    of_job = rumpx("verify", done.summary["job"], "--summary", "-")
+    assert json.loads(of_job.stdout)["counts"]["lossy"] == 4
     differ = verify(source, target, code=4)
     assert differ.found == {("value", 0, f"expiring:{n}".encode()) for n in range(4)}
 

@@ -249,7 +249,7 @@ def job_to_compare(
 ) -> Job:
     """Return a copy's job for its comparison.
 
-    It keeps its endpoints, keys, partitions, limits and clock; its other fields say how to work,
+    It keeps its endpoints, keys, partitions, limits, clock and field expiries; its other fields say how to work,
     and have their defaults again, unless given.
 
     Args:
@@ -272,6 +272,7 @@ def job_to_compare(
         max_failures=job.max_failures,
         functions=job.functions,
         clock=job.clock,
+        field_expiries=job.field_expiries,
         limits=job.limits,
     )
     if behaviour.get("clock") == "refuse":
