@@ -249,8 +249,8 @@ def job_to_compare(
 ) -> Job:
     """Return a copy's job for its comparison.
 
-    It keeps its endpoints, keys, partitions, limits, clock and field expiries; its other fields say how to work,
-    and have their defaults again, unless given.
+    It keeps its endpoints, keys, partitions, limits, clock and field expiries; its other fields say
+    how to work, and have their defaults again, unless given.
 
     Args:
         source, target: as for `job_again`.
