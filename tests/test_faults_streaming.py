@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import signal
 import threading
 import time
@@ -96,10 +97,12 @@ def test_ctrl_c_in_a_long_value(server: StartServer) -> None:
     source.client().rpush("list", *[b"x" * 400] * 20_000)
     with Copying(source, target, *FROM_1K, "--max-bytes-per-sec", "100KiB", "--job", "job") as run:
         wait_until(lambda: staging(target), 60, "a value under way")
+        wait_until(lambda: "big: list" in run.run.stderr, 30, "its progress")
         asked = time.monotonic()
         run.run.send_signal(signal.SIGINT)
-        run.finish(130)
+        done = run.finish(130)
         assert time.monotonic() - asked < 20
+    assert re.search(r'"note": "big: list [0-9.]+ %"', done.stderr)
     assert keys_of(target) == set()
     resume("--max-bytes-per-sec", "off")
     assert compare(source, target) == []

@@ -46,7 +46,7 @@ class TypedWriter:
     Args:
         kind: its type.
         key: the name to write to, which does not exist yet.
-        shift: ms to add to each instant.
+        shift: ms to add to fields' expiries.
         field_expiries: the target has HPEXPIREAT.
         drops: fields are written without expiries where it has not.
         counters: the target's XSETID takes a stream's counters (≥ 7.0).
@@ -192,7 +192,7 @@ class TypedWriter:
         commands: list[Command] = []
         for (group, consumer, instant, deliveries), ids in alike.items():
             claim: list[Argument] = ["XCLAIM", self._key, group, consumer, 0, *ids]
-            state = instant + self._shift, "RETRYCOUNT", deliveries
+            state = instant, "RETRYCOUNT", deliveries
             commands.append([*claim, "TIME", *state, "FORCE", "JUSTID"])
         return commands
 
