@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import (
+    big,
     cluster,
     defaults,
     distance,
@@ -41,6 +42,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "loopback": loopback.run,
     "distance": distance.run,
     "values": values.run,
+    "big": big.run,
     "cluster": cluster.run,
     "scaling": scaling.run,
     "start-up": startup.run,
