@@ -37,7 +37,7 @@ ACCEPTED = {
 }
 
 
-def dialect(server: Server, key: bytes = b"probed") -> Dialect | None:
+def dialect(server: Server, key: bytes = b"new") -> Dialect | None:
     with closing(Connection(socket.create_connection(server.address), str(server))) as connection:
         return dialect_of(connection.call_many(probes(key)))
 
@@ -63,7 +63,7 @@ def test_a_server_shows_what_it_accepts_and_nothing_is_written(
     probed.do("SET", "probed", "value", "EX", 1000)
 
     assert dialect(probed) == ACCEPTED[version]
-    assert dialect(probed, b"new") == ACCEPTED[version]
+    assert dialect(probed, b"probed") is None
     assert keys_of(probed) == {b"probed"}
     assert probed.do("GET", "probed") == b"value"
     assert probed.do("TTL", "probed") > 900
@@ -170,6 +170,70 @@ def test_a_loss_that_is_accepted_is_listed_and_no_difference(server: StartServer
     assert json.loads(of_job.stdout)["counts"]["lossy"] == 4
     differ = verify(source, target, code=4)
     assert differ.found == {("value", 0, f"expiring:{n}".encode()) for n in range(4)}
+
+
+@pytest.mark.parametrize("accepted", [[], ["--field-expiries", "drop"]])
+@pytest.mark.parametrize("policy", ["skip", "fail"])
+def test_the_policy_decides_about_keys_that_do_not_fit(
+    server: StartServer, policy: str, accepted: list[str]
+) -> None:
+    source, target = server("8.2"), server("8.1")
+    expiring_hashes(source, 4)
+    target.do("SET", "expiring:0", "mine")
+    source.do("HSET", "same", "field", "value")
+    source.do("HPEXPIRE", "same", 1_000_000, "FIELDS", 1, "field")
+    target.do("HSET", "same", "field", "value")
+
+    whole = policy == "skip" and accepted
+    done = copy(source, target, "--on-conflict", policy, *accepted, code=0 if whole else 3)
+
+    assert target.do("GET", "expiring:0") == b"mine"
+    failed, counts = done.summary["failures_by_reason"], done.counts
+    if accepted:
+        assert counts["repeated"] == 1
+        assert done.summary["losses"] == {"field expiries": 4}
+        assert failed == ({} if policy == "skip" else {"busy key": 1})
+    else:
+        assert counts["repeated"] == 0
+        assert counts["skipped"] == (2 if policy == "skip" else 0)
+        busy = {} if policy == "skip" else {"busy key": 2}
+        assert failed == {"field expiries": 3} | busy
+
+
+def test_a_comparison_finds_lost_expiries_without_info(server: StartServer) -> None:
+    source, target = server("8.2"), server("8.1")
+    expiring_hashes(source, 1)
+    target.do("HSET", "expiring:0", *(w for i in range(10) for w in (f"f{i}", "v" * 5)))
+    source.do("ACL", "SETUSER", "default", "-info")
+    assert verify(source, target, code=4).found == {("value", 0, b"expiring:0")}
+    done = verify(source, target, "--field-expiries", "drop")
+    assert (done.counts["equal"], done.counts["lossy"]) == (1, 1)
+
+
+def test_values_of_modules_do_not_end_a_run_that_has_others(server: StartServer) -> None:
+    source, target = server("8.2"), server("7.0")
+    with closing(source.client().pipeline(transaction=False)) as pipe:
+        for n in range(3000):
+            pipe.execute_command("VADD", f"v{n}", "VALUES", 2, n, 1, "element")
+        pipe.execute()
+    for n in range(5):
+        source.do("SET", f"string:{n}", "value")
+    done = copy(source, target, "--max-source-latency", "off", code=3)
+    assert done.counts["copied"] == 5
+    assert done.summary["failures_by_reason"] == {"no module": 3000}
+
+
+@pytest.mark.parametrize(("old", "new"), [("8.1", "9.1"), ("9.1", "8.2")])
+def test_elements_whose_size_is_written_in_two_ways(
+    server: StartServer, old: str, new: str
+) -> None:
+    source, target = server(old), server(new)
+    source.do("CONFIG", "SET", "hash-max-listpack-value", 20_000)
+    source.do("HSET", "hash", "field", "x" * 16_378)
+    assert source.do("OBJECT", "ENCODING", "hash") == b"listpack"
+    copy(source, target)
+    assert target.do("HGET", "hash", "field") == b"x" * 16_378
+    assert compare(source, target) == []
 
 
 def test_fields_of_streams_that_6_2_does_not_have_are_told(server: StartServer) -> None:

@@ -33,6 +33,7 @@ from rumpx.servers.topology import is_error
 from rumpx.transfer.bridge import AS_IS, WAYS, Bridge, Fitted, Unfit
 from rumpx.values.by_type import compared
 from rumpx.values.reading import dumped
+from rumpx.values.rewrite import FIELD_EXPIRIES
 
 LIFETIME: Final = 10_000
 # Larger values would delay other clients.
@@ -53,6 +54,7 @@ class Trial:
         error: the target's error reply, or the reason why nothing fits; "" if it was accepted.
         left: the key stays until it expires.
         opaque: it belongs to a module, and was not tried.
+        lossy: nothing fits but with a loss that the user has not accepted.
     """
 
     type: str
@@ -62,6 +64,7 @@ class Trial:
     error: str = ""
     left: bool = False
     opaque: bool = False
+    lossy: bool = False
 
     @property
     def incompatible(self) -> bool:
@@ -88,7 +91,7 @@ def prove_payloads(draft: Draft, keys: Sequence[Key]) -> list[Line]:
     """
     source = Links(draft.source.dialer, draft.source.topology)
     target = Links(draft.target.dialer, draft.target.topology)
-    bridge = Bridge(getattr(draft, "dialects", {}).items(), draft.job.field_expiries, draft.shift)
+    bridge = Bridge(draft.dialects.items(), draft.job.field_expiries, draft.shift)
     trials: list[Trial] = []
     try:
         for candidates in _candidates(keys):
@@ -130,7 +133,8 @@ def _try_one(
             try:
                 fitted = bridge.fitted(payload)
             except Unfit as error:
-                return Trial(key.type, key.encoding, version, error=error.message)
+                lossy = error.reason == FIELD_EXPIRIES
+                return Trial(key.type, key.encoding, version, error=error.message, lossy=lossy)
             db = draft.scope.target_db(key.db)
             refusal, left = _restore(target, db, fitted.payload, draft)
             return Trial(key.type, key.encoding, version, fitted, refusal, left)
@@ -214,7 +218,13 @@ def _told(draft: Draft, keys: Sequence[Key], found: Sequence[Trial]) -> list[Lin
 def _incompatible(
     draft: Draft, bad: Sequence[Trial], versions: str, *, everything: bool
 ) -> Line:
-    hopeless = everything and all(trial.fitted for trial in bad)
+    lossy = any(trial.lossy for trial in bad)
+    hopeless = everything and not lossy
+    advice = "Copy to another target"
+    if lossy:
+        advice += ", or accept the loss by --field-expiries drop"
+    elif not hopeless:
+        advice += ", or leave these keys out with --type"
     why = "; ".join(dict.fromkeys(trial.error for trial in bad if not trial.fitted))
     return Line(
         "fail",
@@ -222,7 +232,7 @@ def _incompatible(
         f"The target ({draft.target.version}) cannot read the payloads (version {versions}) that "
         f"the source ({draft.source.version}) writes, nor any that rumpx makes of them: "
         f"{', '.join(trial.kind for trial in bad)}" + (f" ({why})" if why else "") + ".",
-        "Copy to another target" + ("" if hopeless else ", or leave these keys out with --type"),
+        advice,
         PayloadIncompatible.exit_code if hopeless else EXIT_SOME_KEYS_FAILED,
     )
 

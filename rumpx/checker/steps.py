@@ -43,6 +43,7 @@ _STAND_INS: Final[dict[str, tuple[str, object]]] = {
     "clocks": ("shift", 0),
     "reading": ("sample", Sample(None, 0, b"rumpx")),
     "writing": ("absttl", True),
+    "versions": ("dialects", {}),
     "conflicts": ("policy", "fail"),
 }
 # The sample shows these better.

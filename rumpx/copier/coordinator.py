@@ -56,8 +56,9 @@ from rumpx.units import size
 
 # So many refused payloads, and none accepted: the versions do not fit.
 _HOPELESS_PAYLOADS: Final = 200
-# The reasons of keys whose payloads the target cannot read.
-_UNREADABLE: Final = ("bad payload", "no module", "unknown type")
+# The reasons of keys whose payloads the target cannot read: of any type, or of some.
+_REFUSED: Final = "bad payload"
+_UNREADABLE: Final = (_REFUSED, "no module", "unknown type")
 # So many failures for one reason, and no key copied: the others would fail alike.
 _HOPELESS_KEYS: Final = 1_000
 
@@ -280,7 +281,8 @@ class Coordinator:
         reasons = list(self._engine.reasons)
         if counts.copied or counts.repeated or counts.skipped or len(reasons) != 1:
             return
-        if reasons[0] in _UNREADABLE and (at_end or counts.failed >= _HOPELESS_PAYLOADS):
+        many = reasons[0] == _REFUSED and counts.failed >= _HOPELESS_PAYLOADS
+        if many or (at_end and reasons[0] in _UNREADABLE):
             raise PayloadIncompatible(
                 f"The target ({self._plan.target.version}) cannot read the payloads that the "
                 f"source ({self._plan.source.version}) writes, nor any that rumpx makes of them: "

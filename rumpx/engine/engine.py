@@ -240,7 +240,7 @@ class Engine:
         now = time.monotonic()
         told = Told(
             self.state,
-            self.note or self._large.text(now),
+            self.note or (self._large.text(now) if self._backend.in_flight else ""),
             held(self.governor, self._steering.decision, now),
             node_stats(self.governor, self._names, now),
             dict(self.reasons),

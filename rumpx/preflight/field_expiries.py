@@ -49,23 +49,27 @@ def shows_field_expiries(target: SideFacts, sample: Sample) -> bool:
 
 
 def foretell(job: Job, hashes: int, knows: bool, target: SideFacts, warnings: list[str]) -> Fate:
-    """Return the fate of field expiries, and warn of their loss.
+    """Return the fate of field expiries, whether or not there are any, and warn of their loss.
 
     Args:
-        hashes: on the source, whose fields expire.
+        hashes: on the source, whose fields expire, as far as is known.
         knows: the target can hold that.
     """
-    if not hashes or knows:
+    if knows:
         return "kept"
+    fate: Fate = "dropped" if job.field_expiries == "drop" else "lost"
+    if not hashes:
+        return fate
     noun = "hash" if hashes == 1 else "hashes"
     of_hashes = (
         f"The source has {units.keys(hashes)} {noun} whose fields expire, and the target "
         f"({target.version}) knows no such thing"
     )
-    if job.field_expiries == "drop":
+    if fate == "dropped":
         warnings.append(f"{of_hashes}: their fields will live for ever (--field-expiries drop).")
-        return "dropped"
-    warnings.append(
-        f"{of_hashes}: these keys cannot be equal there. --field-expiries drop accepts the loss."
-    )
-    return "lost"
+    else:
+        warnings.append(
+            f"{of_hashes}: these keys cannot be equal there. --field-expiries drop accepts the "
+            "loss."
+        )
+    return fate

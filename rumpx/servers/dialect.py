@@ -7,8 +7,8 @@ footer is answered by
 - "Bad data format" if it accepts the version;
 - "DUMP payload version or checksum are wrong" if not.
 
-Neither stores anything, nor deletes a key of that name, also with REPLACE (measured on Redis 6.2
-to 8.2, Valkey 8.1 and 9.1).
+Neither stores anything (measured on Redis 6.2 to 8.2, Valkey 8.1 and 9.1); for servers that are
+only compatible, the name is one that no key has.
 
 Valkey with `rdb-version-check relaxed` accepts versions without knowing all their first bytes, so
 the family decides about bytes of one family.
@@ -26,7 +26,6 @@ from rumpx.servers.resp import Command, Reply
 # Accepted only where `rdb-version-check` is relaxed.
 _NO_VERSION: Final = 0xFFFF
 _VERSIONS: Final = (*range(6, 24), *range(FIRST_OF_VALKEY, FIRST_OF_VALKEY + 8), _NO_VERSION)
-PROBES: Final = len(_VERSIONS)
 _UNKNOWN_BYTE: Final = b"\xff"
 _ACCEPTED: Final = "bad data format"
 _REFUSED: Final = "version or checksum are wrong"
@@ -36,9 +35,9 @@ def probes(name: bytes) -> list[Command]:
     """Return the commands that find a server's dialect.
 
     Args:
-        name: of a key that the user may write; it is neither written nor deleted.
+        name: that no key has, and that the user may write.
     """
-    return [("RESTORE", name, 0, _probe(version), "REPLACE") for version in _VERSIONS]
+    return [("RESTORE", name, 0, _probe(version)) for version in _VERSIONS]
 
 
 def _probe(version: int) -> bytes:
@@ -60,6 +59,15 @@ def dialect_of(replies: Sequence[Reply]) -> Dialect | None:
         accepted = {version for version in accepted if version < FIRST_OF_VALKEY}
     accepted.discard(_NO_VERSION)
     return Dialect(frozenset(accepted), _family(accepted)) if accepted else None
+
+
+def unlike_any(replies: Sequence[Reply]) -> Reply:
+    """Return the first reply that does not show whether a version is accepted; None if all do."""
+    for reply in replies:
+        text = str(reply).lower()
+        if _ACCEPTED not in text and _REFUSED not in text:
+            return reply
+    return None
 
 
 def _family(accepted: set[int]) -> Family:

@@ -35,6 +35,7 @@ from rumpx.servers.rdb import (
     LOWEST_VERSION,
     Dialect,
     all_restamped,
+    fields_expire,
     restamped,
     version_of,
 )
@@ -43,6 +44,7 @@ from rumpx.values.rewrite import (
     FIELD_EXPIRIES,
     SHORTEST_DISPUTED,
     portable,
+    reads_otherwise,
     rewritten,
     shifted,
 )
@@ -70,22 +72,27 @@ class Fitted(NamedTuple):
 
 class _Plan(NamedTuple):
     """The way of most payloads: those with one of the `known` first bytes are stamped with a
-    version, or with a `stamp` of 0 sent as they are. All others need more."""
+    version, or with a `stamp` of 0 sent as they are; if they are portable, where that matters
+    (`wary`). All others need more."""
 
     known: frozenset[int]
     stamp: int
+    wary: bool
 
     def suffices(self, payloads: Sequence[bytes]) -> bool:
         """Return True if no payload needs more."""
         if not self.known.issuperset(map(_first_byte, payloads)):
             return False
-        return not self.stamp or all(
+        return not self.wary or all(
             len(payload) < SHORTEST_DISPUTED or _is_portable(payload) for payload in payloads
         )
 
     def needs_more(self, payload: bytes) -> bool:
         """Return True if a payload needs more."""
-        return payload[0] not in self.known or (self.stamp > 0 and not _is_portable(payload))
+        return payload[0] not in self.known or (self.wary and not _is_portable(payload))
+
+
+_NOTHING_TO_DO: Final = _Plan(_ALL, 0, wary=False)
 
 
 class Bridge:
@@ -115,10 +122,10 @@ class Bridge:
 
     def fit(self, records: Records, result: Written) -> Records:
         """Return records with payloads that the target accepts; note those that cannot be."""
-        payloads = records.payloads
-        if not payloads or (self._takes(version_of(payloads[0])) and not self._shift):
+        if not records.payloads:
             return records
-        return self._fit(records, result)
+        plan = self._plan(version_of(records.payloads[0]))
+        return records if plan == _NOTHING_TO_DO else self._fit(plan, records, result)
 
     def fitted(self, payload: bytes) -> Fitted:
         """Return one payload as the target accepts it.
@@ -133,11 +140,7 @@ class Bridge:
             return Fitted(restamped(payload, plan.stamp), STAMPED)
         return Fitted(payload, AS_IS)
 
-    def _takes(self, version: int) -> bool:
-        return self._dialect is None or self._dialect.takes(version)
-
-    def _fit(self, records: Records, result: Written) -> Records:
-        plan = self._plan(version_of(records.payloads[0]))
+    def _fit(self, plan: _Plan, records: Records, result: Written) -> Records:
         payloads = records.payloads
         if plan.stamp:
             payloads = all_restamped(payloads, plan.stamp)
@@ -163,9 +166,11 @@ class Bridge:
     def _plan(self, version: int) -> _Plan:
         """Return the plan for payloads of a version."""
         dialect = self._dialect
+        wary = dialect is not None and reads_otherwise(version, dialect)
         if dialect is None or dialect.takes(version):
-            return _Plan(_ALL - EXPIRING_HASHES if self._shift else _ALL, 0)
-        return _Plan(frozenset(filter(dialect.knows, LOWEST_VERSION)), dialect.shared_version)
+            return _Plan(_ALL - EXPIRING_HASHES if self._shift else _ALL, 0, wary)
+        known = frozenset(filter(dialect.knows, LOWEST_VERSION))
+        return _Plan(known, dialect.shared_version, wary)
 
     def _changed(self, payload: bytes) -> Fitted:
         """Return a payload that is more than stamped anew.
@@ -175,7 +180,8 @@ class Bridge:
         """
         dialect = self._dialect
         try:
-            if dialect is None or dialect.takes(version_of(payload)):
+            fits = dialect is None or dialect.takes(version_of(payload))
+            if dialect is None or (fits and fields_expire(payload)):
                 return Fitted(shifted(payload, self._shift), REWRITTEN)
             changed = rewritten(payload, dialect, shift_ms=self._shift)
         except ValueError as error:

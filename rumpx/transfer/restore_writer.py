@@ -33,7 +33,7 @@ from typing import Final
 from rumpx.errors import ConnectionLost, TargetFull
 from rumpx.model.results import KeyFailure, KeyLoss
 from rumpx.servers.connections import Links
-from rumpx.servers.dialect import PROBES, dialect_of, probes
+from rumpx.servers.dialect import dialect_of, probes, unlike_any
 from rumpx.servers.rdb import OF_MODULES, module_name, version_of
 from rumpx.servers.replies import Kind, classify, denial, malformed
 from rumpx.servers.resp import ASKING, NO_EXPIRY, Connection, RestoreEncoder, encode
@@ -43,10 +43,13 @@ from rumpx.transfer.content_stats import Scale
 from rumpx.transfer.handler import Records, Written
 from rumpx.transfer.peer import Peer, Route
 from rumpx.transfer.runner import Replies, Task
+from rumpx.transfer.staging import staging_name
 
 # The most by which an expiry written as a time left may be late: the commands before it in the
 # pipeline, and the network delay.
 LATE_MS: Final = 1_000
+# Verdicts on a probe that say nothing about payloads.
+_PASSING: Final = (Kind.TEMPORARY, Kind.MOVED, Kind.ASK, Kind.FULL, Kind.ABORTED)
 _first_byte = itemgetter(0)
 
 
@@ -120,7 +123,10 @@ class RestoreWriter(Peer):
             records = self._fresh(records, result)
             if not self._absttl:
                 records = self._reckoned(records)
-        records = self._bridge.fit(records, result)
+        fitted = self._bridge.fit(records, result)
+        if result.failures and not self._replaces:
+            yield from self._prefer_busy(records, result)
+        records = fitted
         yield from self._write(records, result)
         if self._replaces and result.busy and not result.fatal:
             busy, result.busy = set(result.busy), []
@@ -159,6 +165,30 @@ class RestoreWriter(Peer):
             if refused:
                 yield from self._learn(records, refused, request, result)
 
+    def _prefer_busy(self, records: Records, result: Written) -> Task[None]:
+        """Note the keys that the target has as busy, though nothing of them fits: then it is their
+        policy that decides."""
+        failures = {failure.key: failure for failure in result.failures}
+        keys, result.failures = list(failures), []
+        requests = []
+        for route, connection in self._connected(self._routes(keys, {}), records.db, keys, result):
+            names = [keys[n] for n in route.positions]
+            try:
+                connection.send(*(encode("EXISTS", name) for name in names))
+                requests.append((route, names, Replies(connection, len(names))))
+            except ConnectionLost as error:
+                self._lost(names, route.node, error, {}, result, written=True)
+        outcomes = yield [replies for *_, replies in requests]
+        for (route, names, _), outcome in zip(requests, outcomes, strict=True):
+            if isinstance(outcome, ConnectionLost):
+                self._lost(names, route.node, outcome, {}, result, written=True)
+                continue
+            for name, answer in zip(names, outcome or [], strict=True):
+                if answer == 1:
+                    result.busy.append(name)
+                else:
+                    result.failures.append(failures[name])
+
     def _learn(
         self,
         records: Records,
@@ -168,24 +198,27 @@ class RestoreWriter(Peer):
     ) -> Task[None]:
         """Ask a node that has refused payloads for its dialect. Keys of a version that it does not
         accept any more are read again; any other payload is damaged."""
-        dialect = None
         node, asking = request.route.node, request.route.asking
-        if not asking:
-            name = records.keys[min(refused)]
-            try:
-                request.connection.send(*(encode(*probe) for probe in probes(name)))
-                (answers,) = yield [Replies(request.connection, PROBES)]
-            except ConnectionLost as error:
-                answers = error
-            if isinstance(answers, ConnectionLost):
-                self._lost_records(records, Route(node, list(refused)), answers, result)
-                return
-            dialect = dialect_of(answers or [])
+        name = staging_name(records.keys[min(refused)], slotted=True)
+        asked = [ASKING] if asking else []
+        buffers = [part for probe in probes(name) for part in (*asked, encode(*probe))]
+        try:
+            request.connection.send(*buffers)
+            (answers,) = yield [Replies(request.connection, len(buffers))]
+        except ConnectionLost as error:
+            answers = error
+        if isinstance(answers, ConnectionLost):
+            self._lost_records(records, Route(node, list(refused)), answers, result)
+            return
+        answers = (answers or [])[asking :: 1 + asking]
+        dialect, odd = dialect_of(answers), unlike_any(answers)
         if dialect:
             self._bridge.learn(node, dialect)
         for position, answer in refused.items():
             if dialect and version_of(records.payloads[position]) not in dialect.versions:
                 result.again.append(records.keys[position])
+            elif odd and classify(odd).kind in _PASSING:
+                self._error(records, position, odd, request, result)
             else:
                 self._error(records, position, answer, request, result)
 

@@ -90,6 +90,7 @@ class WorkerSpec:
             self.scope,
             self.on_conflict,
             self.expiry_shift,
+            drops=self.field_expiries == "drop",
         )
 
     def aside(self) -> Aside:

@@ -42,6 +42,7 @@ from rumpx.transfer.staging import soon_over, staged
 from rumpx.transfer.stream import Draining, Streamed, Streamer
 from rumpx.transfer.suspects import Lost, Suspects
 from rumpx.values.compare import Told, differing
+from rumpx.values.rewrite import FIELD_EXPIRIES
 
 STAGING_LEFT_OUT: Final = (
     "The source has keys named …:rumpx-… that expire within ten minutes: another copy is writing "
@@ -136,6 +137,7 @@ class Transfer:
         scope: for the target's database.
         on_conflict: the policy for a key that the target has.
         expiry_shift: ms by which the writer moves expiries.
+        drops: the loss of field expiries is accepted.
     """
 
     def __init__(
@@ -149,6 +151,7 @@ class Transfer:
         scope: Scope,
         on_conflict: Literal["replace", "skip", "fail"],
         expiry_shift: int = 0,
+        drops: bool = False,
     ) -> None:
         self._reader = reader
         self._writer = writer
@@ -159,6 +162,7 @@ class Transfer:
         self._scope = scope
         self._on_conflict = on_conflict
         self._expiry_shift = expiry_shift
+        self._drops = drops
         self._tallies: dict[int, _Tally] = {}
         self._notices: list[str] = []
         self._left_out = False
@@ -365,6 +369,11 @@ class Transfer:
 
         compared = yield from self._aside.compare(batch.db, keys, sizes, len(keys), compare)
         different = [key for told in compared.results for key in told.different]
+        lossy = [key for told in compared.results for key in told.lossy]
+        if self._drops:
+            tally.losses += [KeyLoss(batch.db, key, FIELD_EXPIRIES) for key in lossy]
+        else:
+            different += lossy
         # A key that may not be compared counts as the target's own.
         different += [failure.key for failure in compared.refused]
         opaque = {k: kind for told in compared.results for k, kind in told.incomparable.items()}

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from rumpx.servers.rdb import fields_expire
 from rumpx.values.by_type import (
     TOLERANCE_MS,
     NotComparable,
@@ -61,10 +62,12 @@ class Told:
     Attributes:
         different: keys that are not the same, in the order given.
         incomparable: the type of those keys whose values cannot be compared (`NotComparable`).
+        lossy: equal hashes whose fields expire on the source, and cannot on the target.
     """
 
     different: list[bytes] = field(default_factory=list)
     incomparable: dict[bytes, str] = field(default_factory=dict)
+    lossy: list[bytes] = field(default_factory=list)
 
 
 def equal_values(source: Caller, target: Caller, key: bytes) -> bool:
@@ -229,6 +232,11 @@ def _differing_pairs(
             _look_into(source, target, key, told)
         elif not verdict:
             told.different.append(key)
+    unequal = {*told.different, *told.incomparable}
+    for key, ((payload, _), _) in pairs.items():
+        may_expire = payload is None or fields_expire(payload)
+        if key not in unequal and may_expire and _expire_on_the_source_alone(source, target, key):
+            told.lossy.append(key)
 
 
 def _are_small(states: tuple[_State, _State]) -> bool:

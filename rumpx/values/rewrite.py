@@ -158,6 +158,13 @@ def shifted(payload: bytes, shift_ms: int) -> bytes:
     return _with_expiries(fields, _FORM_OF[family_of_head(head)], version_of(payload))
 
 
+def reads_otherwise(version: int, dialect: Dialect) -> bool:
+    """Return True if a target writes the sizes in listpacks otherwise than a source whose payloads
+    are of this version: then only `portable` ones are read alike."""
+    newest = max(dialect.versions, default=0)
+    return (version > _LATEST_WITH_LONGER_SIZES) != (newest > _LATEST_WITH_LONGER_SIZES)
+
+
 def portable(payload: bytes) -> bool:
     """Return True if all servers that know the type, one up to 21, read the value alike.
 
