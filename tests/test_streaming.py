@@ -10,9 +10,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from support.copying import Verified, copy, verify
+from support.copying import Copying, Verified, copy, verify
 from support.data import HOUR, compare, every_type, fill_mixed, keys_of
+from support.proxy import Proxy
 from support.servers import ALL, Cluster, Server
+from support.tls import TlsFiles
 
 StartServer = Callable[..., Server]
 StartCluster = Callable[..., Cluster]
@@ -92,6 +94,45 @@ def test_clusters_in_pieces(cluster: StartCluster, old: str, new: str) -> None:
     done = copy(source, target, *FROM_1K)
     assert compare(source, target) == []
     assert done.counts["failed"] == 0 and len(set(keys)) == done.counts["copied"]
+
+
+def test_a_replica_is_read_in_pieces(server: StartServer) -> None:
+    source, replica, target = server("7.0"), server("7.0"), server("7.0")
+    keys = fill_large(source, "7.0")
+    replica.replicate(source)
+    done = copy(source, target, *FROM_1K, "--read-from", "replica")
+    assert calls(replica, "watch") == len(keys) and calls(source, "watch") == 0
+    assert compare(source, target) == [] and done.counts["copied"] == len(keys)
+
+
+def test_pieces_through_tls(
+    server: StartServer, proxy: Callable[..., Proxy], tls_files: TlsFiles
+) -> None:
+    source, target = server("7.0"), server("7.0")
+    fill_large(source, "7.0")
+    ends = [f"rediss://127.0.0.1:{proxy(each, tls=tls_files).port}" for each in (source, target)]
+    certificates = ("--from-ca", tls_files.ca, "--to-ca", tls_files.ca)
+    copy(*ends, *FROM_1K, *certificates)
+    assert compare(source, target) == []
+    assert calls(target, "rename") >= len(keys_of(source))
+
+
+def test_a_failover_of_the_target(cluster: StartCluster) -> None:
+    """The staging key goes on the new primary, or the value starts anew."""
+    source, target = cluster("7.0"), cluster("7.0", replicas=1)
+    keys = fill_large(source, "7.0")
+    flags = ("--max-bytes-per-sec", "1500KiB", "--workers", "2")
+    with Copying(source, target, *FROM_1K, *flags) as copying:
+        for primary in target.primaries():
+            copying.wait_keys(target, 1)
+            target.failover(target.replicas(primary)[0])
+        done = copying.finish(timeout=100)
+    assert compare(source, target, keys=keys) == []
+    # Those of a node that was no primary any more end by themselves.
+    call = target.client().execute_command
+    others = set().union(*map(keys_of, target.primaries())) - set(keys)
+    assert all(b":rumpx-" in key and 0 < call("PTTL", key) <= 600_000 for key in others)
+    assert done.counts["copied"] + done.counts["repeated"] == len(keys)
 
 
 # Fields that expire
