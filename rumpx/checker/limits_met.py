@@ -1,6 +1,8 @@
 """Predict failures at servers' limits: values above a side's limits, and connections for which a
 server has no room.
 
+Values that a copy streams pass in pieces, except that a string is one argument for the target.
+
 CONFIG GET returns the limits; if it is refused, the target is assumed to have the default for its
 arguments, and the others are not checked.
 
@@ -15,8 +17,9 @@ from typing import Final
 
 from rumpx import units
 from rumpx.checker.key_sample import Key
-from rumpx.errors import printable
+from rumpx.errors import Side, printable
 from rumpx.model.checkup import Line
+from rumpx.model.option_kinds import KEY_TYPES
 from rumpx.preflight.draft import Draft
 from rumpx.servers.answers import ask_text, whole_or
 from rumpx.servers.info import info_fields
@@ -34,18 +37,22 @@ def limits_of_values(draft: Draft, keys: Sequence[Key]) -> list[Line]:
     Raises:
         RumpxError: a side no longer answers.
     """
-    largest = max((key for key in keys if key.bytes), key=lambda key: key.bytes or 0, default=None)
-    if largest is None:
+    sized = sorted((key for key in keys if key.bytes), key=lambda key: key.bytes or 0)
+    if not sized:
         return []
     lines = []
-    size = largest.bytes or 0
+    stream_from = draft.job.stream_from
     argument = min(map(_argument_limit, _each(draft.target)), default=_DEFAULT_ARGUMENT)
     answer = min(filter(None, map(_answer_limit, _each(draft.source))), default=0)
-    for side, name, limit in (
+    limits: tuple[tuple[Side, str, int], ...] = (
         ("target", "proto-max-bulk-len", argument),
         ("source", "client-output-buffer-limit", answer),
-    ):
-        if limit and size > limit:
+    )
+    for side, name, limit in limits:
+        whole = [key for key in sized if not _goes_in_pieces(key, stream_from, side)]
+        largest = whole[-1] if whole else None
+        size = largest.bytes or 0 if largest else 0
+        if largest and limit and size > limit:
             lines.append(
                 Line(
                     "warn",
@@ -56,6 +63,14 @@ def limits_of_values(draft: Draft, keys: Sequence[Key]) -> list[Line]:
                 )
             )
     return lines
+
+
+def _goes_in_pieces(key: Key, stream_from: int | None, side: Side) -> bool:
+    """Return True if a value passes a side in pieces: a string is one argument for the target, and
+    modules' values go whole."""
+    if stream_from is None or (key.bytes or 0) < stream_from:
+        return False
+    return key.type in KEY_TYPES and not (key.type == "string" and side == "target")
 
 
 def limits_of_clients(draft: Draft) -> list[Line]:

@@ -140,6 +140,11 @@ class _Side(Peer):
         return self._links.owner(key)
 
     @property
+    def name(self) -> str:
+        """The side as the user gave it, for messages."""
+        return str(self._links.dialer.endpoint)
+
+    @property
     def routes(self) -> bool:
         """See `Links.routes`."""
         return self._links.routes
@@ -341,8 +346,7 @@ class Streamer:
             except (_StagingLost, MembersLost):
                 why = "staging"
             except UnfitReply as error:
-                name = str(self._source.side)
-                raise malformed(self._source.side, name, str(error)) from None
+                raise malformed("source", self._source.name, str(error)) from None
             except FieldsExpire:
                 streamed.read.failures.append(
                     KeyFailure(wanted.db, key, FIELD_EXPIRIES, NO_FIELD_EXPIRIES)
@@ -502,7 +506,11 @@ class Streamer:
         following = None
         if commands:
             assert part
-            writer.took(part, self._chunk_replies(one, waits[-1], outcomes.pop(), len(commands)))
+            replies = self._chunk_replies(one, waits[-1], outcomes.pop(), len(commands))
+            try:
+                writer.took(part, replies)
+            except TypeError:  # not the number of members
+                raise malformed("target", self._target.name, "a command for members") from None
         if asked:
             replies = self._source_replies(one, asked, waits[0], outcomes[0])
             following = reader.take(replies)
@@ -601,6 +609,8 @@ class Streamer:
             raise malformed("source", wait.connection.name, str(commands[0][0]))
         if expiry == _GONE:
             raise ValueChanged
+        if self._expiry == "clock" and not fits("TIME", last[1]):
+            raise malformed("source", wait.connection.name, "TIME")
         if self._expiry == "clock" and expiry >= 0:
             expiry += int(milliseconds(last[1]))
         return expiry, self._expiry == "left"
@@ -623,6 +633,8 @@ class Streamer:
         replies = yield from self._ask_target(one, ask, len(commands))
         self._no_errors(one, self._target, None, replies)
         *_, exists, length = replies
+        if not (isinstance(exists, int) and isinstance(length, int)):
+            raise malformed("target", self._target.name, "EXISTS or a length")
         if not exists and writer and writer.all_may_expire:
             written.gone += 1
             return
@@ -647,7 +659,7 @@ class Streamer:
         if done is None:
             raise _StagingLost
         if not isinstance(done, list) or len(done) != len(commands):
-            raise malformed("target", self._name(one), "EXEC")
+            raise malformed("target", self._target.name, "EXEC")
         *others, renamed = done
         self._no_errors(one, self._target, None, others)
         if is_error(renamed):
@@ -660,7 +672,7 @@ class Streamer:
             yield from self._abandon(one)
             return
         if renamed not in (b"OK", 1):
-            raise malformed("target", self._name(one), "RENAME")
+            raise malformed("target", self._target.name, "RENAME")
         kinds, large = self._scale.weigh_streamed(
             one.wanted.db, key, head_of(kind), one.payload
         )
@@ -787,9 +799,6 @@ class Streamer:
 
     def _place(self, one: _Try, side: _Side) -> Address | None:
         return one.node if side is self._source else one.owner
-
-    def _name(self, one: _Try) -> str:
-        return self._target.connect(one.key, one.owner, one.db, one.streamed.written).name
 
     def _no_errors(
         self, one: _Try, side: _Side, connection: Connection | None, replies: Sequence[Any]
