@@ -43,8 +43,8 @@ from rumpx.servers.tls import flag_of
 from rumpx.servers.topology import Idle, is_error, marked
 
 _REFRESH_SECONDS: Final = 0.5
-# A worker has up to six Links, and some files of its own, below the system's limit on open files.
-_SHARES: Final = 8
+# A worker has up to nine Links, and some files of its own, below the system's limit on open files.
+_SHARES: Final = 11
 _OTHER_FILES: Final = 64
 _FEWEST: Final = 4
 _MOST: Final = 128
