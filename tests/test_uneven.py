@@ -182,7 +182,12 @@ def test_bytes_in_flight_of_a_comparison(server: StartServer, on_source: int) ->
         with side.raw() as raw:
             hashes(raw, range(60), blob)
     plan = planned(source, target)
-    spec = CompareSpec(plan.spec, plan.spec.abilities, 0, 0, False, "kept", (None, None))
+    spec = CompareSpec(
+        *(plan.spec, plan.spec.abilities, 0, 0),
+        digests=False,
+        field_expiries="kept",
+        clocks=(None, None),
+    )
 
     peak = peak_of(spec, list(work_of(plan, "compare")))
 

@@ -539,7 +539,6 @@ def test_with_digests_values_stay_where_they_are(
         ("6.2", [], "--digest needs Redis 7.0 or Valkey on both sides"),
         ("7.0", ["-eval_ro"], "The target refuses EVAL_RO, which --digest needs"),
         ("7.0", ["-pexpiretime"], "--digest needs"),
-        ("9.1", [], "versions differ in their checksums"),
     ],
 )
 def test_without_digests_whole_values_are_read(

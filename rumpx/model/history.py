@@ -44,7 +44,6 @@ class RunRecord:
     version: str
     source_version: str
     target_version: str
-    target_accepts: str = ""
     ended: float | None = None
     state: Standing = "running"
     exit_code: int | None = None
@@ -60,6 +59,7 @@ class RunRecord:
     worker_restarts: int = 0
     left_behind: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    target_accepts: str = ""
 
 
 @dataclass(frozen=True, slots=True)

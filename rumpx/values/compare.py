@@ -207,7 +207,7 @@ def differing(
             key: (_shifted(state, expiry_shift), other)
             for key, state, other in zip(group, states, others, strict=True)
         }
-        _differing_pairs(*readers, pairs, tolerance, told)
+        _differing_pairs(*readers, pairs, tolerance, told, dumped=not big)
     return told
 
 
@@ -222,6 +222,8 @@ def _differing_pairs(
     pairs: dict[bytes, tuple[_State, _State]],
     tolerance: int,
     told: Told,
+    *,
+    dumped: bool,
 ) -> None:
     """Note the keys whose expiries or values differ; compare small values together."""
     same = {key: _same_state(*pair, tolerance) for key, pair in pairs.items()}
@@ -234,7 +236,7 @@ def _differing_pairs(
             told.different.append(key)
     unequal = {*told.different, *told.incomparable}
     for key, ((payload, _), _) in pairs.items():
-        may_expire = payload is None or fields_expire(payload)
+        may_expire = fields_expire(payload) if payload else not dumped
         if key not in unequal and may_expire and _expire_on_the_source_alone(source, target, key):
             told.lossy.append(key)
 
