@@ -488,7 +488,8 @@ def test_no_answer_breaks_a_comparison(
 ) -> None:
     """Of one server whose answers are anything; what is no answer is told with its command."""
     common = {"TYPE": kind, "MEMORY": 10, "PEXPIRETIME": -1, "TIME": [b"1", b"1"]}
-    good = Scripted(DUMP=b"a" * 20, **common, **GOOD[kind])
+    common |= {"HPEXPIRETIME": None}  # asked of keys whose type is not known yet
+    good = Scripted(DUMP=b"a" * 20, **common | GOOD[kind])
     wrong = data.draw(st.dictionaries(st.sampled_from(sorted(good.replies)), garbage, min_size=1))
     bad = Scripted(**good.replies | {"DUMP": b"b" * 20} | wrong)
     source, target = (bad, good) if hostile_source else (good, bad)
