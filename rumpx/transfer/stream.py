@@ -145,11 +145,6 @@ class _Side(Peer):
         return self._links.routes
 
     @property
-    def slotted(self) -> bool:
-        """True if keys have slots."""
-        return self._links.cluster
-
-    @property
     def unended(self) -> bool:
         """See `Links.unended`."""
         return self._links.unended
@@ -200,18 +195,21 @@ class _Refused(Exception):
 
 @dataclass(slots=True)
 class _Try:
-    """One try to stream one key; `node` is the source's, `owner` the target's."""
+    """One try to stream one key; `node` is the source's, `owner` the target's. `source` and
+    `target` are the connections for the whole try: what a connection watches is watched by no
+    other, so that one that was closed is never replaced within a try."""
 
     wanted: Wanted
     key: bytes
     size: int
     db: int
-    chunk: Chunk
     permit: Permit
     streamed: Streamed
-    node: Address | None = None
-    owner: Address | None = None
-    staging: bytes = b""
+    node: Address | None
+    owner: Address | None
+    source: Connection
+    target: Connection
+    staging: bytes
     begun: bool = False
     payload: int = 0
     guessed: int = 0
@@ -288,11 +286,6 @@ class Streamer:
         self._source.close()
         self._target.close()
 
-    def refresh(self) -> None:
-        """Read both topologies again after trouble."""
-        self._source.refresh()
-        self._target.refresh()
-
     def copy(self, wanted: Wanted, db: int, chunk: Chunk, permit: Permit) -> Task[Streamed]:
         """Stream the one key of a chunk; a task.
 
@@ -313,6 +306,9 @@ class Streamer:
         self._busy = True
         self._shown = time.monotonic()  # a quick one is not shown
         try:
+            if wanted.by_slot:  # after trouble
+                self._source.refresh()
+                self._target.refresh()
             yield from self._tries(wanted, db, chunk, permit, streamed)
         finally:
             self._busy = False
@@ -327,8 +323,8 @@ class Streamer:
         for pause in _PAUSES:
             if pause:
                 yield Pause(pause)
-            one = _Try(wanted, key, size, db, chunk, permit, streamed)
             try:
+                one = self._start(wanted, key, size, db, permit, streamed)
                 yield from self._once(one)
                 return
             except _Unsettled:
@@ -359,12 +355,28 @@ class Streamer:
 
     # One try.
 
+    def _start(
+        self,
+        wanted: Wanted,
+        key: bytes,
+        size: int,
+        db: int,
+        permit: Permit,
+        streamed: Streamed,
+    ) -> _Try:
+        """Connect to both sides."""
+        node = wanted.node
+        if wanted.by_slot and self._source.routes:
+            node = self._source.owner(key)
+        owner = self._target.owner(key)
+        source = self._source.connect(key, node, wanted.db, streamed.read)
+        target = self._target.connect(key, owner, db, streamed.written)
+        name = staging_name(key)
+        return _Try(
+            wanted, key, size, db, permit, streamed, node, owner, source, target, name
+        )
+
     def _once(self, one: _Try) -> Task[None]:
-        one.node = one.wanted.node
-        if one.wanted.by_slot and self._source.routes:
-            one.node = self._source.owner(one.key)
-        one.owner = self._target.owner(one.key)
-        one.staging = staging_name(one.key, slotted=self._target.slotted)
         try:
             kind = yield from self._watch(one)
             if kind == b"none":
@@ -413,6 +425,8 @@ class Streamer:
             ("PERSIST", staging),
             ("PEXPIREAT", staging, 1),
         ]
+        if kind == _STRING:
+            tried.append(("SET", staging, "", "XX", "PX", TTL_MS))
         commands = [*tried, (rename, staging, one.key), ("EXISTS", one.key)]
         if kind == b"hash":
             commands.append(("HPEXPIREAT", staging, 1, "FIELDS", 1, b""))
@@ -439,8 +453,7 @@ class Streamer:
 
     def _copy_parts(self, one: _Try, kind: bytes) -> Task[TypedWriter]:
         """Read and write all parts: the next one is read while the last one is written."""
-        connection = self._source.connect(one.key, one.node, one.wanted.db, one.streamed.read)
-        reader = chunked_reader(kind, one.key, one.size, "source", connection.name)
+        reader = chunked_reader(kind, one.key, one.size, "source", one.source.name)
         assert reader
         writer = TypedWriter(
             kind,
@@ -519,13 +532,11 @@ class Streamer:
         (length,) = yield from self._read(one, [("STRLEN", one.key)])
         if not length:
             raise ValueChanged
-        written = one.streamed.written
-        target = self._target.connect(one.key, one.owner, one.db, written)
         head = b"*5\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n" % (len(one.staging), one.staging, length)
         one.begun = True
         waits: deque[tuple[list[Command], Replies]] = deque()
         try:
-            self._push(one, target, head)
+            self._push(one, head)
             size = min(_WINDOW_BYTES, self._intake.amount.size)
             windows = string_windows(length, size)
             ended = False
@@ -548,16 +559,16 @@ class Streamer:
                 one.payload += len(piece)
                 self._show(one.key, one.payload / length)
                 self._intake.streamed(one.permit, len(piece), wanted)
-                self._push(one, target, piece)
+                self._push(one, piece)
         except BaseException as error:
-            target.close()  # in the middle of a command
+            one.target.close()  # in the middle of a command
             if waits and not isinstance(error, GeneratorExit):
                 yield [wait for _, wait in waits]  # no replies may be left to another value
             raise
         end = b"\r\n$2\r\nPX\r\n$6\r\n%d\r\n" % TTL_MS
         (reply,) = yield from self._ask_target(one, end, 1)
         if reply != b"OK":
-            raise malformed("target", target.name, "SET")
+            raise self._refusal(one, self._target, "SET", reply)
         one.streamed.chunks += 1
 
     def _ask_window(self, one: _Try, start: int, end: int) -> Task[tuple[list[Command], Replies]]:
@@ -567,9 +578,9 @@ class Streamer:
         asked: list[Command] = [("GETRANGE", one.key, start, end)]
         return asked, self._send_source(one, asked)
 
-    def _push(self, one: _Try, target: Connection, data: bytes) -> None:
+    def _push(self, one: _Try, data: bytes) -> None:
         try:
-            target.push(data)
+            one.target.push(data)
         except ConnectionLost as error:
             raise self._lost(one, self._target, error) from None
 
@@ -586,19 +597,19 @@ class Streamer:
             (name, one.key) if name != "TIME" else (name,) for name in ways[self._expiry]
         ]
         data = MULTI + b"".join([encode(*command) for command in commands]) + EXEC
-        wait = self._send_raw(one, self._source, one.node, data, len(commands) + 2)
+        wait = self._send_raw(one, self._source, data, len(commands) + 2)
         (outcome,) = yield [wait]
         replies = self._outcome(one, self._source, outcome)
-        self._no_errors(one, self._source, wait.connection, replies)
+        self._no_errors(one, self._source, replies)
         last = replies[-1]
         if last is None:
             raise ValueChanged
         if not isinstance(last, list) or len(last) != len(commands):
-            raise malformed("source", wait.connection.name, "EXEC")
-        self._no_errors(one, self._source, wait.connection, last)
+            raise malformed("source", one.source.name, "EXEC")
+        self._no_errors(one, self._source, last)
         expiry = last[0]
         if not isinstance(expiry, int) or expiry < _GONE:
-            raise malformed("source", wait.connection.name, str(commands[0][0]))
+            raise malformed("source", one.source.name, str(commands[0][0]))
         if expiry == _GONE:
             raise ValueChanged
         if self._expiry == "clock" and expiry >= 0:
@@ -621,7 +632,7 @@ class Streamer:
         commands: list[Command] = [("UNWATCH",), ("WATCH", staging), ("EXISTS", staging), counter]
         ask = b"".join([encode(*command) for command in commands])
         replies = yield from self._ask_target(one, ask, len(commands))
-        self._no_errors(one, self._target, None, replies)
+        self._no_errors(one, self._target, replies)
         *_, exists, length = replies
         if not exists and writer and writer.all_may_expire:
             written.gone += 1
@@ -642,14 +653,14 @@ class Streamer:
         commands.append(("RENAME" if self._replaces else "RENAMENX", staging, key))
         data = MULTI + b"".join([encode(*command) for command in commands]) + EXEC
         replies = yield from self._ask_target(one, data, len(commands) + 2)
-        self._no_errors(one, self._target, None, replies)
+        self._no_errors(one, self._target, replies)
         done = replies[-1]
         if done is None:
             raise _StagingLost
         if not isinstance(done, list) or len(done) != len(commands):
-            raise malformed("target", self._name(one), "EXEC")
+            raise malformed("target", one.target.name, "EXEC")
         *others, renamed = done
-        self._no_errors(one, self._target, None, others)
+        self._no_errors(one, self._target, others)
         if is_error(renamed):
             if str(renamed).startswith(_NO_KEY):  # its expiry was past
                 written.gone += 1
@@ -660,7 +671,7 @@ class Streamer:
             yield from self._abandon(one)
             return
         if renamed not in (b"OK", 1):
-            raise malformed("target", self._name(one), "RENAME")
+            raise malformed("target", one.target.name, "RENAME")
         kinds, large = self._scale.weigh_streamed(
             one.wanted.db, key, head_of(kind), one.payload
         )
@@ -695,7 +706,7 @@ class Streamer:
 
     def _send_source(self, one: _Try, commands: Sequence[Command]) -> Replies:
         data = b"".join([encode(*command) for command in commands])
-        return self._send_raw(one, self._source, one.node, data, len(commands))
+        return self._send_raw(one, self._source, data, len(commands))
 
     def _source_replies(
         self,
@@ -720,7 +731,7 @@ class Streamer:
             if name in _CONTAINERS:
                 name = f"{name} {command[1]!s}"
             if not fits(name, reply):
-                raise malformed("source", wait.connection.name, name)
+                raise malformed("source", one.source.name, name)
             came.append(reply)
         return came
 
@@ -735,18 +746,18 @@ class Streamer:
         its TTL."""
         exists, ttl = encode("EXISTS", one.staging), encode("PEXPIRE", one.staging, TTL_MS)
         data = b"".join([MULTI, exists, *commands, ttl, EXEC])
-        return self._send_raw(one, self._target, one.owner, data, len(commands) + 4)
+        return self._send_raw(one, self._target, data, len(commands) + 4)
 
     def _chunk_replies(
         self, one: _Try, wait: Replies, outcome: object, number: int
     ) -> list[Any]:
         begun, one.begun = one.begun, True
         replies = self._outcome(one, self._target, outcome)
-        self._no_errors(one, self._target, wait.connection, replies)
+        self._no_errors(one, self._target, replies)
         done = replies[-1]
         if not isinstance(done, list) or len(done) != number + 2:
-            raise malformed("target", wait.connection.name, "EXEC")
-        self._no_errors(one, self._target, wait.connection, done)
+            raise malformed("target", one.target.name, "EXEC")
+        self._no_errors(one, self._target, done)
         if done[0] != int(begun):
             raise _StagingLost
         one.streamed.chunks += 1
@@ -754,15 +765,12 @@ class Streamer:
 
     def _ask_target(self, one: _Try, data: bytes, number: int) -> Task[list[Any]]:
         """Return the target's replies; errors too."""
-        wait = self._send_raw(one, self._target, one.owner, data, number)
+        wait = self._send_raw(one, self._target, data, number)
         (outcome,) = yield [wait]
         return self._outcome(one, self._target, outcome)
 
-    def _send_raw(
-        self, one: _Try, side: _Side, node: Address | None, data: bytes, number: int
-    ) -> Replies:
-        noted, db = self._noted(one, side)
-        connection = side.connect(one.key, node, db, noted)
+    def _send_raw(self, one: _Try, side: _Side, data: bytes, number: int) -> Replies:
+        connection = self._connection(one, side)
         try:
             connection.send(data)
         except ConnectionLost as error:
@@ -776,23 +784,19 @@ class Streamer:
         return outcome
 
     def _lost(self, one: _Try, side: _Side, error: ConnectionLost) -> _Unsettled:
-        noted, _ = self._noted(one, side)
+        noted = self._noted(one, side)
         return side.lost(one.key, self._place(one, side), error, one.size, noted)
 
-    def _noted(self, one: _Try, side: _Side) -> tuple[Again, int]:
-        if side is self._source:
-            return one.streamed.read, one.wanted.db
-        return one.streamed.written, one.db
+    def _noted(self, one: _Try, side: _Side) -> Again:
+        return one.streamed.read if side is self._source else one.streamed.written
+
+    def _connection(self, one: _Try, side: _Side) -> Connection:
+        return one.source if side is self._source else one.target
 
     def _place(self, one: _Try, side: _Side) -> Address | None:
         return one.node if side is self._source else one.owner
 
-    def _name(self, one: _Try) -> str:
-        return self._target.connect(one.key, one.owner, one.db, one.streamed.written).name
-
-    def _no_errors(
-        self, one: _Try, side: _Side, connection: Connection | None, replies: Sequence[Any]
-    ) -> None:
+    def _no_errors(self, one: _Try, side: _Side, replies: Sequence[Any]) -> None:
         """Raise for the first error among replies."""
         for reply in replies:
             if is_error(reply):
@@ -800,8 +804,7 @@ class Streamer:
 
     def _refusal(self, one: _Try, side: _Side, command: str, reply: Any) -> Exception:
         """Return the exception for an error reply, or an unexpected one."""
-        noted, db = self._noted(one, side)
-        connection = side.connect(one.key, self._place(one, side), db, noted)
+        noted, connection = self._noted(one, side), self._connection(one, side)
         if not is_error(reply):
             return malformed(side.side, connection.name, command)
         if "OOM" in str(reply)[:80] and side is self._target:

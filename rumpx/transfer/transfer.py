@@ -309,8 +309,6 @@ class Transfer:
 
     def _stream(self, batch: Batch, unsettled: _Unsettled, chunk: Chunk) -> Task[Streamed]:
         """Copy a large value in pieces."""
-        if unsettled.by_slot:
-            self._streamer.refresh()
         permit = yield from self._intake.stream_permit(chunk)
         try:
             wanted = _wanted(batch, unsettled, chunk.keys)
