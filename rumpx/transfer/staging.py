@@ -12,13 +12,17 @@ from __future__ import annotations
 import os
 import re
 from binascii import crc_hqx
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Final
 
 from rumpx.model.slots import SLOTS, key_slot
 
 TTL_MS: Final = 600_000
+STAGING_LEFT_OUT: Final = (
+    "The source has keys named …:rumpx-… that expire within ten minutes: another copy is writing "
+    "large values to it. They are left out."
+)
 MARK: Final = b":rumpx-"
 _NAME: Final = re.compile(rb"(.*):rumpx-[0-9a-f]{12}-[0-9]{1,7}", re.DOTALL)
 
@@ -43,6 +47,14 @@ def staged(keys: Sequence[bytes]) -> list[bytes]:
     return [key for key in keys if _NAME.fullmatch(key)]
 
 
-def soon_over(left: object) -> bool:
-    """Return True if a PTTL (ms) is one that a staging key may have."""
-    return isinstance(left, int) and 0 <= left <= TTL_MS
+def unfinished(left: Mapping[bytes, object]) -> list[bytes]:
+    """Return the keys that another copy is writing: they are never whole.
+
+    Args:
+        left: their remaining TTLs in ms, as PTTL gives them, or instants minus the server's clock.
+    """
+    return [
+        key
+        for key in staged(list(left))
+        if isinstance(ms := left[key], int | float) and 0 <= ms <= TTL_MS
+    ]

@@ -15,12 +15,14 @@ transaction too, so that no staging key is ever without its TTL (`staging`).
 - A string is one SET: its length is announced, and its bytes follow as GETRANGE returns them.
 - A value that is written meanwhile is given up and read again, TRIES times; then read whole if it
   has at most WHOLE_BYTES and `--hot-keys` allows, else it has failed.
-- Types without a reader, and servers that refuse a command of this scheme: the key is read whole.
+- Types without a reader, and servers that refuse a command of this scheme: the key is read whole
+  if it has at most WHOLE_BYTES, which is said once, else it has failed.
 - Redirections, passing errors and lost connections are noted in Read and Written, for a retry.
 - If the run ends, the value is given up between two chunks (`Draining`).
 
 WATCH belongs to a connection, and any EXEC there ends it. So the connections are used for nothing
-else, and one value at a time is streamed by a worker; other batches continue meanwhile.
+else, each try keeps the same two, and one value at a time is streamed by a worker; other batches
+continue meanwhile.
 
 Not promised: LRU and LFU data, encodings, a stream's consumers' seen-time and active-time. That a
 single huge member is cut. That a value that never rests is copied.
@@ -47,6 +49,7 @@ from rumpx.servers.replies import (
     key_refused,
     malformed,
     refused,
+    without_arguments,
     wrong_syntax,
 )
 from rumpx.servers.resp import (
@@ -67,7 +70,7 @@ from rumpx.transfer.messages import Streaming
 from rumpx.transfer.peer import Peer
 from rumpx.transfer.restore_writer import out_of_memory
 from rumpx.transfer.runner import Pause, Permit, Replies, Task
-from rumpx.transfer.staging import TTL_MS, soon_over, staged, staging_name
+from rumpx.transfer.staging import STAGING_LEFT_OUT, TTL_MS, staging_name, unfinished
 from rumpx.units import size as in_words
 from rumpx.values.chunked_reader import (
     OPTIONAL,
@@ -77,10 +80,10 @@ from rumpx.values.chunked_reader import (
     chunked_reader,
     string_windows,
 )
-from rumpx.values.reading import ValueChanged
+from rumpx.values.reading import CHANGED, CONTAINERS, ValueChanged
 from rumpx.values.rewrite import FIELD_EXPIRIES
 from rumpx.values.shapes import fits
-from rumpx.values.typed_writer import FieldsExpire, MembersLost, TypedWriter
+from rumpx.values.typed_writer import LATEST_MS, FieldsExpire, MembersLost, TypedWriter
 
 TRIES: Final = 3
 # Before each try.
@@ -94,9 +97,6 @@ _WINDOWS_AHEAD: Final = 2
 _GONE: Final = -2
 _STRING: Final = b"string"
 _NO_KEY: Final = "ERR no such key"
-_CHANGED: Final = ("WRONGTYPE", _NO_KEY, "NOGROUP")
-# Subcommands whose replies have a shape of their own.
-_CONTAINERS: Final = ("XINFO",)
 
 HotKeys = Literal["whole", "fail"]
 
@@ -121,7 +121,7 @@ class Draining(Exception):
 
 
 class _ReadWhole(Exception):
-    """The key cannot be streamed."""
+    """The key cannot be streamed; its argument says why."""
 
 
 class _Unsettled(Exception):
@@ -166,23 +166,32 @@ class _Side(Peer):
         return _Unsettled()
 
     def judge(
-        self, key: bytes, error: Reply, node: Address | None, connection: Connection, noted: Again
+        self,
+        key: bytes,
+        command: str,
+        error: Reply,
+        node: Address | None,
+        connection: Connection,
+        noted: Again,
     ) -> Exception:
         """Return the exception for an error reply to a command about a key."""
         verdict = classify(error)
-        if verdict.kind is Kind.ASK:
-            # The slot is in migration; a key that is read whole is asked for after ASKING.
-            return _ReadWhole()
-        if self._passes(key, error, verdict, node, connection, noted):
-            return _Unsettled()
-        if verdict.kind is Kind.ABORTED:
+        at, words = f"The {self.side} at {connection.name}", without_arguments(error)
+        if str(error).startswith("CROSSSLOT"):
+            return _ReadWhole(f"{at} shards behind one address ({words})")
+        # ASK: the slot is in migration. A value whose staging key is on one node and whose own key
+        # is on another cannot be streamed, so it is tried again until the slot has moved.
+        asked = verdict.kind is Kind.ASK and self._links.cluster
+        if asked or verdict.kind is Kind.ABORTED:
             noted.repeat([key], self._complaint(error, connection))
             return _Unsettled()
+        if self._passes(key, error, verdict, node, connection, noted):
+            return _Unsettled()
         if refused(error) or key_refused(error):
-            return _ReadWhole()
+            return _ReadWhole(f"{at} refuses {command} ({words})")
         if verdict.kind is Kind.PERMANENT:
             return denial(self.side, connection.name, "a command of a streamed value", error)
-        return _Refused(str(error), verdict.reason)
+        return _Refused(words, verdict.reason)
 
     def serves(self) -> None:
         """See `Links.serves`."""
@@ -214,6 +223,7 @@ class _Try:
     payload: int = 0
     guessed: int = 0
     field_expiries: bool = False
+    limited: bool = False
     counters: bool = False
 
 
@@ -329,8 +339,8 @@ class Streamer:
                 return
             except _Unsettled:
                 return
-            except _ReadWhole:
-                streamed.whole = True
+            except _ReadWhole as error:
+                self._read_whole(wanted.db, key, size, str(error), streamed)
                 return
             except ValueChanged:
                 why = "changes"
@@ -352,6 +362,18 @@ class Streamer:
             streamed.whole = True
             return
         streamed.read.failures.append(_never(wanted.db, key, size, why, self._hot_keys))
+
+    def _read_whole(
+        self, db: int, key: bytes, size: int, why: str, streamed: Streamed
+    ) -> None:
+        """Have the key read whole, unless that stalls the servers for too long."""
+        if size > WHOLE_BYTES:
+            streamed.read.failures.append(_too_large(db, key, size, why))
+            return
+        streamed.whole = True
+        self._say(
+            f"{why}: such large values are read and written whole, and delay other clients."
+        )
 
     # One try.
 
@@ -406,10 +428,12 @@ class Streamer:
         replies = yield from self._read(one, ask)
         kind: bytes = replies[2]
         left: int = replies[3]
-        if soon_over(left) and staged([one.key]):
-            return b"none"  # another copy's staging key is never whole
+        if unfinished({one.key: left}):
+            self._say(STAGING_LEFT_OUT)
+            return b"none"
         if kind not in (b"none", _STRING) and not chunked_reader(kind, b"", 0, "source", ""):
-            raise _ReadWhole
+            name = kind.decode("utf-8", "backslashreplace")
+            raise _ReadWhole(f"Values of the type {name} cannot be read in pieces")
         return kind
 
     def _prepare(self, one: _Try, kind: bytes) -> Task[bool]:
@@ -429,7 +453,7 @@ class Streamer:
             tried.append(("SET", staging, "", "XX", "PX", TTL_MS))
         commands = [*tried, (rename, staging, one.key), ("EXISTS", one.key)]
         if kind == b"hash":
-            commands.append(("HPEXPIREAT", staging, 1, "FIELDS", 1, b""))
+            commands.append(("HPEXPIREAT", staging, LATEST_MS + 1, "FIELDS", 1, b""))
         if kind == b"stream":
             zero = "0-0"
             commands.append(("XSETID", staging, "0-1", "ENTRIESADDED", 0, "MAXDELETEDID", zero))
@@ -445,7 +469,8 @@ class Streamer:
             raise self._refusal(one, self._target, "EXISTS", exists)
         if more:
             answer = more[0]
-            known = not is_error(answer) or str(answer).startswith(_NO_KEY)
+            one.limited = "invalid expire time" in str(answer)
+            known = one.limited or not is_error(answer) or str(answer).startswith(_NO_KEY)
             one.field_expiries = one.counters = known
             if not known and not (wrong_syntax(answer) or "unknown command" in str(answer)):
                 raise self._refusal(one, self._target, str(commands[-1][0]), answer)
@@ -460,6 +485,7 @@ class Streamer:
             one.staging,
             shift=self._shift,
             field_expiries=one.field_expiries,
+            latest=LATEST_MS if one.limited else None,
             drops=self._drops,
             counters=one.counters,
         )
@@ -530,8 +556,6 @@ class Streamer:
     def _copy_string(self, one: _Try) -> Task[None]:
         """Copy a string by one SET whose bytes are sent as they are read."""
         (length,) = yield from self._read(one, [("STRLEN", one.key)])
-        if not length:
-            raise ValueChanged
         head = b"*5\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n" % (len(one.staging), one.staging, length)
         one.begun = True
         waits: deque[tuple[list[Command], Replies]] = deque()
@@ -618,9 +642,12 @@ class Streamer:
 
     def _is_past(self, expiry: tuple[int, bool]) -> bool:
         at, left = expiry
-        if at == NO_EXPIRY or left or self._clock_offset is None:
-            return False
-        return at + self._shift <= time.time() * 1000 + self._clock_offset
+        return at != NO_EXPIRY and not left and self._has_passed(at + self._shift)
+
+    def _has_passed(self, instant: float) -> bool:
+        """True if an instant, ms since 1970, is known to be past on the target's clock."""
+        offset = self._clock_offset
+        return offset is not None and instant <= time.time() * 1000 + offset
 
     def _swap(
         self, one: _Try, kind: bytes, writer: TypedWriter | None, expiry: tuple[int, bool]
@@ -634,7 +661,7 @@ class Streamer:
         replies = yield from self._ask_target(one, ask, len(commands))
         self._no_errors(one, self._target, replies)
         *_, exists, length = replies
-        if not exists and writer and writer.all_may_expire:
+        if not exists and writer and self._has_passed(writer.last_instant):
             written.gone += 1
             return
         holds = writer.holds(length) if writer else length == one.payload
@@ -660,10 +687,13 @@ class Streamer:
         if not isinstance(done, list) or len(done) != len(commands):
             raise malformed("target", one.target.name, "EXEC")
         *others, renamed = done
+        expires = others[-1] == 1 and at != NO_EXPIRY
         self._no_errors(one, self._target, others)
         if is_error(renamed):
-            if str(renamed).startswith(_NO_KEY):  # its expiry was past
-                written.gone += 1
+            if str(renamed).startswith(_NO_KEY):
+                if not expires:
+                    raise _StagingLost
+                written.gone += 1  # the staging key was there, and its expiry was past
                 return
             raise self._refusal(one, self._target, "RENAME", renamed)
         if renamed == 0 and not self._replaces:
@@ -679,8 +709,8 @@ class Streamer:
         written.payload_bytes += one.payload
         written.kinds += kinds
         written.large += large
-        if writer and writer.dropped:
-            written.losses.append(KeyLoss(one.wanted.db, key, FIELD_EXPIRIES))
+        if writer:
+            written.losses += [KeyLoss(one.wanted.db, key, loss) for loss in writer.losses]
         self._source.serves()
         self._target.serves()
 
@@ -721,14 +751,14 @@ class Streamer:
         for command, reply in zip(commands, replies, strict=True):
             name = str(command[0])
             if is_error(reply):
-                if str(reply).startswith(_CHANGED):
+                if str(reply).startswith(CHANGED):
                     raise ValueChanged
                 unknown = "unknown command" in str(reply).lower()
                 if not (unknown and name in OPTIONAL):
                     raise self._refusal(one, self._source, name, reply)
                 came.append(None)
                 continue
-            if name in _CONTAINERS:
+            if name in CONTAINERS:
                 name = f"{name} {command[1]!s}"
             if not fits(name, reply):
                 raise malformed("source", one.source.name, name)
@@ -810,18 +840,23 @@ class Streamer:
         if "OOM" in str(reply)[:80] and side is self._target:
             noted.end(out_of_memory(connection.name, reply))
             return _Unsettled()
-        error = side.judge(one.key, reply, self._place(one, side), connection, noted)
-        if isinstance(error, _ReadWhole) and refused(reply):
-            self._say(
-                f"The {side.side} at {connection.name} refuses {command}: large values are read "
-                f"and written whole, and delay other clients ({reply!s})."
-            )
-        return error
+        return side.judge(one.key, command, reply, self._place(one, side), connection, noted)
 
     def _say(self, text: str) -> None:
         if text not in self._said:
             self._said.add(text)
             self._notices.append(text)
+
+
+def _too_large(db: int, key: bytes, size: int, why: str) -> KeyFailure:
+    """Return the failure of a value that cannot be streamed, and is too large to read whole."""
+    return KeyFailure(
+        db,
+        key,
+        "too large to read whole",
+        f"{why}, and to read {in_words(size)} whole stalls both servers. At a quiet hour, "
+        "--stream-from off reads every value whole",
+    )
 
 
 def _never(db: int, key: bytes, size: int, why: str, hot_keys: HotKeys) -> KeyFailure:
@@ -839,6 +874,6 @@ def _never(db: int, key: bytes, size: int, why: str, hot_keys: HotKeys) -> KeyFa
         db,
         key,
         "changes while it is read",
-        f"it was written during each of {TRIES} tries{large}. Copy it at a quiet hour, or with "
-        "--read-from replica",
+        f"it was written, or a field of it expired, during each of {TRIES} tries{large}. Copy it "
+        "at a quiet hour, or with --read-from replica",
     )
