@@ -101,12 +101,16 @@ def test_another_batchs_redirection_in_the_middle_of_a_string(cluster: StartClus
         while not calls(right, "getrange"):
             runner.step()
         runner.start(copier.settle(batches[1]))
+        before = calls(source.owner(b"two"), "dump")
         acks: list[Ack] = []
         while len(acks) < 2:
             result = runner.step()
             if isinstance(result, Ack):
                 acks.append(result)
     assert [ack.counts.copied for ack in acks] == [1, 1]
+    assert calls(source.owner(b"two"), "dump") == before, "after a redirection it is large, too"
+    tries = sum(calls(node, "watch") for node in source.primaries())
+    assert tries == 2, "no connection was lost, or waited until it timed out"
     assert compare(source, target) == []
 
 
