@@ -44,7 +44,7 @@ def _name_at(node: Node, key: bytes) -> bytes:
     tag."""
     served = {slot for low, high in node.slots for slot in range(low, high + 1)}
     if not served or key_slot(key) in served:
-        return staging_name(key, slotted=True)
+        return staging_name(key)
     stem = key if key_slot(key) != key_slot(key + b":") else b"rumpx"
     names = (stem + b":%d" % number for number in count())
-    return staging_name(next(name for name in names if key_slot(name) in served), slotted=True)
+    return staging_name(next(name for name in names if key_slot(name) in served))

@@ -69,6 +69,7 @@ def worker_spec(
         job.hot_keys,
         tuning.batches_in_flight,
         job.retry_for,
+        source.clock.offset,
         target.clock.offset,
         shift,
         absttl,

@@ -182,6 +182,12 @@ def key_refused(reply: object) -> bool:
     return str(reply).startswith("NOPERM") and classify(reply).kind is Kind.KEY
 
 
+def without_arguments(reply: object) -> str:
+    """Return an error reply's words for a message. "unknown command … with args beginning with"
+    repeats arguments, perhaps a value's members: they are left out."""
+    return str(reply).partition(", with args")[0]
+
+
 def wrong_syntax(reply: object) -> bool:
     """Return True if an error reply says that the server does not know the arguments."""
     return classify(reply).reason == "syntax error"
@@ -218,7 +224,7 @@ def explain_refusal(error: object, command: str) -> str:
         )
     if "unknown" in text.lower():
         return f"the server has no {command} (renamed, disabled, or too old)"
-    return f"the server answered: {text}"
+    return f"the server answered: {without_arguments(text)}"
 
 
 def balancer_words(side: Side, name: str) -> str:

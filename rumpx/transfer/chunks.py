@@ -217,7 +217,7 @@ class Intake:
         """Wait for a permit to stream a chunk's key, to return by `release`: for two chunks of it,
         one that is read while the other is written; a task."""
         yield from self.turn(len(chunk.keys), ops=self._reader.ops(1, sized=chunk.sized))
-        permit = Permit(2 * STREAM_BYTES)
+        permit = Permit(2 * STREAM_BYTES, apart=True)
         yield permit
         return permit
 

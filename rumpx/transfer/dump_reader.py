@@ -190,11 +190,22 @@ class DumpReader(Peer):
         return most if most is not None and most <= _GROUP_SHARE else None
 
     def sizes(self, wanted: Wanted) -> Task[list[int] | None]:
-        """Return the estimated bytes of each key's payload; None if the source gives none, or keys
-        may have moved; a task."""
-        if not self.tells_sizes or self._moves(wanted):
+        """Return the estimated bytes of each key's payload, 0 if a node gives none; None if the
+        source gives none at all; a task. Keys that may have moved are asked for where they are
+        read, else a large one would be read whole after a redirection."""
+        if not self.tells_sizes:
             return None
-        return (yield from self._sizes.sizes(wanted))
+        if not self._moves(wanted):
+            return (yield from self._sizes.sizes(wanted))
+        sizes = [0] * len(wanted.keys)
+        known = False
+        for route in self._wanted_routes(wanted):
+            part = Wanted(wanted.db, [wanted.keys[n] for n in route.positions], route.node)
+            told = yield from self._sizes.sizes(part, asking=route.asking)
+            for position, size in zip(route.positions, told or (), strict=False):
+                sizes[position] = size
+            known = known or told is not None
+        return sizes if known else None
 
     def read(self, wanted: Wanted, sizes: Sequence[int] | None) -> Task[Read]:
         """Read keys; a task.

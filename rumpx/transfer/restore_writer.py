@@ -199,7 +199,7 @@ class RestoreWriter(Peer):
         """Ask a node that has refused payloads for its dialect. Keys of a version that it does not
         accept any more are read again; any other payload is damaged."""
         node, asking = request.route.node, request.route.asking
-        name = staging_name(records.keys[min(refused)], slotted=True)
+        name = staging_name(records.keys[min(refused)])
         asked = [ASKING] if asking else []
         buffers = [part for probe in probes(name) for part in (*asked, encode(*probe))]
         try:

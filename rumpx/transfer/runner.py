@@ -9,7 +9,8 @@ loop. While it blocks, every other request is in the network, so that distance c
 
 Permits limit memory, ours and the servers': `Budget` grants them in order, first come, first
 served. One that is larger than the budget is granted when nothing else is; one that is `alone`
-waits until nothing else is in flight and blocks all others.
+waits until nothing else is in flight, streamed values apart, and blocks all others. (A streamed
+value may take hours, in small pieces: waiting for it, a permit would block all those behind it.)
 
 Not promised: fairness between connections. If the oldest request's server is slow, replies of
 others wait in their sockets; their number is limited by the permits.
@@ -51,10 +52,12 @@ class Pause:
 
 @dataclass(slots=True, eq=False)
 class Permit:
-    """Permission to have `size` bytes in flight, to return by `Budget.release`."""
+    """Permission to have `size` bytes in flight, to return by `Budget.release`; `apart`: for a
+    streamed value, over connections of its own."""
 
     size: int
     alone: bool = False
+    apart: bool = False
 
 
 Wait = list[Replies] | Pause | Permit
@@ -91,7 +94,11 @@ class Budget:
         return not self._waiting and not self._closed_by and self._give(permit)
 
     def _give(self, permit: Permit) -> bool:
-        if self._holders and (permit.alone or self.used + permit.size > self.limit):
+        if permit.alone:
+            waits = not all(holder.apart for holder in self._holders)
+        else:
+            waits = bool(self._holders) and self.used + permit.size > self.limit
+        if waits:
             return False
         self._holders.add(permit)
         self.used += permit.size

@@ -15,7 +15,7 @@ from typing import Final, Literal
 from rumpx.errors import ConnectionLost, Side
 from rumpx.servers.connections import Links
 from rumpx.servers.replies import key_refused, refused
-from rumpx.servers.resp import Reply, encode, encode_memory_usage
+from rumpx.servers.resp import ASKING, Reply, encode, encode_memory_usage
 from rumpx.servers.topology import is_error
 from rumpx.transfer.handler import Wanted
 from rumpx.transfer.runner import Replies, Task
@@ -72,19 +72,21 @@ class SizeReader:
         """The number of commands, and of pipelines, for each key."""
         return _COMMANDS[self.by]
 
-    def sizes(self, wanted: Wanted) -> Task[list[int] | None]:
+    def sizes(self, wanted: Wanted, *, asking: bool = False) -> Task[list[int] | None]:
         """Return the estimated bytes of each key's payload, asked of `wanted.node`; None if the
-        server gives none, or the connection is lost; a task."""
+        server gives none, or the connection is lost; a task. `asking`: the one key follows
+        ASKING."""
         try:
             if self.by == "memory":
-                return (yield from self._memory(wanted))
-            return (yield from self._lengths(wanted, wanted.keys))
+                return (yield from self._memory(wanted, asking))
+            return (yield from self._lengths(wanted, wanted.keys, asking))
         except ConnectionLost:
             return None
 
-    def _memory(self, wanted: Wanted) -> Task[list[int] | None]:
+    def _memory(self, wanted: Wanted, asking: bool) -> Task[list[int] | None]:
         """Ask by MEMORY USAGE; by lengths for keys for which that is refused."""
-        replies = yield from self._ask(wanted, encode_memory_usage(wanted.keys), len(wanted.keys))
+        asked = encode_memory_usage(wanted.keys)
+        replies = yield from self._ask(wanted, asked, len(wanted.keys), asking)
         if set(map(type, replies)) == _ONLY_INTS:
             return replies  # type: ignore[return-value]
         if any(is_error(reply) and refused(reply) for reply in replies):
@@ -92,24 +94,25 @@ class SizeReader:
         sizes = [reply if isinstance(reply, int) else 0 for reply in replies]
         untold = [n for n, reply in enumerate(replies) if _is_refusal(reply)]
         if untold:
-            lengths = yield from self._lengths(wanted, [wanted.keys[n] for n in untold])
+            keys = [wanted.keys[n] for n in untold]
+            lengths = yield from self._lengths(wanted, keys, asking)
             if lengths is None and self.by == "none":
                 return None
             for n, length in zip(untold, lengths or (), strict=False):
                 sizes[n] = length
         return sizes
 
-    def _lengths(self, wanted: Wanted, keys: list[bytes]) -> Task[list[int] | None]:
+    def _lengths(self, wanted: Wanted, keys: list[bytes], asking: bool) -> Task[list[int] | None]:
         """Ask by the length commands; None if these are refused."""
         asked = b"".join([encode("TYPE", key) for key in keys])
-        types = yield from self._ask(wanted, asked, len(keys))
+        types = yield from self._ask(wanted, asked, len(keys), asking)
         asked = b"".join(
             [
                 encode(_LENGTH.get(kind, "EXISTS") if isinstance(kind, bytes) else "EXISTS", key)
                 for key, kind in zip(keys, types, strict=True)
             ]
         )
-        lengths = yield from self._ask(wanted, asked, len(keys))
+        lengths = yield from self._ask(wanted, asked, len(keys), asking)
         if any(is_error(reply) and refused(reply) for reply in types + lengths):
             self._go_without("length")
             return None
@@ -118,14 +121,16 @@ class SizeReader:
             for length, kind in zip(lengths, types, strict=True)
         ]
 
-    def _ask(self, wanted: Wanted, commands: bytes, number: int) -> Task[list[Reply]]:
+    def _ask(
+        self, wanted: Wanted, commands: bytes, number: int, asking: bool
+    ) -> Task[list[Reply]]:
         connection = self._links.connect(wanted.node, wanted.db)
-        connection.send(commands)
-        (outcome,) = yield [Replies(connection, number)]
+        connection.send(ASKING + commands if asking else commands)
+        (outcome,) = yield [Replies(connection, number + asking)]
         if isinstance(outcome, ConnectionLost):
             raise outcome
         replies: list[Reply] = outcome
-        return replies
+        return replies[asking:]
 
     def _go_without(self, refused: Literal["memory", "length"]) -> None:
         """Ask by the next way from now on."""

@@ -35,6 +35,7 @@ class WorkerSpec:
         hot_keys: the policy for values that change while they are streamed.
         batches_in_flight: batches that one worker holds at the same time.
         retry_for: seconds of trouble after which the run gives up.
+        source_clock: the source's clock minus ours, ms, if known.
         clock_offset: the target's clock minus ours, ms, if known.
         expiry_shift: ms to add to expiries (`--clock relative`).
         absttl: the target's RESTORE takes instants.
@@ -57,6 +58,7 @@ class WorkerSpec:
     hot_keys: HotKeys
     batches_in_flight: int
     retry_for: float
+    source_clock: float | None
     clock_offset: float | None
     expiry_shift: int
     absttl: bool
@@ -91,6 +93,7 @@ class WorkerSpec:
             self.on_conflict,
             self.expiry_shift,
             drops=self.field_expiries == "drop",
+            source_clock=self.source_clock or 0.0,
         )
 
     def aside(self) -> Aside:

@@ -15,12 +15,14 @@ transaction too, so that no staging key is ever without its TTL (`staging`).
 - A string is one SET: its length is announced, and its bytes follow as GETRANGE returns them.
 - A value that is written meanwhile is given up and read again, TRIES times; then read whole if it
   has at most WHOLE_BYTES and `--hot-keys` allows, else it has failed.
-- Types without a reader, and servers that refuse a command of this scheme: the key is read whole.
+- Types without a reader, and servers that refuse a command of this scheme: the key is read whole
+  if it has at most WHOLE_BYTES, which is said once, else it has failed.
 - Redirections, passing errors and lost connections are noted in Read and Written, for a retry.
 - If the run ends, the value is given up between two chunks (`Draining`).
 
 WATCH belongs to a connection, and any EXEC there ends it. So the connections are used for nothing
-else, and one value at a time is streamed by a worker; other batches continue meanwhile.
+else, each try keeps the same two, and one value at a time is streamed by a worker; other batches
+continue meanwhile.
 
 Not promised: LRU and LFU data, encodings, a stream's consumers' seen-time and active-time. That a
 single huge member is cut. That a value that never rests is copied.
@@ -47,6 +49,7 @@ from rumpx.servers.replies import (
     key_refused,
     malformed,
     refused,
+    without_arguments,
     wrong_syntax,
 )
 from rumpx.servers.resp import (
@@ -67,7 +70,7 @@ from rumpx.transfer.messages import Streaming
 from rumpx.transfer.peer import Peer
 from rumpx.transfer.restore_writer import out_of_memory
 from rumpx.transfer.runner import Pause, Permit, Replies, Task
-from rumpx.transfer.staging import TTL_MS, soon_over, staged, staging_name
+from rumpx.transfer.staging import STAGING_LEFT_OUT, TTL_MS, staging_name, unfinished
 from rumpx.units import size as in_words
 from rumpx.values.chunked_reader import (
     OPTIONAL,
@@ -77,10 +80,10 @@ from rumpx.values.chunked_reader import (
     chunked_reader,
     string_windows,
 )
-from rumpx.values.reading import ValueChanged
+from rumpx.values.reading import CHANGED, CONTAINERS, ValueChanged
 from rumpx.values.rewrite import FIELD_EXPIRIES
 from rumpx.values.shapes import fits
-from rumpx.values.typed_writer import FieldsExpire, MembersLost, TypedWriter
+from rumpx.values.typed_writer import LATEST_MS, FieldsExpire, MembersLost, TypedWriter
 
 TRIES: Final = 3
 # Before each try.
@@ -94,9 +97,6 @@ _WINDOWS_AHEAD: Final = 2
 _GONE: Final = -2
 _STRING: Final = b"string"
 _NO_KEY: Final = "ERR no such key"
-_CHANGED: Final = ("WRONGTYPE", _NO_KEY, "NOGROUP")
-# Subcommands whose replies have a shape of their own.
-_CONTAINERS: Final = ("XINFO",)
 
 HotKeys = Literal["whole", "fail"]
 
@@ -121,7 +121,7 @@ class Draining(Exception):
 
 
 class _ReadWhole(Exception):
-    """The key cannot be streamed."""
+    """The key cannot be streamed; its argument says why."""
 
 
 class _Unsettled(Exception):
@@ -150,11 +150,6 @@ class _Side(Peer):
         return self._links.routes
 
     @property
-    def slotted(self) -> bool:
-        """True if keys have slots."""
-        return self._links.cluster
-
-    @property
     def unended(self) -> bool:
         """See `Links.unended`."""
         return self._links.unended
@@ -176,23 +171,32 @@ class _Side(Peer):
         return _Unsettled()
 
     def judge(
-        self, key: bytes, error: Reply, node: Address | None, connection: Connection, noted: Again
+        self,
+        key: bytes,
+        command: str,
+        error: Reply,
+        node: Address | None,
+        connection: Connection,
+        noted: Again,
     ) -> Exception:
         """Return the exception for an error reply to a command about a key."""
         verdict = classify(error)
-        if verdict.kind is Kind.ASK:
-            # The slot is in migration; a key that is read whole is asked for after ASKING.
-            return _ReadWhole()
-        if self._passes(key, error, verdict, node, connection, noted):
-            return _Unsettled()
-        if verdict.kind is Kind.ABORTED:
+        at, words = f"The {self.side} at {connection.name}", without_arguments(error)
+        if str(error).startswith("CROSSSLOT"):
+            return _ReadWhole(f"{at} shards behind one address ({words})")
+        # ASK: the slot is in migration. A value whose staging key is on one node and whose own key
+        # is on another cannot be streamed, so it is tried again until the slot has moved.
+        asked = verdict.kind is Kind.ASK and self._links.cluster
+        if asked or verdict.kind is Kind.ABORTED:
             noted.repeat([key], self._complaint(error, connection))
             return _Unsettled()
+        if self._passes(key, error, verdict, node, connection, noted):
+            return _Unsettled()
         if refused(error) or key_refused(error):
-            return _ReadWhole()
+            return _ReadWhole(f"{at} refuses {command} ({words})")
         if verdict.kind is Kind.PERMANENT:
             return denial(self.side, connection.name, "a command of a streamed value", error)
-        return _Refused(str(error), verdict.reason)
+        return _Refused(words, verdict.reason)
 
     def serves(self) -> None:
         """See `Links.serves`."""
@@ -205,22 +209,26 @@ class _Refused(Exception):
 
 @dataclass(slots=True)
 class _Try:
-    """One try to stream one key; `node` is the source's, `owner` the target's."""
+    """One try to stream one key; `node` is the source's, `owner` the target's. `source` and
+    `target` are the connections for the whole try: what a connection watches is watched by no
+    other, so that one that was closed is never replaced within a try."""
 
     wanted: Wanted
     key: bytes
     size: int
     db: int
-    chunk: Chunk
     permit: Permit
     streamed: Streamed
-    node: Address | None = None
-    owner: Address | None = None
-    staging: bytes = b""
+    node: Address | None
+    owner: Address | None
+    source: Connection
+    target: Connection
+    staging: bytes
     begun: bool = False
     payload: int = 0
     guessed: int = 0
     field_expiries: bool = False
+    limited: bool = False
     counters: bool = False
 
 
@@ -293,11 +301,6 @@ class Streamer:
         self._source.close()
         self._target.close()
 
-    def refresh(self) -> None:
-        """Read both topologies again after trouble."""
-        self._source.refresh()
-        self._target.refresh()
-
     def copy(self, wanted: Wanted, db: int, chunk: Chunk, permit: Permit) -> Task[Streamed]:
         """Stream the one key of a chunk; a task.
 
@@ -318,6 +321,9 @@ class Streamer:
         self._busy = True
         self._shown = time.monotonic()  # a quick one is not shown
         try:
+            if wanted.by_slot:  # after trouble
+                self._source.refresh()
+                self._target.refresh()
             yield from self._tries(wanted, db, chunk, permit, streamed)
         finally:
             self._busy = False
@@ -332,14 +338,14 @@ class Streamer:
         for pause in _PAUSES:
             if pause:
                 yield Pause(pause)
-            one = _Try(wanted, key, size, db, chunk, permit, streamed)
             try:
+                one = self._start(wanted, key, size, db, permit, streamed)
                 yield from self._once(one)
                 return
             except _Unsettled:
                 return
-            except _ReadWhole:
-                streamed.whole = True
+            except _ReadWhole as error:
+                self._read_whole(wanted.db, key, size, str(error), streamed)
                 return
             except ValueChanged:
                 why = "changes"
@@ -361,14 +367,42 @@ class Streamer:
             return
         streamed.read.failures.append(_never(wanted.db, key, size, why, self._hot_keys))
 
+    def _read_whole(
+        self, db: int, key: bytes, size: int, why: str, streamed: Streamed
+    ) -> None:
+        """Have the key read whole, unless that stalls the servers for too long."""
+        if size > WHOLE_BYTES:
+            streamed.read.failures.append(_too_large(db, key, size, why))
+            return
+        streamed.whole = True
+        self._say(
+            f"{why}: such large values are read and written whole, and delay other clients."
+        )
+
     # One try.
 
+    def _start(
+        self,
+        wanted: Wanted,
+        key: bytes,
+        size: int,
+        db: int,
+        permit: Permit,
+        streamed: Streamed,
+    ) -> _Try:
+        """Connect to both sides."""
+        node = wanted.node
+        if wanted.by_slot and self._source.routes:
+            node = self._source.owner(key)
+        owner = self._target.owner(key)
+        source = self._source.connect(key, node, wanted.db, streamed.read)
+        target = self._target.connect(key, owner, db, streamed.written)
+        name = staging_name(key)
+        return _Try(
+            wanted, key, size, db, permit, streamed, node, owner, source, target, name
+        )
+
     def _once(self, one: _Try) -> Task[None]:
-        one.node = one.wanted.node
-        if one.wanted.by_slot and self._source.routes:
-            one.node = self._source.owner(one.key)
-        one.owner = self._target.owner(one.key)
-        one.staging = staging_name(one.key, slotted=self._target.slotted)
         try:
             kind = yield from self._watch(one)
             if kind == b"none":
@@ -398,10 +432,12 @@ class Streamer:
         replies = yield from self._read(one, ask)
         kind: bytes = replies[2]
         left: int = replies[3]
-        if soon_over(left) and staged([one.key]):
-            return b"none"  # another copy's staging key is never whole
+        if unfinished({one.key: left}):
+            self._say(STAGING_LEFT_OUT)
+            return b"none"
         if kind not in (b"none", _STRING) and not chunked_reader(kind, b"", 0, "source", ""):
-            raise _ReadWhole
+            name = kind.decode("utf-8", "backslashreplace")
+            raise _ReadWhole(f"Values of the type {name} cannot be read in pieces")
         return kind
 
     def _prepare(self, one: _Try, kind: bytes) -> Task[bool]:
@@ -417,9 +453,11 @@ class Streamer:
             ("PERSIST", staging),
             ("PEXPIREAT", staging, 1),
         ]
+        if kind == _STRING:
+            tried.append(("SET", staging, "", "XX", "PX", TTL_MS))
         commands = [*tried, (rename, staging, one.key), ("EXISTS", one.key)]
         if kind == b"hash":
-            commands.append(("HPEXPIREAT", staging, 1, "FIELDS", 1, b""))
+            commands.append(("HPEXPIREAT", staging, LATEST_MS + 1, "FIELDS", 1, b""))
         if kind == b"stream":
             zero = "0-0"
             commands.append(("XSETID", staging, "0-1", "ENTRIESADDED", 0, "MAXDELETEDID", zero))
@@ -435,7 +473,8 @@ class Streamer:
             raise self._refusal(one, self._target, "EXISTS", exists)
         if more:
             answer = more[0]
-            known = not is_error(answer) or str(answer).startswith(_NO_KEY)
+            one.limited = "invalid expire time" in str(answer)
+            known = one.limited or not is_error(answer) or str(answer).startswith(_NO_KEY)
             one.field_expiries = one.counters = known
             if not known and not (wrong_syntax(answer) or "unknown command" in str(answer)):
                 raise self._refusal(one, self._target, str(commands[-1][0]), answer)
@@ -443,14 +482,14 @@ class Streamer:
 
     def _copy_parts(self, one: _Try, kind: bytes) -> Task[TypedWriter]:
         """Read and write all parts: the next one is read while the last one is written."""
-        connection = self._source.connect(one.key, one.node, one.wanted.db, one.streamed.read)
-        reader = chunked_reader(kind, one.key, one.size, "source", connection.name)
+        reader = chunked_reader(kind, one.key, one.size, "source", one.source.name)
         assert reader
         writer = TypedWriter(
             kind,
             one.staging,
             shift=self._shift,
             field_expiries=one.field_expiries,
+            latest=LATEST_MS if one.limited else None,
             drops=self._drops,
             counters=one.counters,
         )
@@ -525,15 +564,11 @@ class Streamer:
     def _copy_string(self, one: _Try) -> Task[None]:
         """Copy a string by one SET whose bytes are sent as they are read."""
         (length,) = yield from self._read(one, [("STRLEN", one.key)])
-        if not length:
-            raise ValueChanged
-        written = one.streamed.written
-        target = self._target.connect(one.key, one.owner, one.db, written)
         head = b"*5\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n" % (len(one.staging), one.staging, length)
         one.begun = True
         waits: deque[tuple[list[Command], Replies]] = deque()
         try:
-            self._push(one, target, head)
+            self._push(one, head)
             size = min(_WINDOW_BYTES, self._intake.amount.size)
             windows = string_windows(length, size)
             ended = False
@@ -556,16 +591,16 @@ class Streamer:
                 one.payload += len(piece)
                 self._show(one.key, one.payload / length)
                 self._intake.streamed(one.permit, len(piece), wanted)
-                self._push(one, target, piece)
+                self._push(one, piece)
         except BaseException as error:
-            target.close()  # in the middle of a command
+            one.target.close()  # in the middle of a command
             if waits and not isinstance(error, GeneratorExit):
                 yield [wait for _, wait in waits]  # no replies may be left to another value
             raise
         end = b"\r\n$2\r\nPX\r\n$6\r\n%d\r\n" % TTL_MS
         (reply,) = yield from self._ask_target(one, end, 1)
         if reply != b"OK":
-            raise malformed("target", target.name, "SET")
+            raise self._refusal(one, self._target, "SET", reply)
         one.streamed.chunks += 1
 
     def _ask_window(self, one: _Try, start: int, end: int) -> Task[tuple[list[Command], Replies]]:
@@ -575,9 +610,9 @@ class Streamer:
         asked: list[Command] = [("GETRANGE", one.key, start, end)]
         return asked, self._send_source(one, asked)
 
-    def _push(self, one: _Try, target: Connection, data: bytes) -> None:
+    def _push(self, one: _Try, data: bytes) -> None:
         try:
-            target.push(data)
+            one.target.push(data)
         except ConnectionLost as error:
             raise self._lost(one, self._target, error) from None
 
@@ -594,32 +629,35 @@ class Streamer:
             (name, one.key) if name != "TIME" else (name,) for name in ways[self._expiry]
         ]
         data = MULTI + b"".join([encode(*command) for command in commands]) + EXEC
-        wait = self._send_raw(one, self._source, one.node, data, len(commands) + 2)
+        wait = self._send_raw(one, self._source, data, len(commands) + 2)
         (outcome,) = yield [wait]
         replies = self._outcome(one, self._source, outcome)
-        self._no_errors(one, self._source, wait.connection, replies)
+        self._no_errors(one, self._source, replies)
         last = replies[-1]
         if last is None:
             raise ValueChanged
         if not isinstance(last, list) or len(last) != len(commands):
-            raise malformed("source", wait.connection.name, "EXEC")
-        self._no_errors(one, self._source, wait.connection, last)
+            raise malformed("source", one.source.name, "EXEC")
+        self._no_errors(one, self._source, last)
         expiry = last[0]
         if not isinstance(expiry, int) or expiry < _GONE:
-            raise malformed("source", wait.connection.name, str(commands[0][0]))
+            raise malformed("source", one.source.name, str(commands[0][0]))
         if expiry == _GONE:
             raise ValueChanged
         if self._expiry == "clock" and not fits("TIME", last[1]):
-            raise malformed("source", wait.connection.name, "TIME")
+            raise malformed("source", one.source.name, "TIME")
         if self._expiry == "clock" and expiry >= 0:
             expiry += int(milliseconds(last[1]))
         return expiry, self._expiry == "left"
 
     def _is_past(self, expiry: tuple[int, bool]) -> bool:
         at, left = expiry
-        if at == NO_EXPIRY or left or self._clock_offset is None:
-            return False
-        return at + self._shift <= time.time() * 1000 + self._clock_offset
+        return at != NO_EXPIRY and not left and self._has_passed(at + self._shift)
+
+    def _has_passed(self, instant: float) -> bool:
+        """True if an instant, ms since 1970, is known to be past on the target's clock."""
+        offset = self._clock_offset
+        return offset is not None and instant <= time.time() * 1000 + offset
 
     def _swap(
         self, one: _Try, kind: bytes, writer: TypedWriter | None, expiry: tuple[int, bool]
@@ -631,11 +669,11 @@ class Streamer:
         commands: list[Command] = [("UNWATCH",), ("WATCH", staging), ("EXISTS", staging), counter]
         ask = b"".join([encode(*command) for command in commands])
         replies = yield from self._ask_target(one, ask, len(commands))
-        self._no_errors(one, self._target, None, replies)
+        self._no_errors(one, self._target, replies)
         *_, exists, length = replies
         if not (isinstance(exists, int) and isinstance(length, int)):
-            raise malformed("target", self._target.name, "EXISTS or a length")
-        if not exists and writer and writer.all_may_expire:
+            raise malformed("target", one.target.name, "EXISTS or a length")
+        if not exists and writer and self._has_passed(writer.last_instant):
             written.gone += 1
             return
         holds = writer.holds(length) if writer else length == one.payload
@@ -654,17 +692,20 @@ class Streamer:
         commands.append(("RENAME" if self._replaces else "RENAMENX", staging, key))
         data = MULTI + b"".join([encode(*command) for command in commands]) + EXEC
         replies = yield from self._ask_target(one, data, len(commands) + 2)
-        self._no_errors(one, self._target, None, replies)
+        self._no_errors(one, self._target, replies)
         done = replies[-1]
         if done is None:
             raise _StagingLost
         if not isinstance(done, list) or len(done) != len(commands):
-            raise malformed("target", self._target.name, "EXEC")
+            raise malformed("target", one.target.name, "EXEC")
         *others, renamed = done
-        self._no_errors(one, self._target, None, others)
+        expires = others[-1] == 1 and at != NO_EXPIRY
+        self._no_errors(one, self._target, others)
         if is_error(renamed):
-            if str(renamed).startswith(_NO_KEY):  # its expiry was past
-                written.gone += 1
+            if str(renamed).startswith(_NO_KEY):
+                if not expires:
+                    raise _StagingLost
+                written.gone += 1  # the staging key was there, and its expiry was past
                 return
             raise self._refusal(one, self._target, "RENAME", renamed)
         if renamed == 0 and not self._replaces:
@@ -672,7 +713,7 @@ class Streamer:
             yield from self._abandon(one)
             return
         if renamed not in (b"OK", 1):
-            raise malformed("target", self._target.name, "RENAME")
+            raise malformed("target", one.target.name, "RENAME")
         kinds, large = self._scale.weigh_streamed(
             one.wanted.db, key, head_of(kind), one.payload
         )
@@ -680,8 +721,8 @@ class Streamer:
         written.payload_bytes += one.payload
         written.kinds += kinds
         written.large += large
-        if writer and writer.dropped:
-            written.losses.append(KeyLoss(one.wanted.db, key, FIELD_EXPIRIES))
+        if writer:
+            written.losses += [KeyLoss(one.wanted.db, key, loss) for loss in writer.losses]
         self._source.serves()
         self._target.serves()
 
@@ -708,7 +749,7 @@ class Streamer:
 
     def _send_source(self, one: _Try, commands: Sequence[Command]) -> Replies:
         data = b"".join([encode(*command) for command in commands])
-        return self._send_raw(one, self._source, one.node, data, len(commands))
+        return self._send_raw(one, self._source, data, len(commands))
 
     def _source_replies(
         self,
@@ -723,17 +764,17 @@ class Streamer:
         for command, reply in zip(commands, replies, strict=True):
             name = str(command[0])
             if is_error(reply):
-                if str(reply).startswith(_CHANGED):
+                if str(reply).startswith(CHANGED):
                     raise ValueChanged
                 unknown = "unknown command" in str(reply).lower()
                 if not (unknown and name in OPTIONAL):
                     raise self._refusal(one, self._source, name, reply)
                 came.append(None)
                 continue
-            if name in _CONTAINERS:
+            if name in CONTAINERS:
                 name = f"{name} {command[1]!s}"
             if not fits(name, reply):
-                raise malformed("source", wait.connection.name, name)
+                raise malformed("source", one.source.name, name)
             came.append(reply)
         return came
 
@@ -748,18 +789,18 @@ class Streamer:
         its TTL."""
         exists, ttl = encode("EXISTS", one.staging), encode("PEXPIRE", one.staging, TTL_MS)
         data = b"".join([MULTI, exists, *commands, ttl, EXEC])
-        return self._send_raw(one, self._target, one.owner, data, len(commands) + 4)
+        return self._send_raw(one, self._target, data, len(commands) + 4)
 
     def _chunk_replies(
         self, one: _Try, wait: Replies, outcome: object, number: int
     ) -> list[Any]:
         begun, one.begun = one.begun, True
         replies = self._outcome(one, self._target, outcome)
-        self._no_errors(one, self._target, wait.connection, replies)
+        self._no_errors(one, self._target, replies)
         done = replies[-1]
         if not isinstance(done, list) or len(done) != number + 2:
-            raise malformed("target", wait.connection.name, "EXEC")
-        self._no_errors(one, self._target, wait.connection, done)
+            raise malformed("target", one.target.name, "EXEC")
+        self._no_errors(one, self._target, done)
         if done[0] != int(begun):
             raise _StagingLost
         one.streamed.chunks += 1
@@ -767,15 +808,12 @@ class Streamer:
 
     def _ask_target(self, one: _Try, data: bytes, number: int) -> Task[list[Any]]:
         """Return the target's replies; errors too."""
-        wait = self._send_raw(one, self._target, one.owner, data, number)
+        wait = self._send_raw(one, self._target, data, number)
         (outcome,) = yield [wait]
         return self._outcome(one, self._target, outcome)
 
-    def _send_raw(
-        self, one: _Try, side: _Side, node: Address | None, data: bytes, number: int
-    ) -> Replies:
-        noted, db = self._noted(one, side)
-        connection = side.connect(one.key, node, db, noted)
+    def _send_raw(self, one: _Try, side: _Side, data: bytes, number: int) -> Replies:
+        connection = self._connection(one, side)
         try:
             connection.send(data)
         except ConnectionLost as error:
@@ -789,20 +827,19 @@ class Streamer:
         return outcome
 
     def _lost(self, one: _Try, side: _Side, error: ConnectionLost) -> _Unsettled:
-        noted, _ = self._noted(one, side)
+        noted = self._noted(one, side)
         return side.lost(one.key, self._place(one, side), error, one.size, noted)
 
-    def _noted(self, one: _Try, side: _Side) -> tuple[Again, int]:
-        if side is self._source:
-            return one.streamed.read, one.wanted.db
-        return one.streamed.written, one.db
+    def _noted(self, one: _Try, side: _Side) -> Again:
+        return one.streamed.read if side is self._source else one.streamed.written
+
+    def _connection(self, one: _Try, side: _Side) -> Connection:
+        return one.source if side is self._source else one.target
 
     def _place(self, one: _Try, side: _Side) -> Address | None:
         return one.node if side is self._source else one.owner
 
-    def _no_errors(
-        self, one: _Try, side: _Side, connection: Connection | None, replies: Sequence[Any]
-    ) -> None:
+    def _no_errors(self, one: _Try, side: _Side, replies: Sequence[Any]) -> None:
         """Raise for the first error among replies."""
         for reply in replies:
             if is_error(reply):
@@ -810,25 +847,29 @@ class Streamer:
 
     def _refusal(self, one: _Try, side: _Side, command: str, reply: Any) -> Exception:
         """Return the exception for an error reply, or an unexpected one."""
-        noted, db = self._noted(one, side)
-        connection = side.connect(one.key, self._place(one, side), db, noted)
+        noted, connection = self._noted(one, side), self._connection(one, side)
         if not is_error(reply):
             return malformed(side.side, connection.name, command)
         if "OOM" in str(reply)[:80] and side is self._target:
             noted.end(out_of_memory(connection.name, reply))
             return _Unsettled()
-        error = side.judge(one.key, reply, self._place(one, side), connection, noted)
-        if isinstance(error, _ReadWhole) and refused(reply):
-            self._say(
-                f"The {side.side} at {connection.name} refuses {command}: large values are read "
-                f"and written whole, and delay other clients ({reply!s})."
-            )
-        return error
+        return side.judge(one.key, command, reply, self._place(one, side), connection, noted)
 
     def _say(self, text: str) -> None:
         if text not in self._said:
             self._said.add(text)
             self._notices.append(text)
+
+
+def _too_large(db: int, key: bytes, size: int, why: str) -> KeyFailure:
+    """Return the failure of a value that cannot be streamed, and is too large to read whole."""
+    return KeyFailure(
+        db,
+        key,
+        "too large to read whole",
+        f"{why}, and to read {in_words(size)} whole stalls both servers. At a quiet hour, "
+        "--stream-from off reads every value whole",
+    )
 
 
 def _never(db: int, key: bytes, size: int, why: str, hot_keys: HotKeys) -> KeyFailure:
@@ -846,6 +887,6 @@ def _never(db: int, key: bytes, size: int, why: str, hot_keys: HotKeys) -> KeyFa
         db,
         key,
         "changes while it is read",
-        f"it was written during each of {TRIES} tries{large}. Copy it at a quiet hour, or with "
-        "--read-from replica",
+        f"it was written, or a field of it expired, during each of {TRIES} tries{large}. Copy it "
+        "at a quiet hour, or with --read-from replica",
     )

@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Final, Literal
+from typing import Literal
 
 from rumpx.model.counts import Counts
 from rumpx.model.endpoint import Address
@@ -38,16 +38,11 @@ from rumpx.transfer.handler import Reachable, Read, Reader, Records, Wanted, Wri
 from rumpx.transfer.messages import Ack, Batch, Left, Streaming
 from rumpx.transfer.retry import Patience
 from rumpx.transfer.runner import Permit, Task
-from rumpx.transfer.staging import soon_over, staged
+from rumpx.transfer.staging import STAGING_LEFT_OUT, staged, unfinished
 from rumpx.transfer.stream import Draining, Streamed, Streamer
 from rumpx.transfer.suspects import Lost, Suspects
 from rumpx.values.compare import Told, differing
 from rumpx.values.rewrite import FIELD_EXPIRIES
-
-STAGING_LEFT_OUT: Final = (
-    "The source has keys named …:rumpx-… that expire within ten minutes: another copy is writing "
-    "large values to it. They are left out."
-)
 
 
 @dataclass(slots=True)
@@ -138,6 +133,7 @@ class Transfer:
         on_conflict: the policy for a key that the target has.
         expiry_shift: ms by which the writer moves expiries.
         drops: the loss of field expiries is accepted.
+        source_clock: the source's clock minus ours, ms; 0 where unknown.
     """
 
     def __init__(
@@ -152,6 +148,7 @@ class Transfer:
         on_conflict: Literal["replace", "skip", "fail"],
         expiry_shift: int = 0,
         drops: bool = False,
+        source_clock: float = 0.0,
     ) -> None:
         self._reader = reader
         self._writer = writer
@@ -163,6 +160,7 @@ class Transfer:
         self._on_conflict = on_conflict
         self._expiry_shift = expiry_shift
         self._drops = drops
+        self._source_clock = source_clock
         self._tallies: dict[int, _Tally] = {}
         self._notices: list[str] = []
         self._left_out = False
@@ -313,8 +311,6 @@ class Transfer:
 
     def _stream(self, batch: Batch, unsettled: _Unsettled, chunk: Chunk) -> Task[Streamed]:
         """Copy a large value in pieces."""
-        if unsettled.by_slot:
-            self._streamer.refresh()
         permit = yield from self._intake.stream_permit(chunk)
         try:
             wanted = _wanted(batch, unsettled, chunk.keys)
@@ -346,9 +342,9 @@ class Transfer:
 
     def _leave_out(self, read: Read, names: list[bytes]) -> None:
         """Leave out the staging keys of a copy to the source: they are never whole."""
-        now = 0 if read.left else int(time.time() * 1000)
+        now = 0.0 if read.left else time.time() * 1000 + self._source_clock
         told = dict(zip(read.keys, read.expiries, strict=True))
-        names = [name for name in names if soon_over(told[name] - now)]
+        names = unfinished({name: told[name] - now for name in names})
         kept = [n for n, key in enumerate(read.keys) if key not in names]
         read.keys = [read.keys[n] for n in kept]
         read.payloads = [read.payloads[n] for n in kept]

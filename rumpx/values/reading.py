@@ -17,13 +17,15 @@ from rumpx.errors import RumpxError, Side, printable
 from rumpx.servers.answers import misshapen
 from rumpx.servers.info import milliseconds
 from rumpx.servers.rdb import is_payload
-from rumpx.servers.replies import key_refused, malformed, refused
+from rumpx.servers.replies import key_refused, malformed, refused, without_arguments
 from rumpx.servers.resp import Argument, Command, Connection, Reply
 from rumpx.values.shapes import fits
 
-_CHANGED: Final = ("WRONGTYPE", "ERR no such key", "NOGROUP")
+CHANGED: Final = ("WRONGTYPE", "ERR no such key", "NOGROUP")
+"""Starts of error replies that only say that the key has changed meanwhile."""
+CONTAINERS: Final = ("XINFO",)
+"""Commands with subcommands whose replies have a shape of their own."""
 _TRIES: Final = 10
-_CONTAINERS: Final = ("XINFO",)
 
 
 def dumped(connection: Connection, key: bytes) -> bytes | None:
@@ -59,8 +61,7 @@ class ReadRefused(RumpxError):
     """A server answered a read with an error; `servers.replies.classify(reply)` gives its kind."""
 
     def __init__(self, side: Side, command: Command, reply: hiredis.ReplyError) -> None:
-        # "unknown command … with args beginning with" repeats arguments: perhaps a value's member.
-        words = str(reply).partition(", with args")[0]
+        words = without_arguments(reply)
         # In every command that a comparison sends, the first argument that is bytes is the key.
         keys = [argument for argument in command if isinstance(argument, bytes)]
         about = f" for the key {printable(keys[0])}" if keys else ""
@@ -114,10 +115,10 @@ class Reader:
 
     def _checked(self, command: Command, reply: Reply) -> Any:
         if isinstance(reply, hiredis.ReplyError):
-            if str(reply).startswith(_CHANGED):
+            if str(reply).startswith(CHANGED):
                 raise ValueChanged
             raise ReadRefused(self.side, command, reply)
-        name = " ".join(map(str, command[: 1 + (command[0] in _CONTAINERS)]))
+        name = " ".join(map(str, command[: 1 + (command[0] in CONTAINERS)]))
         if not fits(name, reply):
             raise malformed(self.side, self.caller.name, name)
         return reply

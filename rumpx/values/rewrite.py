@@ -64,7 +64,7 @@ from rumpx.values.encodings import (
 Loss = Literal["field expiries", "stream counters"]
 
 FIELD_EXPIRIES: Final = "field expiries"
-_STREAM_COUNTERS: Final = "stream counters"
+STREAM_COUNTERS: Final = "stream counters"
 
 _HASH: Final = 4
 _OF_VALKEY: Final = 22
@@ -226,7 +226,7 @@ def _in_known_form(payload: bytes, dialect: Dialect) -> Rewritten | None:
             parts = _WRITERS[form](_body_of(payload))
             loses = form == _STREAM_6_2 != head
             return Rewritten(
-                _sealed((bytes((form,)), *parts), version), (_STREAM_COUNTERS,) if loses else ()
+                _sealed((bytes((form,)), *parts), version), (STREAM_COUNTERS,) if loses else ()
             )
     return None
 

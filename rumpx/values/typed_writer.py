@@ -18,14 +18,16 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
+from math import inf
 from typing import Any, Final
 
 from rumpx.servers.resp import NO_EXPIRY, Argument, Command
 from rumpx.values.chunked_reader import COUNTERS, Part, Pending, StreamFacts, number_of
+from rumpx.values.rewrite import FIELD_EXPIRIES, STREAM_COUNTERS, Loss
 
 _ADD: Final = {b"list": "RPUSH", b"set": "SADD", b"hash": "HSET"}
-# Redis's commands refuse later instants, which Valkey takes.
 LATEST_MS: Final = 2**46 - 1
+"""The latest field expiry that Redis's commands take; Valkey's take any."""
 _FAR_MS: Final = 24 * 3600 * 1000
 _PLACEHOLDER: Final = b"x"
 # Above any sensible zset-max-listpack-value.
@@ -48,12 +50,15 @@ class TypedWriter:
         key: the name to write to, which does not exist yet.
         shift: ms to add to fields' expiries.
         field_expiries: the target has HPEXPIREAT.
+        latest: the latest instant that it takes; later ones become this. None: it takes any.
         drops: fields are written without expiries where it has not.
         counters: the target's XSETID takes a stream's counters (≥ 7.0).
 
     Attributes:
         written: the members so far.
-        dropped: expiries of fields were left out.
+        last_instant: when the last of a hash's fields expires, ms since 1970; infinite for every
+            other value.
+        losses: parts of the value that the target has no place for.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class TypedWriter:
         *,
         shift: int,
         field_expiries: bool,
+        latest: int | None,
         drops: bool,
         counters: bool,
     ) -> None:
@@ -70,11 +76,13 @@ class TypedWriter:
         self._key = key
         self._shift = shift
         self._field_expiries = field_expiries
+        self._latest = latest
         self._drops = drops
         self._counters = counters
         self._stream: StreamFacts | None = None
         self.written = 0
-        self.dropped = False
+        self.last_instant = 0.0
+        self.losses: list[Loss] = []
         self._lasting = 0  # of those written, the ones that will not expire soon
         self._soon = time.time() * 1000 + _FAR_MS
 
@@ -87,11 +95,6 @@ class TypedWriter:
         """Return True if the key still has all members that were written, apart from fields that
         may have expired."""
         return self._lasting <= length <= self.written
-
-    @property
-    def all_may_expire(self) -> bool:
-        """True if each field may have expired by now, and the hash with them."""
-        return not self._lasting and self._kind == b"hash"
 
     def put(self, part: Part) -> list[Command]:
         """Return the commands that write a part.
@@ -120,11 +123,15 @@ class TypedWriter:
         by_instant: defaultdict[int, list[bytes]] = defaultdict(list)
         for name, expiry in zip(part.members[::2], part.expiries, strict=False):
             if expiry != NO_EXPIRY:
-                by_instant[max(1, min(expiry + self._shift, LATEST_MS))].append(name)
+                instant = max(1, expiry + self._shift)
+                if self._latest:
+                    instant = min(instant, self._latest)
+                by_instant[instant].append(name)
         if by_instant and not self._field_expiries:
             if not self._drops:
                 raise FieldsExpire
-            self.dropped = True
+            if not self.losses:
+                self.losses.append(FIELD_EXPIRIES)
             return []
         return [
             ("HPEXPIREAT", self._key, instant, "FIELDS", len(names), *names)
@@ -151,8 +158,12 @@ class TypedWriter:
                 expiring = [e + self._shift for e in part.expiries if e != NO_EXPIRY]
                 soon = sum(instant <= self._soon for instant in expiring)
                 self._lasting += replies[0] - soon * self._field_expiries
+                all_expire = expiring and len(expiring) == len(part.members) // 2
+                lasts = not (all_expire and self._field_expiries)
+                self.last_instant = max(self.last_instant, inf if lasts else max(expiring))
                 return
         self._lasting = self.written
+        self.last_instant = inf
 
     # Streams.
 
@@ -172,6 +183,8 @@ class TypedWriter:
 
     def _create(self, stream: StreamFacts) -> list[Command]:
         self._stream = stream
+        if stream.added is not None and not self._counters:
+            self.losses.append(STREAM_COUNTERS)
         commands: list[Command] = []
         for group in stream.groups:
             commands.append(("XGROUP", "CREATE", self._key, group.name, group.last_id, "MKSTREAM"))

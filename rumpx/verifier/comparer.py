@@ -51,7 +51,7 @@ from rumpx.transfer.messages import Ack, Batch, Left, Streaming
 from rumpx.transfer.retry import Patience
 from rumpx.transfer.runner import Budget, Permit, Task
 from rumpx.transfer.spec import WorkerSpec
-from rumpx.transfer.staging import soon_over, staged
+from rumpx.transfer.staging import unfinished
 from rumpx.transfer.suspects import Lost, Suspects
 from rumpx.transfer.transfer import Transfer
 from rumpx.values.canonical import in_order, print_of
@@ -395,7 +395,7 @@ class Comparer:
     def _is_staging(self, key: bytes, expiry: int) -> bool:
         """Return True if the source's key is one that a copy is writing at the moment."""
         now = time.time() * 1000 + (self._clocks[0] or 0.0)
-        return bool(staged([key])) and soon_over(int(expiry - now))
+        return bool(unfinished({key: expiry - now}))
 
     def _compare_whole(
         self,

@@ -21,7 +21,7 @@ from rumpx.transfer.chunks import Intake
 from rumpx.transfer.commands import Calls
 from rumpx.transfer.messages import Ack, Batch
 from rumpx.transfer.runner import Task
-from rumpx.transfer.staging import soon_over, staged
+from rumpx.transfer.staging import staged, unfinished
 from rumpx.verifier.expired import has_expired, without_fields
 
 Clocks = tuple[float | None, float | None]
@@ -109,7 +109,7 @@ class Extras:
     def _being_written(self, db: int, keys: list[bytes]) -> Task[set[bytes]]:
         """Return the staging keys of a copy that is streaming a value (`transfer.staging`)."""
         left = yield from self._target.each(_pttl, "PTTL", db, staged(keys), needed=False)
-        return {key for key, reply in left.items() if soon_over(reply)}
+        return set(unfinished(left))
 
     def _exist(self, source: Calls, db: int, keys: list[bytes]) -> Task[dict[bytes, Reply]]:
         """Return the source's replies to EXISTS."""
