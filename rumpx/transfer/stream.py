@@ -720,7 +720,8 @@ class Streamer:
             return
         one.begun = False
         try:
-            connection = self._target.connect(one.key, one.owner, one.db, Again())
+            owner = self._target.owner(one.key)  # another one after MOVED
+            connection = self._target.connect(one.key, owner, one.db, Again())
             connection.send(encode("UNLINK", one.staging))
             yield [Replies(connection, 1)]
         except (RumpxError, _Unsettled):
