@@ -33,9 +33,10 @@ FROM_1K = ("--stream-from", "1KiB")
 MARK = b":rumpx-"
 
 
-def calls(server: Server, command: str) -> int:
-    stats = server.info("commandstats").get(f"cmdstat_{command}", "calls=0")
-    return int(stats.partition("calls=")[2].partition(",")[0])
+def calls(server: Server, command: str, stat: str = ",calls") -> int:
+    """How often a server has executed a command, or rejected it."""
+    stats = "," + server.info("commandstats").get(f"cmdstat_{command}", "")
+    return int(stats.partition(f"{stat}=")[2].partition(",")[0] or 0)
 
 
 def limited(server: Server, *rules: str) -> str:
@@ -130,6 +131,24 @@ def test_a_target_slot_in_migration(cluster: StartCluster) -> None:
         copying.finish()
     assert compare(source, target) == []
     assert calls(node, "dump") - before < 10
+
+
+def test_a_source_slot_in_migration(cluster: StartCluster) -> None:
+    """Of a key that has moved already: it is asked for its size there, and not dumped."""
+    source, target = cluster("7.0", primaries=3), cluster("7.0", primaries=1)
+    source.client().execute_command("SADD", "big", *range(5000), "x")
+    slot = key_slot(b"big")
+    owner = source.owner(slot)
+    other = next(node for node in source.primaries() if node is not owner)
+    source.begin_migration(slot, owner, other)
+    source.migrate_keys(slot)
+    with Copying(source, target, *FROM_1K) as copying:
+        wait_until(lambda: calls(owner, "watch", "rejected_calls") > 1, 60, "two tries")
+        source.finish_migration(slot)
+        copying.finish()
+    assert compare(source, target) == []
+    assert calls(target.primaries()[0], "rename") >= 1
+    assert sum(calls(node, "dump") for node in source.primaries()) < 10
 
 
 # Replies to SET

@@ -2,9 +2,10 @@
 
     key + ":rumpx-" + salt + "-" + n
 
-It begins with the key, so that ACL patterns that allow the key allow it; n makes its slot the
-key's. It has a TTL of at most TTL_MS, which each chunk renews, so that a killed run leaves none.
-A key counts as a staging key only if its name fits *and* its TTL does.
+It begins with the key, so that ACL patterns that allow the key allow it; the salt's end and n
+make its slot the key's, and it is short, since each command repeats it. It has a TTL of at most
+TTL_MS, which each chunk renews, so that a killed run leaves none. A key counts as a staging key
+only if its name fits *and* its TTL does.
 """
 
 from __future__ import annotations
@@ -29,15 +30,16 @@ _NAME: Final = re.compile(rb"(.*):rumpx-[0-9a-f]{12}-[0-9]{1,7}", re.DOTALL)
 
 def staging_name(key: bytes) -> bytes:
     """Return a new name, never used before, in the key's slot: a server that looks standalone may
-    be a service that shards behind one address. Takes 4 ms on average, and none if the key has a
-    hash tag."""
-    base = b"%b%b%b-" % (key, MARK, os.urandom(6).hex().encode())
-    slot = key_slot(key)
-    if key_slot(base + b"0") == slot:
-        return base + b"0"
+    be a service that shards behind one address. Takes some ms, and none if the key has a hash
+    tag."""
+    base, salt = key + MARK, os.urandom(6).hex().encode()
+    name, slot = b"%b%b-0" % (base, salt), key_slot(key)
+    if key_slot(name) == slot:
+        return name
+    base += salt[:-5]
     begun = crc_hqx(base, 0)
-    digits = (b"%d" % n for n in count())
-    return base + next(end for end in digits if crc_hqx(end, begun) % SLOTS == slot)
+    ends = (b"%05x-%d" % divmod(n, 10) for n in count())
+    return base + next(end for end in ends if crc_hqx(end, begun) % SLOTS == slot)
 
 
 def staged(keys: Sequence[bytes]) -> list[bytes]:

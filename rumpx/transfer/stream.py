@@ -210,8 +210,8 @@ class _Refused(Exception):
 @dataclass(slots=True)
 class _Try:
     """One try to stream one key; `node` is the source's, `owner` the target's. `source` and
-    `target` are the connections for the whole try: what a connection watches is watched by no
-    other, so that one that was closed is never replaced within a try."""
+    `target` are the connections for the whole try: WATCH ends with its connection, so a closed one
+    is never replaced within a try."""
 
     wanted: Wanted
     key: bytes
@@ -732,7 +732,7 @@ class Streamer:
             return
         one.begun = False
         try:
-            owner = self._target.owner(one.key)  # another one after a redirection
+            owner = self._target.owner(one.key)  # another one after MOVED
             connection = self._target.connect(one.key, owner, one.db, Again())
             connection.send(encode("UNLINK", one.staging))
             yield [Replies(connection, 1)]
