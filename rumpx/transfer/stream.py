@@ -53,6 +53,7 @@ from rumpx.servers.replies import (
     wrong_syntax,
 )
 from rumpx.servers.resp import (
+    ASKING,
     EXEC,
     MULTI,
     NO_EXPIRY,
@@ -94,6 +95,8 @@ _LOOK_SECONDS: Final = 0.05
 _SHOW_SECONDS: Final = 0.5
 _WINDOW_BYTES: Final = 128 * 2**10
 _WINDOWS_AHEAD: Final = 2
+# Nodes that are asked to delete a staging key whose slot moves.
+_REDIRECTIONS: Final = 4
 _GONE: Final = -2
 _STRING: Final = b"string"
 _NO_KEY: Final = "ERR no such key"
@@ -197,6 +200,14 @@ class _Side(Peer):
         if verdict.kind is Kind.PERMANENT:
             return denial(self.side, connection.name, "a command of a streamed value", error)
         return _Refused(words, verdict.reason)
+
+    def redirects(
+        self, key: bytes, error: Reply, node: Address | None, connection: Connection, noted: Again
+    ) -> bool:
+        """Note the node that a redirection names; return False for any other error."""
+        verdict = classify(error)
+        redirected = verdict.kind in (Kind.MOVED, Kind.ASK)
+        return redirected and self._passes(key, error, verdict, node, connection, noted)
 
     def serves(self) -> None:
         """See `Links.serves`."""
@@ -731,11 +742,18 @@ class Streamer:
         if not one.begun:
             return
         one.begun = False
+        key, noted, unlink = one.staging, Again(), encode("UNLINK", one.staging)
         try:
-            owner = self._target.owner(one.key)  # another one after MOVED
-            connection = self._target.connect(one.key, owner, one.db, Again())
-            connection.send(encode("UNLINK", one.staging))
-            yield [Replies(connection, 1)]
+            for _ in range(_REDIRECTIONS):
+                asking = key in noted.ask
+                node = noted.ask.pop(key) if asking else self._target.owner(key)
+                connection = self._target.connect(key, node, one.db, noted)
+                connection.send(ASKING + unlink if asking else unlink)
+                (outcome,) = yield [Replies(connection, 1 + asking)]
+                if isinstance(outcome, ConnectionLost) or not is_error(outcome[-1]):
+                    return
+                if not self._target.redirects(key, outcome[-1], node, connection, noted):
+                    return
         except (RumpxError, _Unsettled):
             return
 
