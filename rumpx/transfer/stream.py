@@ -32,24 +32,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from rumpx.errors import ConnectionLost, RumpxError
-from rumpx.model.endpoint import Address
 from rumpx.model.results import KeyFailure, KeyLoss
 from rumpx.servers.connections import Links
 from rumpx.servers.info import milliseconds
 from rumpx.servers.rdb import head_of
 from rumpx.servers.replies import (
-    Kind,
-    classify,
-    denial,
-    key_refused,
     malformed,
-    refused,
-    without_arguments,
     wrong_syntax,
 )
 from rumpx.servers.resp import (
@@ -58,30 +49,35 @@ from rumpx.servers.resp import (
     MULTI,
     NO_EXPIRY,
     Command,
-    Connection,
-    Reply,
     encode,
 )
 from rumpx.servers.topology import is_error
 from rumpx.transfer.bridge import NO_FIELD_EXPIRIES
 from rumpx.transfer.chunks import Chunk, Intake
 from rumpx.transfer.content_stats import Scale
-from rumpx.transfer.handler import Again, Read, Wanted, Written
+from rumpx.transfer.handler import Again, Wanted
 from rumpx.transfer.messages import Streaming
-from rumpx.transfer.peer import Peer
-from rumpx.transfer.restore_writer import out_of_memory
 from rumpx.transfer.runner import Pause, Permit, Replies, Task
 from rumpx.transfer.staging import STAGING_LEFT_OUT, TTL_MS, staging_name, unfinished
+from rumpx.transfer.stream_requests import (
+    Draining,
+    ReadWhole,
+    Refused,
+    Requests,
+    StagingLost,
+    Streamed,
+    Try,
+    Unsettled,
+)
 from rumpx.units import size as in_words
 from rumpx.values.chunked_reader import (
-    OPTIONAL,
     ChunkedReader,
     Part,
     UnfitReply,
     chunked_reader,
     string_windows,
 )
-from rumpx.values.reading import CHANGED, CONTAINERS, ValueChanged
+from rumpx.values.reading import ValueChanged
 from rumpx.values.rewrite import FIELD_EXPIRIES
 from rumpx.values.shapes import fits
 from rumpx.values.typed_writer import LATEST_MS, FieldsExpire, MembersLost, TypedWriter
@@ -104,146 +100,7 @@ _NO_KEY: Final = "ERR no such key"
 HotKeys = Literal["whole", "fail"]
 
 
-@dataclass(slots=True)
-class Streamed:
-    """The result for one key.
-
-    Attributes:
-        whole: nothing was written; read the key whole.
-        chunks: those that were written, in all tries.
-    """
-
-    read: Read = field(default_factory=Read)
-    written: Written = field(default_factory=Written)
-    whole: bool = False
-    chunks: int = 0
-
-
-class Draining(Exception):
-    """The run ends; the value was given up, and the key is unsettled."""
-
-
-class _ReadWhole(Exception):
-    """The key cannot be streamed; its argument says why."""
-
-
-class _Unsettled(Exception):
-    """The key was noted in Read or Written."""
-
-
-class _StagingLost(Exception):
-    """The staging key has vanished, or lost members."""
-
-
-class _Side(Peer):
-    """One side; `noted` collects what a key needs before it is asked for again."""
-
-    def owner(self, key: bytes) -> Address | None:
-        """See `Links.owner`."""
-        return self._links.owner(key)
-
-    @property
-    def name(self) -> str:
-        """The side as the user gave it, for messages."""
-        return str(self._links.dialer.endpoint)
-
-    @property
-    def routes(self) -> bool:
-        """See `Links.routes`."""
-        return self._links.routes
-
-    @property
-    def unended(self) -> bool:
-        """See `Links.unended`."""
-        return self._links.unended
-
-    def connect(self, key: bytes, node: Address | None, db: int, noted: Again) -> Connection:
-        """Return the connection to a node."""
-        try:
-            return self._links.connect(node, db)
-        except ConnectionLost as error:
-            noted.repeat([key], str(error))
-            raise _Unsettled from None
-
-    def lost(
-        self, key: bytes, node: Address | None, error: ConnectionLost, size: int, noted: Again
-    ) -> _Unsettled:
-        """Note a key whose connection was lost."""
-        written = self.side == "target"
-        self._lost([key], node, error, {key: size}, noted, written=written)
-        return _Unsettled()
-
-    def judge(
-        self,
-        key: bytes,
-        command: str,
-        error: Reply,
-        node: Address | None,
-        connection: Connection,
-        noted: Again,
-    ) -> Exception:
-        """Return the exception for an error reply to a command about a key."""
-        verdict = classify(error)
-        at, words = f"The {self.side} at {connection.name}", without_arguments(error)
-        if str(error).startswith("CROSSSLOT"):
-            return _ReadWhole(f"{at} shards behind one address ({words})")
-        # ASK: the slot is in migration. A value whose staging key is on one node and whose own key
-        # is on another cannot be streamed, so it is tried again until the slot has moved.
-        asked = verdict.kind is Kind.ASK and self._links.cluster
-        if asked or verdict.kind is Kind.ABORTED:
-            noted.repeat([key], self._complaint(error, connection))
-            return _Unsettled()
-        if self._passes(key, error, verdict, node, connection, noted):
-            return _Unsettled()
-        if refused(error) or key_refused(error):
-            return _ReadWhole(f"{at} refuses {command} ({words})")
-        if verdict.kind is Kind.PERMANENT:
-            return denial(self.side, connection.name, "a command of a streamed value", error)
-        return _Refused(words, verdict.reason)
-
-    def redirects(
-        self, key: bytes, error: Reply, node: Address | None, connection: Connection, noted: Again
-    ) -> bool:
-        """Note the node that a redirection names; return False for any other error."""
-        verdict = classify(error)
-        redirected = verdict.kind in (Kind.MOVED, Kind.ASK)
-        return redirected and self._passes(key, error, verdict, node, connection, noted)
-
-    def serves(self) -> None:
-        """See `Links.serves`."""
-        self._links.serves()
-
-
-class _Refused(Exception):
-    """A reply that fails the key: words, reason."""
-
-
-@dataclass(slots=True)
-class _Try:
-    """One try to stream one key; `node` is the source's, `owner` the target's. `source` and
-    `target` are the connections for the whole try: WATCH ends with its connection, so a closed one
-    is never replaced within a try."""
-
-    wanted: Wanted
-    key: bytes
-    size: int
-    db: int
-    permit: Permit
-    streamed: Streamed
-    node: Address | None
-    owner: Address | None
-    source: Connection
-    target: Connection
-    staging: bytes
-    begun: bool = False
-    payload: int = 0
-    guessed: int = 0
-    field_expiries: bool = False
-    limited: bool = False
-    counters: bool = False
-
-
-class Streamer:
+class Streamer(Requests):
     """Copies large values.
 
     Args:
@@ -270,8 +127,7 @@ class Streamer:
         hot_keys: HotKeys,
         drops: bool,
     ) -> None:
-        self._source = _Side(source)
-        self._target = _Side(target)
+        super().__init__(source, target)
         self._intake = intake
         self._expiry = expiry
         self._replaces = replace
@@ -353,14 +209,14 @@ class Streamer:
                 one = self._start(wanted, key, size, db, permit, streamed)
                 yield from self._once(one)
                 return
-            except _Unsettled:
+            except Unsettled:
                 return
-            except _ReadWhole as error:
+            except ReadWhole as error:
                 self._read_whole(wanted.db, key, size, str(error), streamed)
                 return
             except ValueChanged:
                 why = "changes"
-            except (_StagingLost, MembersLost):
+            except (StagingLost, MembersLost):
                 why = "staging"
             except UnfitReply as error:
                 raise malformed("source", self._source.name, str(error)) from None
@@ -369,7 +225,7 @@ class Streamer:
                     KeyFailure(wanted.db, key, FIELD_EXPIRIES, NO_FIELD_EXPIRIES)
                 )
                 return
-            except _Refused as error:
+            except Refused as error:
                 words, reason = error.args
                 streamed.read.failures.append(KeyFailure(wanted.db, key, reason, words))
                 return
@@ -400,7 +256,7 @@ class Streamer:
         db: int,
         permit: Permit,
         streamed: Streamed,
-    ) -> _Try:
+    ) -> Try:
         """Connect to both sides."""
         node = wanted.node
         if wanted.by_slot and self._source.routes:
@@ -409,11 +265,11 @@ class Streamer:
         source = self._source.connect(key, node, wanted.db, streamed.read)
         target = self._target.connect(key, owner, db, streamed.written)
         name = staging_name(key)
-        return _Try(
+        return Try(
             wanted, key, size, db, permit, streamed, node, owner, source, target, name
         )
 
-    def _once(self, one: _Try) -> Task[None]:
+    def _once(self, one: Try) -> Task[None]:
         try:
             kind = yield from self._watch(one)
             if kind == b"none":
@@ -437,7 +293,7 @@ class Streamer:
             yield from self._abandon(one)
             raise
 
-    def _watch(self, one: _Try) -> Task[bytes]:
+    def _watch(self, one: Try) -> Task[bytes]:
         """Watch the key; return its type."""
         ask = [("UNWATCH",), ("WATCH", one.key), ("TYPE", one.key), ("PTTL", one.key)]
         replies = yield from self._read(one, ask)
@@ -448,10 +304,10 @@ class Streamer:
             return b"none"
         if kind not in (b"none", _STRING) and not chunked_reader(kind, b"", 0, "source", ""):
             name = kind.decode("utf-8", "backslashreplace")
-            raise _ReadWhole(f"Values of the type {name} cannot be read in pieces")
+            raise ReadWhole(f"Values of the type {name} cannot be read in pieces")
         return kind
 
-    def _prepare(self, one: _Try, kind: bytes) -> Task[bool]:
+    def _prepare(self, one: Try, kind: bytes) -> Task[bool]:
         """Try the target's commands on the staging key, which does not exist; return False if the
         key is busy."""
         staging = one.staging
@@ -491,7 +347,7 @@ class Streamer:
                 raise self._refusal(one, self._target, str(commands[-1][0]), answer)
         return self._replaces or exists == 0
 
-    def _copy_parts(self, one: _Try, kind: bytes) -> Task[TypedWriter]:
+    def _copy_parts(self, one: Try, kind: bytes) -> Task[TypedWriter]:
         """Read and write all parts: the next one is read while the last one is written."""
         reader = chunked_reader(kind, one.key, one.size, "source", one.source.name)
         assert reader
@@ -518,7 +374,7 @@ class Streamer:
             raise ValueChanged
         return writer
 
-    def _turn(self, one: _Try, reader: ChunkedReader) -> Task[list[Command]]:
+    def _turn(self, one: Try, reader: ChunkedReader) -> Task[list[Command]]:
         """Wait for the next chunk's turn; return its commands."""
         if self._intake.hurries:
             raise Draining
@@ -530,7 +386,7 @@ class Streamer:
 
     def _exchange(
         self,
-        one: _Try,
+        one: Try,
         reader: ChunkedReader,
         asked: list[Command] | None,
         writer: TypedWriter,
@@ -572,7 +428,7 @@ class Streamer:
 
     # Strings.
 
-    def _copy_string(self, one: _Try) -> Task[None]:
+    def _copy_string(self, one: Try) -> Task[None]:
         """Copy a string by one SET whose bytes are sent as they are read."""
         (length,) = yield from self._read(one, [("STRLEN", one.key)])
         head = b"*5\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n" % (len(one.staging), one.staging, length)
@@ -614,14 +470,14 @@ class Streamer:
             raise self._refusal(one, self._target, "SET", reply)
         one.streamed.chunks += 1
 
-    def _ask_window(self, one: _Try, start: int, end: int) -> Task[tuple[list[Command], Replies]]:
+    def _ask_window(self, one: Try, start: int, end: int) -> Task[tuple[list[Command], Replies]]:
         if self._intake.hurries:
             raise Draining
         yield from self._intake.turn(0, end - start + 1, 1)
         asked: list[Command] = [("GETRANGE", one.key, start, end)]
         return asked, self._send_source(one, asked)
 
-    def _push(self, one: _Try, data: bytes) -> None:
+    def _push(self, one: Try, data: bytes) -> None:
         try:
             one.target.push(data)
         except ConnectionLost as error:
@@ -629,7 +485,7 @@ class Streamer:
 
     # The end.
 
-    def _expiry_at_end(self, one: _Try) -> Task[tuple[int, bool]]:
+    def _expiry_at_end(self, one: Try) -> Task[tuple[int, bool]]:
         """Return the key's expiry, ms since 1970 or NO_EXPIRY, and False; or the ms left, and True.
 
         Raises:
@@ -671,7 +527,7 @@ class Streamer:
         return offset is not None and instant <= time.time() * 1000 + offset
 
     def _swap(
-        self, one: _Try, kind: bytes, writer: TypedWriter | None, expiry: tuple[int, bool]
+        self, one: Try, kind: bytes, writer: TypedWriter | None, expiry: tuple[int, bool]
     ) -> Task[None]:
         """Give the value its name, and its expiry."""
         staging, key, written = one.staging, one.key, one.streamed.written
@@ -689,7 +545,7 @@ class Streamer:
             return
         holds = writer.holds(length) if writer else length == one.payload
         if not exists or not holds:
-            raise _StagingLost
+            raise StagingLost
         at, left = expiry
         commands = []
         if self._replaces:
@@ -706,7 +562,7 @@ class Streamer:
         self._no_errors(one, self._target, replies)
         done = replies[-1]
         if done is None:
-            raise _StagingLost
+            raise StagingLost
         if not isinstance(done, list) or len(done) != len(commands):
             raise malformed("target", one.target.name, "EXEC")
         *others, renamed = done
@@ -715,7 +571,7 @@ class Streamer:
         if is_error(renamed):
             if str(renamed).startswith(_NO_KEY):
                 if not expires:
-                    raise _StagingLost
+                    raise StagingLost
                 written.gone += 1  # the staging key was there, and its expiry was past
                 return
             raise self._refusal(one, self._target, "RENAME", renamed)
@@ -737,7 +593,7 @@ class Streamer:
         self._source.serves()
         self._target.serves()
 
-    def _abandon(self, one: _Try) -> Task[None]:
+    def _abandon(self, one: Try) -> Task[None]:
         """Delete the staging key, if it may exist. If that fails, its TTL ends it."""
         if not one.begun:
             return
@@ -754,124 +610,8 @@ class Streamer:
                     return
                 if not self._target.redirects(key, outcome[-1], node, connection, noted):
                     return
-        except (RumpxError, _Unsettled):
+        except (RumpxError, Unsettled):
             return
-
-    # Requests.
-
-    def _read(self, one: _Try, commands: Sequence[Command]) -> Task[list[Any]]:
-        """Return the source's replies."""
-        wait = self._send_source(one, commands)
-        (outcome,) = yield [wait]
-        return self._source_replies(one, commands, wait, outcome)
-
-    def _send_source(self, one: _Try, commands: Sequence[Command]) -> Replies:
-        data = b"".join([encode(*command) for command in commands])
-        return self._send_raw(one, self._source, data, len(commands))
-
-    def _source_replies(
-        self,
-        one: _Try,
-        commands: Sequence[Command],
-        wait: Replies,
-        outcome: object,
-    ) -> list[Any]:
-        """Return replies, each of its command's shape, or None for an OPTIONAL one's absence."""
-        replies = self._outcome(one, self._source, outcome)
-        came: list[Any] = []
-        for command, reply in zip(commands, replies, strict=True):
-            name = str(command[0])
-            if is_error(reply):
-                if str(reply).startswith(CHANGED):
-                    raise ValueChanged
-                unknown = "unknown command" in str(reply).lower()
-                if not (unknown and name in OPTIONAL):
-                    raise self._refusal(one, self._source, name, reply)
-                came.append(None)
-                continue
-            if name in CONTAINERS:
-                name = f"{name} {command[1]!s}"
-            if not fits(name, reply):
-                raise malformed("source", one.source.name, name)
-            came.append(reply)
-        return came
-
-    def _write(self, one: _Try, commands: list[bytes]) -> Task[list[Any]]:
-        """Write a chunk of commands to the staging key; return their replies."""
-        wait = self._send_chunk(one, commands)
-        (outcome,) = yield [wait]
-        return self._chunk_replies(one, wait, outcome, len(commands))
-
-    def _send_chunk(self, one: _Try, commands: list[bytes]) -> Replies:
-        """Send commands in a transaction that also asks whether the staging key exists, and renews
-        its TTL."""
-        exists, ttl = encode("EXISTS", one.staging), encode("PEXPIRE", one.staging, TTL_MS)
-        data = b"".join([MULTI, exists, *commands, ttl, EXEC])
-        return self._send_raw(one, self._target, data, len(commands) + 4)
-
-    def _chunk_replies(
-        self, one: _Try, wait: Replies, outcome: object, number: int
-    ) -> list[Any]:
-        begun, one.begun = one.begun, True
-        replies = self._outcome(one, self._target, outcome)
-        self._no_errors(one, self._target, replies)
-        done = replies[-1]
-        if not isinstance(done, list) or len(done) != number + 2:
-            raise malformed("target", one.target.name, "EXEC")
-        self._no_errors(one, self._target, done)
-        if done[0] != int(begun):
-            raise _StagingLost
-        one.streamed.chunks += 1
-        return done[1:-1]
-
-    def _ask_target(self, one: _Try, data: bytes, number: int) -> Task[list[Any]]:
-        """Return the target's replies; errors too."""
-        wait = self._send_raw(one, self._target, data, number)
-        (outcome,) = yield [wait]
-        return self._outcome(one, self._target, outcome)
-
-    def _send_raw(self, one: _Try, side: _Side, data: bytes, number: int) -> Replies:
-        connection = self._connection(one, side)
-        try:
-            connection.send(data)
-        except ConnectionLost as error:
-            raise self._lost(one, side, error) from None
-        return Replies(connection, number)
-
-    def _outcome(self, one: _Try, side: _Side, outcome: object) -> list[Any]:
-        if isinstance(outcome, ConnectionLost):
-            raise self._lost(one, side, outcome)
-        assert isinstance(outcome, list)
-        return outcome
-
-    def _lost(self, one: _Try, side: _Side, error: ConnectionLost) -> _Unsettled:
-        noted = self._noted(one, side)
-        return side.lost(one.key, self._place(one, side), error, one.size, noted)
-
-    def _noted(self, one: _Try, side: _Side) -> Again:
-        return one.streamed.read if side is self._source else one.streamed.written
-
-    def _connection(self, one: _Try, side: _Side) -> Connection:
-        return one.source if side is self._source else one.target
-
-    def _place(self, one: _Try, side: _Side) -> Address | None:
-        return one.node if side is self._source else one.owner
-
-    def _no_errors(self, one: _Try, side: _Side, replies: Sequence[Any]) -> None:
-        """Raise for the first error among replies."""
-        for reply in replies:
-            if is_error(reply):
-                raise self._refusal(one, side, "a command of its type", reply)
-
-    def _refusal(self, one: _Try, side: _Side, command: str, reply: Any) -> Exception:
-        """Return the exception for an error reply, or an unexpected one."""
-        noted, connection = self._noted(one, side), self._connection(one, side)
-        if not is_error(reply):
-            return malformed(side.side, connection.name, command)
-        if "OOM" in str(reply)[:80] and side is self._target:
-            noted.end(out_of_memory(connection.name, reply))
-            return _Unsettled()
-        return side.judge(one.key, command, reply, self._place(one, side), connection, noted)
 
     def _say(self, text: str) -> None:
         if text not in self._said:

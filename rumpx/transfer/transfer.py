@@ -39,7 +39,8 @@ from rumpx.transfer.messages import Ack, Batch, Left, Streaming
 from rumpx.transfer.retry import Patience
 from rumpx.transfer.runner import Permit, Task
 from rumpx.transfer.staging import STAGING_LEFT_OUT, staged, unfinished
-from rumpx.transfer.stream import Draining, Streamed, Streamer
+from rumpx.transfer.stream import Streamer
+from rumpx.transfer.stream_requests import Draining, Streamed
 from rumpx.transfer.suspects import Lost, Suspects
 from rumpx.values.compare import Told, differing
 from rumpx.values.rewrite import FIELD_EXPIRIES
