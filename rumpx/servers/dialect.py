@@ -8,7 +8,7 @@ footer is answered by
 - "DUMP payload version or checksum are wrong" if not.
 
 Neither stores anything (measured on Redis 6.2 to 8.2, Valkey 8.1 and 9.1); for servers that are
-only compatible, the name is one that no key has.
+only compatible, the name is one that no key has, and what they may store expires at once.
 
 Valkey with `rdb-version-check relaxed` accepts versions without knowing all their first bytes, so
 the family decides about bytes of one family.
@@ -26,6 +26,7 @@ from rumpx.servers.resp import Command, Reply
 # Accepted only where `rdb-version-check` is relaxed.
 _NO_VERSION: Final = 0xFFFF
 _VERSIONS: Final = (*range(6, 24), *range(FIRST_OF_VALKEY, FIRST_OF_VALKEY + 8), _NO_VERSION)
+_TTL_MS: Final = 1
 _UNKNOWN_BYTE: Final = b"\xff"
 _ACCEPTED: Final = "bad data format"
 _REFUSED: Final = "version or checksum are wrong"
@@ -37,7 +38,7 @@ def probes(name: bytes) -> list[Command]:
     Args:
         name: that no key has, and that the user may write.
     """
-    return [("RESTORE", name, 0, _probe(version)) for version in _VERSIONS]
+    return [("RESTORE", name, _TTL_MS, _probe(version)) for version in _VERSIONS]
 
 
 def _probe(version: int) -> bytes:

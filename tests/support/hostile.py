@@ -182,6 +182,8 @@ class Hostile(Listener):
     def _restore(self, words: Words) -> bytes:
         if words[2] == b"-1":
             return b"-ERR Invalid TTL value, must be >= 0\r\n"
+        if words[3][:1] == b"\xff":
+            return b"-ERR Bad data format\r\n"
         self.restored[words[1]] = words[3]
         return b"+OK\r\n"
 
