@@ -114,17 +114,19 @@ class Bridge:
         self._dialect = common(self._dialects.values())
         self._drops = field_expiries == "drop"
         self._shift = shift
+        self._plans: dict[int, _Plan] = {}  # by version
 
     def learn(self, node: Address | None, dialect: Dialect) -> None:
         """Take the dialect that a node has now."""
         self._dialects[node] = dialect
         self._dialect = common(self._dialects.values())
+        self._plans.clear()
 
     def fit(self, records: Records, result: Written) -> Records:
         """Return records with payloads that the target accepts; note those that cannot be."""
         if not records.payloads:
             return records
-        plan = self._plan(version_of(records.payloads[0]))
+        plan = self._plan_for(version_of(records.payloads[0]))
         return records if plan == _NOTHING_TO_DO else self._fit(plan, records, result)
 
     def fitted(self, payload: bytes) -> Fitted:
@@ -133,7 +135,7 @@ class Bridge:
         Raises:
             Unfit: nothing that the target accepts holds the value.
         """
-        plan = self._plan(version_of(payload))
+        plan = self._plan_for(version_of(payload))
         if plan.needs_more(payload):
             return self._changed(payload)
         if plan.stamp:
@@ -162,6 +164,12 @@ class Bridge:
                 rewrites[key] = Rewrite(payload, fitted.loss)
             kept.append(position)
         return replace(records, payloads=payloads, rewrites=rewrites).chosen(kept)
+
+    def _plan_for(self, version: int) -> _Plan:
+        plan = self._plans.get(version)
+        if plan is None:
+            plan = self._plans[version] = self._plan(version)
+        return plan
 
     def _plan(self, version: int) -> _Plan:
         """Return the plan for payloads of a version."""

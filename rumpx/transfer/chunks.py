@@ -328,7 +328,7 @@ def cut(
     place = _next_part(start, len(keys), limits.pipeline_keys)
     estimates = sizes[place]
     most, largest = expected.together(estimates)
-    streamed = limits.stream_from is not None and max(estimates) >= limits.stream_from
+    streamed = limits.streams(max(estimates))
     if most <= limits.chunk_bytes and largest < limits.big and not streamed:
         return Chunk(keys[place], estimates, estimates, int(most), 0.0, expected, plain=True)
     if limits.streams(estimates[0]):
