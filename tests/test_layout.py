@@ -29,9 +29,9 @@ LEVELS = {package: level for level, packages in enumerate(ORDER) for package in 
 
 # Modules that know these only by their protocols.
 STRANGERS = {
-    "engine.engine": {"engine.pool", "engine.worker"},
-    "engine.progress": {"engine.pool"},
-    "engine.steering": {"engine.pool"},
+    "engine.engine": {"engine.local_backend", "engine.pool", "engine.scanner", "engine.worker"},
+    "engine.progress": {"engine.local_backend", "engine.pool"},
+    "engine.steering": {"engine.local_backend", "engine.pool"},
     "engine.worker": {"transfer.spec", "transfer.transfer", "verifier.comparer"},
     "transfer.chunks": {"transfer.dump_reader", "servers.connections"},
     "transfer.retry": {"transfer.dump_reader", "servers.connections"},

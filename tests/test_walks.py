@@ -60,7 +60,7 @@ class Run(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.walks = Walks(map(Walk, planned()), SCANNERS)
+        self.walks = Walks(map(Walk, planned()))
         self.added = 0
         self.scanners: dict[WalkName, tuple[Span, list[int]]] = {}  # cursors, the next one first
         self.told: dict[WalkName, int] = {}
@@ -70,7 +70,7 @@ class Run(RuleBasedStateMachine):
     def start(self) -> None:
         for name in self.walks.take_cancelled():
             self.scanners.pop(name, None)
-        for walk in self.walks.starts():
+        for walk in self.walks.starts(SCANNERS):
             for number in walk.after:
                 before = self.walks.get(number)
                 assert before is None or before.done
@@ -194,7 +194,7 @@ class Run(RuleBasedStateMachine):
             if walk.done or at_end(walk.partition.span, frontier.cursor, frontier.counts):
                 again.state = "walked"
             walks.append(again)
-        self.walks = Walks(walks, SCANNERS, self.walks.retired)
+        self.walks = Walks(walks, self.walks.retired)
         self.scanners, self.batches = {}, []
         self.start()
 
@@ -246,13 +246,13 @@ TestRun.settings = hypothesis.settings(max_examples=200, stateful_step_count=60,
 
 def test_a_hundred_thousand_small_walks_leave_nothing_behind() -> None:
     """As a job has them that follows a server for a day: memory stays as it was."""
-    walks = Walks(map(Walk, planned()[:1]), SCANNERS)
-    walks.starts()
+    walks = Walks(map(Walk, planned()[:1]))
+    walks.starts(SCANNERS)
 
     def one(number: int) -> None:
         key = b"key:%d" % number
         (walk,) = walks.add([Partition(0, NODES[1], 0, KeySpan((key,)), reason="changed")])
-        assert walks.starts() == [walk]
+        assert walks.starts(SCANNERS) == [walk]
         batch = walks.found(Found(*walk.name, None, [key], 1))
         assert batch
         walks.acknowledged(Ack(batch.id, Counts(copied=1, payload_bytes=9), kinds=Kinds({1: 1})))
@@ -277,7 +277,7 @@ def test_a_hundred_thousand_small_walks_leave_nothing_behind() -> None:
 def test_numbers_are_not_used_again_by_a_resumed_job() -> None:
     """Failed keys are listed by them."""
     retired = {RetiredAs("changed", "", 0): Retired(7)}
-    walks = Walks(map(Walk, planned()), SCANNERS, retired)
+    walks = Walks(map(Walk, planned()), retired)
     (walk,) = walks.add([Partition(0, NODES[1], 0, WholeSpan(), reason="changed")])
     assert walk.id == len(planned()) + 7
 
@@ -285,26 +285,26 @@ def test_numbers_are_not_used_again_by_a_resumed_job() -> None:
 def test_walks_start_spread_over_the_nodes() -> None:
     """One node's walk lasts; the other's end one after the other."""
     partitions = [Partition(n, NODES[n // 4], 0, WholeSpan()) for n in range(8)]
-    walks = Walks(map(Walk, partitions), 2)
-    first, _ = walks.starts()
+    walks = Walks(map(Walk, partitions))
+    first, _ = walks.starts(2)
     assert first.partition.node == NODES[0]
     for _ in range(3):
         walks.walked(first.id)
-        (first,) = walks.starts()
+        (first,) = walks.starts(2)
         assert first.partition.node == NODES[0]
 
 
 def test_walks_stay_spread_when_a_node_has_changed() -> None:
     """Those that wait were queued at the old one."""
     partitions = [Partition(n, NODES[n // 6], 0, WholeSpan()) for n in range(12)]
-    walks = Walks(map(Walk, partitions), 4)
+    walks = Walks(map(Walk, partitions))
     heir = Node(("heir", 0))
-    for walk in walks.starts():
+    for walk in walks.starts(4):
         if walk.partition.node == NODES[0]:
             walks.node_changed(walk.id, heir, known=True)
             break
     assert set(walks.take_cancelled())
-    walks.starts()
+    walks.starts(4)
     walking = [walk.partition.node for walk in walks if walk.state == "walking"]
     assert sorted(node.label("") for node in walking) == ["heir:0", "heir:0", "node:1", "node:1"]
     assert set(walks.read.values()) == {heir, NODES[1]}
@@ -313,10 +313,10 @@ def test_walks_stay_spread_when_a_node_has_changed() -> None:
 def test_a_walk_at_a_replica_is_there_to_the_end() -> None:
     """A resumed run compares the identity that the walk has seen."""
     replica = replace(NODES[1], origin=Origin(NODES[1].address, "f" * 40, 1))
-    walks = Walks(map(Walk, planned()[:1]), SCANNERS)
+    walks = Walks(map(Walk, planned()[:1]))
     for node in (replica, NODES[2]):
         (walk,) = walks.add([Partition(0, node, 0, WholeSpan(), reason="slots moved")])
-        walks.starts()
+        walks.starts(SCANNERS)
         walks.walked(walk.id)
     assert [walk.partition.node for walk in walks.retire()] == [NODES[2]]
     assert [walk.partition.node for walk in walks] == [NODES[0], replica]

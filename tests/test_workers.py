@@ -133,7 +133,7 @@ class Bench:
         self.work: deque[Batch] = deque()
         self.able = workers
         self.pool = Pool(plan.spec, credits, "")
-        self.pool.start(workers, self.selector, self.said.append, lambda writer: None)
+        self.pool.start_workers(workers, self.selector, self.said.append, lambda writer: None)
 
     def turn(self, timeout: float = 0.05) -> None:
         for key, _ in self.selector.select(timeout):

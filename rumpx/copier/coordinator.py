@@ -23,8 +23,8 @@ from rumpx.copier.saver import FAILURES_SHOWN, Saver
 from rumpx.copier.target_memory import Growth, at_the_end, overflows
 from rumpx.ctl.server import CtlServer, Pause, Request, Resume, Set
 from rumpx.engine.engine import Engine
+from rumpx.engine.local_backend import LocalBackend
 from rumpx.engine.plan import Plan
-from rumpx.engine.pool import Pool
 from rumpx.engine.sums import overall, walked
 from rumpx.engine.walks import NONE_RETIRED, Retired, RetiredAs, Walk
 from rumpx.errors import (
@@ -115,7 +115,7 @@ class Coordinator:
             display,
             control,
             self,
-            Pool.of(plan),
+            LocalBackend(plan),
             retired=retired,
             seconds=ledger.earlier.seconds,
             job=ledger.record.name,

@@ -1,19 +1,28 @@
-"""The protocol between the engine and the workers that settle its batches, wherever they run.
+"""The protocol between the engine and those who do its walks, wherever they run.
 
-The engine gives out batches and takes acks; it knows no process, channel or shared memory. Limits
-reach the workers as a `Pace`. `pool.py` implements the protocol with processes of this host.
+The engine decides which partition is walked, from which cursor, and books the results. A backend
+finds the keys of a walk and has them settled. `local_backend.py` implements it with threads and
+processes of this host.
 
-Not promised by a backend: that a batch is done once. One whose worker dies is given out again.
+A backend reports keys that it found (`Found`), and then the engine makes a batch of them, which it
+gives back to be settled (`give`); or it reports only settled keys.
+
+Not promised by a backend: that keys are settled once. The work of a dead worker is given out again.
 """
 
 from __future__ import annotations
 
 import selectors
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+from rumpx.engine.events import Event, WalkName
+from rumpx.model.partitions import Partition
 from rumpx.model.snapshot import WorkerStat
-from rumpx.throttle.rates import Pace, Pacer
+from rumpx.throttle.decision import Decision
+from rumpx.throttle.rates import Pacer
+from rumpx.throttle.scan_gate import Gate
 from rumpx.transfer.messages import Batch, FromWorker
 
 
@@ -26,18 +35,59 @@ class Workload(Protocol):
 
     @property
     def in_flight(self) -> int:
-        """The number of batches that were given out and are not settled."""
+        """The number of batches, or walks, that were given out and are not settled."""
 
     def stats(self) -> tuple[WorkerStat, ...]:
         """Return CPU (since the last call) and memory of the live workers."""
 
 
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """The engine, as its backend uses it.
+
+    Attributes:
+        selector: gets a file object for each source of messages; its data is the argument of
+            `Backend.receive` once the file is readable.
+        gate: SCANs of this host pass it.
+        post: takes an event, from any thread; the engine wakes.
+        announce: takes messages for the user.
+        buried: called with the writer's name of each dead worker that may have written. Its work
+            waits until `Backend.fenced` is called with that name.
+    """
+
+    selector: selectors.BaseSelector
+    gate: Gate
+    post: Callable[[Event], None]
+    announce: Callable[[str], None]
+    buried: Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class WalkOrder:
+    """A walk to do: the partition, the number of its walk, the cursor from which it starts, and the
+    `run_id` of the process for which that cursor is valid, "" if unknown."""
+
+    partition: Partition
+    walk: int
+    cursor: int
+    run_id: str
+
+    @property
+    def name(self) -> WalkName:
+        """The walk's name among all that were ever made."""
+        return self.partition.id, self.walk
+
+
 class Backend(Workload, Protocol):
-    """Workers."""
+    """Does walks."""
 
     @property
     def pacer(self) -> Pacer:
         """The rates, for requests of the coordinator's own."""
+
+    @property
+    def walks_at_once(self) -> int:
+        """The most walks that may be under way now."""
 
     @property
     def awake(self) -> bool:
@@ -45,32 +95,36 @@ class Backend(Workload, Protocol):
 
     @property
     def dropped(self) -> bool:
-        """True if batches of dead workers were not given out again."""
+        """True if work of dead workers was not given out again."""
 
-    def start(
-        self,
-        workers: int,
-        selector: selectors.BaseSelector,
-        announce: Callable[[str], None],
-        buried: Callable[[str], None],
-    ) -> None:
-        """Start workers.
+    def start(self, workers: int, hooks: Hooks) -> None:
+        """Start workers."""
 
-        Args:
-            workers: how many.
-            selector: gets a file object for each source of messages; its data is the argument of
-                `receive` once the file is readable.
-            announce: takes messages for the user.
-            buried: called with the writer's name of each dead worker that may have written. Its
-                batches wait until `fenced` is called with that name.
-        """
+    def obey(self, decision: Decision) -> None:
+        """Hold all work to the governor's decision from now on."""
 
-    def set_pace(self, pace: Pace) -> None:
-        """Set the pace of all workers together from now on."""
+    def hurry(self) -> None:
+        """Let all that is in flight end at once, ignoring the rates."""
 
-    def dispatch(self, take: Callable[[], Batch | None], workers: int) -> None:
-        """Give out the batches that `take` returns, to `workers` of the workers, until it returns
-        None or none of these has credit."""
+    def walk(self, order: WalkOrder) -> None:
+        """Start a walk."""
+
+    def end_walk(self, name: WalkName) -> None:
+        """End a walk that starts over; its later events are ignored."""
+
+    def end_walks(self) -> None:
+        """Find no more keys."""
+
+    def give(self, batch: Batch | None) -> None:
+        """Take the batch of a Found, to be settled; None if its walk has started over."""
+
+    def turn(self, is_issued: Callable[[int], bool]) -> None:
+        """Give out work, as far as the decision allows. `is_issued` returns False for the number of
+        a batch whose walk has started over."""
+
+    def due(self, now: float) -> float:
+        """Return when `turn` has work again without an event, by `time.monotonic()`, as `now`;
+        infinite if it has none."""
 
     def receive(self, ready: Any) -> Iterator[FromWorker]:
         """Yield the messages from a source that is readable.
@@ -80,14 +134,14 @@ class Backend(Workload, Protocol):
         """
 
     def fenced(self, writer: str) -> list[Batch]:
-        """Release the batches of a dead worker, whose connections to the target have ended as far
-        as they can be; return them."""
+        """Release the work of a dead worker, whose connections to the target have ended as far as
+        they can be; return its batches."""
 
     def rest(self) -> None:
         """Have workers, which must be idle, close their connections until there is work again."""
 
     def close(self) -> None:
-        """Wait for acks only: replace no dead worker from now on, and repeat no work."""
+        """Wait for results only: replace no dead worker from now on, and repeat no work."""
 
     def stop(self) -> None:
         """End idle workers, and free all that they share."""

@@ -1,18 +1,18 @@
 """The engine: walks partitions and has workers settle their keys, until every walk is done.
 
-One thread owns all state here. Scanner threads put `events` into a mailbox; workers send `messages`
-through a `backend`. Each turn of the loop
+One thread owns all state here. A `backend` does the walks, and reports by `events` in a mailbox and
+by `messages`. Each turn of the loop
 
-1. waits, at most a quarter of a second, for a message;
-2. records the messages: keys found become a batch, acks advance a walk's frontier;
-3. starts walks while fewer than `tuning.scanners` are under way;
-4. gives batches to workers that have credit, as many as the governor allows (`steering`);
+1. waits, at most a quarter of a second, for an event;
+2. records the events: keys found become a batch, acks advance a walk's frontier;
+3. starts walks while fewer are under way than the backend can do;
+4. has the backend give out work, as much as the governor allows (`steering`);
 5. makes a Snapshot for the display and the overseer, a few times a second.
 
 The engine does not know the purpose of the work. An `Overseer` (the copy's coordinator, a
 comparison) receives each ack, may add walks at any time, and decides when all is done.
 
-Values never reach the engine. Scanners run ahead of the workers by a bounded number of batches.
+Values never reach the engine.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ import queue
 import selectors
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Final, Protocol, TypeVar
 
-from rumpx.engine.backend import Backend
+from rumpx.engine.backend import Backend, Hooks, WalkOrder
 from rumpx.engine.events import (
+    Advanced,
     CursorUnproven,
     Ended,
+    Event,
     Found,
-    FromScanner,
     NodeChanged,
     ScanTrouble,
     Walked,
@@ -39,10 +40,9 @@ from rumpx.engine.events import (
 from rumpx.engine.fence import Fence
 from rumpx.engine.plan import Plan
 from rumpx.engine.progress import ProgressMeter, Told
-from rumpx.engine.scanner import Scanner, Shelf
 from rumpx.engine.status import LargeValue, Warnings, held, node_stats, progress
 from rumpx.engine.steering import Steering
-from rumpx.engine.walks import NONE_RETIRED, Retired, RetiredAs, Walk, WalkName, Walks
+from rumpx.engine.walks import NONE_RETIRED, Retired, RetiredAs, Walk, Walks
 from rumpx.errors import (
     Interrupted,
     RumpxError,
@@ -60,11 +60,9 @@ from rumpx.servers.replies import balancer_words, permanent
 from rumpx.throttle.governor import Governor
 from rumpx.throttle.scan_gate import Gate
 from rumpx.transfer.content_stats import Largest
-from rumpx.transfer.messages import Ack, Batch, FromWorker, Left, Notice, Streaming, Trouble
+from rumpx.transfer.messages import Ack, FromWorker, Left, Notice, Streaming, Trouble
 
 TICK: Final = 0.25
-# Batches that scanners may have found ahead of the workers, beyond what those hold.
-_AHEAD: Final = 2
 _MOST_WALKS: Final = 20
 _MOST_RETURNS: Final = 2
 # Seconds that batches in flight may take to land after a signal; then the run ends as after a
@@ -105,7 +103,7 @@ class Engine:
         display: shows Snapshots and messages.
         control: holds requests to stop.
         overseer: receives acks, restarts and Snapshots.
-        backend: the workers, not yet started.
+        backend: does the walks; not yet started.
         retired: sums of walks that earlier runs added.
         seconds: the time that earlier runs took.
         job, verb: as in Snapshot.
@@ -133,7 +131,7 @@ class Engine:
         job: str = "",
         verb: Verb = "copied",
     ) -> None:
-        self.walks = Walks(walks, plan.tuning.scanners, retired)
+        self.walks = Walks(walks, retired)
         self._warnings = Warnings(plan.warnings, display.message)
         source, target = str(plan.job.source), str(plan.job.target)
         self._names: dict[Side, str] = {"source": source, "target": target}
@@ -155,11 +153,7 @@ class Engine:
         self._backend = backend
         self._steering = Steering(plan, backend)
         self._began = time.monotonic()
-        self._cancels: dict[WalkName, threading.Event] = {}
-        self._ready: deque[Batch] = deque()
-        self._mail: queue.SimpleQueue[FromScanner | Ended] = queue.SimpleQueue()
-        self._room = threading.Semaphore(_AHEAD * plan.tuning.workers + plan.tuning.scanners)
-        self._shelf = Shelf()
+        self._mail: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.fence = Fence(plan.target, plan.job.retry_for) if plan.target.dialer.writer else None
         self._selector = selectors.DefaultSelector()
         self._selector.register(control.wakened, selectors.EVENT_READ)
@@ -178,7 +172,10 @@ class Engine:
         workers = self._plan.tuning.workers if self.walks else 0
         # First the prober, which learns the baselines while the workers start.
         self._steering.start(self._selector)
-        self._backend.start(workers, self._selector, self.warn, self._end_connections)
+        hooks = Hooks(
+            self._selector, self._steering.gate, self._post, self.warn, self._end_connections
+        )
+        self._backend.start(workers, hooks)
         while not self._backend.awake or (workers and not self._steering.ready):
             self._turn(TICK)
             self.heed()
@@ -200,14 +197,12 @@ class Engine:
 
     def _pause(self, now: float) -> float:
         """Return the seconds until the next periodic work."""
-        due = min(self._next_tick, self._steering.due(now, waiting=bool(self._ready)))
-        return max(0.0, due - now)
+        return max(0.0, min(self._next_tick, self._steering.due, self._backend.due(now)) - now)
 
     def close(self, *, orderly: bool) -> None:
-        """End scanners and workers; workers that may hold batches (not `orderly`) at once."""
-        self._cancel_scanners()
+        """End walks and workers; workers that may hold work (not `orderly`) at once."""
+        self._backend.end_walks()
         self._steering.gate.close()
-        self._shelf.clear()
         if orderly:
             self._backend.stop()
         else:
@@ -264,7 +259,7 @@ class Engine:
             self._steering.decide(self._meter.done)
         if self.state not in ("starting", "draining"):
             self._start_walks()
-            self._backend.dispatch(self._next_batch, self._steering.workers)
+        self._backend.turn(self.walks.is_issued)
         self.tick()
 
     def _received(self, timeout: float) -> Iterator[FromWorker]:
@@ -281,76 +276,52 @@ class Engine:
             self._steering.decide_anew(self._meter.done)
 
     def _start_walks(self) -> None:
-        """Start and end scanners, as the walks instruct."""
+        """Start and end walks, as the walks instruct."""
         for name in self.walks.take_cancelled():
-            self._cancels.pop(name).set()
-        for walk in self.walks.starts():
-            cancelled = self._cancels[walk.name] = threading.Event()
+            self._backend.end_walk(name)
+        for walk in self.walks.starts(self._backend.walks_at_once):
             partition = walk.partition
-            Scanner(
-                partition,
-                walk.number,
-                walk.frontier.cursor,
-                self.run_ids.get(partition.place, ""),
-                self._plan.scans[partition.side],
-                self._shelf,
-                self._steering.gate,
-                self._mailbox(cancelled),
-            ).start()
+            run_id = self.run_ids.get(partition.place, "")
+            order = WalkOrder(partition, walk.number, walk.frontier.cursor, run_id)
+            self._backend.walk(order)
 
-    def _mailbox(self, cancelled: threading.Event) -> Callable[[FromScanner], bool]:
-        """Return a scanner's `emit`: it waits for room, so that scanners do not run far ahead."""
-
-        def emit(message: FromScanner) -> bool:
-            if isinstance(message, Found) and message.keys:
-                while not self._room.acquire(timeout=0.1):
-                    if cancelled.is_set():
-                        return False
-            self._mail.put(message)
-            self._control.wake()
-            return not cancelled.is_set()
-
-        return emit
-
-    def _next_batch(self) -> Batch | None:
-        """Return the next batch to give out; None if there is none, or none is allowed now."""
-        if not self._steering.allows_batch():
-            return None
-        while self._ready:
-            batch = self._ready.popleft()
-            self._room.release()
-            if self.walks.is_issued(batch.id):
-                self._steering.gave_batch()
-                return batch
-        return None
+    def _post(self, event: Event) -> None:
+        """Take an event from any thread."""
+        self._mail.put(event)
+        self._control.wake()
 
     # Messages.
 
-    def _take(self, message: FromScanner | Ended) -> None:
-        if isinstance(message, Ended):
-            self._from_fence(message)
-        else:
-            self._from_scanner(message)
+    def _take(self, event: Event) -> None:
+        match event:
+            case Found() | Walked() | NodeChanged() | CursorUnproven() | Advanced():
+                self._from_walk(event)
+            case ScanTrouble():
+                raise event.error
+            case Ended():
+                self._from_fence(event)
+            case _:
+                self._from_worker(event)
 
-    def _from_scanner(self, message: FromScanner) -> None:
-        if isinstance(message, ScanTrouble):
-            raise message.error
-        name = message.partition, message.walk
-        if not self.walks.is_present(name):
-            if isinstance(message, Found) and message.keys:
-                self._room.release()
+    def _from_walk(
+        self, event: Found | Walked | NodeChanged | CursorUnproven | Advanced
+    ) -> None:
+        if not self.walks.is_present((event.partition, event.walk)):
+            if isinstance(event, Found) and event.keys:
+                self._backend.give(None)
             return
-        match message:
+        match event:
             case Found():
-                if batch := self.walks.found(message):
-                    self._ready.append(batch)
+                if batch := self.walks.found(event):
+                    self._backend.give(batch)
             case Walked():
-                self._cancels.pop(name)
-                self.walks.walked(message.partition)
+                self.walks.walked(event.partition)
             case NodeChanged():
-                self._node_changed(message)
+                self._node_changed(event)
             case CursorUnproven():
-                self._cursor_unproven(message)
+                self._cursor_unproven(event)
+            case Advanced():
+                self._settled(self.walks.advanced(event), event.ack)
 
     def _from_worker(self, message: FromWorker) -> None:
         match message:
@@ -368,8 +339,10 @@ class Engine:
 
     def _acknowledged(self, ack: Ack) -> None:
         walk = self.walks.acknowledged(ack)
-        if walk is None:
-            return  # its walk has started over
+        if walk:  # else it has started over
+            self._settled(walk, ack)
+
+    def _settled(self, walk: Walk, ack: Ack) -> None:
         if ack.large:
             self.largest.add(ack.large)
         if ack.failures:
@@ -390,10 +363,9 @@ class Engine:
 
         def end() -> None:
             try:
-                self._mail.put(Ended(worker, fence.worker(worker)))
+                self._post(Ended(worker, fence.worker(worker)))
             except RumpxError as error:
-                self._mail.put(Ended(worker, "unknown", error))
-            self._control.wake()
+                self._post(Ended(worker, "unknown", error))
 
         threading.Thread(target=end, name="fence", daemon=True).start()
 
@@ -541,8 +513,8 @@ class Engine:
         for the run that resumes the job."""
         self.state = "draining"
         self.note = note
-        self._cancel_scanners()
-        self._steering.hurry()
+        self._backend.end_walks()
+        self._backend.hurry()
         until = time.monotonic() + DRAIN_SECONDS
         while self._backend.in_flight and self._control.stops < stops:
             if time.monotonic() > until:
@@ -551,7 +523,6 @@ class Engine:
                     f"{DRAIN_SECONDS:g} s: they are left unsettled."
                 )
                 break
-            self._backend.dispatch(lambda: None, 0)
             self._turn(TICK)
         self.state = "stopped"
         self.tick(force=True)
@@ -559,8 +530,8 @@ class Engine:
     def give_up(self) -> None:
         """After trouble, let batches in flight land for some seconds, so that counts are true."""
         self.state = "failed"
-        self._steering.hurry()
-        self._cancel_scanners()
+        self._backend.hurry()
+        self._backend.end_walks()
         self._backend.close()
         until = time.monotonic() + _LANDING_SECONDS
         while self._backend.in_flight and time.monotonic() < until and not self._control.stops:
@@ -578,10 +549,6 @@ class Engine:
             self._acknowledged(ack)
         except RumpxError:
             return  # the run ends with its first error
-
-    def _cancel_scanners(self) -> None:
-        for cancelled in self._cancels.values():
-            cancelled.set()
 
     # The display.
 

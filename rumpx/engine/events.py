@@ -8,6 +8,10 @@ from rumpx.errors import RumpxError
 from rumpx.model.endpoint import Address
 from rumpx.model.nodes import Node
 from rumpx.servers.clients import Left
+from rumpx.transfer.messages import Ack, FromWorker
+
+WalkName = tuple[int, int]
+"""A partition's number, and the number of restarts of its walk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,4 +70,16 @@ class Ended:
     error: RumpxError | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """From a backend that settles keys where it finds them: all keys of a walk up to a cursor are
+    settled. `ack` holds their results since the last such event, and no batch's number."""
+
+    partition: int
+    walk: int
+    cursor: int
+    ack: Ack
+
+
 FromScanner = Found | Walked | NodeChanged | CursorUnproven | ScanTrouble
+Event = FromScanner | Advanced | Ended | FromWorker

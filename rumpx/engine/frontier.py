@@ -75,6 +75,14 @@ class Frontier:
                 self.cursor = cursor
                 self.book()
 
+    def advance(
+        self, cursor: int, counts: Counts, notes: Sequence[KeyNote], kinds: Kinds
+    ) -> None:
+        """Note that all keys up to a cursor are settled, and the results since the last one."""
+        number = -1  # no batch has it: a walk whose keys are settled elsewhere issues none
+        self.issue(number, cursor)
+        self.settle(number, counts, notes, kinds)
+
     def book(self) -> None:
         """Count all batches that are settled in order. Call it when the walk has ended, since its
         last cursor may be its first."""

@@ -1,4 +1,4 @@
-"""The worker processes of this host, and the batches that each of them holds: a Backend.
+"""The worker processes of this host, and the batches that each of them holds.
 
 Each worker has a channel of its own (a pipe whose other end only it holds): no lock is shared that
 a dead process could keep, and a death reads as the end of the channel. The pool keeps each batch
@@ -31,14 +31,13 @@ from typing import Final
 import psutil
 
 from rumpx.engine import worker
-from rumpx.engine.plan import Plan
 from rumpx.errors import RumpxError
 from rumpx.model.counts import Counts
 from rumpx.model.results import KeyFailure
 from rumpx.model.snapshot import WorkerStat
 from rumpx.processes.channel import Channel, receive, send
 from rumpx.processes.forkserver import process_context, signals_blocked
-from rumpx.throttle.rates import Pace, Throttle
+from rumpx.throttle.rates import Throttle
 from rumpx.transfer.handler import Spec
 from rumpx.transfer.messages import Ack, Batch, FromWorker, Left, Ready, Rest, Stop
 
@@ -60,7 +59,7 @@ class _Worker:
 
 
 class Pool:
-    """The workers of this host: a Backend.
+    """The workers of this host.
 
     Args:
         spec: sent to each worker.
@@ -91,28 +90,24 @@ class Pool:
         self._closing = False
         self._workers: list[_Worker] = []
 
-    @classmethod
-    def of(cls, plan: Plan) -> Pool:
-        """Return the workers of a plan, not yet started."""
-        return cls(plan.spec, plan.tuning.batches_in_flight, plan.target.dialer.writer)
-
-    def start(
+    def start_workers(
         self,
         workers: int,
         selector: selectors.BaseSelector,
         announce: Callable[[str], None],
         buried: Callable[[str], None],
     ) -> None:
-        """Start workers; see `Backend.start`."""
+        """Start workers.
+
+        Args:
+            selector: gets each worker's channel, with the argument of `receive` as its data.
+            announce, buried: as in `backend.Hooks`.
+        """
         self._selector = selector
         self._announce = announce
         self._buried = buried
         for _ in range(workers):
             self._workers.append(self._start_worker())
-
-    def set_pace(self, pace: Pace) -> None:
-        """Set the pace of all workers together from now on."""
-        self.pacer.set(pace)
 
     @property
     def awake(self) -> bool:

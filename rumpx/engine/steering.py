@@ -1,8 +1,7 @@
 """The governor at work: measurements to it, its decisions to scanners and workers.
 
 Several times a second the governor decides, from the prober's measurements, the limits and the
-time. A decision takes effect in three places: the gate that scanners pass, the pace of the workers,
-and the number of batches in flight, for which the engine asks here before it gives one out.
+time. A decision takes effect in the gate that SCANs of this host pass, and in the backend.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from rumpx.throttle.calm import Calm
 from rumpx.throttle.decision import Decision, Full
 from rumpx.throttle.governor import Done, Governor
 from rumpx.throttle.prober import Probing, Watched
-from rumpx.throttle.rates import Pace
 from rumpx.throttle.scan_gate import Gate
 
 _DECIDE_SECONDS: Final = 0.1
@@ -32,11 +30,11 @@ class Steering:
 
     Args:
         plan: the limits, and the work in flight of an unlimited run.
-        backend: the workers.
+        backend: does the walks.
 
     Attributes:
         governor: decides.
-        gate: for scanners.
+        gate: for SCANs of this host.
         decision: the last one, once there is one.
     """
 
@@ -45,9 +43,7 @@ class Steering:
         self.governor = _governor(plan, self.gate.calm)
         self.decision: Decision | None = None
         self._due = 0.0
-        self._next_batch_at = 0.0
         self._backend = backend
-        self._working = False
         self._started = 0.0
         sides = plan.source, plan.target
         self._nodes = [(side.dialer.side, node) for side in sides for node in side.infos]
@@ -73,11 +69,9 @@ class Steering:
             self.governor.observe(measured)
         return True
 
-    def due(self, now: float, *, waiting: bool) -> float:
-        """Return when the next decision is due, or the next batch, if one is `waiting`; by
-        `time.monotonic()`, as `now`."""
-        if waiting and self._next_batch_at > now:
-            return min(self._due, self._next_batch_at)
+    @property
+    def due(self) -> float:
+        """When the next decision is due, by `time.monotonic()`."""
         return self._due
 
     def decide_anew(self, done: Done) -> None:
@@ -94,9 +88,6 @@ class Steering:
         now = time.monotonic()
         if now < self._due:
             return
-        if self._working and not self._backend.in_flight:
-            self._working = False
-            self.gate.calm.leave(now)
         self._probing.restart_if_due(now)
         decision = self.governor.decide(now, time.time(), done)
         for burst in self.governor.bursts():
@@ -105,35 +96,10 @@ class Steering:
         if decision == self.decision:
             return
         self.decision = decision
-        self._backend.set_pace(decision.pace)
+        self._backend.obey(decision)
         self.gate.set(
             decision.scan_count, decision.batch_keys, decision.scans_in_flight, decision.wait
         )
-
-    def allows_batch(self) -> bool:
-        """Return True if one more batch may be given out now."""
-        assert self.decision is not None
-        if self._backend.in_flight >= self.decision.batches_in_flight:
-            return False
-        return time.monotonic() >= self._next_batch_at
-
-    @property
-    def workers(self) -> int:
-        """How many workers may get batches now."""
-        return self.decision.workers if self.decision else 0
-
-    def gave_batch(self) -> None:
-        """Note the batch, and start the pause before the next one."""
-        assert self.decision is not None
-        now = time.monotonic()
-        if not self._working:
-            self._working = True
-            self.gate.calm.enter(now)
-        self._next_batch_at = now + self.decision.wait
-
-    def hurry(self) -> None:
-        """Let all that is in flight end at once, ignoring the rates."""
-        self._backend.set_pace(Pace(hurry=True))
 
     def close(self) -> None:
         """End the prober."""

@@ -8,8 +8,8 @@ Events are method calls: keys were found, a scanner has ended, a batch was ackno
 process changed, cursors proved to be of another kind. They return or collect instructions: batches
 to give out, walks to start (`starts`), scanners to end (`take_cancelled`).
 
-1. Walks start while fewer than `scanners` are under way, spread over the nodes. A walk that must
-   find the keys that another missed (`after`) waits until that is done.
+1. Walks start while fewer than the backend can do are under way, spread over the nodes. A walk that
+   must find the keys that another missed (`after`) waits until that is done.
 2. A walk that starts over gets the next number. Messages and acks of earlier numbers are ignored:
    their batches are no longer issued.
 3. Walks of the plan keep their entries, since summaries list them. A walk that was added later is
@@ -32,7 +32,7 @@ from itertools import count
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
-from rumpx.engine.events import Found
+from rumpx.engine.events import Advanced, Found, WalkName
 from rumpx.engine.frontier import Frontier
 from rumpx.errors import Side
 from rumpx.model.counts import Counts
@@ -44,8 +44,6 @@ from rumpx.transfer.content_stats import NO_KINDS, Kinds
 from rumpx.transfer.messages import Ack, Batch
 
 WalkState = Literal["held", "waiting", "walking", "walked"]
-WalkName = tuple[int, int]
-"""A partition's number, and the number of restarts of its walk."""
 Place = tuple[Side, Address | None]
 
 
@@ -127,7 +125,6 @@ class Walks:
 
     Args:
         walks: the plan's, and those that earlier runs of the job added.
-        scanners: the most walks under way.
         retired: sums of walks that earlier runs added.
 
     Attributes:
@@ -138,13 +135,11 @@ class Walks:
     def __init__(
         self,
         walks: Iterable[Walk],
-        scanners: int,
         retired: Mapping[RetiredAs, Retired] = NONE_RETIRED,
     ) -> None:
         self._walks = {walk.id: walk for walk in walks}
         self.retired = dict(retired)
         self.read: dict[Place, Node] = {}
-        self._scanners = scanners
         self._added = len(self._walks) + sum(each.walks for each in retired.values())
         self._batches = count()
         self._issued: dict[int, WalkName] = {}
@@ -185,10 +180,10 @@ class Walks:
 
     # Starting.
 
-    def starts(self) -> list[Walk]:
-        """Return the walks whose scanners must be started now."""
+    def starts(self, most: int) -> list[Walk]:
+        """Return the walks that must be started now, so that `most` are under way."""
         started = []
-        while len(self._scanning) < self._scanners and self._queues:
+        while len(self._scanning) < most and self._queues:
             place = min(self._queues, key=self._busy.__getitem__)
             queue = self._queues[place]
             walk = self._walks.get(queue.popleft())
@@ -311,6 +306,14 @@ class Walks:
         notes: list[KeyNote] = [*ack.failures, *ack.losses]
         walk.frontier.settle(ack.batch, ack.counts, notes, ack.kinds)
         self._finish(walk)
+        return walk
+
+    def advanced(self, event: Advanced) -> Walk:
+        """Note settled keys of a walk whose batches are not known here; return the walk."""
+        walk, ack = self._walks[event.partition], event.ack
+        walk.counts += ack.counts
+        notes: list[KeyNote] = [*ack.failures, *ack.losses]
+        walk.frontier.advance(event.cursor, ack.counts, notes, ack.kinds)
         return walk
 
     def count_unfinished(self, batch: int, counts: Counts) -> None:

@@ -22,7 +22,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from rumpx.engine.walks import Retired, RetiredAs, WalkName
+from rumpx.engine.events import WalkName
+from rumpx.engine.walks import Retired, RetiredAs
 from rumpx.errors import UsageError
 from rumpx.ledger.lock import hold
 from rumpx.ledger.paths import remove, unfinished_path

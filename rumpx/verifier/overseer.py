@@ -27,8 +27,8 @@ from typing import Final
 from rumpx.engine.engine import Engine
 from rumpx.engine.fence import MEND_FENCE, UNFENCED
 from rumpx.engine.key_counts import Census, take_census
+from rumpx.engine.local_backend import LocalBackend
 from rumpx.engine.plan import Plan, key_partitions
-from rumpx.engine.pool import Pool
 from rumpx.engine.walks import Walk
 from rumpx.errors import Interrupted, RumpxError, TemporaryError, TimeOver
 from rumpx.model.counts import Counts
@@ -119,7 +119,7 @@ class Verifier:
             display,
             control,
             self,
-            Pool.of(plan),
+            LocalBackend(plan),
             job=request.name or "",
             verb="compared",
         )
