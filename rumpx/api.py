@@ -10,7 +10,16 @@ if TYPE_CHECKING:
     from rumpx.model.checkup import Checkup
     from rumpx.model.display import Display
     from rumpx.model.endpoint import Endpoint, ReadFrom
-    from rumpx.model.job import Clock, FieldExpiries, Job, Limits, OnConflict, Progress, Scope
+    from rumpx.model.job import (
+        Clock,
+        Engine,
+        FieldExpiries,
+        Job,
+        Limits,
+        OnConflict,
+        Progress,
+        Scope,
+    )
     from rumpx.model.results import Summary, Verification
     from rumpx.model.snapshot import Snapshot
 
@@ -38,6 +47,9 @@ class VerifyOptions(TypedDict, total=False):
     allow_eviction: read from a source that is nearly full and evicts.
     connect_timeout, timeout: seconds to connect and log in, and for each later answer.
     retry_for: seconds of unbroken trouble after which the run gives up.
+    engine: "local", or "dask" for a Dask cluster, which needs the extra `rumpx[dask]`.
+    dask_scheduler: its address; "" takes DASK_SCHEDULER_ADDRESS of the environment.
+    dask_send_passwords: send the servers' passwords to the workers, only over tls://.
     limits: what it may cost the servers, and when it may run; None for the defaults (of a job's
         comparison: for the job's).
     """
@@ -60,6 +72,9 @@ class VerifyOptions(TypedDict, total=False):
     connect_timeout: float
     timeout: float
     retry_for: float
+    engine: Engine
+    dask_scheduler: str
+    dask_send_passwords: bool
     limits: Limits | None
 
 
@@ -145,6 +160,8 @@ def resume(
     target: str | None = None,
     workers: int | None = None,
     max_failures: int | None = None,
+    engine: Engine | None = None,
+    dask_scheduler: str | None = None,
     limits: Limits | None = None,
     progress: Progress = "none",
     on_progress: Callable[[Snapshot], None] | None = None,
@@ -157,7 +174,8 @@ def resume(
         retry_failed: retry the failed keys, too.
         source, target: URIs of the same endpoints, for their passwords; else those come from the
             files or environment variables that they came from.
-        workers, max_failures, progress, on_progress: as for `copy`; all else stays as it was.
+        workers, max_failures, engine, dask_scheduler, progress, on_progress: as for `copy`; all
+            else stays as it was.
         limits: from now on; None for those that were in force last.
 
     Returns:
@@ -183,6 +201,8 @@ def resume(
         max_failures,
         retry_failed,
         None if limits is None else lambda before: limits,
+        engine,
+        dask_scheduler,
     )
     return run(again, _display(progress, on_progress), Control(), Place(state_dir, job))
 

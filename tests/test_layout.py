@@ -16,6 +16,7 @@ ORDER = (
     {"copier"},
     {"ctl", "ledger"},
     {"preflight"},
+    {"remote"},
     {"engine"},
     {"transfer"},
     {"throttle"},

@@ -196,6 +196,8 @@ def _do_resume(arguments: argparse.Namespace, outputs: Outputs) -> int:
         arguments.max_failures,
         arguments.retry_failed,
         lambda before: limits_given(arguments, before),
+        arguments.engine,
+        arguments.dask_scheduler,
     )
     return _shown(
         outputs, lambda display, control: resume(again, display, control, place)

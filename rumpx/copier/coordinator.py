@@ -23,7 +23,6 @@ from rumpx.copier.saver import FAILURES_SHOWN, Saver
 from rumpx.copier.target_memory import Growth, at_the_end, overflows
 from rumpx.ctl.server import CtlServer, Pause, Request, Resume, Set
 from rumpx.engine.engine import Engine
-from rumpx.engine.local_backend import LocalBackend
 from rumpx.engine.plan import Plan
 from rumpx.engine.sums import overall, walked
 from rumpx.engine.walks import NONE_RETIRED, Retired, RetiredAs, Walk
@@ -50,6 +49,7 @@ from rumpx.model.snapshot import Snapshot
 from rumpx.model.summary import Walked
 from rumpx.model.timeline import Point
 from rumpx.processes.control import Control
+from rumpx.remote.choice import LEASE_SECONDS, backend_of
 from rumpx.transfer.content_stats import Largest
 from rumpx.transfer.messages import Ack
 from rumpx.units import size
@@ -94,6 +94,8 @@ class Coordinator:
         display: receives Snapshots and sentences.
         control: asks for a stop.
         retired: sums of walks that earlier runs added.
+        leased: the last run was done on other machines, where its tasks may still run until their
+            lease is over.
     """
 
     def __init__(
@@ -105,7 +107,10 @@ class Coordinator:
         display: Display,
         control: Control,
         retired: Mapping[RetiredAs, Retired] = NONE_RETIRED,
+        *,
+        leased: bool = False,
     ) -> None:
+        self._leased = leased
         self._plan = plan
         self._facts = facts
         self._ledger = ledger
@@ -115,7 +120,7 @@ class Coordinator:
             display,
             control,
             self,
-            LocalBackend(plan),
+            backend_of(plan),
             retired=retired,
             seconds=ledger.earlier.seconds,
             job=ledger.record.name,
@@ -172,6 +177,10 @@ class Coordinator:
         engine.start()
         if self._ledger.earlier.runs > 1:
             landed = self._facts.landed and not self._ledger.killed
+            if self._leased and not landed:
+                engine.note = "waiting for the lease of the last run's tasks to end"
+                engine.wait(LEASE_SECONDS)
+                engine.note = ""
             self._late.end_earlier_runs(landed=landed)
         engine.state = "copying"
         engine.run_walks()

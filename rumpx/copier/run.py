@@ -47,7 +47,7 @@ from rumpx.ledger.ledger import Ledger, Update
 from rumpx.ledger.schema import Facts, keep_run
 from rumpx.model.display import Display
 from rumpx.model.history import RunRecord, Standing
-from rumpx.model.job import Job, Limits
+from rumpx.model.job import Engine, Job, Limits
 from rumpx.model.partitions import RETRIED
 from rumpx.model.results import Summary
 from rumpx.model.summary import summarize
@@ -65,6 +65,7 @@ class Again:
         workers, max_failures: as in Job.
         retry_failed: retry the failed keys too.
         limits: returns the new limits from those in force before.
+        engine, dask_scheduler: as in Job.
     """
 
     source: str | None = None
@@ -73,6 +74,8 @@ class Again:
     max_failures: int | None = None
     retry_failed: bool = False
     limits: Callable[[Limits], Limits] | None = None
+    engine: Engine | None = None
+    dask_scheduler: str | None = None
 
 
 def run(
@@ -122,6 +125,7 @@ def resume(again: Again, display: Display, control: Control, place: Place) -> Su
         path = job_to_resume(place, retry_failed=again.retry_failed)
         ledger = Ledger.open(path)
         job = ledger.record.job
+        leased = job.engine == "dask"
         try:
             job = _job_with(job_again(ledger.record, again.source, again.target), again)
             plan = _prepared(job, display)
@@ -138,7 +142,9 @@ def resume(again: Again, display: Display, control: Control, place: Place) -> Su
             tried = key_partitions(plan.source.topology, failed, reason=RETRIED)
             added = len(walks) + sum(each.walks for each in retired.values())
             walks += [Walk(replace(p, id=n)) for n, p in enumerate(tried, added)]
-        return _copy(plan, walks, facts, ledger, display, control, place, retired)
+        return _copy(
+            plan, walks, facts, ledger, display, control, place, retired, leased=leased
+        )
     finally:
         control.close()
 
@@ -162,10 +168,26 @@ def _being_retried(walk: Walk) -> bool:
 
 
 def _job_with(job: Job, again: Again) -> Job:
+    job = _engine_with(job, again)
     if again.workers is not None:
         job = replace(job, workers=again.workers)
     limits = again.limits(job.limits) if again.limits else job.limits
     return replace(job, max_failures=again.max_failures, limits=limits)
+
+
+def _engine_with(job: Job, again: Again) -> Job:
+    """Return the job with another engine; what belongs to the former one is left behind."""
+    engine = again.engine or job.engine
+    scheduler = again.dask_scheduler or job.dask_scheduler
+    if engine == "dask":
+        workers = again.workers if again.engine is None else 0
+        return replace(job, engine=engine, dask_scheduler=scheduler, workers=workers or 0)
+    return replace(
+        job,
+        engine=engine,
+        dask_scheduler=again.dask_scheduler or "",
+        dask_send_passwords=False,
+    )
 
 
 def _copy(
@@ -177,6 +199,8 @@ def _copy(
     control: Control,
     place: Place,
     retired: Mapping[RetiredAs, Retired] = NONE_RETIRED,
+    *,
+    leased: bool = False,
 ) -> Summary:
     command = resume_command(ledger.path, place.folder, plan.job)
     plan = with_writer(plan, ledger.record.mark)
@@ -202,7 +226,9 @@ def _copy(
 
     try:
         ledger.begin(run, plan.job)
-        coordinator = Coordinator(plan, walks, facts, ledger, display, control, retired)
+        coordinator = Coordinator(
+            plan, walks, facts, ledger, display, control, retired, leased=leased
+        )
         display.start()
         try:
             coordinator.run(finish)

@@ -23,7 +23,7 @@ from rumpx.model.snapshot import WorkerStat
 from rumpx.throttle.decision import Decision
 from rumpx.throttle.rates import Pacer
 from rumpx.throttle.scan_gate import Gate
-from rumpx.transfer.messages import Batch, FromWorker
+from rumpx.transfer.messages import Batch
 
 
 class Workload(Protocol):
@@ -126,7 +126,7 @@ class Backend(Workload, Protocol):
         """Return when `turn` has work again without an event, by `time.monotonic()`, as `now`;
         infinite if it has none."""
 
-    def receive(self, ready: Any) -> Iterator[FromWorker]:
+    def receive(self, ready: Any) -> Iterator[Event]:
         """Yield the messages from a source that is readable.
 
         Raises:

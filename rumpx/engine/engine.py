@@ -24,6 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Final, Protocol, TypeVar
 
 from rumpx.engine.backend import Backend, Hooks, WalkOrder
@@ -37,7 +38,7 @@ from rumpx.engine.events import (
     ScanTrouble,
     Walked,
 )
-from rumpx.engine.fence import Fence
+from rumpx.engine.fence import MEND_FENCE, UNFENCED, Fence
 from rumpx.engine.plan import Plan
 from rumpx.engine.progress import ProgressMeter, Told
 from rumpx.engine.status import LargeValue, Warnings, held, node_stats, progress
@@ -252,7 +253,7 @@ class Engine:
 
     def _turn(self, timeout: float) -> None:
         for message in self._received(timeout):
-            self._from_worker(message)
+            self._take(message)
         while not self._mail.empty():
             self._take(self._mail.get())
         if self.state != "draining":
@@ -262,8 +263,8 @@ class Engine:
         self._backend.turn(self.walks.is_issued)
         self.tick()
 
-    def _received(self, timeout: float) -> Iterator[FromWorker]:
-        """Wait for messages; yield those of workers."""
+    def _received(self, timeout: float) -> Iterator[Event]:
+        """Wait for messages; yield those of the backend."""
         for key, _ in self._selector.select(timeout):
             if key.fileobj is self._control.wakened:
                 self._control.drain_wakes()
@@ -375,6 +376,8 @@ class Engine:
         batches = self._backend.fenced(message.worker)
         if message.left != "nothing":
             keys = [(batch.db, key) for batch in batches for key in batch.keys]
+            if not keys:  # they are known only where they were settled
+                self.warn(f"{UNFENCED} {MEND_FENCE}")
             self._overseer.unfenced(keys)
 
     # Walking again.
@@ -535,20 +538,10 @@ class Engine:
         self._backend.close()
         until = time.monotonic() + _LANDING_SECONDS
         while self._backend.in_flight and time.monotonic() < until and not self._control.stops:
-            for message in self._received(TICK):
-                if isinstance(message, Trouble):
-                    self._book_unfinished(message)
-                elif isinstance(message, Left):
-                    self.walks.count_unfinished(message.batch, message.counts)
-                elif isinstance(message, Ack):
-                    self._settle_late(message)
+            with suppress(RumpxError):  # the run ends with its first error
+                for message in self._received(TICK):
+                    self._take(message)
         self.tick(force=True)
-
-    def _settle_late(self, ack: Ack) -> None:
-        try:
-            self._acknowledged(ack)
-        except RumpxError:
-            return  # the run ends with its first error
 
     # The display.
 

@@ -13,16 +13,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from typing import Generic, TypeVar
 
 from rumpx.model.counts import Counts
-from rumpx.model.results import KeyNote
 from rumpx.transfer.content_stats import NO_KINDS, Kinds
 
 _NOTHING = Counts()
+Note = TypeVar("Note")
 
 
-class Frontier:
-    """The settled part of one walk.
+class Frontier(Generic[Note]):
+    """The settled part of one walk; notes are facts about keys, kept in the same order.
 
     Attributes:
         cursor: the walk resumes here.
@@ -39,11 +40,11 @@ class Frontier:
         self.counts = counts
         self.kinds = kinds
         self._order: deque[tuple[int, int]] = deque()
-        self._settled: dict[int, tuple[Counts, Sequence[KeyNote], Kinds]] = {}
+        self._settled: dict[int, tuple[Counts, Sequence[Note], Kinds]] = {}
         self._held = _NOTHING  # settled in order, but at no new cursor yet
         self._held_kinds = NO_KINDS
-        self._held_notes: list[KeyNote] = []
-        self._notes: list[KeyNote] = []
+        self._held_notes: list[Note] = []
+        self._notes: list[Note] = []
 
     @property
     def unsettled(self) -> bool:
@@ -58,11 +59,11 @@ class Frontier:
         self,
         batch: int,
         counts: Counts = _NOTHING,
-        notes: Sequence[KeyNote] = (),
+        notes: Sequence[Note] = (),
         kinds: Kinds = NO_KINDS,
     ) -> None:
-        """Note an issued batch whose keys are all settled, and their results; `notes` are of keys
-        that the ledger lists."""
+        """Note an issued batch whose keys are all settled, and their results; `notes` are about
+        them."""
         self._settled[batch] = counts, notes, kinds
         while self._order and self._order[0][0] in self._settled:
             settled, cursor = self._order.popleft()
@@ -76,7 +77,7 @@ class Frontier:
                 self.book()
 
     def advance(
-        self, cursor: int, counts: Counts, notes: Sequence[KeyNote], kinds: Kinds
+        self, cursor: int, counts: Counts, notes: Sequence[Note], kinds: Kinds
     ) -> None:
         """Note that all keys up to a cursor are settled, and the results since the last one."""
         number = -1  # no batch has it: a walk whose keys are settled elsewhere issues none
@@ -93,11 +94,11 @@ class Frontier:
         self._notes += self._held_notes
         self._held, self._held_kinds, self._held_notes = _NOTHING, NO_KINDS, []
 
-    def ahead(self) -> list[KeyNote]:
+    def ahead(self) -> list[Note]:
         """Return notes beyond the cursor: a walk that resumes there meets these keys again."""
         return self._held_notes + [note for _, notes, _ in self._settled.values() for note in notes]
 
-    def take_notes(self) -> list[KeyNote]:
+    def take_notes(self) -> list[Note]:
         """Return the notes that were booked since the last call."""
         notes, self._notes = self._notes, []
         return notes

@@ -69,7 +69,7 @@ class Walk:
     after: tuple[int, ...] = ()
     booked_kinds: Kinds = NO_KINDS
     counts: Counts = field(init=False)
-    frontier: Frontier = field(init=False)
+    frontier: Frontier[KeyNote] = field(init=False)
 
     def __post_init__(self) -> None:
         if self.cursor < 0:

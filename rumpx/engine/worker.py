@@ -23,7 +23,7 @@ import time
 from typing import Final
 
 from rumpx.errors import RumpxError
-from rumpx.processes.channel import Channel, receive, send
+from rumpx.processes.channel import Channel, hung_up, receive, send
 from rumpx.processes.forkserver import HELD_BACK, name_process
 from rumpx.throttle.rates import Pacer
 from rumpx.transfer.handler import Handler, Spec
@@ -63,7 +63,7 @@ def main(channel: Channel, spec: Spec, pacer: Pacer, writer: str) -> None:
     threading.Thread(target=_listen, args=(channel, inbox), daemon=True).start()
     budget = Budget(spec.bytes_in_flight)
     if writer:
-        spec = spec.writing_as(writer, channel.fileno())
+        spec = spec.writing_as(writer, lambda: not hung_up(channel))
     handler = spec.build(budget, pacer)
     runner = Runner(budget)
     try:

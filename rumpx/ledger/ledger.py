@@ -170,13 +170,20 @@ class Ledger:
 
         Args:
             run: its record, `number` as in `earlier`.
-            job: its job; workers, limits and `max_failures` may differ from earlier runs.
+            job: its job; workers, engine, limits and `max_failures` may differ from earlier runs.
 
         Raises:
             UsageError: it cannot be written.
         """
         record = self.record
-        changed = replace(record.job, workers=job.workers, max_failures=job.max_failures)
+        changed = replace(
+            record.job,
+            workers=job.workers,
+            max_failures=job.max_failures,
+            engine=job.engine,
+            dask_scheduler=job.dask_scheduler,
+            dask_send_passwords=job.dask_send_passwords,
+        )
         self.record = replace(record, job=replace(changed, limits=job.limits))
         with explained(self.path), self._database as database:
             database.execute(

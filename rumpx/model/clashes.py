@@ -60,6 +60,17 @@ IN_JOB: Final = (
         lambda job: job.source.db is not None and job.scope.databases,
     ),
     Clash(
+        ("workers", "engine"),
+        "--workers is the number of processes of this machine, and a Dask cluster has its own; "
+        "leave it out, or give --engine local.",
+        lambda job: job.workers and job.engine == "dask",
+    ),
+    Clash(
+        ("dask-scheduler", "engine"),
+        "--dask-scheduler and --dask-send-passwords need --engine dask.",
+        lambda job: (job.dask_scheduler or job.dask_send_passwords) and job.engine != "dask",
+    ),
+    Clash(
         ("map-db", "to"),
         "The target's URI names a database and --map-db is given too; give one of them.",
         lambda job: job.target.db is not None and job.scope.map_db,

@@ -18,6 +18,7 @@ from rumpx.model.options import FIELDS, MAX_DATABASE
 OnConflict = Literal["ask", "replace", "skip", "fail"]
 Clock = Literal["refuse", "absolute", "relative"]
 FieldExpiries = Literal["keep", "drop"]
+Engine = Literal["local", "dask"]
 Progress = Literal["auto", "bar", "line", "json", "none"]
 LogFormat = Literal["text", "json"]
 
@@ -149,6 +150,9 @@ class Job:
     read_from: ReadFrom = DEFAULTS["read_from"]
     max_failures: int | None = None
     functions: bool = False
+    engine: Engine = DEFAULTS["engine"]
+    dask_scheduler: str = ""
+    dask_send_passwords: bool = False
     allow_eviction: bool = False
     connect_timeout: float = DEFAULTS["connect_timeout"]
     timeout: float = DEFAULTS["timeout"]

@@ -290,6 +290,22 @@ GROUPS: Final = (
         Flag("retry-for", "give up after this long without any success", "TIME", TIME,
              "retry_for", "5m", least=0, most=604_800),
     )),
+    Group("other machines", (
+        Flag("engine", "walk the keyspace with processes of this machine (`local`) or on a Dask "
+             "cluster (`dask`; needs `rumpx[dask]` here and on all workers)", "WHICH",
+             field="engine", default="local", choices=("local", "dask"),
+             more="See `rumpx help scale`"),
+        Flag("engine", "`local` or `dask` (default: as before)", "WHICH",
+             choices=("local", "dask"), commands=(RESUME,)),
+        Flag("dask-scheduler", "its address (default: `$DASK_SCHEDULER_ADDRESS`)", "ADDRESS",
+             field="dask_scheduler", example="tcp://scheduler:8786",
+             more="With `tls://` the certificates are those of Dask's own configuration"),
+        Flag("dask-scheduler", "its address (default: as before)", "ADDRESS",
+             commands=(RESUME,)),
+        Flag("dask-send-passwords", "send the servers' passwords to the workers, only over "
+             "`tls://` (default: each takes `RUMPX_FROM_PASSWORD` and `RUMPX_TO_PASSWORD` of its "
+             "own environment, or the password files)", "", SWITCH, "dask_send_passwords"),
+    )),
     Group("limits", _of(_WORK,
         Flag("max-source-latency", "slow down while a PING to the source takes this much longer "
              "than when idle", "TIME", TIME, "limits.max_source_latency", "5ms", least=0.0001,

@@ -45,12 +45,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class WorkerStat:
-    """One worker process as psutil sees it: `cpu` in percent of one core, `memory` in bytes."""
+    """One worker process as psutil sees it: `cpu` in percent of one core, `memory` in bytes; `host`
+    is its machine, "" for this one."""
 
     pid: int
     cpu: float
     memory: int
     batches: int
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)

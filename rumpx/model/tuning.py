@@ -64,9 +64,11 @@ def tune(
     batch_keys: int = 0,
     partitions: int = 0,
     latency_limit: float = math.inf,
+    walks: int = 0,
 ) -> Tuning:
     """Return settings for measurements at the start; round trips, and the limit of the source's or
-    the target's latency, are in seconds.
+    the target's latency, are in seconds; `walks` is how many a backend can do at once, if not as
+    many as there are `scanners`.
 
     A server executes one client's pipeline before it serves the next client, so a latency limit
     shortens pipelines; each chunk of keys costs a worker as much as 50 keys do, so without a limit
@@ -80,7 +82,7 @@ def tune(
     share = max(1, keys // max(_FEWEST_SHARES, _SHARES_A_WORKER * workers))
     scanners = _between(2, math.ceil(1.5 * _GOAL * source_round_trip / scan_count), 32)
     waiting = _GOAL * (2 * source_round_trip + target_round_trip)
-    cut = partitions or max(8, 2 * scanners)
+    cut = partitions or max(8, 2 * scanners, _WALKS_A_THREAD * walks / nodes)
     return Tuning(
         workers=workers,
         scanners=max(scanners, min(nodes, 16)),
@@ -111,6 +113,8 @@ _BUSY_BATCHES: Final = 8
 _MOST_BATCHES: Final = 64
 _PIPELINE_KEYS: Final = 500
 _BATCH_KEYS: Final = 2000
+# Walks for each thread that does them, so that the last ones do not leave the others idle.
+_WALKS_A_THREAD: Final = 4
 # Batches of a whole run, at least, so that all workers have work until the end.
 _SHARES_A_WORKER: Final = 4
 _FEWEST_SHARES: Final = 16

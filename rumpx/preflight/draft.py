@@ -19,6 +19,7 @@ Ask = Callable[[str], Policy | None]
 class Draft:
     """The steps' findings so far: an attribute exists once its step has been taken."""
 
+    threads: int
     source: SideFacts
     target: SideFacts
     shift: int

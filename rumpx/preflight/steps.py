@@ -63,6 +63,7 @@ from rumpx.preflight.refusals import (
     warn_of_trust,
 )
 from rumpx.preflight.worker_spec import scan_settings, tune_to_distance, worker_spec
+from rumpx.remote.choice import threads_of
 from rumpx.servers.dialect import common
 
 
@@ -95,6 +96,10 @@ class Step:
     name: str
     needs: tuple[str, ...]
     take: Callable[[Draft], None]
+
+
+def _look_at_engine(draft: Draft) -> None:
+    draft.threads = threads_of(draft.job)
 
 
 def _look_at_source(draft: Draft) -> None:
@@ -160,7 +165,7 @@ def _choose_policy(draft: Draft) -> None:
 def _tune(draft: Draft) -> None:
     job = draft.job
     draft.tuning = tune_to_distance(
-        job, draft.source, draft.target, draft.databases, job.partitions
+        job, draft.source, draft.target, draft.databases, job.partitions, draft.threads
     )
 
 
@@ -196,6 +201,7 @@ def _plan(draft: Draft) -> None:
 
 
 STEPS: Final = (
+    Step("engine", (), _look_at_engine),
     Step("source", (), _look_at_source),
     Step("target", (), _look_at_target),
     Step("source certificate", ("source",), lambda d: warn_of_trust(d.source, d.warnings)),
@@ -225,7 +231,7 @@ STEPS: Final = (
     Step("target keys", ("target", "scope"), _count_target),
     Step("conflicts", ("target_keys",), _choose_policy),
     Step("room", ("target_keys",), lambda d: check_room(d)),
-    Step("tuning", ("databases", "target"), _tune),
+    Step("tuning", ("threads", "databases", "target"), _tune),
     Step("open files", ("tuning",), lambda d: check_open_files(d)),
     Step("plan", ("shift", "scope", "abilities", "dialects", "policy", "tuning"), _plan),
 )

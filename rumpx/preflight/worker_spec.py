@@ -21,21 +21,27 @@ Dialects = Mapping[Address | None, Dialect]
 
 
 def tune_to_distance(
-    job: Job, source: SideFacts, target: SideFacts, databases: list[NodeKeys], partitions: int
+    job: Job,
+    source: SideFacts,
+    target: SideFacts,
+    databases: list[NodeKeys],
+    partitions: int,
+    threads: int,
 ) -> Tuning:
     """Return settings that fit the number of nodes and the round trips to both sides; `partitions`
-    of 0 chooses."""
+    of 0 chooses; `threads` are those of other machines, 0 if this one does the work."""
     nodes = min(len(source.infos), len(target.infos))
     encrypted = any(side.dialer.endpoint.tls for side in (source, target))
     return tune(
         source.clock.round_trip,
         target.clock.round_trip,
         keys=sum(place.keys for place in databases),
-        workers=job.workers or worker_count(nodes, usable_cores(), encrypted=encrypted),
+        workers=threads or job.workers or worker_count(nodes, usable_cores(), encrypted=encrypted),
         nodes=len(source.topology.nodes),
         batch_keys=job.batch_keys,
         partitions=partitions,
         latency_limit=job.limits.tightest_latency,
+        walks=threads,
     )
 
 

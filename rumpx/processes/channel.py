@@ -7,10 +7,11 @@ message: 10 µs that a coordinator pays thousands of times a second.
 from __future__ import annotations
 
 import pickle
+import select
 from multiprocessing.connection import Connection as Channel
 from typing import Any
 
-__all__ = ["Channel", "receive", "send"]
+__all__ = ["Channel", "hung_up", "receive", "send"]
 
 
 def send(channel: Channel, message: object) -> None:
@@ -29,3 +30,10 @@ def receive(channel: Channel) -> Any:
         EOFError, OSError: the other end is closed.
     """
     return pickle.loads(channel.recv_bytes())
+
+
+def hung_up(channel: Channel) -> bool:
+    """Return True if the other end is closed, without reading."""
+    poll = select.poll()
+    poll.register(channel.fileno(), 0)
+    return bool(poll.poll(0))

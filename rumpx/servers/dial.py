@@ -19,7 +19,6 @@ its worker is.
 
 from __future__ import annotations
 
-import select
 import socket
 import struct
 from collections.abc import Callable
@@ -42,13 +41,6 @@ if TYPE_CHECKING:
 CLIENT_NAME: Final = "rumpx"
 # A peer that has vanished without a word ends its connections within a minute.
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
-
-
-def _hung_up(descriptor: int) -> bool:
-    """Return True if the other end of a channel is closed."""
-    poll = select.poll()
-    poll.register(descriptor, 0)
-    return bool(poll.poll(0))
 
 
 def _hangs_up(connection: Connection) -> bool:
@@ -141,8 +133,8 @@ class Dialer:
         read_from: which nodes are read; for replicas READONLY is sent, without which a cluster's
             replicas redirect all clients to their primaries.
         writer: the name of connections that may write; "" if none does.
-        lifeline: in a worker, the descriptor of its channel: a connection is usable only while the
-            coordinator holds the other end. -1 in the coordinator itself.
+        lives: in a worker, returns False once its coordinator has ended: a connection opened then
+            is not used. None in the coordinator itself.
         redials: when to dial an unreachable place again; None, at the start: at once.
     """
 
@@ -154,7 +146,7 @@ class Dialer:
     read_from: ReadFrom = "primary"
     greets: bool = True
     writer: str = ""
-    lifeline: int = -1
+    lives: Callable[[], bool] | None = None
     redials: Redials | None = None
 
     def connect(self, address: Address | None = None) -> Connection:
@@ -350,7 +342,7 @@ class Dialer:
             raise self._turned_away(connection.name, str(first).rstrip("."))
         if self.greets and self.writer and isinstance(number := replies[len(login) + 1], int):
             connection.id = number
-        if self.lifeline >= 0 and _hung_up(self.lifeline):
+        if self.lives and not self.lives():
             connection.close()
             raise ConnectionLost("The coordinator has ended.")
 

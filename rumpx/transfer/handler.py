@@ -12,7 +12,7 @@ replaced; they retry nothing themselves, but return in `Again` the keys to ask f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol, Self
 
@@ -21,6 +21,7 @@ from rumpx.model.counts import Counts
 from rumpx.model.endpoint import Address
 from rumpx.model.job import Scope
 from rumpx.model.results import KeyFailure, KeyLoss
+from rumpx.servers.dial import Dialer
 from rumpx.throttle.rates import Pacer
 from rumpx.transfer.content_stats import NO_KINDS, Kinds, Large
 from rumpx.transfer.messages import Ack, Batch, Left, Streaming
@@ -69,9 +70,16 @@ class Spec(Protocol):
     def scope(self) -> Scope:
         """The keys to copy, and the target's databases."""
 
-    def writing_as(self, writer: str, lifeline: int) -> Self:
-        """Return the same for one worker: the name of its connections to the target, and its
-        channel's descriptor; see `Dialer`."""
+    def at(self, place: Callable[[Dialer], Dialer]) -> Self:
+        """Return the same for another machine: with other dialers."""
+
+    @property
+    def dialers(self) -> tuple[Dialer, Dialer]:
+        """Those of the source and the target."""
+
+    def writing_as(self, writer: str, lives: Callable[[], bool]) -> Self:
+        """Return the same for one worker: the name of its connections to the target, and whether
+        its coordinator lives; see `Dialer`."""
 
     def build(self, budget: Budget, pacer: Pacer) -> Handler:
         """Return the handler of a worker with this budget and these rates."""

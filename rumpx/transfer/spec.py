@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,9 +67,18 @@ class WorkerSpec:
     field_expiries: FieldExpiries
     beside_server: bool
 
-    def writing_as(self, writer: str, lifeline: int) -> WorkerSpec:
+    def at(self, place: Callable[[Dialer], Dialer]) -> WorkerSpec:
+        """Return the same with other dialers."""
+        return dataclasses.replace(self, source=place(self.source), target=place(self.target))
+
+    @property
+    def dialers(self) -> tuple[Dialer, Dialer]:
+        """Those of the source and the target."""
+        return self.source, self.target
+
+    def writing_as(self, writer: str, lives: Callable[[], bool]) -> WorkerSpec:
         """Return the same with named connections to the target."""
-        target = dataclasses.replace(self.target, writer=writer, lifeline=lifeline)
+        target = dataclasses.replace(self.target, writer=writer, lives=lives)
         return dataclasses.replace(self, target=target)
 
     def build(self, budget: Budget, pacer: Pacer) -> Transfer:

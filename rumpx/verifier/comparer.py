@@ -37,6 +37,7 @@ from rumpx.model.job import Scope
 from rumpx.model.results import Finding, FindingKind, KeyFailure
 from rumpx.preflight.field_expiries import Fate
 from rumpx.servers.connections import Links
+from rumpx.servers.dial import Dialer
 from rumpx.servers.rdb import FOOTER_BYTES, body_checksum, fields_expire, kind_of
 from rumpx.servers.replies import malformed
 from rumpx.servers.resp import NO_EXPIRY, Connection, Reply, encode
@@ -116,9 +117,18 @@ class CompareSpec:
     def scope(self) -> Scope:
         return self.copying.scope
 
-    def writing_as(self, writer: str, lifeline: int) -> CompareSpec:
+    def at(self, place: Callable[[Dialer], Dialer]) -> CompareSpec:
+        """Return the same with other dialers."""
+        return replace(self, copying=self.copying.at(place))
+
+    @property
+    def dialers(self) -> tuple[Dialer, Dialer]:
+        """Those of the source and the target."""
+        return self.copying.dialers
+
+    def writing_as(self, writer: str, lives: Callable[[], bool]) -> CompareSpec:
         """Return the same with named connections to the target."""
-        return replace(self, copying=self.copying.writing_as(writer, lifeline))
+        return replace(self, copying=self.copying.writing_as(writer, lives))
 
     def build(self, budget: Budget, pacer: Pacer) -> Comparer:
         """Return the comparer."""

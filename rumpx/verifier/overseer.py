@@ -27,7 +27,6 @@ from typing import Final
 from rumpx.engine.engine import Engine
 from rumpx.engine.fence import MEND_FENCE, UNFENCED
 from rumpx.engine.key_counts import Census, take_census
-from rumpx.engine.local_backend import LocalBackend
 from rumpx.engine.plan import Plan, key_partitions
 from rumpx.engine.walks import Walk
 from rumpx.errors import Interrupted, RumpxError, TemporaryError, TimeOver
@@ -39,6 +38,7 @@ from rumpx.model.results import Back, Finding, KeyFailure
 from rumpx.model.snapshot import Snapshot
 from rumpx.model.verify_request import Request
 from rumpx.processes.control import Control
+from rumpx.remote.choice import backend_of
 from rumpx.servers.replicas import other_dataset
 from rumpx.servers.slot_watch import SlotWatch
 from rumpx.transfer.messages import Ack
@@ -119,7 +119,7 @@ class Verifier:
             display,
             control,
             self,
-            LocalBackend(plan),
+            backend_of(plan),
             job=request.name or "",
             verb="compared",
         )

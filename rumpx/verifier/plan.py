@@ -50,6 +50,7 @@ from rumpx.preflight.refusals import (
     warn_of_trust,
 )
 from rumpx.preflight.worker_spec import scan_settings, tune_to_distance, worker_spec
+from rumpx.remote.choice import threads_of
 from rumpx.servers.side import SideFacts, connected
 from rumpx.servers.topology import is_error
 from rumpx.transfer.dump_reader import Abilities
@@ -69,6 +70,7 @@ def prepare_comparison(request: Request) -> tuple[Plan, CompareSpec]:
     """
     job = request.job
     warnings: list[str] = []
+    threads = threads_of(job)
     source, target = look(job, "source"), look(job, "target")
     refuse_itself(source, target)
     for side in (source, target):
@@ -102,7 +104,7 @@ def prepare_comparison(request: Request) -> tuple[Plan, CompareSpec]:
         absttl, dialects = not lacks_absttl(target, sample), {}
     if request.delete_extra:
         refuse_replica_source(source)
-    tuning = tune_to_distance(job, source, target, databases, partitions=0)
+    tuning = tune_to_distance(job, source, target, databases, 0, threads)
     copying = worker_spec(
         *(job, source, target, databases, scope, abilities, "replace", tuning, shift),
         absttl=absttl,

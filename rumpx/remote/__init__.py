@@ -1,0 +1,1 @@
+"""Walks on other machines, by Dask (extra `rumpx[dask]`)."""

@@ -1,0 +1,605 @@
+"""The backend that does walks on a Dask cluster: one task a walk.
+
+The coordinator remains the only owner of the books. A task finds and settles the keys of its walk
+and reports how far it has come (`task`); reports are booked in their order, so that a walk whose
+task is lost goes on elsewhere from the last booked cursor.
+
+- **Which task works.** Dask starts a lost task again by itself, with its old arguments. So each
+  start has a token; one token a task is accepted, and a start that is not accepted ends before it
+  scans. A second start shows that the first one is lost.
+- **Which servers it reaches.** A start names the `run_id` of every node, as its machine reaches it.
+  One that differs from the plan's, and from what the coordinator reads now, is another server: that
+  ends the run. A worker that does not reach a node, or is refused there, is left out.
+- **The lease.** Orders renew it every two seconds. A lost task may still run behind a broken
+  network, until its lease is over. Only then are its connections to the target ended
+  (`Hooks.buried`), and its walk goes on elsewhere.
+- **Three losses** of one walk: it is set aside, and the run ends once all others are done.
+- **Limits** are shared out among the tasks, by the orders.
+
+Not promised: that a scheduler which delivers an order later than the lease lasts does not prolong
+it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import queue
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+from rumpx.engine.backend import Hooks, WalkOrder
+from rumpx.engine.events import Event, WalkName
+from rumpx.engine.plan import Plan
+from rumpx.engine.pool import DEATHS
+from rumpx.errors import RumpxError, Side, TemporaryError, UsageError, unusable
+from rumpx.model.endpoint import format_address
+from rumpx.model.nodes import Node
+from rumpx.model.snapshot import WorkerStat
+from rumpx.remote import task as remote
+from rumpx.remote.choice import LEASE_SECONDS
+from rumpx.remote.cluster import Cluster, Member, lost, scheduler_of
+from rumpx.remote.messages import (
+    RENEW_SECONDS,
+    Done,
+    Hello,
+    Identity,
+    Orders,
+    Reported,
+    Secrets,
+    Usage,
+    WalkTask,
+    unpack,
+)
+from rumpx.servers.dial import Dialer
+from rumpx.servers.side import SideFacts
+from rumpx.throttle.decision import Decision
+from rumpx.throttle.rates import Pace, Throttle
+from rumpx.transfer.messages import Batch
+
+# Orders are sent at most this often.
+_ORDERS_SECONDS: Final = 0.1
+_SUBMIT_SECONDS: Final = 10.0
+
+
+_NO_USAGE: Final = Usage(0.0, 0, 0)
+
+
+def run_walk(task: WalkTask) -> Done:
+    """Do a task; called by Dask, in a worker."""
+    from distributed import get_worker
+
+    worker = get_worker()
+    return remote.walk(task, worker.address, worker.log_event)
+
+
+@dataclass(eq=False, slots=True)
+class _Task:
+    """One submission of a walk.
+
+    Attributes:
+        cursor: of the last booked report; the walk goes on from there.
+        token, worker, host, pid: of the start that was accepted.
+        booked: reports booked, and so the number of the next one.
+        dropped: the walk has started over, or the task was lost: its result does not count.
+    """
+
+    number: int
+    order: WalkOrder
+    writer: str
+    cursor: int
+    token: str = ""
+    worker: str = ""
+    host: str = ""
+    pid: int = 0
+    booked: int = 0
+    usage: Usage = _NO_USAGE
+    dropped: bool = False
+
+
+@dataclass(slots=True)
+class _Mourning:
+    """A lost task, until its lease is over and its connections have ended."""
+
+    task: _Task
+    until: float
+    fencing: bool = False
+
+
+@dataclass(slots=True)
+class _Finished:
+    number: int
+    result: Done | BaseException
+
+
+class DaskBackend:
+    """A Dask cluster: a Backend.
+
+    Args:
+        plan: the work; its job names the scheduler.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.pacer = Throttle()
+        self.restarts = 0
+        self.dropped = False
+        self._plan = plan
+        self._job = plan.job
+        self._writer = plan.target.dialer.writer
+        self._run = self._writer or f"rumpx:{plan.source.dialer.endpoint}:{time.time_ns()}"
+        self._secrets = secrets_of(plan)
+        self._sides: dict[Side, SideFacts] = {"source": plan.source, "target": plan.target}
+        self._hooks: Hooks
+        self._cluster: Cluster
+        self._members: tuple[Member, ...] = ()
+        self._left_out: set[str] = set()
+        self._refusals: dict[str, RumpxError] = {}
+        self._numbers, self._messages = count(), count()
+        self._tasks: dict[int, _Task] = {}
+        self._mourned: dict[int, _Mourning] = {}
+        self._deaths: dict[WalkName, int] = {}
+        self._aside: list[_Task] = []
+        self._ended: set[str] = set()
+        self._decision: Decision | None = None
+        self._stopping = self._closing = False
+        self._mail: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._wakes, self._waker = socket.socketpair()
+        self._wakes.setblocking(False)
+        self._waker.setblocking(False)
+        self._orders = self._make_orders()
+        self._working = False
+
+    # The frame.
+
+    def start(self, workers: int, hooks: Hooks) -> None:
+        """See `Backend.start`."""
+        self._hooks = hooks
+        self._cluster = Cluster(scheduler_of(self._job), self._job.connect_timeout)
+        hooks.selector.register(self._wakes, 1, self)
+        self._cluster.call(self._subscribe, _SUBMIT_SECONDS)
+        self._cluster.spawn(self._renew)
+
+    async def _subscribe(self) -> None:
+        self._members = await self._cluster.members()
+        self._cluster.client.subscribe_topic(self._run, self._from_task)
+
+    async def _from_task(self, event: tuple[float, Any]) -> None:
+        if message := unpack(event[1]):
+            self._put(message)
+
+    def _put(self, message: Any) -> None:
+        """Take a message in any thread."""
+        self._mail.put(message)
+        with suppress(BlockingIOError):
+            self._waker.send(b"!")
+
+    async def _renew(self) -> None:
+        """Send orders, at once when they change, and at least every RENEW_SECONDS."""
+        sent, at = -1, -math.inf
+        while True:
+            await asyncio.sleep(_ORDERS_SECONDS)
+            if self._cluster.lost:
+                self._put(lost(self._cluster.address))
+                return
+            orders, now = self._orders, time.monotonic()
+            if orders.number == sent and now - at < RENEW_SECONDS:
+                continue
+            if now - at >= RENEW_SECONDS:
+                self._cluster.spawn(self._look)
+            sent, at = orders.number, now
+            self._cluster.spawn(lambda orders=orders: self._send(orders))  # type: ignore[misc]
+
+    async def _send(self, orders: Orders) -> None:
+        # A worker that hangs does not answer; the others must not wait for it.
+        with suppress(Exception):
+            run = self._cluster.client.run(remote.obey, orders, on_error="ignore")
+            await asyncio.wait_for(run, LEASE_SECONDS)
+
+    async def _look(self) -> None:
+        with suppress(Exception):
+            self._put(await asyncio.wait_for(self._cluster.members(), LEASE_SECONDS))
+
+    # What the engine asks.
+
+    @property
+    def walks_at_once(self) -> int:
+        """See `Backend.walks_at_once`: a walk a thread, and one a worker that waits."""
+        able = [member for member in self._members if member.address not in self._left_out]
+        return sum(member.threads + 1 for member in able)
+
+    @property
+    def awake(self) -> bool:
+        """True: tasks start when there are walks."""
+        return True
+
+    @property
+    def in_flight(self) -> int:
+        """The walks that were given out and are not done."""
+        return len(self._tasks) + len(self._mourned)
+
+    def stats(self) -> tuple[WorkerStat, ...]:
+        """See `Backend.stats`."""
+        processes = {(task.host, task.pid): task.usage for task in self._tasks.values()}
+        return tuple(
+            WorkerStat(pid, usage.cpu, usage.memory, usage.batches, host)
+            for (host, pid), usage in sorted(processes.items())
+            if pid
+        )
+
+    def obey(self, decision: Decision) -> None:
+        """See `Backend.obey`."""
+        self._decision = decision
+        self.pacer.set(decision.pace)
+        self._tell()
+
+    def hurry(self) -> None:
+        """See `Backend.hurry`."""
+        self._stopping = True
+        self.pacer.set(Pace(hurry=True))
+        self._tell()
+
+    def walk(self, order: WalkOrder) -> None:
+        """See `Backend.walk`."""
+        self._submit(order)
+
+    def end_walk(self, name: WalkName) -> None:
+        """See `Backend.end_walk`."""
+        for task in self._tasks.values():
+            if task.order.name == name:
+                task.dropped = True
+                self._ended.add(task.token)
+        self._tell()
+
+    def end_walks(self) -> None:
+        """See `Backend.end_walks`."""
+        self._stopping = True
+        self._tell()
+
+    def give(self, batch: Batch | None) -> None:
+        """Never called: tasks settle their keys."""
+        raise AssertionError("A task reports settled keys only.")
+
+    def turn(self, is_issued: Callable[[int], bool]) -> None:
+        """See `Backend.turn`: let walks of lost tasks go on, once their lease is over."""
+        now = time.monotonic()
+        for mourning in list(self._mourned.values()):
+            if now < mourning.until or mourning.fencing:
+                continue
+            mourning.fencing = True
+            if self._writer:
+                self._hooks.buried(mourning.task.writer)
+            else:
+                self.fenced(mourning.task.writer)
+        if self._aside and not self.in_flight:
+            raise TemporaryError(
+                f"{len(self._aside)} walks lost their Dask workers {DEATHS} times each, and were "
+                "set aside; all others are done. Resume the job with --engine local, which finds "
+                "the key at fault, if one is."
+            )
+
+    def due(self, now: float) -> float:
+        """See `Backend.due`."""
+        return min((m.until for m in self._mourned.values() if not m.fencing), default=math.inf)
+
+    def fenced(self, writer: str) -> list[Batch]:
+        """See `Backend.fenced`; the keys of the walk that were in flight are not known here."""
+        for number, mourning in list(self._mourned.items()):
+            if mourning.task.writer == writer:
+                del self._mourned[number]
+                task = mourning.task
+                if self._closing or self._stopping:
+                    self.dropped = True
+                elif self._deaths[task.order.name] >= DEATHS:
+                    self._aside.append(task)
+                else:
+                    self._submit(replace(task.order, cursor=task.cursor))
+                break
+        return []
+
+    def rest(self) -> None:
+        """Do nothing: a task closes its connections when it ends."""
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        self._closing = True
+
+    def stop(self) -> None:
+        """See `Backend.stop`."""
+        self._leave()
+
+    def kill(self) -> None:
+        """See `Backend.kill`. Tasks that do not end have no lease any more when this returns."""
+        self._stopping = self._closing = True
+        self._tell()
+        until = time.monotonic() + LEASE_SECONDS
+        while self._tasks and time.monotonic() < until and not self._cluster.lost:
+            for _ in self.receive(self):
+                pass
+            time.sleep(_ORDERS_SECONDS)
+        if self._tasks and self._cluster.lost:
+            time.sleep(max(0.0, until - time.monotonic()))
+        self._leave()
+
+    def _leave(self) -> None:
+        self._hooks.selector.unregister(self._wakes)
+        self._cluster.close()
+        self._wakes.close()
+        self._waker.close()
+        self.pacer.close()
+
+    # Orders.
+
+    def _tell(self) -> None:
+        self._orders = self._make_orders()
+
+    def _make_orders(self) -> Orders:
+        """Return the orders of this moment: the decision, shared out."""
+        working = [task for task in self._tasks.values() if task.token]
+        received = {task.token: task.booked for task in working}
+        able = tuple(task.token for task in working)
+        number = next(self._messages)
+        decision = self._decision
+        if decision is None or self._stopping:
+            pace = Pace(hurry=self._stopping)
+            return Orders(
+                self._run, number, pace, 1000, 1, 1000, {}, 0.0, frozenset(able),
+                frozenset(self._ended), received, self._stopping,
+            )  # fmt: skip
+        share = max(1, len(able))
+        pace = decision.pace
+        keys, payload, ops = (rate / share for rate in pace.rates)
+        return Orders(
+            self._run,
+            number,
+            replace(pace, keys=keys, payload=payload, ops=ops),
+            decision.scan_count,
+            -(-decision.scans_in_flight // share),
+            decision.batch_keys,
+            shares(decision.batches_in_flight, able),
+            decision.wait * share,
+            frozenset(able),
+            frozenset(self._ended),
+            received,
+        )
+
+    # Tasks.
+
+    def _submit(self, order: WalkOrder) -> None:
+        number = next(self._numbers)
+        writer = f"{self._writer}.{number}" if self._writer else ""
+        task = self._tasks[number] = _Task(number, order, writer, order.cursor)
+        settings = self._plan.scans[order.partition.side]
+        sent = WalkTask(
+            self._run,
+            number,
+            order,
+            replace(settings, dialer=bare(settings.dialer)),
+            self._plan.spec.at(bare),
+            nodes_of(self._plan),
+            writer,
+            self._secrets,
+        )
+        allowed = [m.address for m in self._members if m.address not in self._left_out]
+        self._cluster.spawn(lambda: self._run_task(task.number, sent, allowed))
+        if not self._working:
+            self._working = True
+            self._hooks.gate.calm.enter(time.monotonic())
+
+    async def _run_task(self, number: int, task: WalkTask, allowed: list[str]) -> None:
+        options: dict[str, Any] = {}
+        if self._left_out:
+            options = {"workers": allowed, "allow_other_workers": False}
+        try:
+            future = self._cluster.client.submit(
+                run_walk,
+                task,
+                key=f"{self._run}-{number}",
+                pure=False,
+                retries=0,
+                **options,
+            )
+            self._put(_Finished(number, await future))
+        except asyncio.CancelledError as error:
+            self._put(_Finished(number, error))
+        except Exception as error:
+            self._put(_Finished(number, error))
+
+    def receive(self, ready: Any) -> Iterator[Event]:
+        """See `Backend.receive`."""
+        with suppress(BlockingIOError):
+            self._wakes.recv(4096)
+        while not self._mail.empty():
+            match self._mail.get():
+                case Hello() as hello:
+                    self._greeted(hello)
+                case Reported() as reported:
+                    yield from self._booked(reported)
+                case _Finished() as finished:
+                    yield from self._finished(finished)
+                case tuple() as members:
+                    self._met(members)
+                case RumpxError() as error:
+                    raise error
+        if self._working and not self.in_flight:
+            self._working = False
+            self._hooks.gate.calm.leave(time.monotonic())
+
+    def _greeted(self, hello: Hello) -> None:
+        task = self._tasks.get(hello.number)
+        if task is None or task.dropped or self._stopping:
+            self._ended.add(hello.token)
+        elif task.token and task.token != hello.token:
+            self._ended.add(hello.token)
+            self._mourn(task, "was started again elsewhere")
+        elif any(one.trouble for one in hello.identities):
+            self._ended.add(hello.token)
+            self._leave_out(task, hello)
+        else:
+            self._refuse_others(hello)
+            task.token, task.worker = hello.token, hello.worker
+            task.host, task.pid = hello.host, hello.pid
+        self._tell()
+
+    def _refuse_others(self, hello: Hello) -> None:
+        """Raise if a worker reaches other servers than the coordinator."""
+        for one in hello.identities:
+            side = self._sides[one.side]
+            node = next(n for n in side.topology.nodes if n.address == one.address)
+            planned = side.run_id(one.address)
+            if not planned or one.run_id == planned:
+                continue
+            with suppress(TemporaryError):  # then the walk itself will notice a change
+                if side.identity_now(node) != one.run_id:
+                    raise UsageError(
+                        f"The Dask worker {hello.worker} on {hello.host} reaches another server "
+                        f"for {node.label(str(side.dialer.endpoint))} of the {one.side} than this "
+                        "machine does. Give an address that is the same everywhere."
+                    )
+
+    def _leave_out(self, task: _Task, hello: Hello) -> None:
+        """Give the task to other workers from now on."""
+        first = next(one for one in hello.identities if one.trouble)
+        assert first.trouble
+        if hello.worker not in self._left_out:
+            self._left_out.add(hello.worker)
+            self._hooks.announce(
+                f"The Dask worker {hello.worker} on {hello.host} is left out: {first.trouble}"
+            )
+        self._refusals[hello.worker] = first.trouble
+        if not self.walks_at_once:
+            raise _unreached(first)
+        del self._tasks[task.number]
+        self._submit(replace(task.order, cursor=task.cursor))
+
+    def _booked(self, reported: Reported) -> Iterator[Event]:
+        """Yield a report, if it is the next one of its task."""
+        task = self._tasks.get(reported.number)
+        if task is None or task.token != reported.token or task.dropped:
+            return
+        task.usage = reported.usage
+        if reported.sequence != task.booked:
+            return  # it will be sent again, or was booked already
+        task.booked += 1
+        cursor = getattr(reported.report, "cursor", None)
+        if cursor is not None:
+            task.cursor = cursor
+            self._deaths.pop(task.order.name, None)
+        yield reported.report
+
+    def _finished(self, finished: _Finished) -> Iterator[Event]:
+        task = self._tasks.get(finished.number)
+        if task is None:
+            return
+        done = finished.result
+        if not isinstance(done, Done):
+            if self._cluster.lost:
+                raise lost(self._cluster.address)
+            self._mourn(task, f"ended ({type(done).__name__})")
+            return
+        self._ended.discard(done.token)
+        if task.dropped:
+            del self._tasks[task.number]
+            return
+        if done.token != task.token:
+            if not task.token and not self._stopping:  # a start that was never accepted
+                del self._tasks[task.number]
+                self._submit(replace(task.order, cursor=task.cursor))
+            return
+        for reported in done.rest:
+            yield from self._booked(reported)
+        if done.lapsed and not self._stopping:
+            self._mourn(task, "had no orders for too long")
+            return
+        del self._tasks[task.number]
+        self.dropped |= done.lapsed
+        if done.error:
+            raise done.error
+        if done.ending:
+            yield done.ending
+
+    def _mourn(self, task: _Task, why: str) -> None:
+        """Note a lost task; its walk goes on once its lease is over."""
+        del self._tasks[task.number]
+        self._ended.add(task.token)
+        self.restarts += 1
+        name = task.order.name
+        self._deaths[name] = self._deaths.get(name, 0) + 1
+        self._mourned[task.number] = _Mourning(task, time.monotonic() + LEASE_SECONDS)
+        self._hooks.announce(
+            f"A task on the Dask worker {task.worker or '(unknown)'} was lost: it {why}. Its walk "
+            "goes on elsewhere from its last cursor."
+        )
+        self._tell()
+
+    def _met(self, members: tuple[Member, ...]) -> None:
+        """Note which workers there are now."""
+        before = {member.address for member in self._members}
+        now = {member.address for member in members}
+        self._members = members
+        for address in sorted(now - before):
+            self._hooks.announce(f"The Dask worker {address} has joined.")
+        for address in sorted(before - now):
+            self._hooks.announce(f"The Dask worker {address} has gone.")
+        for task in list(self._tasks.values()):
+            if task.worker and task.worker not in now:
+                self._mourn(task, "has gone with its worker")
+        self._tell()  # so that reports are acknowledged
+
+
+def _unreached(one: Identity) -> RumpxError:
+    name = format_address(one.address) if one.address else "it"
+    return unusable(one.side)(
+        f"No Dask worker reaches the {one.side} ({name}) as it must: {one.trouble} Workers take "
+        "passwords from RUMPX_FROM_PASSWORD and RUMPX_TO_PASSWORD of their own environment."
+    )
+
+
+def shares(batches: int, tokens: tuple[str, ...]) -> dict[str, int]:
+    """Return how many of the batches each task may have in flight: evenly, the first ones more; so
+    with fewer batches than tasks some rest."""
+    if not tokens:
+        return {}
+    each, more = divmod(batches, len(tokens))
+    return {token: each + (n < more) for n, token in enumerate(tokens)}
+
+
+def bare(dialer: Dialer) -> Dialer:
+    """Return a dialer without passwords, and without what only this machine has."""
+    endpoint = dialer.endpoint
+    tls = endpoint.tls and replace(endpoint.tls, ca=None)
+    endpoint = replace(endpoint, password=None, sentinel_password=None, tls=tls)
+    return replace(dialer, endpoint=endpoint, redials=None, writer="")
+
+
+def nodes_of(plan: Plan) -> tuple[tuple[Side, Node], ...]:
+    """Return all nodes that tasks reach."""
+    sides = plan.source, plan.target
+    return tuple((side.dialer.side, node) for side in sides for node in side.topology.nodes)
+
+
+def secrets_of(plan: Plan) -> Secrets:
+    """Return what tasks need beside their settings.
+
+    Raises:
+        UsageError: a certificate's file cannot be read; passwords may not be sent.
+    """
+    passwords: dict[tuple[Side, str], str] = {}
+    authorities: dict[Side, bytes] = {}
+    for side in (plan.source, plan.target):
+        endpoint, name = side.dialer.endpoint, side.dialer.side
+        if endpoint.tls and endpoint.tls.ca:
+            try:
+                authorities[name] = Path(endpoint.tls.ca).read_bytes()
+            except OSError as error:
+                raise UsageError(f"{endpoint.tls.ca} cannot be read: {error.strerror}.") from None
+        if plan.job.dask_send_passwords:
+            for kind in ("password", "sentinel_password"):
+                if (word := getattr(endpoint, kind)) is not None:
+                    passwords[name, kind] = word
+    return Secrets(passwords, authorities)

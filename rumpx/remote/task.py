@@ -1,0 +1,390 @@
+"""A task: one walk, in a thread of a Dask worker.
+
+1. It reaches every node once and says `Hello` with their identities. Only the coordinator can tell
+   whether these are the servers that the plan was made for; it accepts the task's token, or not.
+2. It does the walk (`engine.lone_walk`) and reports. Reports are events, which may be lost: a task
+   keeps each until it is known to have arrived, and sends it again; at the end the rest is its
+   result.
+3. It works while its lease lasts. Each of the coordinator's orders renews it (`Orders`). A worker
+   does not see whether the coordinator lives: once the lease is over, no request takes a turn, and
+   no new connection to the target is used.
+
+One `Run` a process holds what its tasks share: the lease, the rates, the gate, the identities.
+
+Not promised: that requests in flight when the lease ends are not executed. The coordinator waits
+for the lease, and then ends the connections (`engine.fence`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import psutil
+
+from rumpx.engine.lone_walk import LoneWalk, Report
+from rumpx.engine.scanner import Shelf
+from rumpx.errors import RumpxError, Side, machine_limit
+from rumpx.model.endpoint import Endpoint, read_password_file
+from rumpx.model.nodes import Node
+from rumpx.remote.choice import LEASE_SECONDS
+from rumpx.remote.messages import (
+    Done,
+    Hello,
+    Identity,
+    Orders,
+    Reported,
+    Secrets,
+    Usage,
+    WalkTask,
+    pack,
+)
+from rumpx.servers.dial import Dialer
+from rumpx.servers.redials import Redials
+from rumpx.servers.replicas import read_identity
+from rumpx.servers.tls import flag_of
+from rumpx.throttle.rates import Pace, Throttle
+from rumpx.throttle.scan_gate import Gate
+from rumpx.transfer.runner import Budget, Runner
+
+# An unacknowledged report is sent again after so long.
+_RESEND_SECONDS: Final = 5.0
+_USAGE_SECONDS: Final = 1.0
+
+
+class LeaseOver(RumpxError):
+    """The coordinator has not renewed the lease: this task ends."""
+
+
+class LeasedPacer(Throttle):
+    """The rates of this process's tasks, while the lease lasts.
+
+    Args:
+        refuse_end: raises LeaseOver once the lease is over.
+    """
+
+    def __init__(self, refuse_end: Callable[[], None]) -> None:
+        super().__init__()
+        self._refuse_end = refuse_end
+
+    def turn(self, *, keys: int = 0, payload: float = 0, ops: int = 0) -> Iterator[float]:
+        """See `Pacer.turn`.
+
+        Raises:
+            LeaseOver: no more requests.
+        """
+        for seconds in super().turn(keys=keys, payload=payload, ops=ops):
+            self._refuse_end()
+            yield seconds
+        self._refuse_end()
+
+
+@dataclass(eq=False)
+class _Working:
+    """One task of this process: its reports, and its walk once it has started. It admits the
+    walk's batches (`lone_walk.Admission`)."""
+
+    run: Run
+    number: int
+    token: str
+    send: Callable[[bytes], None]
+    batches: int = 0
+    wait: float = 0.0
+    next_at: float = 0.0
+    accepted: threading.Event = field(default_factory=threading.Event)
+    ended: bool = False
+    walk: LoneWalk | None = None
+    sequence: int = 0
+    kept: deque[tuple[float, Reported]] = field(default_factory=deque)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def allows(self, in_flight: int) -> bool:
+        """See `Admission.allows`.
+
+        Raises:
+            LeaseOver: the lease is over.
+        """
+        self.run.refuse_end()
+        return in_flight < self.batches and time.monotonic() >= self.next_at
+
+    def gave(self) -> None:
+        """See `Admission.gave`."""
+        self.next_at = time.monotonic() + self.wait
+
+    def report(self, report: Report) -> None:
+        """Send a report, and keep it until it has arrived."""
+        usage = self.run.usage()
+        with self.lock:
+            message = Reported(self.number, self.token, self.sequence, report, usage)
+            self.sequence += 1
+            self.kept.append((time.monotonic(), message))
+        self.send(pack(message))
+
+    def received(self, number: int) -> None:
+        """Note how many reports have arrived; send those again that seem lost."""
+        now, again = time.monotonic(), []
+        with self.lock:
+            while self.kept and self.kept[0][1].sequence < number:
+                self.kept.popleft()
+            if self.kept and now - self.kept[0][0] > _RESEND_SECONDS:
+                again = [message for _, message in self.kept]
+                self.kept = deque((now, message) for message in again)
+        for message in again:
+            self.send(pack(message))
+
+    def rest(self) -> tuple[Reported, ...]:
+        """Return the reports that may not have arrived."""
+        with self.lock:
+            return tuple(message for _, message in self.kept)
+
+    def end(self) -> None:
+        """Have the walk end."""
+        self.ended = True
+        self.accepted.set()
+        if self.walk:
+            self.walk.stop()
+
+
+class Run:
+    """The tasks of one run in this process.
+
+    Attributes:
+        pacer, gate, shelf: as in a coordinator, for these tasks.
+    """
+
+    def __init__(self) -> None:
+        self.pacer = LeasedPacer(self.refuse_end)
+        self.gate = Gate(self.pacer, 1000, 1000)
+        self.shelf = Shelf()
+        self.redials = Redials()
+        self._until = time.monotonic() + LEASE_SECONDS
+        self._number = -1
+        self._tasks: dict[str, _Working] = {}
+        self._lock = threading.Lock()
+        self._identities: tuple[Identity, ...] | None = None
+        self._process = psutil.Process()
+        self._usage = Usage(self._process.cpu_percent(), 0, 0)
+        self._usage_due = 0.0
+
+    def lives(self) -> bool:
+        """Return True while the lease lasts."""
+        return time.monotonic() < self._until
+
+    def refuse_end(self) -> None:
+        """Raise if the lease is over.
+
+        Raises:
+            LeaseOver: it is.
+        """
+        if not self.lives():
+            raise LeaseOver("The coordinator has not been heard of for too long.")
+
+    @property
+    def idle(self) -> bool:
+        """True if it has no task."""
+        return not self._tasks
+
+    def obey(self, orders: Orders) -> None:
+        """Take the coordinator's orders."""
+        if orders.number < self._number:
+            return
+        self._number = orders.number
+        self._until = time.monotonic() + LEASE_SECONDS
+        with self._lock:
+            tasks = list(self._tasks.values())
+        share = sum(task.token in orders.accepted for task in tasks) or 1
+        self.pacer.set(shared(orders.pace, share))
+        self.gate.set(orders.scan_count, orders.batch_keys, orders.scans * share, orders.wait)
+        for task in tasks:
+            task.received(orders.received.get(task.token, 0))
+            task.batches, task.wait = orders.batches.get(task.token, 0), orders.wait
+            if orders.stop or task.token in orders.ended:
+                task.end()
+            elif task.token in orders.accepted:
+                task.accepted.set()
+
+    def add(self, task: _Working) -> None:
+        """Note a task that has started."""
+        with self._lock:
+            self._until = max(self._until, time.monotonic() + LEASE_SECONDS if self.idle else 0.0)
+            self._tasks[task.token] = task
+
+    def remove(self, task: _Working) -> None:
+        """Note a task that has ended; the last one closes what they shared."""
+        with self._lock:
+            del self._tasks[task.token]
+            if not self._tasks:
+                self.shelf.clear()
+
+    def identities(self, task: WalkTask, dialers: Iterable[Dialer]) -> tuple[Identity, ...]:
+        """Return the identities of all nodes, as this process reaches them; those of unreached
+        ones are asked for again by the next task."""
+        with self._lock:
+            if self._identities is None or any(one.trouble for one in self._identities):
+                self._identities = tuple(
+                    _identity(replace(dialer, redials=None), node)
+                    for dialer in dialers
+                    for side, node in task.nodes
+                    if side == dialer.side
+                )
+            return self._identities
+
+    def usage(self) -> Usage:
+        """Return what this process uses."""
+        now = time.monotonic()
+        if now >= self._usage_due:
+            self._usage_due = now + _USAGE_SECONDS
+            walks = [task.walk for task in list(self._tasks.values())]
+            batches = sum(walk.in_flight for walk in walks if walk)
+            memory = self._process.memory_info().rss
+            self._usage = Usage(self._process.cpu_percent(), memory, batches)
+        return self._usage
+
+
+_runs: dict[str, Run] = {}
+_runs_lock = threading.Lock()
+
+
+def _run_of(name: str) -> Run:
+    """Return a run of this process; runs that are over are forgotten."""
+    with _runs_lock:
+        for other, run in list(_runs.items()):
+            if other != name and run.idle and not run.lives():
+                del _runs[other]
+        return _runs.setdefault(name, Run())
+
+
+def obey(orders: Orders) -> None:
+    """Take the coordinator's orders, in a worker; called by Dask."""
+    _run_of(orders.run).obey(orders)
+
+
+def shared(pace: Pace, tasks: int) -> Pace:
+    """Return the pace of a process with so many tasks, given that of one."""
+    keys, payload, ops = (rate * tasks for rate in pace.rates)
+    return replace(pace, keys=keys, payload=payload, ops=ops)
+
+
+def _identity(dialer: Dialer, node: Node) -> Identity:
+    try:
+        with contextlib.closing(dialer.connect(node.address)) as connection:
+            return Identity(dialer.side, node.address, read_identity(connection, node))
+    except RumpxError as error:
+        return Identity(dialer.side, node.address, trouble=_plain(error))
+
+
+def walk(task: WalkTask, address: str, log_event: Callable[[str, Any], None]) -> Done:
+    """Do a task.
+
+    Args:
+        address: of this worker.
+        log_event: sends a topic's event to the coordinator.
+    """
+    run, token = _run_of(task.run), os.urandom(8).hex()
+    working = _Working(run, task.number, token, lambda body: log_event(task.run, body))
+    run.add(working)
+    try:
+        return _work(run, task, working, address)
+    except LeaseOver:
+        return Done(token, working.rest(), lapsed=True)
+    except RumpxError as error:
+        return Done(token, working.rest(), error=_plain(error))
+    except Exception as error:
+        limit = machine_limit(error)
+        wrong = limit or RumpxError(f"Unexpected error in a task at {address}: {error!r}.")
+        return Done(token, working.rest(), error=wrong)
+    finally:
+        run.remove(working)
+
+
+def _plain(error: RumpxError) -> RumpxError:
+    """Return an error that can be pickled with its message."""
+    error.__cause__ = error.__context__ = None
+    return error
+
+
+def _work(run: Run, task: WalkTask, working: _Working, address: str) -> Done:
+    with own_secrets(task.secrets) as secured:
+
+        def here(dialer: Dialer) -> Dialer:
+            endpoint = secured(dialer.endpoint, dialer.side)
+            return replace(dialer, endpoint=endpoint, redials=run.redials)
+
+        spec = task.spec.at(here)
+        settings = replace(task.settings, dialer=here(task.settings.dialer))
+        identities = run.identities(task, spec.dialers)
+        hello = Hello(
+            task.number, working.token, address, platform.node(), os.getpid(), identities
+        )
+        working.send(pack(hello))
+        while not working.accepted.wait(1.0):
+            run.refuse_end()
+        if working.ended:
+            return Done(working.token)
+        if task.writer:
+            spec = spec.writing_as(task.writer, run.lives)
+        budget = Budget(spec.bytes_in_flight)
+        handler, runner = spec.build(budget, run.pacer), Runner(budget)
+        working.walk = LoneWalk(
+            task.order,
+            settings,
+            handler,
+            runner,
+            run.gate,
+            working,
+            run.shelf,
+            working.report,
+        )
+        if working.ended:  # meanwhile
+            working.walk.stop()
+        try:
+            ending = working.walk.run()
+        finally:
+            handler.close()
+        return Done(working.token, working.rest(), ending)
+
+
+@contextlib.contextmanager
+def own_secrets(secrets: Secrets) -> Iterator[Callable[[Endpoint, Side], Endpoint]]:
+    """Return what gives an endpoint its passwords, those of this machine if none were sent, and its
+    CA's certificates, as a file that is deleted at the end."""
+    with contextlib.ExitStack() as files:
+        paths: dict[Side, str] = {}
+        for side, authority in secrets.authorities.items():
+            file = files.enter_context(tempfile.NamedTemporaryFile(suffix=".pem"))
+            file.write(authority)
+            file.flush()
+            paths[side] = file.name
+
+        def secured(endpoint: Endpoint, side: Side) -> Endpoint:
+            if endpoint.tls and side in paths:
+                endpoint = replace(endpoint, tls=replace(endpoint.tls, ca=paths[side]))
+            return replace(
+                endpoint,
+                password=_password(secrets, side, "password", endpoint.password_file),
+                sentinel_password=_password(
+                    secrets, side, "sentinel_password", endpoint.sentinel_password_file
+                ),
+            )
+
+        yield secured
+
+
+def _password(secrets: Secrets, side: Side, kind: str, file: str | None) -> str | None:
+    sent = secrets.passwords.get((side, kind))
+    if sent is not None:
+        return sent
+    flag = flag_of(side)
+    name = kind.replace("_", "-")
+    own = os.environ.get(f"RUMPX_{flag[2:].upper()}_{kind.upper()}")
+    if own is not None:
+        return own
+    return read_password_file(file, f"{flag}-{name}-file") if file else None
