@@ -84,7 +84,8 @@ class _Task:
     """One submission of a walk.
 
     Attributes:
-        cursor: of the last booked report; the walk goes on from there.
+        cursor: of the last booked report; the walk continues from there.
+        walked: that report was the walk's last one.
         token, worker, host, pid: of the start that was accepted.
         booked: reports booked, and so the number of the next one.
         dropped: the walk has started over, or the task was lost: its result does not count.
@@ -101,6 +102,13 @@ class _Task:
     booked: int = 0
     usage: Usage = _NO_USAGE
     dropped: bool = False
+    walked: bool = False
+
+    @property
+    def rest(self) -> WalkOrder:
+        """What is left of the walk."""
+        walked = self.order.walked or self.walked
+        return replace(self.order, cursor=self.cursor, walked=walked)
 
 
 @dataclass(slots=True)
@@ -298,7 +306,7 @@ class DaskBackend:
                 elif self._deaths[task.order.name] >= DEATHS:
                     self._aside.append(task)
                 else:
-                    self._submit(replace(task.order, cursor=task.cursor))
+                    self._submit(task.rest)
                 break
         return []
 
@@ -475,7 +483,7 @@ class DaskBackend:
         if not self.walks_at_once:
             raise _unreached(first)
         del self._tasks[task.number]
-        self._submit(replace(task.order, cursor=task.cursor))
+        self._submit(task.rest)
 
     def _booked(self, reported: Reported) -> Iterator[Event]:
         """Yield a report, if it is the next one of its task."""
@@ -489,6 +497,7 @@ class DaskBackend:
         cursor = getattr(reported.report, "cursor", None)
         if cursor is not None:
             task.cursor = cursor
+            task.walked = task.order.partition.span.ended(cursor)
             self._deaths.pop(task.order.name, None)
         yield reported.report
 
@@ -509,7 +518,7 @@ class DaskBackend:
         if done.token != task.token:
             if not task.token and not self._stopping:  # a start that was never accepted
                 del self._tasks[task.number]
-                self._submit(replace(task.order, cursor=task.cursor))
+                self._submit(task.rest)
             return
         for reported in done.rest:
             yield from self._booked(reported)
