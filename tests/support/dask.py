@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import psutil
 
@@ -198,17 +198,17 @@ class Dask:
         self.scheduler = DaskProcess(self.folder, "scheduler", words, self._environment)
         _live.append(self)
         try:
-            self.address = str(wait_until(self._told, START_TIMEOUT, "a scheduler")["address"])
+            self.address = wait_until(self._told, START_TIMEOUT, "a scheduler")
         except BaseException:
             self.stop()
             raise
 
-    def _told(self) -> dict[str, Any] | None:
+    def _told(self) -> str:
+        """Its address, "" until it has written its file."""
         assert self.scheduler.alive, self.scheduler.log[-3000:]
         with contextlib.suppress(OSError, ValueError):
-            told: dict[str, Any] = json.loads(self._file.read_text())
-            return told
-        return None
+            return str(json.loads(self._file.read_text())["address"])
+        return ""
 
     @property
     def flags(self) -> tuple[str, ...]:
