@@ -25,8 +25,10 @@ from __future__ import annotations
 import asyncio
 import math
 import queue
+import selectors
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -137,6 +139,7 @@ class DaskBackend:
         self._sides: dict[Side, SideFacts] = {"source": plan.source, "target": plan.target}
         self._hooks: Hooks
         self._cluster: Cluster
+        self._started = False
         self._members: tuple[Member, ...] = ()
         self._left_out: set[str] = set()
         self._refusals: dict[str, RumpxError] = {}
@@ -161,7 +164,8 @@ class DaskBackend:
         """See `Backend.start`."""
         self._hooks = hooks
         self._cluster = Cluster(scheduler_of(self._job), self._job.connect_timeout)
-        hooks.selector.register(self._wakes, 1, self)
+        self._started = True
+        hooks.selector.register(self._wakes, selectors.EVENT_READ, self)
         self._cluster.call(self._subscribe, _SUBMIT_SECONDS)
         self._cluster.spawn(self._renew)
 
@@ -319,16 +323,17 @@ class DaskBackend:
         self._tell()
         until = time.monotonic() + LEASE_SECONDS
         while self._tasks and time.monotonic() < until and not self._cluster.lost:
-            for _ in self.receive(self):
-                pass
+            with suppress(RumpxError):  # the run ends with its first error
+                deque(self.receive(self), maxlen=0)
             time.sleep(_ORDERS_SECONDS)
         if self._tasks and self._cluster.lost:
             time.sleep(max(0.0, until - time.monotonic()))
         self._leave()
 
     def _leave(self) -> None:
-        self._hooks.selector.unregister(self._wakes)
-        self._cluster.close()
+        if self._started:
+            self._hooks.selector.unregister(self._wakes)
+            self._cluster.close()
         self._wakes.close()
         self._waker.close()
         self.pacer.close()
@@ -520,8 +525,11 @@ class DaskBackend:
         self.dropped |= done.lapsed
         if done.error:
             raise done.error
-        if done.ending:
-            yield done.ending
+        if finish := done.finish:
+            if finish.last:
+                yield finish.last
+            if finish.ending:
+                yield finish.ending
 
     def _mourn(self, task: _Task, why: str) -> None:
         """Note a lost task; its walk goes on once its lease is over."""

@@ -58,6 +58,7 @@ from rumpx.transfer.runner import Budget, Runner
 # An unacknowledged report is sent again after so long.
 _RESEND_SECONDS: Final = 5.0
 _USAGE_SECONDS: Final = 1.0
+_HELLO_SECONDS: Final = 2.0
 
 
 class LeaseOver(RumpxError):
@@ -325,8 +326,9 @@ def _work(run: Run, task: WalkTask, working: _Working, address: str) -> Done:
             task.number, working.token, address, platform.node(), os.getpid(), identities
         )
         working.send(pack(hello))
-        while not working.accepted.wait(1.0):
+        while not working.accepted.wait(_HELLO_SECONDS):
             run.refuse_end()
+            working.send(pack(hello))
         if working.ended:
             return Done(working.token)
         if task.writer:
@@ -346,10 +348,10 @@ def _work(run: Run, task: WalkTask, working: _Working, address: str) -> Done:
         if working.ended:  # meanwhile
             working.walk.stop()
         try:
-            ending = working.walk.run()
+            finish = working.walk.run()
         finally:
             handler.close()
-        return Done(working.token, working.rest(), ending)
+        return Done(working.token, working.rest(), finish)
 
 
 @contextlib.contextmanager
