@@ -8,6 +8,7 @@ from rumpx.engine.plan import Policy
 from rumpx.engine.scanner import ScanSettings
 from rumpx.model.endpoint import Address
 from rumpx.model.job import Job, Scope
+from rumpx.model.option_kinds import whole_bytes
 from rumpx.model.partitions import NodeKeys
 from rumpx.model.tuning import Tuning, tune, worker_count
 from rumpx.processes.machine import usable_cores
@@ -66,7 +67,7 @@ def worker_spec(
         tuning.pipeline_keys,
         bytes_for_worker(job, source, tuning.workers),
         job.stream_from,
-        job.hot_keys,
+        whole_bytes(job.hot_keys, "--hot-keys"),
         tuning.batches_in_flight,
         job.retry_for,
         source.clock.offset,

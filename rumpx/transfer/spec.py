@@ -19,7 +19,7 @@ from rumpx.transfer.chunks import ChunkLimits, Intake
 from rumpx.transfer.dump_reader import Abilities, DumpReader
 from rumpx.transfer.restore_writer import RestoreWriter
 from rumpx.transfer.runner import Budget
-from rumpx.transfer.stream import HotKeys, Streamer
+from rumpx.transfer.stream import Streamer
 from rumpx.transfer.transfer import Transfer
 
 
@@ -32,7 +32,7 @@ class WorkerSpec:
         pipeline_keys: the most keys that are read, or written, in one pipeline.
         bytes_in_flight: the byte budget of one worker.
         stream_from: values that take the server so many bytes are streamed; None for none.
-        hot_keys: the policy for values that change while they are streamed.
+        whole_bytes: the most of a value that is read whole if it changes while it is streamed.
         batches_in_flight: batches that one worker holds at the same time.
         retry_for: seconds of trouble after which the run gives up.
         source_clock: the source's clock minus ours, ms, if known.
@@ -55,7 +55,7 @@ class WorkerSpec:
     pipeline_keys: int
     bytes_in_flight: int
     stream_from: int | None
-    hot_keys: HotKeys
+    whole_bytes: int
     batches_in_flight: int
     retry_for: float
     source_clock: float | None
@@ -111,7 +111,7 @@ class WorkerSpec:
             replace=self.on_conflict == "replace",
             shift=self.expiry_shift,
             clock_offset=self.clock_offset,
-            hot_keys=self.hot_keys,
+            whole_bytes=self.whole_bytes,
             drops=self.field_expiries == "drop",
         )
 
