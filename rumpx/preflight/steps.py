@@ -224,8 +224,8 @@ STEPS: Final = (
     Step("versions", ("source", "target", "databases", "sample", "scope"), _find_dialects),
     Step("target keys", ("target", "scope"), _count_target),
     Step("conflicts", ("target_keys",), _choose_policy),
-    Step("room", ("target_keys",), lambda d: check_room(d)),
     Step("tuning", ("databases", "target"), _tune),
+    Step("room", ("target_keys", "policy", "abilities", "tuning"), lambda d: check_room(d)),
     Step("open files", ("tuning",), lambda d: check_open_files(d)),
     Step("plan", ("shift", "scope", "abilities", "dialects", "policy", "tuning"), _plan),
 )

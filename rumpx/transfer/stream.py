@@ -37,7 +37,7 @@ from rumpx.model.results import KeyFailure, KeyLoss
 from rumpx.servers.connections import Links
 from rumpx.servers.rdb import head_of
 from rumpx.servers.replies import malformed, wrong_syntax
-from rumpx.servers.resp import Command, encode
+from rumpx.servers.resp import encode
 from rumpx.servers.topology import is_error
 from rumpx.transfer.bridge import NO_FIELD_EXPIRIES
 from rumpx.transfer.chunks import Chunk, Intake
@@ -57,6 +57,9 @@ from rumpx.transfer.stream_requests import (
     Streamed,
     Try,
     Unsettled,
+    naming,
+    staging_trials,
+    watching,
 )
 from rumpx.transfer.stream_string import copy_string
 from rumpx.units import size as in_words
@@ -269,8 +272,7 @@ class Streamer:
 
     def _watch(self, one: Try) -> Task[bytes]:
         """Watch the key; return its type."""
-        ask = [("UNWATCH",), ("WATCH", one.key), ("TYPE", one.key), ("PTTL", one.key)]
-        replies = yield from self._requests.read(one, ask)
+        replies = yield from self._requests.read(one, watching(one.key))
         kind: bytes = replies[2]
         left: int = replies[3]
         if unfinished({one.key: left}):
@@ -285,18 +287,11 @@ class Streamer:
         """Try the target's commands on the staging key, which does not exist; return False if the
         key is busy."""
         requests, staging = self._requests, one.staging
-        rename = "RENAME" if self._replaces else "RENAMENX"
-        tried: list[Command] = [
-            ("UNWATCH",),
-            ("WATCH", staging),
-            ("UNLINK", staging),
-            ("PEXPIRE", staging, TTL_MS),
-            ("PERSIST", staging),
-            ("PEXPIREAT", staging, 1),
-        ]
+        rename = naming(staging, one.key, replace=self._replaces)
+        tried = staging_trials(staging)
         if kind == _STRING:
             tried.append(("SET", staging, "", "XX", "PX", TTL_MS))
-        commands = [*tried, (rename, staging, one.key), ("EXISTS", one.key)]
+        commands = [*tried, rename, ("EXISTS", one.key)]
         if kind == b"hash":
             commands.append(("HPEXPIREAT", staging, LATEST_MS + 1, "FIELDS", 1, b""))
         if kind == b"stream":
@@ -309,7 +304,7 @@ class Streamer:
                 raise requests.refusal(one, requests.target, str(command[0]), reply)
         renamed, exists, *more = replies[len(tried) :]
         if not is_error(renamed) or not str(renamed).startswith(NO_KEY):
-            raise requests.refusal(one, requests.target, rename, renamed)
+            raise requests.refusal(one, requests.target, str(rename[0]), renamed)
         if is_error(exists):
             raise requests.refusal(one, requests.target, "EXISTS", exists)
         if more:

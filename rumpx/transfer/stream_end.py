@@ -22,7 +22,7 @@ from rumpx.servers.resp import ASKING, EXEC, MULTI, NO_EXPIRY, Command, encode
 from rumpx.servers.topology import is_error
 from rumpx.transfer.handler import Again
 from rumpx.transfer.runner import Replies, Task
-from rumpx.transfer.stream_requests import Requests, StagingLost, Try, Unsettled
+from rumpx.transfer.stream_requests import Requests, StagingLost, Try, Unsettled, naming
 from rumpx.values.reading import ValueChanged
 from rumpx.values.shapes import fits
 from rumpx.values.typed_writer import TypedWriter
@@ -175,7 +175,7 @@ class Ending:
             commands.append(("PEXPIRE", staging, max(1, at)))
         else:
             commands.append(("PEXPIREAT", staging, max(1, at + self._shift)))
-        commands.append(("RENAME" if self._replaces else "RENAMENX", staging, key))
+        commands.append(naming(staging, key, replace=self._replaces))
         return commands
 
     def abandon(self, one: Try) -> Task[None]:

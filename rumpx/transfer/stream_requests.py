@@ -35,6 +35,29 @@ from rumpx.values.reading import CHANGED, CONTAINERS, ValueChanged
 from rumpx.values.shapes import fits
 
 
+def watching(key: bytes) -> list[Command]:
+    """Return the source's commands before a value is read."""
+    return [("UNWATCH",), ("WATCH", key), ("TYPE", key), ("PTTL", key)]
+
+
+def staging_trials(staging: bytes) -> list[Command]:
+    """Return the target's commands for a staging key of any type; they change nothing if it does
+    not exist."""
+    return [
+        ("UNWATCH",),
+        ("WATCH", staging),
+        ("UNLINK", staging),
+        ("PEXPIRE", staging, TTL_MS),
+        ("PERSIST", staging),
+        ("PEXPIREAT", staging, 1),
+    ]
+
+
+def naming(staging: bytes, key: bytes, *, replace: bool) -> Command:
+    """Return the command that gives a staging key its real name."""
+    return ("RENAME" if replace else "RENAMENX"), staging, key
+
+
 @dataclass(slots=True)
 class Streamed:
     """The result for one key.

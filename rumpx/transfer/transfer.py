@@ -366,11 +366,11 @@ class Transfer:
 
         compared = yield from self._aside.compare(batch.db, keys, sizes, len(keys), compare)
         different = [key for told in compared.results for key in told.different]
-        lossy = [key for told in compared.results for key in told.lossy]
-        if self._drops:
-            tally.losses += [KeyLoss(batch.db, key, FIELD_EXPIRIES) for key in lossy]
-        else:
-            different += lossy
+        for key, loss in (pair for told in compared.results for pair in told.losses.items()):
+            if loss == FIELD_EXPIRIES and not self._drops:
+                different.append(key)
+            else:
+                tally.losses.append(KeyLoss(batch.db, key, loss))
         # A key that may not be compared counts as the target's own.
         different += [failure.key for failure in compared.refused]
         opaque = {k: kind for told in compared.results for k, kind in told.incomparable.items()}

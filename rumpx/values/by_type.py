@@ -235,6 +235,23 @@ def _same_attributes(one: dict[bytes, Any], other: dict[bytes, Any]) -> bool:
     return all(one[name] == other[name] for name in one.keys() & other.keys())
 
 
+def lacks_counters(source: Reader, target: Reader, key: bytes) -> bool:
+    """Return True if a key is a stream whose counters the source has, and the target has no place
+    for (before Redis 7.0).
+
+    Raises:
+        ReadRefused: a server refused a command.
+    """
+    try:
+        kinds = {reader.read("TYPE", key) for reader in (source, target)}
+        if kinds != {b"stream"}:
+            return False
+        counters = (b"entries-added", b"max-deleted-entry-id")
+        return bool((_stream(source, key).keys() - _stream(target, key).keys()) & set(counters))
+    except ValueChanged:
+        return False
+
+
 def _equal_entries(source: Reader, target: Reader, key: bytes) -> bool:
     count = _members_at_once(source, key, source.read("XLEN", key))
     start, endless = b"-", Endless("entries", "XLEN")

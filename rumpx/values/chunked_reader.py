@@ -38,6 +38,7 @@ _PENDING_AT_ONCE: Final = 500
 # Repeated requests during which the server's clock ticked, which makes idle times inexact.
 _TICKS: Final = 10
 
+STRING: Final = b"string"
 COUNTERS: Final = {
     b"list": "LLEN",
     b"set": "SCARD",
@@ -151,6 +152,10 @@ class ChunkedReader:
         if not self.length:
             return self._opening()
         return self._next(self._count(amount))
+
+    def trial(self) -> list[Command]:
+        """Return each command that reads such a value, of a reader that is not used."""
+        return [*self._opening(), *self._next(1)]
 
     def take(self, replies: list[Any]) -> Part | None:
         """Take the replies to the last request, in order, each of its command's shape.
@@ -357,18 +362,32 @@ class _Stream(ChunkedReader):
 
     def request(self, amount: Amount) -> list[Command]:
         if not self._info:
-            return [("XINFO", "STREAM", self.key), ("XINFO", "GROUPS", self.key)]
+            return self._opening()
         if self._facts is None:
-            return [("XINFO", "CONSUMERS", self.key, group[b"name"]) for group in self._groups]
+            return [self._consumers_of(group[b"name"]) for group in self._groups]
         if self._window is None:
-            self._asked = self._count(amount)
-            start = _id(self._start)
-            return [("XRANGE", self.key, start, "+", "COUNT", self._asked)]
+            return self._next(self._count(amount))
         commands: list[Command] = []
         for group, first in self._starts.items():
-            window = _id(first), _id(self._last), _PENDING_AT_ONCE
-            commands += [("TIME",), ("XPENDING", self.key, group, *window), ("TIME",)]
+            commands += self._pending_of(group, first)
         return commands
+
+    def trial(self) -> list[Command]:
+        return [*super().trial(), self._consumers_of(b""), *self._pending_of(b"", 0)]
+
+    def _opening(self) -> list[Command]:
+        return [("XINFO", "STREAM", self.key), ("XINFO", "GROUPS", self.key)]
+
+    def _consumers_of(self, group: bytes) -> Command:
+        return "XINFO", "CONSUMERS", self.key, group
+
+    def _next(self, count: int) -> list[Command]:
+        self._asked = count
+        return [("XRANGE", self.key, _id(self._start), "+", "COUNT", count)]
+
+    def _pending_of(self, group: bytes, first: int) -> list[Command]:
+        window = _id(first), _id(self._last), _PENDING_AT_ONCE
+        return [("TIME",), ("XPENDING", self.key, group, *window), ("TIME",)]
 
     def take(self, replies: list[Any]) -> Part | None:
         if not self._info:
@@ -469,12 +488,23 @@ _READERS: Final[dict[bytes, type[ChunkedReader]]] = {
 }
 
 
+KINDS: Final = (STRING, *_READERS)
+"""The types whose values can be copied in pieces."""
+
+
 def chunked_reader(
     kind: bytes, key: bytes, size: int, side: Side, name: str
 ) -> ChunkedReader | None:
     """Return a reader for a value of a type; None if there is none for that type."""
     reader = _READERS.get(kind)
     return reader(key, size, side, name) if reader else None
+
+
+def trial_reads(kind: bytes, key: bytes) -> list[Command]:
+    """Return each command that reads values of a type in pieces, for a key that does not exist."""
+    if kind == STRING:
+        return [("STRLEN", key), ("GETRANGE", key, 0, 0)]
+    return _READERS[kind](key, 0, "source", "").trial()
 
 
 def string_windows(length: int, size: int) -> Iterator[tuple[int, int]]:

@@ -19,15 +19,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from rumpx.servers.rdb import fields_expire
+from rumpx.servers.rdb import fields_expire, type_of
 from rumpx.values.by_type import (
     TOLERANCE_MS,
     NotComparable,
     equal_by_type,
     has_expiring_fields,
+    lacks_counters,
     same_payload,
 )
 from rumpx.values.reading import Caller, Reader, ReadRefused, ValueChanged
+from rumpx.values.rewrite import FIELD_EXPIRIES, STREAM_COUNTERS, Loss
 from rumpx.values.small import same_small_values
 
 __all__ = [
@@ -62,12 +64,13 @@ class Told:
     Attributes:
         different: keys that are not the same, in the order given.
         incomparable: the type of those keys whose values cannot be compared (`NotComparable`).
-        lossy: equal hashes whose fields expire on the source, and cannot on the target.
+        losses: what equal values have on the source, and the target has no place for: expiries of
+            a hash's fields, or a stream's counters.
     """
 
     different: list[bytes] = field(default_factory=list)
     incomparable: dict[bytes, str] = field(default_factory=dict)
-    lossy: list[bytes] = field(default_factory=list)
+    losses: dict[bytes, Loss] = field(default_factory=dict)
 
 
 def equal_values(source: Caller, target: Caller, key: bytes) -> bool:
@@ -235,10 +238,19 @@ def _differing_pairs(
         elif not verdict:
             told.different.append(key)
     unequal = {*told.different, *told.incomparable}
-    for key, ((payload, _), _) in pairs.items():
+    for key, ((payload, _), (other, _)) in pairs.items():
+        if key in unequal:
+            continue
         may_expire = fields_expire(payload) if payload else not dumped
-        if key not in unequal and may_expire and _expire_on_the_source_alone(source, target, key):
-            told.lossy.append(key)
+        if may_expire and _expire_on_the_source_alone(source, target, key):
+            told.losses[key] = FIELD_EXPIRIES
+        may_lack = _streams_of_two_kinds(payload, other) if payload and other else not dumped
+        if may_lack and lacks_counters(source, target, key):
+            told.losses[key] = STREAM_COUNTERS
+
+
+def _streams_of_two_kinds(payload: bytes, other: bytes) -> bool:
+    return payload[0] != other[0] and type_of(payload[0]) == "stream"
 
 
 def _are_small(states: tuple[_State, _State]) -> bool:
