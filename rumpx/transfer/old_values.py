@@ -18,6 +18,8 @@ from rumpx.transfer.peer import Route
 from rumpx.transfer.runner import Task
 from rumpx.transfer.size_reader import SizeReader
 
+LOST: Final = -1
+"""In the place of a size: the connection was lost."""
 NO_OLD_SIZES: Final = (
     "The target refuses MEMORY USAGE and TYPE (or STRLEN, HLEN, …): where a small value replaces a "
     "large one, the target frees that at once, and its other clients wait."
@@ -45,17 +47,17 @@ class OldValues:
         """True unless the target refuses all that asks for sizes."""
         return self._sizes.by != "none"
 
-    def sizes(self, records: Records, routes: Sequence[Route]) -> Task[list[int | None]]:
+    def sizes(self, records: Records, routes: Sequence[Route]) -> Task[list[int]]:
         """Return the size of each key's old value in bytes, 0 if there is none or its size is not
-        told; None if the connection was lost; a task."""
-        sizes: list[int | None] = [None] * len(records.keys)
+        told; or LOST; a task."""
+        sizes = [LOST] * len(records.keys)
         for route in routes:
             asked = Wanted(records.db, [records.keys[n] for n in route.positions], route.node)
             came = yield from self._sizes.sizes(asked, asking=route.asking)
             if came is None and not self.told:
                 return [0] * len(sizes)
             if len(routes) == 1 and came is not None:
-                return list(came)
+                return came
             for position, size in zip(route.positions, came or (), strict=False):
                 sizes[position] = size
         return sizes

@@ -73,7 +73,7 @@ from rumpx.servers.topology import is_error
 from rumpx.transfer.bridge import Bridge
 from rumpx.transfer.content_stats import Scale
 from rumpx.transfer.handler import Records, Written
-from rumpx.transfer.old_values import NO_OLD_SIZES, OldValues
+from rumpx.transfer.old_values import LOST, NO_OLD_SIZES, OldValues
 from rumpx.transfer.peer import Peer, Route
 from rumpx.transfer.runner import Replies, Task
 from rumpx.transfer.staging import staging_name
@@ -201,7 +201,7 @@ class RestoreWriter(Peer):
             yield from self._write(records, result, _Way.OVER)
         elif old.likely:
             sizes = yield from self._sizes(old, records)
-            old.found(sum(map(bool, sizes)), len(sizes))
+            old.found(len(sizes) - sizes.count(0), len(sizes))
             yield from self._over(old, records, sizes, result)
         else:
             yield from self._write(records, result, _Way.NEW)
@@ -214,7 +214,7 @@ class RestoreWriter(Peer):
             busy, result.busy = _named(records, result.busy), []
             yield from self._write(busy, result, _Way.ANEW)
 
-    def _sizes(self, old: OldValues, records: Records) -> Task[list[int | None]]:
+    def _sizes(self, old: OldValues, records: Records) -> Task[list[int]]:
         """Ask for the sizes of the old values, unless that is refused."""
         sizes = yield from old.sizes(records, self._routes(records.keys, records.ask))
         if not old.told and self._old:
@@ -223,18 +223,17 @@ class RestoreWriter(Peer):
         return sizes
 
     def _over(
-        self, old: OldValues, records: Records, sizes: list[int | None], result: Written
+        self, old: OldValues, records: Records, sizes: list[int], result: Written
     ) -> Task[None]:
         """Write records over old values of these sizes."""
-        known = [size for size in sizes if size is not None]
-        if len(known) == len(sizes) and not old.is_large(max(known, default=0)):
+        if LOST not in sizes and not old.is_large(max(sizes, default=0)):
             yield from self._write(records, result, _Way.OVER)
             return
         small: list[int] = []
         large: list[int] = []
         for position, size in enumerate(sizes):
             key = records.keys[position]
-            if size is None:
+            if size == LOST:
                 result.repeat([key], "The target's connection was lost.")
             elif not old.is_large(size) or records.payloads[position][0] in OF_MODULES:
                 small.append(position)

@@ -4,7 +4,7 @@ Algorithm, for one batch (a task, see `runner`):
 
 1. Cut it into chunks: one pipeline each (`chunks`).
 2. For each chunk get a permit, read it, write it, return the permit. A large value is streamed
-   instead (`stream`); one that cannot be is read whole. So is a value that no payload holds.
+   instead (`stream`), and so is one that no payload holds; one that cannot be is read whole.
 3. Keys that were not settled (a lost connection, a redirection, a server that is loading) are
    retried: *read* again, never written again from an old payload. After a redirection at once,
    after trouble with a growing pause; if nothing of the batch is settled for `retry_for` seconds,
