@@ -211,7 +211,7 @@ def test_an_expiry_that_passes_at_that_moment(server: StartServer, proxy: StartP
     large_and_small(source, target, 1)
     way = proxy(target)
     way.hold(b"RENAMENX")
-    source.do("PEXPIRE", "key:0", 4000)
+    source.do("PEXPIRE", "key:0", 8000)
     with Copying(source, way, *FROM_1K) as copying:
         wait_until(lambda: way.holding, 60, "the transaction")
         wait_until(lambda: source.do("EXISTS", "key:0") == 0, 60, "the expiry")

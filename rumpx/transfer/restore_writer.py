@@ -148,7 +148,7 @@ class RestoreWriter(Peer):
         self._shift = shift
         self._clock_offset = clock_offset
         self._old = OldValues(links, large_from) if replace and large_from is not None else None
-        self._unswapped = False
+        self._told_of_swaps = False
         self._notices: list[str] = []
         self._scale = Scale()
 
@@ -286,14 +286,13 @@ class RestoreWriter(Peer):
 
     def _cannot_swap(self, name: str, answer: Reply) -> None:
         """Note that the target refuses the transaction, for each key or for this one."""
-        text = (
-            f"The target at {name} refuses MULTI, RENAME, RENAMENX or UNLINK "
-            f"({without_arguments(answer)}): where a small value replaces a large one, it frees "
-            "that at once, and its other clients wait."
-        )
-        if not self._unswapped:
-            self._unswapped = True
-            self._notices.append(text)
+        if not self._told_of_swaps:
+            self._told_of_swaps = True
+            self._notices.append(
+                f"The target at {name} refuses MULTI, RENAME, RENAMENX or UNLINK "
+                f"({without_arguments(answer)}): where a small value replaces a large one, it "
+                "frees that at once, and its other clients wait."
+            )
         if not key_refused(answer):
             self._old = None
 
