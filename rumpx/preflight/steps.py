@@ -31,6 +31,7 @@ from rumpx.preflight.abilities import (
     NO_ABSTTL,
     find_abilities,
     find_sample,
+    frees_in_line,
     prove_restore,
 )
 from rumpx.preflight.cursors import with_schemes
@@ -186,6 +187,7 @@ def _plan(draft: Draft) -> None:
             tuning,
             draft.shift,
             absttl=draft.absttl,
+            in_line=draft.policy == "replace" and frees_in_line(draft.target),
             dialects=draft.dialects,
         ),
         draft.policy,

@@ -52,9 +52,10 @@ def worker_spec(
     shift: int,
     *,
     absttl: bool,
+    in_line: bool,
     dialects: Dialects,
 ) -> WorkerSpec:
-    """Return the settings of a copying worker."""
+    """Return the settings of a copying worker; `in_line` as by `frees_in_line`."""
     return WorkerSpec(
         source.dialer,
         target.dialer,
@@ -74,6 +75,7 @@ def worker_spec(
         target.clock.offset,
         shift,
         absttl,
+        job.stream_from if in_line and job.size_check else None,
         tuple(dialects.items()),
         job.field_expiries,
         beside_server=source.local or target.local,

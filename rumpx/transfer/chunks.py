@@ -72,6 +72,7 @@ class Chunk:
         alone: nothing else may be in flight.
         sized: sizes were asked, if the server gives any.
         stream: the one key goes in pieces (`stream`).
+        whole: the one key cannot go in pieces.
     """
 
     keys: list[bytes]
@@ -84,6 +85,7 @@ class Chunk:
     alone: bool = False
     sized: bool = True
     stream: bool = False
+    whole: bool = False
 
     @property
     def estimate(self) -> int:
@@ -197,7 +199,11 @@ class Intake:
         """Return a chunk to read whole, after all, for one that cannot be streamed."""
         size = max(1, int(chunk.expected.of(chunk.estimate)))
         alone = size >= self._most.big
-        return replace(chunk, sizes=[size], size=size, alone=alone, stream=False)
+        return replace(chunk, sizes=[size], size=size, alone=alone, stream=False, whole=True)
+
+    def in_pieces(self, key: bytes, size: int) -> Chunk:
+        """Return a chunk to stream a key of so many bytes, for one that no payload holds."""
+        return _streamed(key, size, self._sized)
 
     @property
     def amount(self) -> Amount:

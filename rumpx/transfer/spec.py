@@ -39,6 +39,8 @@ class WorkerSpec:
         clock_offset: the target's clock minus ours, ms, if known.
         expiry_shift: ms to add to expiries (`--clock relative`).
         absttl: the target's RESTORE takes instants.
+        large_from: the target frees old values of so many bytes only if they are moved aside; None
+            if it frees all in the background, or the size does not matter.
         dialects: of the target's primaries, as far as they are known.
         field_expiries: "drop" accepts the loss of field expiries.
         beside_server: a server is on this machine.
@@ -62,6 +64,7 @@ class WorkerSpec:
     clock_offset: float | None
     expiry_shift: int
     absttl: bool
+    large_from: int | None
     dialects: tuple[tuple[Address | None, Dialect], ...]
     field_expiries: FieldExpiries
     beside_server: bool
@@ -84,6 +87,7 @@ class WorkerSpec:
                 shift=self.expiry_shift,
                 clock_offset=self.clock_offset,
                 absttl=self.absttl,
+                large_from=self.large_from,
             ),
             self.aside(),
             intake,

@@ -4,7 +4,7 @@ Algorithm, for one batch (a task, see `runner`):
 
 1. Cut it into chunks: one pipeline each (`chunks`).
 2. For each chunk get a permit, read it, write it, return the permit. A large value is streamed
-   instead (`stream`); one that cannot be is read whole.
+   instead (`stream`), and so is one that no payload holds; one that cannot be is read whole.
 3. Keys that were not settled (a lost connection, a redirection, a server that is loading) are
    retried: *read* again, never written again from an old payload. After a redirection at once,
    after trouble with a growing pause; if nothing of the batch is settled for `retry_for` seconds,
@@ -289,17 +289,23 @@ class Transfer:
             if failure := suspects.blame(batch.db, lost, alone=alone):
                 tally.failures.append(failure)
                 again.remove(failure.key)
-        if written.busy:
+        if written.busy or written.in_pieces:
             sizes = dict(zip(read.keys, map(len, read.payloads), strict=True))
             if chunk.stream:
                 sizes = dict(zip(chunk.keys, chunk.estimates, strict=True))
-            yield from self._conflicts(batch, written.busy, sizes, tally)
+            if written.busy:
+                yield from self._conflicts(batch, written.busy, sizes, tally)
+            for key in written.in_pieces:
+                pieces = self._intake.in_pieces(key, sizes[key])
+                again += yield from self._try(batch, pieces, unsettled, suspects, tally)
         return again
 
     def take_notices(self) -> list[str]:
         """Return the notices for the user since the last call."""
         taken, self._notices = self._notices, []
-        return taken + self._reader.take_notices() + self._streamer.take_notices()
+        for each in (self._reader, self._writer, self._streamer):
+            taken += each.take_notices()
+        return taken
 
     def take_streaming(self) -> Streaming | None:
         """Return the progress of a large value, if it is time to show it."""
@@ -337,7 +343,16 @@ class Transfer:
             ask = {k: unsettled.write_ask.pop(k) for k in read.keys if k in unsettled.write_ask}
         db = self._scope.target_db(batch.db)
         written = yield from self._writer.write(
-            Records(db, batch.db, read.keys, read.payloads, read.expiries, ask, read.left)
+            Records(
+                db,
+                batch.db,
+                read.keys,
+                read.payloads,
+                read.expiries,
+                ask,
+                read.left,
+                whole=chunk.whole,
+            )
         )
         return read, written
 

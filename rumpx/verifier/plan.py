@@ -22,6 +22,7 @@ from rumpx.preflight.abilities import (
     Sample,
     find_abilities,
     find_sample,
+    frees_in_line,
     lacks_absttl,
     prove_restore,
 )
@@ -106,6 +107,7 @@ def prepare_comparison(request: Request) -> tuple[Plan, CompareSpec]:
     copying = worker_spec(
         *(job, source, target, databases, scope, abilities, "replace", tuning, shift),
         absttl=absttl,
+        in_line=request.repair and frees_in_line(target),
         dialects=dialects,
     )
     places, back = with_schemes(source, databases), with_schemes(target, reverse)
