@@ -18,7 +18,6 @@ A chunk is one pipeline, and so the unit for which the server's other clients wa
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -262,11 +261,6 @@ class Intake:
         """Wait until the rates allow this much; a task."""
         for seconds in self._pacer.turn(keys=keys, payload=payload, ops=ops):
             yield Pause(seconds)
-
-    def wait(self, payload: float, ops: int) -> None:
-        """As `turn`, for a caller that is no task: blocks."""
-        for seconds in self._pacer.turn(payload=payload, ops=ops):
-            time.sleep(seconds)
 
     def _guess(self, chunk: Chunk) -> float:
         return chunk.expected.ratio * chunk.estimate

@@ -69,6 +69,7 @@ from rumpx.transfer.stream_requests import (
     Try,
     Unsettled,
 )
+from rumpx.transfer.under_way import UnderWay
 from rumpx.units import size as in_words
 from rumpx.values.chunked_reader import (
     ChunkedReader,
@@ -88,7 +89,6 @@ _PAUSES: Final = (0.0, 0.5, 2.0)
 WHOLE_BYTES: Final = 64 * 2**20
 # While another value is streamed, look this often, in seconds.
 _LOOK_SECONDS: Final = 0.05
-_SHOW_SECONDS: Final = 0.5
 _WINDOW_BYTES: Final = 128 * 2**10
 _WINDOWS_AHEAD: Final = 2
 # Nodes that are asked to delete a staging key whose slot moves.
@@ -137,8 +137,7 @@ class Streamer(Requests):
         self._drops = drops
         self._scale = Scale()
         self._busy = False
-        self._streaming: Streaming | None = None
-        self._shown = 0.0
+        self._under_way = UnderWay()
         self._notices: list[str] = []
         self._said: set[str] = set()
 
@@ -154,14 +153,7 @@ class Streamer(Requests):
 
     def take_streaming(self) -> Streaming | None:
         """Return the progress of a value, if it is time to show it."""
-        taken, self._streaming = self._streaming, None
-        return taken
-
-    def _show(self, key: bytes, fraction: float) -> None:
-        now = time.monotonic()
-        if now - self._shown >= _SHOW_SECONDS:
-            self._shown = now
-            self._streaming = Streaming(key, fraction)
+        return self._under_way.take()
 
     def close(self) -> None:
         """Close all connections; others are opened when they are needed."""
@@ -186,7 +178,7 @@ class Streamer(Requests):
             if self._intake.hurries:
                 raise Draining
         self._busy = True
-        self._shown = time.monotonic()  # a quick one is not shown
+        self._under_way.start()
         try:
             if wanted.by_slot:  # after trouble
                 self._source.refresh()
@@ -420,7 +412,7 @@ class Streamer(Requests):
         if asked:
             replies = self._source_replies(one, asked, waits[0], outcomes[0])
             following = reader.take(replies)
-            self._show(one.key, reader.fraction)
+            self._under_way.show(one.key, reader.fraction)
             size = following.size if following else 0
             one.payload += size
             self._intake.streamed(one.permit, size, one.guessed)
@@ -456,7 +448,7 @@ class Streamer(Requests):
                 if len(piece) < wanted:
                     raise ValueChanged
                 one.payload += len(piece)
-                self._show(one.key, one.payload / length)
+                self._under_way.show(one.key, one.payload / length)
                 self._intake.streamed(one.permit, len(piece), wanted)
                 self._push(one, piece)
         except BaseException as error:

@@ -54,7 +54,8 @@ from rumpx.servers.side import SideFacts, connected
 from rumpx.servers.topology import is_error
 from rumpx.transfer.dump_reader import Abilities
 from rumpx.transfer.restore_writer import LATE_MS
-from rumpx.verifier.comparer import CompareSpec
+from rumpx.verifier.compare_spec import CompareSpec
+from rumpx.verifier.verdicts import Rules
 
 # If both servers return absolute expiries; if one returns remaining TTLs, each up to 2 ms off.
 _EXACT_TOLERANCE: Final = 1
@@ -123,20 +124,19 @@ def prepare_comparison(request: Request) -> tuple[Plan, CompareSpec]:
                 f"{late}, so that a copy writes expiries as remaining TTLs: they may differ by "
                 f"{tolerances[1]:,} ms (--ttl-tolerance sets how much)."
             )
+    fate = foretell(
+        job,
+        expiring_hashes(source, databases),
+        shows_field_expiries(target, there),
+        target,
+        warnings,
+    )
+    clocks = source.clock.offset, target.clock.offset
     spec = CompareSpec(
         copying,
         target_abilities,
-        tolerances[0],
-        tolerances[1],
+        Rules(shift, tolerances[0], tolerances[1], fate, clocks),
         request.digests and digests_work(sides, warnings),
-        foretell(
-            job,
-            expiring_hashes(source, databases),
-            shows_field_expiries(target, there),
-            target,
-            warnings,
-        ),
-        (source.clock.offset, target.clock.offset),
     )
     plan = Plan(
         job,
