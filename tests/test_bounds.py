@@ -6,6 +6,7 @@ import itertools
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from functools import partial
 from typing import Any, get_args
 
 import pytest
@@ -452,7 +453,8 @@ def test_a_value_whose_members_never_end(
 ) -> None:
     server = Walked(members)
     with pytest.raises(SourceUnusable, match=f"{command} on .* never ends: .*{why}"):
-        run_over(server, server, lambda sides: walk_value(sides, command, counter), Amount(1000, 2**30))
+        walked = partial(walk_value, command=command, counter=counter)
+        run_over(server, server, walked, Amount(1000, 2**30))
 
 
 class Streaming(Walked):
