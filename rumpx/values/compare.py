@@ -29,7 +29,7 @@ from rumpx.values.by_type import (
     has_expiring_fields,
     same_payload,
 )
-from rumpx.values.reading import Reader, Reading, ReadRefused, ValueChanged, together
+from rumpx.values.reading import Reader, Reading, ReadRefused, ValueChanged, side_by_side, together
 from rumpx.values.sides import Sides
 from rumpx.values.small import same_small_values
 
@@ -51,6 +51,8 @@ _GROUP_BYTES: Final = 4 * 2**20
 _GROUP_KEYS: Final = 200
 SMALL_BYTES: Final = 64 * 2**10
 _GONE: Final = -2
+# Keys whose values `unlike` reads at once.
+_SIDE_BY_SIDE: Final = 10
 # Size assumed for a key if MEMORY USAGE is refused, which keeps groups of unknown sizes small.
 _UNKNOWN_BYTES: Final = 256 * 2**10
 
@@ -91,7 +93,7 @@ def unlike(
 
     Args:
         sides: in the right databases.
-        keys: their values are read in chunks, one after the other.
+        keys: their values are read in chunks, those of a few keys side by side.
 
     Returns:
         The types of both sides, "hash" or "string, list", by key; and the type of those that cannot
@@ -101,8 +103,9 @@ def unlike(
         ReadRefused: a server refused a command.
     """
     told = Told()
-    for key in keys:
-        yield from _look_into(sides, key, told)
+    for start in range(0, len(keys), _SIDE_BY_SIDE):
+        part = keys[start : start + _SIDE_BY_SIDE]
+        yield from side_by_side([_look_into(sides, key, told) for key in part])
     commands = [("TYPE", key) for key in told.different]
     both = sides.source.read_many(commands), sides.target.read_many(commands)
     types = yield from together(*both)

@@ -64,9 +64,15 @@ Reading = Generator[Round, Answers, T]
 
 def together(one: Reading[T], other: Reading[U]) -> Reading[tuple[T, U]]:
     """Read two things at once: the commands of each round go together. Return both results."""
-    parts: tuple[Reading[Any], Reading[Any]] = one, other
-    results: list[Any] = [None, None]
-    came: dict[int, Any] = {0: None, 1: None}
+    parts: list[Reading[Any]] = [one, other]
+    first, second = yield from side_by_side(parts)
+    return first, second
+
+
+def side_by_side(parts: Sequence[Reading[T]]) -> Reading[list[T]]:
+    """As `together`, for any number."""
+    results: dict[int, T] = {}
+    came: dict[int, Any] = dict.fromkeys(range(len(parts)))
     while True:
         asked: dict[int, Round] = {}
         for n, replies in came.items():
@@ -75,16 +81,17 @@ def together(one: Reading[T], other: Reading[U]) -> Reading[tuple[T, U]]:
             except StopIteration as end:
                 results[n] = end.value
         if not asked:
-            return results[0], results[1]
+            return [results[n] for n in range(len(parts))]
         rounds = asked.values()
         source, target = yield Round(
             [command for each in rounds for command in each.source],
             [command for each in rounds for command in each.target],
         )
-        came = {}
-        for n, (here, there) in asked.items():
-            came[n] = source[: len(here)], target[: len(there)]
-            source, target = source[len(here) :], target[len(there) :]
+        came, here, there = {}, 0, 0
+        for n, each in asked.items():
+            mine, theirs = here + len(each.source), there + len(each.target)
+            came[n] = source[here:mine], target[there:theirs]
+            here, there = mine, theirs
 
 
 class ReadRefused(RumpxError):
