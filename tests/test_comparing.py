@@ -178,6 +178,20 @@ def test_a_value_that_turns_out_large_is_dumped_once(server: StartServer) -> Non
     assert calls(target, "dump") - before[1] == 1
 
 
+def test_a_value_that_is_large_on_the_target_only(server: StartServer) -> None:
+    source, target = server("7.0"), server("9.1")
+    hashes(target, key="large")
+    source.do("HSET", "large", "large:0", "x")
+    with worker(source, target) as one:
+        before = calls(target, "dump")
+        one.start([b"large"])
+        one.run()
+        (ack,) = one.results
+    assert isinstance(ack, Ack)
+    assert [(finding.key, finding.kind) for finding in ack.findings] == [(b"large", "value")]
+    assert calls(target, "dump") == before
+
+
 @pytest.mark.parametrize("policy", ["skip", "fail"])
 def test_a_large_conflict_is_not_dumped_again(server: StartServer, policy: Policy) -> None:
     """The payload that was read told its size, though MEMORY USAGE is refused."""

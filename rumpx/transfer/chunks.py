@@ -20,11 +20,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Protocol
 
 from rumpx.throttle.rates import Pace, Pacer
 from rumpx.transfer.expected_sizes import Expected
-from rumpx.transfer.handler import Reader, Wanted
+from rumpx.transfer.handler import Wanted
 from rumpx.transfer.runner import Budget, Pause, Permit, Task
 from rumpx.values.chunked_reader import FIRST_MEMBERS, Amount
 
@@ -90,6 +90,23 @@ class Chunk:
         return sum(self.estimates)
 
 
+class Sizes(Protocol):
+    """Knows the sizes of values; see `handler.Reader`."""
+
+    @property
+    def tells_sizes(self) -> bool:
+        """True if `sizes` asks a server at all."""
+
+    def ops(self, keys: int, *, sized: bool) -> int:
+        """Return how many commands the source executes for that many keys."""
+
+    def largest(self, wanted: Wanted) -> Task[int | None]:
+        """Return how many bytes a payload has at most, if that is proven; a task."""
+
+    def sizes(self, wanted: Wanted) -> Task[list[int] | None]:
+        """Return the estimated bytes of each key's payload, None if unknown; a task."""
+
+
 class Intake:
     """Cuts batches, and admits their chunks.
 
@@ -103,7 +120,7 @@ class Intake:
 
     def __init__(
         self,
-        reader: Reader,
+        reader: Sizes,
         budget: Budget,
         limits: ChunkLimits,
         pacer: Pacer,

@@ -16,6 +16,7 @@ from rumpx.verifier.by_meaning import ByMeaning
 from rumpx.verifier.comparer import ComparedSide, Comparer
 from rumpx.verifier.digests import Digests
 from rumpx.verifier.extras import Extras
+from rumpx.verifier.sizes import BothSizes
 from rumpx.verifier.verdicts import Judge, Rules
 
 
@@ -58,14 +59,14 @@ class CompareSpec:
     def build(self, budget: Budget, pacer: Pacer) -> Comparer:
         """Return the comparer."""
         spec, scope = self.copying, self.scope
-        links = Links(spec.source, spec.source_topology)
-        reader = DumpReader(links, spec.abilities)
-        intake = Intake(reader, budget, spec.limits(budget), pacer, sides=2)
-        source = ComparedSide(reader, Calls(links, spec.retry_for, intake))
-        links = Links(spec.target, spec.target_topology)
-        target = ComparedSide(
-            DumpReader(links, self.target_abilities), Calls(links, spec.retry_for, intake)
-        )
+        here = Links(spec.source, spec.source_topology)
+        there = Links(spec.target, spec.target_topology)
+        reader, other = DumpReader(here, spec.abilities), DumpReader(there, self.target_abilities)
+        # Without streaming, no value is too large for a DUMP, and the target's sizes do not matter.
+        sizes = BothSizes(reader, other, scope) if spec.stream_from else reader
+        intake = Intake(sizes, budget, spec.limits(budget), pacer, sides=2)
+        source = ComparedSide(reader, Calls(here, spec.retry_for, intake))
+        target = ComparedSide(other, Calls(there, spec.retry_for, intake))
         among = spec.primaries()
         primaries = Calls(among, spec.retry_for, intake) if among else source.calls
         judge = Judge(source.reader, target.reader, self.rules)

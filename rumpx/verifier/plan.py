@@ -88,10 +88,8 @@ def prepare_comparison(request: Request) -> tuple[Plan, CompareSpec]:
     prove_databases(target, sorted({scope.target_db(place.db) for place in databases}))
     sample = find_sample(source, databases, scope)
     abilities = find_abilities(job, source, sample, warnings)
-    # Sizes of values are read from the source alone.
-    unsized = replace(job, size_check=False)
     there = find_sample(target, reverse, scope)
-    target_abilities = find_abilities(unsized, target, there, warnings)
+    target_abilities = find_abilities(job, target, there, warnings)
     # Mismatches are compared again, so payload and expiry may differ in time, and MULTI costs.
     target_abilities = replace(target_abilities, multi=False)
     if request.repair:
