@@ -38,7 +38,7 @@ class Worker:
     """What a worker runs, to take one step after the other."""
 
     def __init__(
-        self, source: Server, target: Server, throttle: Throttle, sizes: SizesBy
+        self, source: Server, target: Server, throttle: Throttle, sizes: SizesBy, digests: bool
     ) -> None:
         ends = parse_endpoint(source.uri, "source"), parse_endpoint(target.uri, "target")
         self.plan = prepare(replace(Job(*ends), on_conflict="replace", timeout=5))
@@ -46,7 +46,7 @@ class Worker:
         rules = Rules(0, 0, 0, "kept", (None, None))
         abilities = replace(copying.abilities, sizes=sizes)
         copying = replace(copying, abilities=abilities)
-        spec = CompareSpec(copying, replace(abilities, multi=False), rules, digests=False)
+        spec = CompareSpec(copying, replace(abilities, multi=False), rules, digests)
         self.budget = Budget(spec.bytes_in_flight)
         self.throttle = throttle
         self.comparer: Comparer = spec.build(self.budget, throttle)
@@ -67,9 +67,11 @@ class Worker:
 
 
 @contextmanager
-def worker(source: Server, target: Server, sizes: SizesBy = "memory") -> Iterator[Worker]:
+def worker(
+    source: Server, target: Server, sizes: SizesBy = "memory", digests: bool = False
+) -> Iterator[Worker]:
     with closing(Throttle()) as throttle:
-        one = Worker(source, target, throttle, sizes)
+        one = Worker(source, target, throttle, sizes, digests)
         with closing(one.comparer):
             yield one
 
@@ -99,6 +101,23 @@ def test_two_batches_of_large_values_in_one_worker(server: StartServer) -> None:
         assert [(f.key, f.kind) for f in ack.findings] == [(wrong, "value")]
         assert (ack.counts.equal, ack.counts.different) == (1, 1)
     assert (calls(source, "dump"), calls(target, "dump")) == before
+
+
+def test_a_write_is_noticed_beside_another_large_value(server: StartServer) -> None:
+    """The other one's UNWATCH and EXEC end no WATCH of this one."""
+    source, target = server("7.0"), server("7.0")
+    for key in ("one", "two"):
+        hashes(source, target, key=key)
+        target.do("HSET", key, f"{key}:last", "x")
+    with worker(source, target) as one:
+        one.start([b"one"], [b"two"])
+        one.run(until=lambda: calls(source, "hscan") > 5)
+        source.do("HSET", "one", "one:last", "y")
+        one.run()
+    first, second = sorted(one.results, key=lambda result: result.batch)
+    assert isinstance(first, Ack) and isinstance(second, Ack)
+    assert first.findings[0].prints != (b"", b"")
+    assert second.findings[0].prints == (b"", b"")
 
 
 def test_a_small_batch_passes_a_large_value(server: StartServer) -> None:
@@ -190,6 +209,25 @@ def test_a_value_that_is_large_on_the_target_only(server: StartServer) -> None:
     assert isinstance(ack, Ack)
     assert [(finding.key, finding.kind) for finding in ack.findings] == [(b"large", "value")]
     assert calls(target, "dump") == before
+
+
+def test_a_digest_of_a_value_that_turns_out_large(server: StartServer) -> None:
+    """Each side computed its checksum from a DUMP; the difference is found without another."""
+    source, target = server("7.0"), server("9.1")
+    for key in ("equal", "other"):
+        hashes(source, target, key=key)
+    target.do("HSET", "other", "other:7", "y")
+    for side in (source, target):
+        side.do("ACL", "SETUSER", "default", "-memory|usage")
+    with worker(source, target, sizes="none", digests=True) as one:
+        before = calls(source, "dump"), calls(target, "dump")
+        one.start([b"equal", b"other"])
+        one.run()
+        (ack,) = one.results
+    assert isinstance(ack, Ack)
+    assert [(finding.key, finding.kind) for finding in ack.findings] == [(b"other", "value")]
+    assert ack.counts.equal == 1
+    assert (calls(source, "dump") - before[0], calls(target, "dump") - before[1]) == (2, 2)
 
 
 @pytest.mark.parametrize("policy", ["skip", "fail"])

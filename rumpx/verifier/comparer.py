@@ -161,7 +161,10 @@ class Comparer:
 
     def _compare_part(self, batch: Batch, keys: list[bytes], verdicts: Verdicts) -> Task[None]:
         if self._digests:
-            keys = yield from self._digests.unmatched(batch, keys, verdicts)
+            keys, large = yield from self._digests.unmatched(batch, keys, verdicts)
+            for key, size in large.items():
+                chunk = self._intake.alone([key], {key: size})
+                yield from self._compare_chunk(batch, chunk, verdicts)
         if not keys:
             return
         for chunk in (yield from self._intake.chunks(Wanted(batch.db, keys, batch.node))):
