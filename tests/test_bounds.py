@@ -42,7 +42,7 @@ from rumpx.transfer.commands import Calls
 from rumpx.transfer.dump_reader import Abilities, DumpReader, Expiry
 from rumpx.transfer.handler import Read, Wanted
 from rumpx.transfer.runner import Budget, Runner
-from rumpx.values import by_type
+from rumpx.values import by_type, equal_streams
 from rumpx.values.chunked_reader import Amount
 from rumpx.values.reading import Reading
 from rumpx.values.shapes import fits
@@ -488,9 +488,9 @@ def test_a_stream_whose_entries_never_end(
 ) -> None:
     both = Streaming(members), Streaming(members)
     with pytest.raises(SourceUnusable, match=f"XRANGE on .* never ends: .*{why}"):
-        run_over(*both, lambda sides: by_type._equal_entries(sides, b"k"))
+        run_over(*both, lambda sides: equal_streams._equal_entries(sides, b"k"))
     with pytest.raises(SourceUnusable, match=f"XPENDING on .* never ends: .*{why}"):
-        run_over(*both, lambda sides: by_type._equal_pending(sides, b"k", b"g"))
+        run_over(*both, lambda sides: equal_streams._equal_pending(sides, b"k", b"g"))
 
 
 @pytest.mark.parametrize("mode", ["endless and empty", "round"])

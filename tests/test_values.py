@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from rumpx.errors import RumpxError
 from rumpx.servers.resp import Argument, Command, Connection, Reply
-from rumpx.values import by_type, compare
+from rumpx.values import by_type, compare, equal_streams
 from rumpx.values.by_type import same_payload
 from rumpx.values.chunked_reader import Amount
 from rumpx.values.compare import ReadRefused, Told
@@ -346,7 +346,7 @@ def test_big_values_are_read_in_chunks_and_never_dumped(
     pair: Pair, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     amount = Amount(2, 100)
-    monkeypatch.setattr(by_type, "_PENDING_AT_ONCE", 2)
+    monkeypatch.setattr(equal_streams, "_PENDING_AT_ONCE", 2)
     monkeypatch.setattr(compare, "BIG_BYTES", 10)
     for connection, commands in zip(pair, EQUAL[name], strict=True):
         do(connection, *commands)

@@ -31,17 +31,15 @@ from typing import Any, Final
 from rumpx.servers.endless import Endless, refuse_endless
 from rumpx.servers.rdb import CHECKSUM_BYTES, FOOTER_BYTES
 from rumpx.servers.resp import Argument, Command
-from rumpx.values.chunked_reader import Measure
-from rumpx.values.reading import Reader, Reading, ValueChanged, together
+from rumpx.values.chunked_reader import FIRST_MEMBERS, Measure
+from rumpx.values.equal_streams import equal_streams
+from rumpx.values.reading import Reader, Reading, ValueChanged, pairs, together
 from rumpx.values.sides import Sides
 from rumpx.values.sketches import LARGEST_SKETCH
 from rumpx.values.small import meaning
 
 WHOLE_BYTES: Final = 64 * 2**20
-# The most that two instants may differ by if one was computed from a time to live.
-TOLERANCE_MS: Final = 2
 
-_PENDING_AT_ONCE: Final = 500
 
 
 class NotComparable(Exception):
@@ -61,7 +59,7 @@ def equal_by_type(sides: Sides, key: bytes) -> Reading[bool]:
         ValueChanged: the key was deleted or became another type while it was read.
         ReadRefused: a server refused a command.
     """
-    kind, other = yield from _both(sides, "TYPE", key)
+    kind, other = yield from sides.read("TYPE", key)
     if kind != other:
         return False
     if kind == b"none":
@@ -79,12 +77,12 @@ def _equal_whole(sides: Sides, key: bytes, kind: bytes) -> Reading[bool]:
     asked = yield from together(sides.source.ask(usage), sides.target.ask(usage))
     if any(isinstance(size, int) and size > WHOLE_BYTES for (size,) in asked):
         raise NotComparable(f"{name} (too large)")
-    if same_payload(*(yield from _both(sides, "DUMP", key))):
+    if same_payload(*(yield from sides.read("DUMP", key))):
         return True
     if command := _WHOLE_VALUES.get(kind):
         both = sides.source.may_call(command, key), sides.target.may_call(command, key)
         if all((yield from together(*both))):
-            return (yield from _same(sides, command, key))
+            return (yield from sides.agree(command, key))
     raise NotComparable(name)
 
 
@@ -95,16 +93,6 @@ def same_payload(one: bytes | None, other: bytes | None) -> bool:
     if one[-FOOTER_BYTES:-CHECKSUM_BYTES] == other[-FOOTER_BYTES:-CHECKSUM_BYTES]:
         return one == other
     return one[:-FOOTER_BYTES] == other[:-FOOTER_BYTES]
-
-
-def _both(sides: Sides, *command: Argument) -> Reading[tuple[Any, Any]]:
-    """Return the replies of both sides to one command."""
-    return (yield from together(sides.source.read(*command), sides.target.read(*command)))
-
-
-def _same(sides: Sides, *command: Argument) -> Reading[bool]:
-    one, other = yield from _both(sides, *command)
-    return bool(one == other)
 
 
 class _Walk:
@@ -131,6 +119,7 @@ class _Walk:
         self._counter = counter
         self._width = width
         self._cursor = 0
+        self._count = FIRST_MEMBERS // 2
         self._measure = Measure()
         self._endless = Endless("members", counter)
 
@@ -146,7 +135,11 @@ class _Walk:
         """
         if self.done:
             return []
-        count = self._measure.count(self._sides.amount)
+        amount = self._sides.amount
+        if self.members:
+            count = self._measure.count(amount)
+        else:  # so far, only empty buckets
+            count = self._count = min(2 * self._count, amount.members)
         asked = self._command, self._key, self._cursor, "COUNT", count
         reply = yield from self._reader.read(*asked)
         self._cursor = int(reply[0])
@@ -163,16 +156,16 @@ class _Walk:
 
 
 def _equal_strings(sides: Sides, key: bytes) -> Reading[bool]:
-    length, other = yield from _both(sides, "STRLEN", key)
+    length, other = yield from sides.read("STRLEN", key)
     if max(length, other) <= LARGEST_SKETCH:
-        mine, theirs = yield from _both(sides, "GET", key)
+        mine, theirs = yield from sides.read("GET", key)
         return bool(meaning(b"string", mine) == meaning(b"string", theirs))
     if length != other:
         return False
     start = 0
     while start < length:
         end = start + max(1, sides.amount.size)
-        if not (yield from _same(sides, "GETRANGE", key, start, end - 1)):
+        if not (yield from sides.agree("GETRANGE", key, start, end - 1)):
             return False
         start = end
         sides.show(key, start, length)
@@ -191,14 +184,14 @@ def _equal_sorted_sets(sides: Sides, key: bytes) -> Reading[bool]:
 def _equal_ranks(
     sides: Sides, key: bytes, counter: str, command: str, *options: str
 ) -> Reading[bool]:
-    length, other = yield from _both(sides, counter, key)
+    length, other = yield from sides.read(counter, key)
     if length != other:
         return False
     measure = Measure()
     while (start := measure.members) < length:
         count = measure.count(sides.amount)
         end = start + count - 1
-        mine, theirs = yield from _both(sides, command, key, start, end, *options)
+        mine, theirs = yield from sides.read(command, key, start, end, *options)
         if mine != theirs and not (options and _scored(mine) == _scored(theirs)):
             return False
         measure.add(count, sum(map(len, mine)))
@@ -213,7 +206,7 @@ def _scored(flat: list[bytes]) -> list[tuple[bytes, float]]:
 
 def _equal_sets(sides: Sides, key: bytes) -> Reading[bool]:
     """Look up each member of one set on the other, while the next ones are found."""
-    length, other = yield from _both(sides, "SCARD", key)
+    length, other = yield from sides.read("SCARD", key)
     if length != other:
         return False
     walk = _Walk(sides, sides.source, "SSCAN", key, "SCARD", 1)
@@ -235,7 +228,7 @@ def _equal_hashes(sides: Sides, key: bytes) -> Reading[bool]:
     probe = ("HPEXPIRETIME", key, "FIELDS", 1, b"")
     both = sides.source.may_call(*probe), sides.target.may_call(*probe)
     expire = all((yield from together(*both)))
-    lengths = yield from _both(sides, "HLEN", key)
+    lengths = yield from sides.read("HLEN", key)
     read, length = 0, sum(lengths)
     for one, other in ((sides.source, sides.target), (sides.target, sides.source)):
         walk = _Walk(sides, one, "HSCAN", key, "HLEN", 2)
@@ -285,124 +278,6 @@ def has_expiring_fields(sides: Sides, reader: Reader, key: bytes) -> Reading[boo
     return False
 
 
-def _equal_streams(sides: Sides, key: bytes) -> Reading[bool]:
-    attributes = yield from together(_stream(sides.source, key), _stream(sides.target, key))
-    if not _same_attributes(*attributes) or not (yield from _equal_entries(sides, key)):
-        return False
-    return (yield from _equal_groups(sides, key))
-
-
-def _stream(reader: Reader, key: bytes) -> Reading[dict[bytes, Any]]:
-    attributes = _pairs((yield from reader.read("XINFO", "STREAM", key)))
-    compared = (b"length", b"last-generated-id", b"entries-added", b"max-deleted-entry-id")
-    return {name: attributes[name] for name in compared if name in attributes}
-
-
-def _pairs(flat: list[Any]) -> dict[bytes, Any]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))
-
-
-def _same_attributes(one: dict[bytes, Any], other: dict[bytes, Any]) -> bool:
-    """Compare the fields that both report; older servers do not count added or read entries."""
-    return all(one[name] == other[name] for name in one.keys() & other.keys())
-
-
-def _equal_entries(sides: Sides, key: bytes) -> Reading[bool]:
-    length = yield from sides.source.read("XLEN", key)
-    start, endless, measure = b"-", Endless("entries", "XLEN"), Measure()
-    while True:
-        count = measure.count(sides.amount)
-        entries, others = yield from _both(sides, "XRANGE", key, start, "+", "COUNT", count)
-        if entries != others:
-            return False
-        if len(entries) < count:
-            return True
-        start = _next_id(entries[-1][0])
-        measure.add(len(entries), sum(sum(map(len, members or ())) for _, members in entries))
-        sides.show(key, measure.members, length)
-        endless.add(_number(start), len(entries), count)
-        if endless.is_far:
-            endless.expect((yield from sides.source.read("XLEN", key)))
-        refuse_endless(sides.source.side, sides.source.name, "XRANGE", endless.fault)
-
-
-def _next_id(entry_id: bytes) -> bytes:
-    """Return the id after this one; servers before 6.2 do not know the exclusive "(id"."""
-    return b"%d-%d" % divmod(_number(entry_id) + 1, 2**64)
-
-
-def _number(entry_id: bytes) -> int:
-    """Return an id as one number, in the order of ids."""
-    milliseconds, sequence = map(int, entry_id.split(b"-"))
-    return milliseconds * 2**64 + sequence
-
-
-def _equal_groups(sides: Sides, key: bytes) -> Reading[bool]:
-    source, target = sides.source, sides.target
-    groups, others = yield from together(_groups(source, key), _groups(target, key))
-    if groups.keys() != others.keys():
-        return False
-    for name, attributes in groups.items():
-        if not _same_attributes(attributes, others[name]):
-            return False
-        both = _consumers(source, key, name), _consumers(target, key, name)
-        consumers, theirs = yield from together(*both)
-        if consumers != theirs or not (yield from _equal_pending(sides, key, name)):
-            return False
-    return True
-
-
-def _groups(reader: Reader, key: bytes) -> Reading[dict[bytes, dict[bytes, Any]]]:
-    """Return each group's attributes by its name, without `lag`, which follows from the others."""
-    groups = {}
-    for reply in (yield from reader.read("XINFO", "GROUPS", key)):
-        attributes = _pairs(reply)
-        attributes.pop(b"lag", None)
-        groups[attributes.pop(b"name")] = attributes
-    return groups
-
-
-def _consumers(reader: Reader, key: bytes, group: bytes) -> Reading[dict[bytes, int]]:
-    """Return each consumer's number of pending entries by its name."""
-    replies = map(_pairs, (yield from reader.read("XINFO", "CONSUMERS", key, group)))
-    return {consumer[b"name"]: consumer[b"pending"] for consumer in replies}
-
-
-def _equal_pending(sides: Sides, key: bytes, group: bytes) -> Reading[bool]:
-    source, target = sides.source, sides.target
-    start, endless = b"-", Endless("pending entries", "XINFO CONSUMERS")
-    while True:
-        both = _pending(source, key, group, start), _pending(target, key, group, start)
-        entries, others = yield from together(*both)
-        if len(entries) != len(others) or not all(map(_same_delivery, entries, others)):
-            return False
-        if len(entries) < _PENDING_AT_ONCE:
-            return True
-        start = _next_id(entries[-1][0])
-        endless.add(_number(start), len(entries), _PENDING_AT_ONCE)
-        if endless.is_far:
-            endless.expect(sum((yield from _consumers(source, key, group)).values()))
-        refuse_endless(source.side, source.name, "XPENDING", endless.fault)
-
-
-def _pending(
-    reader: Reader, key: bytes, group: bytes, start: bytes
-) -> Reading[list[tuple[bytes, bytes, int, int]]]:
-    """Return a chunk's ids, consumers, numbers of deliveries and instants of the last delivery."""
-    asked = "XPENDING", key, group, start, "+", _PENDING_AT_ONCE
-    now, [entries] = yield from reader.read_at([asked])
-    return [
-        (entry_id, consumer, deliveries, now - idle)
-        for entry_id, consumer, idle, deliveries in entries
-    ]
-
-
-def _same_delivery(
-    one: tuple[bytes, bytes, int, int], other: tuple[bytes, bytes, int, int]
-) -> bool:
-    return one[:3] == other[:3] and abs(one[3] - other[3]) <= TOLERANCE_MS
-
-
 def _equal_vector_sets(sides: Sides, key: bytes) -> Reading[bool]:
     """Look up each element of one set on the other; both have the same size."""
     source, target = sides.source, sides.target
@@ -424,7 +299,7 @@ def _equal_vector_sets(sides: Sides, key: bytes) -> Reading[bool]:
 
 def _vector_set(reader: Reader, key: bytes) -> Reading[dict[bytes, Any]]:
     """Return size and settings."""
-    attributes = _pairs((yield from reader.read("VINFO", key)) or [])
+    attributes = pairs((yield from reader.read("VINFO", key)) or [])
     if not attributes:
         raise ValueChanged  # the key is gone
     compared = (b"size", b"quant-type", b"vector-dim", b"projection-input-dim", b"hnsw-m")
@@ -448,7 +323,7 @@ _COMPARERS: Final[dict[bytes, Callable[[Sides, bytes], Reading[bool]]]] = {
     b"set": _equal_sets,
     b"hash": _equal_hashes,
     b"zset": _equal_sorted_sets,
-    b"stream": _equal_streams,
+    b"stream": equal_streams,
     b"vectorset": _equal_vector_sets,
 }
 

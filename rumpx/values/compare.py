@@ -23,12 +23,12 @@ from typing import Final
 
 from rumpx.servers.rdb import fields_expire
 from rumpx.values.by_type import (
-    TOLERANCE_MS,
     NotComparable,
     equal_by_type,
     has_expiring_fields,
     same_payload,
 )
+from rumpx.values.equal_streams import TOLERANCE_MS
 from rumpx.values.reading import Reader, Reading, ReadRefused, ValueChanged, side_by_side, together
 from rumpx.values.sides import Sides
 from rumpx.values.small import same_small_values
@@ -81,7 +81,7 @@ def equal_values(sides: Sides, key: bytes) -> Reading[bool]:
         NotComparable: the values cannot be compared.
         ReadRefused: a server refused a command.
     """
-    dumps = yield from together(sides.source.read("DUMP", key), sides.target.read("DUMP", key))
+    dumps = yield from sides.read("DUMP", key)
     return same_payload(*dumps) or (yield from _by_type(sides, key))
 
 
@@ -143,7 +143,7 @@ def compare_large(sides: Sides, key: bytes) -> Reading[LargePair]:
     watch = [("UNWATCH",), ("WATCH", key)]  # one that is refused proves nothing
     yield from together(source.ask(watch), target.ask(watch))
     exact = yield from _may_both(sides, "PEXPIRETIME", key)
-    kinds = yield from together(source.read("TYPE", key), target.read("TYPE", key))
+    kinds = yield from sides.read("TYPE", key)
     (here,), (there,) = yield from _both_states(sides, [key], exact, dump=False)
     told = Told()
     expiring = False

@@ -172,3 +172,8 @@ class Reader:
         if not fits(name, reply):
             raise malformed(self.side, self.name, name)
         return reply
+
+
+def pairs(flat: list[Any]) -> dict[bytes, Any]:
+    """Return a flat reply of names and values as a dict."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
-from rumpx.servers.resp import Command, Reply
+from rumpx.servers.resp import Argument, Command, Reply
 from rumpx.values.chunked_reader import Amount
-from rumpx.values.reading import Answers, Reader, Reading
+from rumpx.values.reading import Answers, Reader, Reading, together
 
 USUAL_AMOUNT: Final = Amount(500, 2**18)
 
@@ -38,6 +38,15 @@ class Sides:
     def show(self, key: bytes, read: int, length: int) -> None:
         """Set how much of a value was read."""
         self.key, self.fraction = key, min(1.0, read / length) if length else 0.0
+
+    def read(self, *command: Argument) -> Reading[tuple[Any, Any]]:
+        """Return the replies of both sides to one command; raises as `Reader.read`."""
+        return (yield from together(self.source.read(*command), self.target.read(*command)))
+
+    def agree(self, *command: Argument) -> Reading[bool]:
+        """Return True if both sides give one reply to a command; raises as `Reader.read`."""
+        one, other = yield from self.read(*command)
+        return bool(one == other)
 
 
 class Caller(Protocol):
