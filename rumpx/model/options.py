@@ -269,8 +269,8 @@ GROUPS: Final = (
              off=True, more="The size is that of `MEMORY USAGE`. `off` reads every value whole"),
         Flag("hot-keys", "for such values that are written in each of three tries: read them "
              "`whole`, up to 64 MiB or `whole=SIZE`, or let them `fail`", "POLICY", HOT_KEYS,
-             "hot_keys", "whole", more="A value that is read whole stalls both servers, by up to 14 ms "
-             "for each MB"),
+             "hot_keys", "whole", more="A value that is read whole stalls both servers, by up to "
+             "14 ms for each MB"),
         Flag("max-bytes-in-flight", "bytes read and not yet written, for each worker", "SIZE",
              SIZE, "max_bytes_in_flight", "16MiB", least=2**16, most=2**40),
         Flag("clock", "if the servers' clocks differ by more than a minute: keep the `absolute` "

@@ -18,14 +18,13 @@ A chunk is one pipeline, and so the unit for which the server's other clients wa
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Protocol
 
 from rumpx.throttle.rates import Pace, Pacer
 from rumpx.transfer.expected_sizes import Expected
-from rumpx.transfer.handler import Reader, Wanted
+from rumpx.transfer.handler import Wanted
 from rumpx.transfer.runner import Budget, Pause, Permit, Task
 from rumpx.values.chunked_reader import FIRST_MEMBERS, Amount
 
@@ -93,6 +92,23 @@ class Chunk:
         return sum(self.estimates)
 
 
+class Sizes(Protocol):
+    """Knows the sizes of values; see `handler.Reader`."""
+
+    @property
+    def tells_sizes(self) -> bool:
+        """True if `sizes` asks a server at all."""
+
+    def ops(self, keys: int, *, sized: bool) -> int:
+        """Return how many commands the source executes for that many keys."""
+
+    def largest(self, wanted: Wanted) -> Task[int | None]:
+        """Return how many bytes a payload has at most, if that is proven; a task."""
+
+    def sizes(self, wanted: Wanted) -> Task[list[int] | None]:
+        """Return the estimated bytes of each key's payload, None if unknown; a task."""
+
+
 class Intake:
     """Cuts batches, and admits their chunks.
 
@@ -106,7 +122,7 @@ class Intake:
 
     def __init__(
         self,
-        reader: Reader,
+        reader: Sizes,
         budget: Budget,
         limits: ChunkLimits,
         pacer: Pacer,
@@ -268,11 +284,6 @@ class Intake:
         """Wait until the rates allow this much; a task."""
         for seconds in self._pacer.turn(keys=keys, payload=payload, ops=ops):
             yield Pause(seconds)
-
-    def wait(self, payload: float, ops: int) -> None:
-        """As `turn`, for a caller that is no task: blocks."""
-        for seconds in self._pacer.turn(payload=payload, ops=ops):
-            time.sleep(seconds)
 
     def _guess(self, chunk: Chunk) -> float:
         return chunk.expected.ratio * chunk.estimate

@@ -74,8 +74,8 @@ class WorkerSpec:
         target = dataclasses.replace(self.target, writer=writer, lifeline=lifeline)
         return dataclasses.replace(self, target=target)
 
-    def build(self, budget: Budget, pacer: Pacer) -> Transfer:
-        """Return reader and writer, joined."""
+    def build(self, budget: Budget, pacer: Pacer, aside: Aside | None = None) -> Transfer:
+        """Return reader and writer, joined; `aside`: one that is there already."""
         reader = DumpReader(Links(self.source, self.source_topology), self.abilities)
         intake = Intake(reader, budget, self.limits(budget), pacer)
         return Transfer(
@@ -89,7 +89,7 @@ class WorkerSpec:
                 absttl=self.absttl,
                 large_from=self.large_from,
             ),
-            self.aside(),
+            aside or self.aside(intake),
             intake,
             self.streamer(intake),
             self.retry_for,
@@ -100,10 +100,13 @@ class WorkerSpec:
             source_clock=self.source_clock or 0.0,
         )
 
-    def aside(self) -> Aside:
-        """Return further connections to both sides, for comparisons that are not pipelined."""
-        both = Links(self.source, self.source_topology), Links(self.target, self.target_topology)
-        return Aside(both, self.retry_for, self.scope)
+    def aside(self, intake: Intake) -> Aside:
+        """Return the comparer of keys, over further connections to both sides."""
+        usual, large = [
+            (Links(self.source, self.source_topology), Links(self.target, self.target_topology))
+            for _ in range(2)
+        ]
+        return Aside(usual, large, intake, self.retry_for, self.scope)
 
     def streamer(self, intake: Intake) -> Streamer:
         """Return the copier of large values, over connections of its own."""

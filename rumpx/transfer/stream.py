@@ -3,12 +3,12 @@
     source   WATCH key · chunk, chunk, … · its expiry in a transaction
     target   chunk, chunk, … to a staging key, which then takes the key's name in a transaction
 
-The source's EXEC (`stream_end`) is refused if anything has written the key since WATCH: its value, its expiry, or
-that of a field. So the value that arrives, and its expiry, are those of one instant. The target's
-old value stays until the new one takes its place, whole, in one transaction; that is not started
-unless the staging key has all members that were written, and not executed if it changes meanwhile.
-Under a policy without REPLACE the key is looked for first, and RENAMENX is used. A chunk is a
-transaction too, so that no staging key is ever without its TTL (`staging`).
+The source's EXEC (`stream_end`) is refused if anything has written the key since WATCH: its value,
+its expiry, or that of a field. So the value that arrives, and its expiry, are those of one instant.
+The target's old value stays until the new one takes its place, whole, in one transaction; that is
+not started unless the staging key has all members that were written, and not executed if it changes
+meanwhile. Under a policy without REPLACE the key is looked for first, and RENAMENX is used. A chunk
+is a transaction too, so that no staging key is ever without its TTL (`staging`).
 
 - Chunks are members (`stream_parts`), or windows of a string (`stream_string`). The next one is
   read while the last one is written, and each takes its turn under the rates.
@@ -29,7 +29,6 @@ single huge member is cut. That a value that never rests is copied.
 
 from __future__ import annotations
 
-import time
 from typing import Final, Literal
 
 from rumpx.errors import printable
@@ -62,6 +61,7 @@ from rumpx.transfer.stream_requests import (
     watching,
 )
 from rumpx.transfer.stream_string import copy_string
+from rumpx.transfer.under_way import UnderWay
 from rumpx.units import size as in_words
 from rumpx.units import write_size
 from rumpx.values.chunked_reader import UnfitReply, chunked_reader
@@ -75,7 +75,6 @@ _PAUSES: Final = (0.0, 0.5, 2.0)
 WHOLE_BYTES: Final = 64 * 2**20
 # While another value is streamed, look this often, in seconds.
 _LOOK_SECONDS: Final = 0.05
-_SHOW_SECONDS: Final = 0.5
 _STRING: Final = b"string"
 
 class Streamer:
@@ -116,8 +115,7 @@ class Streamer:
         self._drops = drops
         self._scale = Scale()
         self._busy = False
-        self._streaming: Streaming | None = None
-        self._shown = 0.0
+        self._under_way = UnderWay()
         self._notices: list[str] = []
         self._said: set[str] = set()
         self._huge_told = False
@@ -134,8 +132,7 @@ class Streamer:
 
     def take_streaming(self) -> Streaming | None:
         """Return the progress of a value, if it is time to show it."""
-        taken, self._streaming = self._streaming, None
-        return taken
+        return self._under_way.take()
 
     def close(self) -> None:
         """Close all connections; others are opened when they are needed."""
@@ -160,7 +157,7 @@ class Streamer:
             if self._intake.hurries:
                 raise Draining
         self._busy = True
-        self._shown = time.monotonic()  # a quick one is not shown
+        self._under_way.start()
         try:
             if wanted.by_slot:  # after trouble
                 self._requests.source.refresh()
@@ -320,10 +317,7 @@ class Streamer:
         """Write the value to its staging key; return the writer of its members, if it has any."""
 
         def show(fraction: float) -> None:
-            now = time.monotonic()
-            if now - self._shown >= _SHOW_SECONDS:
-                self._shown = now
-                self._streaming = Streaming(one.key, fraction)
+            self._under_way.show(one.key, fraction)
 
         if kind == _STRING:
             yield from copy_string(self._requests, self._intake, one, show)

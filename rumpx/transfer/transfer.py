@@ -30,7 +30,6 @@ from rumpx.model.counts import Counts
 from rumpx.model.endpoint import Address
 from rumpx.model.job import Scope
 from rumpx.model.results import KeyFailure, KeyLoss
-from rumpx.servers.resp import Connection
 from rumpx.transfer.aside import Aside
 from rumpx.transfer.chunks import Chunk, Intake
 from rumpx.transfer.content_stats import NO_KINDS, Kinds, Large
@@ -43,7 +42,9 @@ from rumpx.transfer.stream import Streamer
 from rumpx.transfer.stream_requests import Draining, Streamed
 from rumpx.transfer.suspects import Lost, Suspects
 from rumpx.values.compare import Told, differing
+from rumpx.values.reading import Reading
 from rumpx.values.rewrite import FIELD_EXPIRIES
+from rumpx.values.sides import Sides
 
 
 @dataclass(slots=True)
@@ -294,7 +295,9 @@ class Transfer:
             if chunk.stream:
                 sizes = dict(zip(chunk.keys, chunk.estimates, strict=True))
             if written.busy:
-                yield from self._conflicts(batch, written.busy, sizes, tally)
+                yield from self._conflicts(
+                    batch, written.busy, sizes, tally, large=chunk.stream
+                )
             for key in written.in_pieces:
                 pieces = self._intake.in_pieces(key, sizes[key])
                 again += yield from self._try(batch, pieces, unsettled, suspects, tally)
@@ -309,7 +312,7 @@ class Transfer:
 
     def take_streaming(self) -> Streaming | None:
         """Return the progress of a large value, if it is time to show it."""
-        return self._streamer.take_streaming()
+        return self._streamer.take_streaming() or self._aside.take_streaming()
 
     def close(self) -> None:
         """Close all connections."""
@@ -371,15 +374,23 @@ class Transfer:
             self._notices.append(STAGING_LEFT_OUT)
 
     def _conflicts(
-        self, batch: Batch, keys: list[bytes], sizes: dict[bytes, int], tally: _Tally
+        self,
+        batch: Batch,
+        keys: list[bytes],
+        sizes: dict[bytes, int],
+        tally: _Tally,
+        *,
+        large: bool,
     ) -> Task[None]:
         """Settle keys that the target has: copied already if equal, else by the policy."""
 
-        def compare(source: Connection, target: Connection, keys: list[bytes]) -> Told:
-            late = self._writer.late_ms
-            return differing(source, target, keys, expiry_shift=self._expiry_shift, tolerance=late)
+        def compare(sides: Sides, keys: list[bytes]) -> Reading[Told]:
+            shift, late = self._expiry_shift, self._writer.late_ms
+            return differing(sides, keys, sizes=sizes, expiry_shift=shift, tolerance=late)
 
-        compared = yield from self._aside.compare(batch.db, keys, sizes, len(keys), compare)
+        compared = yield from self._aside.compare(
+            batch.db, keys, sizes, len(keys), compare, large=large
+        )
         different = [key for told in compared.results for key in told.different]
         for key, loss in (pair for told in compared.results for pair in told.losses.items()):
             if loss == FIELD_EXPIRIES and not self._drops:

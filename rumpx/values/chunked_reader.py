@@ -63,6 +63,34 @@ class Amount:
     size: int
 
 
+class Measure:
+    """How many members of a value make the next chunk.
+
+    Attributes:
+        members: those of all chunks so far.
+        mean: expected bytes of the next member.
+    """
+
+    def __init__(self) -> None:
+        self.members = 0
+        self.mean = 0.0
+        self._bytes = 0
+
+    def count(self, amount: Amount) -> int:
+        """Return how many members make the next chunk."""
+        fitting = int(amount.size / max(1.0, self.mean))
+        most = amount.members if self.members else FIRST_MEMBERS
+        return max(1, min(fitting, most, amount.members))
+
+    def add(self, number: int, size: int) -> None:
+        """Count a chunk: its members, and their bytes."""
+        self.members += number
+        self._bytes += size + number * _MEMBER_BYTES
+        if number:
+            last = size / number + _MEMBER_BYTES
+            self.mean = max(last, self._bytes / self.members)
+
+
 @dataclass(frozen=True, slots=True)
 class Pending:
     """A pending entry of a stream's group; `instant` of its last delivery, ms since 1970."""
@@ -139,19 +167,18 @@ class ChunkedReader:
         self.length = 0
         self.done = False
         self._size = size
-        self._members = self._bytes = 0
-        self._mean = 0.0
+        self._read = Measure()
 
     @property
     def fraction(self) -> float:
         """The part that was read, 0.0 to 1.0."""
-        return min(1.0, self._members / self.length) if self.length else 0.0
+        return min(1.0, self._read.members / self.length) if self.length else 0.0
 
     def request(self, amount: Amount) -> list[Command]:
         """Return the next commands."""
         if not self.length:
             return self._opening()
-        return self._next(self._count(amount))
+        return self._next(self._read.count(amount))
 
     def trial(self) -> list[Command]:
         """Return each command that reads such a value, of a reader that is not used."""
@@ -176,7 +203,7 @@ class ChunkedReader:
         if replies[0] <= 0:
             raise ValueChanged
         self.length = replies[0]
-        self._mean = self._size / self.length
+        self._read.mean = self._size / self.length
 
     def _next(self, count: int) -> list[Command]:
         raise NotImplementedError
@@ -184,23 +211,10 @@ class ChunkedReader:
     def _took(self, replies: list[Any]) -> Part | None:
         raise NotImplementedError
 
-    def _count(self, amount: Amount) -> int:
-        """Return how many members make the next chunk."""
-        fitting = int(amount.size / max(1.0, self._mean))
-        most = amount.members if self._members else FIRST_MEMBERS
-        return max(1, min(fitting, most, amount.members))
-
     def _part(self, members: list[bytes], number: int, expiries: list[int] | None = None) -> Part:
         size = sum(map(len, members))
-        self._count_in(number, size)
+        self._read.add(number, size)
         return Part(members, size, expiries or [])
-
-    def _count_in(self, number: int, size: int) -> None:
-        self._members += number
-        self._bytes += size + number * _MEMBER_BYTES
-        if number:
-            last = size / number + _MEMBER_BYTES
-            self._mean = max(last, self._bytes / self._members)
 
 
 class _Ranks(ChunkedReader):
@@ -215,7 +229,7 @@ class _Ranks(ChunkedReader):
         self._asked = 0
 
     def _next(self, count: int) -> list[Command]:
-        start = self._members
+        start = self._read.members
         self._asked = min(count, self.length - start)
         return [(self.command, self.key, start, start + self._asked - 1, *self.options)]
 
@@ -227,7 +241,7 @@ class _Ranks(ChunkedReader):
         if number < self._asked:
             raise ValueChanged
         part = self._part(found, number)
-        self.done = self._members >= self.length
+        self.done = self._read.members >= self.length
         return part
 
 
@@ -366,7 +380,7 @@ class _Stream(ChunkedReader):
         if self._facts is None:
             return [self._consumers_of(group[b"name"]) for group in self._groups]
         if self._window is None:
-            return self._next(self._count(amount))
+            return self._next(self._read.count(amount))
         commands: list[Command] = []
         for group, first in self._starts.items():
             commands += self._pending_of(group, first)
@@ -410,7 +424,7 @@ class _Stream(ChunkedReader):
         if not all({b"last-delivered-id", b"pending"} <= group.keys() for group in self._groups):
             raise UnfitReply("XINFO GROUPS")
         self.length = self._info[b"length"]
-        self._mean = self._size / max(1, self.length)
+        self._read.mean = self._size / max(1, self.length)
         if not self._groups:
             self._take_consumers([])
 
@@ -474,7 +488,7 @@ class _Stream(ChunkedReader):
         entries, pending = self._window, self._pending
         self._window, self._pending = None, []
         size = sum(len(entry_id) + sum(map(len, fields)) for entry_id, fields in entries)
-        self._count_in(len(entries), size)
+        self._read.add(len(entries), size)
         size += 32 * len(pending)
         self.done = self._last >= 2**128 - 1
         self._start = self._last + 1
