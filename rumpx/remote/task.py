@@ -32,7 +32,7 @@ import psutil
 
 from rumpx.engine.lone_walk import LoneWalk, Report
 from rumpx.engine.scanner import Shelf
-from rumpx.errors import RumpxError, Side, machine_limit
+from rumpx.errors import MachineLimit, RumpxError, Side, machine_limit
 from rumpx.model.endpoint import Endpoint, read_password_file
 from rumpx.model.nodes import Node
 from rumpx.remote.choice import LEASE_SECONDS
@@ -299,8 +299,9 @@ def walk(task: WalkTask, address: str, log_event: Callable[[str, Any], None]) ->
     except RumpxError as error:
         return Done(token, working.rest(), error=_plain(error))
     except Exception as error:
-        limit = machine_limit(error)
-        wrong = limit or RumpxError(f"Unexpected error in a task at {address}: {error!r}.")
+        wrong: RumpxError = RumpxError(f"Unexpected error in a task at {address}: {error!r}.")
+        if limit := machine_limit(error):
+            wrong = MachineLimit(f"On {platform.node()}: {limit}")
         return Done(token, working.rest(), error=wrong)
     finally:
         run.remove(working)
