@@ -65,12 +65,15 @@ class Hooks:
 @dataclass(frozen=True, slots=True)
 class WalkOrder:
     """A walk to do: the partition, the number of its walk, the cursor from which it starts, and the
-    `run_id` of the process for which that cursor is valid, "" if unknown."""
+    `run_id` of the process for which that cursor is valid, "" if unknown. Of a walk that is
+    `walked`, all keys are settled, and only the check of the process at its end is left: a cursor
+    at the end may be the one at the start."""
 
     partition: Partition
     walk: int
     cursor: int
     run_id: str
+    walked: bool = False
 
     @property
     def name(self) -> WalkName:

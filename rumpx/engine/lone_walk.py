@@ -132,6 +132,7 @@ class LoneWalk:
             shelf,
             gate,
             self._emit,
+            order.walked,
         )
 
     def stop(self) -> None:

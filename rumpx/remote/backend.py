@@ -87,7 +87,8 @@ class _Task:
     """One submission of a walk.
 
     Attributes:
-        cursor: of the last booked report; the walk goes on from there.
+        cursor: of the last booked report; the walk continues from there.
+        walked: that report was the walk's last one.
         token, worker, host, pid: of the start that was accepted.
         booked: reports booked, and so the number of the next one.
         dropped: the walk has started over, or the task was lost: its result does not count.
@@ -104,6 +105,13 @@ class _Task:
     booked: int = 0
     usage: Usage = _NO_USAGE
     dropped: bool = False
+    walked: bool = False
+
+    @property
+    def rest(self) -> WalkOrder:
+        """What is left of the walk."""
+        walked = self.order.walked or self.walked
+        return replace(self.order, cursor=self.cursor, walked=walked)
 
 
 @dataclass(slots=True)
@@ -314,7 +322,7 @@ class DaskBackend:
                 elif self._deaths[task.order.name] >= DEATHS:
                     self._aside.append(task)
                 else:
-                    self._submit(replace(task.order, cursor=task.cursor))
+                    self._submit(task.rest)
                 return
 
     def rest(self) -> None:
@@ -503,7 +511,7 @@ class DaskBackend:
         if not self.walks_at_once:
             raise _unreached(barred)
         del self._tasks[task.number]
-        self._submit(replace(task.order, cursor=task.cursor))
+        self._submit(task.rest)
 
     def _booked(self, reported: Reported) -> Iterator[Event]:
         """Yield a report, if it is the next one of its task."""
@@ -517,6 +525,7 @@ class DaskBackend:
         cursor = getattr(reported.report, "cursor", None)
         if cursor is not None:
             task.cursor = cursor
+            task.walked = task.order.partition.span.ended(cursor)
             self._deaths.pop(task.order.name, None)
         yield reported.report
 
@@ -559,7 +568,7 @@ class DaskBackend:
             return
         del self._tasks[task.number]
         if not self._stopping:
-            self._submit(replace(task.order, cursor=task.cursor))
+            self._submit(task.rest)
 
     def _mourn(self, task: _Task, why: str) -> None:
         """Note a lost task; its walk goes on once its lease is over."""
