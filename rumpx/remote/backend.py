@@ -136,6 +136,8 @@ class DaskBackend:
         plan: the work; its job names the scheduler.
     """
 
+    given: Final = "walks"
+
     def __init__(self, plan: Plan) -> None:
         self.pacer = Throttle()
         self.restarts = 0
@@ -235,6 +237,11 @@ class DaskBackend:
     def in_flight(self) -> int:
         """The walks that were given out and are not done."""
         return len(self._tasks) + len(self._mourned)
+
+    @property
+    def batches(self) -> int:
+        """See `Workload.batches`: as of the last report of each worker."""
+        return sum(stat.batches for stat in self.stats())
 
     def stats(self) -> tuple[WorkerStat, ...]:
         """See `Backend.stats`."""
