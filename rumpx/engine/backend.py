@@ -15,7 +15,7 @@ from __future__ import annotations
 import selectors
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from rumpx.engine.events import Event, WalkName
 from rumpx.model.partitions import Partition
@@ -35,7 +35,15 @@ class Workload(Protocol):
 
     @property
     def in_flight(self) -> int:
-        """The number of batches, or walks, that were given out and are not settled."""
+        """The number of batches, or walks, that were given out and are not settled: see `given`."""
+
+    @property
+    def given(self) -> Literal["batches", "walks"]:
+        """What is given out to workers."""
+
+    @property
+    def batches(self) -> int:
+        """The number of batches that are not settled, as far as it is known."""
 
     def stats(self) -> tuple[WorkerStat, ...]:
         """Return CPU (since the last call) and memory of the live workers."""
@@ -136,9 +144,9 @@ class Backend(Workload, Protocol):
             RumpxError: workers die as soon as they start.
         """
 
-    def fenced(self, writer: str) -> list[Batch]:
+    def fenced(self, writer: str) -> list[Batch] | None:
         """Release the work of a dead worker, whose connections to the target have ended as far as
-        they can be; return its batches."""
+        they can be; return its batches, None if they are not known."""
 
     def rest(self) -> None:
         """Have workers, which must be idle, close their connections until there is work again."""

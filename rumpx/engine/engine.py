@@ -374,11 +374,12 @@ class Engine:
         if message.error:
             raise message.error
         batches = self._backend.fenced(message.worker)
-        if message.left != "nothing":
-            keys = [(batch.db, key) for batch in batches for key in batch.keys]
-            if not keys:  # they are known only where they were settled
-                self.warn(f"{UNFENCED} {MEND_FENCE}")
-            self._overseer.unfenced(keys)
+        if message.left == "nothing":
+            return
+        if batches is None:
+            self.warn(f"{UNFENCED} {MEND_FENCE}")
+        else:
+            self._overseer.unfenced([(b.db, key) for b in batches for key in b.keys])
 
     # Walking again.
 
@@ -521,9 +522,9 @@ class Engine:
         until = time.monotonic() + DRAIN_SECONDS
         while self._backend.in_flight and self._control.stops < stops:
             if time.monotonic() > until:
+                left = f"{self._backend.in_flight:,} {self._backend.given} in flight"
                 self.warn(
-                    f"{self._backend.in_flight:,} batches in flight did not land within "
-                    f"{DRAIN_SECONDS:g} s: they are left unsettled."
+                    f"{left} did not land within {DRAIN_SECONDS:g} s: they are left unsettled."
                 )
                 break
             self._turn(TICK)
