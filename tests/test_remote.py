@@ -28,7 +28,8 @@ from rumpx.model.job import Job
 from rumpx.preflight.steps import prepare
 from rumpx.remote import task as remote
 from rumpx.remote.backend import DaskBackend, _Finished, _Task, shares
-from rumpx.remote.messages import Done, Hello, Reported, pack, unpack
+from rumpx.remote.messages import Done, Hello, Orders, Reported, pack, unpack
+from rumpx.throttle.rates import Pace
 from rumpx.transfer.messages import Ack
 from support.copying import (
     Copying,
@@ -159,7 +160,7 @@ def test_limits_and_ctl_hold_for_all_workers_and_a_new_one_gets_work(
 
         new = extra()
         wait_until(lambda: new.address in messages(copying.run), 30, "it is noticed")
-        assert f"The Dask worker {new.address} has joined." in messages(copying.run)
+        assert f"Joined: 1 Dask worker ({new.address})." in messages(copying.run)
         ctl("set", "max-keys-per-sec=1500")
         wait_until(
             lambda: new.pid in {s["pid"] for s in events(copying.run)[-1]["workers"]},
@@ -512,6 +513,121 @@ def test_whatever_happens_to_events_each_report_is_booked_once_and_in_order(
         backend._stopping = False
         backend._tasks = {}
         run.pacer.close()
+
+
+# --- leases ---------------------------------------------------------------------------------
+
+
+class Clock:
+    """The monotonic clock of a worker's machine; `ahead` of the coordinator's."""
+
+    def __init__(self, ahead: float = 5000.0) -> None:
+        self.now = 9000.0
+        self.ahead = ahead
+
+    def monotonic(self) -> float:
+        return self.now
+
+    @property
+    def there(self) -> float:
+        return self.now - self.ahead
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(remote, "time", made)
+    return made
+
+
+def orders(number: int, sent: float, *accepted: str) -> Orders:
+    return Orders(
+        "run", number, Pace(), 1000, 1, 1000, {}, 0.0, frozenset(accepted), frozenset(), {},
+        sent=sent,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def tasks(clock: Clock) -> Iterator[tuple[remote.Run, list[remote._Working]]]:
+    """Two of a run in this process, `a` and `b`."""
+    run = remote.Run()
+    made = [remote._Working(run, n, token, lambda body: None) for n, token in enumerate("ab")]
+    for task in made:
+        run.add(task)
+    yield run, made
+    run.pacer.close()
+
+
+def test_a_lease_that_is_over_stays_over(
+    clock: Clock, tasks: tuple[remote.Run, list[remote._Working]]
+) -> None:
+    """A process that hung finds old orders waiting, while its walk is done elsewhere."""
+    run, (a, b) = tasks
+    run.obey(orders(0, clock.there, "a", "b"))
+    clock.now += 9.9
+    assert a.lease.lives() and b.lease.lives()
+    clock.now += 0.2
+    for number in range(1, 5):
+        run.obey(orders(number, clock.there, "a", "b"))
+    assert not a.lease.lives() and not b.lease.lives()
+    with pytest.raises(remote.LeaseOver):
+        a.allows(0)
+    with pytest.raises(remote.LeaseOver):
+        list(remote.LeasedPacer(run.pacer, a.lease).turn(keys=1))
+
+
+def test_only_accepted_tasks_have_their_leases_renewed(
+    clock: Clock, tasks: tuple[remote.Run, list[remote._Working]]
+) -> None:
+    run, (a, b) = tasks
+    run.obey(orders(0, clock.there, "a", "b"))
+    for number in range(1, 8):
+        clock.now += 2
+        run.obey(orders(number, clock.there, "b"))
+    assert not a.lease.lives() and b.lease.lives()
+
+
+def test_a_task_that_waits_for_its_acceptance_keeps_its_lease(
+    clock: Clock, tasks: tuple[remote.Run, list[remote._Working]]
+) -> None:
+    run, (a, b) = tasks
+    for number in range(8):
+        clock.now += 2
+        run.obey(orders(number, clock.there, "b"))
+    assert a.lease.lives() and b.lease.lives()
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.floats(0.1, 2.0), st.floats(0.0, 15.0)), min_size=1, max_size=30
+    ),
+    st.floats(-1e6, 1e6),
+    st.floats(0.001, 0.5),
+)
+def test_orders_renew_from_the_time_at_which_they_were_sent(
+    sendings: list[tuple[float, float]], ahead: float, fastest: float
+) -> None:
+    """Each order waits somewhere for some seconds: no lease lasts for more than 10 s after the last
+    one was sent, but for the time that the fastest order took."""
+    clock = Clock(ahead)
+    before, remote.time = remote.time, clock  # type: ignore[assignment]
+    try:
+        lease, sender = remote.Lease(), remote.SenderClock()
+        start = sent = clock.now
+        arrivals = [(start, start + fastest)]  # the first comes at once
+        for pause, wait in sendings:
+            sent += pause
+            arrivals.append((sent, max(sent + fastest + wait, arrivals[-1][1])))
+        for sent, arrival in arrivals:
+            clock.now = arrival
+            lease.renew(sender.here(sent - ahead))
+        drift = 0.001 * (clock.now - start) + 1e-6 * (1 + abs(ahead) / 1e3)
+        assert lease._until <= sent + fastest + 10.0 + drift
+        if all(wait < 5 for _, wait in sendings):
+            assert lease.lives(), "orders every 2 s, late by less than the rest of the lease"
+    finally:
+        remote.time = before
 
 
 def test_foreign_events_are_ignored() -> None:

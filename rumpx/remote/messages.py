@@ -74,6 +74,7 @@ class Orders:
         ended: tokens of those that must end.
         received: by token, the number of reports that have arrived.
         stop: all tasks end, once their batches in flight are settled.
+        sent: by the coordinator's monotonic clock.
     """
 
     run: str
@@ -88,6 +89,7 @@ class Orders:
     ended: frozenset[str]
     received: dict[str, int]
     stop: bool = False
+    sent: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
