@@ -65,18 +65,11 @@ from rumpx.transfer.messages import Batch
 
 # Orders are sent at most this often.
 _ORDERS_SECONDS: Final = 0.1
+_LOST_SECONDS: Final = 0.25
 _SUBMIT_SECONDS: Final = 10.0
 
 
 _NO_USAGE: Final = Usage(0.0, 0, 0)
-
-
-def run_walk(task: WalkTask) -> Done:
-    """Do a task; called by Dask, in a worker."""
-    from distributed import get_worker
-
-    worker = get_worker()
-    return remote.walk(task, worker.address, worker.log_event)
 
 
 @dataclass(eq=False, slots=True)
@@ -153,7 +146,9 @@ class DaskBackend:
         self._wakes.setblocking(False)
         self._waker.setblocking(False)
         self._orders = self._make_orders()
-        self._working = False
+        self._changed = asyncio.Event()
+        self._hasty: set[str] = set()
+        self._awake = self._working = False
 
     # The frame.
 
@@ -181,25 +176,37 @@ class DaskBackend:
 
     async def _renew(self) -> None:
         """Send orders, at once when they change, and at least every RENEW_SECONDS."""
-        sent, at = -1, -math.inf
+        at, looked = -math.inf, time.monotonic()
+        self._cluster.spawn(self._wake)
         while True:
-            await asyncio.sleep(_ORDERS_SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), _LOST_SECONDS)
             if self._cluster.lost:
                 self._put(lost(self._cluster.address))
                 return
-            orders, now = self._orders, time.monotonic()
-            if orders.number == sent and now - at < RENEW_SECONDS:
-                continue
-            if now - at >= RENEW_SECONDS:
+            now = time.monotonic()
+            if now - looked >= RENEW_SECONDS:
+                looked = now
                 self._cluster.spawn(self._look)
-            sent, at = orders.number, now
+            if not self._changed.is_set() and now - at < RENEW_SECONDS:
+                continue
+            self._changed.clear()
+            at, orders = now, self._orders
             self._cluster.spawn(lambda orders=orders: self._send(orders))  # type: ignore[misc]
+            await asyncio.sleep(_ORDERS_SECONDS)
 
-    async def _send(self, orders: Orders) -> None:
+    async def _send(self, orders: Orders, workers: list[str] | None = None) -> None:
         # A worker that hangs does not answer; the others must not wait for it.
         with suppress(Exception):
-            run = self._cluster.client.run(remote.obey, orders, on_error="ignore")
+            client = self._cluster.client
+            run = client.run(remote.obey, orders, workers=workers, on_error="ignore")
             await asyncio.wait_for(run, LEASE_SECONDS)
+
+    async def _wake(self) -> None:
+        """Have the workers import what tasks need, which takes them a while."""
+        await self._send(self._orders)
+        self._awake = True
+        self._put(None)
 
     async def _look(self) -> None:
         with suppress(Exception):
@@ -215,8 +222,8 @@ class DaskBackend:
 
     @property
     def awake(self) -> bool:
-        """True: tasks start when there are walks."""
-        return True
+        """See `Backend.awake`."""
+        return self._awake
 
     @property
     def in_flight(self) -> int:
@@ -337,6 +344,14 @@ class DaskBackend:
 
     def _tell(self) -> None:
         self._orders = self._make_orders()
+        self._cluster.soon(self._changed.set)
+
+    def _tell_hasty(self) -> None:
+        """Tell workers whose tasks wait to be accepted, at once; all others soon."""
+        workers, self._hasty = list(self._hasty), set()
+        self._tell()
+        orders = self._orders
+        self._cluster.spawn(lambda: self._send(orders, workers))
 
     def _make_orders(self) -> Orders:
         """Return the orders of this moment: the decision, shared out."""
@@ -397,7 +412,7 @@ class DaskBackend:
             options = {"workers": allowed, "allow_other_workers": False}
         try:
             future = self._cluster.client.submit(
-                run_walk,
+                remote.run_walk,
                 task,
                 key=f"{self._run}-{number}",
                 pure=False,
@@ -426,6 +441,8 @@ class DaskBackend:
                     self._met(members)
                 case RumpxError() as error:
                     raise error
+        if self._hasty:
+            self._tell_hasty()
         if self._working and not self.in_flight:
             self._working = False
             self._hooks.gate.calm.leave(time.monotonic())
@@ -444,7 +461,7 @@ class DaskBackend:
             self._refuse_others(hello)
             task.token, task.worker = hello.token, hello.worker
             task.host, task.pid = hello.host, hello.pid
-        self._tell()
+        self._hasty.add(hello.worker)
 
     def _refuse_others(self, hello: Hello) -> None:
         """Raise if a worker reaches other servers than the coordinator."""

@@ -281,6 +281,14 @@ def _identity(dialer: Dialer, node: Node) -> Identity:
         return Identity(dialer.side, node.address, trouble=_plain(error))
 
 
+def run_walk(task: WalkTask) -> Done:
+    """Do a task; called by Dask, in a worker."""
+    from distributed import get_worker
+
+    worker = get_worker()
+    return walk(task, worker.address, worker.log_event)
+
+
 def walk(task: WalkTask, address: str, log_event: Callable[[str, Any], None]) -> Done:
     """Do a task.
 
