@@ -133,9 +133,9 @@ class Backend(Workload, Protocol):
             RumpxError: workers die as soon as they start.
         """
 
-    def fenced(self, writer: str) -> list[Batch]:
+    def fenced(self, writer: str) -> list[Batch] | None:
         """Release the work of a dead worker, whose connections to the target have ended as far as
-        they can be; return its batches."""
+        they can be; return its batches, None if they are not known."""
 
     def rest(self) -> None:
         """Have workers, which must be idle, close their connections until there is work again."""
