@@ -30,6 +30,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import TimeoutError as NotInTime
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
@@ -69,6 +70,7 @@ from rumpx.units import count_of
 # Orders are sent at most this often.
 _ORDERS_SECONDS: Final = 0.1
 _LOST_SECONDS: Final = 0.25
+_REST_SECONDS: Final = 2.0
 _SUBMIT_SECONDS: Final = 10.0
 
 
@@ -81,16 +83,16 @@ class _Task:
 
     Attributes:
         cursor: of the last booked report; the walk goes on from there.
-        token, worker, host, pid: of the start that was accepted.
+        token, writer, worker, host, pid: of the start that was accepted.
         booked: reports booked, and so the number of the next one.
         dropped: the walk has started over, or the task was lost: its result does not count.
     """
 
     number: int
     order: WalkOrder
-    writer: str
     cursor: int
     token: str = ""
+    writer: str = ""
     worker: str = ""
     host: str = ""
     pid: int = 0
@@ -284,10 +286,10 @@ class DaskBackend:
             if now < mourning.until or mourning.fencing:
                 continue
             mourning.fencing = True
-            if self._writer:
+            if mourning.task.writer:
                 self._hooks.buried(mourning.task.writer)
             else:
-                self.fenced(mourning.task.writer)
+                self._walk_on(mourning.task.number)
         self._refuse_solitude(now)
         if self._aside and not self.in_flight:
             raise TemporaryError(
@@ -312,20 +314,26 @@ class DaskBackend:
 
     def fenced(self, writer: str) -> None:
         """See `Backend.fenced`; the keys that were in flight are not known here."""
-        for number, mourning in list(self._mourned.items()):
+        for number, mourning in self._mourned.items():
             if mourning.task.writer == writer:
-                del self._mourned[number]
-                task = mourning.task
-                if self._closing or self._stopping:
-                    self.dropped = True
-                elif self._deaths[task.order.name] >= DEATHS:
-                    self._aside.append(task)
-                else:
-                    self._submit(replace(task.order, cursor=task.cursor))
+                self._walk_on(number)
                 return
 
+    def _walk_on(self, number: int) -> None:
+        """Let the walk of a lost task go on."""
+        task = self._mourned.pop(number).task
+        if self._closing or self._stopping:
+            self.dropped = True
+        elif self._deaths[task.order.name] >= DEATHS:
+            self._aside.append(task)
+        else:
+            self._submit(replace(task.order, cursor=task.cursor))
+
     def rest(self) -> None:
-        """Do nothing: a task closes its connections when it ends."""
+        """See `Backend.rest`."""
+        orders = replace(self._make_orders(), rest=True)
+        with suppress(NotInTime):  # a worker that hangs
+            self._cluster.call(lambda: self._send(orders), _REST_SECONDS)
 
     def close(self) -> None:
         """See `Backend.close`."""
@@ -349,6 +357,7 @@ class DaskBackend:
 
     def _leave(self) -> None:
         if self._started:
+            self.rest()
             self._hooks.selector.unregister(self._wakes)
             self._cluster.close()
         self._wakes.close()
@@ -359,7 +368,8 @@ class DaskBackend:
 
     def _tell(self) -> None:
         self._orders = self._make_orders()
-        self._cluster.soon(self._changed.set)
+        if self._started:
+            self._cluster.soon(self._changed.set)
 
     def _tell_hasty(self) -> None:
         """Tell workers whose tasks wait to be accepted, at once; all others soon."""
@@ -402,8 +412,7 @@ class DaskBackend:
 
     def _submit(self, order: WalkOrder) -> None:
         number = next(self._numbers)
-        writer = f"{self._writer}.{number}" if self._writer else ""
-        task = self._tasks[number] = _Task(number, order, writer, order.cursor)
+        task = self._tasks[number] = _Task(number, order, order.cursor)
         settings = self._plan.scans[order.partition.side]
         sent = WalkTask(
             self._run,
@@ -412,7 +421,7 @@ class DaskBackend:
             replace(settings, dialer=bare(settings.dialer)),
             self._plan.spec.at(bare),
             nodes_of(self._plan),
-            writer,
+            self._writer,
             self._secrets,
         )
         allowed = [m.address for m in self._members if m.address not in self._left_out]
@@ -474,7 +483,7 @@ class DaskBackend:
             self._leave_out(task, hello, barred)
         else:
             self._refuse_others(hello)
-            task.token, task.worker = hello.token, hello.worker
+            task.token, task.worker, task.writer = hello.token, hello.worker, hello.writer
             task.host, task.pid = hello.host, hello.pid
         self._hasty.add(hello.worker)
 
@@ -632,10 +641,13 @@ def bare(dialer: Dialer) -> Dialer:
     return replace(dialer, endpoint=endpoint, redials=None, writer="")
 
 
-def nodes_of(plan: Plan) -> tuple[tuple[Side, Node], ...]:
-    """Return all nodes that tasks reach."""
-    sides = plan.source, plan.target
-    return tuple((side.dialer.side, node) for side in sides for node in side.topology.nodes)
+def nodes_of(plan: Plan) -> tuple[tuple[Side, Node, str], ...]:
+    """Return all nodes that tasks reach, as `WalkTask.nodes`."""
+    return tuple(
+        (side.dialer.side, node, side.run_id(node.address))
+        for side in (plan.source, plan.target)
+        for node in side.topology.nodes
+    )
 
 
 def secrets_of(plan: Plan) -> Secrets:
