@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Final
 
 from benchmarks.contenders import Contender, Round, against, as_data, rumpx, turns
 from benchmarks.dask_cluster import DaskCluster, cpu_of, dask_cluster

@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -170,7 +170,7 @@ class SleepingSpec:
     databases: tuple[int, ...] = (0,)
     bytes_in_flight: int = 2**26
     beside_server: bool = False
-    scope: Scope = Scope()
+    scope: Scope = field(default_factory=Scope)
 
     def at(self, place: Callable[[Dialer], Dialer]) -> SleepingSpec:
         """See `Spec.at`."""

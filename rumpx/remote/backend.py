@@ -31,6 +31,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import TimeoutError as NotInTime
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
@@ -69,22 +70,14 @@ from rumpx.units import count_of
 
 # Orders are sent at most this often.
 _ORDERS_SECONDS: Final = 0.1
+_LOST_SECONDS: Final = 0.25
+_REST_SECONDS: Final = 2.0
 _SUBMIT_SECONDS: Final = 10.0
 # The fastest message from here to a worker takes less.
 _LEAST_DELAY: Final = 1.0
-# From the loss of a task until its lease is certainly over.
-_LOST_SECONDS: Final = LEASE_SECONDS + _LEAST_DELAY
 
 
 _NO_USAGE: Final = Usage(0.0, 0, 0)
-
-
-def run_walk(task: WalkTask) -> Done:
-    """Do a task; called by Dask, in a worker."""
-    from distributed import get_worker
-
-    worker = get_worker()
-    return remote.walk(task, worker.address, worker.log_event)
 
 
 @dataclass(eq=False, slots=True)
@@ -94,16 +87,16 @@ class _Task:
     Attributes:
         cursor: of the last booked report; the walk continues from there.
         walked: that report was the walk's last one.
-        token, worker, host, pid: of the start that was accepted.
+        token, writer, worker, host, pid: of the start that was accepted.
         booked: reports booked, and so the number of the next one.
         dropped: the walk has started over, or the task was lost: its result does not count.
     """
 
     number: int
     order: WalkOrder
-    writer: str
     cursor: int
     token: str = ""
+    writer: str = ""
     worker: str = ""
     host: str = ""
     pid: int = 0
@@ -171,7 +164,9 @@ class DaskBackend:
         self._wakes.setblocking(False)
         self._waker.setblocking(False)
         self._orders = self._make_orders()
-        self._working = False
+        self._changed = asyncio.Event()
+        self._hasty: set[str] = set()
+        self._awake = self._working = False
         self._worked = math.inf
 
     # The frame.
@@ -201,27 +196,43 @@ class DaskBackend:
 
     async def _renew(self) -> None:
         """Send orders, at once when they change, and at least every RENEW_SECONDS."""
-        sent, at = -1, -math.inf
+        at, looked = -math.inf, time.monotonic()
+        self._cluster.spawn(self._wake)
         while True:
-            await asyncio.sleep(_ORDERS_SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), _LOST_SECONDS)
             if self._cluster.lost:
                 self._put(lost(self._cluster.address))
                 return
-            now = time.monotonic()  # first: a task that is lost from now on has no longer lease
-            orders = self._orders
-            if orders.number == sent and now - at < RENEW_SECONDS:
-                continue
-            if now - at >= RENEW_SECONDS:
+            now = time.monotonic()
+            if now - looked >= RENEW_SECONDS:
+                looked = now
                 self._cluster.spawn(self._look)
-            sent, at = orders.number, now
-            now_sent = replace(orders, sent=now)
-            self._cluster.spawn(lambda sent=now_sent: self._send(sent))  # type: ignore[misc]
+            if not self._changed.is_set() and now - at < RENEW_SECONDS:
+                continue
+            self._changed.clear()
+            at, orders = now, self._dated()
+            self._cluster.spawn(lambda orders=orders: self._send(orders))  # type: ignore[misc]
+            await asyncio.sleep(_ORDERS_SECONDS)
 
-    async def _send(self, orders: Orders) -> None:
+    def _dated(self) -> Orders:
+        """Return the present orders with a time at which they were in force: a task that is lost
+        later has no longer lease."""
+        now = time.monotonic()
+        return replace(self._orders, sent=now)
+
+    async def _send(self, orders: Orders, workers: list[str] | None = None) -> None:
         # A worker that hangs does not answer; the others must not wait for it.
         with suppress(Exception):
-            run = self._cluster.client.run(remote.obey, orders, on_error="ignore")
+            client = self._cluster.client
+            run = client.run(remote.obey, orders, workers=workers, on_error="ignore")
             await asyncio.wait_for(run, LEASE_SECONDS)
+
+    async def _wake(self) -> None:
+        """Have the workers import what tasks need, which takes them a while."""
+        await self._send(self._dated())
+        self._awake = True
+        self._put(None)
 
     async def _look(self) -> None:
         with suppress(Exception):
@@ -237,8 +248,8 @@ class DaskBackend:
 
     @property
     def awake(self) -> bool:
-        """True: tasks start when there are walks."""
-        return True
+        """See `Backend.awake`."""
+        return self._awake
 
     @property
     def in_flight(self) -> int:
@@ -299,10 +310,10 @@ class DaskBackend:
             if now < mourning.until or mourning.fencing:
                 continue
             mourning.fencing = True
-            if self._writer:
+            if mourning.task.writer:
                 self._hooks.buried(mourning.task.writer)
             else:
-                self.fenced(mourning.task.writer)
+                self._walk_on(mourning.task.number)
         self._refuse_solitude(now)
         if self._aside and not self.in_flight:
             raise TemporaryError(
@@ -327,20 +338,28 @@ class DaskBackend:
 
     def fenced(self, writer: str) -> None:
         """See `Backend.fenced`; the keys that were in flight are not known here."""
-        for number, mourning in list(self._mourned.items()):
+        for number, mourning in self._mourned.items():
             if mourning.task.writer == writer:
-                del self._mourned[number]
-                task = mourning.task
-                if self._closing or self._stopping:
-                    self.dropped = True
-                elif self._deaths[task.order.name] >= DEATHS:
-                    self._aside.append(task)
-                else:
-                    self._submit(task.rest)
+                self._walk_on(number)
                 return
 
+    def _walk_on(self, number: int) -> None:
+        """Let the walk of a lost task continue, unless it has started over."""
+        task = self._mourned.pop(number).task
+        if task.dropped:
+            return
+        if self._closing or self._stopping:
+            self.dropped = True
+        elif self._deaths[task.order.name] >= DEATHS:
+            self._aside.append(task)
+        else:
+            self._submit(task.rest)
+
     def rest(self) -> None:
-        """Do nothing: a task closes its connections when it ends."""
+        """See `Backend.rest`."""
+        orders = replace(self._make_orders(), rest=True)
+        with suppress(NotInTime):  # a worker that hangs
+            self._cluster.call(lambda: self._send(orders), _REST_SECONDS)
 
     def close(self) -> None:
         """See `Backend.close`."""
@@ -364,6 +383,7 @@ class DaskBackend:
 
     def _leave(self) -> None:
         if self._started:
+            self.rest()
             self._hooks.selector.unregister(self._wakes)
             self._cluster.close()
         self._wakes.close()
@@ -374,6 +394,15 @@ class DaskBackend:
 
     def _tell(self) -> None:
         self._orders = self._make_orders()
+        if self._started:
+            self._cluster.soon(self._changed.set)
+
+    def _tell_hasty(self) -> None:
+        """Tell workers whose tasks wait to be accepted, at once; all others soon."""
+        workers, self._hasty = list(self._hasty), set()
+        self._tell()
+        orders = self._dated()
+        self._cluster.spawn(lambda: self._send(orders, workers))
 
     def _make_orders(self) -> Orders:
         """Return the orders of this moment: the decision, shared out."""
@@ -409,8 +438,7 @@ class DaskBackend:
 
     def _submit(self, order: WalkOrder) -> None:
         number = next(self._numbers)
-        writer = f"{self._writer}.{number}" if self._writer else ""
-        task = self._tasks[number] = _Task(number, order, writer, order.cursor)
+        task = self._tasks[number] = _Task(number, order, order.cursor)
         settings = self._plan.scans[order.partition.side]
         sent = WalkTask(
             self._run,
@@ -419,7 +447,7 @@ class DaskBackend:
             replace(settings, dialer=bare(settings.dialer)),
             self._plan.spec.at(bare),
             nodes_of(self._plan),
-            writer,
+            self._writer,
             self._secrets,
         )
         allowed = [m.address for m in self._members if m.address not in self._left_out]
@@ -434,7 +462,7 @@ class DaskBackend:
             options = {"workers": allowed, "allow_other_workers": False}
         try:
             future = self._cluster.client.submit(
-                run_walk,
+                remote.run_walk,
                 task,
                 key=f"{self._run}-{number}",
                 pure=False,
@@ -463,6 +491,8 @@ class DaskBackend:
                     self._met(members)
                 case RumpxError() as error:
                     raise error
+        if self._hasty:
+            self._tell_hasty()
         if self._working and not self.in_flight:
             self._working = False
             self._hooks.gate.calm.leave(time.monotonic())
@@ -479,9 +509,9 @@ class DaskBackend:
             self._leave_out(task, hello, barred)
         else:
             self._refuse_others(hello)
-            task.token, task.worker = hello.token, hello.worker
+            task.token, task.worker, task.writer = hello.token, hello.worker, hello.writer
             task.host, task.pid = hello.host, hello.pid
-        self._tell()
+        self._hasty.add(hello.worker)
 
     def _refuse_others(self, hello: Hello) -> None:
         """Raise if a worker reaches other servers than the coordinator."""
@@ -596,7 +626,8 @@ class DaskBackend:
         self.restarts += 1
         name = task.order.name
         self._deaths[name] = self._deaths.get(name, 0) + 1
-        self._mourned[task.number] = _Mourning(task, time.monotonic() + _LOST_SECONDS)
+        over = time.monotonic() + LEASE_SECONDS + _LEAST_DELAY
+        self._mourned[task.number] = _Mourning(task, over)
         self._hooks.announce(
             f"A task on the Dask worker {task.worker or '(unknown)'} was lost: it {why}. Its walk "
             "goes on elsewhere from its last cursor."
@@ -643,10 +674,13 @@ def bare(dialer: Dialer) -> Dialer:
     return replace(dialer, endpoint=endpoint, redials=None, writer="")
 
 
-def nodes_of(plan: Plan) -> tuple[tuple[Side, Node], ...]:
-    """Return all nodes that tasks reach."""
-    sides = plan.source, plan.target
-    return tuple((side.dialer.side, node) for side in sides for node in side.topology.nodes)
+def nodes_of(plan: Plan) -> tuple[tuple[Side, Node, str], ...]:
+    """Return all nodes that tasks reach, as `WalkTask.nodes`."""
+    return tuple(
+        (side.dialer.side, node, side.run_id(node.address))
+        for side in (plan.source, plan.target)
+        for node in side.topology.nodes
+    )
 
 
 def secrets_of(plan: Plan) -> Secrets:

@@ -160,7 +160,11 @@ class Cluster:
             self._spawned.add(task)
             task.add_done_callback(self._spawned.discard)
 
-        self._loop.call_soon_threadsafe(start)
+        self.soon(start)
+
+    def soon(self, function: Callable[[], None]) -> None:
+        """Call a function in the loop."""
+        self._loop.call_soon_threadsafe(function)
 
     @property
     def lost(self) -> bool:

@@ -46,8 +46,9 @@ class WalkTask:
         run: names the run; topic of its events.
         number: of the task, unique in the run.
         settings, spec: without passwords and certificates.
-        nodes: those whose identities the task must report, by side.
-        writer: the name of its connections to the target; "" if it writes nothing.
+        nodes: all nodes that it must reach, by side, with the `run_id` of the plan, "" if unknown.
+        writer: the beginning of the names of its connections to the target; "" if it writes
+            nothing.
     """
 
     run: str
@@ -55,7 +56,7 @@ class WalkTask:
     order: WalkOrder
     settings: ScanSettings
     spec: Spec
-    nodes: tuple[tuple[Side, Node], ...]
+    nodes: tuple[tuple[Side, Node, str], ...]
     writer: str
     secrets: Secrets
 
@@ -74,6 +75,7 @@ class Orders:
         ended: tokens of those that must end.
         received: by token, the number of reports that have arrived.
         stop: all tasks end, once their batches in flight are settled.
+        rest: processes without a task close all their connections.
         sent: by the coordinator's monotonic clock.
     """
 
@@ -89,6 +91,7 @@ class Orders:
     ended: frozenset[str]
     received: dict[str, int]
     stop: bool = False
+    rest: bool = False
     sent: float = 0.0
 
 
@@ -104,7 +107,13 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """A task has started. Each start has a token of its own: Dask may start a lost task again."""
+    """A task has started. Each start has a token of its own: Dask may start a lost task again.
+
+    Attributes:
+        identities: of the nodes that it does not reach, or as which another server answers than in
+            the plan.
+        writer: the name of its connections to the target; "" if it writes nothing.
+    """
 
     number: int
     token: str
@@ -112,6 +121,7 @@ class Hello:
     host: str
     pid: int
     identities: tuple[Identity, ...]
+    writer: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,9 @@
    orders were sent, and one that is over stays over: a process that hung finds old orders waiting,
    while its walk may be done elsewhere.
 
-One `Run` a process holds what its tasks share: the rates, the gate, the identities.
+One `Run` a process holds what its tasks share: the rates, the gate, the identities. A
+walk that has ended leaves its connections to the next one (`Tools`). They are closed when the
+coordinator orders it, or when there has been no task for as long as a lease lasts.
 
 Not promised: that requests in flight when the lease ends are not executed. The coordinator waits
 for the lease, and then ends the connections (`engine.fence`).
@@ -29,6 +31,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any, Final
 
 import psutil
@@ -56,6 +59,7 @@ from rumpx.servers.replicas import read_identity
 from rumpx.servers.tls import flag_of
 from rumpx.throttle.rates import Pace, Pacer, Throttle
 from rumpx.throttle.scan_gate import Gate
+from rumpx.transfer.handler import Handler
 from rumpx.transfer.runner import Budget, Runner
 
 # An unacknowledged report is sent again after so long.
@@ -199,6 +203,70 @@ class _Working:
             self.walk.stop()
 
 
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Settles the batches of one walk at a time, over connections of its own, while its lease
+    lasts; `writer` is the name of those to the target."""
+
+    writer: str
+    lease: Lease
+    handler: Handler
+    runner: Runner
+
+
+class Tools:
+    """What the tasks of a run use in this process: endpoints with this machine's passwords and
+    certificates, and the slots of walks that have ended.
+
+    Args:
+        run: of these tasks.
+        task: one of them.
+
+    Raises:
+        UsageError: a password's file cannot be read.
+    """
+
+    def __init__(self, run: Run, task: WalkTask) -> None:
+        self._run = run
+        self._files = contextlib.ExitStack()
+        self._secured = self._files.enter_context(own_secrets(task.secrets))
+        self._spec = task.spec.at(self.here)
+        self._writer = task.writer and f"{task.writer}.{os.urandom(4).hex()}"
+        self._numbers = count()
+        self._free: list[Slot] = []
+        self.dialers = self._spec.dialers
+
+    def here(self, dialer: Dialer) -> Dialer:
+        """Return a plan's dialer as one of this machine."""
+        endpoint = self._secured(dialer.endpoint, dialer.side)
+        return replace(dialer, endpoint=endpoint, redials=self._run.redials)
+
+    def take(self) -> Slot:
+        """Return a slot that no walk uses."""
+        with contextlib.suppress(IndexError):
+            while slot := self._free.pop():
+                slot.lease.renew(time.monotonic())
+                if slot.lease.lives():
+                    return slot
+                slot.handler.close()
+        spec, writer, lease = self._spec, "", Lease()
+        if self._writer:
+            writer = f"{self._writer}.{next(self._numbers)}"
+            spec = spec.writing_as(writer, lease.lives)
+        budget, pacer = Budget(spec.bytes_in_flight), LeasedPacer(self._run.pacer, lease)
+        return Slot(writer, lease, spec.build(budget, pacer), Runner(budget))
+
+    def put(self, slot: Slot) -> None:
+        """Keep a slot, of which nothing is in flight, for another walk."""
+        self._free.append(slot)
+
+    def close(self) -> None:
+        """Close all free slots; call it when no walk has one."""
+        for slot in self._free:
+            slot.handler.close()
+        self._files.close()
+
+
 class Run:
     """The tasks of one run in this process.
 
@@ -216,6 +284,9 @@ class Run:
         self._number = -1
         self._tasks: dict[str, _Working] = {}
         self._lock = threading.Lock()
+        self._tools: Tools | None = None
+        self._leave = threading.Timer(0.0, self._let_go)
+        self._asking = threading.Lock()
         self._identities: tuple[Identity, ...] | None = None
         self._process = psutil.Process()
         self._usage = Usage(self._process.cpu_percent(), 0, 0)
@@ -247,29 +318,59 @@ class Run:
                 task.end()
             elif task.token in orders.accepted:
                 task.accepted.set()
+        if orders.rest:
+            self._let_go()
 
     def add(self, task: _Working) -> None:
         """Note a task that has started."""
         with self._lock:
+            self._leave.cancel()
             self._tasks[task.token] = task
 
     def remove(self, task: _Working) -> None:
-        """Note a task that has ended; the last one closes what they shared."""
+        """Note a task that has ended. If it was the last one, what they shared is kept for a while,
+        for the next one."""
         with self._lock:
             del self._tasks[task.token]
             if not self._tasks:
-                self.shelf.clear()
+                self._leave = threading.Timer(LEASE_SECONDS, self._let_go)
+                self._leave.daemon = True
+                self._leave.start()
+
+    def tools(self, task: WalkTask) -> Tools:
+        """Return those of this run; `task` is one of its tasks, and under way.
+
+        Raises:
+            UsageError: see `Tools`.
+        """
+        with self._lock:
+            if self._tools is None:
+                self._tools = Tools(self, task)
+            return self._tools
+
+    def _let_go(self) -> None:
+        """Close what the tasks share, unless there is one."""
+        with self._lock:
+            if self._tasks:
+                return
+            tools, self._tools = self._tools, None
+            self.shelf.clear()
+        if tools:
+            tools.close()
 
     def identities(self, task: WalkTask, dialers: Iterable[Dialer]) -> tuple[Identity, ...]:
-        """Return the identities of all nodes, as this process reaches them; those of unreached
-        ones are asked for again by the next task."""
-        with self._lock:
-            if self._identities is None or any(one.trouble for one in self._identities):
-                self._identities = tuple(
-                    _identity(replace(dialer, redials=None), node)
+        """Return the identities of those nodes that this process does not reach, or as which others
+        than the plan's answer. If there are any, the next task asks again."""
+        with self._asking:
+            if self._identities != ():
+                asked = (
+                    (planned, _identity(replace(dialer, redials=None), node))
                     for dialer in dialers
-                    for side, node in task.nodes
+                    for side, node, planned in task.nodes
                     if side == dialer.side
+                )
+                self._identities = tuple(
+                    one for planned, one in asked if one.trouble or one.run_id != planned != ""
                 )
             return self._identities
 
@@ -317,6 +418,14 @@ def _identity(dialer: Dialer, node: Node) -> Identity:
         return Identity(dialer.side, node.address, trouble=_plain(error))
 
 
+def run_walk(task: WalkTask) -> Done:
+    """Do a task; called by Dask, in a worker."""
+    from distributed import get_worker
+
+    worker = get_worker()
+    return walk(task, worker.address, worker.log_event)
+
+
 def walk(task: WalkTask, address: str, log_event: Callable[[str, Any], None]) -> Done:
     """Do a task.
 
@@ -349,17 +458,19 @@ def _plain(error: RumpxError) -> RumpxError:
 
 
 def _work(run: Run, task: WalkTask, working: _Working, address: str) -> Done:
-    with own_secrets(task.secrets) as secured:
-
-        def here(dialer: Dialer) -> Dialer:
-            endpoint = secured(dialer.endpoint, dialer.side)
-            return replace(dialer, endpoint=endpoint, redials=run.redials)
-
-        spec = task.spec.at(here)
-        settings = replace(task.settings, dialer=here(task.settings.dialer))
-        identities = run.identities(task, spec.dialers)
+    tools = run.tools(task)
+    identities = run.identities(task, tools.dialers)
+    slot, kept = tools.take(), False
+    working.lease = slot.lease
+    try:
         hello = Hello(
-            task.number, working.token, address, platform.node(), os.getpid(), identities
+            task.number,
+            working.token,
+            address,
+            platform.node(),
+            os.getpid(),
+            identities,
+            slot.writer,
         )
         working.send(pack(hello))
         while not working.accepted.wait(_HELLO_SECONDS):
@@ -367,16 +478,11 @@ def _work(run: Run, task: WalkTask, working: _Working, address: str) -> Done:
             working.send(pack(hello))
         if working.ended:
             return Done(working.token)
-        if task.writer:
-            spec = spec.writing_as(task.writer, working.lease.lives)
-        budget = Budget(spec.bytes_in_flight)
-        pacer = LeasedPacer(run.pacer, working.lease)
-        handler, runner = spec.build(budget, pacer), Runner(budget)
         working.walk = LoneWalk(
             task.order,
-            settings,
-            handler,
-            runner,
+            replace(task.settings, dialer=tools.here(task.settings.dialer)),
+            slot.handler,
+            slot.runner,
             run.gate,
             working,
             run.shelf,
@@ -384,11 +490,15 @@ def _work(run: Run, task: WalkTask, working: _Working, address: str) -> Done:
         )
         if working.ended:  # meanwhile
             working.walk.stop()
-        try:
-            finish = working.walk.run()
-        finally:
-            handler.close()
+        finish = working.walk.run()
+        # The connections of a task that was told to end may be those that the fence will end.
+        kept = finish.ending is not None and not working.ended
         return Done(working.token, working.rest(), finish)
+    finally:
+        if kept:
+            tools.put(slot)
+        else:
+            slot.handler.close()
 
 
 @contextlib.contextmanager
