@@ -225,6 +225,25 @@ def follow(ended: Copied, *flags: str | Path, code: int = 0, timeout: float = 60
     return _copied(done.returncode, done.stdout, done.stderr)
 
 
+def ctl(*words: str) -> dict[str, Any]:
+    """What the job `job` answers."""
+    done = rumpx("ctl", "job", *words, "--json")
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def events(run: Running | Copied, kind: str = "progress") -> list[dict[str, Any]]:
+    """Its JSON events of a kind so far."""
+    lines = [line for line in run.stderr.splitlines() if line.startswith("{")]
+    return [event for line in lines if (event := json.loads(line))["event"] == kind]
+
+
+def messages(run: Running | Copied) -> str:
+    """What it has told the user so far."""
+    return "\n".join(event["text"] for event in events(run, "message"))
+
+
 def assert_exact(
     done: Copied, source: Server | Cluster, target: Server | Cluster, keys: int, *, ttl: int = 0
 ) -> None:

@@ -7,6 +7,7 @@ is imported. All processes are sessions of their own, ended by their ids.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -16,10 +17,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import psutil
 
@@ -30,6 +31,21 @@ from support.waiting import wait_until
 _PROGRAM = Path(sys.executable).with_name("dask")
 START_TIMEOUT = 60.0
 """Seconds: to import Dask takes two of CPU, on a machine that others use as well."""
+
+_live: list[Dask] = []
+
+
+@atexit.register
+def _stop_leftovers() -> None:
+    for cluster in list(_live):
+        cluster.stop()
+
+
+def dask_logs() -> Iterator[tuple[str, str]]:
+    """The ends of the logs of all processes that are there."""
+    for cluster in _live:
+        for process in [cluster.scheduler, *cluster.workers]:
+            yield process.name, "\n".join(process.log.splitlines()[-25:])
 
 
 def tls_environment(files: TlsFiles) -> dict[str, str]:
@@ -88,7 +104,7 @@ class DaskProcess:
         self.log_file = folder / f"{name}.log"
         whole = environment({})
         # Its own folders come first.
-        paths = [path for path in (env.get("PYTHONPATH"), whole["PYTHONPATH"]) if path]
+        paths = filter(None, [env.get("PYTHONPATH"), whole["PYTHONPATH"]])
         whole |= {**env, "PYTHONPATH": os.pathsep.join(paths)}
         with open(self.log_file, "wb") as log:
             self.process = subprocess.Popen(
@@ -180,18 +196,19 @@ class Dask:
         words += ["--scheduler-file", str(self._file)]
         words += ["--protocol", "tls"] if tls else []
         self.scheduler = DaskProcess(self.folder, "scheduler", words, self._environment)
+        _live.append(self)
         try:
-            self.address = str(wait_until(self._told, START_TIMEOUT, "a scheduler")["address"])
+            self.address = wait_until(self._told, START_TIMEOUT, "a scheduler")
         except BaseException:
             self.stop()
             raise
 
-    def _told(self) -> dict[str, Any] | None:
+    def _told(self) -> str:
+        """Its address, "" until it has written its file."""
         assert self.scheduler.alive, self.scheduler.log[-3000:]
         with contextlib.suppress(OSError, ValueError):
-            told: dict[str, Any] = json.loads(self._file.read_text())
-            return told
-        return None
+            return str(json.loads(self._file.read_text())["address"])
+        return ""
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -230,6 +247,8 @@ class Dask:
         return "\n".join(process.log for process in [self.scheduler, *self.workers])
 
     def stop(self) -> None:
+        if self in _live:
+            _live.remove(self)
         for process in [*self.workers, self.scheduler]:
             process.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
