@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 if TYPE_CHECKING:
     from rumpx.model.checkup import Checkup
@@ -36,7 +36,8 @@ class VerifyOptions(TypedDict, total=False):
     batch_keys: keys in one pipeline; 0 chooses by the latency limits.
     size_check: ask each key's size before its DUMP.
     stream_from: bytes from which a value is copied in pieces; None copies every value whole.
-    hot_keys: for such values that are written in each of three tries: "whole" or "fail".
+    hot_keys: for such values that are written in each of three tries: "whole", "whole=SIZE" or
+        "fail".
     max_bytes_in_flight: bytes read and not yet restored, for each worker.
     clock: where the servers' clocks differ by more than a minute: "refuse" (of a job's comparison:
         the job's), keep the "absolute" expiries, or the "relative" times left.
@@ -63,7 +64,7 @@ class VerifyOptions(TypedDict, total=False):
     batch_keys: int
     size_check: bool
     stream_from: int | None
-    hot_keys: Literal["whole", "fail"]
+    hot_keys: str
     max_bytes_in_flight: int
     clock: Clock
     field_expiries: FieldExpiries

@@ -43,7 +43,8 @@ from rumpx.processes.control import stopping_signals
 from rumpx.servers.resp import Connection, encode
 from rumpx.text import say
 from rumpx.values.compare import differing
-from rumpx.values.reading import Reader
+from rumpx.values.reading import Reader, Reading, together
+from rumpx.values.sides import Sides, run_over
 
 SERVER_VARIABLE: Final = "RUMPX_REDIS_SERVER"
 EXIT_DIFFERENT: Final = 4
@@ -147,15 +148,21 @@ def _deaths_told(*servers: Server) -> Iterator[None]:
 def _compare(source: Server, target: Server) -> tuple[int, int]:
     """Return the number of keys on either server, and of those that differ."""
     with closing(source.connect()) as one, closing(target.connect()) as other:
-        keys = list(_all_keys(Reader(one, "source")) | _all_keys(Reader(other, "target")))
-        return len(keys), len(differing(one, other, keys).different)
+        return run_over(one, other, _compared)
 
 
-def _all_keys(reader: Reader) -> set[bytes]:
+def _compared(sides: Sides) -> Reading[tuple[int, int]]:
+    one, other = yield from together(_all_keys(sides.source), _all_keys(sides.target))
+    keys = list(one | other)
+    told = yield from differing(sides, keys)
+    return len(keys), len(told.different)
+
+
+def _all_keys(reader: Reader) -> Reading[set[bytes]]:
     keys: set[bytes] = set()
     cursor = b"0"
     while True:
-        cursor, found = reader.read("SCAN", cursor, "COUNT", 1000)
+        cursor, found = yield from reader.read("SCAN", cursor, "COUNT", 1000)
         keys.update(found)
         if cursor == b"0":
             return keys

@@ -6,6 +6,7 @@ import itertools
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from functools import partial
 from typing import Any, get_args
 
 import pytest
@@ -41,9 +42,11 @@ from rumpx.transfer.commands import Calls
 from rumpx.transfer.dump_reader import Abilities, DumpReader, Expiry
 from rumpx.transfer.handler import Read, Wanted
 from rumpx.transfer.runner import Budget, Runner
-from rumpx.values import by_type
-from rumpx.values.reading import Reader
+from rumpx.values import by_type, equal_streams
+from rumpx.values.chunked_reader import Amount
+from rumpx.values.reading import Reading
 from rumpx.values.shapes import fits
+from rumpx.values.sides import Sides, run_over
 from rumpx.verifier import expired
 from support.hostile import INFO, MODES, Hostile, Words, answering, bulk, scan_reply
 from support.run import rumpx
@@ -431,6 +434,12 @@ class Walked:
         return [self.call(*command) for command in commands]
 
 
+def walk_value(sides: Sides, command: str, counter: str) -> Reading[None]:
+    whole = by_type._Walk(sides, sides.source, command, b"k", counter, 1)
+    while not whole.done:
+        yield from whole.more()
+
+
 @pytest.mark.parametrize(("command", "counter"), [("SSCAN", "SCARD"), ("HSCAN", "HLEN")])
 @pytest.mark.parametrize(
     ("members", "why"),
@@ -444,8 +453,8 @@ def test_a_value_whose_members_never_end(
 ) -> None:
     server = Walked(members)
     with pytest.raises(SourceUnusable, match=f"{command} on .* never ends: .*{why}"):
-        for _ in by_type._walk(Reader(server, "source"), command, b"k", 1000, counter):
-            pass
+        walked = partial(walk_value, command=command, counter=counter)
+        run_over(server, server, walked, Amount(1000, 2**30))
 
 
 class Streaming(Walked):
@@ -477,11 +486,11 @@ class Streaming(Walked):
 def test_a_stream_whose_entries_never_end(
     members: Callable[[int], list[bytes]], why: str
 ) -> None:
-    both = [Reader(Streaming(members), side) for side in ("source", "target")]
+    both = Streaming(members), Streaming(members)
     with pytest.raises(SourceUnusable, match=f"XRANGE on .* never ends: .*{why}"):
-        by_type._equal_entries(*both, b"k")
+        run_over(*both, lambda sides: equal_streams._equal_entries(sides, b"k"))
     with pytest.raises(SourceUnusable, match=f"XPENDING on .* never ends: .*{why}"):
-        by_type._equal_pending(*both, b"k", b"g")
+        run_over(*both, lambda sides: equal_streams._equal_pending(sides, b"k", b"g"))
 
 
 @pytest.mark.parametrize("mode", ["endless and empty", "round"])

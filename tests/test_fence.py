@@ -270,6 +270,8 @@ def test_what_a_killed_run_had_under_way_is_copied_again_at_the_end(
     source, target = server("7.0"), server("7.0")
     fill(source)
     refuse(target, rule)
+    # Then each write has REPLACE; one without it would not land over the newer value.
+    target.do("CONFIG", "SET", "lazyfree-lazy-server-del", "yes")
     way = proxy(target)
     with killed_while_held(source, way, way):
         source.do("SET", KEY, "new")

@@ -233,6 +233,36 @@ def test_a_list_that_never_rests_is_read_whole(server: StartServer) -> None:
     assert keys_of(target) == {b"hot"}
 
 
+@pytest.mark.parametrize("policy", ["fail", "whole=50KiB", "whole=1MiB"])
+def test_the_size_up_to_which_a_value_that_never_rests_is_read_whole(
+    server: StartServer, policy: str
+) -> None:
+    source, target = server("7.0"), server("7.0")
+    write = hot_list(source)
+    size = source.do("MEMORY", "USAGE", "hot")
+    assert 50 * 2**10 < size < 2**20
+    with writing(write):
+        whole = policy == "whole=1MiB"
+        done = copy(source, target, *FROM_1K, "--hot-keys", policy, code=0 if whole else 3)
+    assert done.counts["copied"] == whole
+    if not whole:
+        (failure,) = done.summary["failures"]
+        assert failure["reason"] == "changes while it is read"
+        assert "--hot-keys whole=1MiB" in failure["message"]
+
+
+def test_a_huge_member_is_told_of(server: StartServer) -> None:
+    source, target = server("7.0"), server("9.1")
+    for key in ("huge", "huger"):
+        source.do("HSET", key, "small", 1, "large", "x" * (17 * 2**20))
+    source.do("XADD", "log", "*", "large", "x" * 2**21)
+    done = copy(source, target, "--workers", "1")
+    assert done.counts["copied"] == 3
+    told = [text for text in done.summary["warnings"] if "has a member of" in text]
+    assert len(told) == 1 and "17.8 MB" in told[0] and "The key huge" in told[0]
+    assert target.do("HSTRLEN", "huger", "large") == 17 * 2**20
+
+
 def test_a_value_that_rests_for_a_moment_is_of_one_moment(server: StartServer) -> None:
     """Some tries fail, and none leaves a mixture."""
     source, target = server("7.0"), server("7.0")

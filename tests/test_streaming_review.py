@@ -316,3 +316,21 @@ def test_a_value_of_which_a_field_expires_each_time(server: StartServer) -> None
     flags = ("--hot-keys", "fail", "--max-bytes-per-sec", "60KiB")
     done = copy(source, target, *FROM_1K, *flags, code=3)
     assert "a field of it expired" in done.summary["failures"][0]["message"]
+
+
+@pytest.mark.parametrize("policy", ["skip", "fail"])
+def test_stream_counters_of_keys_that_were_copied_already(
+    server: StartServer, policy: str
+) -> None:
+    """Listed again, whether they were streamed or not; as where a batch is given twice."""
+    source, target = server("8.2"), server("6.2")
+    call = source.client().execute_command
+    for key, number in (("huge", 25_000), ("large", 1000), ("small", 1)):
+        with source.raw() as raw:
+            raw.many([("XADD", key, "*", "field", "x" * 100)] * number)
+    call("RPUSH", "list", *range(1000))
+    flags = ("--stream-from", "20KiB", "--on-conflict", policy)
+    copy(source, target, *flags)
+    done = copy(source, target, *flags)
+    assert (done.counts["repeated"], done.counts["lossy"]) == (4, 3)
+    assert done.summary["losses"] == {"stream counters": 3}

@@ -25,7 +25,8 @@ from rumpx.transfer.expected_sizes import Expected
 from rumpx.transfer.handler import Spec
 from rumpx.transfer.messages import Ack, Batch
 from rumpx.transfer.runner import Budget, Permit, Runner
-from rumpx.verifier.comparer import CompareSpec
+from rumpx.verifier.compare_spec import CompareSpec
+from rumpx.verifier.verdicts import Rules
 from support import data
 from support.gates import open_gate
 from support.raw import Raw
@@ -182,12 +183,8 @@ def test_bytes_in_flight_of_a_comparison(server: StartServer, on_source: int) ->
         with side.raw() as raw:
             hashes(raw, range(60), blob)
     plan = planned(source, target)
-    spec = CompareSpec(
-        *(plan.spec, plan.spec.abilities, 0, 0),
-        digests=False,
-        field_expiries="kept",
-        clocks=(None, None),
-    )
+    rules = Rules(0, 0, 0, "kept", (None, None))
+    spec = CompareSpec(plan.spec, plan.spec.abilities, rules, digests=False)
 
     peak = peak_of(spec, list(work_of(plan, "compare")))
 

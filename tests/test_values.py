@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 
 from rumpx.errors import RumpxError
 from rumpx.servers.resp import Argument, Command, Connection, Reply
-from rumpx.values import by_type, compare
+from rumpx.values import by_type, compare, equal_streams
 from rumpx.values.by_type import same_payload
-from rumpx.values.compare import ReadRefused, equal_values
+from rumpx.values.chunked_reader import Amount
+from rumpx.values.compare import ReadRefused, Told
+from rumpx.values.sides import USUAL_AMOUNT, run_over
 from support.servers import Server, at_least, available, readers
 
 KEY = b"key \xff\r\n"
@@ -26,11 +28,17 @@ Commands = list[tuple[Argument, ...]]
 Pair = tuple[Connection, Connection]
 
 
-def differing(*pair_and_keys: Any, **how: Any) -> list[bytes]:
+def differing(
+    one: Any, other: Any, keys: list[bytes], amount: Amount = USUAL_AMOUNT, **how: Any
+) -> list[bytes]:
     """The different ones; none of the values here is not comparable."""
-    told = compare.differing(*pair_and_keys, **how)
+    told: Told = run_over(one, other, lambda sides: compare.differing(sides, keys, **how), amount)
     assert not told.incomparable
     return told.different
+
+
+def equal_values(one: Any, other: Any, key: bytes) -> bool:
+    return run_over(one, other, lambda sides: compare.equal_values(sides, key))
 
 
 def dial(server: Server, *login: str) -> Connection:
@@ -337,8 +345,8 @@ class Recorder:
 def test_big_values_are_read_in_chunks_and_never_dumped(
     pair: Pair, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(by_type, "CHUNK_BYTES", 100)
-    monkeypatch.setattr(by_type, "_MAX_MEMBERS", 2)
+    amount = Amount(2, 100)
+    monkeypatch.setattr(equal_streams, "_PENDING_AT_ONCE", 2)
     monkeypatch.setattr(compare, "BIG_BYTES", 10)
     for connection, commands in zip(pair, EQUAL[name], strict=True):
         do(connection, *commands)
@@ -349,7 +357,7 @@ def test_big_values_are_read_in_chunks_and_never_dumped(
         for connection in pair:
             do(connection, ("SETRANGE", KEY, 17_000, "x"))  # larger than a HyperLogLog
     recorders = Recorder(pair[0]), Recorder(pair[1])
-    assert differing(*recorders, [KEY]) == []
+    assert differing(*recorders, [KEY], amount) == []
     for recorder in recorders:
         assert "DUMP" not in recorder.names()
     if name in ("string", "list", "large set", "large hash", "large sorted set", "stream"):
@@ -360,7 +368,7 @@ def test_big_values_are_read_in_chunks_and_never_dumped(
         for connection, commands in zip(pair, EQUAL[name], strict=True):
             do(connection, ("DEL", KEY), *commands)
         do(pair[1], *change)
-        assert differing(*recorders, [KEY]) == [KEY]
+        assert differing(*recorders, [KEY], amount) == [KEY]
 
 
 def test_equal_dumps_cost_no_reads_by_type(pair: Pair) -> None:
@@ -446,9 +454,9 @@ class Scripted:
 
 
 def test_module_types_are_equal_only_by_their_dumps() -> None:
-    one = Scripted(TYPE=b"MBbloom--", DUMP=b"body1" + b"\x0b\x00" + b"checksum")
-    same = Scripted(TYPE=b"MBbloom--", DUMP=b"body1" + b"\x0c\x00" + b"CHECKSUM")
-    other = Scripted(TYPE=b"MBbloom--", DUMP=b"body2" + b"\x0b\x00" + b"checksum")
+    one = Scripted(TYPE=b"MBbloom--", MEMORY=9, DUMP=b"body1" + b"\x0b\x00" + b"checksum")
+    same = Scripted(TYPE=b"MBbloom--", MEMORY=9, DUMP=b"body1" + b"\x0c\x00" + b"CHECKSUM")
+    other = Scripted(TYPE=b"MBbloom--", MEMORY=9, DUMP=b"body2" + b"\x0b\x00" + b"checksum")
     assert equal_values(one, same, KEY)
     with pytest.raises(by_type.NotComparable, match="MBbloom--"):
         equal_values(one, other, KEY)
@@ -489,14 +497,16 @@ def test_no_answer_breaks_a_comparison(
     """Of one server whose answers are anything; what is no answer is told with its command."""
     common = {"TYPE": kind, "MEMORY": 10, "PEXPIRETIME": -1, "TIME": [b"1", b"1"]}
     common |= {"HPEXPIRETIME": None}  # asked of keys whose type is not known yet
+    common |= dict.fromkeys(["UNWATCH", "WATCH", "MULTI"], b"OK") | {"EXEC": []}
     good = Scripted(DUMP=b"a" * 20, **common | GOOD[kind])
     wrong = data.draw(st.dictionaries(st.sampled_from(sorted(good.replies)), garbage, min_size=1))
     bad = Scripted(**good.replies | {"DUMP": b"b" * 20} | wrong)
     source, target = (bad, good) if hostile_source else (good, bad)
     for asked in (
         lambda: equal_values(source, target, KEY),
-        lambda: compare.differing(source, target, [KEY]),
-        lambda: compare.unlike(source, target, [KEY]),
+        lambda: differing(source, target, [KEY]),
+        lambda: run_over(source, target, lambda sides: compare.unlike(sides, [KEY])),
+        lambda: run_over(source, target, lambda sides: compare.compare_large(sides, KEY)),
     ):
         try:
             asked()

@@ -43,9 +43,11 @@ def limits_of_values(draft: Draft, keys: Sequence[Key]) -> list[Line]:
     lines = []
     stream_from = draft.job.stream_from
     argument = min(map(_argument_limit, _each(draft.target)), default=_DEFAULT_ARGUMENT)
+    query = min(filter(None, map(_query_limit, _each(draft.target))), default=0)
     answer = min(filter(None, map(_answer_limit, _each(draft.source))), default=0)
     limits: tuple[tuple[Side, str, int], ...] = (
         ("target", "proto-max-bulk-len", argument),
+        ("target", "client-query-buffer-limit", query),
         ("source", "client-output-buffer-limit", answer),
     )
     for side, name, limit in limits:
@@ -106,6 +108,11 @@ def _each(side: SideFacts) -> Iterator[Connection]:
 
 def _argument_limit(connection: Connection) -> int:
     return whole_or(_setting(connection, "proto-max-bulk-len"), _DEFAULT_ARGUMENT)
+
+
+def _query_limit(connection: Connection) -> int:
+    """Return the most bytes of a request; 0 if unknown."""
+    return whole_or(_setting(connection, "client-query-buffer-limit"), 0)
 
 
 def _answer_limit(connection: Connection) -> int:

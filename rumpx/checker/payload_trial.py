@@ -133,6 +133,8 @@ def _try_one(
             try:
                 fitted = bridge.fitted(payload)
             except Unfit as error:
+                if error.in_pieces:
+                    continue
                 lossy = error.reason == FIELD_EXPIRIES
                 return Trial(key.type, key.encoding, version, error=error.message, lossy=lossy)
             db = draft.scope.target_db(key.db)

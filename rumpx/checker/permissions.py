@@ -27,12 +27,13 @@ from rumpx.preflight.draft import Draft
 from rumpx.servers.answers import ask_text
 from rumpx.servers.dial import CLIENT_NAME
 from rumpx.servers.replies import Kind, classify, key_refused, refused, wrong_syntax
-from rumpx.servers.resp import Argument, Connection
+from rumpx.servers.resp import Argument, Connection, Reply
 from rumpx.servers.side import SideFacts, connected
 from rumpx.servers.topology import is_error
 
-_SUBJECTS: Final = {"source": "reading", "target": "writing"}
+SUBJECTS: Final = {"source": "reading", "target": "writing"}
 _NAMES_TRIED: Final = 100
+_DISCARDED: Final = "EXECABORT Transaction discarded because of: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Right:
 
     @property
     def rule(self) -> str:
-        """Return the ACL rule that allows it."""
+        """The ACL rule that allows it."""
         return "+" + self.name.lower().replace(" ", "|")
 
 
@@ -123,16 +124,21 @@ def try_rights(side: SideFacts, rights: Sequence[Right]) -> list[Line]:
         with connected(side.dialer, node.address) as connection:
             user = user or user_name(side, connection)
             for right in rights:
-                reply = connection.call(*right.call)
-                if not is_error(reply) or classify(reply).kind is not Kind.PERMANENT:
+                error = cause_of(connection.call(*right.call))
+                if classify(error).kind is not Kind.PERMANENT:
                     continue
-                if refused(reply):
-                    no_permission = str(reply).startswith("NOPERM")
+                if refused(error):
+                    no_permission = error.startswith("NOPERM")
                     (forbidden if no_permission else absent)[right.name] = right
-                elif wrong_syntax(reply):
+                elif wrong_syntax(error):
                     malformed.add(right.name)
     told = [right for right in rights if right.name not in malformed]
     return list(_told(side, told, forbidden, absent, user))
+
+
+def cause_of(reply: Reply) -> str:
+    """Return the words of an error reply, "" for any other; of EXEC's, those that say why."""
+    return str(reply).removeprefix(_DISCARDED) if is_error(reply) else ""
 
 
 def user_name(side: SideFacts, connection: Connection) -> str:
@@ -149,7 +155,7 @@ def _told(
     user: str,
 ) -> Iterable[Line]:
     name = side.dialer.side
-    subject, code = _SUBJECTS[name], unusable(name).exit_code
+    subject, code = SUBJECTS[name], unusable(name).exit_code
     shown = printable(user.encode())
     for right in rights:
         if right.needed and right.name in forbidden:
@@ -178,17 +184,18 @@ def _told(
         yield Line(
             "warn",
             subject,
-            f"The {name}'s user {shown} may not call {_names(helpful)}; the copy works without.",
+            f"The {name}'s user {shown} may not call {names_of(helpful)}; the copy works without.",
             f"ACL SETUSER {shown} {' '.join(right.rule for right in helpful)} "
             "(rumpx help services lists the effects)",
         )
     if missing := [right for right in rights if right.name in absent and not right.needed]:
         yield Line(
-            "info", subject, f"The {name} has no {_names(missing)}; the copy works without."
+            "info", subject, f"The {name} has no {names_of(missing)}; the copy works without."
         )
 
 
-def _names(rights: Sequence[Right]) -> str:
+def names_of(rights: Sequence[Right]) -> str:
+    """Return the names of commands, for a sentence."""
     return ", ".join(right.name for right in rights)
 
 

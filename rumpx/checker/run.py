@@ -52,7 +52,7 @@ from rumpx.model.slots import SLOTS
 from rumpx.model.tuning import COMMANDS_A_KEY
 from rumpx.preflight.cursors import with_schemes
 from rumpx.preflight.draft import Draft
-from rumpx.preflight.memory import data_in_scope, room_on
+from rumpx.preflight.memory import beside, data_in_scope, old_values_on, room_on
 from rumpx.servers.info import ServerInfo
 from rumpx.servers.side import SideFacts
 from rumpx.units import count_of
@@ -81,7 +81,8 @@ def check(request: Request) -> Checkup:
     latencies = [_latency(draft, side, lines) for side in SIDES]
     estimate = _estimated(draft, shown) if shown else None
     if estimate:
-        lines += _memory(draft, estimate)
+        sizes = [key.bytes for key in sample.keys if key.bytes] if sample else []
+        lines += _memory(draft, estimate, sizes)
     codes = [line.exit_code for line in lines if line.status == "fail"]
     return Checkup(
         exit_code=codes[0] if codes else EXIT_OK,
@@ -214,8 +215,12 @@ def _bytes_needed(draft: Draft, sample: Sampled, keys: int) -> tuple[int | None,
     return memory_needed(keys, sample.mean_bytes, expiring), "the sample's sizes"
 
 
-def _memory(draft: Draft, estimate: Estimate) -> list[Line]:
-    """Compare the needed memory with the maxmemory of each primary of the target."""
+def _memory(draft: Draft, estimate: Estimate, sizes: Sequence[int]) -> list[Line]:
+    """Compare the needed memory with the maxmemory of each primary of the target.
+
+    Args:
+        sizes: of the sampled keys, in bytes.
+    """
     if estimate.bytes is None:
         return []
     needs = f"The target needs about {units.size(estimate.bytes)}"
@@ -228,15 +233,19 @@ def _memory(draft: Draft, estimate: Estimate) -> list[Line]:
         limits = [Line("ok", "memory", f"{needs}, and has it")]
     for node in draft.target.topology.nodes:
         info = draft.target.infos[node.address]
-        if info and info.max_memory and (tight := _tight(draft, node, info, estimate.bytes)):
+        if info and info.max_memory and (tight := _tight(draft, node, info, estimate.bytes, sizes)):
             return [tight]
     return limits
 
 
-def _tight(draft: Draft, node: Node, info: ServerInfo, needed: int) -> Line | None:
+def _tight(
+    draft: Draft, node: Node, info: ServerInfo, needed: int, sizes: Sequence[int]
+) -> Line | None:
     """Return the line for a primary that may lack memory for its share."""
     if draft.target.topology.cluster:
         needed = needed * sum(last - first + 1 for first, last in node.slots) // SLOTS
+    old = old_values_on(draft, info, sizes) if hasattr(draft, "target_keys") else 0
+    needed += old
     limit = draft.job.limits.max_target_memory
     room = int((limit or 1.0) * room_on(info, getattr(draft, "target_keys", 0)))
     if (1 + UNCERTAINTY) * needed <= room:
@@ -244,12 +253,13 @@ def _tight(draft: Draft, node: Node, info: ServerInfo, needed: int) -> Line | No
     text = (
         f"The target at {node.label(str(draft.target.dialer.endpoint))} has "
         f"{units.size(room)} left below its maxmemory; the copy needs about {units.size(needed)} "
-        "there"
+        f"there{beside(old) if old else ''}"
     )
-    if limit is None or (1 - UNCERTAINTY) * needed <= room:
-        return Line("warn", "memory", f"{text}: that may be too much", _RAISE)
+    advice = f"{_RAISE}, or use fewer --workers" if old else _RAISE
+    if limit is None or (1 - UNCERTAINTY) * (needed - old) <= room:
+        return Line("warn", "memory", f"{text}: that may be too much", advice)
     end = f"evict keys ({info.policy})" if info.evicts else "run out of memory"
-    return Line("fail", "memory", f"{text}: it would {end}", _RAISE, TargetFull.exit_code)
+    return Line("fail", "memory", f"{text}: it would {end}", advice, TargetFull.exit_code)
 
 
 def _ends(side: SideFacts, latency: Latency | None) -> Ends:

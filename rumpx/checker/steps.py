@@ -12,6 +12,7 @@ from typing import Final
 
 from rumpx import units
 from rumpx.checker.permissions import rights_to_read, rights_to_write, try_rights
+from rumpx.checker.pieces import pieces_to_read, pieces_to_write, try_pieces
 from rumpx.errors import RumpxError
 from rumpx.model.checkup import Line
 from rumpx.model.slots import SLOTS
@@ -88,10 +89,13 @@ def _try_rights(step: Step, draft: Draft) -> list[Line]:
     try:
         if step.name == "reading" and hasattr(draft, "source"):
             databases = [place.db for place in getattr(draft, "databases", [])]
-            return try_rights(draft.source, rights_to_read(draft.job, draft.source, databases))
+            lines = try_rights(draft.source, rights_to_read(draft.job, draft.source, databases))
+            return lines + try_pieces(draft.source, draft.job, pieces_to_read())
         if step.name == "writing" and hasattr(draft, "target"):
             databases = draft.target_databases if hasattr(draft, "scope") else []
-            return try_rights(draft.target, rights_to_write(draft, databases))
+            lines = try_rights(draft.target, rights_to_write(draft, databases))
+            pieces = pieces_to_write(replace=draft.replaces)
+            return lines + try_pieces(draft.target, draft.job, pieces)
     except RumpxError as error:
         return [Line("fail", step.name, str(error), "", error.exit_code)]
     return []

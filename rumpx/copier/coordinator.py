@@ -48,8 +48,10 @@ from rumpx.model.results import KeyFailure, KeyLoss
 from rumpx.model.snapshot import Snapshot
 from rumpx.model.summary import Walked
 from rumpx.model.timeline import Point
+from rumpx.preflight.memory import beside, old_values
 from rumpx.processes.control import Control
 from rumpx.remote.choice import LEASE_SECONDS, backend_of
+from rumpx.servers.info import ServerInfo
 from rumpx.transfer.content_stats import Largest
 from rumpx.transfer.messages import Ack
 from rumpx.units import size
@@ -321,17 +323,30 @@ class Coordinator:
             info = self._plan.target.infos.get(used.node[1])
             if info is None:
                 continue
-            growth = Growth(info.used_memory, used.memory, used.max_memory)
+            old = self._old_values(info)
+            growth = Growth(info.used_memory, used.memory, used.max_memory, old)
             if overflows(growth, self._fraction_at_start, fraction, limit):
                 full = growth.now >= limit * growth.most
                 end = at_the_end(growth, self._fraction_at_start, fraction)
                 more = "" if full else f", and would need about {size(end)}"
+                fewer = ""
+                if old and not full:
+                    more, fewer = more + beside(old), ", use fewer --workers,"
                 name = format_address(used.node[1]) if used.node[1] else str(self._plan.job.target)
                 raise TargetFull(
                     f"The data will not fit: the target {name} uses {size(growth.now)} of its "
-                    f"maxmemory of {size(growth.most)}{more}. Raise its maxmemory or set "
-                    "another --max-target-memory, then resume."
+                    f"maxmemory of {size(growth.most)}{more}. Raise its maxmemory{fewer} or "
+                    "set another --max-target-memory, then resume."
                 )
+
+    def _old_values(self, info: ServerInfo) -> int:
+        """Return the bytes of old values that a target node may hold beside new ones, by the
+        largest values that this job has met."""
+        plan = self._plan
+        if plan.on_conflict != "replace" or not self._facts.target_keys:
+            return 0
+        met = [large.size for large in self._engine.largest.top]
+        return old_values(met, plan.tuning.workers, plan.job.stream_from, info.data_memory)
 
     # Requests of `rumpx ctl`.
 

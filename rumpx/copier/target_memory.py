@@ -4,6 +4,10 @@ The target will grow further by growth x left / done. Hash tables double at once
 size, so a run ends only if this estimate is above the limit by a margin, which is larger while
 little has been copied; and always if the target is full already.
 
+Where large values go in pieces, the target needs room for their old values too, beside the new ones
+(`preflight.memory.old_values`). So much of the growth so far may be such pieces, and is not
+extrapolated.
+
 Pure functions of INFO's figures; the coordinator calls them once a second.
 """
 
@@ -20,21 +24,25 @@ _MARGINS: Final = (1.25, 1.05)
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """Memory of one target node, in bytes: used at the run's start, used now, and its maxmemory."""
+    """Memory of one target node, in bytes: used at the run's start, used now, its maxmemory, and
+    the old values that it may hold beside new ones."""
 
     before: int
     now: int
     most: int
+    old_values: int = 0
 
 
 def at_the_end(growth: Growth, begun: float, done: float) -> float:
-    """Return the bytes that a node will use at the end of the copy.
+    """Return the bytes that a node will use at most, at the end of the copy or shortly before.
 
     Args:
         begun, done: the fraction of the job, 0.0 to 1.0, at the run's start and now.
     """
     grown = max(0, growth.now - growth.before)
-    return growth.now + grown * (1 - done) / max(done - begun, 1e-9)
+    lasting = max(0, grown - growth.old_values)
+    further = lasting * (1 - done) / max(done - begun, 1e-9)
+    return growth.now - grown + lasting + further + growth.old_values
 
 
 def overflows(growth: Growth, begun: float, done: float, limit: float) -> bool:

@@ -73,12 +73,15 @@ class Hooks:
 @dataclass(frozen=True, slots=True)
 class WalkOrder:
     """A walk to do: the partition, the number of its walk, the cursor from which it starts, and the
-    `run_id` of the process for which that cursor is valid, "" if unknown."""
+    `run_id` of the process for which that cursor is valid, "" if unknown. Of a walk that is
+    `walked`, all keys are settled, and only the check of the process at its end is left: a cursor
+    at the end may be the one at the start."""
 
     partition: Partition
     walk: int
     cursor: int
     run_id: str
+    walked: bool = False
 
     @property
     def name(self) -> WalkName:
@@ -141,9 +144,9 @@ class Backend(Workload, Protocol):
             RumpxError: workers die as soon as they start.
         """
 
-    def fenced(self, writer: str) -> list[Batch]:
+    def fenced(self, writer: str) -> list[Batch] | None:
         """Release the work of a dead worker, whose connections to the target have ended as far as
-        they can be; return its batches."""
+        they can be; return its batches, None if they are not known."""
 
     def rest(self) -> None:
         """Have workers, which must be idle, close their connections until there is work again."""

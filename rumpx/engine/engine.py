@@ -374,11 +374,12 @@ class Engine:
         if message.error:
             raise message.error
         batches = self._backend.fenced(message.worker)
-        if message.left != "nothing":
-            keys = [(batch.db, key) for batch in batches for key in batch.keys]
-            if not keys:  # they are known only where they were settled
-                self.warn(f"{UNFENCED} {MEND_FENCE}")
-            self._overseer.unfenced(keys)
+        if message.left == "nothing":
+            return
+        if batches is None:
+            self.warn(f"{UNFENCED} {MEND_FENCE}")
+        else:
+            self._overseer.unfenced([(b.db, key) for b in batches for key in b.keys])
 
     # Walking again.
 

@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import count
 from typing import Final, Protocol
 
@@ -53,6 +54,20 @@ _LEAVE_SECONDS: Final = 5.0
 
 Report = Advanced | Notice | Streaming
 Ending = Walked | NodeChanged | CursorUnproven
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The end of a walk, in one piece.
+
+    Attributes:
+        ending: its last event; None if it was stopped.
+        last: the results that were not reported: at the end of a walk they may belong to the cursor
+            of the last report, so that a walk which started there again would count them twice.
+    """
+
+    ending: Ending | None
+    last: Advanced | None
 
 
 class Admission(Protocol):
@@ -117,14 +132,15 @@ class LoneWalk:
             shelf,
             gate,
             self._emit,
+            order.walked,
         )
 
     def stop(self) -> None:
         """Find no more keys; `run` returns when those in flight are settled. From any thread."""
         self._stopped.set()
 
-    def run(self) -> Ending | None:
-        """Do the walk; return its last event, None if it was stopped.
+    def run(self) -> Finish:
+        """Do the walk.
 
         Raises:
             RumpxError: the run cannot continue. What is settled was reported.
@@ -133,13 +149,13 @@ class LoneWalk:
         try:
             while not self._is_over:
                 self._turn()
-            if self._ending:
-                self._frontier.book()
         finally:
             self._stopped.set()
             self._tell()
             thread.join(_LEAVE_SECONDS)
-        return self._ending
+        if self._ending:
+            self._frontier.book()
+        return Finish(self._ending, self._advanced())
 
     @property
     def in_flight(self) -> int:
@@ -223,11 +239,16 @@ class LoneWalk:
         self._listed = 0
         for text in self._handler.take_notices():
             self._report(Notice(text))
+        if advanced := self._advanced():
+            self._report(advanced)
+
+    def _advanced(self) -> Advanced | None:
+        """Return the results that were booked since the last call, if there are any."""
         acks, cursor = self._frontier.take_notes(), self._frontier.cursor
-        if acks or cursor != self._reported:
-            self._reported = cursor
-            order = self._order
-            self._report(Advanced(order.partition.id, order.walk, cursor, joined(acks)))
+        if not acks and cursor == self._reported:
+            return None
+        self._reported = cursor
+        return Advanced(self._order.partition.id, self._order.walk, cursor, joined(acks))
 
 
 def joined(acks: list[Ack]) -> Ack:

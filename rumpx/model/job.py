@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 from rumpx.errors import Side, UsageError
 from rumpx.model import clashes
 from rumpx.model.endpoint import Endpoint, ReadFrom
+from rumpx.model.option_kinds import whole_bytes
 from rumpx.model.options import FIELDS, MAX_DATABASE
 
 OnConflict = Literal["ask", "replace", "skip", "fail"]
@@ -143,7 +144,7 @@ class Job:
     on_conflict: OnConflict = DEFAULTS["on_conflict"]
     size_check: bool = True
     stream_from: int | None = DEFAULTS["stream_from"]
-    hot_keys: Literal["whole", "fail"] = DEFAULTS["hot_keys"]
+    hot_keys: str = DEFAULTS["hot_keys"]
     max_bytes_in_flight: int = DEFAULTS["max_bytes_in_flight"]
     clock: Clock = "refuse"
     field_expiries: FieldExpiries = DEFAULTS["field_expiries"]
@@ -162,6 +163,7 @@ class Job:
     def __post_init__(self) -> None:
         check_ranges("", self)
         clashes.refuse(clashes.IN_JOB, self)
+        whole_bytes(self.hot_keys, "--hot-keys")
         check_prefixes(self.prefixes)
         check_databases(self)
 

@@ -22,6 +22,8 @@ from rumpx.units import (
     write_size,
 )
 
+# The most bytes of a value that `--hot-keys whole` has read whole.
+_WHOLE_BYTES: Final = 64 * 2**20
 KEY_TYPES: Final = ("string", "list", "set", "zset", "hash", "stream")
 
 
@@ -90,6 +92,28 @@ def _read_prefixes(text: str, flag: str) -> tuple[bytes, ...]:
     return prefixes
 
 
+def whole_bytes(policy: str, flag: str) -> int:
+    """Return the most bytes of a value that a policy of `--hot-keys` has read whole.
+
+    Raises:
+        UsageError: neither `whole`, `whole=SIZE` nor `fail`.
+    """
+    name, equals, size = policy.partition("=")
+    if name == "whole":
+        return parse_size(size, flag) if equals else _WHOLE_BYTES
+    if policy == "fail":
+        return 0
+    raise UsageError(
+        f"{flag}: {policy[:40]!r} is no policy; write whole, whole=SIZE (as in whole=256MiB), or "
+        "fail."
+    )
+
+
+def _read_hot_keys(text: str, flag: str) -> str:
+    whole_bytes(text, flag)
+    return text
+
+
 def _joined(write: Callable[[Any], str]) -> Callable[[Any], list[str]]:
     return lambda values: [",".join(map(write, values))] if values else []
 
@@ -99,6 +123,7 @@ def _name(name: bytes) -> str:
 
 
 TEXT: Final = _single(lambda text, flag: text, str)
+HOT_KEYS: Final = _single(_read_hot_keys, str)
 WHOLE: Final = _single(_read_whole, str)
 SIZE: Final = _single(parse_size, write_size)
 RATE: Final = _single(lambda text, flag: float(parse_size(text, flag)), write_size)

@@ -20,6 +20,7 @@ from rumpx.model.option_kinds import (
     DATABASE_MAP,
     DATABASES,
     GLOBS,
+    HOT_KEYS,
     KEY_TYPES,
     NUMBER,
     OFF_SWITCH,
@@ -267,8 +268,9 @@ GROUPS: Final = (
              "waits for them", "SIZE", SIZE, "stream_from", "1MiB", least=2**10, most=2**40,
              off=True, more="The size is that of `MEMORY USAGE`. `off` reads every value whole"),
         Flag("hot-keys", "for such values that are written in each of three tries: read them "
-             "`whole`, up to 64 MiB, or let them `fail`", "POLICY", field="hot_keys",
-             default="whole", choices=("whole", "fail")),
+             "`whole`, up to 64 MiB or `whole=SIZE`, or let them `fail`", "POLICY", HOT_KEYS,
+             "hot_keys", "whole", more="A value that is read whole stalls both servers, by up to "
+             "14 ms for each MB"),
         Flag("max-bytes-in-flight", "bytes read and not yet written, for each worker", "SIZE",
              SIZE, "max_bytes_in_flight", "16MiB", least=2**16, most=2**40),
         Flag("clock", "if the servers' clocks differ by more than a minute: keep the `absolute` "

@@ -157,6 +157,7 @@ _LARGEST_TRIED: Final = 2**20
 
 # While writes are paused the server does not answer even an invalid RESTORE.
 _PROBE_SECONDS: Final = 1.0
+_LAZY: Final = b"lazyfree-lazy-server-del"
 _PROBES: Final = 64  # at the same time
 
 NO_ABSTTL: Final = (
@@ -254,6 +255,16 @@ def prove_restore(target: SideFacts, sample: Sample, *, replace: bool) -> bool:
         with connected(target.dialer, node.address) as connection:
             takes &= takes_absttl(connection, sample.key, replace=replace)
     return takes
+
+
+def frees_in_line(target: SideFacts) -> bool:
+    """Return True unless each primary of the target frees a value that RESTORE … REPLACE replaces
+    in the background: Valkey's default, and a setting of Redis. One that refuses CONFIG may not."""
+    for node in target.topology.nodes:
+        with connected(target.dialer, node.address) as connection:
+            if connection.call("CONFIG", "GET", _LAZY) != [_LAZY, b"yes"]:
+                return True
+    return False
 
 
 def lacks_absttl(target: SideFacts, sample: Sample) -> bool:

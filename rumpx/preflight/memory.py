@@ -1,12 +1,26 @@
-"""Memory checks: the data on the target, the values in flight on this machine."""
+"""Check before a copy whether its data fit into the target's memory.
+
+A large value that goes in pieces stands beside the old one until it is whole, one a worker
+(`transfer.stream`), so a target that has such keys needs room for both. The sizes of the largest
+values are known from the sample of a check, from the section `keysizes` of INFO, or from what a
+running copy has met; no keys are scanned for them.
+
+Not promised: that these are the largest values, or that the old ones are as large.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from heapq import nlargest
 from typing import Final
 
 from rumpx.errors import TargetFull
 from rumpx.preflight.draft import Draft
+from rumpx.servers.answers import ask_text
 from rumpx.servers.info import ServerInfo
+from rumpx.servers.keysizes import largest_values
+from rumpx.servers.side import connected
+from rumpx.units import size
 
 # Versions and encodings need different memory for the same data, but within this factor.
 _SURELY_TOO_LARGE: Final = 1.5
@@ -25,6 +39,49 @@ def room_on(info: ServerInfo, target_keys: int) -> int:
     """Return the bytes that a primary of the target has left below its maxmemory. Existing keys may
     be the same as the copied ones, and then free their memory."""
     return max(0, info.max_memory - (info.startup_memory if target_keys else info.used_memory))
+
+
+def old_values(sizes: Iterable[int], streams: int, stream_from: int | None, held: int) -> int:
+    """Return the bytes of old values that a target may hold beside the new ones at one moment.
+
+    Args:
+        sizes: of the largest values that are known, in bytes.
+        streams: the most values that are streamed at the same time.
+        stream_from: the bytes from which a value is streamed; None streams none.
+        held: the bytes of the target's data before the copy: its old values have no more.
+    """
+    if stream_from is None:
+        return 0
+    return min(held, sum(nlargest(streams, (each for each in sizes if each >= stream_from))))
+
+
+def old_values_on(draft: Draft, info: ServerInfo, sizes: Iterable[int]) -> int:
+    """Return `old_values` of a primary of the target; 0 if no keys are replaced."""
+    if draft.policy != "replace" or not draft.target_keys:
+        return 0
+    return old_values(sizes, draft.tuning.workers, draft.job.stream_from, info.data_memory)
+
+
+def beside(old: int) -> str:
+    """Return the end of a sentence that names needed bytes, of which `old` are for old values."""
+    return f", {size(old)} of them for old values while new ones are written beside them"
+
+
+def _largest_on_source(draft: Draft) -> list[int]:
+    """Return the bytes that the largest values have at least, one for each worker, as far as INFO
+    shows them."""
+    found: list[int] = []
+    number = draft.tuning.workers
+    if not draft.abilities.distributions:
+        return []
+    for node in draft.source.topology.nodes:
+        with connected(draft.source.dialer, node.address) as connection:
+            told = ask_text(connection, "INFO", "keysizes")
+        try:
+            found += largest_values(told or "", number)
+        except ValueError:
+            continue
+    return nlargest(number, found)
 
 
 def check_room(draft: Draft) -> None:
@@ -50,3 +107,11 @@ def check_room(draft: Draft) -> None:
         )
     if needed > room:
         draft.warnings.append(f"{facts}: they may not fit. Raise its maxmemory.")
+        return
+    sizes = _largest_on_source(draft)
+    old = sum(old_values_on(draft, info, sizes) for info in infos if info)
+    if needed + old > room:
+        draft.warnings.append(
+            f"{facts}, but a large value is written beside the old one, which takes up to "
+            f"{size(old)} more: they may not fit. Raise its maxmemory, or use fewer --workers."
+        )

@@ -31,6 +31,7 @@ from rumpx.preflight.abilities import (
     NO_ABSTTL,
     find_abilities,
     find_sample,
+    frees_in_line,
     prove_restore,
 )
 from rumpx.preflight.cursors import with_schemes
@@ -191,6 +192,7 @@ def _plan(draft: Draft) -> None:
             tuning,
             draft.shift,
             absttl=draft.absttl,
+            in_line=draft.policy == "replace" and frees_in_line(draft.target),
             dialects=draft.dialects,
         ),
         draft.policy,
@@ -230,8 +232,8 @@ STEPS: Final = (
     Step("versions", ("source", "target", "databases", "sample", "scope"), _find_dialects),
     Step("target keys", ("target", "scope"), _count_target),
     Step("conflicts", ("target_keys",), _choose_policy),
-    Step("room", ("target_keys",), lambda d: check_room(d)),
     Step("tuning", ("threads", "databases", "target"), _tune),
+    Step("room", ("target_keys", "policy", "abilities", "tuning"), lambda d: check_room(d)),
     Step("open files", ("tuning",), lambda d: check_open_files(d)),
     Step("plan", ("shift", "scope", "abilities", "dialects", "policy", "tuning"), _plan),
 )

@@ -8,6 +8,7 @@ from rumpx.engine.plan import Policy
 from rumpx.engine.scanner import ScanSettings
 from rumpx.model.endpoint import Address
 from rumpx.model.job import Job, Scope
+from rumpx.model.option_kinds import whole_bytes
 from rumpx.model.partitions import NodeKeys
 from rumpx.model.tuning import Tuning, tune, worker_count
 from rumpx.processes.machine import usable_cores
@@ -57,9 +58,10 @@ def worker_spec(
     shift: int,
     *,
     absttl: bool,
+    in_line: bool,
     dialects: Dialects,
 ) -> WorkerSpec:
-    """Return the settings of a copying worker."""
+    """Return the settings of a copying worker; `in_line` as by `frees_in_line`."""
     return WorkerSpec(
         source.dialer,
         target.dialer,
@@ -72,13 +74,14 @@ def worker_spec(
         tuning.pipeline_keys,
         bytes_for_worker(job, source, tuning.workers),
         job.stream_from,
-        job.hot_keys,
+        whole_bytes(job.hot_keys, "--hot-keys"),
         tuning.batches_in_flight,
         job.retry_for,
         source.clock.offset,
         target.clock.offset,
         shift,
         absttl,
+        job.stream_from if in_line and job.size_check else None,
         tuple(dialects.items()),
         job.field_expiries,
         beside_server=source.local or target.local,

@@ -25,8 +25,10 @@ from __future__ import annotations
 import asyncio
 import math
 import queue
+import selectors
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -62,6 +64,7 @@ from rumpx.servers.side import SideFacts
 from rumpx.throttle.decision import Decision
 from rumpx.throttle.rates import Pace, Throttle
 from rumpx.transfer.messages import Batch
+from rumpx.units import count_of
 
 # Orders are sent at most this often.
 _ORDERS_SECONDS: Final = 0.1
@@ -84,7 +87,8 @@ class _Task:
     """One submission of a walk.
 
     Attributes:
-        cursor: of the last booked report; the walk goes on from there.
+        cursor: of the last booked report; the walk continues from there.
+        walked: that report was the walk's last one.
         token, worker, host, pid: of the start that was accepted.
         booked: reports booked, and so the number of the next one.
         dropped: the walk has started over, or the task was lost: its result does not count.
@@ -101,6 +105,13 @@ class _Task:
     booked: int = 0
     usage: Usage = _NO_USAGE
     dropped: bool = False
+    walked: bool = False
+
+    @property
+    def rest(self) -> WalkOrder:
+        """What is left of the walk."""
+        walked = self.order.walked or self.walked
+        return replace(self.order, cursor=self.cursor, walked=walked)
 
 
 @dataclass(slots=True)
@@ -139,9 +150,9 @@ class DaskBackend:
         self._sides: dict[Side, SideFacts] = {"source": plan.source, "target": plan.target}
         self._hooks: Hooks
         self._cluster: Cluster
+        self._started = False
         self._members: tuple[Member, ...] = ()
         self._left_out: set[str] = set()
-        self._refusals: dict[str, RumpxError] = {}
         self._numbers, self._messages = count(), count()
         self._tasks: dict[int, _Task] = {}
         self._mourned: dict[int, _Mourning] = {}
@@ -156,6 +167,7 @@ class DaskBackend:
         self._waker.setblocking(False)
         self._orders = self._make_orders()
         self._working = False
+        self._worked = math.inf
 
     # The frame.
 
@@ -163,7 +175,8 @@ class DaskBackend:
         """See `Backend.start`."""
         self._hooks = hooks
         self._cluster = Cluster(scheduler_of(self._job), self._job.connect_timeout)
-        hooks.selector.register(self._wakes, 1, self)
+        self._started = True
+        hooks.selector.register(self._wakes, selectors.EVENT_READ, self)
         self._cluster.call(self._subscribe, _SUBMIT_SECONDS)
         self._cluster.spawn(self._renew)
 
@@ -283,6 +296,7 @@ class DaskBackend:
                 self._hooks.buried(mourning.task.writer)
             else:
                 self.fenced(mourning.task.writer)
+        self._refuse_solitude(now)
         if self._aside and not self.in_flight:
             raise TemporaryError(
                 f"{len(self._aside)} walks lost their Dask workers {DEATHS} times each, and were "
@@ -290,12 +304,22 @@ class DaskBackend:
                 "the key at fault, if one is."
             )
 
+    def _refuse_solitude(self, now: float) -> None:
+        """End the run if there has been no worker for too long."""
+        if self.walks_at_once:
+            self._worked = now
+        elif now - self._worked > self._job.retry_for:
+            raise TemporaryError(
+                f"The Dask scheduler at {self._cluster.address} has had no workers for "
+                f"{self._job.retry_for:g} s. Start some, then resume."
+            )
+
     def due(self, now: float) -> float:
         """See `Backend.due`."""
         return min((m.until for m in self._mourned.values() if not m.fencing), default=math.inf)
 
-    def fenced(self, writer: str) -> list[Batch]:
-        """See `Backend.fenced`; the keys of the walk that were in flight are not known here."""
+    def fenced(self, writer: str) -> None:
+        """See `Backend.fenced`; the keys that were in flight are not known here."""
         for number, mourning in list(self._mourned.items()):
             if mourning.task.writer == writer:
                 del self._mourned[number]
@@ -305,9 +329,8 @@ class DaskBackend:
                 elif self._deaths[task.order.name] >= DEATHS:
                     self._aside.append(task)
                 else:
-                    self._submit(replace(task.order, cursor=task.cursor))
-                break
-        return []
+                    self._submit(task.rest)
+                return
 
     def rest(self) -> None:
         """Do nothing: a task closes its connections when it ends."""
@@ -324,18 +347,18 @@ class DaskBackend:
         """See `Backend.kill`. Tasks that do not end have no lease any more when this returns."""
         self._stopping = self._closing = True
         self._tell()
-        until = time.monotonic() + LEASE_SECONDS
-        while self._tasks and time.monotonic() < until and not self._cluster.lost:
-            for _ in self.receive(self):
-                pass
+        leases = [mourning.until for mourning in self._mourned.values()]
+        over = time.monotonic() + LEASE_SECONDS
+        while time.monotonic() < max([*leases, over if self._tasks else 0.0]):
+            with suppress(RumpxError):  # the run ends with its first error
+                deque(self.receive(self), maxlen=0)
             time.sleep(_ORDERS_SECONDS)
-        if self._tasks and self._cluster.lost:
-            time.sleep(max(0.0, until - time.monotonic()))
         self._leave()
 
     def _leave(self) -> None:
-        self._hooks.selector.unregister(self._wakes)
-        self._cluster.close()
+        if self._started:
+            self._hooks.selector.unregister(self._wakes)
+            self._cluster.close()
         self._wakes.close()
         self._waker.close()
         self.pacer.close()
@@ -444,9 +467,9 @@ class DaskBackend:
         elif task.token and task.token != hello.token:
             self._ended.add(hello.token)
             self._mourn(task, "was started again elsewhere")
-        elif any(one.trouble for one in hello.identities):
+        elif barred := self._barred(hello):
             self._ended.add(hello.token)
-            self._leave_out(task, hello)
+            self._leave_out(task, hello, barred)
         else:
             self._refuse_others(hello)
             task.token, task.worker = hello.token, hello.worker
@@ -456,10 +479,9 @@ class DaskBackend:
     def _refuse_others(self, hello: Hello) -> None:
         """Raise if a worker reaches other servers than the coordinator."""
         for one in hello.identities:
-            side = self._sides[one.side]
-            node = next(n for n in side.topology.nodes if n.address == one.address)
+            side, node = self._sides[one.side], self._node(one)
             planned = side.run_id(one.address)
-            if not planned or one.run_id == planned:
+            if one.trouble or not planned or one.run_id == planned:
                 continue
             with suppress(TemporaryError):  # then the walk itself will notice a change
                 if side.identity_now(node) != one.run_id:
@@ -469,20 +491,34 @@ class DaskBackend:
                         "machine does. Give an address that is the same everywhere."
                     )
 
-    def _leave_out(self, task: _Task, hello: Hello) -> None:
+    def _barred(self, hello: Hello) -> Identity | None:
+        """Return a node that a worker does not reach, and this machine does. (One that is down for
+        both is the walk's to wait for.)"""
+        for one in hello.identities:
+            if not one.trouble:
+                continue
+            if not isinstance(one.trouble, TemporaryError):
+                return one
+            with suppress(TemporaryError):
+                self._sides[one.side].identity_now(self._node(one))
+                return one
+        return None
+
+    def _node(self, one: Identity) -> Node:
+        nodes = self._sides[one.side].topology.nodes
+        return next(node for node in nodes if node.address == one.address)
+
+    def _leave_out(self, task: _Task, hello: Hello, barred: Identity) -> None:
         """Give the task to other workers from now on."""
-        first = next(one for one in hello.identities if one.trouble)
-        assert first.trouble
         if hello.worker not in self._left_out:
             self._left_out.add(hello.worker)
             self._hooks.announce(
-                f"The Dask worker {hello.worker} on {hello.host} is left out: {first.trouble}"
+                f"The Dask worker {hello.worker} on {hello.host} is left out: {barred.trouble}"
             )
-        self._refusals[hello.worker] = first.trouble
         if not self.walks_at_once:
-            raise _unreached(first)
+            raise _unreached(barred)
         del self._tasks[task.number]
-        self._submit(replace(task.order, cursor=task.cursor))
+        self._submit(task.rest)
 
     def _booked(self, reported: Reported) -> Iterator[Event]:
         """Yield a report, if it is the next one of its task."""
@@ -496,6 +532,7 @@ class DaskBackend:
         cursor = getattr(reported.report, "cursor", None)
         if cursor is not None:
             task.cursor = cursor
+            task.walked = task.order.partition.span.ended(cursor)
             self._deaths.pop(task.order.name, None)
         yield reported.report
 
@@ -514,9 +551,7 @@ class DaskBackend:
             del self._tasks[task.number]
             return
         if done.token != task.token:
-            if not task.token and not self._stopping:  # a start that was never accepted
-                del self._tasks[task.number]
-                self._submit(replace(task.order, cursor=task.cursor))
+            self._ended_unaccepted(task)
             return
         for reported in done.rest:
             yield from self._booked(reported)
@@ -527,8 +562,20 @@ class DaskBackend:
         self.dropped |= done.lapsed
         if done.error:
             raise done.error
-        if done.ending:
-            yield done.ending
+        if finish := done.finish:
+            if finish.last:
+                yield finish.last
+            if finish.ending:
+                yield finish.ending
+
+    def _ended_unaccepted(self, task: _Task) -> None:
+        """Note the end of a start that was not accepted, and so did nothing."""
+        if task.token:
+            self._mourn(task, "was started again elsewhere")
+            return
+        del self._tasks[task.number]
+        if not self._stopping:
+            self._submit(task.rest)
 
     def _mourn(self, task: _Task, why: str) -> None:
         """Note a lost task; its walk goes on once its lease is over."""
@@ -549,10 +596,10 @@ class DaskBackend:
         before = {member.address for member in self._members}
         now = {member.address for member in members}
         self._members = members
-        for address in sorted(now - before):
-            self._hooks.announce(f"The Dask worker {address} has joined.")
-        for address in sorted(before - now):
-            self._hooks.announce(f"The Dask worker {address} has gone.")
+        for addresses, what in (now - before, "Joined"), (before - now, "Gone"):
+            if addresses:
+                named = count_of(len(addresses), "Dask worker")
+                self._hooks.announce(f"{what}: {named} ({', '.join(sorted(addresses)[:3])}).")
         for task in list(self._tasks.values()):
             if task.worker and task.worker not in now:
                 self._mourn(task, "has gone with its worker")

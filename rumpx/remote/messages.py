@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from rumpx.engine.backend import WalkOrder
-from rumpx.engine.lone_walk import Ending, Report
+from rumpx.engine.lone_walk import Finish, Report
 from rumpx.engine.scanner import ScanSettings
 from rumpx.errors import RumpxError, Side
 from rumpx.model.endpoint import Address
@@ -138,14 +138,14 @@ class Done:
 
     Attributes:
         rest: reports of which the task does not know that they have arrived.
-        ending: the walk's last event; None if it was stopped, or never accepted.
+        finish: None if the walk did not start, or did not end by itself.
         error: the run cannot continue.
         lapsed: the lease was over.
     """
 
     token: str
     rest: tuple[Reported, ...] = ()
-    ending: Ending | None = None
+    finish: Finish | None = None
     error: RumpxError | None = None
     lapsed: bool = False
 

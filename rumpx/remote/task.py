@@ -32,7 +32,7 @@ import psutil
 
 from rumpx.engine.lone_walk import LoneWalk, Report
 from rumpx.engine.scanner import Shelf
-from rumpx.errors import RumpxError, Side, machine_limit
+from rumpx.errors import MachineLimit, RumpxError, Side, machine_limit
 from rumpx.model.endpoint import Endpoint, read_password_file
 from rumpx.model.nodes import Node
 from rumpx.remote.choice import LEASE_SECONDS
@@ -58,6 +58,7 @@ from rumpx.transfer.runner import Budget, Runner
 # An unacknowledged report is sent again after so long.
 _RESEND_SECONDS: Final = 5.0
 _USAGE_SECONDS: Final = 1.0
+_HELLO_SECONDS: Final = 2.0
 
 
 class LeaseOver(RumpxError):
@@ -298,8 +299,9 @@ def walk(task: WalkTask, address: str, log_event: Callable[[str, Any], None]) ->
     except RumpxError as error:
         return Done(token, working.rest(), error=_plain(error))
     except Exception as error:
-        limit = machine_limit(error)
-        wrong = limit or RumpxError(f"Unexpected error in a task at {address}: {error!r}.")
+        wrong: RumpxError = RumpxError(f"Unexpected error in a task at {address}: {error!r}.")
+        if limit := machine_limit(error):
+            wrong = MachineLimit(f"On {platform.node()}: {limit}")
         return Done(token, working.rest(), error=wrong)
     finally:
         run.remove(working)
@@ -325,8 +327,9 @@ def _work(run: Run, task: WalkTask, working: _Working, address: str) -> Done:
             task.number, working.token, address, platform.node(), os.getpid(), identities
         )
         working.send(pack(hello))
-        while not working.accepted.wait(1.0):
+        while not working.accepted.wait(_HELLO_SECONDS):
             run.refuse_end()
+            working.send(pack(hello))
         if working.ended:
             return Done(working.token)
         if task.writer:
@@ -346,10 +349,10 @@ def _work(run: Run, task: WalkTask, working: _Working, address: str) -> Done:
         if working.ended:  # meanwhile
             working.walk.stop()
         try:
-            ending = working.walk.run()
+            finish = working.walk.run()
         finally:
             handler.close()
-        return Done(working.token, working.rest(), ending)
+        return Done(working.token, working.rest(), finish)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,5 @@
-"""Read from INFO's section `keysizes` (Redis ≥ 8.0) how large a database's values can be.
+"""Read from INFO's section `keysizes` (Redis ≥ 8.0) how large a database's values can be, and how
+large the largest values are at least.
 
 For each database and type the section counts the keys of each class, a power of two: class 4K
 holds 4,096 to 8,191. For strings these are bytes (`db0_distrib_strings_sizes:16=9,4K=2`). For
@@ -54,13 +55,32 @@ def largest_payloads(text: str) -> dict[int, int]:
         kinds = {kind for kind, _ in by_kind}
         in_bytes = [by_kind.get((kind, "sizes"), []) for kind in kinds]
         if keys and keys == sum(number for classes in in_bytes for _, number in classes):
-            largest = max(size for classes in in_bytes for size, _ in classes)
-            bounds[db] = largest + _PAYLOAD_FRAME
+            least = max(size for classes in in_bytes for size, _ in classes)
+            bounds[db] = max(0, 2 * least - 1) + _PAYLOAD_FRAME
     return bounds
 
 
+def largest_values(text: str, number: int) -> list[int]:
+    """Return the bytes that the largest values of all databases have at least, in descending order;
+    of the types that are counted by bytes.
+
+    Args:
+        text: INFO's section `keysizes`.
+        number: the most values.
+
+    Raises:
+        ValueError: the text is not INFO's.
+    """
+    in_bytes = [found[3] for found in _DISTRIBUTION.findall(text) if found[2] == "sizes"]
+    counted = sorted((pair for classes in in_bytes for pair in _classes(classes)), reverse=True)
+    sizes: list[int] = []
+    for least, keys in counted:
+        sizes += [least] * min(keys, number - len(sizes))
+    return sizes
+
+
 def _classes(text: str) -> Iterator[tuple[int, int]]:
-    """Yield the largest size of each class, and its number of keys.
+    """Yield the least size of each class, and its number of keys.
 
     Raises:
         ValueError: a class is not one that a server writes.
@@ -69,5 +89,4 @@ def _classes(text: str) -> Iterator[tuple[int, int]]:
         told = _CLASS.fullmatch(each)
         if not told:
             raise ValueError(f"not a class of sizes: {each}")
-        least = int(told[1]) << 10 * _UNITS.index(told[2] or " ")
-        yield max(0, 2 * least - 1), int(told[3])
+        yield int(told[1]) << 10 * _UNITS.index(told[2] or " "), int(told[3])

@@ -6,7 +6,9 @@ For each payload, by its version and first byte, and the target's `Dialect`:
 2. stamped with another version, if the target knows the first byte and reads it alike: in constant
    time, and the source's checksum still guards the value (`servers.rdb`);
 3. rewritten, if the target has another encoding of the value (`values.rewrite`);
-4. failed: the target has nothing that holds the value. If only the expiries of a hash's fields
+4. copied by the commands of its type (`stream`), if no payload is read alike by both, though both
+   have the type: streams with fields of certain sizes (`rewrite.portable`);
+5. failed: the target has nothing that holds the value. If only the expiries of a hash's fields
    would be lost, `--field-expiries drop` accepts that, and each such key is listed.
 
 A batch is of one node and so of one version: the first payload decides whether any must change.
@@ -43,6 +45,7 @@ from rumpx.transfer.handler import Records, Rewrite, Written
 from rumpx.values.rewrite import (
     FIELD_EXPIRIES,
     SHORTEST_DISPUTED,
+    Disputed,
     portable,
     reads_otherwise,
     rewritten,
@@ -123,7 +126,7 @@ class Bridge:
         self._plans.clear()
 
     def fit(self, records: Records, result: Written) -> Records:
-        """Return records with payloads that the target accepts; note those that cannot be."""
+        """Return records with payloads that the target accepts; note the keys of others."""
         if not records.payloads:
             return records
         plan = self._plan_for(version_of(records.payloads[0]))
@@ -157,6 +160,9 @@ class Bridge:
                 try:
                     fitted = self._changed(payload)
                 except Unfit as error:
+                    if error.in_pieces and not records.whole:
+                        result.in_pieces.append(key)
+                        continue
                     failure = KeyFailure(records.source_db, key, error.reason, error.message)
                     result.failures.append(failure)
                     continue
@@ -192,6 +198,9 @@ class Bridge:
             if dialect is None or (fits and fields_expire(payload)):
                 return Fitted(shifted(payload, self._shift), REWRITTEN)
             changed = rewritten(payload, dialect, shift_ms=self._shift)
+        except Disputed as error:
+            words = f"no payload holds its value: {error}"
+            raise Unfit("bad data", words, in_pieces=True) from None
         except ValueError as error:
             raise Unfit("bad data", f"rumpx cannot read its payload: {error}") from None
         if changed is None:
@@ -215,9 +224,10 @@ def _is_portable(payload: bytes) -> bool:
 
 class Unfit(Exception):
     """No payload that the target accepts holds the value; `reason` and `message` as in
-    KeyFailure."""
+    KeyFailure; `in_pieces`: the commands of its type do."""
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: str, message: str, *, in_pieces: bool = False) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
+        self.in_pieces = in_pieces

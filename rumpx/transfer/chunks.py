@@ -18,14 +18,13 @@ A chunk is one pipeline, and so the unit for which the server's other clients wa
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Protocol
 
 from rumpx.throttle.rates import Pace, Pacer
 from rumpx.transfer.expected_sizes import Expected
-from rumpx.transfer.handler import Reader, Wanted
+from rumpx.transfer.handler import Wanted
 from rumpx.transfer.runner import Budget, Pause, Permit, Task
 from rumpx.values.chunked_reader import FIRST_MEMBERS, Amount
 
@@ -72,6 +71,7 @@ class Chunk:
         alone: nothing else may be in flight.
         sized: sizes were asked, if the server gives any.
         stream: the one key goes in pieces (`stream`).
+        whole: the one key cannot go in pieces.
     """
 
     keys: list[bytes]
@@ -84,11 +84,29 @@ class Chunk:
     alone: bool = False
     sized: bool = True
     stream: bool = False
+    whole: bool = False
 
     @property
     def estimate(self) -> int:
         """The sum for all keys."""
         return sum(self.estimates)
+
+
+class Sizes(Protocol):
+    """Knows the sizes of values; see `handler.Reader`."""
+
+    @property
+    def tells_sizes(self) -> bool:
+        """True if `sizes` asks a server at all."""
+
+    def ops(self, keys: int, *, sized: bool) -> int:
+        """Return how many commands the source executes for that many keys."""
+
+    def largest(self, wanted: Wanted) -> Task[int | None]:
+        """Return how many bytes a payload has at most, if that is proven; a task."""
+
+    def sizes(self, wanted: Wanted) -> Task[list[int] | None]:
+        """Return the estimated bytes of each key's payload, None if unknown; a task."""
 
 
 class Intake:
@@ -104,7 +122,7 @@ class Intake:
 
     def __init__(
         self,
-        reader: Reader,
+        reader: Sizes,
         budget: Budget,
         limits: ChunkLimits,
         pacer: Pacer,
@@ -197,7 +215,11 @@ class Intake:
         """Return a chunk to read whole, after all, for one that cannot be streamed."""
         size = max(1, int(chunk.expected.of(chunk.estimate)))
         alone = size >= self._most.big
-        return replace(chunk, sizes=[size], size=size, alone=alone, stream=False)
+        return replace(chunk, sizes=[size], size=size, alone=alone, stream=False, whole=True)
+
+    def in_pieces(self, key: bytes, size: int) -> Chunk:
+        """Return a chunk to stream a key of so many bytes, for one that no payload holds."""
+        return _streamed(key, size, self._sized)
 
     @property
     def amount(self) -> Amount:
@@ -262,11 +284,6 @@ class Intake:
         """Wait until the rates allow this much; a task."""
         for seconds in self._pacer.turn(keys=keys, payload=payload, ops=ops):
             yield Pause(seconds)
-
-    def wait(self, payload: float, ops: int) -> None:
-        """As `turn`, for a caller that is no task: blocks."""
-        for seconds in self._pacer.turn(payload=payload, ops=ops):
-            time.sleep(seconds)
 
     def _guess(self, chunk: Chunk) -> float:
         return chunk.expected.ratio * chunk.estimate

@@ -160,6 +160,9 @@ class Writer(Reachable, Protocol):
     def write(self, records: Records) -> Task[Written]:
         """Write records once; a task."""
 
+    def take_notices(self) -> list[str]:
+        """Return the notices for the user since the last call."""
+
     def close(self) -> None:
         """Close all connections; others are opened when they are needed."""
 
@@ -232,8 +235,8 @@ class Rewrite(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Records:
     """Payloads to write into a database; the three lists correspond. `ask` as in Wanted, and
-    `left` as in Read; `source_db` is their origin, for messages about them; `rewrites` are the
-    keys whose payloads are not the source's (`bridge`)."""
+    `left` as in Read; `source_db` is their origin, for messages about them; `whole` values
+    cannot go in pieces; `rewrites` are the keys whose payloads are not the source's (`bridge`)."""
 
     db: int
     source_db: int
@@ -242,6 +245,7 @@ class Records:
     expiries: list[int]
     ask: dict[bytes, Address] = field(default_factory=dict)
     left: bool = False
+    whole: bool = False
     rewrites: Mapping[bytes, Rewrite] = field(default_factory=dict)
 
     def chosen(self, positions: Sequence[int]) -> Records:
@@ -257,8 +261,8 @@ class Records:
 @dataclass(slots=True)
 class Written(Again):
     """The results for the keys of one `write`; `rewritten` and `losses` are among those copied;
-    `busy` keys existed already. With `fatal` the run
-    must end: then some keys are in none of the lists."""
+    `busy` keys existed already; values `in_pieces` must be copied so, since no payload holds them.
+    With `fatal` the run must end: then some keys are in none of the lists."""
 
     copied: int = 0
     payload_bytes: int = 0
@@ -268,6 +272,7 @@ class Written(Again):
     losses: list[KeyLoss] = field(default_factory=list)
     gone: int = 0
     busy: list[bytes] = field(default_factory=list)
+    in_pieces: list[bytes] = field(default_factory=list)
     failures: list[KeyFailure] = field(default_factory=list)
     fatal: RumpxError | None = None
 

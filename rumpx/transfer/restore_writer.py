@@ -5,12 +5,26 @@ these, or if the target is older than Redis 5.0; then they are computed by its c
 With `shift` instants are first moved by the clocks' skew (`--clock relative`). A key whose expiry
 is past on the target's clock is not sent: the server would answer +OK and store nothing.
 
+Under REPLACE a Redis frees the old value in line: one of a million members stops it for a second.
+(Valkey frees it in the background, and so does a Redis with `lazyfree-lazy-server-del yes`: they
+get REPLACE, and nothing of what follows.) So there
+
+- a chunk goes without REPLACE first, so that new keys cost nothing more;
+- keys that exist are asked for the sizes of their old values (`old_values`), and go with REPLACE
+  where these are small;
+- a large one is swapped in one transaction, in which no reader misses the key, and the old value
+  returns if RESTORE is refused: MULTI · RENAME key aside · RESTORE key · RENAMENX aside key ·
+  UNLINK aside · EXEC. `aside` is a name as of a staging key (`staging`). Where one of these
+  commands is refused, which is said once, it is REPLACE again.
+
+While most keys exist, as in a second copy, sizes are asked first, so that payloads are sent once.
+
 A module may merge the value of RESTORE … REPLACE into the existing one (FalkorDB doubles a graph
 that is restored over itself). So a payload of a module's type is sent without REPLACE, and if the
-key exists, DEL precedes it in a second pipeline. Thus a target that refuses RESTORE or is full
-reports that before anything is deleted; one that cannot read the payload loses the key's old value,
-and one that refuses DEL keeps it: the key is busy, under any policy. Between the two commands
-other clients find no such key.
+key exists, however large, DEL precedes it in a second pipeline. Thus a target that refuses RESTORE
+or is full reports that before anything is deleted; one that cannot read the payload loses the key's
+old value, and one that refuses DEL keeps it: the key is busy, under any policy. Between the two
+commands other clients find no such key.
 
 Payloads that the target would refuse as they are are made to fit first (`bridge`).
 
@@ -18,7 +32,7 @@ Payloads that the target would refuse as they are are made to fit first (`bridge
 are returned, to be *read* again, since an old payload must never be sent on doubt.
 
 Not promised: that acknowledged writes survive the target's next failover; the coordinator watches
-for that.
+for that. That an old value is as large as it was when its size was asked.
 """
 
 from __future__ import annotations
@@ -26,6 +40,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from itertools import groupby
 from operator import itemgetter
 from typing import Final
@@ -35,12 +50,30 @@ from rumpx.model.results import KeyFailure, KeyLoss
 from rumpx.servers.connections import Links
 from rumpx.servers.dialect import dialect_of, probes, unlike_any
 from rumpx.servers.rdb import OF_MODULES, module_name, version_of
-from rumpx.servers.replies import Kind, classify, denial, malformed
-from rumpx.servers.resp import ASKING, NO_EXPIRY, Connection, RestoreEncoder, encode
+from rumpx.servers.replies import (
+    Kind,
+    classify,
+    denial,
+    key_refused,
+    malformed,
+    refused,
+    without_arguments,
+)
+from rumpx.servers.resp import (
+    ASKING,
+    EXEC,
+    MULTI,
+    NO_EXPIRY,
+    Connection,
+    Reply,
+    RestoreEncoder,
+    encode,
+)
 from rumpx.servers.topology import is_error
 from rumpx.transfer.bridge import Bridge
 from rumpx.transfer.content_stats import Scale
 from rumpx.transfer.handler import Records, Written
+from rumpx.transfer.old_values import LOST, NO_OLD_SIZES, OldValues
 from rumpx.transfer.peer import Peer, Route
 from rumpx.transfer.runner import Replies, Task
 from rumpx.transfer.staging import staging_name
@@ -51,14 +84,29 @@ LATE_MS: Final = 1_000
 # Verdicts on a probe that say nothing about payloads.
 _PASSING: Final = (Kind.TEMPORARY, Kind.MOVED, Kind.ASK, Kind.FULL, Kind.ABORTED)
 _first_byte = itemgetter(0)
+# RENAMENX's reply where the old value has returned.
+_RETURNED: Final = 1
+
+
+class _Way(Enum):
+    """A way to write a key."""
+
+    NEW = "without REPLACE"
+    OVER = "with REPLACE, unless it is a module's value"
+    ANEW = "as OVER, after DEL"
+    SWAPPED = "in a transaction that moves the old value aside"
+
+
+# Replies for each key.
+_REPLIES: Final = {_Way.NEW: 1, _Way.OVER: 1, _Way.ANEW: 2, _Way.SWAPPED: 6}
 
 
 @dataclass(slots=True)
 class _Request:
     route: Route
     connection: Connection
-    replies: int = 1
-    """Replies for each key; the last one is RESTORE's."""
+    replies: int
+    """Replies for each key; the last one is RESTORE's, or EXEC's."""
 
 
 class RestoreWriter(Peer):
@@ -71,6 +119,8 @@ class RestoreWriter(Peer):
         shift: ms to add to each instant.
         clock_offset: the target's clock minus ours, ms; None where unknown.
         absttl: RESTORE takes instants; else they are sent as times left.
+        large_from: the bytes from which an old value is not freed in line; None if its size does
+            not matter.
     """
 
     def __init__(
@@ -82,6 +132,7 @@ class RestoreWriter(Peer):
         shift: int,
         clock_offset: float | None,
         absttl: bool,
+        large_from: int | None,
     ) -> None:
         super().__init__(links)
         self._bridge = bridge
@@ -92,10 +143,13 @@ class RestoreWriter(Peer):
         self._encoders = {
             (left, replaces): RestoreEncoder(replace=replaces, absolute=not left)
             for left in (False, True)
-            for replaces in (False, replace)
+            for replaces in (False, True)
         }
         self._shift = shift
         self._clock_offset = clock_offset
+        self._old = OldValues(links, large_from) if replace and large_from is not None else None
+        self._told_of_swaps = False
+        self._notices: list[str] = []
         self._scale = Scale()
 
     @property
@@ -107,6 +161,11 @@ class RestoreWriter(Peer):
     def unended(self) -> bool:
         """True if the target did not end a lost connection, so that a write may come late."""
         return self._links.unended
+
+    def take_notices(self) -> list[str]:
+        """Return the notices for the user since the last call."""
+        taken, self._notices = self._notices, []
+        return taken
 
     def write(self, records: Records) -> Task[Written]:
         """Write records; a task. `fatal` is
@@ -127,43 +186,115 @@ class RestoreWriter(Peer):
         if result.failures and not self._replaces:
             yield from self._prefer_busy(records, result)
         records = fitted
-        yield from self._write(records, result)
-        if self._replaces and result.busy and not result.fatal:
-            busy, result.busy = set(result.busy), []
-            again = records.chosen([n for n, key in enumerate(records.keys) if key in busy])
-            yield from self._write(again, result, removing=True)
+        if self._replaces:
+            yield from self._replace(records, result)
+        else:
+            yield from self._write(records, result, _Way.NEW)
         if result.copied or result.busy:
             self._links.serves()
         return result
 
-    def _write(self, records: Records, result: Written, *, removing: bool = False) -> Task[None]:
-        """Write records, or note why not; with `removing` delete the existing keys first."""
-        requests = self._send(records, result, removing)
+    def _replace(self, records: Records, result: Written) -> Task[None]:
+        """Write records, also over keys that exist."""
+        old = self._old
+        if old is None:
+            yield from self._write(records, result, _Way.OVER)
+        elif old.likely:
+            sizes = yield from self._sizes(old, records)
+            old.found(len(sizes) - sizes.count(0), len(sizes))
+            yield from self._over(old, records, sizes, result)
+        else:
+            yield from self._write(records, result, _Way.NEW)
+            old.found(len(result.busy), len(records.keys))
+            if result.busy and not result.fatal:
+                busy, result.busy = _named(records, result.busy), []
+                sizes = yield from self._sizes(old, busy)
+                yield from self._over(old, busy, sizes, result)
+        if result.busy and not result.fatal:
+            busy, result.busy = _named(records, result.busy), []
+            yield from self._write(busy, result, _Way.ANEW)
+
+    def _sizes(self, old: OldValues, records: Records) -> Task[list[int]]:
+        """Ask for the sizes of the old values, unless that is refused."""
+        sizes = yield from old.sizes(records, self._routes(records.keys, records.ask))
+        if not old.told and self._old:
+            self._old = None
+            self._notices.append(NO_OLD_SIZES)
+        return sizes
+
+    def _over(
+        self, old: OldValues, records: Records, sizes: list[int], result: Written
+    ) -> Task[None]:
+        """Write records over old values of these sizes."""
+        if LOST not in sizes and not old.is_large(max(sizes, default=0)):
+            yield from self._write(records, result, _Way.OVER)
+            return
+        small: list[int] = []
+        large: list[int] = []
+        for position, size in enumerate(sizes):
+            key = records.keys[position]
+            if size == LOST:
+                result.repeat([key], "The target's connection was lost.")
+            elif not old.is_large(size) or records.payloads[position][0] in OF_MODULES:
+                small.append(position)
+            elif key in records.ask:
+                result.repeat([key], "The slot of a key with a large old value is in migration.")
+            else:
+                large.append(position)
+        if small:
+            yield from self._write(records.chosen(small), result, _Way.OVER)
+        if large and not result.fatal:
+            yield from self._write(records.chosen(large), result, _Way.SWAPPED)
+
+    def _write(self, records: Records, result: Written, way: _Way) -> Task[None]:
+        """Write records, or note why not."""
+        requests = self._send(records, result, way)
         outcomes = yield [
             Replies(request.connection, len(request.route.positions) * request.replies, oks=True)
             for request in requests
         ]
+        unswapped: list[int] = []
         for request, outcome in zip(requests, outcomes, strict=True):
             positions = request.route.positions
-            refused: dict[int, object] = {}
+            unread: dict[int, object] = {}
             if outcome is None:
                 self._count(records, positions, result)
             elif isinstance(outcome, ConnectionLost):
                 self._lost_records(records, request.route, outcome, result)
             else:
-                answers = outcome[request.replies - 1 :: request.replies]
+                swaps = way is _Way.SWAPPED
+                answers = _answers(request, outcome, way)
                 for position, answer in zip(positions, answers, strict=True):
-                    if is_error(answer) and classify(answer).reason == "bad payload":
-                        refused[position] = answer
+                    if swaps and (refused(answer) or key_refused(answer)):
+                        unswapped.append(position)
+                        self._cannot_swap(request.connection.name, answer)
+                    elif is_error(answer) and classify(answer).reason == "bad payload":
+                        unread[position] = answer
                     elif is_error(answer):
                         self._error(records, position, answer, request, result)
                     elif answer == b"OK":
                         self._count(records, [position], result)
+                    elif swaps and answer == _RETURNED:
+                        result.gone += 1
                     else:
                         name = request.connection.name
                         result.end(malformed(self.side, name, "RESTORE"))
-            if refused:
-                yield from self._learn(records, refused, request, result)
+            if unread:
+                yield from self._learn(records, unread, request, result)
+        if unswapped and not result.fatal:
+            yield from self._write(records.chosen(unswapped), result, _Way.OVER)
+
+    def _cannot_swap(self, name: str, answer: Reply) -> None:
+        """Note that the target refuses the transaction, for each key or for this one."""
+        if not self._told_of_swaps:
+            self._told_of_swaps = True
+            self._notices.append(
+                f"The target at {name} refuses MULTI, RENAME, RENAMENX or UNLINK "
+                f"({without_arguments(answer)}): where a small value replaces a large one, it "
+                "frees that at once, and its other clients wait."
+            )
+        if not key_refused(answer):
+            self._old = None
 
     def _prefer_busy(self, records: Records, result: Written) -> Task[None]:
         """Note the keys that the target has as busy, though nothing of them fits: then it is their
@@ -274,33 +405,41 @@ class RestoreWriter(Peer):
         left = [e if e == NO_EXPIRY else max(1, round(e - now)) for e in records.expiries]
         return replace(records, expiries=left, left=True)
 
-    def _send(self, records: Records, result: Written, removing: bool) -> list[_Request]:
+    def _send(self, records: Records, result: Written, way: _Way) -> list[_Request]:
         requests = []
         routes = self._routes(records.keys, records.ask)
         for route, connection in self._connected(routes, records.db, records.keys, result):
             try:
-                connection.send(*self._encode(records, route, removing))
-                replies = (1 + route.asking) * (1 + removing)
+                connection.send(*self._encode(records, route, way))
+                replies = (1 + route.asking) * _REPLIES[way]
                 requests.append(_Request(route, connection, replies))
             except ConnectionLost as error:
                 self._lost_records(records, route, error, result)
         return requests
 
-    def _encode(self, records: Records, route: Route, removing: bool) -> list[bytes]:
+    def _encode(self, records: Records, route: Route, way: _Way) -> list[bytes]:
         if len(route.positions) < len(records.keys):
             records = records.chosen(route.positions)
         asked = [ASKING] if route.asking else []
-        if not removing:
-            return asked + self._encode_plain(records)
+        if way in (_Way.NEW, _Way.OVER):
+            return asked + self._encode_restores(records, way)
         buffers = []
         for n, key in enumerate(records.keys):
-            buffers += [*asked, encode("DEL", key), *asked]
-            buffers += self._encode_plain(records.chosen([n]))
+            one = records.chosen([n])
+            if way is _Way.ANEW:
+                buffers += [*asked, encode("DEL", key), *asked]
+                buffers += self._encode_restores(one, _Way.OVER)
+                continue
+            aside = staging_name(key)
+            buffers.append(MULTI + encode("RENAME", key, aside))
+            buffers += self._encode_restores(one, _Way.NEW)
+            buffers.append(encode("RENAMENX", aside, key) + encode("UNLINK", aside) + EXEC)
         return buffers
 
-    def _encode_plain(self, records: Records) -> list[bytes]:
-        encoder = self._encoders[records.left, self._replaces]
-        heads = bytes(map(_first_byte, records.payloads)) if self._replaces else b""
+    def _encode_restores(self, records: Records, way: _Way) -> list[bytes]:
+        replaces = way is _Way.OVER
+        encoder = self._encoders[records.left, replaces]
+        heads = bytes(map(_first_byte, records.payloads)) if replaces else b""
         if not any(kind in heads for kind in OF_MODULES):
             return encoder.encode(records.keys, records.payloads, records.expiries)
         buffers = []
@@ -335,6 +474,33 @@ class RestoreWriter(Peer):
     ) -> None:
         sizes = {records.keys[n]: len(records.payloads[n]) for n in route.positions}
         self._lost(list(sizes), route.node, error, sizes, result, written=True)
+
+
+def _named(records: Records, keys: Sequence[bytes]) -> Records:
+    """Return the records of some keys."""
+    names = set(keys)
+    return records.chosen([n for n, key in enumerate(records.keys) if key in names])
+
+
+def _answers(request: _Request, replies: list[Reply], way: _Way) -> list[Reply]:
+    """Return RESTORE's reply for each key; see `_swapped`."""
+    number = request.replies
+    if way is not _Way.SWAPPED:
+        return replies[number - 1 :: number]
+    return [_swapped(replies[n : n + number]) for n in range(0, len(replies), number)]
+
+
+def _swapped(replies: list[Reply]) -> Reply:
+    """Return RESTORE's reply in a transaction; `_RETURNED` if it stored nothing, as the expiry has
+    passed; the first error if the transaction was not executed, or could not move the old value
+    aside."""
+    *queued, done = replies
+    if not isinstance(done, list) or len(done) != _REPLIES[_Way.SWAPPED] - 2:
+        return next(filter(is_error, queued), done)
+    moved, restored, returned, _ = done
+    if is_error(restored) and classify(restored).kind is Kind.BUSY_KEY:
+        return moved
+    return _RETURNED if restored == b"OK" and returned == _RETURNED else restored
 
 
 def out_of_memory(name: str, error: object) -> TargetFull:

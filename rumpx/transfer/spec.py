@@ -20,7 +20,7 @@ from rumpx.transfer.chunks import ChunkLimits, Intake
 from rumpx.transfer.dump_reader import Abilities, DumpReader
 from rumpx.transfer.restore_writer import RestoreWriter
 from rumpx.transfer.runner import Budget
-from rumpx.transfer.stream import HotKeys, Streamer
+from rumpx.transfer.stream import Streamer
 from rumpx.transfer.transfer import Transfer
 
 
@@ -33,13 +33,15 @@ class WorkerSpec:
         pipeline_keys: the most keys that are read, or written, in one pipeline.
         bytes_in_flight: the byte budget of one worker.
         stream_from: values that take the server so many bytes are streamed; None for none.
-        hot_keys: the policy for values that change while they are streamed.
+        whole_bytes: the most of a value that is read whole if it changes while it is streamed.
         batches_in_flight: batches that one worker holds at the same time.
         retry_for: seconds of trouble after which the run gives up.
         source_clock: the source's clock minus ours, ms, if known.
         clock_offset: the target's clock minus ours, ms, if known.
         expiry_shift: ms to add to expiries (`--clock relative`).
         absttl: the target's RESTORE takes instants.
+        large_from: the target frees old values of so many bytes only if they are moved aside; None
+            if it frees all in the background, or the size does not matter.
         dialects: of the target's primaries, as far as they are known.
         field_expiries: "drop" accepts the loss of field expiries.
         beside_server: a server is on this machine.
@@ -56,13 +58,14 @@ class WorkerSpec:
     pipeline_keys: int
     bytes_in_flight: int
     stream_from: int | None
-    hot_keys: HotKeys
+    whole_bytes: int
     batches_in_flight: int
     retry_for: float
     source_clock: float | None
     clock_offset: float | None
     expiry_shift: int
     absttl: bool
+    large_from: int | None
     dialects: tuple[tuple[Address | None, Dialect], ...]
     field_expiries: FieldExpiries
     beside_server: bool
@@ -81,8 +84,8 @@ class WorkerSpec:
         target = dataclasses.replace(self.target, writer=writer, lives=lives)
         return dataclasses.replace(self, target=target)
 
-    def build(self, budget: Budget, pacer: Pacer) -> Transfer:
-        """Return reader and writer, joined."""
+    def build(self, budget: Budget, pacer: Pacer, aside: Aside | None = None) -> Transfer:
+        """Return reader and writer, joined; `aside`: one that is there already."""
         reader = DumpReader(Links(self.source, self.source_topology), self.abilities)
         intake = Intake(reader, budget, self.limits(budget), pacer)
         return Transfer(
@@ -94,8 +97,9 @@ class WorkerSpec:
                 shift=self.expiry_shift,
                 clock_offset=self.clock_offset,
                 absttl=self.absttl,
+                large_from=self.large_from,
             ),
-            self.aside(),
+            aside or self.aside(intake),
             intake,
             self.streamer(intake),
             self.retry_for,
@@ -106,10 +110,13 @@ class WorkerSpec:
             source_clock=self.source_clock or 0.0,
         )
 
-    def aside(self) -> Aside:
-        """Return further connections to both sides, for comparisons that are not pipelined."""
-        both = Links(self.source, self.source_topology), Links(self.target, self.target_topology)
-        return Aside(both, self.retry_for, self.scope)
+    def aside(self, intake: Intake) -> Aside:
+        """Return the comparer of keys, over further connections to both sides."""
+        usual, large = [
+            (Links(self.source, self.source_topology), Links(self.target, self.target_topology))
+            for _ in range(2)
+        ]
+        return Aside(usual, large, intake, self.retry_for, self.scope)
 
     def streamer(self, intake: Intake) -> Streamer:
         """Return the copier of large values, over connections of its own."""
@@ -121,7 +128,7 @@ class WorkerSpec:
             replace=self.on_conflict == "replace",
             shift=self.expiry_shift,
             clock_offset=self.clock_offset,
-            hot_keys=self.hot_keys,
+            whole_bytes=self.whole_bytes,
             drops=self.field_expiries == "drop",
         )
 

@@ -35,6 +35,29 @@ from rumpx.values.reading import CHANGED, CONTAINERS, ValueChanged
 from rumpx.values.shapes import fits
 
 
+def watching(key: bytes) -> list[Command]:
+    """Return the source's commands before a value is read."""
+    return [("UNWATCH",), ("WATCH", key), ("TYPE", key), ("PTTL", key)]
+
+
+def staging_trials(staging: bytes) -> list[Command]:
+    """Return the target's commands for a staging key of any type; they change nothing if it does
+    not exist."""
+    return [
+        ("UNWATCH",),
+        ("WATCH", staging),
+        ("UNLINK", staging),
+        ("PEXPIRE", staging, TTL_MS),
+        ("PERSIST", staging),
+        ("PEXPIREAT", staging, 1),
+    ]
+
+
+def naming(staging: bytes, key: bytes, *, replace: bool) -> Command:
+    """Return the command that gives a staging key its real name."""
+    return ("RENAME" if replace else "RENAMENX"), staging, key
+
+
 @dataclass(slots=True)
 class Streamed:
     """The result for one key.
@@ -182,20 +205,20 @@ class Requests:
     """
 
     def __init__(self, source: Links, target: Links) -> None:
-        self._source = Side(source)
-        self._target = Side(target)
+        self.source = Side(source)
+        self.target = Side(target)
 
-    def _read(self, one: Try, commands: Sequence[Command]) -> Task[list[Any]]:
+    def read(self, one: Try, commands: Sequence[Command]) -> Task[list[Any]]:
         """Return the source's replies."""
-        wait = self._send_source(one, commands)
+        wait = self.send_source(one, commands)
         (outcome,) = yield [wait]
-        return self._source_replies(one, commands, wait, outcome)
+        return self.source_replies(one, commands, wait, outcome)
 
-    def _send_source(self, one: Try, commands: Sequence[Command]) -> Replies:
+    def send_source(self, one: Try, commands: Sequence[Command]) -> Replies:
         data = b"".join([encode(*command) for command in commands])
-        return self._send_raw(one, self._source, data, len(commands))
+        return self.send_raw(one, self.source, data, len(commands))
 
-    def _source_replies(
+    def source_replies(
         self,
         one: Try,
         commands: Sequence[Command],
@@ -203,7 +226,7 @@ class Requests:
         outcome: object,
     ) -> list[Any]:
         """Return replies, each of its command's shape, or None for an OPTIONAL one's absence."""
-        replies = self._outcome(one, self._source, outcome)
+        replies = self.outcome(one, self.source, outcome)
         came: list[Any] = []
         for command, reply in zip(commands, replies, strict=True):
             name = str(command[0])
@@ -212,7 +235,7 @@ class Requests:
                     raise ValueChanged
                 unknown = "unknown command" in str(reply).lower()
                 if not (unknown and name in OPTIONAL):
-                    raise self._refusal(one, self._source, name, reply)
+                    raise self.refusal(one, self.source, name, reply)
                 came.append(None)
                 continue
             if name in CONTAINERS:
@@ -222,79 +245,79 @@ class Requests:
             came.append(reply)
         return came
 
-    def _write(self, one: Try, commands: list[bytes]) -> Task[list[Any]]:
+    def write(self, one: Try, commands: list[bytes]) -> Task[list[Any]]:
         """Write a chunk of commands to the staging key; return their replies."""
-        wait = self._send_chunk(one, commands)
+        wait = self.send_chunk(one, commands)
         (outcome,) = yield [wait]
-        return self._chunk_replies(one, wait, outcome, len(commands))
+        return self.chunk_replies(one, wait, outcome, len(commands))
 
-    def _send_chunk(self, one: Try, commands: list[bytes]) -> Replies:
+    def send_chunk(self, one: Try, commands: list[bytes]) -> Replies:
         """Send commands in a transaction that also asks whether the staging key exists, and renews
         its TTL."""
         exists, ttl = encode("EXISTS", one.staging), encode("PEXPIRE", one.staging, TTL_MS)
         data = b"".join([MULTI, exists, *commands, ttl, EXEC])
-        return self._send_raw(one, self._target, data, len(commands) + 4)
+        return self.send_raw(one, self.target, data, len(commands) + 4)
 
-    def _chunk_replies(
+    def chunk_replies(
         self, one: Try, wait: Replies, outcome: object, number: int
     ) -> list[Any]:
         begun, one.begun = one.begun, True
-        replies = self._outcome(one, self._target, outcome)
-        self._no_errors(one, self._target, replies)
+        replies = self.outcome(one, self.target, outcome)
+        self.no_errors(one, self.target, replies)
         done = replies[-1]
         if not isinstance(done, list) or len(done) != number + 2:
             raise malformed("target", one.target.name, "EXEC")
-        self._no_errors(one, self._target, done)
+        self.no_errors(one, self.target, done)
         if done[0] != int(begun):
             raise StagingLost
         one.streamed.chunks += 1
         return done[1:-1]
 
-    def _ask_target(self, one: Try, data: bytes, number: int) -> Task[list[Any]]:
+    def ask_target(self, one: Try, data: bytes, number: int) -> Task[list[Any]]:
         """Return the target's replies; errors too."""
-        wait = self._send_raw(one, self._target, data, number)
+        wait = self.send_raw(one, self.target, data, number)
         (outcome,) = yield [wait]
-        return self._outcome(one, self._target, outcome)
+        return self.outcome(one, self.target, outcome)
 
-    def _send_raw(self, one: Try, side: Side, data: bytes, number: int) -> Replies:
+    def send_raw(self, one: Try, side: Side, data: bytes, number: int) -> Replies:
         connection = self._connection(one, side)
         try:
             connection.send(data)
         except ConnectionLost as error:
-            raise self._lost(one, side, error) from None
+            raise self.lost(one, side, error) from None
         return Replies(connection, number)
 
-    def _outcome(self, one: Try, side: Side, outcome: object) -> list[Any]:
+    def outcome(self, one: Try, side: Side, outcome: object) -> list[Any]:
         if isinstance(outcome, ConnectionLost):
-            raise self._lost(one, side, outcome)
+            raise self.lost(one, side, outcome)
         assert isinstance(outcome, list)
         return outcome
 
-    def _lost(self, one: Try, side: Side, error: ConnectionLost) -> Unsettled:
+    def lost(self, one: Try, side: Side, error: ConnectionLost) -> Unsettled:
         noted = self._noted(one, side)
         return side.lost(one.key, self._place(one, side), error, one.size, noted)
 
     def _noted(self, one: Try, side: Side) -> Again:
-        return one.streamed.read if side is self._source else one.streamed.written
+        return one.streamed.read if side is self.source else one.streamed.written
 
     def _connection(self, one: Try, side: Side) -> Connection:
-        return one.source if side is self._source else one.target
+        return one.source if side is self.source else one.target
 
     def _place(self, one: Try, side: Side) -> Address | None:
-        return one.node if side is self._source else one.owner
+        return one.node if side is self.source else one.owner
 
-    def _no_errors(self, one: Try, side: Side, replies: Sequence[Any]) -> None:
+    def no_errors(self, one: Try, side: Side, replies: Sequence[Any]) -> None:
         """Raise for the first error among replies."""
         for reply in replies:
             if is_error(reply):
-                raise self._refusal(one, side, "a command of its type", reply)
+                raise self.refusal(one, side, "a command of its type", reply)
 
-    def _refusal(self, one: Try, side: Side, command: str, reply: Any) -> Exception:
+    def refusal(self, one: Try, side: Side, command: str, reply: Any) -> Exception:
         """Return the exception for an error reply, or an unexpected one."""
         noted, connection = self._noted(one, side), self._connection(one, side)
         if not is_error(reply):
             return malformed(side.side, connection.name, command)
-        if "OOM" in str(reply)[:80] and side is self._target:
+        if "OOM" in str(reply)[:80] and side is self.target:
             noted.end(out_of_memory(connection.name, reply))
             return Unsettled()
         return side.judge(one.key, command, reply, self._place(one, side), connection, noted)

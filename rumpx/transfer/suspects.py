@@ -1,7 +1,8 @@
 """Find the key that costs its connection: a chunk that is lost again is halved until it is alone.
 
-A value may be too large for a side: an argument above the target's proto-max-bulk-len, a reply
-above the source's client-output-buffer-limit, a DUMP that takes longer than `--timeout`. The server
+A value may be too large for a side: an argument above the target's proto-max-bulk-len or
+client-query-buffer-limit, a reply above the source's client-output-buffer-limit, either above
+maxmemory-clients, a DUMP that takes longer than `--timeout`. The server
 then closes the connection, or is silent, and every key in flight there is lost with it. From
 outside that looks like a bad network. Algorithm, for one chunk:
 
@@ -166,6 +167,6 @@ def failed(db: int, lost: Lost, known: int) -> KeyFailure:
     elif error.cause == "too large":
         why = "larger than this machine can hold"
     else:
-        limit = "proto-max-bulk-len" if lost.written else "client-output-buffer-limit"
-        why = f"above the {lost.side}'s {limit}?"
+        limit = "client-query-buffer-limit" if lost.written else "client-output-buffer-limit"
+        why = f"above the {lost.side}'s {limit} or maxmemory-clients? Raise it for the copy"
     return KeyFailure(db, key, REASON, f"connection lost while it was {done}: {about}{why}")

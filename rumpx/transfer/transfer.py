@@ -4,7 +4,7 @@ Algorithm, for one batch (a task, see `runner`):
 
 1. Cut it into chunks: one pipeline each (`chunks`).
 2. For each chunk get a permit, read it, write it, return the permit. A large value is streamed
-   instead (`stream`); one that cannot be is read whole.
+   instead (`stream`), and so is one that no payload holds; one that cannot be is read whole.
 3. Keys that were not settled (a lost connection, a redirection, a server that is loading) are
    retried: *read* again, never written again from an old payload. After a redirection at once,
    after trouble with a growing pause; if nothing of the batch is settled for `retry_for` seconds,
@@ -30,7 +30,6 @@ from rumpx.model.counts import Counts
 from rumpx.model.endpoint import Address
 from rumpx.model.job import Scope
 from rumpx.model.results import KeyFailure, KeyLoss
-from rumpx.servers.resp import Connection
 from rumpx.transfer.aside import Aside
 from rumpx.transfer.chunks import Chunk, Intake
 from rumpx.transfer.content_stats import NO_KINDS, Kinds, Large
@@ -43,7 +42,9 @@ from rumpx.transfer.stream import Streamer
 from rumpx.transfer.stream_requests import Draining, Streamed
 from rumpx.transfer.suspects import Lost, Suspects
 from rumpx.values.compare import Told, differing
+from rumpx.values.reading import Reading
 from rumpx.values.rewrite import FIELD_EXPIRIES
+from rumpx.values.sides import Sides
 
 
 @dataclass(slots=True)
@@ -289,21 +290,29 @@ class Transfer:
             if failure := suspects.blame(batch.db, lost, alone=alone):
                 tally.failures.append(failure)
                 again.remove(failure.key)
-        if written.busy:
+        if written.busy or written.in_pieces:
             sizes = dict(zip(read.keys, map(len, read.payloads), strict=True))
             if chunk.stream:
                 sizes = dict(zip(chunk.keys, chunk.estimates, strict=True))
-            yield from self._conflicts(batch, written.busy, sizes, tally)
+            if written.busy:
+                yield from self._conflicts(
+                    batch, written.busy, sizes, tally, large=chunk.stream
+                )
+            for key in written.in_pieces:
+                pieces = self._intake.in_pieces(key, sizes[key])
+                again += yield from self._try(batch, pieces, unsettled, suspects, tally)
         return again
 
     def take_notices(self) -> list[str]:
         """Return the notices for the user since the last call."""
         taken, self._notices = self._notices, []
-        return taken + self._reader.take_notices() + self._streamer.take_notices()
+        for each in (self._reader, self._writer, self._streamer):
+            taken += each.take_notices()
+        return taken
 
     def take_streaming(self) -> Streaming | None:
         """Return the progress of a large value, if it is time to show it."""
-        return self._streamer.take_streaming()
+        return self._streamer.take_streaming() or self._aside.take_streaming()
 
     def close(self) -> None:
         """Close all connections."""
@@ -337,7 +346,16 @@ class Transfer:
             ask = {k: unsettled.write_ask.pop(k) for k in read.keys if k in unsettled.write_ask}
         db = self._scope.target_db(batch.db)
         written = yield from self._writer.write(
-            Records(db, batch.db, read.keys, read.payloads, read.expiries, ask, read.left)
+            Records(
+                db,
+                batch.db,
+                read.keys,
+                read.payloads,
+                read.expiries,
+                ask,
+                read.left,
+                whole=chunk.whole,
+            )
         )
         return read, written
 
@@ -356,21 +374,29 @@ class Transfer:
             self._notices.append(STAGING_LEFT_OUT)
 
     def _conflicts(
-        self, batch: Batch, keys: list[bytes], sizes: dict[bytes, int], tally: _Tally
+        self,
+        batch: Batch,
+        keys: list[bytes],
+        sizes: dict[bytes, int],
+        tally: _Tally,
+        *,
+        large: bool,
     ) -> Task[None]:
         """Settle keys that the target has: copied already if equal, else by the policy."""
 
-        def compare(source: Connection, target: Connection, keys: list[bytes]) -> Told:
-            late = self._writer.late_ms
-            return differing(source, target, keys, expiry_shift=self._expiry_shift, tolerance=late)
+        def compare(sides: Sides, keys: list[bytes]) -> Reading[Told]:
+            shift, late = self._expiry_shift, self._writer.late_ms
+            return differing(sides, keys, sizes=sizes, expiry_shift=shift, tolerance=late)
 
-        compared = yield from self._aside.compare(batch.db, keys, sizes, len(keys), compare)
+        compared = yield from self._aside.compare(
+            batch.db, keys, sizes, len(keys), compare, large=large
+        )
         different = [key for told in compared.results for key in told.different]
-        lossy = [key for told in compared.results for key in told.lossy]
-        if self._drops:
-            tally.losses += [KeyLoss(batch.db, key, FIELD_EXPIRIES) for key in lossy]
-        else:
-            different += lossy
+        for key, loss in (pair for told in compared.results for pair in told.losses.items()):
+            if loss == FIELD_EXPIRIES and not self._drops:
+                different.append(key)
+            else:
+                tally.losses.append(KeyLoss(batch.db, key, loss))
         # A key that may not be compared counts as the target's own.
         different += [failure.key for failure in compared.refused]
         opaque = {k: kind for told in compared.results for k, kind in told.incomparable.items()}

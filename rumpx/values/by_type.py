@@ -8,10 +8,11 @@ and its settings; a JSON document by its text. For another module's type equal D
 values; different ones mean nothing, since a module may encode one value in several ways: not
 comparable.
 
-Everything is read in chunks of about CHUNK_BYTES, so that a key of any size can be compared; a
-chunk is larger where single members are, or where MEMORY USAGE misjudges uneven members.
-Lists, sorted sets, strings and streams are read window by window from both sides. Sets and hashes
-are walked by SSCAN or HSCAN on one side and looked up on the other.
+Everything is read in chunks, so that a key of any size can be compared: a few members first, then
+as many as `Sides.amount` allows, by the size of those before. A chunk is larger only where single
+members are. Lists, sorted sets, strings and streams are read window by window from both sides at
+once. Sets and hashes are walked by SSCAN or HSCAN on one side and looked up on the other, while the
+walk continues. A module's value is read whole, if it takes both servers at most WHOLE_BYTES.
 
 The names of a vector set's elements are read all at once: no command returns a part of them, and
 that takes the server a sixth of a DUMP.
@@ -24,33 +25,33 @@ promised: an answer about one instant. A key that is written meanwhile may count
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from typing import Any, Final
 
 from rumpx.servers.endless import Endless, refuse_endless
 from rumpx.servers.rdb import CHECKSUM_BYTES, FOOTER_BYTES
-from rumpx.values.reading import Reader, ValueChanged
+from rumpx.servers.resp import Argument, Command
+from rumpx.values.chunked_reader import FIRST_MEMBERS, Measure
+from rumpx.values.equal_streams import equal_streams
+from rumpx.values.reading import Reader, Reading, ValueChanged, pairs, together
+from rumpx.values.sides import Sides
 from rumpx.values.sketches import LARGEST_SKETCH
 from rumpx.values.small import meaning
 
-CHUNK_BYTES: Final = 2**18
-# The most that two instants may differ by if one was computed from a time to live.
-TOLERANCE_MS: Final = 2
+WHOLE_BYTES: Final = 64 * 2**20
 
-_MAX_MEMBERS: Final = 500
-_MEMBERS_OF_UNKNOWN_SIZE: Final = 100
 
 
 class NotComparable(Exception):
-    """The DUMPs differ, and the values' module has no command that reads them whole."""
+    """The DUMPs differ, and the values' module has no command that reads them whole; or they are
+    too large to be read whole."""
 
     def __init__(self, type_name: str) -> None:
         super().__init__(type_name)
         self.type_name = type_name
 
 
-def equal_by_type(source: Reader, target: Reader, key: bytes) -> bool:
+def equal_by_type(sides: Sides, key: bytes) -> Reading[bool]:
     """Return True if both values have the same meaning.
 
     Raises:
@@ -58,20 +59,31 @@ def equal_by_type(source: Reader, target: Reader, key: bytes) -> bool:
         ValueChanged: the key was deleted or became another type while it was read.
         ReadRefused: a server refused a command.
     """
-    kind = source.read("TYPE", key)
-    if kind != target.read("TYPE", key):
+    kind, other = yield from sides.read("TYPE", key)
+    if kind != other:
         return False
     if kind == b"none":
         return True
     compare = _COMPARERS.get(kind)
     if compare:
-        return compare(source, target, key)
-    if same_payload(source.read("DUMP", key), target.read("DUMP", key)):
+        return (yield from compare(sides, key))
+    return (yield from _equal_whole(sides, key, kind))
+
+
+def _equal_whole(sides: Sides, key: bytes, kind: bytes) -> Reading[bool]:
+    """Compare the values of a module."""
+    name = kind.decode("utf-8", "backslashreplace")
+    usage = [("MEMORY", "USAGE", key)]
+    asked = yield from together(sides.source.ask(usage), sides.target.ask(usage))
+    if any(isinstance(size, int) and size > WHOLE_BYTES for (size,) in asked):
+        raise NotComparable(f"{name} (too large)")
+    if same_payload(*(yield from sides.read("DUMP", key))):
         return True
-    command = _WHOLE_VALUES.get(kind)
-    if command and all(reader.may_call(command, key) for reader in (source, target)):
-        return _same(source, target, command, key)
-    raise NotComparable(kind.decode("utf-8", "backslashreplace"))
+    if command := _WHOLE_VALUES.get(kind):
+        both = sides.source.may_call(command, key), sides.target.may_call(command, key)
+        if all((yield from together(*both))):
+            return (yield from sides.agree(command, key))
+    raise NotComparable(name)
 
 
 def same_payload(one: bytes | None, other: bytes | None) -> bool:
@@ -83,272 +95,220 @@ def same_payload(one: bytes | None, other: bytes | None) -> bool:
     return one[:-FOOTER_BYTES] == other[:-FOOTER_BYTES]
 
 
-def _same(source: Reader, target: Reader, *command: bytes | str | int) -> bool:
-    return bool(source.read(*command) == target.read(*command))
-
-
-def _members_at_once(reader: Reader, key: bytes, length: int) -> int:
-    """Return how many members make a chunk, by MEMORY USAGE's estimate of their size."""
-    size = reader.caller.call("MEMORY", "USAGE", key)
-    if not isinstance(size, int) or size <= 0:
-        return _MEMBERS_OF_UNKNOWN_SIZE
-    return max(1, min(_MAX_MEMBERS, CHUNK_BYTES * length // size))
-
-
-def _windows(reader: Reader, key: bytes, length: int) -> Iterator[tuple[int, int]]:
-    """Return the first and last rank of each chunk."""
-    step = _members_at_once(reader, key, length)
-    return ((start, start + step - 1) for start in range(0, length, step))
-
-
-def _walk(
-    reader: Reader, command: str, key: bytes, count: int, counter: str
-) -> Iterator[list[bytes]]:
-    """Yield the members that SSCAN or HSCAN finds, reply by reply.
+class _Walk:
+    """A walk through a set or hash by SSCAN or HSCAN, reply by reply.
 
     Args:
-        count: COUNT.
+        command: SSCAN or HSCAN.
         counter: the command that counts the members.
+        width: replies for each member.
 
-    Raises:
-        SourceUnusable, TargetUnusable: the walk never ends.
+    Attributes:
+        done: all replies were taken.
+        members: those in them.
     """
-    cursor, endless = 0, Endless("members", counter)
-    while True:
-        reply = reader.read(command, key, cursor, "COUNT", count)
-        cursor, found = int(reply[0]), reply[1]
-        if found:
-            yield found
-        if not cursor:
-            return
-        size = partial(reader.read, counter, key)
-        fault = endless.watch(cursor, len(found), count, size)
-        refuse_endless(reader.side, reader.caller.name, command, fault)
+
+    def __init__(
+        self, sides: Sides, reader: Reader, command: str, key: bytes, counter: str, width: int
+    ) -> None:
+        self.done = False
+        self._sides = sides
+        self._reader = reader
+        self._command = command
+        self._key = key
+        self._counter = counter
+        self._width = width
+        self._cursor = 0
+        self._count = FIRST_MEMBERS // 2
+        self._measure = Measure()
+        self._endless = Endless("members", counter)
+
+    @property
+    def members(self) -> int:
+        return self._measure.members
+
+    def more(self) -> Reading[list[bytes]]:
+        """Return what the next reply shows: nothing once the walk is done, or in between.
+
+        Raises:
+            SourceUnusable, TargetUnusable: the walk never ends.
+        """
+        if self.done:
+            return []
+        amount = self._sides.amount
+        if self.members:
+            count = self._measure.count(amount)
+        else:  # so far, only empty buckets
+            count = self._count = min(2 * self._count, amount.members)
+        asked = self._command, self._key, self._cursor, "COUNT", count
+        reply = yield from self._reader.read(*asked)
+        self._cursor = int(reply[0])
+        found: list[bytes] = reply[1]
+        self._measure.add(len(found) // self._width, sum(map(len, found)))
+        self.done = not self._cursor
+        if not self.done:
+            reader, key = self._reader, self._key
+            self._endless.add(self._cursor, len(found), count)
+            if self._endless.is_far:
+                self._endless.expect((yield from reader.read(self._counter, key)))
+            refuse_endless(reader.side, reader.name, self._command, self._endless.fault)
+        return found
 
 
-def _equal_strings(source: Reader, target: Reader, key: bytes) -> bool:
-    lengths = [reader.read("STRLEN", key) for reader in (source, target)]
-    if max(lengths) <= LARGEST_SKETCH:
-        return bool(
-            meaning(b"string", source.read("GET", key))
-            == meaning(b"string", target.read("GET", key))
-        )
-    length = lengths[0]
-    return length == lengths[1] and all(
-        _same(source, target, "GETRANGE", key, start, start + CHUNK_BYTES - 1)
-        for start in range(0, length, CHUNK_BYTES)
-    )
+def _equal_strings(sides: Sides, key: bytes) -> Reading[bool]:
+    length, other = yield from sides.read("STRLEN", key)
+    if max(length, other) <= LARGEST_SKETCH:
+        mine, theirs = yield from sides.read("GET", key)
+        return bool(meaning(b"string", mine) == meaning(b"string", theirs))
+    if length != other:
+        return False
+    start = 0
+    while start < length:
+        end = start + max(1, sides.amount.size)
+        if not (yield from sides.agree("GETRANGE", key, start, end - 1)):
+            return False
+        start = end
+        sides.show(key, start, length)
+    return True
 
 
-def _equal_lists(source: Reader, target: Reader, key: bytes) -> bool:
-    length = source.read("LLEN", key)
-    return length == target.read("LLEN", key) and all(
-        _same(source, target, "LRANGE", key, start, end)
-        for start, end in _windows(source, key, length)
-    )
+def _equal_lists(sides: Sides, key: bytes) -> Reading[bool]:
+    return (yield from _equal_ranks(sides, key, "LLEN", "LRANGE"))
 
 
-def _equal_sorted_sets(source: Reader, target: Reader, key: bytes) -> bool:
+def _equal_sorted_sets(sides: Sides, key: bytes) -> Reading[bool]:
     """Compare by rank: equal sorted sets have equal order, since a member's bytes break ties."""
-    length = source.read("ZCARD", key)
-    return length == target.read("ZCARD", key) and all(
-        _scored(source, key, *window) == _scored(target, key, *window)
-        for window in _windows(source, key, length)
-    )
+    return (yield from _equal_ranks(sides, key, "ZCARD", "ZRANGE", "WITHSCORES"))
 
 
-def _scored(reader: Reader, key: bytes, start: int, end: int) -> list[tuple[bytes, float]]:
+def _equal_ranks(
+    sides: Sides, key: bytes, counter: str, command: str, *options: str
+) -> Reading[bool]:
+    length, other = yield from sides.read(counter, key)
+    if length != other:
+        return False
+    measure = Measure()
+    while (start := measure.members) < length:
+        count = measure.count(sides.amount)
+        end = start + count - 1
+        mine, theirs = yield from sides.read(command, key, start, end, *options)
+        if mine != theirs and not (options and _scored(mine) == _scored(theirs)):
+            return False
+        measure.add(count, sum(map(len, mine)))
+        sides.show(key, measure.members, length)
+    return True
+
+
+def _scored(flat: list[bytes]) -> list[tuple[bytes, float]]:
     """Return scores as numbers: versions print the same double with different digits."""
-    flat = reader.read("ZRANGE", key, start, end, "WITHSCORES")
     return [(member, float(score)) for member, score in zip(flat[::2], flat[1::2], strict=True)]
 
 
-def _equal_sets(source: Reader, target: Reader, key: bytes) -> bool:
-    length = source.read("SCARD", key)
-    if length != target.read("SCARD", key):
+def _equal_sets(sides: Sides, key: bytes) -> Reading[bool]:
+    """Look up each member of one set on the other, while the next ones are found."""
+    length, other = yield from sides.read("SCARD", key)
+    if length != other:
         return False
-    count = _members_at_once(source, key, length)
-    return all(
-        all(target.read_many([("SISMEMBER", key, member) for member in members]))
-        for members in _walk(source, "SSCAN", key, count, "SCARD")
-    )
+    walk = _Walk(sides, sides.source, "SSCAN", key, "SCARD", 1)
+    found: list[bytes] = []
+    while found or not walk.done:
+        known = sides.target.read_many([("SISMEMBER", key, member) for member in found])
+        found, answers = yield from together(walk.more(), known)
+        if not all(answers):
+            return False
+        sides.show(key, walk.members, length)
+    return True
 
 
-def _equal_hashes(source: Reader, target: Reader, key: bytes) -> bool:
+def _equal_hashes(sides: Sides, key: bytes) -> Reading[bool]:
     """Look up each side's fields on the other.
 
     Lengths would save the second walk, but HLEN counts fields that have expired.
     """
-    return _holds_fields_of(source, target, key) and _holds_fields_of(target, source, key)
-
-
-def _holds_fields_of(one: Reader, other: Reader, key: bytes) -> bool:
-    count = _members_at_once(one, key, one.read("HLEN", key))
     probe = ("HPEXPIRETIME", key, "FIELDS", 1, b"")
-    expiries = one.may_call(*probe) and other.may_call(*probe)
-    for found in _walk(one, "HSCAN", key, count, "HLEN"):
-        fields = found[::2]
-        if other.read("HMGET", key, *fields) != found[1::2]:
-            return False
-        if expiries and not _same(one, other, "HPEXPIRETIME", key, "FIELDS", len(fields), *fields):
-            return False
+    both = sides.source.may_call(*probe), sides.target.may_call(*probe)
+    expire = all((yield from together(*both)))
+    lengths = yield from sides.read("HLEN", key)
+    read, length = 0, sum(lengths)
+    for one, other in ((sides.source, sides.target), (sides.target, sides.source)):
+        walk = _Walk(sides, one, "HSCAN", key, "HLEN", 2)
+        found: list[bytes] = []
+        while found or not walk.done:
+            same = _same_fields(one, other, key, found, expire)
+            found, equal = yield from together(walk.more(), same)
+            if not equal:
+                return False
+            sides.show(key, read + walk.members, length)
+        read += walk.members
     return True
 
 
-def has_expiring_fields(reader: Reader, key: bytes) -> bool:
+def _same_fields(
+    one: Reader, other: Reader, key: bytes, found: list[bytes], expire: bool
+) -> Reading[bool]:
+    """Return True if the other side has these fields, with their values, and expiries."""
+    fields = found[::2]
+    if not fields:
+        return True
+    expiries: list[Command] = [("HPEXPIRETIME", key, "FIELDS", len(fields), *fields)] * expire
+    asked: list[Command] = [("HMGET", key, *fields), *expiries]
+    (values, *theirs), mine = yield from together(other.read_many(asked), one.read_many(expiries))
+    return bool(values == found[1::2] and theirs == mine)
+
+
+def has_expiring_fields(sides: Sides, reader: Reader, key: bytes) -> Reading[bool]:
     """Return True if a field of a hash has an expiry.
+
+    Args:
+        reader: its side.
 
     Raises:
         ValueChanged, ReadRefused: as `equal_by_type`.
     """
-    if not reader.may_call("HPEXPIRETIME", key, "FIELDS", 1, b""):
+    if not (yield from reader.may_call("HPEXPIRETIME", key, "FIELDS", 1, b"")):
         return False
-    count = _members_at_once(reader, key, reader.read("HLEN", key))
-    for found in _walk(reader, "HSCAN", key, count, "HLEN"):
-        fields = found[::2]
-        expiries = reader.read("HPEXPIRETIME", key, "FIELDS", len(fields), *fields)
-        if any(expiry >= 0 for expiry in expiries or ()):
-            return True
+    walk = _Walk(sides, reader, "HSCAN", key, "HLEN", 2)
+    while not walk.done:
+        fields = (yield from walk.more())[::2]
+        if fields:
+            asked: list[Argument] = ["HPEXPIRETIME", key, "FIELDS", len(fields), *fields]
+            expiries = yield from reader.read(*asked)
+            if any(expiry >= 0 for expiry in expiries or ()):
+                return True
     return False
 
 
-def _equal_streams(source: Reader, target: Reader, key: bytes) -> bool:
-    return (
-        _same_attributes(_stream(source, key), _stream(target, key))
-        and _equal_entries(source, target, key)
-        and _equal_groups(source, target, key)
-    )
-
-
-def _stream(reader: Reader, key: bytes) -> dict[bytes, Any]:
-    attributes = _pairs(reader.read("XINFO", "STREAM", key))
-    compared = (b"length", b"last-generated-id", b"entries-added", b"max-deleted-entry-id")
-    return {name: attributes[name] for name in compared if name in attributes}
-
-
-def _pairs(flat: list[Any]) -> dict[bytes, Any]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))
-
-
-def _same_attributes(one: dict[bytes, Any], other: dict[bytes, Any]) -> bool:
-    """Compare the fields that both report; older servers do not count added or read entries."""
-    return all(one[name] == other[name] for name in one.keys() & other.keys())
-
-
-def _equal_entries(source: Reader, target: Reader, key: bytes) -> bool:
-    count = _members_at_once(source, key, source.read("XLEN", key))
-    start, endless = b"-", Endless("entries", "XLEN")
-    while True:
-        entries = source.read("XRANGE", key, start, "+", "COUNT", count)
-        if entries != target.read("XRANGE", key, start, "+", "COUNT", count):
-            return False
-        if len(entries) < count:
-            return True
-        start = _next_id(entries[-1][0])
-        size = partial(source.read, "XLEN", key)
-        fault = endless.watch(_number(start), count, count, size)
-        refuse_endless(source.side, source.caller.name, "XRANGE", fault)
-
-
-def _next_id(entry_id: bytes) -> bytes:
-    """Return the id after this one; servers before 6.2 do not know the exclusive "(id"."""
-    return b"%d-%d" % divmod(_number(entry_id) + 1, 2**64)
-
-
-def _number(entry_id: bytes) -> int:
-    """Return an id as one number, in the order of ids."""
-    milliseconds, sequence = map(int, entry_id.split(b"-"))
-    return milliseconds * 2**64 + sequence
-
-
-def _equal_groups(source: Reader, target: Reader, key: bytes) -> bool:
-    groups = _groups(source, key)
-    others = _groups(target, key)
-    return groups.keys() == others.keys() and all(
-        _same_attributes(attributes, others[name])
-        and _consumers(source, key, name) == _consumers(target, key, name)
-        and _equal_pending(source, target, key, name)
-        for name, attributes in groups.items()
-    )
-
-
-def _groups(reader: Reader, key: bytes) -> dict[bytes, dict[bytes, Any]]:
-    """Return each group's attributes by its name, without `lag`, which follows from the others."""
-    groups = {}
-    for reply in reader.read("XINFO", "GROUPS", key):
-        attributes = _pairs(reply)
-        attributes.pop(b"lag", None)
-        groups[attributes.pop(b"name")] = attributes
-    return groups
-
-
-def _consumers(reader: Reader, key: bytes, group: bytes) -> dict[bytes, int]:
-    """Return each consumer's number of pending entries by its name."""
-    replies = map(_pairs, reader.read("XINFO", "CONSUMERS", key, group))
-    return {consumer[b"name"]: consumer[b"pending"] for consumer in replies}
-
-
-def _equal_pending(source: Reader, target: Reader, key: bytes, group: bytes) -> bool:
-    start, endless = b"-", Endless("pending entries", "XINFO CONSUMERS")
-    while True:
-        entries = _pending(source, key, group, start)
-        others = _pending(target, key, group, start)
-        if len(entries) != len(others) or not all(map(_same_delivery, entries, others)):
-            return False
-        if len(entries) < _MAX_MEMBERS:
-            return True
-        start = _next_id(entries[-1][0])
-        fault = endless.watch(
-            _number(start),
-            *(len(entries), _MAX_MEMBERS),
-            lambda: sum(_consumers(source, key, group).values()),
-        )
-        refuse_endless(source.side, source.caller.name, "XPENDING", fault)
-
-
-def _pending(
-    reader: Reader, key: bytes, group: bytes, start: bytes
-) -> list[tuple[bytes, bytes, int, int]]:
-    """Return a chunk's ids, consumers, numbers of deliveries and instants of the last delivery."""
-    now, [entries] = reader.read_at([("XPENDING", key, group, start, "+", _MAX_MEMBERS)])
-    return [
-        (entry_id, consumer, deliveries, now - idle)
-        for entry_id, consumer, idle, deliveries in entries
-    ]
-
-
-def _same_delivery(
-    one: tuple[bytes, bytes, int, int], other: tuple[bytes, bytes, int, int]
-) -> bool:
-    return one[:3] == other[:3] and abs(one[3] - other[3]) <= TOLERANCE_MS
-
-
-def _equal_vector_sets(source: Reader, target: Reader, key: bytes) -> bool:
+def _equal_vector_sets(sides: Sides, key: bytes) -> Reading[bool]:
     """Look up each element of one set on the other; both have the same size."""
-    attributes = _vector_set(source, key)
-    if attributes != _vector_set(target, key):
+    source, target = sides.source, sides.target
+    attributes, others = yield from together(_vector_set(source, key), _vector_set(target, key))
+    if attributes != others:
         return False
-    length = attributes[b"size"]
-    elements = source.read("VRANDMEMBER", key, length)
-    step = _members_at_once(source, key, length)
-    return all(
-        _elements(source, key, part) == _elements(target, key, part)
-        for part in (elements[start : start + step] for start in range(0, len(elements), step))
-    )
+    names = yield from source.read("VRANDMEMBER", key, attributes[b"size"])
+    measure = Measure()
+    while part := names[measure.members : measure.members + measure.count(sides.amount)]:
+        both = _elements(source, key, part), _elements(target, key, part)
+        mine, theirs = yield from together(*both)
+        if mine != theirs:
+            return False
+        size = sum(len(vector[1]) for vector in mine[: len(part)] if vector)
+        measure.add(len(part), size)
+        sides.show(key, measure.members, len(names))
+    return True
 
 
-def _vector_set(reader: Reader, key: bytes) -> dict[bytes, Any]:
+def _vector_set(reader: Reader, key: bytes) -> Reading[dict[bytes, Any]]:
     """Return size and settings."""
-    attributes = _pairs(reader.read("VINFO", key) or [])
+    attributes = pairs((yield from reader.read("VINFO", key)) or [])
     if not attributes:
         raise ValueChanged  # the key is gone
     compared = (b"size", b"quant-type", b"vector-dim", b"projection-input-dim", b"hnsw-m")
     return {name: attributes[name] for name in compared}
 
 
-def _elements(reader: Reader, key: bytes, names: list[bytes]) -> list[Any]:
+def _elements(reader: Reader, key: bytes, names: list[bytes]) -> Reading[list[Any]]:
     """Return each element's vector as stored (quantisation, bytes, norm, range), and attribute."""
-    replies = reader.read_many(
+    replies = yield from reader.read_many(
         [("VEMB", key, name, "RAW") for name in names] + [("VGETATTR", key, name) for name in names]
     )
     vectors, attributes = replies[: len(names)], replies[len(names) :]
@@ -357,13 +317,13 @@ def _elements(reader: Reader, key: bytes, names: list[bytes]) -> list[Any]:
 
 # Module types that one command reads whole.
 _WHOLE_VALUES: Final = {b"ReJSON-RL": "JSON.GET"}
-_COMPARERS: Final[dict[bytes, Callable[[Reader, Reader, bytes], bool]]] = {
+_COMPARERS: Final[dict[bytes, Callable[[Sides, bytes], Reading[bool]]]] = {
     b"string": _equal_strings,
     b"list": _equal_lists,
     b"set": _equal_sets,
     b"hash": _equal_hashes,
     b"zset": _equal_sorted_sets,
-    b"stream": _equal_streams,
+    b"stream": equal_streams,
     b"vectorset": _equal_vector_sets,
 }
 

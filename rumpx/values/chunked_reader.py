@@ -38,6 +38,7 @@ _PENDING_AT_ONCE: Final = 500
 # Repeated requests during which the server's clock ticked, which makes idle times inexact.
 _TICKS: Final = 10
 
+STRING: Final = b"string"
 COUNTERS: Final = {
     b"list": "LLEN",
     b"set": "SCARD",
@@ -60,6 +61,34 @@ class Amount:
 
     members: int
     size: int
+
+
+class Measure:
+    """How many members of a value make the next chunk.
+
+    Attributes:
+        members: those of all chunks so far.
+        mean: expected bytes of the next member.
+    """
+
+    def __init__(self) -> None:
+        self.members = 0
+        self.mean = 0.0
+        self._bytes = 0
+
+    def count(self, amount: Amount) -> int:
+        """Return how many members make the next chunk."""
+        fitting = int(amount.size / max(1.0, self.mean))
+        most = amount.members if self.members else FIRST_MEMBERS
+        return max(1, min(fitting, most, amount.members))
+
+    def add(self, number: int, size: int) -> None:
+        """Count a chunk: its members, and their bytes."""
+        self.members += number
+        self._bytes += size + number * _MEMBER_BYTES
+        if number:
+            last = size / number + _MEMBER_BYTES
+            self.mean = max(last, self._bytes / self.members)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,19 +167,22 @@ class ChunkedReader:
         self.length = 0
         self.done = False
         self._size = size
-        self._members = self._bytes = 0
-        self._mean = 0.0
+        self._read = Measure()
 
     @property
     def fraction(self) -> float:
         """The part that was read, 0.0 to 1.0."""
-        return min(1.0, self._members / self.length) if self.length else 0.0
+        return min(1.0, self._read.members / self.length) if self.length else 0.0
 
     def request(self, amount: Amount) -> list[Command]:
         """Return the next commands."""
         if not self.length:
             return self._opening()
-        return self._next(self._count(amount))
+        return self._next(self._read.count(amount))
+
+    def trial(self) -> list[Command]:
+        """Return each command that reads such a value, of a reader that is not used."""
+        return [*self._opening(), *self._next(1)]
 
     def take(self, replies: list[Any]) -> Part | None:
         """Take the replies to the last request, in order, each of its command's shape.
@@ -171,7 +203,7 @@ class ChunkedReader:
         if replies[0] <= 0:
             raise ValueChanged
         self.length = replies[0]
-        self._mean = self._size / self.length
+        self._read.mean = self._size / self.length
 
     def _next(self, count: int) -> list[Command]:
         raise NotImplementedError
@@ -179,23 +211,10 @@ class ChunkedReader:
     def _took(self, replies: list[Any]) -> Part | None:
         raise NotImplementedError
 
-    def _count(self, amount: Amount) -> int:
-        """Return how many members make the next chunk."""
-        fitting = int(amount.size / max(1.0, self._mean))
-        most = amount.members if self._members else FIRST_MEMBERS
-        return max(1, min(fitting, most, amount.members))
-
     def _part(self, members: list[bytes], number: int, expiries: list[int] | None = None) -> Part:
         size = sum(map(len, members))
-        self._count_in(number, size)
+        self._read.add(number, size)
         return Part(members, size, expiries or [])
-
-    def _count_in(self, number: int, size: int) -> None:
-        self._members += number
-        self._bytes += size + number * _MEMBER_BYTES
-        if number:
-            last = size / number + _MEMBER_BYTES
-            self._mean = max(last, self._bytes / self._members)
 
 
 class _Ranks(ChunkedReader):
@@ -210,7 +229,7 @@ class _Ranks(ChunkedReader):
         self._asked = 0
 
     def _next(self, count: int) -> list[Command]:
-        start = self._members
+        start = self._read.members
         self._asked = min(count, self.length - start)
         return [(self.command, self.key, start, start + self._asked - 1, *self.options)]
 
@@ -222,7 +241,7 @@ class _Ranks(ChunkedReader):
         if number < self._asked:
             raise ValueChanged
         part = self._part(found, number)
-        self.done = self._members >= self.length
+        self.done = self._read.members >= self.length
         return part
 
 
@@ -357,18 +376,32 @@ class _Stream(ChunkedReader):
 
     def request(self, amount: Amount) -> list[Command]:
         if not self._info:
-            return [("XINFO", "STREAM", self.key), ("XINFO", "GROUPS", self.key)]
+            return self._opening()
         if self._facts is None:
-            return [("XINFO", "CONSUMERS", self.key, group[b"name"]) for group in self._groups]
+            return [self._consumers_of(group[b"name"]) for group in self._groups]
         if self._window is None:
-            self._asked = self._count(amount)
-            start = _id(self._start)
-            return [("XRANGE", self.key, start, "+", "COUNT", self._asked)]
+            return self._next(self._read.count(amount))
         commands: list[Command] = []
         for group, first in self._starts.items():
-            window = _id(first), _id(self._last), _PENDING_AT_ONCE
-            commands += [("TIME",), ("XPENDING", self.key, group, *window), ("TIME",)]
+            commands += self._pending_of(group, first)
         return commands
+
+    def trial(self) -> list[Command]:
+        return [*super().trial(), self._consumers_of(b""), *self._pending_of(b"", 0)]
+
+    def _opening(self) -> list[Command]:
+        return [("XINFO", "STREAM", self.key), ("XINFO", "GROUPS", self.key)]
+
+    def _consumers_of(self, group: bytes) -> Command:
+        return "XINFO", "CONSUMERS", self.key, group
+
+    def _next(self, count: int) -> list[Command]:
+        self._asked = count
+        return [("XRANGE", self.key, _id(self._start), "+", "COUNT", count)]
+
+    def _pending_of(self, group: bytes, first: int) -> list[Command]:
+        window = _id(first), _id(self._last), _PENDING_AT_ONCE
+        return [("TIME",), ("XPENDING", self.key, group, *window), ("TIME",)]
 
     def take(self, replies: list[Any]) -> Part | None:
         if not self._info:
@@ -391,7 +424,7 @@ class _Stream(ChunkedReader):
         if not all({b"last-delivered-id", b"pending"} <= group.keys() for group in self._groups):
             raise UnfitReply("XINFO GROUPS")
         self.length = self._info[b"length"]
-        self._mean = self._size / max(1, self.length)
+        self._read.mean = self._size / max(1, self.length)
         if not self._groups:
             self._take_consumers([])
 
@@ -455,7 +488,7 @@ class _Stream(ChunkedReader):
         entries, pending = self._window, self._pending
         self._window, self._pending = None, []
         size = sum(len(entry_id) + sum(map(len, fields)) for entry_id, fields in entries)
-        self._count_in(len(entries), size)
+        self._read.add(len(entries), size)
         size += 32 * len(pending)
         self.done = self._last >= 2**128 - 1
         self._start = self._last + 1
@@ -469,12 +502,23 @@ _READERS: Final[dict[bytes, type[ChunkedReader]]] = {
 }
 
 
+KINDS: Final = (STRING, *_READERS)
+"""The types whose values can be copied in pieces."""
+
+
 def chunked_reader(
     kind: bytes, key: bytes, size: int, side: Side, name: str
 ) -> ChunkedReader | None:
     """Return a reader for a value of a type; None if there is none for that type."""
     reader = _READERS.get(kind)
     return reader(key, size, side, name) if reader else None
+
+
+def trial_reads(kind: bytes, key: bytes) -> list[Command]:
+    """Return each command that reads values of a type in pieces, for a key that does not exist."""
+    if kind == STRING:
+        return [("STRLEN", key), ("GETRANGE", key, 0, 0)]
+    return _READERS[kind](key, 0, "source", "").trial()
 
 
 def string_windows(length: int, size: int) -> Iterator[tuple[int, int]]:

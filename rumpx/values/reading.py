@@ -1,5 +1,9 @@
 """Read values for a comparison: replies are returned, error replies raised.
 
+A comparison is a generator without a connection: it yields a `Round` of commands for both sides,
+and is sent their replies. Its caller provides connections, turns and pauses. Between two
+rounds no reply is outstanding, so that it may be closed there.
+
 An error reply in the middle of a comparison is neither "equal" nor "different". It raises
 `ReadRefused`, unless it only says that the key has changed meanwhile (deleted, or of another type
 now): that raises `ValueChanged`, which a comparison counts as different.
@@ -7,9 +11,9 @@ now): that raises `ValueChanged`, which a comparison counts as different.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, TypeVar
 
 import hiredis
 
@@ -43,18 +47,51 @@ def dumped(connection: Connection, key: bytes) -> bytes | None:
     return payload
 
 
-class Caller(Protocol):
-    """The part of a connection that a comparison needs; `servers.resp.Connection` has it."""
+class Round(NamedTuple):
+    """The commands of one round, one pipeline a side; none for a side that is not asked."""
 
-    @property
-    def name(self) -> str:
-        """Its server, for messages."""
+    source: Sequence[Command]
+    target: Sequence[Command]
 
-    def call(self, *arguments: Argument) -> Reply:
-        """Send one command and return its reply."""
 
-    def call_many(self, commands: Iterable[Command], /) -> list[Reply]:
-        """Send commands in one pipeline and return their replies in order."""
+Answers = tuple[list[Reply], list[Reply]]
+"""The replies to a round, those of the source and those of the target."""
+T = TypeVar("T")
+U = TypeVar("U")
+Reading = Generator[Round, Answers, T]
+"""A comparison, or a read of one side, that returns T."""
+
+
+def together(one: Reading[T], other: Reading[U]) -> Reading[tuple[T, U]]:
+    """Read two things at once: the commands of each round go together. Return both results."""
+    parts: list[Reading[Any]] = [one, other]
+    first, second = yield from side_by_side(parts)
+    return first, second
+
+
+def side_by_side(parts: Sequence[Reading[T]]) -> Reading[list[T]]:
+    """As `together`, for any number."""
+    results: dict[int, T] = {}
+    came: dict[int, Any] = dict.fromkeys(range(len(parts)))
+    while True:
+        asked: dict[int, Round] = {}
+        for n, replies in came.items():
+            try:
+                asked[n] = parts[n].send(replies)
+            except StopIteration as end:
+                results[n] = end.value
+        if not asked:
+            return [results[n] for n in range(len(parts))]
+        rounds = asked.values()
+        source, target = yield Round(
+            [command for each in rounds for command in each.source],
+            [command for each in rounds for command in each.target],
+        )
+        came, here, there = {}, 0, 0
+        for n, each in asked.items():
+            mine, theirs = here + len(each.source), there + len(each.target)
+            came[n] = source[here:mine], target[there:theirs]
+            here, there = mine, theirs
 
 
 class ReadRefused(RumpxError):
@@ -76,39 +113,52 @@ class ValueChanged(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """One side of a comparison. The type of a reply follows from its command, hence `Any`."""
+    """One side of a comparison. The type of a reply follows from its command, hence `Any`.
 
-    caller: Caller
+    Attributes:
+        side: the side.
+        name: its server, for messages.
+    """
+
     side: Side
+    name: str
 
-    def read(self, *command: Argument) -> Any:
+    def ask(self, commands: Sequence[Command]) -> Reading[list[Reply]]:
+        """Return the replies to pipelined commands, errors too."""
+        if not commands:
+            return []
+        if self.side == "source":
+            return (yield Round(commands, ()))[0]
+        return (yield Round((), commands))[1]
+
+    def read(self, *command: Argument) -> Reading[Any]:
         """Return the reply to one command.
 
         Raises:
             ValueChanged, ReadRefused: it is an error.
             SourceUnusable, TargetUnusable: it does not fit the command.
         """
-        return self._checked(command, self.caller.call(*command))
+        return (yield from self.read_many([command]))[0]
 
-    def read_many(self, commands: Sequence[Command]) -> list[Any]:
+    def read_many(self, commands: Sequence[Command]) -> Reading[list[Any]]:
         """Return the replies to pipelined commands; raises as `read`, at the first error."""
-        replies = self.caller.call_many(commands)
+        replies = yield from self.ask(commands)
         return [self._checked(*pair) for pair in zip(commands, replies, strict=True)]
 
-    def may_call(self, *command: Argument) -> bool:
+    def may_call(self, *command: Argument) -> Reading[bool]:
         """Return True if the server knows this command and allows it for this key."""
-        reply = self.caller.call(*command)
+        (reply,) = yield from self.ask([command])
         error = isinstance(reply, hiredis.ReplyError)
         return not (error and (refused(reply) or key_refused(reply)))
 
-    def read_at(self, commands: Sequence[Command]) -> tuple[int, list[Any]]:
+    def read_at(self, commands: Sequence[Command]) -> Reading[tuple[int, list[Any]]]:
         """Return the server's clock in ms, and the replies that it gave within that millisecond.
 
         This makes relative times (PTTL, idle times) exact. A pipeline during which the clock ticks
         is repeated; one that never fits into a millisecond is off by its duration.
         """
         for _ in range(_TRIES):
-            before, *replies, after = self.read_many([("TIME",), *commands, ("TIME",)])
+            before, *replies, after = yield from self.read_many([("TIME",), *commands, ("TIME",)])
             if int(milliseconds(before)) == int(milliseconds(after)):
                 break
         return int(milliseconds(before)), replies
@@ -120,5 +170,10 @@ class Reader:
             raise ReadRefused(self.side, command, reply)
         name = " ".join(map(str, command[: 1 + (command[0] in CONTAINERS)]))
         if not fits(name, reply):
-            raise malformed(self.side, self.caller.name, name)
+            raise malformed(self.side, self.name, name)
         return reply
+
+
+def pairs(flat: list[Any]) -> dict[bytes, Any]:
+    """Return a flat reply of names and values as a dict."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))

@@ -95,6 +95,10 @@ _INSTANT: Final = Struct("<q")
 _NO_EXPIRY: Final = _INSTANT.pack(-1)
 
 
+class Disputed(ValueError):
+    """No payload is read alike by both servers, though both have the value's type."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rewritten:
     """A payload that the target loads.
@@ -126,8 +130,9 @@ def rewritten(payload: bytes, dialect: Dialect, *, shift_ms: int = 0) -> Rewritt
         shift_ms: added to each field's expiry, in ms; one that would be 0 or less becomes 1.
 
     Raises:
-        ValueError: the payload is damaged, or is not such a value; or it is a stream that is not
-            portable, and the versions do not prove how the target reads it.
+        Disputed: it is a stream that is not portable, and the versions do not prove how the target
+            reads it.
+        ValueError: the payload is damaged, or is not such a value.
     """
     head = payload[0] if payload else 0
     if head in _FORMS:
@@ -216,7 +221,7 @@ def _in_known_form(payload: bytes, dialect: Dialect) -> Rewritten | None:
         if portable(payload):
             return None
         if head in _STREAMS and max(dialect.versions) > _LATEST_WITH_LONGER_SIZES:
-            raise ValueError(
+            raise Disputed(
                 "the stream has a field of 16,378 bytes (or 2 MiB or 256 MiB less 6), which "
                 "servers of these versions store in two ways"
             )

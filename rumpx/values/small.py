@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from rumpx.servers.resp import Argument
-from rumpx.values.reading import Reader, ValueChanged
+from rumpx.values.reading import Reader, Reading, ValueChanged, together
+from rumpx.values.sides import Sides
 from rumpx.values.sketches import registers
 
 # By type: the command, and its arguments after the key.
@@ -26,7 +27,7 @@ READS: Final[dict[bytes, tuple[str, list[str]]]] = {
 }
 
 
-def same_small_values(source: Reader, target: Reader, keys: Sequence[bytes]) -> dict[bytes, bool]:
+def same_small_values(sides: Sides, keys: Sequence[bytes]) -> Reading[dict[bytes, bool]]:
     """Return whether the values are equal, for the keys that can be decided here.
 
     Raises:
@@ -34,35 +35,36 @@ def same_small_values(source: Reader, target: Reader, keys: Sequence[bytes]) -> 
     """
     if not keys:
         return {}
+    source, target = sides.source, sides.target
     try:
-        types = _types(source, keys)
-        others = _types(target, keys)
+        types, others = yield from together(_types(source, keys), _types(target, keys))
         verdicts = {key: False for key in keys if types[key] != others[key]}
         readable = {
             key: kind for key, kind in types.items() if kind in READS and key not in verdicts
         }
-        values = _values(source, readable)
-        other_values = _values(target, readable)
+        both = _values(source, readable), _values(target, readable)
+        values, other_values = yield from together(*both)
         verdicts |= {key: values[key] == other_values[key] for key in readable}
         hashes = {
             key: values[key]
             for key, kind in readable.items()
             if kind == b"hash" and verdicts[key] and values[key]
         }
-        return verdicts | _same_field_expiries(source, target, hashes)
+        return verdicts | (yield from _same_field_expiries(sides, hashes))
     except ValueChanged:
         return {}
 
 
-def _types(reader: Reader, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-    return dict(zip(keys, reader.read_many([("TYPE", key) for key in keys]), strict=True))
+def _types(reader: Reader, keys: Sequence[bytes]) -> Reading[dict[bytes, bytes]]:
+    replies = yield from reader.read_many([("TYPE", key) for key in keys])
+    return dict(zip(keys, replies, strict=True))
 
 
-def _values(reader: Reader, types: dict[bytes, bytes]) -> dict[bytes, Any]:
+def _values(reader: Reader, types: dict[bytes, bytes]) -> Reading[dict[bytes, Any]]:
     """Return values in a form that compares equal for equal values."""
-    commands = [read_command(kind, key) for key, kind in types.items()]
-    replies = zip(types.items(), reader.read_many(commands), strict=True)
-    return {key: meaning(kind, reply) for (key, kind), reply in replies}
+    replies = yield from reader.read_many([read_command(kind, key) for key, kind in types.items()])
+    pairs = zip(types.items(), replies, strict=True)
+    return {key: meaning(kind, reply) for (key, kind), reply in pairs}
 
 
 def read_command(kind: bytes, key: bytes) -> list[Argument]:
@@ -86,15 +88,18 @@ def meaning(kind: bytes, reply: Any) -> Any:
 
 
 def _same_field_expiries(
-    source: Reader, target: Reader, hashes: dict[bytes, dict[bytes, bytes]]
-) -> dict[bytes, bool]:
+    sides: Sides, hashes: dict[bytes, dict[bytes, bytes]]
+) -> Reading[dict[bytes, bool]]:
     """Compare field expiries of hashes with equal fields; no result if a server lacks them."""
     if not hashes:
         return {}
     commands: list[list[Argument]] = [
         ["HPEXPIRETIME", key, "FIELDS", len(fields), *fields] for key, fields in hashes.items()
     ]
-    if not (source.may_call(*commands[0]) and target.may_call(*commands[0])):
+    source, target = sides.source, sides.target
+    both = source.may_call(*commands[0]), target.may_call(*commands[0])
+    if not all((yield from together(*both))):
         return {}
-    pairs = zip(source.read_many(commands), target.read_many(commands), strict=True)
+    replies = yield from together(source.read_many(commands), target.read_many(commands))
+    pairs = zip(*replies, strict=True)
     return {key: one == other for key, (one, other) in zip(hashes, pairs, strict=True)}

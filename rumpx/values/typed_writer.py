@@ -22,7 +22,15 @@ from math import inf
 from typing import Any, Final
 
 from rumpx.servers.resp import NO_EXPIRY, Argument, Command
-from rumpx.values.chunked_reader import COUNTERS, Part, Pending, StreamFacts, number_of
+from rumpx.values.chunked_reader import (
+    COUNTERS,
+    STRING,
+    Group,
+    Part,
+    Pending,
+    StreamFacts,
+    number_of,
+)
 from rumpx.values.rewrite import FIELD_EXPIRIES, STREAM_COUNTERS, Loss
 
 _ADD: Final = {b"list": "RPUSH", b"set": "SADD", b"hash": "HSET"}
@@ -32,6 +40,10 @@ _FAR_MS: Final = 24 * 3600 * 1000
 _PLACEHOLDER: Final = b"x"
 # Above any sensible zset-max-listpack-value.
 _LONG_MEMBER: Final = 4096
+
+
+OPTIONAL_WRITES: Final = frozenset({"HPEXPIREAT"})
+"""Commands that a server may lack: it has no field expiries then."""
 
 
 class FieldsExpire(Exception):
@@ -237,3 +249,22 @@ class TypedWriter:
                 place = self._key, group.name, group.last_id
                 commands.append(("XGROUP", "SETID", *place, "ENTRIESREAD", group.entries_read))
         return commands
+
+
+def trial_writes(kind: bytes, key: bytes) -> list[Command]:
+    """Return each command that writes values of a type in pieces. They must not be executed."""
+    if kind == STRING:
+        return [("STRLEN", key), ("SET", key, b"", "XX", "PX", 1)]
+    writer = TypedWriter(
+        kind, key, shift=0, field_expiries=True, latest=None, drops=False, counters=True
+    )
+    commands = [writer.counter]
+    if kind != b"stream":
+        return commands + writer.put(Part([b"0", b"-0"], 0, [_FAR_MS, NO_EXPIRY]))
+    name, entry = b"rumpx", b"1-0"
+    group = Group(name, entry, 0, (name,), 1)
+    pending = [Pending(name, entry, name, 1, 1)]
+    for groups, deleted in ((), b"0-0"), ((group,), b"0-0"), ((group,), entry):
+        facts = StreamFacts(entry, 1, deleted, 1, groups)
+        commands += writer.put(Part([], 0, pending=pending if groups else [], stream=facts))
+    return commands + writer.finish()

@@ -22,6 +22,7 @@ from rumpx.preflight.abilities import (
     Sample,
     find_abilities,
     find_sample,
+    frees_in_line,
     lacks_absttl,
     prove_restore,
 )
@@ -55,7 +56,8 @@ from rumpx.servers.side import SideFacts, connected
 from rumpx.servers.topology import is_error
 from rumpx.transfer.dump_reader import Abilities
 from rumpx.transfer.restore_writer import LATE_MS
-from rumpx.verifier.comparer import CompareSpec
+from rumpx.verifier.compare_spec import CompareSpec
+from rumpx.verifier.verdicts import Rules
 
 # If both servers return absolute expiries; if one returns remaining TTLs, each up to 2 ms off.
 _EXACT_TOLERANCE: Final = 1
@@ -89,10 +91,8 @@ def prepare_comparison(request: Request) -> tuple[Plan, CompareSpec]:
     prove_databases(target, sorted({scope.target_db(place.db) for place in databases}))
     sample = find_sample(source, databases, scope)
     abilities = find_abilities(job, source, sample, warnings)
-    # Sizes of values are read from the source alone.
-    unsized = replace(job, size_check=False)
     there = find_sample(target, reverse, scope)
-    target_abilities = find_abilities(unsized, target, there, warnings)
+    target_abilities = find_abilities(job, target, there, warnings)
     # Mismatches are compared again, so payload and expiry may differ in time, and MULTI costs.
     target_abilities = replace(target_abilities, multi=False)
     if request.repair:
@@ -108,6 +108,7 @@ def prepare_comparison(request: Request) -> tuple[Plan, CompareSpec]:
     copying = worker_spec(
         *(job, source, target, databases, scope, abilities, "replace", tuning, shift),
         absttl=absttl,
+        in_line=request.repair and frees_in_line(target),
         dialects=dialects,
     )
     places, back = with_schemes(source, databases), with_schemes(target, reverse)
@@ -125,20 +126,19 @@ def prepare_comparison(request: Request) -> tuple[Plan, CompareSpec]:
                 f"{late}, so that a copy writes expiries as remaining TTLs: they may differ by "
                 f"{tolerances[1]:,} ms (--ttl-tolerance sets how much)."
             )
+    fate = foretell(
+        job,
+        expiring_hashes(source, databases),
+        shows_field_expiries(target, there),
+        target,
+        warnings,
+    )
+    clocks = source.clock.offset, target.clock.offset
     spec = CompareSpec(
         copying,
         target_abilities,
-        tolerances[0],
-        tolerances[1],
+        Rules(shift, tolerances[0], tolerances[1], fate, clocks),
         request.digests and digests_work(sides, warnings),
-        foretell(
-            job,
-            expiring_hashes(source, databases),
-            shows_field_expiries(target, there),
-            target,
-            warnings,
-        ),
-        (source.clock.offset, target.clock.offset),
     )
     plan = Plan(
         job,

@@ -30,7 +30,7 @@ from rumpx.model.results import Verification
 from rumpx.model.snapshot import State
 from rumpx.model.verify_request import Request
 from rumpx.processes.control import Control
-from rumpx.verifier.comparer import CompareSpec
+from rumpx.verifier.compare_spec import CompareSpec
 from rumpx.verifier.confidence import what_a_sample_proves
 from rumpx.verifier.differences import Findings
 from rumpx.verifier.overseer import Confirm, Verifier
@@ -63,7 +63,7 @@ def verify(
                 plan = with_writer(plan, stack.enter_context(_mark(request)))
             findings = Findings(listed, spec.scope)
             verifier = Verifier(
-                plan, spec.coarse_tolerance, request, findings, display, control, confirm
+                plan, spec.rules.coarse_tolerance, request, findings, display, control, confirm
             )
             display.start()
             control.running = True

@@ -58,7 +58,7 @@ class Copied:
 
 
 def _arguments(source: Side, target: Side, flags: tuple[str | Path, ...]) -> list[str | Path]:
-    few = [] if "--workers" in flags else ["--workers", "2"]
+    few = [] if {"--workers", "--engine"} & set(flags) else ["--workers", "2"]
     ends = ["--from", uri_of(source), "--to", uri_of(target)]
     return [*ends, *few, "--progress", "json", "--summary", "-", *flags]
 
@@ -261,7 +261,7 @@ class Copying:
     """A copy under way, whose workers can be held up; small batches make that exact."""
 
     def __init__(self, source: Side, target: Side, *flags: str | Path) -> None:
-        slow = ["--workers", "1"]
+        slow = [] if "--engine" in flags else ["--workers", "1"]
         slow += [] if "--batch-keys" in flags else ["--batch-keys", "5"]
         self.run = Running(_arguments(source, target, (*slow, *flags)))
 
