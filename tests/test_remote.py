@@ -573,7 +573,7 @@ def test_a_lease_that_is_over_stays_over(
     with pytest.raises(remote.LeaseOver):
         a.allows(0)
     with pytest.raises(remote.LeaseOver):
-        list(remote.LeasedPacer(run.pacer, a.lease).turn(keys=1))
+        list(remote.LeasedPacer(run.pacer, remote.Tenancy(a.lease)).turn(keys=1))
 
 
 def test_only_accepted_tasks_have_their_leases_renewed(

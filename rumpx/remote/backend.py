@@ -70,11 +70,13 @@ from rumpx.units import count_of
 
 # Orders are sent at most this often.
 _ORDERS_SECONDS: Final = 0.1
-_LOST_SECONDS: Final = 0.25
+_LOOK_SECONDS: Final = 0.25
 _REST_SECONDS: Final = 2.0
 _SUBMIT_SECONDS: Final = 10.0
 # The fastest message from here to a worker takes less.
 _LEAST_DELAY: Final = 1.0
+# From the loss of a task until its lease is certainly over.
+_LOST_SECONDS: Final = LEASE_SECONDS + _LEAST_DELAY
 
 
 _NO_USAGE: Final = Usage(0.0, 0, 0)
@@ -200,7 +202,7 @@ class DaskBackend:
         self._cluster.spawn(self._wake)
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), _LOST_SECONDS)
+                await asyncio.wait_for(self._changed.wait(), _LOOK_SECONDS)
             if self._cluster.lost:
                 self._put(lost(self._cluster.address))
                 return
@@ -211,18 +213,13 @@ class DaskBackend:
             if not self._changed.is_set() and now - at < RENEW_SECONDS:
                 continue
             self._changed.clear()
-            at, orders = now, self._dated()
+            at, orders = now, self._orders
             self._cluster.spawn(lambda orders=orders: self._send(orders))  # type: ignore[misc]
             await asyncio.sleep(_ORDERS_SECONDS)
 
-    def _dated(self) -> Orders:
-        """Return the present orders with a time at which they were in force: a task that is lost
-        later has no longer lease."""
-        now = time.monotonic()
-        return replace(self._orders, sent=now)
-
     async def _send(self, orders: Orders, workers: list[str] | None = None) -> None:
         # A worker that hangs does not answer; the others must not wait for it.
+        orders = replace(orders, sent=time.monotonic())
         with suppress(Exception):
             client = self._cluster.client
             run = client.run(remote.obey, orders, workers=workers, on_error="ignore")
@@ -230,7 +227,7 @@ class DaskBackend:
 
     async def _wake(self) -> None:
         """Have the workers import what tasks need, which takes them a while."""
-        await self._send(self._dated())
+        await self._send(self._orders)
         self._awake = True
         self._put(None)
 
@@ -401,7 +398,7 @@ class DaskBackend:
         """Tell workers whose tasks wait to be accepted, at once; all others soon."""
         workers, self._hasty = list(self._hasty), set()
         self._tell()
-        orders = self._dated()
+        orders = self._orders
         self._cluster.spawn(lambda: self._send(orders, workers))
 
     def _make_orders(self) -> Orders:
@@ -626,8 +623,7 @@ class DaskBackend:
         self.restarts += 1
         name = task.order.name
         self._deaths[name] = self._deaths.get(name, 0) + 1
-        over = time.monotonic() + LEASE_SECONDS + _LEAST_DELAY
-        self._mourned[task.number] = _Mourning(task, over)
+        self._mourned[task.number] = _Mourning(task, time.monotonic() + _LOST_SECONDS)
         self._hooks.announce(
             f"A task on the Dask worker {task.worker or '(unknown)'} was lost: it {why}. Its walk "
             "goes on elsewhere from its last cursor."

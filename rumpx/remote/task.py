@@ -116,13 +116,24 @@ class SenderClock:
         return sent + self._ahead
 
 
-class LeasedPacer:
-    """The rates of this process, for one task while its lease lasts."""
+class Tenancy:
+    """The lease of the task that uses a slot now."""
 
-    def __init__(self, pacer: Pacer, lease: Lease) -> None:
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
+
+    def lives(self) -> bool:
+        """See `Lease.lives`."""
+        return self.lease.lives()
+
+
+class LeasedPacer:
+    """The rates of this process, for the task that uses a slot while its lease lasts."""
+
+    def __init__(self, pacer: Pacer, tenancy: Tenancy) -> None:
         self.pace, self.take = pacer.pace, pacer.take
         self._turn = pacer.turn
-        self._lease = lease
+        self._tenancy = tenancy
 
     def turn(self, *, keys: int = 0, payload: float = 0, ops: int = 0) -> Iterator[float]:
         """See `Pacer.turn`.
@@ -131,9 +142,9 @@ class LeasedPacer:
             LeaseOver: no more requests.
         """
         for seconds in self._turn(keys=keys, payload=payload, ops=ops):
-            self._lease.refuse_end()
+            self._tenancy.lease.refuse_end()
             yield seconds
-        self._lease.refuse_end()
+        self._tenancy.lease.refuse_end()
 
 
 @dataclass(eq=False)
@@ -205,13 +216,13 @@ class _Working:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Settles the batches of one walk at a time, over connections of its own, while its lease
-    lasts; `writer` is the name of those to the target."""
+    """Settles the batches of one walk at a time, over connections of its own; `writer` is the name
+    of those to the target."""
 
     writer: str
-    lease: Lease
     handler: Handler
     runner: Runner
+    tenancy: Tenancy
 
 
 class Tools:
@@ -241,20 +252,19 @@ class Tools:
         endpoint = self._secured(dialer.endpoint, dialer.side)
         return replace(dialer, endpoint=endpoint, redials=self._run.redials)
 
-    def take(self) -> Slot:
-        """Return a slot that no walk uses."""
+    def take(self, lease: Lease) -> Slot:
+        """Return a slot that no walk uses, for the task of a lease."""
         with contextlib.suppress(IndexError):
-            while slot := self._free.pop():
-                slot.lease.renew(time.monotonic())
-                if slot.lease.lives():
-                    return slot
-                slot.handler.close()
-        spec, writer, lease = self._spec, "", Lease()
+            slot = self._free.pop()
+            slot.tenancy.lease = lease
+            return slot
+        spec, writer, tenancy = self._spec, "", Tenancy(lease)
         if self._writer:
             writer = f"{self._writer}.{next(self._numbers)}"
-            spec = spec.writing_as(writer, lease.lives)
-        budget, pacer = Budget(spec.bytes_in_flight), LeasedPacer(self._run.pacer, lease)
-        return Slot(writer, lease, spec.build(budget, pacer), Runner(budget))
+            spec = spec.writing_as(writer, tenancy.lives)
+        budget = Budget(spec.bytes_in_flight)
+        pacer = LeasedPacer(self._run.pacer, tenancy)
+        return Slot(writer, spec.build(budget, pacer), Runner(budget), tenancy)
 
     def put(self, slot: Slot) -> None:
         """Keep a slot, of which nothing is in flight, for another walk."""
@@ -460,8 +470,7 @@ def _plain(error: RumpxError) -> RumpxError:
 def _work(run: Run, task: WalkTask, working: _Working, address: str) -> Done:
     tools = run.tools(task)
     identities = run.identities(task, tools.dialers)
-    slot, kept = tools.take(), False
-    working.lease = slot.lease
+    slot, kept = tools.take(working.lease), False
     try:
         hello = Hello(
             task.number,
