@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import platform
+import selectors
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -19,8 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rumpx import _version
-from rumpx.engine.backend import WalkOrder
+from rumpx.engine.backend import Hooks, WalkOrder
 from rumpx.engine.events import Advanced, Event, Walked
+from rumpx.engine.lone_walk import Finish
 from rumpx.engine.plan import Plan
 from rumpx.model.counts import Counts
 from rumpx.model.endpoint import parse_endpoint
@@ -43,6 +45,7 @@ from support.copying import (
 )
 from support.dask import Dask, Machine, Worker, named, routed, without
 from support.data import compare, fill_mixed, keys_of
+from support.gates import open_gate
 from support.run import ROOT, rumpx
 from support.servers import Cluster, Server, free_port
 from support.tls import TlsFiles
@@ -435,13 +438,20 @@ def planned(source: Server, target: Server) -> Plan:
     return prepare(Job(*ends, engine="local"))
 
 
+def refuse(*args: Any) -> None:
+    pytest.fail(f"not expected: {args}")
+
+
 @pytest.fixture
 def backend(server: StartServer) -> Iterator[DaskBackend]:
     """One that has not started, for its books alone."""
     source, target = server("7.0"), server("7.0")
     source.do("SET", "k", "v")
-    made = DaskBackend(planned(source, target))
+    plan = planned(source, target)
+    made, selector = DaskBackend(plan), selectors.DefaultSelector()
+    made._hooks = Hooks(selector, open_gate(plan), refuse, lambda text: None, refuse)
     yield made
+    selector.close()
     made._wakes.close()
     made._waker.close()
     made.pacer.close()
@@ -467,13 +477,13 @@ def test_whatever_happens_to_events_each_report_is_booked_once_and_in_order(
     run = remote.Run()
 
     @settings(max_examples=300, deadline=None)
-    @given(STEPS, st.booleans())
-    def law(steps: list[Step], accepted: bool) -> None:
+    @given(STEPS, st.booleans(), st.booleans())
+    def law(steps: list[Step], accepted: bool, more: bool) -> None:
         sent: list[bytes] = []
         acknowledged = [0]
         booked: list[Event] = []
         working = remote._Working(run, 7, TOKEN, sent.append)
-        backend._tasks = {7: _Task(7, order, "", 0, token=TOKEN if accepted else "another")}
+        backend._tasks = {7: _Task(7, order, 0, token=TOKEN if accepted else "another")}
 
         def deliver(body: bytes) -> None:
             message = unpack(body)
@@ -494,8 +504,8 @@ def test_whatever_happens_to_events_each_report_is_booked_once_and_in_order(
             elif what == "old orders":
                 working.received(acknowledged[number % len(acknowledged)])
         late = sent[-3:]
-        done = Done(TOKEN, working.rest(), Walked(partition.id, 0))
-        backend._stopping = not accepted  # else it would be given out again
+        last = Advanced(partition.id, 0, reports + 1, Ack(-1, Counts(copied=1))) if more else None
+        done = Done(TOKEN, working.rest(), Finish(Walked(partition.id, 0), last))
         booked += list(backend._finished(_Finished(7, done)))
         for body in late:
             deliver(body)
@@ -503,15 +513,17 @@ def test_whatever_happens_to_events_each_report_is_booked_once_and_in_order(
         if accepted:
             *advances, ending = booked
             assert isinstance(ending, Walked)
-            assert [a.cursor for a in advances] == list(range(1, reports + 1))  # type: ignore[union-attr]
+            cursors = [event.cursor for event in advances if isinstance(event, Advanced)]
+            assert cursors == list(range(1, reports + more + 1)) and len(cursors) == len(advances)
+            assert not backend._tasks and not backend._mourned
         else:
             assert booked == []
+            assert list(backend._mourned) == [7], "the accepted start was lost"
+        backend._mourned = {}
 
     try:
         law()
     finally:
-        backend._stopping = False
-        backend._tasks = {}
         run.pacer.close()
 
 
