@@ -238,6 +238,26 @@ def test_a_worker_with_another_hiredis_is_refused(
     assert f"The Dask worker {worker.address} has hiredis 0.1" in said
 
 
+def test_a_worker_that_joins_later_and_does_not_fit_is_left_out(
+    pool: Dask, extra: Callable[..., Worker], server: StartServer, tmp_path: Path
+) -> None:
+    """It has idle threads, so that Dask gives it work before anything is known of it."""
+    source, target = server("7.0"), server("7.0")
+    fill_mixed(source, KEYS)
+    at_rest(source)
+    flags = ("--job", "job", "--max-keys-per-sec", "500", "--partitions", "24")
+    with Copying(source, target, *pool.flags, *flags) as copying:
+        copying.wait_keys(target, 200)
+        bare = extra(env=Machine(tmp_path / "bare", without("rumpx")).environment, threads=8)
+        wait_until(lambda: "is left out" in messages(copying.run), 60, "it is noticed")
+        ctl("set", "max-keys-per-sec=off")
+        done = copying.finish()
+    (told,) = [line for line in messages(done).splitlines() if "is left out" in line]
+    assert bare.address in told and "lacks the module rumpx" in told
+    assert_exact(done, source, target, KEYS)
+    assert done.summary["worker_restarts"] == 0
+
+
 @pytest.mark.parametrize("side", ["source", "target"])
 def test_workers_without_the_password_are_left_out(
     pool: Dask, extra: Callable[..., Worker], server: StartServer, side: str

@@ -48,7 +48,7 @@ from rumpx.model.nodes import Node
 from rumpx.model.snapshot import WorkerStat
 from rumpx.remote import task as remote
 from rumpx.remote.choice import LEASE_SECONDS
-from rumpx.remote.cluster import Cluster, Member, lost, scheduler_of
+from rumpx.remote.cluster import Cluster, Member, lost, refuse_unfit, scheduler_of
 from rumpx.remote.messages import (
     RENEW_SECONDS,
     Done,
@@ -73,6 +73,9 @@ _ORDERS_SECONDS: Final = 0.1
 _LOOK_SECONDS: Final = 0.25
 _REST_SECONDS: Final = 2.0
 _SUBMIT_SECONDS: Final = 10.0
+# A task that does not start is submitted again after so long, so often for all walks together.
+_AGAIN_SECONDS: Final = 1.0
+_MOST_MISSTARTS: Final = 100
 # The fastest message from here to a worker takes less.
 _LEAST_DELAY: Final = 1.0
 # From the loss of a task until its lease is certainly over.
@@ -92,11 +95,13 @@ class _Task:
         token, writer, worker, host, pid: of the start that was accepted.
         booked: reports booked, and so the number of the next one.
         dropped: the walk has started over, or the task was lost: its result does not count.
+        allowed: the workers that may take it; None for all.
     """
 
     number: int
     order: WalkOrder
     cursor: int
+    allowed: frozenset[str] | None = None
     token: str = ""
     writer: str = ""
     worker: str = ""
@@ -116,11 +121,17 @@ class _Task:
 
 @dataclass(slots=True)
 class _Mourning:
-    """A lost task, until its lease is over and its connections have ended."""
+    """A lost task, until its lease is over and its connections have ended; or one that did not
+    start, until the next try."""
 
     task: _Task
     until: float
     fencing: bool = False
+
+
+@dataclass(slots=True)
+class _Facts:
+    told: dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -152,11 +163,14 @@ class DaskBackend:
         self._cluster: Cluster
         self._started = False
         self._members: tuple[Member, ...] = ()
+        self._asked: set[str] = set()  # only the loop's thread
+        self._known: set[str] = set()
         self._left_out: set[str] = set()
         self._numbers, self._messages = count(), count()
         self._tasks: dict[int, _Task] = {}
         self._mourned: dict[int, _Mourning] = {}
         self._deaths: dict[WalkName, int] = {}
+        self._misstarts = 0
         self._aside: list[_Task] = []
         self._ended: set[str] = set()
         self._decision: Decision | None = None
@@ -184,6 +198,8 @@ class DaskBackend:
 
     async def _subscribe(self) -> None:
         self._members = await self._cluster.members()
+        self._known = {member.address for member in self._members}  # `inspect` has just asked
+        self._asked = set(self._known)
         self._cluster.client.subscribe_topic(self._run, self._from_task)
 
     async def _from_task(self, event: tuple[float, Any]) -> None:
@@ -232,16 +248,32 @@ class DaskBackend:
         self._put(None)
 
     async def _look(self) -> None:
+        """Learn which workers there are, and ask new ones for their versions."""
         with suppress(Exception):
-            self._put(await asyncio.wait_for(self._cluster.members(), LEASE_SECONDS))
+            members = await asyncio.wait_for(self._cluster.members(), LEASE_SECONDS)
+            self._put(members)
+            for address in {member.address for member in members} - self._asked:
+                self._asked.add(address)
+                self._cluster.spawn(lambda a=address: self._ask(a))  # type: ignore[misc]
+
+    async def _ask(self, address: str) -> None:
+        try:
+            told = await asyncio.wait_for(self._cluster.facts([address]), LEASE_SECONDS)
+            self._put(_Facts(told))
+        except Exception:
+            self._asked.discard(address)  # it has gone, or the next look asks again
 
     # What the engine asks.
 
     @property
     def walks_at_once(self) -> int:
         """See `Backend.walks_at_once`: a walk a thread, and one a worker that waits."""
-        able = [member for member in self._members if member.address not in self._left_out]
-        return sum(member.threads + 1 for member in able)
+        return sum(member.threads + 1 for member in self._able())
+
+    def _able(self) -> list[Member]:
+        """Return the workers that get walks."""
+        able = self._known - self._left_out
+        return [member for member in self._members if member.address in able]
 
     @property
     def awake(self) -> bool:
@@ -347,7 +379,7 @@ class DaskBackend:
             return
         if self._closing or self._stopping:
             self.dropped = True
-        elif self._deaths[task.order.name] >= DEATHS:
+        elif self._deaths.get(task.order.name, 0) >= DEATHS:
             self._aside.append(task)
         else:
             self._submit(task.rest)
@@ -434,8 +466,12 @@ class DaskBackend:
     # Tasks.
 
     def _submit(self, order: WalkOrder) -> None:
-        number = next(self._numbers)
-        task = self._tasks[number] = _Task(number, order, order.cursor)
+        number, able = next(self._numbers), self._able()
+        # Dask gives work to any worker, unless it is told which.
+        allowed = frozenset(member.address for member in able)
+        all_are = len(able) == len(self._members) > 0
+        task = _Task(number, order, order.cursor, None if all_are else allowed)
+        self._tasks[number] = task
         settings = self._plan.scans[order.partition.side]
         sent = WalkTask(
             self._run,
@@ -447,16 +483,18 @@ class DaskBackend:
             self._writer,
             self._secrets,
         )
-        allowed = [m.address for m in self._members if m.address not in self._left_out]
-        self._cluster.spawn(lambda: self._run_task(task.number, sent, allowed))
+        if task.allowed is None or task.allowed:  # else `_met` submits it
+            self._cluster.spawn(lambda: self._run_task(number, sent, task.allowed))
         if not self._working:
             self._working = True
             self._hooks.gate.calm.enter(time.monotonic())
 
-    async def _run_task(self, number: int, task: WalkTask, allowed: list[str]) -> None:
+    async def _run_task(
+        self, number: int, task: WalkTask, allowed: frozenset[str] | None
+    ) -> None:
         options: dict[str, Any] = {}
-        if self._left_out:
-            options = {"workers": allowed, "allow_other_workers": False}
+        if allowed is not None:
+            options = {"workers": sorted(allowed), "allow_other_workers": False}
         try:
             future = self._cluster.client.submit(
                 remote.run_walk,
@@ -486,6 +524,8 @@ class DaskBackend:
                     yield from self._finished(finished)
                 case tuple() as members:
                     self._met(members)
+                case _Facts() as facts:
+                    self._checked(facts.told)
                 case RumpxError() as error:
                     raise error
         if self._hasty:
@@ -506,6 +546,7 @@ class DaskBackend:
             self._leave_out(task, hello, barred)
         else:
             self._refuse_others(hello)
+            self._misstarts = 0
             task.token, task.worker, task.writer = hello.token, hello.worker, hello.writer
             task.host, task.pid = hello.host, hello.pid
         self._hasty.add(hello.worker)
@@ -583,7 +624,10 @@ class DaskBackend:
         if not isinstance(done, Done):
             if self._cluster.lost:
                 raise lost(self._cluster.address)
-            self._mourn(task, f"ended ({type(done).__name__})")
+            if task.token:
+                self._mourn(task, f"ended ({type(done).__name__})")
+            else:
+                self._misstarted(task, done)
             return
         self._ended.discard(done.token)
         if task.dropped:
@@ -606,6 +650,15 @@ class DaskBackend:
                 yield finish.last
             if finish.ending:
                 yield finish.ending
+
+    def _misstarted(self, task: _Task, error: BaseException) -> None:
+        """Submit a walk again whose task did not start: its worker has died, or is one that does
+        not fit, and is left out once it is known."""
+        self._misstarts += 1
+        if self._misstarts > _MOST_MISSTARTS:
+            raise TemporaryError(f"Tasks do not start on the Dask workers: {error!r}.")
+        del self._tasks[task.number]
+        self._mourned[task.number] = _Mourning(task, time.monotonic() + _AGAIN_SECONDS)
 
     def _ended_unaccepted(self, task: _Task) -> None:
         """Note the end of a start that was not accepted, and so did nothing."""
@@ -642,7 +695,28 @@ class DaskBackend:
         for task in list(self._tasks.values()):
             if task.worker and task.worker not in now:
                 self._mourn(task, "has gone with its worker")
+        self._move_on()
         self._tell()  # so that reports are acknowledged
+
+    def _move_on(self) -> None:
+        """Give tasks to other workers if none is left of those that may take them."""
+        able = {member.address for member in self._able()}
+        for task in list(self._tasks.values()):
+            stuck = not task.token and task.allowed is not None and not task.allowed & able
+            if stuck and able:
+                del self._tasks[task.number]
+                self._submit(task.rest)
+
+    def _checked(self, told: dict[str, Any]) -> None:
+        """Note the facts of workers that have joined; leave out those that do not fit."""
+        for address, facts in told.items():
+            self._known.add(address)
+            try:
+                refuse_unfit(self._job, {address: facts})
+            except UsageError as error:
+                self._left_out.add(address)
+                self._hooks.announce(f"The Dask worker {address} is left out: {error}")
+        self._move_on()
 
 
 def _unreached(one: Identity) -> RumpxError:

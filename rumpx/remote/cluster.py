@@ -178,6 +178,14 @@ class Cluster:
             Member(address, worker["nthreads"]) for address, worker in told["workers"].items()
         )
 
+    async def facts(self, workers: list[str] | None = None) -> dict[str, Any]:
+        """Ask workers, all by default; return by address their facts, or the exceptions that they
+        raised instead; in the loop."""
+        told: dict[str, Any] = await self.client.run(
+            facts_here, workers=workers, on_error="return"
+        )
+        return told
+
     def close(self) -> None:
         """Leave the cluster."""
 
@@ -212,21 +220,15 @@ def inspect(job: Job) -> ClusterFacts:
                 f"`dask worker {address} --nthreads 1`."
             )
 
-        async def ask() -> dict[str, Any]:
-            told: dict[str, Any] = await cluster.client.run(facts_here, on_error="return")
-            return told
-
         try:
-            told = cluster.call(ask, job.timeout)
+            told = cluster.call(cluster.facts, job.timeout)
         except NotInTime:
             raise TemporaryError(
                 f"A worker of the Dask scheduler at {address} does not answer."
             ) from None
     finally:
         cluster.close()
-    refuse_others(told)
-    for endpoint, flag in ((job.source, "--from"), (job.target, "--to")):
-        refuse_local(endpoint, flag, told.values())
+    refuse_unfit(job, told)
     return ClusterFacts(members)
 
 
@@ -239,11 +241,25 @@ async def _some_members(cluster: Cluster) -> tuple[Member, ...]:
     return ()
 
 
+def refuse_unfit(job: Job, told: dict[str, Any]) -> None:
+    """Refuse workers that cannot do a job's walks, or would do them elsewhere.
+
+    Args:
+        told: as Cluster.facts.
+
+    Raises:
+        UsageError: see `refuse_others` and `refuse_local`.
+    """
+    refuse_others(told)
+    for endpoint, flag in ((job.source, "--from"), (job.target, "--to")):
+        refuse_local(endpoint, flag, told.values())
+
+
 def refuse_others(told: dict[str, Any]) -> None:
     """Refuse workers of other versions.
 
     Args:
-        told: by address, a worker's facts, or the exception that it raised instead.
+        told: as Cluster.facts.
 
     Raises:
         UsageError: with the first such worker.
