@@ -103,7 +103,6 @@ class _Task:
     host: str = ""
     pid: int = 0
     booked: int = 0
-    usage: Usage = _NO_USAGE
     dropped: bool = False
     walked: bool = False
 
@@ -156,6 +155,7 @@ class DaskBackend:
         self._numbers, self._messages = count(), count()
         self._tasks: dict[int, _Task] = {}
         self._mourned: dict[int, _Mourning] = {}
+        self._usages: dict[tuple[str, int], Usage] = {}
         self._deaths: dict[WalkName, int] = {}
         self._aside: list[_Task] = []
         self._ended: set[str] = set()
@@ -260,11 +260,11 @@ class DaskBackend:
 
     def stats(self) -> tuple[WorkerStat, ...]:
         """See `Backend.stats`."""
-        processes = {(task.host, task.pid): task.usage for task in self._tasks.values()}
+        processes = {(task.host, task.pid) for task in self._tasks.values() if task.pid}
+        used = [(one, self._usages.get(one, _NO_USAGE)) for one in sorted(processes)]
         return tuple(
             WorkerStat(pid, usage.cpu, usage.memory, usage.batches, host)
-            for (host, pid), usage in sorted(processes.items())
-            if pid
+            for (host, pid), usage in used
         )
 
     def obey(self, decision: Decision) -> None:
@@ -557,7 +557,7 @@ class DaskBackend:
         task = self._tasks.get(reported.number)
         if task is None or task.token != reported.token or task.dropped:
             return
-        task.usage = reported.usage
+        self._usages[task.host, task.pid] = reported.usage
         if reported.sequence != task.booked:
             return  # it will be sent again, or was booked already
         task.booked += 1
