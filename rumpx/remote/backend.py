@@ -47,8 +47,8 @@ from rumpx.model.endpoint import format_address
 from rumpx.model.nodes import Node
 from rumpx.model.snapshot import WorkerStat
 from rumpx.remote import task as remote
-from rumpx.remote.choice import LEASE_SECONDS
 from rumpx.remote.cluster import Cluster, Member, lost, scheduler_of
+from rumpx.remote.lease import LEASE_SECONDS
 from rumpx.remote.messages import (
     RENEW_SECONDS,
     Done,
