@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -19,6 +20,7 @@ import pytest
 
 from rumpx.cli.hook import run_hook
 from support.copying import Copying, copy, held, resume, verify
+from support.dask import Dask
 from support.data import compare, fill_mixed, keys_of
 from support.run import Running, rumpx, rumpx_pty, run_line
 from support.servers import Server
@@ -90,6 +92,33 @@ def test_json_lines_are_as_the_schema_says(pair: tuple[Server, Server]) -> None:
     assert any(event.get("failures") == {"busy key": 1} for event in events)
     events = valid(alone.stderr.splitlines())
     assert {event["verb"] for event in events if event["event"] == "progress"} == {"compared"}
+
+
+def test_workers_of_a_dask_cluster_are_shown_with_their_machine(
+    pair: tuple[Server, Server],
+) -> None:
+    def status_of_two() -> dict[str, Any] | None:
+        told = json.loads(rumpx("ctl", "far", "status", "--json").stdout or "{}")
+        return told if told.get("workers") == 2 else None
+
+    source, target = pair
+    pace = ("--max-keys-per-sec", "1000", "--max-source-latency", "off", "--partitions", "8")
+    with Dask() as dask:
+        dask.start_workers(2)
+        with Copying(source, target, "--job", "far", *dask.flags, *pace) as copying:
+            told = wait_until(status_of_two, 60, "both workers are at work")
+            people = rumpx("ctl", "far", "status")
+            stderr = copying.finish().stderr
+
+    here = platform.node()
+    assert told["machines"] == {here: 2}
+    assert re.search(f"  workers  [12] on 1 machine: {here} [12]\n", people.stdout)
+    events = valid([line for line in stderr.splitlines() if line.startswith("{")])
+    shown = [event for event in events if event["event"] == "progress" and event["workers"]]
+    assert {worker["host"] for event in shown for worker in event["workers"]} == {here}
+    assert max(len(event["workers"]) for event in shown) == 2
+    used = [worker["memory"] for event in shown for worker in event["workers"]]
+    assert max(used) > 2**20
 
 
 # --- logs -----------------------------------------------------------------------------------

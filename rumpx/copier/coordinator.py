@@ -50,7 +50,8 @@ from rumpx.model.summary import Walked
 from rumpx.model.timeline import Point
 from rumpx.preflight.memory import beside, old_values
 from rumpx.processes.control import Control
-from rumpx.remote.choice import LEASE_SECONDS, backend_of
+from rumpx.remote.choice import backend_of
+from rumpx.remote.lease import LEASE_SECONDS
 from rumpx.servers.info import ServerInfo
 from rumpx.transfer.content_stats import Largest
 from rumpx.transfer.messages import Ack

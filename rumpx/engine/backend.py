@@ -39,7 +39,7 @@ class Workload(Protocol):
 
     @property
     def given(self) -> Literal["batches", "walks"]:
-        """What is given out to workers."""
+        """The unit of work that is given out to workers."""
 
     @property
     def batches(self) -> int:

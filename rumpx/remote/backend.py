@@ -47,8 +47,8 @@ from rumpx.model.endpoint import format_address
 from rumpx.model.nodes import Node
 from rumpx.model.snapshot import WorkerStat
 from rumpx.remote import task as remote
-from rumpx.remote.choice import LEASE_SECONDS
 from rumpx.remote.cluster import Cluster, Member, lost, refuse_unfit, scheduler_of
+from rumpx.remote.lease import LEASE_SECONDS
 from rumpx.remote.messages import (
     RENEW_SECONDS,
     Done,
@@ -108,7 +108,6 @@ class _Task:
     host: str = ""
     pid: int = 0
     booked: int = 0
-    usage: Usage = _NO_USAGE
     dropped: bool = False
     walked: bool = False
 
@@ -169,6 +168,7 @@ class DaskBackend:
         self._numbers, self._messages = count(), count()
         self._tasks: dict[int, _Task] = {}
         self._mourned: dict[int, _Mourning] = {}
+        self._usages: dict[tuple[str, int], Usage] = {}
         self._deaths: dict[WalkName, int] = {}
         self._misstarts = 0
         self._aside: list[_Task] = []
@@ -292,11 +292,11 @@ class DaskBackend:
 
     def stats(self) -> tuple[WorkerStat, ...]:
         """See `Backend.stats`."""
-        processes = {(task.host, task.pid): task.usage for task in self._tasks.values()}
+        processes = {(task.host, task.pid) for task in self._tasks.values() if task.pid}
+        used = [(one, self._usages.get(one, _NO_USAGE)) for one in sorted(processes)]
         return tuple(
             WorkerStat(pid, usage.cpu, usage.memory, usage.batches, host)
-            for (host, pid), usage in sorted(processes.items())
-            if pid
+            for (host, pid), usage in used
         )
 
     def obey(self, decision: Decision) -> None:
@@ -600,7 +600,7 @@ class DaskBackend:
         task = self._tasks.get(reported.number)
         if task is None or task.token != reported.token or task.dropped:
             return
-        task.usage = reported.usage
+        self._usages[task.host, task.pid] = reported.usage
         if reported.sequence != task.booked:
             return  # it will be sent again, or was booked already
         task.booked += 1

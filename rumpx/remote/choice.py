@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from rumpx.engine.backend import Backend
 from rumpx.engine.local_backend import LocalBackend
 from rumpx.engine.plan import Plan
 from rumpx.model.job import Job
-
-# Seconds after the last orders of a coordinator until a task stops by itself.
-LEASE_SECONDS: Final = 10.0
 
 
 def backend_of(plan: Plan) -> Backend:

@@ -41,7 +41,7 @@ from rumpx.engine.scanner import Shelf
 from rumpx.errors import MachineLimit, RumpxError, Side, machine_limit
 from rumpx.model.endpoint import Endpoint, read_password_file
 from rumpx.model.nodes import Node
-from rumpx.remote.choice import LEASE_SECONDS
+from rumpx.remote.lease import LEASE_SECONDS
 from rumpx.remote.messages import (
     Done,
     Hello,
