@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from benchmarks.contenders import Contender, Round, against, as_data, rumpx, turns
-from benchmarks.dask_cluster import DaskCluster, cpu_of, dask_cluster
+from benchmarks.dask_cluster import DaskCluster, dask_cluster
 from benchmarks.measure import MEGA, Chart, Failed, Options, Report, ask, server_facts
 from benchmarks.servers import Side, standalone
 from benchmarks.sleeping import NODES, Slept
@@ -34,11 +34,12 @@ _REPORTS_A_WALK: Final = 2  # a second, as in `engine.lone_walk`
 
 @dataclass(frozen=True, slots=True)
 class _Copies:
-    """One number of workers: both engines' rounds, and the scheduler's CPU s of each round."""
+    """One number of workers: both engines' rounds, and of each round by Dask the CPU s of the
+    scheduler and of all workers."""
 
     dask: list[Round]
     local: list[Round]
-    scheduler: list[float]
+    cluster: list[tuple[float, float]]
 
 
 def run(options: Options) -> Report:
@@ -53,7 +54,7 @@ def run(options: Options) -> Report:
         row
         for workers, made in copies.items()
         for row in (
-            _row(f"dask, {workers} workers", made.dask, start["dask"], options, made.scheduler),
+            _row(f"dask, {workers} workers", made.dask, start["dask"], options, made.cluster),
             _row(f"local, {workers} workers", made.local, start["local"], options, []),
         )
     ]
@@ -67,6 +68,7 @@ def run(options: Options) -> Report:
             "without start",
             "% of a core",
             "scheduler us/key",
+            "workers us/key",
         ),
         rows=rows,
         ratios={
@@ -88,7 +90,7 @@ def run(options: Options) -> Report:
                 str(workers): as_data({"dask": made.dask, "local": made.local})
                 for workers, made in copies.items()
             },
-            "scheduler_cpu": {str(workers): made.scheduler for workers, made in copies.items()},
+            "cluster_cpu": {str(workers): made.cluster for workers, made in copies.items()},
             "slept": [asdict(one) for one in slept],
         },
     )
@@ -97,14 +99,14 @@ def run(options: Options) -> Report:
 # Copies.
 
 
-def _dask(cluster: DaskCluster, scheduler: list[float]) -> Contender:
-    """A copy on a cluster, which appends its scheduler's CPU seconds."""
+def _dask(cluster: DaskCluster, used: list[tuple[float, float]]) -> Contender:
+    """A copy on a cluster, which appends the CPU seconds of its scheduler and its workers."""
     copy = rumpx("--no-size-check", "--engine", "dask", "--dask-scheduler", cluster.address)
 
     def copied(source: Side, target: Side) -> Round:
-        before = cluster.scheduler_cpu
+        before = cluster.scheduler_cpu, cluster.workers_cpu
         made = copy(source, target)
-        scheduler.append(cluster.scheduler_cpu - before)
+        used.append((cluster.scheduler_cpu - before[0], cluster.workers_cpu - before[1]))
         return made
 
     return copied
@@ -115,11 +117,11 @@ def _local(workers: int) -> Contender:
 
 
 def _copies(workers: int, source: Side, target: Side, options: Options) -> _Copies:
-    scheduler: list[float] = []
+    used: list[tuple[float, float]] = []
     with dask_cluster(workers) as cluster:
-        contenders = {"dask": _dask(cluster, scheduler), "local": _local(workers)}
+        contenders = {"dask": _dask(cluster, used), "local": _local(workers)}
         made = turns(contenders, source, target, options.rounds)
-    return _Copies(made["dask"], made["local"], scheduler)
+    return _Copies(made["dask"], made["local"], used)
 
 
 def _start(source: Side, target: Side) -> dict[str, float]:
@@ -150,8 +152,16 @@ def _speeds(copies: dict[int, _Copies]) -> list[str]:
 
 
 def _row(
-    name: str, rounds: list[Round], start: float, options: Options, scheduler: list[float]
+    name: str,
+    rounds: list[Round],
+    start: float,
+    options: Options,
+    cluster: list[tuple[float, float]],
 ) -> tuple[str, ...]:
+    """One row; without a `cluster` workers are the command's other processes."""
+    others = [one.cost.cpu_others for one in rounds]
+    scheduler = statistics.median(one for one, _ in cluster) if cluster else 0.0
+    workers = statistics.median(one for _, one in cluster) if cluster else statistics.median(others)
     cpu = statistics.median(one.cost.cpu_main for one in rounds)
     seconds = statistics.median(one.seconds for one in rounds)
     wall = statistics.median(one.cost.wall for one in rounds)
@@ -163,7 +173,8 @@ def _row(
         f"{cpu / options.keys * MEGA:.2f}",
         f"{own / options.keys * MEGA:.2f}",
         f"{100 * own / seconds:.1f}",
-        f"{statistics.median(scheduler) / options.keys * MEGA:.2f}" if scheduler else "-",
+        f"{scheduler / options.keys * MEGA:.2f}" if cluster else "-",
+        f"{workers / options.keys * MEGA:.2f}",
     )
 
 
@@ -179,8 +190,7 @@ def _sleep(walks: int, keys: int) -> Slept:
     print(f"{walks} walks that sleep", file=sys.stderr, flush=True)
     seconds = 20 if keys >= MEGA / 10 else 4
     threads = -(-walks // _SIMULATED_PROCESSES)
-    with dask_cluster(_SIMULATED_PROCESSES, threads=threads) as cluster:
-        before = cluster.scheduler_cpu, cluster.workers_cpu
+    with dask_cluster(_SIMULATED_PROCESSES, threads=threads, profile=False) as cluster:
         words = (cluster.address, str(cluster.scheduler.pid), str(walks), str(seconds))
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.sleeping", *words],
@@ -188,7 +198,6 @@ def _sleep(walks: int, keys: int) -> Slept:
             text=True,
             check=False,
         )
-        assert cpu_of(cluster.scheduler) >= before[0]
     if done.returncode:
         raise Failed(f"The simulation of {walks} walks failed:\n{done.stderr[-2000:]}")
     return Slept(**json.loads(done.stdout))
