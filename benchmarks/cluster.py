@@ -45,7 +45,7 @@ def run(options: Options) -> Report:
             source = stack.enter_context(_side(sources))
             target = stack.enter_context(_side(targets))
             version = str(server_facts(source.servers[0]))
-            _fill(source, options)
+            fill_side(source, options)
             made = turns(contenders, source, target, options.rounds)
         data[name] = as_data(made)
         ratios[f"{name}: rumpx / floor"] = against(made["rumpx"], made["floor"])
@@ -71,7 +71,7 @@ def _side(servers: int) -> AbstractContextManager[Side]:
     return standalone() if servers == 1 else cluster(servers)
 
 
-def _fill(side: Side, options: Options) -> None:
+def fill_side(side: Side, options: Options) -> None:
     """The same keys in each shape; a cluster gets them by a copy."""
     if len(side.servers) == 1:
         fill(side.servers[0], options.keys, SEED)

@@ -12,6 +12,7 @@ import hypothesis
 import pytest
 
 from support import rerun, servers
+from support.dask import Dask, dask_logs
 from support.proxy import Proxy
 from support.servers import Cluster, Sentinel, Server
 from support.services import Managed, Service, start_service
@@ -88,6 +89,13 @@ def proxy() -> Iterator[Callable[..., Proxy]]:
         yield start
 
 
+@pytest.fixture
+def dask() -> Iterator[Callable[..., Dask]]:
+    """``dask(tls=files, NAME="value")`` starts a scheduler without workers: `Dask`."""
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(Dask(**options))
+
+
 @pytest.fixture(scope="session")
 def tls_files(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
     """Certificates: a CA, good and wrong server certificates, client certificates."""
@@ -105,4 +113,6 @@ def pytest_runtest_makereport(
         for server in servers.live():
             state = "" if server.alive else " (dead)"
             report.sections.append((f"log of {server!r}{state}", server.log_tail()))
+        for name, text in dask_logs():
+            report.sections.append((f"log of {name}", text))
     return report

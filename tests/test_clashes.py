@@ -16,6 +16,8 @@ WORDS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("prefixes", "match"): (*ENDS, "--prefixes", "a", "--match", "a*"),
     ("read-from", "from"): ("--from", "unix:///s", "--to", "redis://b", "--read-from", "replica"),
     ("db", "from"): ("--from", "redis://a/1", "--to", "redis://b", "--db", "1"),
+    ("workers", "engine"): (*ENDS, "--workers", "2", "--engine", "dask"),
+    ("dask-scheduler", "engine"): (*ENDS, "--dask-scheduler", "tcp://127.0.0.1:3"),
     ("map-db", "to"): ("--from", "redis://a", "--to", "redis://b/1", "--map-db", "0:1"),
     ("delete-extra", "repair"): ("verify", *ENDS, "--delete-extra"),
     ("yes", "delete-extra"): ("verify", *ENDS, "--repair", "--yes"),

@@ -58,6 +58,8 @@ ANSWER = {
     "limits": {"max-keys-per-sec": 5000, "max-target-latency": "5ms", "max-source-cpu": None},
     "source_latency_ms": 0.83,
     "target_latency_ms": 1.2,
+    "workers": 12,
+    "machines": {"a.example.com": 8, "b.example.com": 4},
 }
 
 
@@ -537,6 +539,7 @@ def test_status_for_people_and_for_programs(engine: Engine) -> None:
         "  copied   412,345 keys, 5,000 keys/s, 1.3 MB/s",
         "  limits   max-keys-per-sec 5000, max-target-latency 5ms",
         "  latency  source 0.8 ms, target 1.2 ms",
+        "  workers  12 on 2 machines: a.example.com 8, b.example.com 4",
         "  now      the limit of keys a second",
     ]
     assert json.loads(programs.stdout) == ANSWER
@@ -651,6 +654,10 @@ def test_an_answer_that_is_none(folder: Path, line: str) -> None:
         ({"limits": {"max-source-cpu": None}}, ["  limits   none"]),
         ({"keys_per_second": 0.0}, ["  copied   0 keys/s"]),
         ({"target_latency_ms": 12}, ["  latency  target 12.0 ms"]),
+        ({"workers": 4, "machines": {}}, ["  workers  4"]),
+        ({"workers": 4, "machines": {"a": 4, "b": None}}, ["  workers  4 on 1 machine: a 4"]),
+        ({"workers": 4, "machines": [4]}, ["  workers  4"]),
+        ({"machines": {"a": 4}}, []),
         ({"state": 5, "fraction": "x", "copied": True, "eta": -1, "limits": []}, []),
         ({"copied": float("nan"), "bytes_per_second": float("inf")}, []),
         ({"state": "a\x1b[2J\nb"}, ["a\\x1b[2J\\nb"]),

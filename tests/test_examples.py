@@ -16,12 +16,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
+import yaml
 
 from rumpx import examples
 from rumpx.cli.config import NOT_IN_FILES, with_config
 from rumpx.cli.flags import make_job
-from rumpx.cli.parsers import build_parser, build_resume_parser
+from rumpx.cli.parsers import (
+    build_parser,
+    build_report_parser,
+    build_resume_parser,
+    build_verify_parser,
+)
 from rumpx.display.metrics import parse_listen
 from rumpx.errors import EXIT_SOME_KEYS_FAILED, TemporaryError, TimeOver, UsageError
 from rumpx.examples import FILES, read_example
@@ -118,6 +125,8 @@ def test_the_config_with_all_options(tmp_path: Path) -> None:
 
 
 NEEDS = {
+    "dask-scheduler": ["engine"],
+    "dask-send-passwords": ["engine", "dask-scheduler"],
     "exit-when-off": ["schedule"],
     "from-cert": ["from-key"],
     "from-key": ["from-cert"],
@@ -294,8 +303,152 @@ def test_the_commands_of_the_container_file() -> None:
 
 
 def test_the_extra_of_the_container_file() -> None:
-    extras = set(re.findall(r"rumpx\[(\w+)\]", read_example("container")))
-    assert extras and extras <= set(PROJECT["optional-dependencies"])
+    (extras,) = re.findall(r"rumpx\[([\w,]+)\]", read_example("container"))
+    assert set(extras.split(",")) <= set(PROJECT["optional-dependencies"])
+    assert "dask" in extras, "the Kubernetes example needs it"
+
+
+# --- kubernetes ----------------------------------------------------------------------------------
+
+
+def manifests() -> dict[str, dict[str, Any]]:
+    """The objects of the example, by kind and, if several have it, part."""
+    found: dict[str, dict[str, Any]] = {}
+    for thing in yaml.safe_load_all(read_example("kubernetes")):
+        name = thing["kind"] if thing["kind"] != "Deployment" else thing["metadata"]["name"]
+        assert name not in found
+        found[name] = thing
+    return found
+
+
+def pods() -> dict[str, dict[str, Any]]:
+    """The templates of its pods, by part."""
+    templates = [thing["spec"].get("template") for thing in manifests().values()]
+    return {pod["metadata"]["labels"]["part"]: pod for pod in templates if pod}
+
+
+def container_of(part: str) -> dict[str, Any]:
+    (container,) = pods()[part]["spec"]["containers"]
+    told: dict[str, Any] = container
+    return told
+
+
+@pytest.mark.parametrize("version", ["1.31", "1.37"])
+@pytest.mark.parametrize("name", manifests())
+def test_kubernetes_takes_it(name: str, version: str) -> None:
+    kubernetes_validate.validate(manifests()[name], version, strict=True)
+
+
+def test_its_parts_find_each_other() -> None:
+    found = manifests()
+    assert set(pods()) == {"scheduler", "worker", "coordinator"}
+    for thing in found.values():
+        selector = thing["spec"].get("selector", {})
+        labels = selector.get("matchLabels", selector)
+        if labels:
+            fitting = [part for part, pod in pods().items() if fits(pod, labels)]
+            assert fitting == [labels["part"]], thing["kind"]
+    allowed = found["NetworkPolicy"]["spec"]
+    (rule,) = allowed["ingress"]
+    for selector in (allowed["podSelector"], rule["from"][0]["podSelector"]):
+        assert all(fits(pod, selector["matchLabels"]) for pod in pods().values())
+    scheduler = found["Service"]["metadata"]["name"]
+    (port,) = found["Service"]["spec"]["ports"]
+    address = f"tcp://{scheduler}:{port['port']}"
+    assert container_of("worker")["command"][2] == address
+    assert f"--dask-scheduler={address}" in container_of("coordinator")["args"]
+    assert container_of("scheduler")["command"][3] == str(port["targetPort"])
+    (claim,) = [v for v in pods()["coordinator"]["spec"]["volumes"] if "emptyDir" not in v]
+    claimed = claim["persistentVolumeClaim"]["claimName"]
+    assert claimed == found["PersistentVolumeClaim"]["metadata"]["name"]
+
+
+def fits(pod: dict[str, Any], labels: dict[str, str]) -> bool:
+    return bool(labels.items() <= pod["metadata"]["labels"].items())
+
+
+def test_its_pods_are_those_of_the_image() -> None:
+    (user,) = instructions()["USER"]
+    (folder,) = instructions()["VOLUME"]
+    assert len({container_of(part)["image"] for part in pods()}) == 1
+    for part, pod in pods().items():
+        rights, container = pod["spec"]["securityContext"], container_of(part)
+        assert f"{rights['runAsUser']}:{rights['runAsGroup']}" == user and rights["runAsNonRoot"]
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        assert mounts == {"scratch": "/tmp"} | ({"jobs": folder} if part == "coordinator" else {})
+        assert set(mounts) == {volume["name"] for volume in pod["spec"]["volumes"]}
+
+
+def test_its_workers_have_the_passwords() -> None:
+    asked = re.findall(r"--from-literal=(\w+)", read_example("kubernetes"))
+    for part in ("worker", "coordinator"):
+        told = {entry["name"]: entry["valueFrom"]["secretKeyRef"]["key"] for entry in
+                container_of(part)["env"]}
+        assert told == {"RUMPX_FROM_PASSWORD": "from", "RUMPX_TO_PASSWORD": "to"}
+        assert set(told.values()) == set(asked)
+    assert "env" not in container_of("scheduler")
+
+
+def test_its_job_retries_what_may_pass() -> None:
+    first, second = manifests()["Job"]["spec"]["podFailurePolicy"]["rules"]
+    codes = second["onExitCodes"]
+    assert first["action"] == "Ignore" and second["action"] == "FailJob"
+    assert (codes["operator"], codes["values"]) == ("NotIn", [TemporaryError.exit_code, 137, 143])
+    assert codes["containerName"] == container_of("coordinator")["name"]
+    assert pods()["coordinator"]["spec"]["restartPolicy"] == "Never", "as the policy demands"
+
+
+def coordinate(folder: Path, *arguments: str) -> list[str]:
+    """The words that its Job gives rumpx."""
+    shell, flag, script, name = container_of("coordinator")["command"]
+    program = folder / "bin" / "rumpx"
+    program.parent.mkdir(exist_ok=True)
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    program.chmod(0o700)
+    done = subprocess.run(
+        [shell, flag, script, name, *arguments],
+        env={"PATH": f"{folder}/bin:/usr/bin:/bin", "XDG_STATE_HOME": f"{folder}/state"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.splitlines()
+
+
+def test_the_commands_of_its_job(tmp_path: Path) -> None:
+    arguments = container_of("coordinator")["args"]
+    words = coordinate(tmp_path, *arguments)
+    job = make_job(with_config(build_parser(), words))
+    assert (job.engine, job.dask_scheduler) == ("dask", "tcp://rumpx-scheduler:8786")
+    (name,) = re.findall(r"/rumpx/(\w+)\.ledger", " ".join(container_of("coordinator")["command"]))
+    assert f"--job={name}" in arguments
+    ledger = tmp_path / "state" / "rumpx" / f"{name}.ledger"
+    ledger.parent.mkdir(parents=True)
+    ledger.touch()
+    command, *again = coordinate(tmp_path, *arguments)
+    assert command == "resume" and build_resume_parser().parse_args(again).name == name
+
+
+def test_the_other_arguments_for_its_job(tmp_path: Path) -> None:
+    told = re.findall(r"\[((?:verify|report), [^\]]*)\]", read_example("kubernetes"))
+    assert len(told) == 2
+    for words in told:
+        assert coordinate(tmp_path, *words.split(", ")) == words.split(", ")
+    verifying, reporting = (words.split(", ")[1:] for words in told)
+    assert build_verify_parser().parse_args(verifying).repair
+    assert build_report_parser().parse_args(reporting).name == "move"
+
+
+DASK = Path(sys.executable).with_name("dask")
+
+
+@pytest.mark.parametrize("part", ["scheduler", "worker"])
+def test_the_commands_of_its_dask_cluster(part: str) -> None:
+    """Their options exist."""
+    command = container_of(part)["command"]
+    done = subprocess.run([DASK, *command[1:], "--version"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 # --- systemd -------------------------------------------------------------------------------------

@@ -115,6 +115,15 @@ def by_label(text: str, name: str) -> dict[str, float]:
     }
 
 
+def by_worker(text: str, name: str) -> dict[tuple[str, str], float]:
+    """The samples of a metric of workers, by machine and number."""
+    return {
+        (dict(labels)["host"], dict(labels)["worker"]): value
+        for (known, labels), value in samples_of(text).items()
+        if known == name
+    }
+
+
 def scrape(port: int, accept: str = "", host: str = "127.0.0.1") -> tuple[str, str]:
     """(content type, text) of one scrape."""
     request = urllib.request.Request(f"http://{host}:{port}/metrics", headers={"Accept": accept})
@@ -173,9 +182,16 @@ def test_the_run_by_its_parts() -> None:
         "part 4/4": 0.0,
     }
     assert by_label(text, "rumpx_partitions") == {"waiting": 1, "walking": 2, "done": 1}
-    assert by_label(text, "rumpx_worker_cpu_ratio") == {"1": 0.78, "2": 1.5}
-    assert by_label(text, "rumpx_worker_memory_bytes") == {"1": 52_000_000, "2": 53_000_000}
-    assert by_label(text, "rumpx_worker_batches") == {"1": 4, "2": 3}
+    assert by_worker(text, "rumpx_worker_cpu_ratio") == {("", "1"): 0.78, ("", "2"): 1.5}
+    memory = {("", "1"): 52_000_000, ("", "2"): 53_000_000}
+    assert by_worker(text, "rumpx_worker_memory_bytes") == memory
+    assert by_worker(text, "rumpx_worker_batches") == {("", "1"): 4, ("", "2"): 3}
+
+
+def test_workers_of_several_machines_are_numbered_by_machine() -> None:
+    workers = tuple(WorkerStat(n, 50.0, 1, n, host) for n, host in enumerate("aabab"))
+    batches = by_worker(exposition(full_snapshot(workers=workers)), "rumpx_worker_batches")
+    assert batches == {("a", "1"): 0, ("a", "2"): 1, ("b", "1"): 2, ("a", "3"): 3, ("b", "2"): 4}
 
 
 def test_what_the_servers_feel_and_what_holds_the_run() -> None:

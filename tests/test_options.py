@@ -26,6 +26,13 @@ ENDS = ("--from", "redis://a", "--to", "redis://b")
 RANGED = [flag for flag in FIELDS.values() if flag.most is not None]
 
 
+NEEDED = {
+    "exit-when-off": ["--schedule=00:00,full"],
+    "dask-scheduler": ["--engine=dask"],
+    "dask-send-passwords": ["--engine=dask"],
+}
+
+
 def default_job() -> Job:
     return Job(parse_endpoint("redis://a", "source"), parse_endpoint("redis://b", "target"))
 
@@ -60,7 +67,7 @@ def test_an_option_sets_its_field_and_no_other(flag: Flag) -> None:
     words = flag.example or flag.shown_default
     chosen = {"batch-keys": "7", "partitions": "4", "workers": "3", "read-from": "replica"}
     words = chosen.get(flag.name, words)
-    needed = ["--schedule=00:00,full"] if flag.name == "exit-when-off" else []
+    needed = NEEDED.get(flag.name, [])
     if not flag.kind.takes_value:
         job = job_of(flag.flag, *needed)
     else:

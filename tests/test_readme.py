@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import re
 from pathlib import Path
 
+import dask.config
+import distributed  # noqa: F401, which has its defaults
 import pytest
 
 import benchmarks.__main__
@@ -42,6 +45,7 @@ OPTIONS = GUIDES["options"]
 TEXTS = {"README.md": README, "benchmarks/README.md": BENCHMARKS} | {
     f"rumpx/guides/{name}.md": text for name, text in GUIDES.items()
 }
+missing = object()
 SET_UP = [
     "python3 -m venv .venv && .venv/bin/pip install -e '.[demo]' && .venv/bin/rumpx demo",
     "python3 -m venv .venv && .venv/bin/pip install tox && .venv/bin/tox",
@@ -55,6 +59,7 @@ PARSERS = {
     "report": build_report_parser,
     "demo": build_demo_parser,
 }
+DASK = r"\bdask (scheduler|worker)\b([^`\n]*)"
 BENCHMARK = r"python -m benchmarks[^`\n]*"
 
 pytestmark = pytest.mark.smoke
@@ -124,7 +129,22 @@ def test_the_options_of_each_other_command_are_there_and_no_other(command: str) 
 @pytest.mark.parametrize("name", TEXTS)
 def test_no_text_has_an_option_that_does_not_exist(name: str) -> None:
     known = options_of(build_parser()).union(*(options_of(build()) for build in PARSERS.values()))
-    assert options_in(re.sub(BENCHMARK, "", TEXTS[name])) <= known
+    assert options_in(re.sub(f"{BENCHMARK}|{DASK}", "", TEXTS[name])) <= known
+
+
+def test_the_options_of_dask_exist() -> None:
+    told = re.findall(DASK, "".join(TEXTS.values()))
+    assert {name for name, words in told if options_in(words)} == {"scheduler", "worker"}
+    for name, words in told:
+        command = importlib.import_module(f"distributed.cli.dask_{name}").main
+        known = {o for given in command.params for o in (*given.opts, *given.secondary_opts)}
+        assert options_in(words) <= known, name
+
+
+def test_the_settings_of_dask_exist() -> None:
+    for name in re.findall(r"DASK_DISTRIBUTED__\w+", GUIDES["scale"].replace("${part}", "WORKER")):
+        key = name.removeprefix("DASK_").replace("__", ".").lower()
+        assert dask.config.get(key, default=missing) is not missing, name
 
 
 def test_the_limits_that_ctl_sets_are_there() -> None:

@@ -34,7 +34,7 @@ from rumpx.report.summary import (
     summary_lines,
     write_summary,
 )
-from support.snapshots import make_rows, make_snapshot
+from support.snapshots import make_rows, make_snapshot, make_workers
 
 ROOT = Path(__file__).parents[1]
 WIDTHS = (40, 60, 80, 120, 200)
@@ -199,6 +199,30 @@ def test_bars_show_percent_counts_and_rates() -> None:
         assert part in text
     for absent in ("skipped", "repeated", "restarted"):
         assert absent not in text
+
+
+def test_bars_show_the_load_of_other_machines() -> None:
+    text = "\n".join(plain(render(make_snapshot(workers=make_workers(2, 1)), 120), 120))
+    assert "workers 3 on 2 machines  240 % 150 MB" in text
+    assert "node-1.example.com 2 160 % 100 MB" in text and "node-2.example.com 1 80 %" in text
+    assert "more machines" not in text
+    many = "\n".join(plain(render(make_snapshot(workers=make_workers(*[1] * 9)), 120), 120))
+    assert "node-4.example.com" in many and "node-5" not in many and "… 5 more machines" in many
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_bars_of_many_machines_never_wrap(width: int) -> None:
+    snapshot = make_snapshot(workers=make_workers(*[4] * 30))
+    assert max(map(cell_len, plain(render(snapshot, width), width))) <= width
+
+
+def test_lines_show_the_number_of_machines() -> None:
+    for workers, words in (
+        (make_snapshot().workers, "workers 4"),
+        (make_workers(2, 1), "workers 3 on 2 machines"),
+        (make_workers(2), "workers 2 on 1 machine"),
+    ):
+        assert f"  {words}  " in lines.line(make_snapshot(workers=workers))
 
 
 def test_bars_put_outcomes_on_a_line_of_their_own_where_it_is_narrow() -> None:

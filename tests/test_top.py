@@ -31,6 +31,7 @@ from support import data
 from support.run import Action, Terminal, rumpx_pty, run_pty
 from support.servers import Server
 from support.snapshots import make_snapshot as plain_snapshot
+from support.snapshots import make_workers
 
 TESTS = Path(__file__).parent
 SIZES = [(60, 20), (80, 24), (120, 40), (200, 50)]
@@ -239,6 +240,25 @@ def test_every_panel_is_there_where_there_is_room() -> None:
     ):
         assert part in text, part
     assert all(f"part {n}/16" in text for n in range(1, 17))
+
+
+def test_workers_elsewhere_are_summed_up_by_machine() -> None:
+    text = "\n".join(screen(make_snapshot(workers=make_workers(12, 1)), 200, 50, make_points()))
+    for part in (
+        "13 on 2 machines: 1040 % CPU, 650 MB",
+        "node-1.example.com 12 workers  960 % CPU   600 MB  36 batches",
+        "node-2.example.com 1 worker     80 % CPU  50.0 MB   3 batches",
+    ):
+        assert part in text, part
+    assert "100  " not in text, "a process of another machine"
+
+
+@pytest.mark.parametrize("machines", [1, 40])
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_many_machines_fit(width: int, height: int, machines: int) -> None:
+    snapshot = make_snapshot(workers=make_workers(*[3] * machines))
+    lines = screen(snapshot, width, height, make_points())
+    assert len(lines) == height and max(map(cell_len, lines)) <= width
 
 
 def test_what_matters_most_is_there_where_it_is_small() -> None:

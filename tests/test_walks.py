@@ -10,7 +10,7 @@ import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from rumpx.copier.resume import at_end
-from rumpx.engine.events import Found
+from rumpx.engine.events import Advanced, Found
 from rumpx.engine.walks import Retired, RetiredAs, Walk, WalkName, Walks
 from rumpx.model.counts import Counts
 from rumpx.model.nodes import Node, Origin
@@ -320,3 +320,25 @@ def test_a_walk_at_a_replica_is_there_to_the_end() -> None:
         walks.walked(walk.id)
     assert [walk.partition.node for walk in walks.retire()] == [NODES[2]]
     assert [walk.partition.node for walk in walks] == [NODES[0], replica]
+
+
+@hypothesis.given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 50), st.integers(0, 50))))
+def test_keys_ahead_of_the_cursor_count_until_they_are_behind_it(
+    steps: list[tuple[int, int, int]],
+) -> None:
+    """Each Advanced counts what was booked since the last one, and all that is settled beyond."""
+    walks = Walks([Walk(planned()[2])])
+    walk = next(iter(walks))
+    cursor = booked = ahead = 0
+    for step, copied, ahead in steps:
+        cursor += step
+        ack = Ack(-1, Counts(copied=copied if step else 0))
+        booked += ack.counts.copied
+        walks.advanced(Advanced(walk.id, 0, cursor, ack, Counts(copied=ahead)))
+        assert walk.counts.copied == booked + ahead
+        assert walk.frontier.counts.copied == booked
+        assert walk.frontier.cursor == cursor
+    walks.advanced(Advanced(walk.id, 0, cursor, Ack(-1, Counts(copied=ahead))))
+    walks.walked(walk.id)
+    assert walk.done and walk.counts == walk.frontier.counts
+    assert walk.counts.copied == booked + ahead

@@ -375,6 +375,8 @@ class Coordinator:
             "eta": now.eta,
             "reason": held.reason,
             "paused": governor.paused,
+            "workers": len(now.workers),
+            "machines": {machine.host: machine.workers for machine in now.machines},
             "limits": in_words(governor.limits),
             "source_latency_ms": held.source_latency and 1e3 * held.source_latency,
             "target_latency_ms": held.target_latency and 1e3 * held.target_latency,

@@ -28,17 +28,19 @@ from rumpx.display.draw import (
     named,
     numbers,
     row_bars,
+    shortened,
     slowest,
     stage,
     title,
     whole,
 )
-from rumpx.display.lines import ENDED, line, stamped
+from rumpx.display.lines import ENDED, line, on_machines, stamped
 from rumpx.model.snapshot import Row, Snapshot
 from rumpx.text import legible, one_line
 
 MAX_WIDTH: Final = 120
 MAX_ROWS: Final = 8
+MAX_MACHINES: Final = 4
 
 
 class Bars:
@@ -110,14 +112,24 @@ def render(snapshot: Snapshot, width: int, height: int | None = None) -> Rendera
 
 
 def _machine(snapshot: Snapshot, width: int) -> list[Text]:
-    """List processes, their load, and batches in flight; nothing once the run has ended."""
+    """List processes, their load, by machine if they run on others, and batches in flight; nothing
+    once the run has ended."""
     if snapshot.state in ENDED:
         return []
-    alive = len(snapshot.workers)
+    alive, machines = len(snapshot.workers), snapshot.machines
+    more = len(machines) - MAX_MACHINES
     cpu = sum(worker.cpu for worker in snapshot.workers)
     memory = sum(worker.memory for worker in snapshot.workers)
     items = [
-        named("worker" if alive == 1 else "workers", f"{alive}  {cost(cpu, memory)}"),
+        named(
+            "worker" if alive == 1 else "workers",
+            f"{on_machines(alive, len(machines))}  {cost(cpu, memory)}",
+        ),
+        *(
+            named(f"{shortened(one.host, width // 3)} {one.workers}", cost(one.cpu, one.memory))
+            for one in machines[:MAX_MACHINES]
+        ),
+        *([Text(f"… {more} more machines", QUIET)] if more > 0 else []),
         named("coordinator", cost(snapshot.coordinator_cpu, snapshot.coordinator_memory)),
         named("batches in flight", units.keys(snapshot.batches_in_flight)),
     ]

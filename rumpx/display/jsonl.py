@@ -20,7 +20,8 @@ is in `events.schema.json` beside this file (JSON Schema, draft 2020-12); in sho
     keys_per_second, bytes_per_second
     eta                 seconds left, or null while unknown
     rows                [{label, fraction, counts, done}, …]: one a node, or one a partition
-    workers             [{pid, cpu, memory, batches}, …]: percent of one core, and bytes
+    workers             [{pid, cpu, memory, batches, host}, …]: percent of one core, and bytes;
+                        the machine of a worker of a Dask cluster, "" for this one
     worker_restarts     workers that died and were replaced
     batches_in_flight   batches that workers hold
     coordinator_cpu, coordinator_memory

@@ -121,7 +121,7 @@ def line(snapshot: Snapshot) -> str:
     if snapshot.eta is not None and snapshot.state not in ENDED:
         parts.append(f"ETA {units.clock(snapshot.eta)}")
     parts += [f"{word} {units.keys(count)}" for word, count in outcomes(counts)]
-    parts.append(f"workers {len(snapshot.workers)}")
+    parts.append(f"workers {on_machines(len(snapshot.workers), len(snapshot.machines))}")
     if snapshot.worker_restarts:
         parts.append(f"restarts {snapshot.worker_restarts}")
     if snapshot.job:
@@ -140,6 +140,13 @@ def done_keys(snapshot: Snapshot) -> str:
     if not snapshot.keys_expected or snapshot.state == "done":
         return f"{count} keys"
     return f"{count} of ~{units.keys(snapshot.keys_expected)} keys"
+
+
+def on_machines(workers: int, machines: int) -> str:
+    """Return `12 on 3 machines`; the number of workers alone if they run on this machine."""
+    if not machines:
+        return units.keys(workers)
+    return f"{units.keys(workers)} on {units.keys(machines)} machine" + "s" * (machines != 1)
 
 
 def outcomes(counts: Counts) -> list[tuple[str, int]]:

@@ -30,6 +30,7 @@ import io
 import re
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from socketserver import TCPServer, ThreadingMixIn
 from typing import TYPE_CHECKING, Any, Final, TextIO, get_args
@@ -39,7 +40,7 @@ from rumpx.display.display import Silent
 from rumpx.errors import UsageError
 from rumpx.model.counts import Counts
 from rumpx.model.endpoint import Address, format_address
-from rumpx.model.snapshot import HOLDS, NodeStat, Row, Snapshot, State
+from rumpx.model.snapshot import HOLDS, NodeStat, Row, Snapshot, State, WorkerStat
 from rumpx.text import legible
 
 if TYPE_CHECKING:
@@ -210,6 +211,10 @@ def _metrics(snapshot: Snapshot) -> Iterator[Metric]:
     for name, label, text, list_all in _LABELLED:
         samples = [((value,), number) for value, number in list_all(snapshot)]
         yield _metric(name, text, (label,), samples)
+    numbered = _numbered(snapshot.workers)
+    for name, text, of_worker in _WORKERS:
+        measured = [(labels, of_worker(worker)) for labels, worker in numbered]
+        yield _metric(name, text, ("host", "worker"), measured)
     for name, text, of_node in _NODES:
         known = [((node.side, node.label), of_node(node)) for node in snapshot.nodes]
         samples_known = [(labels, number) for labels, number in known if number is not None]
@@ -229,6 +234,16 @@ def _metric(
     for values, number in samples:
         metric.add_metric(values, number)
     return metric
+
+
+def _numbered(workers: Iterable[WorkerStat]) -> list[tuple[tuple[str, str], WorkerStat]]:
+    """Return each worker with its labels: its machine, "" for this one, and its number there."""
+    numbers = Counter[str]()
+    numbered = []
+    for worker in workers:
+        numbers[worker.host] += 1
+        numbered.append(((worker.host, str(numbers[worker.host])), worker))
+    return numbered
 
 
 def _walk_states(snapshot: Snapshot) -> Iterable[tuple[str, float]]:
@@ -359,23 +374,25 @@ _LABELLED: Final[
         "Time for which each cause has throttled this run; several may at once.",
         lambda s: [(by, s.held.seconds.get(by, 0.0)) for by in HOLDS],
     ),
+)
+
+# Name, help, value of one worker. Workers are numbered by machine: a new one takes over the time
+# series of a lost one.
+_WORKERS: Final[tuple[tuple[str, str, Callable[[WorkerStat], float]], ...]] = (
     (
         "worker_cpu_ratio",
-        "worker",
         "CPU of a worker process; 1 is one core.",
-        lambda s: [(str(n), worker.cpu / 100) for n, worker in enumerate(s.workers, 1)],
+        lambda worker: worker.cpu / 100,
     ),
     (
         "worker_memory_bytes",
-        "worker",
         "Resident memory of a worker process.",
-        lambda s: [(str(n), worker.memory) for n, worker in enumerate(s.workers, 1)],
+        lambda worker: worker.memory,
     ),
     (
         "worker_batches",
-        "worker",
         "Batches that a worker currently holds.",
-        lambda s: [(str(n), worker.batches) for n, worker in enumerate(s.workers, 1)],
+        lambda worker: worker.batches,
     ),
 )
 

@@ -1,7 +1,8 @@
 """The panels of the full-screen view that show processes: the servers, and the run's own.
 
 If there are more nodes than rows, those with the highest latency are shown, of both sides in turn;
-of workers the first ones. Each panel shows the total number.
+of workers the first ones. Workers of other machines are summed up by machine. Each panel shows the
+total number.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from rich.text import Text
 
 from rumpx import units
 from rumpx.display.draw import QUIET, column, named, shortened
+from rumpx.display.lines import on_machines
 from rumpx.display.panels import Panel, heading
 from rumpx.errors import SIDES
-from rumpx.model.snapshot import NodeStat, Snapshot
+from rumpx.model.snapshot import MachineStat, NodeStat, Snapshot, WorkerStat
 
 _GAP: Final = 2
 
@@ -106,14 +108,15 @@ def _fullness(stat: NodeStat) -> str:
 
 
 def workers(snapshot: Snapshot, width: int) -> Panel:
-    """Draw the processes of the run, several in a row if wide."""
+    """Draw the processes of the run, or their machines, several in a row if wide."""
     stats = snapshot.workers
     cpu, memory = sum(stat.cpu for stat in stats), sum(stat.memory for stat in stats)
-    said = [Text(f"{len(stats)}: {cpu:.0f} % CPU, {units.size(memory)}", "bold")]
+    number = on_machines(len(stats), len(snapshot.machines))
+    said = [Text(f"{number}: {cpu:.0f} % CPU, {units.size(memory)}", "bold")]
     if snapshot.worker_restarts:
         said.append(named("restarted", units.keys(snapshot.worker_restarts), "yellow"))
     said.append(named("batches in flight", units.keys(snapshot.batches_in_flight)))
-    cells = _processes(snapshot)
+    cells = _table(snapshot, width)
     across = max(1, (width + _GAP) // (cell_len(cells[0]) + _GAP))
 
     def draw(rows: int) -> list[Text]:
@@ -126,15 +129,26 @@ def workers(snapshot: Snapshot, width: int) -> Panel:
     return Panel(1, 1 - (-len(cells) // across), draw)
 
 
-def _processes(snapshot: Snapshot) -> list[str]:
-    """Return a table cell for each process, all of one width."""
+def _table(snapshot: Snapshot, width: int) -> list[str]:
+    """Return a table cell for each process, or for each machine of workers elsewhere, all of one
+    width."""
+    stats: Sequence[WorkerStat | MachineStat] = snapshot.machines or snapshot.workers
     own = (snapshot.coordinator_cpu, snapshot.coordinator_memory)
-    costs = [own, *((stat.cpu, stat.memory) for stat in snapshot.workers)]
-    batches = [f"{stat.batches} batch" + "es" * (stat.batches != 1) for stat in snapshot.workers]
+    costs = [own, *((stat.cpu, stat.memory) for stat in stats)]
     columns = [
-        column(["coordinator", *(f"{stat.pid}" for stat in snapshot.workers)]),
+        column(["coordinator", *(shortened(_name(stat), width // 3) for stat in stats)]),
         column([f"{cpu:.0f} % CPU" for cpu, _ in costs], right=True),
         column([units.size(memory) for _, memory in costs], right=True),
-        column(["", *batches], right=True),
+        column(["", *(_number(stat.batches, "batch", "es") for stat in stats)], right=True),
     ]
     return ["  ".join(cells) for cells in zip(*columns, strict=True)]
+
+
+def _name(stat: WorkerStat | MachineStat) -> str:
+    if isinstance(stat, WorkerStat):
+        return f"{stat.pid}"
+    return f"{stat.host} {_number(stat.workers, 'worker', 's')}"
+
+
+def _number(number: int, word: str, ending: str) -> str:
+    return f"{number} {word}" + ending * (number != 1)

@@ -6,6 +6,7 @@
       copied   412,345 keys, 5,000 keys/s, 1.3 MB/s
       limits   max-keys-per-sec 5000, max-target-latency 5ms
       latency  source 0.8 ms, target 1.2 ms
+      workers  12 on 2 machines: a.example.com 8, b.example.com 4
       now      limited to 5,000 keys/s
 
 The reply is a dict from a process that may be of another version: missing and malformed items are
@@ -18,6 +19,7 @@ import math
 from typing import Any
 
 from rumpx import units
+from rumpx.display.lines import on_machines
 from rumpx.text import legible
 
 
@@ -28,13 +30,15 @@ def status_lines(answer: dict[str, Any]) -> list[str]:
         answer: `job`, `state` and `reason` are text, `paused` a bool, `fraction` 0.0 to 1.0,
             `copied` keys, `keys_per_second` and `bytes_per_second` rates, `eta` seconds or None,
             `source_latency_ms` and `target_latency_ms` milliseconds, `limits` a dict from names
-            to values (None for no limit).
+            to values (None for no limit), `workers` their number, `machines` a dict from hosts to
+            the numbers of their workers, empty if all run on the coordinator's.
     """
     answer = legible(answer)
     rows = {
         "copied": ", ".join(_done(answer)),
         "limits": _limits(answer.get("limits")),
         "latency": ", ".join(_latencies(answer)),
+        "workers": _workers(answer),
         "now": _text(answer.get("reason")),
     }
     told = [f"  {name:7}  {text}" for name, text in rows.items() if text]
@@ -73,6 +77,16 @@ def _limits(limits: Any) -> str:
 def _latencies(answer: dict[str, Any]) -> list[str]:
     sides = ((side, _number(answer.get(f"{side}_latency_ms"))) for side in ("source", "target"))
     return [f"{side} {latency:.1f} ms" for side, latency in sides if latency is not None]
+
+
+def _workers(answer: dict[str, Any]) -> str:
+    workers, machines = _number(answer.get("workers")), answer.get("machines")
+    if workers is None:
+        return ""
+    told = machines.items() if isinstance(machines, dict) else ()
+    numbers = [(host, number) for host, there in told if (number := _number(there)) is not None]
+    each = ", ".join(f"{host} {units.keys(number)}" for host, number in numbers)
+    return on_machines(round(workers), len(numbers)) + (each and f": {each}")
 
 
 def _number(value: Any) -> float | None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import selectors
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from rumpx.engine.events import Event, WalkName
 from rumpx.model.partitions import Partition
@@ -35,7 +35,15 @@ class Workload(Protocol):
 
     @property
     def in_flight(self) -> int:
-        """The number of batches, or walks, that were given out and are not settled."""
+        """The number of batches, or walks, that were given out and are not settled: see `given`."""
+
+    @property
+    def given(self) -> Literal["batches", "walks"]:
+        """What is given out to workers."""
+
+    @property
+    def batches(self) -> int:
+        """The number of batches that are not settled, as far as it is known."""
 
     def stats(self) -> tuple[WorkerStat, ...]:
         """Return CPU (since the last call) and memory of the live workers."""
@@ -65,12 +73,15 @@ class Hooks:
 @dataclass(frozen=True, slots=True)
 class WalkOrder:
     """A walk to do: the partition, the number of its walk, the cursor from which it starts, and the
-    `run_id` of the process for which that cursor is valid, "" if unknown."""
+    `run_id` of the process for which that cursor is valid, "" if unknown. Of a walk that is
+    `walked`, all keys are settled, and only the check of the process at its end is left: a cursor
+    at the end may be the one at the start."""
 
     partition: Partition
     walk: int
     cursor: int
     run_id: str
+    walked: bool = False
 
     @property
     def name(self) -> WalkName:

@@ -522,9 +522,9 @@ class Engine:
         until = time.monotonic() + DRAIN_SECONDS
         while self._backend.in_flight and self._control.stops < stops:
             if time.monotonic() > until:
+                left = f"{self._backend.in_flight:,} {self._backend.given} in flight"
                 self.warn(
-                    f"{self._backend.in_flight:,} batches in flight did not land within "
-                    f"{DRAIN_SECONDS:g} s: they are left unsettled."
+                    f"{left} did not land within {DRAIN_SECONDS:g} s: they are left unsettled."
                 )
                 break
             self._turn(TICK)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from rumpx.errors import RumpxError
+from rumpx.model.counts import Counts
 from rumpx.model.endpoint import Address
 from rumpx.model.nodes import Node
 from rumpx.servers.clients import Left
 from rumpx.transfer.messages import Ack, FromWorker
 
+_NONE: Final = Counts()
 WalkName = tuple[int, int]
 """A partition's number, and the number of restarts of its walk."""
 
@@ -73,12 +76,15 @@ class Ended:
 @dataclass(frozen=True, slots=True)
 class Advanced:
     """From a backend that settles keys where it finds them: all keys of a walk up to a cursor are
-    settled. `ack` holds their results since the last such event, and no batch's number."""
+    settled. `ack` holds their results since the last such event, and no batch's number. `ahead`
+    counts the keys beyond the cursor that are settled now: a walk that resumes at the cursor meets
+    them again."""
 
     partition: int
     walk: int
     cursor: int
     ack: Ack
+    ahead: Counts = _NONE
 
 
 FromScanner = Found | Walked | NodeChanged | CursorUnproven | ScanTrouble

@@ -94,6 +94,11 @@ class Frontier(Generic[Note]):
         self._notes += self._held_notes
         self._held, self._held_kinds, self._held_notes = _NOTHING, NO_KINDS, []
 
+    @property
+    def counts_ahead(self) -> Counts:
+        """Results of the settled keys beyond the cursor."""
+        return sum((counts for counts, _, _ in self._settled.values()), self._held)
+
     def ahead(self) -> list[Note]:
         """Return notes beyond the cursor: a walk that resumes there meets these keys again."""
         return self._held_notes + [note for _, notes, _ in self._settled.values() for note in notes]

@@ -36,6 +36,8 @@ class LocalBackend(Pool):
         plan: the work.
     """
 
+    given: Final = "batches"
+
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan.spec, plan.tuning.batches_in_flight, plan.target.dialer.writer)
         self.walks_at_once = plan.tuning.scanners
@@ -48,6 +50,11 @@ class LocalBackend(Pool):
         self._decision: Decision | None = None
         self._next_batch_at = 0.0
         self._working = False
+
+    @property
+    def batches(self) -> int:
+        """See `Workload.batches`."""
+        return self.in_flight
 
     def start(self, workers: int, hooks: Hooks) -> None:
         """See `Backend.start`."""

@@ -114,7 +114,7 @@ class LoneWalk:
         self._admission = admission
         self._report = report
         self._frontier: Frontier[Ack] = Frontier(order.cursor)
-        self._reported = order.cursor
+        self._reported = order.cursor, Counts()
         self._report_due = time.monotonic() + _REPORT_SECONDS
         self._listed = 0
         self._in_flight = 0
@@ -132,6 +132,7 @@ class LoneWalk:
             shelf,
             gate,
             self._emit,
+            order.walked,
         )
 
     def stop(self) -> None:
@@ -242,12 +243,13 @@ class LoneWalk:
             self._report(advanced)
 
     def _advanced(self) -> Advanced | None:
-        """Return the results that were booked since the last call, if there are any."""
-        acks, cursor = self._frontier.take_notes(), self._frontier.cursor
-        if not acks and cursor == self._reported:
+        """Return the results since the last call, if there are any."""
+        frontier, order = self._frontier, self._order
+        acks, now = frontier.take_notes(), (frontier.cursor, frontier.counts_ahead)
+        if not acks and now == self._reported:
             return None
-        self._reported = cursor
-        return Advanced(self._order.partition.id, self._order.walk, cursor, joined(acks))
+        self._reported = now
+        return Advanced(order.partition.id, order.walk, now[0], joined(acks), now[1])
 
 
 def joined(acks: list[Ack]) -> Ack:

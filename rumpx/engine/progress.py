@@ -183,7 +183,7 @@ class ProgressMeter:
             partitions=partitions,
             workers=workers,
             worker_restarts=self._backend.restarts,
-            batches_in_flight=self._backend.in_flight,
+            batches_in_flight=self._backend.batches,
             coordinator_cpu=cpu,
             coordinator_memory=memory,
             note=told.note,

@@ -308,6 +308,7 @@ class Scanner:
         shelf: connections for further walks.
         gate: its SCANs pass it.
         emit: takes each message; may block, and returns False once the walk must end.
+        walked: all keys were found; only the process is checked.
     """
 
     partition: Partition
@@ -318,11 +319,11 @@ class Scanner:
     shelf: Shelf
     gate: Gate
     emit: Callable[[FromScanner], bool]
+    walked: bool = False
     _node: Node | None = None
     _lately: FoundLately = field(init=False)
     _endless: Endless = field(default_factory=Endless)
     _connected: bool = False
-    _walked: bool = False
     _pending: list[bytes] = field(default_factory=list)
     _pending_bytes: int = 0
     _told: float = 0.0
@@ -387,9 +388,9 @@ class Scanner:
             if node.origin and self.partition.reason and not self._connected:
                 catch_up(self.settings.dialer, connection, node.origin)
             self._connected = True
-            if not self._walked and not self._walk_connection(connection):
+            if not self.walked and not self._walk_connection(connection):
                 return None
-            self._walked = True  # if the connection is lost now, only the identity is read again
+            self.walked = True  # if the connection is lost now, only the identity is read again
             run_id = read_identity(connection, node)
             if run_id != self.run_id:
                 return NodeChanged(self.partition.id, self.walk, node, run_id)

@@ -58,6 +58,7 @@ class Walk:
             resumes a walk of an earlier run.
         after: partitions that must be done before this walk starts.
         counts: results of its batches, in any order.
+        ahead: those of them that the last Advanced counted beyond its cursor.
         frontier: the same in order, with their cursor.
     """
 
@@ -69,6 +70,7 @@ class Walk:
     after: tuple[int, ...] = ()
     booked_kinds: Kinds = NO_KINDS
     counts: Counts = field(init=False)
+    ahead: Counts = field(default_factory=Counts, init=False)
     frontier: Frontier[KeyNote] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -311,7 +313,8 @@ class Walks:
     def advanced(self, event: Advanced) -> Walk:
         """Note settled keys of a walk whose batches are not known here; return the walk."""
         walk, ack = self._walks[event.partition], event.ack
-        walk.counts += ack.counts
+        walk.counts += ack.counts + event.ahead - walk.ahead
+        walk.ahead = event.ahead
         notes: list[KeyNote] = [*ack.failures, *ack.losses]
         walk.frontier.advance(event.cursor, ack.counts, notes, ack.kinds)
         return walk

@@ -17,6 +17,7 @@ FILES: Final = {
     "config": ("", "All options of a copy, for --config"),
     "container": ("Containerfile", "An image to run rumpx in"),
     "grafana": ("grafana.json", "A dashboard for --metrics, to import into Grafana"),
+    "kubernetes": ("kubernetes.yaml", "A copy by many machines: a Dask cluster and a Job"),
     "systemd": ("systemd.ini", "A service and a timer: a copy each night, off-peak"),
 }
 """The file of each example, "" if it is generated, and its title."""

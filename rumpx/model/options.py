@@ -295,7 +295,7 @@ GROUPS: Final = (
     Group("other machines", (
         Flag("engine", "walk the keyspace with processes of this machine (`local`) or on a Dask "
              "cluster (`dask`; needs `rumpx[dask]` here and on all workers)", "WHICH",
-             field="engine", default="local", choices=("local", "dask"),
+             field="engine", default="local", example="dask", choices=("local", "dask"),
              more="See `rumpx help scale`"),
         Flag("engine", "`local` or `dask` (default: as before)", "WHICH",
              choices=("local", "dask"), commands=(RESUME,)),

@@ -5,6 +5,7 @@ The engine makes a Snapshot a few times a second; displays only read it.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -53,6 +54,17 @@ class WorkerStat:
     memory: int
     batches: int
     host: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineStat:
+    """The workers of one machine: their number, and the sums of their WorkerStats."""
+
+    host: str
+    workers: int
+    cpu: float
+    memory: int
+    batches: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,3 +166,21 @@ class Snapshot:
     failures: dict[str, int] = field(default_factory=dict)
     content: Content = NO_CONTENT
     work: Counts = field(default_factory=Counts)
+
+    @property
+    def machines(self) -> tuple[MachineStat, ...]:
+        """The machines of the workers, by name; none if all workers run on this one."""
+        by_host = defaultdict[str, list[WorkerStat]](list)
+        for worker in self.workers:
+            if worker.host:
+                by_host[worker.host].append(worker)
+        return tuple(
+            MachineStat(
+                host,
+                len(stats),
+                sum(stat.cpu for stat in stats),
+                sum(stat.memory for stat in stats),
+                sum(stat.batches for stat in stats),
+            )
+            for host, stats in sorted(by_host.items())
+        )

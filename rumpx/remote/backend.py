@@ -10,14 +10,15 @@ task is lost goes on elsewhere from the last booked cursor.
 - **Which servers it reaches.** A start names the `run_id` of every node, as its machine reaches it.
   One that differs from the plan's, and from what the coordinator reads now, is another server: that
   ends the run. A worker that does not reach a node, or is refused there, is left out.
-- **The lease.** Orders renew it every two seconds. A lost task may still run behind a broken
-  network, until its lease is over. Only then are its connections to the target ended
-  (`Hooks.buried`), and its walk goes on elsewhere.
+- **The lease.** Orders renew it every two seconds, and count from the time at which they are sent,
+  however late they are delivered. A lost task may still run behind a broken network, until its
+  lease is over. Only then are its connections to the target ended (`Hooks.buried`), and its walk
+  continues elsewhere.
 - **Three losses** of one walk: it is set aside, and the run ends once all others are done.
 - **Limits** are shared out among the tasks, by the orders.
 
-Not promised: that a scheduler which delivers an order later than the lease lasts does not prolong
-it.
+Not promised: that a network whose fastest message takes longer than `_LEAST_DELAY` does not prolong
+a lease.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rumpx.engine.backend import Hooks, WalkOrder
-from rumpx.engine.events import Event, WalkName
+from rumpx.engine.events import Advanced, Event, WalkName
 from rumpx.engine.plan import Plan
 from rumpx.engine.pool import DEATHS
 from rumpx.errors import RumpxError, Side, TemporaryError, UsageError, unusable
@@ -69,9 +70,13 @@ from rumpx.units import count_of
 
 # Orders are sent at most this often.
 _ORDERS_SECONDS: Final = 0.1
-_LOST_SECONDS: Final = 0.25
+_LOOK_SECONDS: Final = 0.25
 _REST_SECONDS: Final = 2.0
 _SUBMIT_SECONDS: Final = 10.0
+# The fastest message from here to a worker takes less.
+_LEAST_DELAY: Final = 1.0
+# From the loss of a task until its lease is certainly over.
+_LOST_SECONDS: Final = LEASE_SECONDS + _LEAST_DELAY
 
 
 _NO_USAGE: Final = Usage(0.0, 0, 0)
@@ -82,7 +87,8 @@ class _Task:
     """One submission of a walk.
 
     Attributes:
-        cursor: of the last booked report; the walk goes on from there.
+        cursor: of the last booked report; the walk continues from there.
+        walked: that report was the walk's last one.
         token, writer, worker, host, pid: of the start that was accepted.
         booked: reports booked, and so the number of the next one.
         dropped: the walk has started over, or the task was lost: its result does not count.
@@ -99,6 +105,13 @@ class _Task:
     booked: int = 0
     usage: Usage = _NO_USAGE
     dropped: bool = False
+    walked: bool = False
+
+    @property
+    def rest(self) -> WalkOrder:
+        """What is left of the walk."""
+        walked = self.order.walked or self.walked
+        return replace(self.order, cursor=self.cursor, walked=walked)
 
 
 @dataclass(slots=True)
@@ -122,6 +135,8 @@ class DaskBackend:
     Args:
         plan: the work; its job names the scheduler.
     """
+
+    given: Final = "walks"
 
     def __init__(self, plan: Plan) -> None:
         self.pacer = Throttle()
@@ -187,7 +202,7 @@ class DaskBackend:
         self._cluster.spawn(self._wake)
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), _LOST_SECONDS)
+                await asyncio.wait_for(self._changed.wait(), _LOOK_SECONDS)
             if self._cluster.lost:
                 self._put(lost(self._cluster.address))
                 return
@@ -204,6 +219,7 @@ class DaskBackend:
 
     async def _send(self, orders: Orders, workers: list[str] | None = None) -> None:
         # A worker that hangs does not answer; the others must not wait for it.
+        orders = replace(orders, sent=time.monotonic())
         with suppress(Exception):
             client = self._cluster.client
             run = client.run(remote.obey, orders, workers=workers, on_error="ignore")
@@ -239,6 +255,11 @@ class DaskBackend:
     def in_flight(self) -> int:
         """The walks that were given out and are not done."""
         return len(self._tasks) + len(self._mourned)
+
+    @property
+    def batches(self) -> int:
+        """See `Workload.batches`: as of the last report of each worker."""
+        return sum(stat.batches for stat in self.stats())
 
     def stats(self) -> tuple[WorkerStat, ...]:
         """See `Backend.stats`."""
@@ -330,7 +351,7 @@ class DaskBackend:
         elif self._deaths[task.order.name] >= DEATHS:
             self._aside.append(task)
         else:
-            self._submit(replace(task.order, cursor=task.cursor))
+            self._submit(task.rest)
 
     def rest(self) -> None:
         """See `Backend.rest`."""
@@ -532,7 +553,7 @@ class DaskBackend:
         if not self.walks_at_once:
             raise _unreached(barred)
         del self._tasks[task.number]
-        self._submit(replace(task.order, cursor=task.cursor))
+        self._submit(task.rest)
 
     def _booked(self, reported: Reported) -> Iterator[Event]:
         """Yield a report, if it is the next one of its task."""
@@ -543,11 +564,17 @@ class DaskBackend:
         if reported.sequence != task.booked:
             return  # it will be sent again, or was booked already
         task.booked += 1
-        cursor = getattr(reported.report, "cursor", None)
-        if cursor is not None:
-            task.cursor = cursor
-            self._deaths.pop(task.order.name, None)
+        if isinstance(reported.report, Advanced):
+            self._advanced(task, reported.report)
         yield reported.report
+
+    def _advanced(self, task: _Task, event: Advanced) -> None:
+        if event.cursor != task.cursor:
+            self._deaths.pop(task.order.name, None)
+        elif not event.ack.counts.settled:
+            return  # only keys beyond the cursor
+        task.cursor = event.cursor
+        task.walked = task.order.partition.span.ended(event.cursor)
 
     def _finished(self, finished: _Finished) -> Iterator[Event]:
         task = self._tasks.get(finished.number)
@@ -588,7 +615,7 @@ class DaskBackend:
             return
         del self._tasks[task.number]
         if not self._stopping:
-            self._submit(replace(task.order, cursor=task.cursor))
+            self._submit(task.rest)
 
     def _mourn(self, task: _Task, why: str) -> None:
         """Note a lost task; its walk goes on once its lease is over."""
@@ -597,7 +624,7 @@ class DaskBackend:
         self.restarts += 1
         name = task.order.name
         self._deaths[name] = self._deaths.get(name, 0) + 1
-        self._mourned[task.number] = _Mourning(task, time.monotonic() + LEASE_SECONDS)
+        self._mourned[task.number] = _Mourning(task, time.monotonic() + _LOST_SECONDS)
         self._hooks.announce(
             f"A task on the Dask worker {task.worker or '(unknown)'} was lost: it {why}. Its walk "
             "goes on elsewhere from its last cursor."

@@ -19,7 +19,6 @@ from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import TimeoutError as NotInTime
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -71,12 +70,20 @@ class ClusterFacts:
 
 
 def facts_here() -> WorkerFacts:
-    """Return those of this process; called in each worker, by Dask."""
+    """Return those of this process; called in each worker, by Dask.
+
+    Raises:
+        ModuleNotFoundError: a package that tasks need is not installed.
+    """
+    import hiredis
+
+    import rumpx.remote.task  # noqa: F401
+
     machine = platform.node()
     if _BOOT_ID.exists():
         machine = f"{machine} {_BOOT_ID.read_text(encoding='ascii').strip()}"
     python = ".".join(map(str, sys.version_info[:2]))
-    return WorkerFacts(__version__, version("hiredis"), python, machine, platform.node())
+    return WorkerFacts(__version__, hiredis.__version__, python, machine, platform.node())
 
 
 def scheduler_of(job: Job) -> str:
@@ -244,8 +251,8 @@ def refuse_others(told: dict[str, Any]) -> None:
     here = facts_here()
     for address, facts in told.items():
         if not isinstance(facts, WorkerFacts):
-            missing = isinstance(facts, ModuleNotFoundError)
-            why = "has no rumpx of this version" if missing else f"failed: {facts!r}"
+            lacks = isinstance(facts, ModuleNotFoundError) and facts.name
+            why = f"lacks the module {lacks}" if lacks else f"failed: {facts!r}"
             raise UsageError(
                 f"The Dask worker {address} {why}. Install rumpx {__version__} with its extra "
                 "`dask` on all workers."

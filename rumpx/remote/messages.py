@@ -76,6 +76,7 @@ class Orders:
         received: by token, the number of reports that have arrived.
         stop: all tasks end, once their batches in flight are settled.
         rest: processes without a task close all their connections.
+        sent: by the coordinator's monotonic clock.
     """
 
     run: str
@@ -91,6 +92,7 @@ class Orders:
     received: dict[str, int]
     stop: bool = False
     rest: bool = False
+    sent: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,13 @@
 2. It does the walk (`engine.lone_walk`) and reports. Reports are events, which may be lost: a task
    keeps each until it is known to have arrived, and sends it again; at the end the rest is its
    result.
-3. It works while its lease lasts. Each of the coordinator's orders renews it (`Orders`). A worker
-   does not see whether the coordinator lives: once the lease is over, no request takes a turn, and
-   no new connection to the target is used.
+3. It works while its lease lasts. Each of the coordinator's orders that accepts it renews it. A
+   worker does not see whether the coordinator lives: once the lease is over, no request takes a
+   turn, and no new connection to the target is used. A lease counts from the time at which the
+   orders were sent, and one that is over stays over: a process that hung finds old orders waiting,
+   while its walk may be done elsewhere.
 
-One `Run` a process holds what its tasks share: the lease, the rates, the gate, the identities. A
+One `Run` a process holds what its tasks share: the rates, the gate, the identities. A
 walk that has ended leaves its connections to the next one (`Tools`). They are closed when the
 coordinator orders it, or when there has been no task for as long as a lease lasts.
 
@@ -20,6 +22,7 @@ for the lease, and then ends the connections (`engine.fence`).
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import platform
 import tempfile
@@ -54,7 +57,7 @@ from rumpx.servers.dial import Dialer
 from rumpx.servers.redials import Redials
 from rumpx.servers.replicas import read_identity
 from rumpx.servers.tls import flag_of
-from rumpx.throttle.rates import Pace, Throttle
+from rumpx.throttle.rates import Pace, Pacer, Throttle
 from rumpx.throttle.scan_gate import Gate
 from rumpx.transfer.handler import Handler, Spec
 from rumpx.transfer.runner import Budget, Runner
@@ -63,22 +66,74 @@ from rumpx.transfer.runner import Budget, Runner
 _RESEND_SECONDS: Final = 5.0
 _USAGE_SECONDS: Final = 1.0
 _HELLO_SECONDS: Final = 2.0
+# Clocks of two machines differ by less, in seconds a second.
+_DRIFT: Final = 1e-3
 
 
 class LeaseOver(RumpxError):
     """The coordinator has not renewed the lease: this task ends."""
 
 
-class LeasedPacer(Throttle):
-    """The rates of this process's tasks, while the lease lasts.
+class Lease:
+    """The time for which a task may work. One that is over stays over."""
 
-    Args:
-        refuse_end: raises LeaseOver once the lease is over.
-    """
+    def __init__(self) -> None:
+        self._until = time.monotonic() + LEASE_SECONDS
 
-    def __init__(self, refuse_end: Callable[[], None]) -> None:
-        super().__init__()
-        self._refuse_end = refuse_end
+    def lives(self) -> bool:
+        """Return True while it lasts."""
+        return time.monotonic() < self._until
+
+    def renew(self, sent: float) -> None:
+        """Prolong it, by orders that were sent at a time of this machine's monotonic clock."""
+        if self.lives():
+            self._until = max(self._until, sent + LEASE_SECONDS)
+
+    def refuse_end(self) -> None:
+        """Raise if it is over.
+
+        Raises:
+            LeaseOver: it is.
+        """
+        if not self.lives():
+            raise LeaseOver("The coordinator has not been heard of for too long.")
+
+
+class SenderClock:
+    """The coordinator's monotonic clock, as this machine knows it: orders are at least as long
+    under way as the fastest that ever came."""
+
+    def __init__(self) -> None:
+        self._ahead = math.inf
+        self._heard = time.monotonic()
+
+    def here(self, sent: float) -> float:
+        """Return a time of the coordinator's, at which it sent orders that have come now, by this
+        machine's clock."""
+        now = time.monotonic()
+        self._ahead = min(self._ahead + _DRIFT * (now - self._heard), now - sent)
+        self._heard = now
+        return sent + self._ahead
+
+
+class Tenancy:
+    """The lease of the task that uses a slot now."""
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
+
+    def lives(self) -> bool:
+        """See `Lease.lives`."""
+        return self.lease.lives()
+
+
+class LeasedPacer:
+    """The rates of this process, for the task that uses a slot while its lease lasts."""
+
+    def __init__(self, pacer: Pacer, tenancy: Tenancy) -> None:
+        self.pace, self.take = pacer.pace, pacer.take
+        self._turn = pacer.turn
+        self._tenancy = tenancy
 
     def turn(self, *, keys: int = 0, payload: float = 0, ops: int = 0) -> Iterator[float]:
         """See `Pacer.turn`.
@@ -86,10 +141,10 @@ class LeasedPacer(Throttle):
         Raises:
             LeaseOver: no more requests.
         """
-        for seconds in super().turn(keys=keys, payload=payload, ops=ops):
-            self._refuse_end()
+        for seconds in self._turn(keys=keys, payload=payload, ops=ops):
+            self._tenancy.lease.refuse_end()
             yield seconds
-        self._refuse_end()
+        self._tenancy.lease.refuse_end()
 
 
 @dataclass(eq=False)
@@ -101,6 +156,7 @@ class _Working:
     number: int
     token: str
     send: Callable[[bytes], None]
+    lease: Lease = field(default_factory=Lease)
     batches: int = 0
     wait: float = 0.0
     next_at: float = 0.0
@@ -117,7 +173,7 @@ class _Working:
         Raises:
             LeaseOver: the lease is over.
         """
-        self.run.refuse_end()
+        self.lease.refuse_end()
         return in_flight < self.batches and time.monotonic() >= self.next_at
 
     def gave(self) -> None:
@@ -166,6 +222,7 @@ class Slot:
     writer: str
     handler: Handler
     runner: Runner
+    tenancy: Tenancy
 
 
 class Tools:
@@ -195,16 +252,19 @@ class Tools:
         endpoint = self._secured(dialer.endpoint, dialer.side)
         return replace(dialer, endpoint=endpoint, redials=self._run.redials)
 
-    def take(self) -> Slot:
-        """Return a slot that no walk uses."""
+    def take(self, lease: Lease) -> Slot:
+        """Return a slot that no walk uses, for the task of a lease."""
         with contextlib.suppress(IndexError):
-            return self._free.pop()
-        spec, writer = self._spec, ""
+            slot = self._free.pop()
+            slot.tenancy.lease = lease
+            return slot
+        spec, writer, tenancy = self._spec, "", Tenancy(lease)
         if self._writer:
             writer = f"{self._writer}.{next(self._numbers)}"
-            spec = spec.writing_as(writer, self._run.lives)
+            spec = spec.writing_as(writer, tenancy.lives)
         budget = Budget(spec.bytes_in_flight)
-        return Slot(writer, spec.build(budget, self._run.pacer), Runner(budget))
+        pacer = LeasedPacer(self._run.pacer, tenancy)
+        return Slot(writer, spec.build(budget, pacer), Runner(budget), tenancy)
 
     def put(self, slot: Slot) -> None:
         """Keep a slot, of which nothing is in flight, for another walk."""
@@ -225,11 +285,12 @@ class Run:
     """
 
     def __init__(self) -> None:
-        self.pacer = LeasedPacer(self.refuse_end)
+        self.pacer = Throttle()
         self.gate = Gate(self.pacer, 1000, 1000)
         self.shelf = Shelf()
         self.redials = Redials()
-        self._until = time.monotonic() + LEASE_SECONDS
+        self._clock = SenderClock()
+        self._heard = time.monotonic()
         self._number = -1
         self._tasks: dict[str, _Working] = {}
         self._lock = threading.Lock()
@@ -241,36 +302,26 @@ class Run:
         self._usage = Usage(self._process.cpu_percent(), 0, 0)
         self._usage_due = 0.0
 
-    def lives(self) -> bool:
-        """Return True while the lease lasts."""
-        return time.monotonic() < self._until
-
-    def refuse_end(self) -> None:
-        """Raise if the lease is over.
-
-        Raises:
-            LeaseOver: it is.
-        """
-        if not self.lives():
-            raise LeaseOver("The coordinator has not been heard of for too long.")
-
     @property
-    def idle(self) -> bool:
-        """True if it has no task."""
-        return not self._tasks
+    def over(self) -> bool:
+        """True if it has no task, and no coordinator."""
+        return not self._tasks and time.monotonic() - self._heard > LEASE_SECONDS
 
     def obey(self, orders: Orders) -> None:
         """Take the coordinator's orders."""
+        sent = self._clock.here(orders.sent)
         if orders.number < self._number:
             return
         self._number = orders.number
-        self._until = time.monotonic() + LEASE_SECONDS
+        self._heard = time.monotonic()
         with self._lock:
             tasks = list(self._tasks.values())
         share = sum(task.token in orders.accepted for task in tasks) or 1
         self.pacer.set(shared(orders.pace, share))
         self.gate.set(orders.scan_count, orders.batch_keys, orders.scans * share, orders.wait)
         for task in tasks:
+            if task.token in orders.accepted or not task.accepted.is_set():
+                task.lease.renew(sent)
             task.received(orders.received.get(task.token, 0))
             task.batches, task.wait = orders.batches.get(task.token, 0), orders.wait
             if orders.stop or task.token in orders.ended:
@@ -284,7 +335,6 @@ class Run:
         """Note a task that has started."""
         with self._lock:
             self._leave.cancel()
-            self._until = max(self._until, time.monotonic() + LEASE_SECONDS if self.idle else 0.0)
             self._tasks[task.token] = task
 
     def remove(self, task: _Working) -> None:
@@ -354,7 +404,7 @@ def _run_of(name: str) -> Run:
     """Return a run of this process; runs that are over are forgotten."""
     with _runs_lock:
         for other, run in list(_runs.items()):
-            if other != name and run.idle and not run.lives():
+            if other != name and run.over:
                 del _runs[other]
         return _runs.setdefault(name, Run())
 
@@ -425,7 +475,7 @@ def _plain(error: RumpxError) -> RumpxError:
 def _work(run: Run, task: WalkTask, working: _Working, address: str) -> Done:
     tools = run.tools(task)
     identities = run.identities(task, tools.dialers)
-    slot, kept = tools.take(), False
+    slot, kept = tools.take(working.lease), False
     try:
         hello = Hello(
             task.number,
@@ -438,7 +488,7 @@ def _work(run: Run, task: WalkTask, working: _Working, address: str) -> Done:
         )
         working.send(pack(hello))
         while not working.accepted.wait(_HELLO_SECONDS):
-            run.refuse_end()
+            working.lease.refuse_end()
             working.send(pack(hello))
         if working.ended:
             return Done(working.token)

@@ -58,7 +58,7 @@ class Copied:
 
 
 def _arguments(source: Side, target: Side, flags: tuple[str | Path, ...]) -> list[str | Path]:
-    few = [] if "--workers" in flags else ["--workers", "2"]
+    few = [] if {"--workers", "--engine"} & set(flags) else ["--workers", "2"]
     ends = ["--from", uri_of(source), "--to", uri_of(target)]
     return [*ends, *few, "--progress", "json", "--summary", "-", *flags]
 
@@ -225,6 +225,25 @@ def follow(ended: Copied, *flags: str | Path, code: int = 0, timeout: float = 60
     return _copied(done.returncode, done.stdout, done.stderr)
 
 
+def ctl(*words: str) -> dict[str, Any]:
+    """What the job `job` answers."""
+    done = rumpx("ctl", "job", *words, "--json")
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def events(run: Running | Copied, kind: str = "progress") -> list[dict[str, Any]]:
+    """Its JSON events of a kind so far."""
+    lines = [line for line in run.stderr.splitlines() if line.startswith("{")]
+    return [event for line in lines if (event := json.loads(line))["event"] == kind]
+
+
+def messages(run: Running | Copied) -> str:
+    """What it has told the user so far."""
+    return "\n".join(event["text"] for event in events(run, "message"))
+
+
 def assert_exact(
     done: Copied, source: Server | Cluster, target: Server | Cluster, keys: int, *, ttl: int = 0
 ) -> None:
@@ -261,7 +280,7 @@ class Copying:
     """A copy under way, whose workers can be held up; small batches make that exact."""
 
     def __init__(self, source: Side, target: Side, *flags: str | Path) -> None:
-        slow = ["--workers", "1"]
+        slow = [] if "--engine" in flags else ["--workers", "1"]
         slow += [] if "--batch-keys" in flags else ["--batch-keys", "5"]
         self.run = Running(_arguments(source, target, (*slow, *flags)))
 

@@ -41,7 +41,7 @@ def _stop_leftovers() -> None:
         run.stop()
 
 
-def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
+def environment(extra: Mapping[str, str] | None) -> dict[str, str]:
     """This process's environment without settings of rumpx or of the terminal's size.
 
     The program is the package this process would import.
@@ -105,14 +105,14 @@ class Running:
         ):
             self.process: subprocess.Popen[bytes] | forked.Forked
             if command is None and forked.suits(env):
-                self.process = forked.server.fork(words, _environment(env), (source, out, err))
+                self.process = forked.server.fork(words, environment(env), (source, out, err))
             else:
                 self.process = subprocess.Popen(
                     self.args,
                     stdin=source,
                     stdout=out,
                     stderr=err,
-                    env=_environment(env),
+                    env=environment(env),
                     start_new_session=True,
                 )
         _running.append(self)
@@ -347,7 +347,7 @@ def run_pty(
                 stdin=slave,
                 stdout=slave,
                 stderr=slave,
-                env=_environment({"TERM": "xterm-256color"} | dict(env or {})),
+                env=environment({"TERM": "xterm-256color"} | dict(env or {})),
                 start_new_session=True,
             )
         finally:

@@ -15,6 +15,15 @@ def make_rows(count: int, fraction: float = 0.4) -> tuple[Row, ...]:
     )
 
 
+def make_workers(*numbers: int) -> tuple[WorkerStat, ...]:
+    """Workers of as many machines as there are numbers, so many on each."""
+    return tuple(
+        WorkerStat(100 + n, 80.0, 50_000_000, 3, f"node-{machine}.example.com")
+        for machine, number in enumerate(numbers, 1)
+        for n in range(number)
+    )
+
+
 def make_snapshot(state: State = "copying", **changes: Any) -> Snapshot:
     """A copy under way; `changes` are fields of Snapshot."""
     snapshot = Snapshot(
