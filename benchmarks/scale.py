@@ -3,10 +3,12 @@
 - **Copies** by 1, 2 and 4 Dask workers, in turns with the local engine and as many processes: keys
   a second, the coordinator's CPU a key without its start, the scheduler's CPU a key.
 - **A simulation** (`benchmarks.sleeping`): walks that only sleep and report, at most 1,000 of them
-  on 200 nodes. The coordinator, the scheduler, the workers and all their messages are real. It
-  gives CPU for each report, and from that the size at which one process is full.
+  on 200 nodes. The coordinator, the scheduler, the workers and all their messages are real. From
+  several sizes it reckons what a second costs in any case, what a report costs, and with that the
+  size at which one process is full. A size counts only if nearly all its reports arrived: the
+  workers of a thousand walks need two cores (1 ms a report), and here share them with all others.
 
-All of it runs on this machine, whose cores it must share: the scheduler and the coordinator too.
+With few keys both are short, and show only that they work.
 """
 
 from __future__ import annotations
@@ -26,9 +28,14 @@ from benchmarks.sleeping import NODES, Slept
 from rumpx.demo import SEED, fill
 
 _WORKERS: Final = (1, 2, 4)
-_WALKS: Final = (50, 200, 500, 1000)
+_WALKS: Final = (20, 100, 200, 500, 1000)
+_FEW_WALKS: Final = (4, 16)
+_FEW_KEYS: Final = 100_000
 _SIMULATED_PROCESSES: Final = 4
 _GOAL: Final = 20e6
+_GOAL_WALKS: Final = 1000
+# The part of the reports due that must have arrived, else the size does not count.
+_HELD: Final = 0.85
 _REPORTS_A_WALK: Final = 2  # a second, as in `engine.lone_walk`
 
 
@@ -49,7 +56,9 @@ def run(options: Options) -> Report:
         start = _start(source, target)
         fill(source.servers[0], options.keys, SEED)
         copies = {workers: _copies(workers, source, target, options) for workers in _WORKERS}
-    slept = [_sleep(walks, options.keys) for walks in _WALKS]
+    few = options.keys < _FEW_KEYS
+    seconds = 3.0 if few else 20.0
+    slept = [_sleep(walks, seconds) for walks in (_FEW_WALKS if few else _WALKS)]
     rows = [
         row
         for workers, made in copies.items()
@@ -82,7 +91,7 @@ def run(options: Options) -> Report:
                 "local": [_rate(made.local) for made in copies.values()],
             },
         ),
-        notes=[*_speeds(copies), *map(_told, slept), *arithmetic(slept[-1])],
+        notes=[*_speeds(copies), *map(_told, slept), *arithmetic(slept)],
         data={
             "server": version,
             "start_cpu": start,
@@ -181,17 +190,17 @@ def _row(
 # The simulation.
 
 
-def _sleep(walks: int, keys: int) -> Slept:
-    """Simulate so many walks; few `keys` make it short.
+def _sleep(walks: int, seconds: float) -> Slept:
+    """Simulate so many walks, for so long.
 
     Raises:
         Failed: it did not end well.
     """
     print(f"{walks} walks that sleep", file=sys.stderr, flush=True)
-    seconds = 20 if keys >= MEGA / 10 else 4
     threads = -(-walks // _SIMULATED_PROCESSES)
     with dask_cluster(_SIMULATED_PROCESSES, threads=threads, profile=False) as cluster:
-        words = (cluster.address, str(cluster.scheduler.pid), str(walks), str(seconds))
+        pids = ",".join(str(each.pid) for each in (cluster.scheduler, *cluster.workers))
+        words = (cluster.address, pids, str(walks), str(seconds))
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.sleeping", *words],
             capture_output=True,
@@ -205,26 +214,37 @@ def _sleep(walks: int, keys: int) -> Slept:
 
 def _told(slept: Slept) -> str:
     return (
-        f"{slept.walks:,} sleeping walks on {NODES} nodes: {slept.reports / slept.seconds:,.0f} "
-        f"reports/s of {_REPORTS_A_WALK * slept.walks:,} due; coordinator "
-        f"{100 * slept.coordinator / slept.seconds:.0f} % of a core, "
-        f"{slept.coordinator / slept.reports * MEGA:,.0f} us a report; scheduler "
-        f"{100 * slept.scheduler / slept.seconds:.0f} %, "
-        f"{slept.scheduler / slept.reports * MEGA:,.0f} us a report."
+        f"{slept.walks:,} sleeping walks on {NODES} nodes: {slept.rate:,.0f} reports/s of "
+        f"{_REPORTS_A_WALK * slept.walks:,} due, all working after {slept.start:.0f} s; of a core "
+        f"the coordinator took {100 * slept.coordinator / slept.seconds:.0f} %, the scheduler "
+        f"{100 * slept.scheduler / slept.seconds:.0f} %, the workers together "
+        f"{100 * slept.workers / slept.seconds:.0f} %; {slept.lost} tasks were lost."
     )
 
 
-def arithmetic(slept: Slept) -> list[str]:
-    """The sentences that reckon keys a second from a simulation."""
-    lines = []
-    for name, cpu in (("coordinator", slept.coordinator), ("scheduler", slept.scheduler)):
-        each = cpu / slept.reports
-        most = 1 / each
-        keys = _GOAL / (_REPORTS_A_WALK * slept.walks)
+def arithmetic(slept: list[Slept]) -> list[str]:
+    """The sentences that reckon keys a second from simulations of several sizes."""
+    held = [one for one in slept if one.rate >= _HELD * _REPORTS_A_WALK * one.walks]
+    if len(held) < 2:
+        return ["This machine was too busy: too few reports arrived to reckon from."]
+    goal = _REPORTS_A_WALK * _GOAL_WALKS
+    keys = _GOAL / goal
+    lines = [
+        f"{_GOAL / MEGA:g} M keys/s by {_GOAL_WALKS:,} walks are {goal:,} reports/s of {keys:,.0f} "
+        f"keys. Lines through {len(held)} sizes:"
+    ]
+    rates = [one.rate for one in held]
+    for name, cpu in (
+        ("coordinator", [one.coordinator / one.seconds for one in held]),
+        ("scheduler", [one.scheduler / one.seconds for one in held]),
+    ):
+        each, fixed = statistics.linear_regression(rates, cpu)
+        used = fixed + goal * each
+        most = (1 - fixed) / each
         lines.append(
-            f"The {name} is full at 1 s / {each * MEGA:,.0f} us = {most:,.0f} reports/s, those of "
-            f"{most / _REPORTS_A_WALK:,.0f} walks. {_GOAL / MEGA:g} M keys/s by {slept.walks:,} "
-            f"walks are {keys:,.0f} keys a report, so {each * MEGA / keys:.3f} us a key and "
-            f"{100 * each * _REPORTS_A_WALK * slept.walks:.0f} % of a core."
+            f"{name}: {1e3 * fixed:.0f} ms/s + {each * MEGA:,.0f} us a report. At {goal:,} "
+            f"reports/s {100 * used:.0f} % of a core, {used / _GOAL * MEGA:.3f} us a key; full at "
+            f"(1 s - {fixed:.3f} s) / {each * MEGA:,.0f} us = {most:,.0f} reports/s, those of "
+            f"{most / _REPORTS_A_WALK:,.0f} walks."
         )
     return lines
