@@ -6,6 +6,7 @@ Workers run without a nanny, one process each, so that a process's account is th
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -50,8 +51,17 @@ def cpu_of(process: psutil.Process) -> float:
 
 
 @contextmanager
-def dask_cluster(workers: int, *, threads: int = 1) -> Iterator[DaskCluster]:
-    """A scheduler and workers, ready; they are ended by their pids in any case."""
+def dask_cluster(
+    workers: int, *, threads: int = 1, profile: bool = True
+) -> Iterator[DaskCluster]:
+    """A scheduler and workers, ready; they are ended by their pids in any case.
+
+    Args:
+        threads: of each worker.
+        profile: Dask's own profiler looks at each thread with a task a hundred times a second, as
+            it does by default. With hundreds of threads in a process it would take all its time.
+    """
+    environment = {**os.environ, "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": str(profile)}
     address = f"tcp://127.0.0.1:{free_port()}"
     host, port = address.removeprefix("tcp://").split(":")
     started: list[subprocess.Popen[bytes]] = []
@@ -59,7 +69,7 @@ def dask_cluster(workers: int, *, threads: int = 1) -> Iterator[DaskCluster]:
 
         def start(*words: str) -> psutil.Process:
             command = [sys.executable, "-m", "dask", *words, "--host", host, "--no-dashboard"]
-            process = subprocess.Popen(command, stdout=log, stderr=log, cwd=Path.cwd())
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
             started.append(process)
             return psutil.Process(process.pid)
 

@@ -3,10 +3,12 @@
 - **Copies** by 1, 2 and 4 Dask workers, in turns with the local engine and as many processes: keys
   a second, the coordinator's CPU a key without its start, the scheduler's CPU a key.
 - **A simulation** (`benchmarks.sleeping`): walks that only sleep and report, at most 1,000 of them
-  on 200 nodes. The coordinator, the scheduler, the workers and all their messages are real. It
-  gives CPU for each report, and from that the size at which one process is full.
+  on 200 nodes. The coordinator, the scheduler, the workers and all their messages are real. From
+  several sizes it reckons what a second costs in any case, what a report costs, and with that the
+  size at which one process is full. A size counts only if nearly all its reports arrived: the
+  workers of a thousand walks need two cores (1 ms a report), and here share them with all others.
 
-All of it runs on this machine, whose cores it must share: the scheduler and the coordinator too.
+With few keys both are short, and show only that they work.
 """
 
 from __future__ import annotations
@@ -19,26 +21,32 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from benchmarks.contenders import Contender, Round, against, as_data, rumpx, turns
-from benchmarks.dask_cluster import DaskCluster, cpu_of, dask_cluster
+from benchmarks.dask_cluster import DaskCluster, dask_cluster
 from benchmarks.measure import MEGA, Chart, Failed, Options, Report, ask, server_facts
 from benchmarks.servers import Side, standalone
 from benchmarks.sleeping import NODES, Slept
 from rumpx.demo import SEED, fill
 
 _WORKERS: Final = (1, 2, 4)
-_WALKS: Final = (50, 200, 500, 1000)
+_WALKS: Final = (20, 100, 200, 500, 1000)
+_FEW_WALKS: Final = (4, 16)
+_FEW_KEYS: Final = 100_000
 _SIMULATED_PROCESSES: Final = 4
 _GOAL: Final = 20e6
+_GOAL_WALKS: Final = 1000
+# The part of the reports due that must have arrived, else the size does not count.
+_HELD: Final = 0.85
 _REPORTS_A_WALK: Final = 2  # a second, as in `engine.lone_walk`
 
 
 @dataclass(frozen=True, slots=True)
 class _Copies:
-    """One number of workers: both engines' rounds, and the scheduler's CPU s of each round."""
+    """One number of workers: both engines' rounds, and of each round by Dask the CPU s of the
+    scheduler and of all workers."""
 
     dask: list[Round]
     local: list[Round]
-    scheduler: list[float]
+    cluster: list[tuple[float, float]]
 
 
 def run(options: Options) -> Report:
@@ -48,12 +56,14 @@ def run(options: Options) -> Report:
         start = _start(source, target)
         fill(source.servers[0], options.keys, SEED)
         copies = {workers: _copies(workers, source, target, options) for workers in _WORKERS}
-    slept = [_sleep(walks, options.keys) for walks in _WALKS]
+    few = options.keys < _FEW_KEYS
+    seconds = 3.0 if few else 20.0
+    slept = [_sleep(walks, seconds) for walks in (_FEW_WALKS if few else _WALKS)]
     rows = [
         row
         for workers, made in copies.items()
         for row in (
-            _row(f"dask, {workers} workers", made.dask, start["dask"], options, made.scheduler),
+            _row(f"dask, {workers} workers", made.dask, start["dask"], options, made.cluster),
             _row(f"local, {workers} workers", made.local, start["local"], options, []),
         )
     ]
@@ -67,6 +77,7 @@ def run(options: Options) -> Report:
             "without start",
             "% of a core",
             "scheduler us/key",
+            "workers us/key",
         ),
         rows=rows,
         ratios={
@@ -80,7 +91,7 @@ def run(options: Options) -> Report:
                 "local": [_rate(made.local) for made in copies.values()],
             },
         ),
-        notes=[*_speeds(copies), *map(_told, slept), *arithmetic(slept[-1])],
+        notes=[*_speeds(copies), *map(_told, slept), *arithmetic(slept)],
         data={
             "server": version,
             "start_cpu": start,
@@ -88,7 +99,7 @@ def run(options: Options) -> Report:
                 str(workers): as_data({"dask": made.dask, "local": made.local})
                 for workers, made in copies.items()
             },
-            "scheduler_cpu": {str(workers): made.scheduler for workers, made in copies.items()},
+            "cluster_cpu": {str(workers): made.cluster for workers, made in copies.items()},
             "slept": [asdict(one) for one in slept],
         },
     )
@@ -97,14 +108,14 @@ def run(options: Options) -> Report:
 # Copies.
 
 
-def _dask(cluster: DaskCluster, scheduler: list[float]) -> Contender:
-    """A copy on a cluster, which appends its scheduler's CPU seconds."""
+def _dask(cluster: DaskCluster, used: list[tuple[float, float]]) -> Contender:
+    """A copy on a cluster, which appends the CPU seconds of its scheduler and its workers."""
     copy = rumpx("--no-size-check", "--engine", "dask", "--dask-scheduler", cluster.address)
 
     def copied(source: Side, target: Side) -> Round:
-        before = cluster.scheduler_cpu
+        before = cluster.scheduler_cpu, cluster.workers_cpu
         made = copy(source, target)
-        scheduler.append(cluster.scheduler_cpu - before)
+        used.append((cluster.scheduler_cpu - before[0], cluster.workers_cpu - before[1]))
         return made
 
     return copied
@@ -115,11 +126,11 @@ def _local(workers: int) -> Contender:
 
 
 def _copies(workers: int, source: Side, target: Side, options: Options) -> _Copies:
-    scheduler: list[float] = []
+    used: list[tuple[float, float]] = []
     with dask_cluster(workers) as cluster:
-        contenders = {"dask": _dask(cluster, scheduler), "local": _local(workers)}
+        contenders = {"dask": _dask(cluster, used), "local": _local(workers)}
         made = turns(contenders, source, target, options.rounds)
-    return _Copies(made["dask"], made["local"], scheduler)
+    return _Copies(made["dask"], made["local"], used)
 
 
 def _start(source: Side, target: Side) -> dict[str, float]:
@@ -150,8 +161,16 @@ def _speeds(copies: dict[int, _Copies]) -> list[str]:
 
 
 def _row(
-    name: str, rounds: list[Round], start: float, options: Options, scheduler: list[float]
+    name: str,
+    rounds: list[Round],
+    start: float,
+    options: Options,
+    cluster: list[tuple[float, float]],
 ) -> tuple[str, ...]:
+    """One row; without a `cluster` workers are the command's other processes."""
+    others = [one.cost.cpu_others for one in rounds]
+    scheduler = statistics.median(one for one, _ in cluster) if cluster else 0.0
+    workers = statistics.median(one for _, one in cluster) if cluster else statistics.median(others)
     cpu = statistics.median(one.cost.cpu_main for one in rounds)
     seconds = statistics.median(one.seconds for one in rounds)
     wall = statistics.median(one.cost.wall for one in rounds)
@@ -163,32 +182,31 @@ def _row(
         f"{cpu / options.keys * MEGA:.2f}",
         f"{own / options.keys * MEGA:.2f}",
         f"{100 * own / seconds:.1f}",
-        f"{statistics.median(scheduler) / options.keys * MEGA:.2f}" if scheduler else "-",
+        f"{scheduler / options.keys * MEGA:.2f}" if cluster else "-",
+        f"{workers / options.keys * MEGA:.2f}",
     )
 
 
 # The simulation.
 
 
-def _sleep(walks: int, keys: int) -> Slept:
-    """Simulate so many walks; few `keys` make it short.
+def _sleep(walks: int, seconds: float) -> Slept:
+    """Simulate so many walks, for so long.
 
     Raises:
         Failed: it did not end well.
     """
     print(f"{walks} walks that sleep", file=sys.stderr, flush=True)
-    seconds = 20 if keys >= MEGA / 10 else 4
     threads = -(-walks // _SIMULATED_PROCESSES)
-    with dask_cluster(_SIMULATED_PROCESSES, threads=threads) as cluster:
-        before = cluster.scheduler_cpu, cluster.workers_cpu
-        words = (cluster.address, str(cluster.scheduler.pid), str(walks), str(seconds))
+    with dask_cluster(_SIMULATED_PROCESSES, threads=threads, profile=False) as cluster:
+        pids = ",".join(str(each.pid) for each in (cluster.scheduler, *cluster.workers))
+        words = (cluster.address, pids, str(walks), str(seconds))
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.sleeping", *words],
             capture_output=True,
             text=True,
             check=False,
         )
-        assert cpu_of(cluster.scheduler) >= before[0]
     if done.returncode:
         raise Failed(f"The simulation of {walks} walks failed:\n{done.stderr[-2000:]}")
     return Slept(**json.loads(done.stdout))
@@ -196,26 +214,37 @@ def _sleep(walks: int, keys: int) -> Slept:
 
 def _told(slept: Slept) -> str:
     return (
-        f"{slept.walks:,} sleeping walks on {NODES} nodes: {slept.reports / slept.seconds:,.0f} "
-        f"reports/s of {_REPORTS_A_WALK * slept.walks:,} due; coordinator "
-        f"{100 * slept.coordinator / slept.seconds:.0f} % of a core, "
-        f"{slept.coordinator / slept.reports * MEGA:,.0f} us a report; scheduler "
-        f"{100 * slept.scheduler / slept.seconds:.0f} %, "
-        f"{slept.scheduler / slept.reports * MEGA:,.0f} us a report."
+        f"{slept.walks:,} sleeping walks on {NODES} nodes: {slept.rate:,.0f} reports/s of "
+        f"{_REPORTS_A_WALK * slept.walks:,} due, all working after {slept.start:.0f} s; of a core "
+        f"the coordinator took {100 * slept.coordinator / slept.seconds:.0f} %, the scheduler "
+        f"{100 * slept.scheduler / slept.seconds:.0f} %, the workers together "
+        f"{100 * slept.workers / slept.seconds:.0f} %; {slept.lost} tasks were lost."
     )
 
 
-def arithmetic(slept: Slept) -> list[str]:
-    """The sentences that reckon keys a second from a simulation."""
-    lines = []
-    for name, cpu in (("coordinator", slept.coordinator), ("scheduler", slept.scheduler)):
-        each = cpu / slept.reports
-        most = 1 / each
-        keys = _GOAL / (_REPORTS_A_WALK * slept.walks)
+def arithmetic(slept: list[Slept]) -> list[str]:
+    """The sentences that reckon keys a second from simulations of several sizes."""
+    held = [one for one in slept if one.rate >= _HELD * _REPORTS_A_WALK * one.walks]
+    if len(held) < 2:
+        return ["This machine was too busy: too few reports arrived to reckon from."]
+    goal = _REPORTS_A_WALK * _GOAL_WALKS
+    keys = _GOAL / goal
+    lines = [
+        f"{_GOAL / MEGA:g} M keys/s by {_GOAL_WALKS:,} walks are {goal:,} reports/s of {keys:,.0f} "
+        f"keys. Lines through {len(held)} sizes:"
+    ]
+    rates = [one.rate for one in held]
+    for name, cpu in (
+        ("coordinator", [one.coordinator / one.seconds for one in held]),
+        ("scheduler", [one.scheduler / one.seconds for one in held]),
+    ):
+        each, fixed = statistics.linear_regression(rates, cpu)
+        used = fixed + goal * each
+        most = (1 - fixed) / each
         lines.append(
-            f"The {name} is full at 1 s / {each * MEGA:,.0f} us = {most:,.0f} reports/s, those of "
-            f"{most / _REPORTS_A_WALK:,.0f} walks. {_GOAL / MEGA:g} M keys/s by {slept.walks:,} "
-            f"walks are {keys:,.0f} keys a report, so {each * MEGA / keys:.3f} us a key and "
-            f"{100 * each * _REPORTS_A_WALK * slept.walks:.0f} % of a core."
+            f"{name}: {1e3 * fixed:.0f} ms/s + {each * MEGA:,.0f} us a report. At {goal:,} "
+            f"reports/s {100 * used:.0f} % of a core, {used / _GOAL * MEGA:.3f} us a key; full at "
+            f"(1 s - {fixed:.3f} s) / {each * MEGA:,.0f} us = {most:,.0f} reports/s, those of "
+            f"{most / _REPORTS_A_WALK:,.0f} walks."
         )
     return lines

@@ -1,9 +1,9 @@
 """Walks that only sleep and report, on a real Dask cluster: the limits of one coordinator.
 
-    python -m benchmarks.sleeping SCHEDULER PID WALKS SECONDS
+    python -m benchmarks.sleeping SCHEDULER PIDS WALKS SECONDS
 
-is a coordinator without servers; it writes a Slept as JSON. `PID` is the scheduler's process, for
-its CPU. All is real (engine, ledger, `DaskBackend`, tasks, `LoneWalk`, their messages) but two
+is a coordinator without servers; it writes a Slept as JSON. `PIDS` are the processes of the
+scheduler and of the workers, for their CPU. All is real (engine, ledger, `DaskBackend`, tasks, `LoneWalk`, their messages) but two
 stand-ins, which travel to the workers as others do:
 
 - a dialer whose connections answer SCAN after `_SCAN_SECONDS`, with few keys;
@@ -86,7 +86,7 @@ class Slept:
         start: seconds from the first one's submission to the last one's first report.
         seconds: that were measured; all else is of them.
         reports: that were booked.
-        coordinator, scheduler: CPU seconds.
+        coordinator, scheduler, workers: CPU seconds.
         lost: tasks that were given up.
     """
 
@@ -96,7 +96,13 @@ class Slept:
     reports: int
     coordinator: float
     scheduler: float
+    workers: float
     lost: int
+
+    @property
+    def rate(self) -> float:
+        """Reports a second."""
+        return self.reports / self.seconds
 
 
 class _Connection:
@@ -218,18 +224,19 @@ class _Moment:
     reports: int
     coordinator: float
     scheduler: float
+    workers: float
 
 
 class _Watcher:
     """An Overseer: saves as the copier does, measures, and ends the run in time."""
 
-    def __init__(self, scheduler: int, walks: int, seconds: float, control: Control) -> None:
+    def __init__(self, pids: Sequence[int], walks: int, seconds: float, control: Control) -> None:
         self.saver: Saver
         self.facts: Facts
         self.started = time.monotonic()
         self.first: _Moment | None = None
         self.last: _Moment | None = None
-        self._scheduler = psutil.Process(scheduler)
+        self._processes = [psutil.Process(pid) for pid in pids]
         self._waiting = set(range(walks))
         self._seconds = seconds
         self._control = control
@@ -261,8 +268,9 @@ class _Watcher:
             self._control.stop()
 
     def _moment(self) -> _Moment:
-        cpu = cpu_of(self._scheduler)
-        return _Moment(time.monotonic(), self._reports, time.process_time(), cpu)
+        scheduler, *workers = map(cpu_of, self._processes)
+        own = time.process_time()
+        return _Moment(time.monotonic(), self._reports, own, scheduler, sum(workers))
 
 
 def _plan(scheduler: str, walks: int) -> Plan:
@@ -307,7 +315,9 @@ def _plan(scheduler: str, walks: int) -> Plan:
     )
 
 
-def sleep(scheduler: str, pid: int, walks: int, seconds: float, folder: Path) -> Slept:
+def sleep(
+    scheduler: str, pids: Sequence[int], walks: int, seconds: float, folder: Path
+) -> Slept:
     """Let so many walks sleep for some seconds, with a ledger in the folder."""
     plan = with_writer(_plan(scheduler, walks), "sleeping")
     facts = Facts(plan.databases, Census(None, None), 0)
@@ -317,7 +327,7 @@ def sleep(scheduler: str, pid: int, walks: int, seconds: float, folder: Path) ->
     ledger = Ledger.create(folder / "sleeping.rumpx", record, first)
     ledger.begin(RunRecord(1, time.time(), "", "", ""), plan.job)
     control = Control()
-    watcher = _Watcher(pid, walks, seconds, control)
+    watcher = _Watcher(pids, walks, seconds, control)
     engine = Engine(plan, each, _Silent(), control, watcher, DaskBackend(plan))
     watcher.saver, watcher.facts = Saver(plan, engine, ledger), facts
     try:
@@ -338,14 +348,17 @@ def sleep(scheduler: str, pid: int, walks: int, seconds: float, folder: Path) ->
         end.reports - begin.reports,
         end.coordinator - begin.coordinator,
         end.scheduler - begin.scheduler,
+        end.workers - begin.workers,
         engine.restarts,
     )
 
 
 def main() -> None:
-    scheduler, pid, walks, seconds = sys.argv[1:]
+    scheduler, pids, walks, seconds = sys.argv[1:]
     with TemporaryDirectory() as folder:
-        slept = sleep(scheduler, int(pid), int(walks), float(seconds), Path(folder))
+        slept = sleep(
+            scheduler, [*map(int, pids.split(","))], int(walks), float(seconds), Path(folder)
+        )
     json.dump(asdict(slept), sys.stdout)
 
 

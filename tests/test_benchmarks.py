@@ -192,7 +192,13 @@ def test_when_a_side_had_so_many_keys() -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "name, keys",
-    [("defaults", 20_000), ("hindered", 1_000), ("tail", 2_000), ("big", 5_000)],
+    [
+        ("defaults", 20_000),
+        ("hindered", 1_000),
+        ("tail", 2_000),
+        ("big", 5_000),
+        ("scale", 2_000),
+    ],
 )
 def test_a_scenario_runs(name: str, keys: int, program: str) -> None:
     report = SCENARIOS[name](Options(keys=keys, rounds=1, workers=2))

@@ -242,8 +242,11 @@ class DaskBackend:
             await asyncio.wait_for(run, LEASE_SECONDS)
 
     async def _wake(self) -> None:
-        """Have the workers import what tasks need, which takes them a while."""
-        await self._send(self._orders)
+        """Wait until the workers have imported what tasks need."""
+        spec = self._plan.spec.at(bare)
+        with suppress(Exception):  # as `_send`
+            run = self._cluster.client.run(remote.prepare, spec, on_error="ignore")
+            await asyncio.wait_for(run, LEASE_SECONDS)
         self._awake = True
         self._put(None)
 

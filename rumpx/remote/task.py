@@ -59,7 +59,7 @@ from rumpx.servers.replicas import read_identity
 from rumpx.servers.tls import flag_of
 from rumpx.throttle.rates import Pace, Pacer, Throttle
 from rumpx.throttle.scan_gate import Gate
-from rumpx.transfer.handler import Handler
+from rumpx.transfer.handler import Handler, Spec
 from rumpx.transfer.runner import Budget, Runner
 
 # An unacknowledged report is sent again after so long.
@@ -412,6 +412,11 @@ def _run_of(name: str) -> Run:
 def obey(orders: Orders) -> None:
     """Take the coordinator's orders, in a worker; called by Dask."""
     _run_of(orders.run).obey(orders)
+
+
+def prepare(spec: Spec) -> None:
+    """Do nothing, in a worker: a process that has received a spec has imported what its tasks
+    need."""
 
 
 def shared(pace: Pace, tasks: int) -> Pace:
