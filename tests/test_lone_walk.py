@@ -72,9 +72,11 @@ class Bench:
     def order(self, partition: Partition, walk: int = 0) -> WalkOrder:
         """What the reports so far leave of a partition."""
         run_id = self.plan.source.run_id(partition.node.address)
-        reached = [each.cursor for each in self.advances if each.partition == partition.id]
-        start = reached[-1] if reached else partition.span.start
-        walked = bool(reached) and partition.span.ended(start)
+        start, walked = partition.span.start, False
+        for each in self.advances:
+            # A report of keys ahead of the cursor alone settles nothing.
+            if each.partition == partition.id and (each.cursor != start or each.ack.counts.settled):
+                start, walked = each.cursor, partition.span.ended(each.cursor)
         return WalkOrder(partition, walk, start, run_id, walked)
 
     def walk(
