@@ -3,8 +3,8 @@
     python -m benchmarks.sleeping SCHEDULER PIDS WALKS SECONDS
 
 is a coordinator without servers; it writes a Slept as JSON. `PIDS` are the processes of the
-scheduler and of the workers, for their CPU. All is real (engine, ledger, `DaskBackend`, tasks, `LoneWalk`, their messages) but two
-stand-ins, which travel to the workers as others do:
+scheduler and of the workers, for their CPU. All is real (engine, ledger, `DaskBackend`, tasks,
+`LoneWalk`, their messages) but two stand-ins, which travel to the workers as others do:
 
 - a dialer whose connections answer SCAN after `_SCAN_SECONDS`, with few keys;
 - a handler that settles a batch after `_SETTLE_SECONDS`, with counts as of `_BATCH_KEYS` keys.
