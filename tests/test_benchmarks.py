@@ -197,7 +197,6 @@ def test_when_a_side_had_so_many_keys() -> None:
         ("hindered", 1_000),
         ("tail", 2_000),
         ("big", 5_000),
-        ("scale", 2_000),
     ],
 )
 def test_a_scenario_runs(name: str, keys: int, program: str) -> None:
