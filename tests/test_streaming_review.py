@@ -68,7 +68,7 @@ def test_a_lost_watch_ends_the_try(server: StartServer) -> None:
     with worker(source, target) as (plan, copier, runner):
         (partition,) = plan.partitions
         batch = Batch(0, partition.id, 0, partition.node.address, partition.db, [b"hot"])
-        links = copier._streamer._source._links
+        links = copier._streamer._requests.source._links
         runner.start(copier.settle(batch))
         cut = turned = 0
         result = None
