@@ -95,13 +95,13 @@ class _Task:
         token, writer, worker, host, pid: of the start that was accepted.
         booked: reports booked, and so the number of the next one.
         dropped: the walk has started over, or the task was lost: its result does not count.
-        allowed: the workers that may take it; None for all.
+        allowed: the workers that may take it.
     """
 
     number: int
     order: WalkOrder
     cursor: int
-    allowed: frozenset[str] | None = None
+    allowed: frozenset[str] = frozenset()
     token: str = ""
     writer: str = ""
     worker: str = ""
@@ -470,10 +470,9 @@ class DaskBackend:
 
     def _submit(self, order: WalkOrder) -> None:
         number, able = next(self._numbers), self._able()
-        # Dask gives work to any worker, unless it is told which.
+        # Else Dask gives work to a worker that has just joined; one without rumpx ends by that.
         allowed = frozenset(member.address for member in able)
-        all_are = len(able) == len(self._members) > 0
-        task = _Task(number, order, order.cursor, None if all_are else allowed)
+        task = _Task(number, order, order.cursor, allowed)
         self._tasks[number] = task
         settings = self._plan.scans[order.partition.side]
         sent = WalkTask(
@@ -486,18 +485,13 @@ class DaskBackend:
             self._writer,
             self._secrets,
         )
-        if task.allowed is None or task.allowed:  # else `_met` submits it
-            self._cluster.spawn(lambda: self._run_task(number, sent, task.allowed))
+        if allowed:  # else `_move_on` submits it
+            self._cluster.spawn(lambda: self._run_task(number, sent, allowed))
         if not self._working:
             self._working = True
             self._hooks.gate.calm.enter(time.monotonic())
 
-    async def _run_task(
-        self, number: int, task: WalkTask, allowed: frozenset[str] | None
-    ) -> None:
-        options: dict[str, Any] = {}
-        if allowed is not None:
-            options = {"workers": sorted(allowed), "allow_other_workers": False}
+    async def _run_task(self, number: int, task: WalkTask, allowed: frozenset[str]) -> None:
         try:
             future = self._cluster.client.submit(
                 remote.run_walk,
@@ -505,7 +499,8 @@ class DaskBackend:
                 key=f"{self._run}-{number}",
                 pure=False,
                 retries=0,
-                **options,
+                workers=sorted(allowed),
+                allow_other_workers=False,
             )
             self._put(_Finished(number, await future))
         except asyncio.CancelledError as error:
@@ -705,8 +700,7 @@ class DaskBackend:
         """Give tasks to other workers if none is left of those that may take them."""
         able = {member.address for member in self._able()}
         for task in list(self._tasks.values()):
-            stuck = not task.token and task.allowed is not None and not task.allowed & able
-            if stuck and able:
+            if able and not task.token and not task.allowed & able:
                 del self._tasks[task.number]
                 self._submit(task.rest)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+import re
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterable
@@ -267,8 +268,9 @@ def refuse_others(told: dict[str, Any]) -> None:
     here = facts_here()
     for address, facts in told.items():
         if not isinstance(facts, WorkerFacts):
-            lacks = isinstance(facts, ModuleNotFoundError) and facts.name
-            why = f"lacks the module {lacks}" if lacks else f"failed: {facts!r}"
+            # Dask passes on only the words of what a worker could not unpickle.
+            lacks = re.search(r"No module named [\\'\"]*([\w.]+)", str(facts))
+            why = f"lacks the module {lacks[1]}" if lacks else f"failed: {facts!r}"
             raise UsageError(
                 f"The Dask worker {address} {why}. Install rumpx {__version__} with its extra "
                 "`dask` on all workers."
