@@ -192,8 +192,7 @@ def test_a_value_that_kills_its_workers(
 
     assert "set aside" in done.stderr and "--engine local" in done.stderr
     assert b"the-key" not in keys_of(target)
-    parts = done.summary["partitions"]
-    assert sum(part["done"] for part in parts) == len(parts) - 1, parts
+    assert len(keys_of(target)) > keys * 3 // 4, "only the rest of one of eight walks is missing"
     again = resume("--engine", "local")
     assert compare(source, target) == []
     counts = again.counts
@@ -234,12 +233,10 @@ def test_the_scheduler_is_killed(
 _NAME = re.compile(r"name=(rumpx:\S+:[0-9a-f]{8})(\.\S+)? ")
 
 
-def writers(target: Server, doing: str = "") -> set[str]:
-    """The runs of whose workers, or tasks, there are connections at the target; only such as did a
-    command last."""
-    lines = target.do("CLIENT", "LIST").decode().splitlines()
-    found = [match for line in lines if f"cmd={doing}" in line and (match := _NAME.search(line))]
-    return {match[1] for match in found if match[2]}
+def writers(target: Server) -> set[str]:
+    """The runs of whose workers, or tasks, there are connections at the target."""
+    found = _NAME.findall(target.do("CLIENT", "LIST").decode())
+    return {run for run, worker in found if worker}
 
 
 @pytest.mark.parametrize("engine", ["dask", full("local")])
@@ -250,12 +247,13 @@ def test_tasks_end_by_themselves_once_the_coordinator_is_killed(
     filled(source)
     pool = dask()
     workers = pool.start_workers(2)
-    with slowly(source, target, pool) as copying:
-        copying.wait_keys(target, KEYS // 8)
+    with slowly(source, target, pool, "--max-keys-per-sec", "150") as copying:
+        copying.wait_keys(target, KEYS // 20)
         copying.run.send_signal(signal.SIGKILL, group=True)
         copying.run.wait()
         assert writers(target), "tasks may still write"
-        wait_until(lambda: not writers(target), LEASE + 4, "their leases are over")
+        # Idle connections are kept for the time of another lease; nothing is written over them.
+        wait_until(lambda: not writers(target), 2 * LEASE + 6, "their leases are over")
     there = target.do("DBSIZE")
     assert all(worker.alive for worker in workers)
     done = resume("--engine", engine, "--max-keys-per-sec", "off", timeout=120)
@@ -272,25 +270,25 @@ def test_a_resume_waits_for_the_tasks_of_a_killed_coordinator(
     filled(source)
     pool = dask()
     pool.start_workers(2)
-    with slowly(source, target, pool) as copying:
-        copying.wait_keys(target, KEYS // 8)
+    with slowly(source, target, pool, "--max-keys-per-sec", "150") as copying:
+        copying.wait_keys(target, KEYS // 20)
         copying.run.send_signal(signal.SIGKILL, group=True)
         copying.run.wait()
         old = writers(target)
         assert len(old) == 1
         words = ("resume", "job", "--engine", engine, "--max-keys-per-sec", "off")
         with Copying.of(*words) as again:
-            both: list[set[str]] = []
-            new: set[str] = set()
+            beside: list[set[str]] = []
 
             def over() -> bool:
-                new.update(writers(target, "restore") - old)
-                both.extend([new] if new and old & writers(target) else [])
+                copies = any(event["state"] == "copying" for event in events(again.run))
+                beside.extend([old] if copies and old & writers(target) else [])
                 return not again.run.alive
 
             wait_until(over, 120, "it is done", interval=0.05)
             done = again.finish(timeout=120)
-    assert both == [] and new, "the new run wrote beside the old one's connections"
+    assert beside == [], "the new run copies beside the old one's connections"
+    assert any(event["state"] == "copying" for event in events(done))
     assert_exact(done, source, target, KEYS)
 
 
