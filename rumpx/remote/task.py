@@ -339,11 +339,12 @@ class Run:
 
     def remove(self, task: _Working) -> None:
         """Note a task that has ended. If it was the last one, what they shared is kept for a while,
-        for the next one."""
+        for the next one; but not if its lease was over."""
         with self._lock:
             del self._tasks[task.token]
             if not self._tasks:
-                self._leave = threading.Timer(LEASE_SECONDS, self._let_go)
+                kept = LEASE_SECONDS if task.lease.lives() else 0.0
+                self._leave = threading.Timer(kept, self._let_go)
                 self._leave.daemon = True
                 self._leave.start()
 
