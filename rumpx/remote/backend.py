@@ -183,7 +183,7 @@ class DaskBackend:
         self._changed = asyncio.Event()
         self._hasty: set[str] = set()
         self._awake = self._working = False
-        self._worked = math.inf
+        self._worked = 0.0
 
     # The frame.
 
@@ -191,7 +191,7 @@ class DaskBackend:
         """See `Backend.start`."""
         self._hooks = hooks
         self._cluster = Cluster(scheduler_of(self._job), self._job.connect_timeout)
-        self._started = True
+        self._started, self._worked = True, time.monotonic()
         hooks.selector.register(self._wakes, selectors.EVENT_READ, self)
         self._cluster.call(self._subscribe, _SUBMIT_SECONDS)
         self._cluster.spawn(self._renew)
