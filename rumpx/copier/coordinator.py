@@ -97,8 +97,6 @@ class Coordinator:
         display: receives Snapshots and sentences.
         control: asks for a stop.
         retired: sums of walks that earlier runs added.
-        leased: the last run was done on other machines, where its tasks may still run until their
-            lease is over.
     """
 
     def __init__(
@@ -110,10 +108,9 @@ class Coordinator:
         display: Display,
         control: Control,
         retired: Mapping[RetiredAs, Retired] = NONE_RETIRED,
-        *,
-        leased: bool = False,
     ) -> None:
-        self._leased = leased
+        self._leased = facts.leased
+        self._alone = False  # no earlier run can write any more
         self._plan = plan
         self._facts = facts
         self._ledger = ledger
@@ -165,10 +162,10 @@ class Coordinator:
         finally:
             self._checks.stop()
             self._ctl.close()
-            landed = engine.at_rest
+            landed = engine.at_rest and self._alone
             engine.close(orderly=state == "done")
             self._settled_after = self._seconds
-            facts = replace(self._checks.facts, landed=landed)
+            facts = replace(self._facts_now, landed=landed)
             written = self._saver.finish(state, facts, self._seconds)
             if not written and state != "done":
                 engine.warn(str(self._saver.trouble()))
@@ -180,11 +177,12 @@ class Coordinator:
         engine.start()
         if self._ledger.earlier.runs > 1:
             landed = self._facts.landed and not self._ledger.killed
-            if self._leased and not landed:
+            if self._leased and not landed:  # also if the run before this one was stopped here
                 engine.note = "waiting for the lease of the last run's tasks to end"
                 engine.wait(LEASE_SECONDS)
                 engine.note = ""
             self._late.end_earlier_runs(landed=landed)
+        self._alone, self._leased = True, self._plan.job.engine == "dask"
         engine.state = "copying"
         engine.run_walks()
         self._settled_after = engine.elapsed
@@ -196,6 +194,10 @@ class Coordinator:
         engine.ask(self._late.fence.workers)  # also those that were lost and not replaced
         engine.state = "done"
         engine.tick(force=True)
+
+    @property
+    def _facts_now(self) -> Facts:
+        return replace(self._checks.facts, leased=self._leased)
 
     @property
     def _seconds(self) -> float:
@@ -237,7 +239,7 @@ class Coordinator:
         )
         return Outcome(
             ended,
-            checks.facts,
+            self._facts_now,
             walked(walks, walks.retired, sums, engine.largest),
             tuple(self._saver.recorder.points),
             tuple([*listed.failures, *ahead][:FAILURES_SHOWN]),
@@ -280,7 +282,7 @@ class Coordinator:
         self._ctl.serve()
         self._refuse_overflow(snapshot.fraction)
         if self._saver.is_due(now):
-            self._saver.save("running", self._checks.facts, self._seconds)
+            self._saver.save("running", self._facts_now, self._seconds)
         self._saver.heed_trouble(now)
 
     # Stopping a copy that cannot succeed.

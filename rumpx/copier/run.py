@@ -97,7 +97,7 @@ def run(
     try:
         path = new_ledger_path(place)
         plan = _prepared(job, display, ask)
-        facts = first_facts(plan)
+        facts = replace(first_facts(plan), leased=job.engine == "dask")
         walks = [Walk(partition) for partition in plan.partitions]
         saved = tuple(saved_walk(w, plan.source.run_id(w.partition.node.address)) for w in walks)
         first = Update("running", 0.0, 0.0, facts, (), saved)
@@ -125,7 +125,6 @@ def resume(again: Again, display: Display, control: Control, place: Place) -> Su
         path = job_to_resume(place, retry_failed=again.retry_failed)
         ledger = Ledger.open(path)
         job = ledger.record.job
-        leased = job.engine == "dask"
         try:
             job = _job_with(job_again(ledger.record, again.source, again.target), again)
             plan = _prepared(job, display)
@@ -142,9 +141,7 @@ def resume(again: Again, display: Display, control: Control, place: Place) -> Su
             tried = key_partitions(plan.source.topology, failed, reason=RETRIED)
             added = len(walks) + sum(each.walks for each in retired.values())
             walks += [Walk(replace(p, id=n)) for n, p in enumerate(tried, added)]
-        return _copy(
-            plan, walks, facts, ledger, display, control, place, retired, leased=leased
-        )
+        return _copy(plan, walks, facts, ledger, display, control, place, retired)
     finally:
         control.close()
 
@@ -199,8 +196,6 @@ def _copy(
     control: Control,
     place: Place,
     retired: Mapping[RetiredAs, Retired] = NONE_RETIRED,
-    *,
-    leased: bool = False,
 ) -> Summary:
     command = resume_command(ledger.path, place.folder, plan.job)
     plan = with_writer(plan, ledger.record.mark)
@@ -226,9 +221,7 @@ def _copy(
 
     try:
         ledger.begin(run, plan.job)
-        coordinator = Coordinator(
-            plan, walks, facts, ledger, display, control, retired, leased=leased
-        )
+        coordinator = Coordinator(plan, walks, facts, ledger, display, control, retired)
         display.start()
         try:
             coordinator.run(finish)

@@ -184,7 +184,7 @@ class Engine:
         self.governor.held_seconds.clear()
 
     def run_walks(self) -> None:
-        """Run until every walk is settled.
+        """Run until every walk is settled, and nothing is in flight of those that started over.
 
         Raises:
             Interrupted: a stop was requested.
@@ -192,7 +192,7 @@ class Engine:
             RumpxError: the run cannot continue.
         """
         self._start_walks()  # else the first turn would wait for a message
-        while not self.walks.all_settled:
+        while not self.walks.all_settled or self._backend.in_flight:
             self._turn(self._pause(time.monotonic()))
             self.heed()
 

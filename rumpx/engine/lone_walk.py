@@ -118,6 +118,7 @@ class LoneWalk:
         self._report_due = time.monotonic() + _REPORT_SECONDS
         self._listed = 0
         self._in_flight = 0
+        self._left = False
         self._numbers = count()
         self._mail: queue.SimpleQueue[FromScanner] = queue.SimpleQueue()
         self._room = threading.Semaphore(_AHEAD)
@@ -153,6 +154,8 @@ class LoneWalk:
             self._stopped.set()
             self._tell()
             thread.join(_LEAVE_SECONDS)
+        if self._left:  # the run ends: what was found is not all settled
+            return Finish(None, self._advanced())
         if self._ending:
             self._frontier.book()
         return Finish(self._ending, self._advanced())
@@ -229,7 +232,8 @@ class LoneWalk:
             if self._listed >= _MANY_KEYS:
                 self._tell()
         elif isinstance(result, Left):
-            self._in_flight -= 1  # the run ends
+            self._in_flight -= 1
+            self._left = True
         if streaming := self._handler.take_streaming():
             self._report(streaming)
 

@@ -163,6 +163,8 @@ class Facts:
         disturbed: slots of the source that moved, or were marked, and were not walked again yet.
         counted_again: the source was walked again for keys that the target lacked.
         landed: the last run ended without writes in flight (unless it was killed).
+        leased: tasks of a run on other machines may still work until their lease is over (unless
+            `landed`).
     """
 
     databases: tuple[NodeKeys, ...]
@@ -173,6 +175,7 @@ class Facts:
     disturbed: frozenset[int] = frozenset()
     counted_again: bool = False
     landed: bool = False
+    leased: bool = False
 
 
 @dataclass(frozen=True, slots=True)

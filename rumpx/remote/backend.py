@@ -31,7 +31,6 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import TimeoutError as NotInTime
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
@@ -43,7 +42,7 @@ from rumpx.engine.events import Advanced, Event, WalkName
 from rumpx.engine.plan import Plan
 from rumpx.engine.pool import DEATHS
 from rumpx.errors import RumpxError, Side, TemporaryError, UsageError, unusable
-from rumpx.model.endpoint import format_address
+from rumpx.model.endpoint import Address, format_address
 from rumpx.model.nodes import Node
 from rumpx.model.snapshot import WorkerStat
 from rumpx.remote import task as remote
@@ -76,6 +75,9 @@ _SUBMIT_SECONDS: Final = 10.0
 # A task that does not start is submitted again after so long, so often for all walks together.
 _AGAIN_SECONDS: Final = 1.0
 _MOST_MISSTARTS: Final = 100
+# A worker that does not reach a node which this machine reaches, so often in a row, is left out.
+_MOST_REFUSALS: Final = 3
+_VERDICT_SECONDS: Final = 5.0
 # The fastest message from here to a worker takes less.
 _LEAST_DELAY: Final = 1.0
 # From the loss of a task until its lease is certainly over.
@@ -171,6 +173,8 @@ class DaskBackend:
         self._usages: dict[tuple[str, int], Usage] = {}
         self._deaths: dict[WalkName, int] = {}
         self._misstarts = 0
+        self._refusals: dict[str, int] = {}
+        self._verdicts: dict[tuple[Side, Address | None], tuple[float, str | None]] = {}
         self._aside: list[_Task] = []
         self._ended: set[str] = set()
         self._decision: Decision | None = None
@@ -271,7 +275,8 @@ class DaskBackend:
     @property
     def walks_at_once(self) -> int:
         """See `Backend.walks_at_once`: a walk a thread, and one a worker that waits."""
-        return sum(member.threads + 1 for member in self._able())
+        places = sum(member.threads + 1 for member in self._able())
+        return places + len(self._aside) if places else 0  # those are under way for the engine
 
     def _able(self) -> list[Member]:
         """Return the workers that get walks."""
@@ -320,10 +325,12 @@ class DaskBackend:
 
     def end_walk(self, name: WalkName) -> None:
         """See `Backend.end_walk`."""
-        for task in self._tasks.values():
+        lost = [mourning.task for mourning in self._mourned.values()]
+        for task in [*self._tasks.values(), *lost]:
             if task.order.name == name:
                 task.dropped = True
                 self._ended.add(task.token)
+        self._aside = [task for task in self._aside if task.order.name != name]
         self._tell()
 
     def end_walks(self) -> None:
@@ -342,12 +349,14 @@ class DaskBackend:
             if now < mourning.until or mourning.fencing:
                 continue
             mourning.fencing = True
-            if mourning.task.writer:
+            if mourning.task.writer:  # it was accepted
                 self._hooks.buried(mourning.task.writer)
             else:
                 self._walk_on(mourning.task.number)
+        if self._stopping:
+            return
         self._refuse_solitude(now)
-        if self._aside and not self.in_flight:
+        if self._aside and not self.in_flight and self.walks_at_once:
             raise TemporaryError(
                 f"{len(self._aside)} walks lost their Dask workers {DEATHS} times each, and were "
                 "set aside; all others are done. Resume the job with --engine local, which finds "
@@ -390,7 +399,7 @@ class DaskBackend:
     def rest(self) -> None:
         """See `Backend.rest`."""
         orders = replace(self._make_orders(), rest=True)
-        with suppress(NotInTime):  # a worker that hangs
+        with suppress(TemporaryError):  # a worker that hangs
             self._cluster.call(lambda: self._send(orders), _REST_SECONDS)
 
     def close(self) -> None:
@@ -405,9 +414,10 @@ class DaskBackend:
         """See `Backend.kill`. Tasks that do not end have no lease any more when this returns."""
         self._stopping = self._closing = True
         self._tell()
-        leases = [mourning.until for mourning in self._mourned.values()]
         over = time.monotonic() + LEASE_SECONDS
-        while time.monotonic() < max([*leases, over if self._tasks else 0.0]):
+        while time.monotonic() < max(
+            [over if self._tasks else 0.0, *(m.until for m in self._mourned.values())]
+        ):
             with suppress(RumpxError):  # the run ends with its first error
                 deque(self.receive(self), maxlen=0)
             time.sleep(_ORDERS_SECONDS)
@@ -445,8 +455,10 @@ class DaskBackend:
         decision = self._decision
         if decision is None or self._stopping:
             pace = Pace(hurry=self._stopping)
+            # No lease is renewed once the run waits for results only.
+            accepted = frozenset(() if self._closing else able)
             return Orders(
-                self._run, number, pace, 1000, 1, 1000, {}, 0.0, frozenset(able),
+                self._run, number, pace, 1000, {}, 1000, {}, 0.0, accepted,
                 frozenset(self._ended), received, self._stopping,
             )  # fmt: skip
         share = max(1, len(able))
@@ -457,7 +469,7 @@ class DaskBackend:
             number,
             replace(pace, keys=keys, payload=payload, ops=ops),
             decision.scan_count,
-            -(-decision.scans_in_flight // share),
+            shares(decision.scans_in_flight, able),
             decision.batch_keys,
             shares(decision.batches_in_flight, able),
             decision.wait * share,
@@ -512,25 +524,32 @@ class DaskBackend:
         """See `Backend.receive`."""
         with suppress(BlockingIOError):
             self._wakes.recv(4096)
-        while not self._mail.empty():
-            match self._mail.get():
-                case Hello() as hello:
-                    self._greeted(hello)
-                case Reported() as reported:
-                    yield from self._booked(reported)
-                case _Finished() as finished:
-                    yield from self._finished(finished)
-                case tuple() as members:
-                    self._met(members)
-                case _Facts() as facts:
-                    self._checked(facts.told)
-                case RumpxError() as error:
-                    raise error
+        try:
+            while not self._mail.empty():
+                yield from self._take(self._mail.get())
+        finally:
+            if not self._mail.empty():  # after an error
+                self._put(None)
         if self._hasty:
             self._tell_hasty()
         if self._working and not self.in_flight:
             self._working = False
             self._hooks.gate.calm.leave(time.monotonic())
+
+    def _take(self, message: Any) -> Iterator[Event]:
+        match message:
+            case Hello() as hello:
+                self._greeted(hello)
+            case Reported() as reported:
+                yield from self._booked(reported)
+            case _Finished() as finished:
+                yield from self._finished(finished)
+            case tuple() as members:
+                self._met(members)
+            case _Facts() as facts:
+                self._checked(facts.told)
+            case RumpxError() as error:
+                raise error
 
     def _greeted(self, hello: Hello) -> None:
         task = self._tasks.get(hello.number)
@@ -541,10 +560,11 @@ class DaskBackend:
             self._mourn(task, "was started again elsewhere")
         elif barred := self._barred(hello):
             self._ended.add(hello.token)
-            self._leave_out(task, hello, barred)
+            self._refused(task, hello, barred)
         else:
             self._refuse_others(hello)
             self._misstarts = 0
+            self._refusals.pop(hello.worker, None)
             task.token, task.worker, task.writer = hello.token, hello.worker, hello.writer
             task.host, task.pid = hello.host, hello.pid
         self._hasty.add(hello.worker)
@@ -556,13 +576,13 @@ class DaskBackend:
             planned = side.run_id(one.address)
             if one.trouble or not planned or one.run_id == planned:
                 continue
-            with suppress(TemporaryError):  # then the walk itself will notice a change
-                if side.identity_now(node) != one.run_id:
-                    raise UsageError(
-                        f"The Dask worker {hello.worker} on {hello.host} reaches another server "
-                        f"for {node.label(str(side.dialer.endpoint))} of the {one.side} than this "
-                        "machine does. Give an address that is the same everywhere."
-                    )
+            now = self._identity_now(one)
+            if now is not None and now != one.run_id:  # else the walk itself will notice a change
+                raise UsageError(
+                    f"The Dask worker {hello.worker} on {hello.host} reaches another server for "
+                    f"{node.label(str(side.dialer.endpoint))} of the {one.side} than this machine "
+                    "does. Give an address that is the same everywhere."
+                )
 
     def _barred(self, hello: Hello) -> Identity | None:
         """Return a node that a worker does not reach, and this machine does. (One that is down for
@@ -570,16 +590,36 @@ class DaskBackend:
         for one in hello.identities:
             if not one.trouble:
                 continue
-            if not isinstance(one.trouble, TemporaryError):
-                return one
-            with suppress(TemporaryError):
-                self._sides[one.side].identity_now(self._node(one))
+            if not isinstance(one.trouble, TemporaryError) or self._identity_now(one) is not None:
                 return one
         return None
+
+    def _identity_now(self, one: Identity) -> str | None:
+        """Return the `run_id` of a node, as this machine reaches it; None if it does not. The
+        answer holds for some seconds, since to dial a dead node takes a while."""
+        name, now = (one.side, one.address), time.monotonic()
+        asked, told = self._verdicts.get(name, (-math.inf, None))
+        if now - asked > _VERDICT_SECONDS:
+            told = None
+            with suppress(TemporaryError):
+                told = self._sides[one.side].identity_now(self._node(one))
+            self._verdicts[name] = time.monotonic(), told
+        return told
 
     def _node(self, one: Identity) -> Node:
         nodes = self._sides[one.side].topology.nodes
         return next(node for node in nodes if node.address == one.address)
+
+    def _refused(self, task: _Task, hello: Hello, barred: Identity) -> None:
+        """Start the task again after a pause: a node that restarts may serve this machine, and not
+        have served the worker a moment before. A worker that reports it several times in a row is
+        left out."""
+        refusals = self._refusals[hello.worker] = self._refusals.get(hello.worker, 0) + 1
+        if isinstance(barred.trouble, TemporaryError) and refusals < _MOST_REFUSALS:
+            del self._tasks[task.number]
+            self._mourned[task.number] = _Mourning(task, time.monotonic() + _AGAIN_SECONDS)
+        else:
+            self._leave_out(task, hello, barred)
 
     def _leave_out(self, task: _Task, hello: Hello, barred: Identity) -> None:
         """Give the task to other workers from now on."""
@@ -615,10 +655,11 @@ class DaskBackend:
         task.walked = task.order.partition.span.ended(event.cursor)
 
     def _finished(self, finished: _Finished) -> Iterator[Event]:
-        task = self._tasks.get(finished.number)
+        task, done = self._tasks.get(finished.number), finished.result
+        if isinstance(done, Done):
+            self._ended.discard(done.token)
         if task is None:
             return
-        done = finished.result
         if not isinstance(done, Done):
             if self._cluster.lost:
                 raise lost(self._cluster.address)
@@ -627,7 +668,6 @@ class DaskBackend:
             else:
                 self._misstarted(task, done)
             return
-        self._ended.discard(done.token)
         if task.dropped:
             del self._tasks[task.number]
             return

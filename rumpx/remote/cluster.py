@@ -127,6 +127,8 @@ class Cluster:
                 "--engine dask needs Dask: pip install 'rumpx[dask]', here and on all workers."
             ) from None
         self.address = address
+        self._scheduler = ""
+        self._restarted = False
         self._loop = asyncio.new_event_loop()
         self._spawned: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="dask", daemon=True)
@@ -137,7 +139,7 @@ class Cluster:
 
         try:
             self.client = self.call(connect, timeout + 5)
-        except (OSError, NotInTime, ValueError) as error:
+        except (OSError, TemporaryError, ValueError) as error:
             self._end_loop()
             why = str(error).partition("\n")[0].rstrip(". ") or "no answer"
             raise TemporaryError(
@@ -149,9 +151,16 @@ class Cluster:
         """Run a coroutine in the loop and return its result.
 
         Raises:
-            TimeoutError: not in time.
+            TemporaryError: not in time.
         """
-        return asyncio.run_coroutine_threadsafe(function(), self._loop).result(timeout)
+        future = asyncio.run_coroutine_threadsafe(function(), self._loop)
+        try:
+            return future.result(timeout)
+        except NotInTime:
+            future.cancel()
+            raise TemporaryError(
+                f"The Dask scheduler at {self.address} did not answer within {timeout:g} s."
+            ) from None
 
     def spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Start a coroutine in the loop; it must not raise."""
@@ -169,12 +178,15 @@ class Cluster:
 
     @property
     def lost(self) -> bool:
-        """True if the scheduler has gone."""
-        return self.client.status not in ("running", "connecting")
+        """True if the scheduler has gone; also if another one has taken its place, which knows
+        nothing of our tasks and topics."""
+        return self._restarted or self.client.status not in ("running", "connecting")
 
     async def members(self) -> tuple[Member, ...]:
         """Return the present workers; in the loop."""
         told = await self.client.scheduler.identity(n_workers=-1)
+        self._restarted |= bool(self._scheduler) and told["id"] != self._scheduler
+        self._scheduler = told["id"]
         return tuple(
             Member(address, worker["nthreads"]) for address, worker in told["workers"].items()
         )
@@ -195,7 +207,7 @@ class Cluster:
                 task.cancel()
             await self.client.close(timeout=2)
 
-        with suppress(OSError, NotInTime, RuntimeError):  # the scheduler has gone
+        with suppress(OSError, TemporaryError, RuntimeError):  # the scheduler has gone
             self.call(close, 5)
         self._end_loop()
 
@@ -220,15 +232,15 @@ def inspect(job: Job) -> ClusterFacts:
                 f"The Dask scheduler at {address} has no workers. Start some with "
                 f"`dask worker {address} --nthreads 1`."
             )
-
-        try:
-            told = cluster.call(cluster.facts, job.timeout)
-        except NotInTime:
-            raise TemporaryError(
-                f"A worker of the Dask scheduler at {address} does not answer."
-            ) from None
+        told = cluster.call(cluster.facts, job.timeout)
     finally:
         cluster.close()
+    plain = [one.address for one in members if not one.address.startswith("tls://")]
+    if job.dask_send_passwords and plain:
+        raise UsageError(
+            f"--dask-send-passwords sends passwords only over TLS, and the Dask worker {plain[0]} "
+            "does not use it."
+        )
     refuse_unfit(job, told)
     return ClusterFacts(members)
 

@@ -69,8 +69,8 @@ class Orders:
     Attributes:
         number: of the message; an older one is ignored.
         pace: rates of one task.
-        scan_count, scans, batch_keys, wait: as in Decision, for one task.
-        batches: by token, how many may be in flight.
+        scan_count, batch_keys, wait: as in Decision, for one task.
+        scans, batches: by token, how many may be in flight.
         accepted: tokens of the tasks that may work.
         ended: tokens of those that must end.
         received: by token, the number of reports that have arrived.
@@ -83,7 +83,7 @@ class Orders:
     number: int
     pace: Pace
     scan_count: int
-    scans: int
+    scans: dict[str, int]
     batch_keys: int
     batches: dict[str, int]
     wait: float

@@ -318,7 +318,8 @@ class Run:
             tasks = list(self._tasks.values())
         share = sum(task.token in orders.accepted for task in tasks) or 1
         self.pacer.set(shared(orders.pace, share))
-        self.gate.set(orders.scan_count, orders.batch_keys, orders.scans * share, orders.wait)
+        scans = sum(orders.scans.get(task.token, 0) for task in tasks)
+        self.gate.set(orders.scan_count, orders.batch_keys, scans, orders.wait / share)
         for task in tasks:
             if task.token in orders.accepted or not task.accepted.is_set():
                 task.lease.renew(sent)
@@ -366,6 +367,8 @@ class Run:
                 return
             tools, self._tools = self._tools, None
             self.shelf.clear()
+            self.gate.close()  # scanners of ended walks may wait there
+            self.gate = Gate(self.pacer, 1000, 1000)
         if tools:
             tools.close()
 

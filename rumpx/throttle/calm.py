@@ -1,7 +1,7 @@
 """Records when nothing of the run is in flight: a PING of that time shows the server without us.
 
-Scanner threads enter and leave for each SCAN (`scan_gate`), the engine's thread for all batches
-together (`engine.steering`). Only the present calm, or the last one, is kept.
+Scanner threads enter and leave for each SCAN (`scan_gate`), the backend for all that it has given
+out together. Only the present calm, or the last one, is kept.
 """
 
 from __future__ import annotations

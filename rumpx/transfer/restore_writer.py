@@ -148,7 +148,7 @@ class RestoreWriter(Peer):
         self._shift = shift
         self._clock_offset = clock_offset
         self._old = OldValues(links, large_from) if replace and large_from is not None else None
-        self._told_of_swaps = False
+        self._swaps = self._told_of_swaps = False
         self._notices: list[str] = []
         self._scale = Scale()
 
@@ -244,7 +244,39 @@ class RestoreWriter(Peer):
         if small:
             yield from self._write(records.chosen(small), result, _Way.OVER)
         if large and not result.fatal:
-            yield from self._write(records.chosen(large), result, _Way.SWAPPED)
+            yield from self._swap(records.chosen(large), result)
+
+    def _swap(self, records: Records, result: Written) -> Task[None]:
+        """Write records over large old values. A server that refused MULTI alone would execute the
+        other commands one by one, so an empty transaction goes first, once."""
+        if not self._swaps:
+            refusal = yield from self._try_transaction(records)
+            if refusal is None:
+                result.repeat(records.keys, "The target's connection was lost.")
+                return
+            if refusal:
+                self._old = None
+                yield from self._write(records, result, _Way.OVER)
+                return
+            self._swaps = True
+        yield from self._write(records, result, _Way.SWAPPED)
+
+    def _try_transaction(self, records: Records) -> Task[bool | None]:
+        """Return True if the target refuses transactions; None if it is not known."""
+        (route, *_) = self._routes(records.keys[:1], {})
+        try:
+            connection = self._links.connect(route.node, records.db)
+            connection.send(MULTI + EXEC)
+        except ConnectionLost:
+            return None
+        (outcome,) = yield [Replies(connection, 2)]
+        if not isinstance(outcome, list):
+            return None
+        errors = [reply for reply in outcome if is_error(reply)]
+        if errors:
+            connection.close()  # it may be in a transaction
+            self._cannot_swap(connection.name, errors[0])
+        return bool(errors)
 
     def _write(self, records: Records, result: Written, way: _Way) -> Task[None]:
         """Write records, or note why not."""

@@ -127,7 +127,8 @@ class LargePair:
         equal: the values have the same meaning.
         opaque: the type, if they cannot be compared.
         expiring: fields of the source's hash have expiries, which the target cannot hold.
-        still: no client has written the key, on either side, while it was read.
+        still: no write of the key, on either side, was noticed while it was read; a server that
+            refuses WATCH notices none.
     """
 
     kinds: tuple[bytes, bytes]
