@@ -91,7 +91,8 @@ def test_a_cluster_is_copied_and_verified_by_several_workers(
     fill_mixed(source, KEYS)
     at_rest(*source.nodes)
 
-    done = copy(source, target, *pool.flags, "--verify")
+    # So slow that snapshots show the workers.
+    done = copy(source, target, *pool.flags, "--verify", "--max-keys-per-sec", str(KEYS // 4))
 
     assert_exact(done, source, target, KEYS)
     assert done.summary["verification"]["counts"]["equal"] == KEYS
@@ -575,7 +576,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def orders(number: int, sent: float, *accepted: str) -> Orders:
     return Orders(
-        "run", number, Pace(), 1000, 1, 1000, {}, 0.0, frozenset(accepted), frozenset(), {},
+        "run", number, Pace(), 1000, {}, 1000, {}, 0.0, frozenset(accepted), frozenset(), {},
         sent=sent,
     )  # fmt: skip
 

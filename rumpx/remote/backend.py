@@ -196,6 +196,7 @@ class DaskBackend:
         self._hooks = hooks
         self._cluster = Cluster(scheduler_of(self._job), self._job.connect_timeout)
         self._started, self._worked = True, time.monotonic()
+        hooks.gate.calm.by_pausing = False  # tasks report the end of their batches too late
         hooks.selector.register(self._wakes, selectors.EVENT_READ, self)
         self._cluster.call(self._subscribe, _SUBMIT_SECONDS)
         self._cluster.spawn(self._renew)
@@ -353,7 +354,7 @@ class DaskBackend:
                 self._hooks.buried(mourning.task.writer)
             else:
                 self._walk_on(mourning.task.number)
-        if self._stopping:
+        if self._stopping or not self._started:  # a comparison asks questions first
             return
         self._refuse_solitude(now)
         if self._aside and not self.in_flight and self.walks_at_once:

@@ -16,12 +16,14 @@ class Calm:
     Attributes:
         began: the time of the run's first request; infinite before.
         since, until: the present calm (`until` is infinite), or the last one.
+        by_pausing: a pause makes it calm at once; False if the end of work is not seen.
     """
 
     def __init__(self) -> None:
         self.began = math.inf
         self.since = -math.inf
         self.until = math.inf
+        self.by_pausing = True
         self._active = 0
         self._lock = threading.Lock()
 

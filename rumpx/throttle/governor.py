@@ -194,7 +194,8 @@ class Governor:
 
     def _starts_pause(self, now: float) -> bool:
         """Start a learning pause, if one is due and allowed; return True if so."""
-        if not self._pauses.may_start(now) or math.isinf(self.calm.began):
+        calm = self.calm
+        if not (self._pauses.may_start(now) and calm.by_pausing) or math.isinf(calm.began):
             return False
         for side in SIDES:
             threshold = self._threshold(side)
