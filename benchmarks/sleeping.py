@@ -251,7 +251,7 @@ class _Watcher:
         """Refuse: nothing changes here."""
         raise AssertionError(why)
 
-    def unfenced(self, keys: Sequence[tuple[int, bytes]]) -> None:
+    def unfenced(self, keys: Sequence[tuple[int, bytes]] | None) -> None:
         """Do nothing: there is no target."""
 
     def tick(self, now: float, snapshot: Snapshot) -> None:

@@ -100,6 +100,27 @@ def test_killed_workers_lose_nothing_and_nothing_is_counted_twice(
         assert verified(again.returncode, again.stdout, again.stderr).counts["equal"] == keys
 
 
+def test_keys_of_a_lost_worker_whose_connections_cannot_be_ended_are_copied_again(
+    dask: StartDask, server: StartServer
+) -> None:
+    """Which keys it had under way is not known here: all are copied again."""
+    source, target = server("7.0"), server("7.0")
+    filled(source)
+    target.do("ACL", "SETUSER", "default", "-client|list")
+    pool = dask()
+    pool.start_workers(2)
+    with slowly(source, target, pool, "--on-conflict", "replace") as copying:
+        copying.wait_keys(target, KEYS // 10)
+        (victim, *_) = wait_until(lambda: at_work(copying.run, pool), 30, "some work")
+        victim.kill()
+        wait_until(lambda: f"{victim.address} was lost" in messages(copying.run), 60, "the loss")
+        hurry()
+        done = copying.finish(timeout=200)
+    assert compare(source, target) == []
+    assert "copied again at the end" in done.warnings
+    assert "written late, perhaps" in done.summary["walked_again"]
+
+
 def test_a_worker_that_its_nanny_restarts(dask: StartDask, server: StartServer) -> None:
     source, target = server("7.0"), server("9.1")
     filled(source)

@@ -257,7 +257,7 @@ class Coordinator:
             return
         self._refuse_hopeless(at_end=False, example=ack.failures[0])
 
-    def unfenced(self, keys: Sequence[tuple[int, bytes]]) -> None:
+    def unfenced(self, keys: Sequence[tuple[int, bytes]] | None) -> None:
         """Copy keys again at the end, whose earlier writes may land late."""
         self._late.add(keys)
 

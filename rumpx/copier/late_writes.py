@@ -43,18 +43,19 @@ class LateWrites:
         assert self._engine.fence
         return self._engine.fence
 
-    def add(self, keys: Sequence[tuple[int, bytes]]) -> None:
-        """Copy keys, each with its database, again at the end."""
-        topology = self._plan.source.topology
-        walks = key_partitions(topology, keys, reason=LATE)
-        self._keys += len(keys)
-        if self._keys > _MOST_KEYS:
-            walks = []
-            if self._keys - len(keys) <= _MOST_KEYS:
-                walks = [
-                    Partition(0, place.node, place.db, WholeSpan(), reason=LATE)
-                    for place in self._plan.databases
-                ]
+    def add(self, keys: Sequence[tuple[int, bytes]] | None) -> None:
+        """Copy keys, each with its database, again at the end; None are any: then, and if they
+        become too many, that is every key, once."""
+        before = self._keys
+        self._keys += _MOST_KEYS + 1 if keys is None else len(keys)
+        walks: list[Partition] = []
+        if keys is not None and self._keys <= _MOST_KEYS:
+            walks = key_partitions(self._plan.source.topology, keys, reason=LATE)
+        elif before <= _MOST_KEYS:
+            walks = [
+                Partition(0, place.node, place.db, WholeSpan(), reason=LATE)
+                for place in self._plan.databases
+            ]
         self._hold(walks)
 
     def _hold(self, partitions: Iterable[Partition]) -> None:

@@ -38,7 +38,7 @@ from rumpx.engine.events import (
     ScanTrouble,
     Walked,
 )
-from rumpx.engine.fence import MEND_FENCE, UNFENCED, Fence
+from rumpx.engine.fence import Fence
 from rumpx.engine.plan import Plan
 from rumpx.engine.progress import ProgressMeter, Told
 from rumpx.engine.status import LargeValue, Warnings, held, node_stats, progress
@@ -87,9 +87,9 @@ class Overseer(Protocol):
     def started_over(self, walks: int, node: Node, why: str) -> None:
         """Handle the restart of a number of walks of a node."""
 
-    def unfenced(self, keys: Sequence[tuple[int, bytes]]) -> None:
+    def unfenced(self, keys: Sequence[tuple[int, bytes]] | None) -> None:
         """Handle (source database, key) pairs of which a dead worker's writes may land later, since
-        its connections to the target could not be ended."""
+        its connections to the target could not be ended; None if they are not known."""
 
     def tick(self, now: float, snapshot: Snapshot) -> None:
         """Do periodic work, a few times a second, between turns; `now` is `time.monotonic()`."""
@@ -376,10 +376,8 @@ class Engine:
         batches = self._backend.fenced(message.worker)
         if message.left == "nothing":
             return
-        if batches is None:
-            self.warn(f"{UNFENCED} {MEND_FENCE}")
-        else:
-            self._overseer.unfenced([(b.db, key) for b in batches for key in b.keys])
+        keys = None if batches is None else [(b.db, key) for b in batches for key in b.keys]
+        self._overseer.unfenced(keys)
 
     # Walking again.
 

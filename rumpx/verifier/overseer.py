@@ -218,8 +218,8 @@ class Verifier:
                 else:
                     self._waiting[finding.db, finding.key] = _Candidate(finding, 1, now)
 
-    def unfenced(self, keys: Sequence[tuple[int, bytes]]) -> None:
-        """Warn that earlier repairs of these keys may be applied late."""
+    def unfenced(self, keys: Sequence[tuple[int, bytes]] | None) -> None:
+        """Warn that earlier repairs may be applied late."""
         text = f"{UNFENCED} {MEND_FENCE}"
         if text not in self.engine.warnings:
             self.engine.warn(text)
