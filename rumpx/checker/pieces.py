@@ -29,11 +29,11 @@ from rumpx.checker.permissions import (
 from rumpx.errors import printable
 from rumpx.model.checkup import Line
 from rumpx.model.job import Job
+from rumpx.model.option_kinds import WHOLE_BYTES
 from rumpx.servers.replies import refused
 from rumpx.servers.resp import Command, Connection, Reply
 from rumpx.servers.side import SideFacts, connected
 from rumpx.transfer.staging import staging_name
-from rumpx.transfer.stream import WHOLE_BYTES
 from rumpx.transfer.stream_requests import naming, staging_trials, watching
 from rumpx.units import write_size
 from rumpx.values.chunked_reader import KINDS, OPTIONAL, trial_reads

@@ -22,8 +22,8 @@ from rumpx.units import (
     write_size,
 )
 
-# The most bytes of a value that `--hot-keys whole` has read whole.
-_WHOLE_BYTES: Final = 64 * 2**20
+# The most bytes of a value that cannot be read in pieces and is read whole.
+WHOLE_BYTES: Final = 64 * 2**20
 KEY_TYPES: Final = ("string", "list", "set", "zset", "hash", "stream")
 
 
@@ -100,7 +100,7 @@ def whole_bytes(policy: str, flag: str) -> int:
     """
     name, equals, size = policy.partition("=")
     if name == "whole":
-        return parse_size(size, flag) if equals else _WHOLE_BYTES
+        return parse_size(size, flag) if equals else WHOLE_BYTES
     if policy == "fail":
         return 0
     raise UsageError(

@@ -32,6 +32,7 @@ from __future__ import annotations
 from typing import Final, Literal
 
 from rumpx.errors import printable
+from rumpx.model.option_kinds import WHOLE_BYTES
 from rumpx.model.results import KeyFailure, KeyLoss
 from rumpx.servers.connections import Links
 from rumpx.servers.rdb import head_of
@@ -72,10 +73,10 @@ from rumpx.values.typed_writer import LATEST_MS, FieldsExpire, MembersLost, Type
 TRIES: Final = 3
 # Before each try.
 _PAUSES: Final = (0.0, 0.5, 2.0)
-WHOLE_BYTES: Final = 64 * 2**20
 # While another value is streamed, look this often, in seconds.
 _LOOK_SECONDS: Final = 0.05
 _STRING: Final = b"string"
+
 
 class Streamer:
     """Copies large values.

@@ -28,6 +28,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from rumpx.model.option_kinds import WHOLE_BYTES
 from rumpx.servers.endless import Endless, refuse_endless
 from rumpx.servers.rdb import CHECKSUM_BYTES, FOOTER_BYTES
 from rumpx.servers.resp import Argument, Command
@@ -37,9 +38,6 @@ from rumpx.values.reading import Reader, Reading, ValueChanged, pairs, together
 from rumpx.values.sides import Sides
 from rumpx.values.sketches import LARGEST_SKETCH
 from rumpx.values.small import meaning
-
-WHOLE_BYTES: Final = 64 * 2**20
-
 
 
 class NotComparable(Exception):
