@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rumpx.model.job import (
         Clock,
         Engine,
+        Feed,
         FieldExpiries,
         Job,
         Limits,
@@ -85,12 +86,24 @@ class CheckOptions(VerifyOptions, total=False):
     on_conflict: for keys that the target has: "replace", "skip" or "fail". "ask", the default,
         refuses a target that holds keys.
     functions: copy function libraries too.
+    follow: after the copy keep the target in step with the source, until it is stopped.
+    feed: how changes are noticed: by "tracking", or by "passes" that compare both sides, one after
+        the other; "auto" is tracking where the source allows it.
+    delete_extra: with `follow`: delete keys in scope that the target holds and the source lacks;
+        needed if the target holds keys. Nothing asks.
+    max_deletes: with `follow`: if a pass finds more keys than this that only the target has, delete
+        them only after `rumpx ctl JOB accept-deletes`; 0, the default, is more than 1,000 and a
+        tenth of the target's keys.
     partitions: walks of each node and database, rounded up to a power of two; 0 chooses.
     prefixes: partition by these key prefixes instead.
     """
 
     on_conflict: OnConflict
     functions: bool
+    follow: bool
+    feed: Feed
+    delete_extra: bool
+    max_deletes: int
     partitions: int
     prefixes: Iterable[bytes]
 
@@ -146,10 +159,12 @@ def copy(
 
     warm_up()  # before our own imports
     from rumpx.copier.run import run
+    from rumpx.follower.run import way_of
     from rumpx.ledger.catalog import Place
     from rumpx.processes.control import Control
 
-    return run(wanted, _display(progress, on_progress), Control(), Place(state_dir, job))
+    way = way_of(wanted, consent=bool)  # `delete_extra` is the consent
+    return run(wanted, _display(progress, on_progress), Control(), Place(state_dir, job), way)
 
 
 def resume(
@@ -192,6 +207,7 @@ def resume(
     warm_up()
     from rumpx.copier.run import Again
     from rumpx.copier.run import resume as run
+    from rumpx.follower.run import way_again
     from rumpx.ledger.catalog import Place
     from rumpx.processes.control import Control
 
@@ -205,7 +221,8 @@ def resume(
         engine,
         dask_scheduler,
     )
-    return run(again, _display(progress, on_progress), Control(), Place(state_dir, job))
+    display = _display(progress, on_progress)
+    return run(again, display, Control(), Place(state_dir, job), way_again)
 
 
 def verify(

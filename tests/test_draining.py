@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import rumpx
-from rumpx.copier.run import run
+from rumpx.copier.run import copying, run
 from rumpx.display.display import open_display
 from rumpx.engine import engine
 from rumpx.errors import Interrupted
@@ -88,7 +88,7 @@ def job_of(source: Hostile, target: Server) -> Job:
 
 def copy(source: Silent, target: Server) -> object:
     display = open_display("none", sys.stderr)
-    return run(job_of(source, target), display, source.control, Place(None, "job"))
+    return run(job_of(source, target), display, source.control, Place(None, "job"), copying())
 
 
 def compare(source: Silent, target: Server) -> object:

@@ -12,6 +12,7 @@ ORDER = (
     {"__main__", "api", "cli", "demo", "examples", "guides"},
     {"display", "report"},
     {"checker"},
+    {"follower"},
     {"verifier"},
     {"copier"},
     {"ctl", "ledger"},

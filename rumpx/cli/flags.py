@@ -17,7 +17,7 @@ from rumpx.model.endpoint import (
     read_password_file,
 )
 from rumpx.model.job import Job, Limits, Scope
-from rumpx.model.options import CHECK, COPY, VERIFY, flags_of
+from rumpx.model.options import flags_of
 from rumpx.units import parse_seconds
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     given = vars(arguments)
     fields = {}
-    for flag in flags_of(COPY, CHECK, VERIFY):
+    for flag in flags_of(arguments.command):
         words = given.get(flag.name.replace("-", "_"))
         if flag.field and words is not None and words is not False and words != []:
             fields[flag.field] = flag.read(words if isinstance(words, list) else [str(words)])

@@ -159,11 +159,21 @@ def _do_copy(arguments: argparse.Namespace, outputs: Outputs) -> int:
     outputs.open()
     _warm_up()
     from rumpx.copier.run import run
+    from rumpx.follower.run import way_of
     from rumpx.ledger.catalog import Place
 
     place = Place(arguments.state_dir, arguments.job)
-    ask = _ask if sys.stdin.isatty() and sys.stderr.isatty() else None
-    copied = _shown(outputs, lambda display, control: run(job, display, control, place, ask))
+    asks = sys.stdin.isatty() and sys.stderr.isatty()
+
+    def copy(display: Display, control: Control) -> Summary:
+        consent: Callable[[str], bool] | None = None
+        if arguments.yes:
+            consent = bool
+        elif asks:
+            consent = lambda question: _confirm(question, control)  # noqa: E731
+        return run(job, display, control, place, way_of(job, _ask if asks else None, consent))
+
+    copied = _shown(outputs, copy)
     if not (arguments.verify and outputs.copied):
         return copied.exit_code
     from rumpx.model.verify_request import Request
@@ -186,6 +196,7 @@ def _do_resume(arguments: argparse.Namespace, outputs: Outputs) -> int:
     _warm_up()
     from rumpx.cli.flags import limits_given
     from rumpx.copier.run import Again, resume
+    from rumpx.follower.run import way_again
     from rumpx.ledger.catalog import Place
 
     place = Place(arguments.state_dir, arguments.name)
@@ -200,7 +211,7 @@ def _do_resume(arguments: argparse.Namespace, outputs: Outputs) -> int:
         arguments.dask_scheduler,
     )
     return _shown(
-        outputs, lambda display, control: resume(again, display, control, place)
+        outputs, lambda display, control: resume(again, display, control, place, way_again)
     ).exit_code
 
 

@@ -200,6 +200,7 @@ def build_demo_parser() -> argparse.ArgumentParser:
 
 def _add_options(parser: argparse.ArgumentParser, command: str) -> None:
     """Add the options of a command, in their groups. One that is not given is None."""
+    parser.set_defaults(command=command)
     for group in GROUPS:
         flags = [flag for flag in group.flags if command in flag.commands]
         if flags:
@@ -224,7 +225,7 @@ def _add(add: Callable[..., object], flag: Flag, *names: str) -> None:
     else:
         how["metavar"] = flag.metavar
         how["choices"] = flag.choices or None
-        how["type"] = int if flag.kind is WHOLE else None
+        how["type"] = int if flag.kind is WHOLE and not flag.off else None
     if flag.kind.repeats:
         how |= {"action": "append", "default": [], "choices": None}
     text = flag.plain_help

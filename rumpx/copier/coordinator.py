@@ -21,7 +21,16 @@ from rumpx.copier.checks import Checks
 from rumpx.copier.late_writes import LateWrites
 from rumpx.copier.saver import FAILURES_SHOWN, Saver
 from rumpx.copier.target_memory import Growth, at_the_end, overflows
-from rumpx.ctl.server import CtlServer, Pause, Request, Resume, Set
+from rumpx.ctl.server import (
+    AcceptDeletes,
+    AcceptFailures,
+    CtlServer,
+    Pause,
+    Request,
+    Resume,
+    Set,
+)
+from rumpx.engine.backend import Urgent
 from rumpx.engine.engine import Engine
 from rumpx.engine.plan import Plan
 from rumpx.engine.sums import overall, walked
@@ -33,6 +42,7 @@ from rumpx.errors import (
     TargetFull,
     TimeOver,
     TooManyFailures,
+    UsageError,
 )
 from rumpx.ledger.ledger import Ledger
 from rumpx.ledger.paths import ctl_path
@@ -43,7 +53,7 @@ from rumpx.model.endpoint import format_address
 from rumpx.model.history import RunRecord
 from rumpx.model.limits import in_words, limits_with
 from rumpx.model.nodes import Node
-from rumpx.model.partitions import RETRIED
+from rumpx.model.partitions import PASSING, RETRIED
 from rumpx.model.results import KeyFailure, KeyLoss
 from rumpx.model.snapshot import Snapshot
 from rumpx.model.summary import Walked
@@ -97,6 +107,7 @@ class Coordinator:
         display: receives Snapshots and sentences.
         control: asks for a stop.
         retired: sums of walks that earlier runs added.
+        urgent: batches that precede those of the walks, if there are any.
     """
 
     def __init__(
@@ -108,6 +119,7 @@ class Coordinator:
         display: Display,
         control: Control,
         retired: Mapping[RetiredAs, Retired] = NONE_RETIRED,
+        urgent: Urgent | None = None,
     ) -> None:
         self._leased = facts.leased
         self._alone = False  # no earlier run can write any more
@@ -124,6 +136,7 @@ class Coordinator:
             retired=retired,
             seconds=ledger.earlier.seconds,
             job=ledger.record.name,
+            urgent=urgent,
         )
         self._late = LateWrites(plan, self._engine)
         self._checks = Checks(plan, self._engine, facts, walks, retired, self._late)
@@ -184,16 +197,25 @@ class Coordinator:
             self._late.end_earlier_runs(landed=landed)
         self._alone, self._leased = True, self._plan.job.engine == "dask"
         engine.state = "copying"
-        engine.run_walks()
+        self._walk()
         self._settled_after = engine.elapsed
-        engine.state = "checking"
-        engine.rest()
-        while self._checks.add_walks():
-            engine.run_walks()
+        self._complete()
         self._refuse_hopeless(at_end=True)
         engine.ask(self._late.fence.workers)  # also those that were lost and not replaced
         engine.state = "done"
         engine.tick(force=True)
+
+    def _walk(self) -> None:
+        """Copy all walks."""
+        self._engine.run_walks()
+
+    def _complete(self) -> None:
+        """Prove that the copy is complete."""
+        engine = self._engine
+        engine.state = "checking"
+        engine.rest()
+        while self._checks.add_walks():
+            engine.run_walks()
 
     @property
     def _facts_now(self) -> Facts:
@@ -217,7 +239,8 @@ class Coordinator:
         listed, trouble = self._saver.listed()
         reasons, losses = Counter(listed.by_reason), Counter(listed.losses)
         ahead = []
-        for note in chain.from_iterable(walk.frontier.ahead() for walk in walks):
+        saved = (walk for walk in walks if walk.partition.work not in PASSING)
+        for note in chain.from_iterable(walk.frontier.ahead() for walk in saved):
             if isinstance(note, KeyLoss):
                 losses[note.what] += 1
             else:
@@ -362,10 +385,13 @@ class Coordinator:
                 governor.paused = True
             case Resume():
                 governor.paused = False
+            case AcceptDeletes() | AcceptFailures():
+                raise UsageError("This job does not follow its source: nothing is to be accepted.")
         self._engine.decide_anew()
         return self._status()
 
     def _status(self) -> dict[str, Any]:
+        """Return the answer to `rumpx ctl JOB status`."""
         now, governor = self._engine.status(), self._engine.governor
         held = now.held
         return {

@@ -7,9 +7,9 @@ exists; from then on every end but SIGKILL names the command that resumes the jo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 from rumpx._version import __version__
 from rumpx.copier.checks import first_facts
@@ -20,7 +20,7 @@ from rumpx.copier.resume import reconcile
 from rumpx.copier.saver import saved_walk
 from rumpx.engine.fence import with_writer
 from rumpx.engine.plan import Plan, key_partitions
-from rumpx.engine.walks import NONE_RETIRED, Retired, RetiredAs, Walk
+from rumpx.engine.walks import NONE_RETIRED, Retired, RetiredAs, Walk, next_number
 from rumpx.errors import (
     EXIT_OK,
     EXIT_SOME_KEYS_FAILED,
@@ -78,17 +78,52 @@ class Again:
     dask_scheduler: str | None = None
 
 
-def run(
-    job: Job, display: Display, control: Control, place: Place, ask: Ask | None = None
-) -> Summary:
-    """Do a whole copy.
+class Coordinates(Protocol):
+    """Makes the coordinator of a run; the arguments are those of `Coordinator`."""
+
+    def __call__(
+        self,
+        plan: Plan,
+        walks: Sequence[Walk],
+        facts: Facts,
+        ledger: Ledger,
+        display: Display,
+        control: Control,
+        retired: Mapping[RetiredAs, Retired],
+    ) -> Coordinator: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way to do a job.
+
+    Attributes:
+        prepare: inspects both sides, refuses, and returns the plan of a run.
+        coordinator: does it.
+    """
+
+    prepare: Callable[[Job], Plan]
+    coordinator: Coordinates
+
+
+def copying(ask: Ask | None = None) -> Way:
+    """Return the way to copy.
+
+    Args:
+        ask: asks the user, on a terminal, for the policy for keys that the target has.
+    """
+    return Way(lambda job: prepare(job, ask), Coordinator)
+
+
+def run(job: Job, display: Display, control: Control, place: Place, way: Way) -> Summary:
+    """Do a whole job.
 
     Args:
         job: the copy.
         display: not started yet; started once the copy starts, and stopped in any case.
         control: stops the run from outside; closed at the end.
         place: the folder and name for its ledger.
-        ask: asks the user, on a terminal, for the policy for keys that the target has.
+        way: how it is done.
 
     Raises:
         RumpxError: the copy was refused, or ended early; `summary` then has the result so far, and
@@ -96,7 +131,7 @@ def run(
     """
     try:
         path = new_ledger_path(place)
-        plan = _prepared(job, display, ask)
+        plan = _prepared(job, display, way)
         facts = replace(first_facts(plan), leased=job.engine == "dask")
         walks = [Walk(partition) for partition in plan.partitions]
         saved = tuple(saved_walk(w, plan.source.run_id(w.partition.node.address)) for w in walks)
@@ -104,18 +139,25 @@ def run(
         control.running = True  # from here on a signal stops the run, which can then be resumed
         make_room(path)
         ledger = Ledger.create(path, make_record(path, plan), first)
-        return _copy(plan, walks, facts, ledger, display, control, place)
+        return _copy(plan, walks, facts, ledger, display, control, place, way)
     finally:
         control.close()
 
 
-def resume(again: Again, display: Display, control: Control, place: Place) -> Summary:
+def resume(
+    again: Again,
+    display: Display,
+    control: Control,
+    place: Place,
+    way_of: Callable[[Job], Way],
+) -> Summary:
     """Resume a job.
 
     Args:
         again: the changed options.
         display, control: as for `run`.
         place: the folder and name of its ledger; without a name, the only job that can be resumed.
+        way_of: returns how a job is resumed.
 
     Raises:
         JobHeld: another process is running it.
@@ -127,7 +169,8 @@ def resume(again: Again, display: Display, control: Control, place: Place) -> Su
         job = ledger.record.job
         try:
             job = _job_with(job_again(ledger.record, again.source, again.target), again)
-            plan = _prepared(job, display)
+            way = way_of(job)
+            plan = _prepared(job, display, way)
             refuse_other_clusters(ledger.record, plan)
             plan, walks, facts = reconcile(plan, ledger.books.walks(), ledger.books.facts())
             retired = ledger.books.retired()
@@ -139,15 +182,15 @@ def resume(again: Again, display: Display, control: Control, place: Place) -> Su
         if again.retry_failed and not any(_being_retried(walk) for walk in walks):
             failed = ((entry.note.db, entry.note.key) for entry in ledger.books.failures())
             tried = key_partitions(plan.source.topology, failed, reason=RETRIED)
-            added = len(walks) + sum(each.walks for each in retired.values())
-            walks += [Walk(replace(p, id=n)) for n, p in enumerate(tried, added)]
-        return _copy(plan, walks, facts, ledger, display, control, place, retired)
+            first = next_number(walks, retired)
+            walks += [Walk(replace(p, id=n)) for n, p in enumerate(tried, first)]
+        return _copy(plan, walks, facts, ledger, display, control, place, way, retired)
     finally:
         control.close()
 
 
-def _prepared(job: Job, display: Display, ask: Ask | None = None) -> Plan:
-    plan = prepare(job, ask)
+def _prepared(job: Job, display: Display, way: Way) -> Plan:
+    plan = way.prepare(job)
     if job.functions:
         display.message(plan_functions(plan.source, plan.target, _functions_policy(plan)))
     return plan
@@ -195,6 +238,7 @@ def _copy(
     display: Display,
     control: Control,
     place: Place,
+    way: Way,
     retired: Mapping[RetiredAs, Retired] = NONE_RETIRED,
 ) -> Summary:
     command = resume_command(ledger.path, place.folder, plan.job)
@@ -221,7 +265,7 @@ def _copy(
 
     try:
         ledger.begin(run, plan.job)
-        coordinator = Coordinator(plan, walks, facts, ledger, display, control, retired)
+        coordinator = way.coordinator(plan, walks, facts, ledger, display, control, retired)
         display.start()
         try:
             coordinator.run(finish)

@@ -3,7 +3,7 @@
 An update has, for each walk, the cursor up to which all keys are settled and the counts of the keys
 before it, and the facts that the checks compare with. All of it is of one moment, so a resumed run
 does exactly the work that this one had left. Only walks that have changed since the last update are
-in it.
+in it. Walks that only compare are not saved: a resumed run begins them anew.
 
 A ledger that cannot be written does not stop the copy at once: the run notes it, and ends when the
 trouble has lasted as long as `--retry-for` allows.
@@ -30,7 +30,7 @@ from rumpx.ledger.schema import (
 )
 from rumpx.model.counts import Counts
 from rumpx.model.endpoint import format_address
-from rumpx.model.partitions import RETRIED, KeySpan
+from rumpx.model.partitions import PASSING, RETRIED, KeySpan
 from rumpx.model.results import KeyFailure, KeyNote
 from rumpx.model.timeline import Recorder
 
@@ -58,12 +58,18 @@ class Saver:
         self._saved: dict[int, SavedWalk] = {}
         self._due = 0.0
         self._note = ""
+        self._healed: list[tuple[int, bytes]] = []
         self.recorder = Recorder(
             ledger.earlier.runs,
             ledger.books.points(),
             ledger.earlier.seconds,
             sum((counts for _, counts, _ in engine.walks.sums()), Counts()),
         )
+
+    def heal(self, keys: list[tuple[int, bytes]]) -> None:
+        """Take (database, key) pairs off the lists of failed and lossy keys with the next update,
+        before those that it adds."""
+        self._healed += keys
 
     def hurry(self) -> None:
         """Make the next update due now."""
@@ -85,8 +91,10 @@ class Saver:
         self._due = time.monotonic() + _SAVE_SECONDS
         walks = []
         noted: list[Noted[KeyNote]] = []
-        settled: list[tuple[int, bytes]] = []
+        settled, self._healed = self._healed, []
         for walk in engine.walks:
+            if walk.partition.work in PASSING:
+                continue
             saved = saved_walk(walk, engine.run_ids.get(walk.partition.place, ""))
             before = self._saved.get(saved.partition.id)
             if saved == before:
@@ -98,7 +106,7 @@ class Saver:
             settled += _retried(saved, before.cursor if before else walk.cursor)
         gone = tuple(walk.name for walk in engine.walks.retire())
         for partition, _ in gone:
-            del self._saved[partition]
+            self._saved.pop(partition, None)
         anew, points = self.recorder.take()
         self._ledger.save(
             Update(

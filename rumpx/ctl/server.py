@@ -5,6 +5,7 @@ line of JSON, receives one, and is done::
 
     {"do": "set", "max-keys-per-sec": "5000", "max-source-cpu": "off"}
     {"do": "pause"}      {"do": "resume"}      {"do": "status"}
+    {"do": "accept-deletes"}      {"do": "accept-failures"}
 
     {"ok": true, ...}    {"ok": false, "error": "one sentence", "exit_code": 2}
 
@@ -72,19 +73,36 @@ class Status:
     """Return progress and limits of the run."""
 
 
-Request = Set | Pause | Resume | Status
-_PLAIN: Final[dict[str, Pause | Resume | Status]] = {
+@dataclass(frozen=True, slots=True)
+class AcceptDeletes:
+    """To a follow: delete the keys that wait for the user's consent."""
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptFailures:
+    """To a follow: the keys that have failed so far need not be on the target."""
+
+
+Plain = Pause | Resume | Status | AcceptDeletes | AcceptFailures
+Request = Set | Plain
+_PLAIN: Final[dict[str, Plain]] = {
     "pause": Pause(),
     "resume": Resume(),
     "status": Status(),
+    "accept-deletes": AcceptDeletes(),
+    "accept-failures": AcceptFailures(),
 }
+_VERB_OF: Final = {request: verb for verb, request in _PLAIN.items()}
 VERBS: Final = ("set", *_PLAIN)
 
 
 def encode(request: Request) -> bytes:
     """Encode a request as a line."""
-    changes = dict(request.changes) if isinstance(request, Set) else {}
-    return json.dumps({"do": type(request).__name__.lower()} | changes).encode() + b"\n"
+    if isinstance(request, Set):
+        fields = {"do": "set"} | dict(request.changes)
+    else:
+        fields = {"do": _VERB_OF[request]}
+    return json.dumps(fields).encode() + b"\n"
 
 
 def decode(line: bytes) -> Request:

@@ -26,6 +26,16 @@ from rumpx.throttle.scan_gate import Gate
 from rumpx.transfer.messages import Batch
 
 
+class Urgent(Protocol):
+    """Makes batches that precede those of the walks."""
+
+    def take(self, now: float) -> Batch | None:
+        """Return a batch to give out now; None if there is none. `now` is `time.monotonic()`."""
+
+    def due(self, now: float) -> float:
+        """Return when `take` may have a batch without another event; infinite if it has none."""
+
+
 class Workload(Protocol):
     """A backend as Snapshots show it."""
 
@@ -59,6 +69,8 @@ class Hooks:
         gate: SCANs of this host pass it.
         post: takes an event, from any thread; the engine wakes.
         announce: takes messages for the user.
+        urgent: batches that precede those of the walks; None if there are none. Only a backend
+            that gives out batches has them.
         buried: called with the writer's name of each dead worker that may have written. Its work
             waits until `Backend.fenced` is called with that name.
     """
@@ -68,6 +80,7 @@ class Hooks:
     post: Callable[[Event], None]
     announce: Callable[[str], None]
     buried: Callable[[str], None]
+    urgent: Urgent | None = None
 
 
 @dataclass(frozen=True, slots=True)

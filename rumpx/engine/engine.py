@@ -27,7 +27,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Final, Protocol, TypeVar
 
-from rumpx.engine.backend import Backend, Hooks, WalkOrder
+from rumpx.engine.backend import Backend, Hooks, Urgent, WalkOrder
 from rumpx.engine.events import (
     Advanced,
     CursorUnproven,
@@ -54,6 +54,7 @@ from rumpx.errors import (
 )
 from rumpx.model.display import Display
 from rumpx.model.endpoint import Address
+from rumpx.model.follow import FollowStat
 from rumpx.model.nodes import Node
 from rumpx.model.snapshot import Snapshot, State, Verb
 from rumpx.processes.control import Control
@@ -108,6 +109,7 @@ class Engine:
         retired: sums of walks that earlier runs added.
         seconds: the time that earlier runs took.
         job, verb: as in Snapshot.
+        urgent: as in `backend.Hooks`.
 
     Attributes:
         walks: the state of all walks.
@@ -115,6 +117,7 @@ class Engine:
         state, note: as in Snapshot; set by the overseer.
         reasons: failed keys by reason.
         largest: the largest values copied.
+        follow: returns Snapshot's `follow`, at a time of `time.monotonic()`; set by the overseer.
         fence: ends connections to the target; None if nothing is written.
     """
 
@@ -131,6 +134,7 @@ class Engine:
         seconds: float = 0.0,
         job: str = "",
         verb: Verb = "copied",
+        urgent: Urgent | None = None,
     ) -> None:
         self.walks = Walks(walks, retired)
         self._warnings = Warnings(plan.warnings, display.message)
@@ -147,11 +151,13 @@ class Engine:
         self._large = LargeValue()
         self.reasons: Counter[str] = Counter()
         self.largest = Largest()
+        self.follow: Callable[[float], FollowStat | None] = lambda now: None
         self._plan = plan
         self._display = display
         self._control = control
         self._overseer = overseer
         self._backend = backend
+        self._urgent = urgent
         self._steering = Steering(plan, backend)
         self._began = time.monotonic()
         self._mail: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -174,7 +180,12 @@ class Engine:
         # First the prober, which learns the baselines while the workers start.
         self._steering.start(self._selector)
         hooks = Hooks(
-            self._selector, self._steering.gate, self._post, self.warn, self._end_connections
+            self._selector,
+            self._steering.gate,
+            self._post,
+            self.warn,
+            self._end_connections,
+            self._urgent,
         )
         self._backend.start(workers, hooks)
         while not self._backend.awake or (workers and not self._steering.ready):
@@ -191,8 +202,16 @@ class Engine:
             TimeOver: the run's time limit is reached.
             RumpxError: the run cannot continue.
         """
+        self.run_until(lambda: self.walks.all_settled and not self._backend.in_flight)
+
+    def run_until(self, over: Callable[[], bool]) -> None:
+        """Run until a condition holds, which is tested before each turn of the loop.
+
+        Raises:
+            Interrupted, TimeOver, RumpxError: see `run_walks`.
+        """
         self._start_walks()  # else the first turn would wait for a message
-        while not self.walks.all_settled or self._backend.in_flight:
+        while not over():
             self._turn(self._pause(time.monotonic()))
             self.heed()
 
@@ -227,6 +246,12 @@ class Engine:
         return self._backend.restarts
 
     @property
+    def off(self) -> bool:
+        """True if the timetable or the user stops all work now."""
+        decision = self._steering.decision
+        return decision is not None and decision.off
+
+    @property
     def governor(self) -> Governor:
         """Decides how much may be in flight; its limits may be changed."""
         return self._steering.governor
@@ -241,6 +266,7 @@ class Engine:
             node_stats(self.governor, self._names, now),
             dict(self.reasons),
             self.largest,
+            self.follow(now),
         )
         return self._meter.snapshot(progress(self.walks), list(self.walks.sums()), now, told)
 

@@ -4,7 +4,7 @@ Each walk is a thread (`scanner`), which runs ahead of the workers by a bounded 
 it waits for *room*, which a batch takes from the moment its keys are found until it is given out.
 
 Batches are given out as the governor's decision allows: so many in flight, to so many workers, with
-so long a pause between two.
+so long a pause between two. Urgent ones come first, but each eighth is one of the walks'.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from rumpx.transfer.messages import Batch
 
 # Batches that scanners may have found ahead of the workers, beyond what those hold.
 _AHEAD: Final = 2
+# The most urgent batches that are given out one after the other while walks have one.
+_MOST_URGENT: Final = 7
 
 
 class LocalBackend(Pool):
@@ -49,6 +51,7 @@ class LocalBackend(Pool):
         self._ready: deque[Batch] = deque()
         self._decision: Decision | None = None
         self._next_batch_at = 0.0
+        self._urgent_before = 0
         self._working = False
 
     @property
@@ -133,23 +136,44 @@ class LocalBackend(Pool):
 
     def due(self, now: float) -> float:
         """See `Backend.due`."""
-        waits = self._ready and self._next_batch_at > now
-        return self._next_batch_at if waits else math.inf
+        urgent = self._hooks.urgent
+        due = urgent.due(now) if urgent and not self._is_full else math.inf
+        if self._ready and self._next_batch_at > now:
+            return self._next_batch_at
+        return max(due, self._next_batch_at) if due < math.inf else math.inf
+
+    @property
+    def _is_full(self) -> bool:
+        """True if the decision allows no further batch now."""
+        decision = self._decision
+        return not decision or self.in_flight >= decision.batches_in_flight
 
     def _next_batch(self, is_issued: Callable[[int], bool]) -> Batch | None:
         """Return the next batch to give out; None if there is none, or none is allowed now."""
-        decision = self._decision
-        if not decision or self.in_flight >= decision.batches_in_flight:
-            return None
         now = time.monotonic()
-        while self._ready and now >= self._next_batch_at:
+        if self._is_full or now < self._next_batch_at:
+            return None
+        batch = self._urgent_batch(now) or self._walks_batch(is_issued)
+        if batch and self._decision:
+            if not self._working:
+                self._working = True
+                self._hooks.gate.calm.enter(now)
+            self._next_batch_at = now + self._decision.wait
+        return batch
+
+    def _urgent_batch(self, now: float) -> Batch | None:
+        if not self._hooks.urgent or (self._ready and self._urgent_before >= _MOST_URGENT):
+            return None
+        batch = self._hooks.urgent.take(now)
+        self._urgent_before += batch is not None
+        return batch
+
+    def _walks_batch(self, is_issued: Callable[[int], bool]) -> Batch | None:
+        self._urgent_before = 0
+        while self._ready:
             batch = self._ready.popleft()
             self._room.release()
             if is_issued(batch.id):
-                if not self._working:
-                    self._working = True
-                    self._hooks.gate.calm.enter(now)
-                self._next_batch_at = now + decision.wait
                 return batch
         return None
 

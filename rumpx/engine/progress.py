@@ -22,6 +22,7 @@ from rumpx.errors import Side
 from rumpx.model.content import NO_CONTENT, Content
 from rumpx.model.counts import Counts
 from rumpx.model.endpoint import Address, format_address
+from rumpx.model.follow import FollowStat
 from rumpx.model.partitions import Partition
 from rumpx.model.snapshot import Held, NodeStat, Row, Snapshot, State, Verb, WorkerStat
 from rumpx.throttle.governor import Done
@@ -63,6 +64,7 @@ class Told:
     nodes: tuple[NodeStat, ...]
     failures: dict[str, int]
     largest: Largest
+    follow: FollowStat | None
 
 
 class ProgressMeter:
@@ -191,6 +193,7 @@ class ProgressMeter:
             nodes=told.nodes,
             failures=told.failures,
             content=self._weighed(sums, told, now),
+            follow=told.follow,
         )
 
     def _weighed(self, sums: Sequence[Sum], told: Told, now: float) -> Content:

@@ -2,7 +2,7 @@
 
 A walk is one pass over a partition. It is *held* until its overseer decides whether it is needed,
 *waiting* for a scanner, *walking*, and *walked* when its scanner has reached the end; it is done
-when all its batches are settled as well.
+when all its batches are settled as well. A *fed* walk has no scanner: its overseer names its keys.
 
 Events are method calls: keys were found, a scanner has ended, a batch was acknowledged, a node's
 process changed, cursors proved to be of another kind. They return or collect instructions: batches
@@ -43,7 +43,7 @@ from rumpx.model.results import KeyNote
 from rumpx.transfer.content_stats import NO_KINDS, Kinds
 from rumpx.transfer.messages import Ack, Batch
 
-WalkState = Literal["held", "waiting", "walking", "walked"]
+WalkState = Literal["held", "waiting", "walking", "fed", "walked"]
 Place = tuple[Side, Address | None]
 
 
@@ -122,6 +122,13 @@ class RetiredAs(NamedTuple):
 NONE_RETIRED: Final[Mapping[RetiredAs, Retired]] = MappingProxyType({})
 
 
+def next_number(walks: Iterable[Walk], retired: Mapping[RetiredAs, Retired]) -> int:
+    """Return the first number that no partition of these walks has, or had."""
+    numbers = [walk.id for walk in walks]
+    added = len(numbers) + sum(each.walks for each in retired.values())
+    return max(added, max(numbers, default=-1) + 1)
+
+
 class Walks:
     """All walks of a run.
 
@@ -142,7 +149,7 @@ class Walks:
         self._walks = {walk.id: walk for walk in walks}
         self.retired = dict(retired)
         self.read: dict[Place, Node] = {}
-        self._added = len(self._walks) + sum(each.walks for each in retired.values())
+        self._added = next_number(self._walks.values(), retired)
         self._batches = count()
         self._issued: dict[int, WalkName] = {}
         self._unfinished: set[int] = set()
@@ -230,6 +237,24 @@ class Walks:
             self._enlist(walk)
             added.append(walk)
         return added
+
+    def add_fed(self, partition: Partition) -> Walk:
+        """Add a walk without a scanner: the keys of its batches are named by `found`, until it is
+        `walked`. Return it."""
+        walk = Walk(replace(partition, id=self._added), state="fed")
+        self._added += 1
+        self._walks[walk.id] = walk
+        self._enlist(walk)
+        return walk
+
+    def abandon(self, partitions: Iterable[int]) -> None:
+        """End walks before their end, by their numbers; what they have issued does not count any
+        more."""
+        for number in partitions:
+            if (walk := self._walks.get(number)) and not walk.done:
+                fresh = self._restart(walk, walk.partition)
+                fresh.state = "walked"
+                self._finish(fresh)
 
     def decide(self, walks: Iterable[Walk], *, needed: bool) -> None:
         """Let held walks start, or let them be done if they are not needed."""

@@ -70,8 +70,8 @@ _FORGET_OTHER_WALKS: Final = (
 class Update:
     """The coordinator's state at one moment, as far as it has changed.
 
-    `settled` are failed keys of earlier runs that were retried; those that failed again are among
-    `noted` too. `gone` are retired walks, whose sums are in `retired`. `limits` are those in
+    `settled` are failed or lossy keys that were retried; those that failed again are among `noted`
+    too. `gone` are retired walks, whose sums are in `retired`. `limits` are those in
     force, for a resumed run. `points` are added to the series, or with `anew` replace it.
     """
 
@@ -420,7 +420,9 @@ def _merged(pending: _Pending | None, update: Update) -> _Pending:
         ]
     merged.rows += [(PUT_RETIRED, retired_row(*item)) for item in (update.retired or {}).items()]
     merged.rows += [
-        ("DELETE FROM failures WHERE db = ? AND key = ?", key) for key in update.settled
+        (f"DELETE FROM {table} WHERE db = ? AND key = ?", key)
+        for key in update.settled
+        for table in ("failures", "losses")
     ]
     merged.rows += map(_note_row, update.noted)
     if update.anew:

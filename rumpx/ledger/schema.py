@@ -38,6 +38,7 @@ from rumpx.errors import Side, UsageError
 from rumpx.files import writable_by_others
 from rumpx.model.counts import Counts
 from rumpx.model.endpoint import Address
+from rumpx.model.follow import FollowFacts
 from rumpx.model.history import RunRecord
 from rumpx.model.job import Job
 from rumpx.model.partitions import NodeKeys, Partition
@@ -46,7 +47,7 @@ from rumpx.model.timeline import Point
 from rumpx.serialize import from_plain, to_plain
 from rumpx.transfer.content_stats import NO_KINDS, Kinds, Large
 
-SCHEMA: Final = 4
+SCHEMA: Final = 5
 APPLICATION: Final = 0x72756D70  # "rump": distinguishes a ledger from other databases
 _BUSY_SECONDS: Final = 5.0
 
@@ -116,6 +117,7 @@ _UPGRADES: Final = {
     1: "ALTER TABLE partitions ADD COLUMN kinds TEXT NOT NULL DEFAULT '[]';" + _SINCE_2,
     2: _SINCE_3,
     3: _SINCE_4,
+    4: "",  # Facts may have those of a follow, which an older rumpx cannot continue
 }
 
 
@@ -165,6 +167,7 @@ class Facts:
         landed: the last run ended without writes in flight (unless it was killed).
         leased: tasks of a run on other machines may still work until their lease is over (unless
             `landed`).
+        follow: of a job that follows its source; else None.
     """
 
     databases: tuple[NodeKeys, ...]
@@ -176,6 +179,7 @@ class Facts:
     counted_again: bool = False
     landed: bool = False
     leased: bool = False
+    follow: FollowFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,33 @@ IN_JOB: Final = (
         lambda job: (job.dask_scheduler or job.dask_send_passwords) and job.engine != "dask",
     ),
     Clash(
+        ("feed", "follow"),
+        "--feed, --delete-extra and --max-deletes are about --follow; give it too.",
+        lambda job: not job.follow
+        and (job.feed != "auto" or job.delete_extra or job.max_deletes != 0),
+    ),
+    Clash(
+        ("follow", "on-conflict"),
+        "--follow makes the target equal to the source; leave out --on-conflict skip or fail.",
+        lambda job: job.follow and job.on_conflict in ("skip", "fail"),
+    ),
+    Clash(
+        ("follow", "type"),
+        "--follow is told the names of changed keys, but not their types; leave out --type, or "
+        "choose keys by --match.",
+        lambda job: job.follow and job.scope.types,
+    ),
+    Clash(
+        ("follow", "read-from"),
+        "--follow reads the server that reports the changes; leave out --read-from.",
+        lambda job: job.follow and job.read_from != "primary",
+    ),
+    Clash(
+        ("follow", "engine"),
+        "--follow works on this machine; leave out --engine dask.",
+        lambda job: job.follow and job.engine == "dask",
+    ),
+    Clash(
         ("map-db", "to"),
         "The target's URI names a database and --map-db is given too; give one of them.",
         lambda job: job.target.db is not None and job.scope.map_db,
@@ -96,6 +123,17 @@ IN_COMPARISON: Final = (
 )
 
 IN_COPY: Final = (
+    Clash(
+        ("yes", "delete-extra"),
+        "--yes answers the question of --delete-extra; give both.",
+        lambda arguments: arguments.yes and not arguments.delete_extra,
+    ),
+    Clash(
+        ("follow", "verify"),
+        "--follow compares both sides after the copy, and again whenever it must; leave out "
+        "--verify.",
+        lambda arguments: arguments.follow and arguments.verify,
+    ),
     Clash(
         ("strict", "verify"),
         "--strict is about the comparison of --verify; give both.",

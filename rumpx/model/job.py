@@ -20,6 +20,7 @@ OnConflict = Literal["ask", "replace", "skip", "fail"]
 Clock = Literal["refuse", "absolute", "relative"]
 FieldExpiries = Literal["keep", "drop"]
 Engine = Literal["local", "dask"]
+Feed = Literal["auto", "tracking", "passes"]
 Progress = Literal["auto", "bar", "line", "json", "none"]
 LogFormat = Literal["text", "json"]
 
@@ -131,7 +132,8 @@ class Job:
 
     `workers`, `batch_keys` and `partitions` of 0 mean "choose from what is found at the start";
     `max_failures` of None means that any number of keys may fail; `read_from` chooses between each
-    source node's primary and its replicas (`servers/replicas.py`).
+    source node's primary and its replicas (`servers/replicas.py`); `max_deletes` of 0 means "by the
+    number of the target's keys", and None any number.
     """
 
     source: Endpoint
@@ -151,6 +153,10 @@ class Job:
     read_from: ReadFrom = DEFAULTS["read_from"]
     max_failures: int | None = None
     functions: bool = False
+    follow: bool = False
+    feed: Feed = DEFAULTS["feed"]
+    delete_extra: bool = False
+    max_deletes: int | None = DEFAULTS["max_deletes"]
     engine: Engine = DEFAULTS["engine"]
     dask_scheduler: str = ""
     dask_send_passwords: bool = False

@@ -240,6 +240,24 @@ GROUPS: Final = (
              choices=("replace", "skip", "fail")),
         Flag("functions", "copy function libraries too", "", SWITCH, "functions"),
     )),
+    Group("following", (
+        Flag("follow", "after the copy keep the target in step with the source, until it is "
+             "stopped", "", SWITCH, "follow", more="See `rumpx help follow`",
+             commands=(COPY, CHECK)),
+        Flag("feed", "how changes are noticed: by `tracking` (`CLIENT TRACKING`), or by `passes` "
+             "that compare both sides, one after the other; `auto` is tracking where the source "
+             "allows it", "HOW", field="feed", default="auto",
+             choices=("auto", "tracking", "passes"), commands=(COPY, CHECK)),
+        Flag("delete-extra", "with `--follow`: delete keys in scope that the target holds and the "
+             "source lacks; needed if the target holds keys; asks first", "", SWITCH,
+             "delete_extra", commands=(COPY, CHECK)),
+        Flag("yes", "answer the question of `--delete-extra`", "", SWITCH, commands=(COPY,)),
+        Flag("max-deletes", "with `--follow`: if a pass finds more than N keys that only the "
+             "target has, delete them only after `rumpx ctl JOB accept-deletes` (default: more "
+             "than 1,000 and a tenth of the target's keys)", "N", WHOLE, "max_deletes", "0",
+             least=0, most=2**40, off=True, more="`off` deletes any number",
+             commands=(COPY, CHECK)),
+    )),
     Group("the job", (
         Flag("job", "its name, for `rumpx resume` (default: date and time)", "NAME",
              example="nightly", commands=(COPY,)),

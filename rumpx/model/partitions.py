@@ -135,7 +135,9 @@ RETRIED: Final = "failed before"
 # Reason for keys of which an earlier write may be applied late, after a newer one.
 LATE: Final = "written late, perhaps"
 # The work on the keys of a partition.
-Work = Literal["copy", "compare", "look for", "delete"]
+Work = Literal["copy", "compare", "look for", "delete", "follow"]
+# Works that change nothing.
+PASSING: Final[tuple[Work, ...]] = ("compare", "look for")
 
 
 @dataclass(frozen=True, slots=True)

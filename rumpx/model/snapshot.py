@@ -12,9 +12,18 @@ from typing import Final, Literal
 from rumpx.errors import Side
 from rumpx.model.content import NO_CONTENT, Content
 from rumpx.model.counts import Counts
+from rumpx.model.follow import FollowStat
 
 State = Literal[
-    "starting", "copying", "checking", "comparing", "draining", "done", "failed", "stopped"
+    "starting",
+    "copying",
+    "checking",
+    "comparing",
+    "following",
+    "draining",
+    "done",
+    "failed",
+    "stopped",
 ]
 Verb = Literal["copied", "compared"]
 # Causes of throttling.
@@ -139,6 +148,7 @@ class Snapshot:
         nodes: all servers.
         failures: number of failed keys of this run, by reason.
         content: statistics of the copied keys; updated once a second.
+        follow: of a job that follows its source; else None.
     """
 
     state: State
@@ -166,6 +176,7 @@ class Snapshot:
     failures: dict[str, int] = field(default_factory=dict)
     content: Content = NO_CONTENT
     work: Counts = field(default_factory=Counts)
+    follow: FollowStat | None = None
 
     @property
     def machines(self) -> tuple[MachineStat, ...]:

@@ -30,6 +30,7 @@ import hiredis
 
 from rumpx.errors import ConnectionLost, MachineLimit, RumpxError, Side, machine_limit, unusable
 from rumpx.model.endpoint import Address, Endpoint, ReadFrom, format_address, is_host
+from rumpx.servers.info import info_fields
 from rumpx.servers.redials import Redials, Turn
 from rumpx.servers.replies import Kind, classify, is_farewell, malformed, port_of
 from rumpx.servers.resp import Connection
@@ -132,6 +133,7 @@ class Dialer:
         greets: set the client name on each connection.
         read_from: which nodes are read; for replicas READONLY is sent, without which a cluster's
             replicas redirect all clients to their primaries.
+        identifies: learn the process of the server on each connection (`Connection.process`).
         writer: the name of connections that may write; "" if none does.
         lives: in a worker, returns False once its coordinator has ended: a connection opened then
             is not used. None in the coordinator itself.
@@ -145,6 +147,7 @@ class Dialer:
     no_touch: bool = False
     read_from: ReadFrom = "primary"
     greets: bool = True
+    identifies: bool = False
     writer: str = ""
     lives: Callable[[], bool] | None = None
     redials: Redials | None = None
@@ -342,6 +345,8 @@ class Dialer:
             raise self._turned_away(connection.name, str(first).rstrip("."))
         if self.greets and self.writer and isinstance(number := replies[len(login) + 1], int):
             connection.id = number
+        if self.greets and self.identifies and isinstance(replies[-1], bytes):
+            connection.process = info_fields(replies[-1].decode(errors="replace")).get("run_id", "")
         if self.lives and not self.lives():
             connection.close()
             raise ConnectionLost("The coordinator has ended.")
@@ -365,6 +370,8 @@ class Dialer:
             commands.append(("CLIENT", "NO-TOUCH", "ON"))
         if self.read_from != "primary":
             commands.append(("READONLY",))  # refused, and not needed, outside a cluster
+        if self.identifies:
+            commands.append(("INFO", "server"))
         return commands
 
     def _turned_away(self, name: str, words: str) -> RumpxError:

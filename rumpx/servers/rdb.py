@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 from struct import Struct
 from typing import Final, Literal, TypeGuard
 
@@ -50,6 +51,7 @@ _TYPE_OF: Final = {head: name for name, heads in _TYPES.items() for head in head
 # No first byte is greater so far.
 FIRST_BYTES: Final = 32
 OF_MODULES: Final = frozenset(_TYPES["module"])
+STREAMS: Final = frozenset(_TYPES["stream"])
 _KIND_OF: Final = {
     head: name.encode() for head, name in _TYPE_OF.items() if head not in OF_MODULES
 }
@@ -155,6 +157,13 @@ def head_of(kind: bytes) -> int:
 def kind_of(payload: bytes) -> bytes:
     """Return the type of the value in a payload, as TYPE names it; b"" if it is not known."""
     return _KIND_OF.get(payload[0], b"") if payload else b""
+
+
+def streams_among(keys: Sequence[bytes], payloads: Sequence[bytes]) -> list[bytes]:
+    """Return the keys whose payloads, in the same order, are streams."""
+    if STREAMS.isdisjoint(map(itemgetter(0), payloads)):
+        return []
+    return [key for key, each in zip(keys, payloads, strict=True) if each[0] in STREAMS]
 
 
 def fields_expire(payload: bytes) -> bool:

@@ -273,6 +273,7 @@ class Connection:
 
     Attributes:
         id: the server's client id, if it was asked for and reported.
+        process: the server's `run_id`, likewise; "" if it is not known.
         fenced: a fence goes behind each pipeline; `greet` finds out whether PING supports it.
     """
 
@@ -283,6 +284,7 @@ class Connection:
         self.side: Side = side
         self.db = db
         self.id: int | None = None
+        self.process = ""
         self.closed = False
         self.fenced = False
         self._sock = sock
@@ -498,6 +500,13 @@ class Connection:
                 break
         if tail.endswith(end):
             raise self._malformed(_OTHER_NUMBER)
+
+    def detach(self) -> socket.socket:
+        """Return the socket, for a caller that reads its messages by itself. No replies may be
+        owed; the connection is closed, and the socket is not."""
+        assert not self._owed and not self._rest
+        self.closed = True
+        return self._sock
 
     def close(self) -> None:
         """Close the socket; callers that still wait for replies get ConnectionLost."""

@@ -43,6 +43,10 @@ class Kinds:
         """The sum over all types."""
         return sum(number for name, number in self.numbers.items() if _BYTES <= name < _SIZES)
 
+    def has_any(self, heads: frozenset[int]) -> bool:
+        """Return True if a key was counted with one of these first bytes."""
+        return not heads.isdisjoint(self.numbers)
+
     def __add__(self, other: Kinds) -> Kinds:
         if not self.numbers or not other.numbers:
             return other if other.numbers else self

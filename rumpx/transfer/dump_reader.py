@@ -233,8 +233,8 @@ class DumpReader(Peer):
                     request, replies = self._executed(request, replies, result)
                 if request.expiry == "clock" and not request.asking:
                     replies = yield from self._clocked(wanted.db, request, replies)
-                self._sort(wanted.db, request, replies, result)
-        if result.keys or result.gone:
+                self._sort(wanted, request, replies, result)
+        if result.keys or result.gone or result.unproven:
             self._links.serves()
         return result
 
@@ -385,8 +385,11 @@ class DumpReader(Peer):
                     instants[n] = _instant(outcome[2 * position + 1], before, after)
         return instants
 
-    def _sort(self, db: int, request: _Request, replies: list[Reply], result: Read) -> None:
+    def _sort(
+        self, wanted: Wanted, request: _Request, replies: list[Reply], result: Read
+    ) -> None:
         """Sort replies into the results of each key."""
+        db = wanted.db
         payloads, expiries = self._pairs(request, replies)
         plain = set(map(type, payloads)) == _ONLY_BYTES and set(map(type, expiries)) == _ONLY_INTS
         whole = plain and min(map(len, payloads)) >= SHORTEST_PAYLOAD  # type: ignore[arg-type]
@@ -408,7 +411,7 @@ class DumpReader(Peer):
                 else:
                     result.again.append(key)
             elif payload is None or (is_payload(payload) and expiry == _GONE):
-                result.gone += 1
+                result.absent(key, wanted, request.connection.process)
             else:
                 name = request.connection.name
                 raise malformed(self.side, name, "DUMP or the command for its expiry")

@@ -160,6 +160,9 @@ class Writer(Reachable, Protocol):
     def write(self, records: Records) -> Task[Written]:
         """Write records once; a task."""
 
+    def delete(self, db: int, keys: list[bytes], result: Written) -> Task[None]:
+        """Delete keys from the target's database once, adding to the result; a task."""
+
     def take_notices(self) -> list[str]:
         """Return the notices for the user since the last call."""
 
@@ -171,7 +174,8 @@ class Writer(Reachable, Protocol):
 class Wanted:
     """Keys to read. `ask` names nodes to ask a key of after ASKING; `single` keys are read
     without MULTI; `node` is the node to ask, or with `by_slot` the node that serves each key now,
-    where keys may have moved."""
+    where keys may have moved; only the server's `process` can prove that a key is gone ("": any
+    can)."""
 
     db: int
     keys: list[bytes]
@@ -179,6 +183,7 @@ class Wanted:
     by_slot: bool = False
     ask: dict[bytes, Address] = field(default_factory=dict)
     single: frozenset[bytes] = frozenset()
+    process: str = ""
 
 
 @dataclass(slots=True)
@@ -212,16 +217,25 @@ class Read(Again):
     """The results for the keys of one `read`.
 
     `keys`, `payloads` and `expiries` (ms since 1970, or with `left` ms left, or NO_EXPIRY)
-    correspond to each other. `single` are those of `again` that must be read without MULTI.
+    correspond to each other. `single` are those of `again` that must be read without MULTI. `gone`
+    keys do not exist, `unproven` ones neither, but another process than the one that was wanted
+    said so; `staging` counts keys that a copy to the source is writing.
     """
 
     keys: list[bytes] = field(default_factory=list)
     payloads: list[bytes] = field(default_factory=list)
     expiries: list[int] = field(default_factory=list)
     left: bool = False
-    gone: int = 0
+    gone: list[bytes] = field(default_factory=list)
+    unproven: list[bytes] = field(default_factory=list)
+    staging: int = 0
     failures: list[KeyFailure] = field(default_factory=list)
     single: set[bytes] = field(default_factory=set)
+
+    def absent(self, key: bytes, wanted: Wanted, process: str) -> None:
+        """Note a key that does not exist on the server that is this process."""
+        proven = not wanted.process or process == wanted.process
+        (self.gone if proven else self.unproven).append(key)
 
 
 class Rewrite(NamedTuple):
@@ -261,7 +275,8 @@ class Records:
 @dataclass(slots=True)
 class Written(Again):
     """The results for the keys of one `write`; `rewritten` and `losses` are among those copied;
-    `busy` keys existed already; values `in_pieces` must be copied so, since no payload holds them.
+    `gone` keys have expired by the target's clock; `deleted` counts keys by `Writer.delete`; `busy`
+    keys existed already; values `in_pieces` must be copied so, since no payload holds them.
     With `fatal` the run must end: then some keys are in none of the lists."""
 
     copied: int = 0
@@ -270,7 +285,8 @@ class Written(Again):
     large: list[Large] = field(default_factory=list)
     rewritten: int = 0
     losses: list[KeyLoss] = field(default_factory=list)
-    gone: int = 0
+    gone: list[bytes] = field(default_factory=list)
+    deleted: int = 0
     busy: list[bytes] = field(default_factory=list)
     in_pieces: list[bytes] = field(default_factory=list)
     failures: list[KeyFailure] = field(default_factory=list)

@@ -28,6 +28,8 @@ class Batch:
         db: the source's database.
         keys: bounded in number and in bytes.
         work: the work to do with them.
+        process: the `run_id` of the source's process that alone can prove that a key is gone; "":
+            any can.
     """
 
     id: int
@@ -37,19 +39,27 @@ class Batch:
     db: int
     keys: list[bytes]
     work: Work = "copy"
+    process: str = ""
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The keys as one string: pickle would enter each into its memo, at five times the cost.
         # marshal's version 2 is the last without a memo, and both ends are the same Python.
         keys = marshal.dumps(self.keys, 2)
-        fixed = (self.id, self.partition, self.walk, self.node, self.db, keys, self.work)
-        return _batch, fixed
+        fixed = self.id, self.partition, self.walk, self.node, self.db
+        return _batch, (*fixed, keys, self.work, self.process)
 
 
 def _batch(
-    id: int, partition: int, walk: int, node: Address | None, db: int, keys: bytes, work: Work
+    id: int,
+    partition: int,
+    walk: int,
+    node: Address | None,
+    db: int,
+    keys: bytes,
+    work: Work,
+    process: str,
 ) -> Batch:
-    return Batch(id, partition, walk, node, db, marshal.loads(keys), work)
+    return Batch(id, partition, walk, node, db, marshal.loads(keys), work, process)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +67,9 @@ class Ack:
     """Every key of a batch is settled. `findings` are the differences that a comparison found;
     `kinds` and `large` describe the copied values. `late` are keys of which an earlier write, on a
     lost connection that could not be ended, may still be executed. `losses` are among the copied
-    keys."""
+    keys. Of compared and followed keys `streams` are those that are streams, of followed ones
+    `heavy` are those that cost the source much, with their bytes, and `unproven` those of which
+    another process than the batch's has said that they do not exist."""
 
     batch: int
     counts: Counts
@@ -67,13 +79,17 @@ class Ack:
     large: tuple[Large, ...] = ()
     late: tuple[bytes, ...] = ()
     losses: tuple[KeyLoss, ...] = ()
+    streams: tuple[bytes, ...] = ()
+    heavy: tuple[tuple[bytes, int], ...] = ()
+    unproven: tuple[bytes, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # As for Counts: the generic way takes twice as long.
         large = tuple(map(tuple, self.large))
         kinds = self.kinds.numbers
         told = self.batch, self.counts, self.failures, self.findings
-        return _ack, (*told, kinds, large, self.late, self.losses)
+        followed = self.streams, self.heavy, self.unproven
+        return _ack, (*told, kinds, large, self.late, self.losses, *followed)
 
 
 def _ack(
@@ -85,9 +101,12 @@ def _ack(
     large: tuple[tuple[int, int, int, bytes], ...],
     late: tuple[bytes, ...],
     losses: tuple[KeyLoss, ...],
+    streams: tuple[bytes, ...],
+    heavy: tuple[tuple[bytes, int], ...],
+    unproven: tuple[bytes, ...],
 ) -> Ack:
-    named = tuple(map(Large._make, large))
-    return Ack(batch, counts, failures, findings, Kinds(kinds), named, late, losses)
+    named, told = tuple(map(Large._make, large)), (late, losses, streams, heavy, unproven)
+    return Ack(batch, counts, failures, findings, Kinds(kinds), named, *told)
 
 
 @dataclass(frozen=True, slots=True)

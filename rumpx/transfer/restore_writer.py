@@ -194,6 +194,51 @@ class RestoreWriter(Peer):
             self._links.serves()
         return result
 
+    def delete(self, db: int, keys: list[bytes], result: Written) -> Task[None]:
+        """Delete keys; a task. Those that must be *read* again go to `again`, a refused one has
+        failed; the other results are as for `write`."""
+        requests: list[_Request] = []
+        for route, connection in self._connected(self._routes(keys, {}), db, keys, result):
+            try:
+                connection.send(b"".join([encode("UNLINK", keys[n]) for n in route.positions]))
+                requests.append(_Request(route, connection, 1))
+            except ConnectionLost as error:
+                self._lost([keys[n] for n in route.positions], route.node, error, {}, result,
+                           written=True)
+        outcomes = yield [
+            Replies(request.connection, len(request.route.positions)) for request in requests
+        ]
+        for request, outcome in zip(requests, outcomes, strict=True):
+            names, node = [keys[n] for n in request.route.positions], request.route.node
+            if not isinstance(outcome, list):
+                assert outcome is not None
+                self._lost(names, node, outcome, {}, result, written=True)
+                continue
+            for name, reply in zip(names, outcome, strict=True):
+                self._deleted(db, name, reply, request, result)
+
+    def _deleted(
+        self, db: int, key: bytes, reply: Reply, request: _Request, result: Written
+    ) -> None:
+        """Note UNLINK's reply for a key."""
+        connection = request.connection
+        if isinstance(reply, int):
+            result.deleted += reply
+            return
+        if not is_error(reply):
+            result.end(malformed(self.side, connection.name, "UNLINK"))
+            return
+        verdict = classify(reply)
+        if self._passes(key, reply, verdict, request.route.node, connection, result):
+            return
+        match verdict.kind:
+            case Kind.ABORTED | Kind.FULL:
+                result.repeat([key], self._complaint(reply, connection))
+            case Kind.PERMANENT:
+                result.end(denial(self.side, connection.name, "UNLINK", reply))
+            case _:
+                result.failures.append(KeyFailure(db, key, verdict.reason, str(reply)))
+
     def _replace(self, records: Records, result: Written) -> Task[None]:
         """Write records, also over keys that exist."""
         old = self._old
@@ -307,7 +352,7 @@ class RestoreWriter(Peer):
                     elif answer == b"OK":
                         self._count(records, [position], result)
                     elif swaps and answer == _RETURNED:
-                        result.gone += 1
+                        result.gone.append(records.keys[position])
                     else:
                         name = request.connection.name
                         result.end(malformed(self.side, name, "RESTORE"))
@@ -427,7 +472,8 @@ class RestoreWriter(Peer):
         if min(expiring) + self._shift > now:
             return records
         kept = [n for n, expiry in enumerate(expiries) if not NO_EXPIRY < expiry <= now]
-        result.gone += len(expiries) - len(kept)
+        past = set(range(len(expiries))).difference(kept)
+        result.gone += [records.keys[n] for n in sorted(past)]
         return records.chosen(kept)
 
     def _reckoned(self, records: Records) -> Records:

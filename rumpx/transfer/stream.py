@@ -76,6 +76,8 @@ _PAUSES: Final = (0.0, 0.5, 2.0)
 # While another value is streamed, look this often, in seconds.
 _LOOK_SECONDS: Final = 0.05
 _STRING: Final = b"string"
+# In the place of a type: a key that a copy to the source is writing.
+_STAGING: Final = b""
 
 
 class Streamer:
@@ -245,8 +247,11 @@ class Streamer:
     def _once(self, one: Try) -> Task[None]:
         try:
             kind = yield from self._watch(one)
+            if kind == _STAGING:
+                one.streamed.read.staging += 1
+                return
             if kind == b"none":
-                one.streamed.read.gone += 1
+                one.streamed.read.absent(one.key, one.wanted, one.source.process)
                 return
             if not (yield from self._prepare(one, kind)):
                 one.streamed.written.busy.append(one.key)
@@ -254,7 +259,7 @@ class Streamer:
             writer = yield from self._copy_value(one, kind)
             expiry = yield from self._ending.expiry(one)
             if self._ending.is_past(expiry):
-                one.streamed.written.gone += 1
+                one.streamed.written.gone.append(one.key)
                 yield from self._ending.abandon(one)
                 return
             match (yield from self._ending.swap(one, writer, expiry)):
@@ -263,19 +268,19 @@ class Streamer:
                 case "busy":
                     one.streamed.written.busy.append(one.key)
                 case "gone":
-                    one.streamed.written.gone += 1
+                    one.streamed.written.gone.append(one.key)
         except Exception:
             yield from self._ending.abandon(one)
             raise
 
     def _watch(self, one: Try) -> Task[bytes]:
-        """Watch the key; return its type."""
+        """Watch the key; return its type, or `_STAGING`."""
         replies = yield from self._requests.read(one, watching(one.key))
         kind: bytes = replies[2]
         left: int = replies[3]
         if unfinished({one.key: left}):
             self._say(STAGING_LEFT_OUT)
-            return b"none"
+            return _STAGING
         if kind not in (b"none", _STRING) and not chunked_reader(kind, b"", 0, "source", ""):
             name = kind.decode("utf-8", "backslashreplace")
             raise ReadWhole(f"Values of the type {name} cannot be read in pieces")

@@ -13,6 +13,9 @@ Algorithm, for one batch (a task, see `runner`):
 4. A key that the target already has, under a policy without REPLACE, may be our own earlier write
    (a duplicate from SCAN, a repeated batch, a lost reply): both sides are read again, and equal
    value and expiry mean that it is copied. A value that cannot be compared is the target's.
+5. Of a *followed* batch (`follower`) also the keys that do not exist any more are settled: they are
+   deleted from the target. A key counts as gone only if the batch's process of the source has said
+   so just now, or if its expiry is past on the target's clock.
 
 This module is independent of processes and of SCAN; with `engine.scanner.walk` it copies a
 partition in one process.
@@ -24,12 +27,13 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Literal
+from typing import Final, Literal
 
 from rumpx.model.counts import Counts
 from rumpx.model.endpoint import Address
 from rumpx.model.job import Scope
 from rumpx.model.results import KeyFailure, KeyLoss
+from rumpx.servers.rdb import STREAMS, streams_among
 from rumpx.transfer.aside import Aside
 from rumpx.transfer.chunks import Chunk, Intake
 from rumpx.transfer.content_stats import NO_KINDS, Kinds, Large
@@ -45,6 +49,9 @@ from rumpx.values.compare import Told, differing
 from rumpx.values.reading import Reading
 from rumpx.values.rewrite import FIELD_EXPIRIES
 from rumpx.values.sides import Sides
+
+# Reading a value of so many bytes costs the source as much as thousands of small ones.
+HEAVY_BYTES: Final = 2**18
 
 
 @dataclass(slots=True)
@@ -79,6 +86,7 @@ class _Tally:
 
     copied: int = 0
     gone: int = 0
+    deleted: int = 0
     skipped: int = 0
     repeated: int = 0
     payload_bytes: int = 0
@@ -88,11 +96,17 @@ class _Tally:
     kinds: Kinds = NO_KINDS
     large: list[Large] = field(default_factory=list)
     lost: list[bytes] = field(default_factory=list)
+    unproven: list[bytes] = field(default_factory=list)
+    streams: list[bytes] = field(default_factory=list)
+    heavy: list[tuple[bytes, int]] = field(default_factory=list)
     chunks: int = 0
 
     def add(self, read: Read, written: Written) -> None:
         self.copied += written.copied
-        self.gone += read.gone + written.gone
+        gone = len(read.gone) + len(read.unproven) + read.staging + len(written.gone)
+        self.gone += gone - written.deleted
+        self.deleted += written.deleted
+        self.unproven += read.unproven
         self.payload_bytes += written.payload_bytes
         self.kinds += written.kinds
         self.large += written.large
@@ -106,8 +120,8 @@ class _Tally:
     @property
     def progress(self) -> int:
         """Settled keys, and chunks of streamed ones."""
-        settled = self.copied + self.gone + self.skipped + self.repeated + len(self.failures)
-        return settled + self.chunks
+        settled = self.copied + self.gone + self.deleted + self.skipped + self.repeated
+        return settled + len(self.failures) + self.chunks
 
     def counts(self) -> Counts:
         return Counts(
@@ -117,6 +131,7 @@ class _Tally:
             self.repeated,
             len(self.failures),
             self.payload_bytes,
+            deleted=self.deleted,
             rewritten=self.rewritten,
             lossy=len(self.losses),
         )
@@ -203,6 +218,9 @@ class Transfer:
             kinds=tally.kinds,
             large=tuple(tally.large),
             late=tuple(late),
+            streams=tuple(tally.streams),
+            heavy=tuple(tally.heavy),
+            unproven=tuple(tally.unproven),
         )
 
     def unfinished(self) -> dict[int, Counts]:
@@ -281,6 +299,8 @@ class Transfer:
                 read, written = yield from self._copy_chunk(batch, unsettled, chunk, permit)
             finally:
                 self._intake.release(permit)
+        if batch.work == "follow":
+            yield from self._follow_up(batch, chunk, read, written, tally)
         tally.add(read, written)
         if written.fatal:
             raise written.fatal
@@ -302,6 +322,26 @@ class Transfer:
                 pieces = self._intake.in_pieces(key, sizes[key])
                 again += yield from self._try(batch, pieces, unsettled, suspects, tally)
         return again
+
+    def _follow_up(
+        self, batch: Batch, chunk: Chunk, read: Read, written: Written, tally: _Tally
+    ) -> Task[None]:
+        """Delete the keys of a followed batch that do not exist any more, so that no older value
+        stays on the target; note the streams, and the values that cost the source much."""
+        if doomed := read.gone + written.gone:
+            yield from self._writer.delete(self._scope.target_db(batch.db), doomed, written)
+            again = set(written.again)
+            read.gone = [key for key in read.gone if key not in again]
+            written.gone = [key for key in written.gone if key not in again]
+        if chunk.stream:
+            tally.heavy += zip(chunk.keys, chunk.estimates, strict=True)
+            if written.kinds.has_any(STREAMS):
+                tally.streams += chunk.keys
+            return
+        tally.streams += streams_among(read.keys, read.payloads)
+        if max(map(len, read.payloads), default=0) >= HEAVY_BYTES:
+            sizes = zip(read.keys, map(len, read.payloads), strict=True)
+            tally.heavy += [(key, size) for key, size in sizes if size >= HEAVY_BYTES]
 
     def take_notices(self) -> list[str]:
         """Return the notices for the user since the last call."""
@@ -368,7 +408,7 @@ class Transfer:
         read.keys = [read.keys[n] for n in kept]
         read.payloads = [read.payloads[n] for n in kept]
         read.expiries = [read.expiries[n] for n in kept]
-        read.gone += len(names)
+        read.staging += len(names)
         if names and not self._left_out:
             self._left_out = True
             self._notices.append(STAGING_LEFT_OUT)
@@ -426,5 +466,11 @@ def _wanted(batch: Batch, unsettled: _Unsettled, keys: list[bytes]) -> Wanted:
     if unsettled.read_ask:
         ask = {key: unsettled.read_ask[key] for key in keys if key in unsettled.read_ask}
     return Wanted(
-        batch.db, keys, batch.node, unsettled.by_slot, ask, frozenset(unsettled.single)
+        batch.db,
+        keys,
+        batch.node,
+        unsettled.by_slot,
+        ask,
+        frozenset(unsettled.single),
+        batch.process,
     )

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 from rumpx.model.counts import Counts
 from rumpx.model.job import Scope
-from rumpx.servers.rdb import kind_of
+from rumpx.servers.rdb import kind_of, streams_among
 from rumpx.transfer.chunks import Chunk, Intake
 from rumpx.transfer.commands import Calls
 from rumpx.transfer.handler import Reader, Wanted
@@ -157,7 +157,8 @@ class Comparer:
         if verdicts.missing_hashes:
             yield from self._judge_missing_hashes(batch, verdicts)
         failures, findings = tuple(verdicts.failures), tuple(verdicts.findings)
-        return Ack(batch.id, verdicts.counts(), failures, findings)
+        streams = tuple(verdicts.streams)
+        return Ack(batch.id, verdicts.counts(), failures, findings, streams=streams)
 
     def _compare_part(self, batch: Batch, keys: list[bytes], verdicts: Verdicts) -> Task[None]:
         if self._digests:
@@ -218,6 +219,7 @@ class Comparer:
         verdicts.gone += len(chunk.keys) - len(here.keys) - len(here.failures)
         sizes = list(map(len, here.payloads))
         verdicts.payload_bytes += sum(sizes)
+        verdicts.streams += streams_among(here.keys, here.payloads)
         large: dict[bytes, int] = {}
         if sizes and self._intake.limits.streams(max(sizes)):
             large = self._take_large(here, sizes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from rumpx.engine.plan import Plan, plan_partitions
@@ -56,6 +56,7 @@ from rumpx.servers.side import SideFacts, connected
 from rumpx.servers.topology import is_error
 from rumpx.transfer.dump_reader import Abilities
 from rumpx.transfer.restore_writer import LATE_MS
+from rumpx.transfer.spec import WorkerSpec
 from rumpx.verifier.compare_spec import CompareSpec
 from rumpx.verifier.verdicts import Rules
 
@@ -91,10 +92,6 @@ def prepare_comparison(request: Request) -> tuple[Plan, CompareSpec]:
     prove_databases(target, sorted({scope.target_db(place.db) for place in databases}))
     sample = find_sample(source, databases, scope)
     abilities = find_abilities(job, source, sample, warnings)
-    there = find_sample(target, reverse, scope)
-    target_abilities = find_abilities(job, target, there, warnings)
-    # Mismatches are compared again, so payload and expiry may differ in time, and MULTI costs.
-    target_abilities = replace(target_abilities, multi=False)
     if request.repair:
         refuse_same_chain(source, target)
         refuse_replica(target)
@@ -112,34 +109,8 @@ def prepare_comparison(request: Request) -> tuple[Plan, CompareSpec]:
         dialects=dialects,
     )
     places, back = with_schemes(source, databases), with_schemes(target, reverse)
-    sides = (source, abilities, sample), (target, target_abilities, there)
-    late = _lateness(abilities, absttl=absttl)
-    tolerances = [request.tolerance or 0] * 2
-    if request.tolerance is None:
-        # After `--clock relative` the skew is measured again, to within half a round trip of each
-        # side, as for the copy.
-        skew = math.ceil(1000 * (source.clock.round_trip + target.clock.round_trip)) if shift else 0
-        room = skew + (LATE_MS if late else 0)
-        tolerances = [_EXACT_TOLERANCE + room, _COARSE_TOLERANCE + room]
-        if late:
-            warnings.append(
-                f"{late}, so that a copy writes expiries as remaining TTLs: they may differ by "
-                f"{tolerances[1]:,} ms (--ttl-tolerance sets how much)."
-            )
-    fate = foretell(
-        job,
-        expiring_hashes(source, databases),
-        shows_field_expiries(target, there),
-        target,
-        warnings,
-    )
-    clocks = source.clock.offset, target.clock.offset
-    spec = CompareSpec(
-        copying,
-        target_abilities,
-        Rules(shift, tolerances[0], tolerances[1], fate, clocks),
-        request.digests and digests_work(sides, warnings),
-    )
+    sides = BothSides(job, source, target, places, back)
+    spec = compare_spec(sides, copying, warnings, request.tolerance, digests=request.digests)
     plan = Plan(
         job,
         source,
@@ -158,6 +129,62 @@ def prepare_comparison(request: Request) -> tuple[Plan, CompareSpec]:
         tuple(back),
     )
     return plan, spec
+
+
+@dataclass(frozen=True, slots=True)
+class BothSides:
+    """Both sides of a comparison: with their databases that hold keys, the target's as far as the
+    scope reaches them."""
+
+    job: Job
+    source: SideFacts
+    target: SideFacts
+    databases: Sequence[NodeKeys]
+    reverse: Sequence[NodeKeys]
+
+
+def compare_spec(
+    sides: BothSides,
+    copying: WorkerSpec,
+    warnings: list[str],
+    tolerance: int | None = None,
+    *,
+    digests: bool = False,
+) -> CompareSpec:
+    """Return the settings of a comparing worker.
+
+    Args:
+        copying: those of a copying one.
+        tolerance: ms by which expiries may differ; None chooses.
+        digests: compare checksums, if both sides can compute them.
+    """
+    job, source, target, scope = sides.job, sides.source, sides.target, copying.scope
+    there = find_sample(target, list(sides.reverse), scope)
+    abilities = find_abilities(job, target, there, warnings)
+    # Mismatches are compared again, so payload and expiry may differ in time, and MULTI costs.
+    abilities = replace(abilities, multi=False)
+    shift, late = copying.expiry_shift, _lateness(copying.abilities, absttl=copying.absttl)
+    tolerances = [tolerance or 0] * 2
+    if tolerance is None:
+        # After `--clock relative` the skew is measured again, to within half a round trip of each
+        # side, as for the copy.
+        skew = math.ceil(1000 * (source.clock.round_trip + target.clock.round_trip)) if shift else 0
+        room = skew + (LATE_MS if late else 0)
+        tolerances = [_EXACT_TOLERANCE + room, _COARSE_TOLERANCE + room]
+        if late:
+            warnings.append(
+                f"{late}, so that a copy writes expiries as remaining TTLs: they may differ by "
+                f"{tolerances[1]:,} ms (--ttl-tolerance sets how much)."
+            )
+    hashes = expiring_hashes(source, list(sides.databases))
+    fate = foretell(job, hashes, shows_field_expiries(target, there), target, warnings)
+    clocks = source.clock.offset, target.clock.offset
+    rules = Rules(shift, tolerances[0], tolerances[1], fate, clocks)
+    if digests:
+        sample = find_sample(source, list(sides.databases), job.scope)
+        of_both = (source, copying.abilities, sample), (target, abilities, there)
+        digests = digests_work(of_both, warnings)
+    return CompareSpec(copying, abilities, rules, digests)
 
 
 def _lateness(abilities: Abilities, *, absttl: bool) -> str:

@@ -99,7 +99,8 @@ class Unequal:
 @dataclass(slots=True)
 class Verdicts:
     """The verdicts on a batch's keys so far. The names of the first ones are those of Counts.
-    `unequal` and `missing_hashes` are not judged yet."""
+    `unequal` and `missing_hashes` are not judged yet; `streams` are the keys that are streams on
+    the source."""
 
     equal: int = 0
     lossy: int = 0
@@ -109,6 +110,7 @@ class Verdicts:
     failures: list[KeyFailure] = field(default_factory=list)
     unequal: list[Unequal] = field(default_factory=list)
     missing_hashes: list[Finding] = field(default_factory=list)
+    streams: list[bytes] = field(default_factory=list)
 
     def counts(self) -> Counts:
         """Return the numbers of keys by their verdict."""
@@ -232,6 +234,8 @@ class Judge:
     def large(self, db: int, key: bytes, pair: LargePair, verdicts: Verdicts) -> None:
         """Judge a key whose value was compared in pieces."""
         (kind, other), expiries = pair.kinds, pair.expiries
+        if kind == b"stream":
+            verdicts.streams.append(key)
         # A value that is written meanwhile has another print each time.
         prints = (b"", b"") if pair.still else (os.urandom(8), b"")
         detail = kind.decode("utf-8", "backslashreplace")

@@ -1,0 +1,1 @@
+"""Keep the target in step with the source after the copy."""

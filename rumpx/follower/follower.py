@@ -1,0 +1,630 @@
+"""The overseer of a follow: a copy whose target is then kept in step with its source.
+
+1. *Collecting.* A feed is attached before the first SCAN. While the walks of the copy are under way
+   changed keys are only noted: no two parts of the work ever write one key at the same time.
+2. *Proving.* A pass compares both sides, and changed keys are settled from now on. When it has
+   ended, the feed has proven that it lacks nothing from before the pass's end, and all that was
+   marked until then is settled, the target is
+3. *in step*, and stays so, with the lag that is told, until a *gap*: a moment at which events may
+   have been lost. Then the feed is attached anew, and
+4. *reconciling* is as proving. One mechanism proves the copy, mends each gap, and resumes a job
+   that was stopped or killed: nothing of the set of changed keys is saved.
+
+Without a feed one pass follows the other, and the target is never called in step.
+
+Proof that in step means in step: let w be the last write to a key k that was acknowledged before
+the pass ended, with no gap since the feed was attached. If w came after that, its name is read
+before the second PONG, so k was marked after w and read after that mark; the write to the target
+that follows this read is our last one to k, since one pair of hands at a time has k (`settler`),
+and a connection whose end is not known is ended at the target before its keys are read again. If w
+came before, k did not change during the whole pass: SCAN shows it, and the comparison finds a
+difference; or it does not exist, and the walk over the target finds it there.
+
+Gaps: the feed has ended or is not believed · another process or role of the source or the target ·
+all keys may have changed · databases were swapped · too many changed keys to remember.
+
+Not promised: in step again soon after a gap, since a pass walks both sides. What happens between
+two looks of `watch`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from rumpx.copier.coordinator import Coordinator
+from rumpx.copier.functions import copy_functions
+from rumpx.ctl.server import AcceptDeletes, AcceptFailures, Request
+from rumpx.engine.fence import MEND_FENCE, UNFENCED
+from rumpx.engine.filters import name_tests
+from rumpx.engine.plan import Plan
+from rumpx.engine.walks import NONE_RETIRED, Retired, RetiredAs, Walk
+from rumpx.errors import ConnectionLost, RumpxError, Side, TooManyFailures, UsageError
+from rumpx.follower.dirty_keys import DirtyKeys
+from rumpx.follower.feed import Feed, FeedEnded, FeedRefused, Flushed, feed_name
+from rumpx.follower.passes import PASS, Pass, holds, partitions
+from rumpx.follower.plan import MOST_DIRTY, databases_now, feed_kind
+from rumpx.follower.settler import Settler
+from rumpx.follower.streams import StreamNames
+from rumpx.follower.watch import (
+    FunctionsChanged,
+    GroupsChanged,
+    Keyspace,
+    OtherServer,
+    Seen,
+    Swapped,
+    Watch,
+    Wrote,
+)
+from rumpx.ledger.ledger import Ledger
+from rumpx.ledger.schema import Facts
+from rumpx.model.display import Display
+from rumpx.model.follow import FollowFacts, FollowStat, Gap, Phase
+from rumpx.model.nodes import Node
+from rumpx.model.partitions import NodeKeys
+from rumpx.model.snapshot import Snapshot
+from rumpx.preflight.databases import chosen_databases, prove_databases
+from rumpx.processes.control import Control
+from rumpx.transfer.messages import Ack
+from rumpx.units import count_of
+
+# The most changed keys that are remembered during the copy: the pass finds the others.
+_MOST_COLLECTED: Final = 1_000_000
+_GAPS_KEPT: Final = 20
+# Writes of commands that always change a key, and not one name, for so many seconds.
+_SILENT_SECONDS: Final = 10.0
+_RATE_SECONDS: Final = 5.0
+# Without a feed, seconds between two passes.
+_BETWEEN_PASSES: Final = 1.0
+
+
+class Follower(Coordinator):
+    """One run of a job that follows its source; the arguments are those of `Coordinator`."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        walks: Sequence[Walk],
+        facts: Facts,
+        ledger: Ledger,
+        display: Display,
+        control: Control,
+        retired: Mapping[RetiredAs, Retired] = NONE_RETIRED,
+    ) -> None:
+        books = ledger.books
+        self._dirty = DirtyKeys(_MOST_COLLECTED)
+        self._settler = Settler(
+            self._dirty,
+            ((each.note.db, each.note.key) for each in books.failures()),
+            ((each.note.db, each.note.key) for each in books.losses()),
+            self._healed,
+        )
+        super().__init__(
+            plan, walks, facts, ledger, display, control, retired, urgent=self._settler
+        )
+        self._engine.follow = self._stat
+        self._display = display
+        self._control = control
+        self._tests = name_tests(plan.spec.scope)
+        self._mark_of_job = ledger.record.mark
+        # A resumed run has no names of before.
+        self._certain = ledger.earlier.runs == 1
+        self._before = facts.follow or FollowFacts()
+        known = self._settler.failed
+        accepted = self._before.accepted_failures
+        self._accepted = set(known) if len(known) <= accepted else set()
+        self._kind, _ = feed_kind(plan.job, plan.source)
+        self._feed: Feed | None = None
+        self._watches: list[Watch] = []
+        self._events: deque[Seen | FeedEnded | Flushed] = deque()
+        self._streams = StreamNames()
+        self._gaps: deque[Gap] = deque(self._before.last_gaps, _GAPS_KEPT)
+        self._number_of_gaps = 0
+        self._gap = ""
+        self._pass: Pass | None = None
+        self._passes = 0
+        self._last_pass: tuple[float | None, int] = (
+            self._before.last_pass,
+            self._before.last_pass_found,
+        )
+        self._incomparable, self._lossy = self._before.incomparable, self._before.lossy
+        self._phase: Phase = "collecting"
+        self._in_step_since: float | None = None
+        self._step_seconds = 0.0
+        self._settles = False
+        self._held_deletes = 0
+        self._consented = False
+        self._first_pass = self._before.passes == 0
+        self._found: set[int] = set()
+        self._functions_changed = plan.job.functions
+        self._wrote: tuple[float, int] | None = None
+        self._rates: deque[tuple[float, int, int]] = deque()
+
+    def run(self, finish: Callable[[], None]) -> None:
+        """See `Coordinator.run`; a follow ends by an error only, as when it is stopped."""
+        try:
+            super().run(finish)
+        finally:
+            for watch in self._watches:
+                watch.close()
+            if self._feed:
+                self._feed.close()
+
+    # The phases.
+
+    def _walk(self) -> None:
+        """Attach the feed, and copy all walks."""
+        self._attach()
+        self._watch()
+        super()._walk()
+
+    def _complete(self) -> None:
+        """Follow until the run ends."""
+        engine = self._engine
+        self._late.dismiss()
+        engine.state = "following"
+        self._dirty.most = MOST_DIRTY
+        self._settles = True
+        try:
+            while True:
+                self._gap = ""
+                self._attach()
+                if self._prove() and self._kind == "tracking":
+                    self._stay()
+                elif self._kind == "passes":
+                    engine.wait(_BETWEEN_PASSES)
+        finally:
+            self._step_ends()
+
+    def _over(self, done: Callable[[], bool]) -> Callable[[], bool]:
+        """Return the condition that ends a part of the work: it is done, or a gap has come."""
+
+        def over() -> bool:
+            self._hear()
+            return bool(self._gap) or done()
+
+        return over
+
+    def _attach(self) -> None:
+        """Attach a feed, if there is to be one and none is attached."""
+        if self._kind != "tracking" or self._feed:
+            return
+        engine, source = self._engine, self._plan.source
+        engine.note = "attaching the feed"
+        name = feed_name(self._mark_of_job)
+
+        def attach() -> Feed | FeedRefused:
+            try:
+                return Feed(
+                    source.dialer, name, self._plan.spec.scope, self._take, self._tell
+                )
+            except FeedRefused as error:
+                return error
+
+        found = engine.ask(attach)
+        engine.note = ""
+        if isinstance(found, FeedRefused):
+            self._kind = "passes"
+            engine.warn(
+                f"The source does not report changed keys any more: {found}. Changes are found by "
+                "passes instead."
+            )
+            return
+        if found.process != self._settler.process:
+            # Names of before say nothing about another process: it may have restarted without its
+            # data, and to settle them would delete keys. The pass finds what differs.
+            self._dirty.clear()
+        self._feed = found
+        self._settler.process = found.process
+        self._answers("source", found.process)
+        found.start()
+
+    def _watch(self) -> None:
+        """Watch both sides."""
+        for side in (self._plan.source, self._plan.target):
+            name = feed_name(self._mark_of_job) if side is self._plan.source else ""
+            watch = Watch(side.dialer, name, self._tell, self._engine.warn)
+            watch.start()
+            self._watches.append(watch)
+
+    def _prove(self) -> bool:
+        """Do a pass; return True if the target is in step at its end, False if a gap came."""
+        engine = self._engine
+        self._phase = "proving" if self._passes + self._before.passes == 0 else "reconciling"
+        engine.run_until(self._over(lambda: not engine.off))
+        self._dirty.begin()
+        if self._gap:
+            return False
+        places, back = engine.ask(self._look_around)
+        engine.note = ""
+        self._follow_databases({place.db for place in places})
+        done = self._compare(places, back)
+        if self._gap:
+            return False
+        target_keys = sum(place.keys for place in back)
+        if not self._may_delete(done, target_keys):
+            return False
+        done.mark_extras()
+        self._passes += 1
+        self._certain = True
+        self._last_pass = time.time(), done.found + done.number_of_extras
+        self._incomparable, self._lossy = done.incomparable, done.lossy
+        if not done.complete:
+            self._gap_at("the target holds more keys of its own than one pass remembers")
+            return False
+        return self._settle_all()
+
+    def _compare(self, places: Sequence[NodeKeys], back: Sequence[NodeKeys]) -> Pass:
+        """Compare databases, of the source and of the target, until that is done or a gap comes."""
+        walks = self._engine.walks
+        added = walks.add(partitions(places, back, self._plan.tuning))
+        under_way = Pass(walks, added, [*places, *back], self._mark, certain=self._certain)
+        self._pass = under_way
+        self._engine.run_until(self._over(lambda: under_way.done))
+        walks.abandon(under_way.partitions)
+        self._pass = None
+        return under_way
+
+    def _look_around(self) -> tuple[list[NodeKeys], list[NodeKeys]]:
+        """Return both sides' databases, as `databases_now`.
+
+        Raises:
+            ConnectionLost: a side does not answer now.
+        """
+        warnings: list[str] = []
+        try:
+            found = databases_now(self._plan, warnings)
+        except RumpxError as error:
+            if isinstance(error.__context__, ConnectionLost):
+                raise error.__context__ from None
+            raise
+        for text in warnings:
+            if text not in self._engine.warnings:
+                self._engine.warn(text)
+        return found
+
+    def _may_delete(self, done: Pass, target_keys: int) -> bool:
+        """Return True once a pass's extra keys may be deleted; False if a gap came meanwhile."""
+        job = self._plan.job
+        extras = done.number_of_extras
+        if self._first_pass and job.delete_extra:
+            extras -= self._facts.target_keys  # the user has agreed to lose these
+        if holds(extras, target_keys, job.max_deletes) and not self._consented:
+            self._held_deletes = done.number_of_extras
+            self._engine.warn(
+                f"A pass found {count_of(self._held_deletes, 'key')} of the target that the source "
+                "lacks (did it restart empty?): nothing is deleted until you allow it by rumpx ctl "
+                f"{self._ledger.record.name} accept-deletes."
+            )
+            self._engine.run_until(self._over(lambda: self._consented))
+            self._held_deletes = 0
+        if self._gap:
+            return False
+        self._consented = self._consented and not done.complete
+        self._first_pass = False
+        return True
+
+    def _settle_all(self) -> bool:
+        """Wait until all that the source acknowledged so far is settled; return True if the target
+        is in step then, False if a gap came."""
+        self._care_for()
+        if self._feed:
+            feed, began = self._feed, time.monotonic()
+            feed.prove(began)
+            self._engine.run_until(self._over(lambda: feed.proven >= began))
+        marked = time.monotonic()
+        self._engine.run_until(self._over(lambda: self._dirty.oldest > marked))
+        return not self._gap
+
+    def _stay(self) -> None:
+        """Stay in step until a gap comes."""
+        while not self._gap:
+            self._engine.run_until(self._over(self._is_unsettled))
+            if not self._gap:
+                self._care_for()
+
+    def _is_unsettled(self) -> bool:
+        """Return True if the straight line of `_stay` has work; keep the phase up to date."""
+        self._step_begins() if self._settler.failed <= self._accepted else self._step_ends()
+        return bool(self._new_databases or self._functions_changed)
+
+    def _step_begins(self) -> None:
+        if self._in_step_since is None:
+            self._in_step_since = time.time()
+            self._phase = "in step"
+
+    def _step_ends(self) -> None:
+        if self._in_step_since is not None:
+            self._step_seconds += time.time() - self._in_step_since
+            self._in_step_since = None
+        if self._phase == "in step":
+            self._phase = "reconciling"
+
+    # What the feed does not tell.
+
+    def _care_for(self) -> None:
+        """Copy changed functions, and follow new databases."""
+        engine, plan = self._engine, self._plan
+        if self._functions_changed and plan.job.functions:
+            self._functions_changed = False
+            told = engine.ask(lambda: copy_functions(plan.source, plan.target, "replace"))
+            if told:
+                self._display.message(told)
+        self._functions_changed = False
+        while (new := self._new_databases) and not self._gap:
+            self._follow_databases(new)
+            places, _ = engine.ask(self._look_around)
+            self._compare([place for place in places if place.db in new], ())
+
+    @property
+    def _new_databases(self) -> set[int]:
+        """The databases in scope that hold keys and are not followed yet."""
+        chosen = chosen_databases(self._plan.job)
+        wanted = self._found & set(chosen) if chosen else self._found
+        return wanted - self._settler.databases
+
+    def _follow_databases(self, databases: set[int]) -> None:
+        """Settle changed keys in these databases, too, from now on.
+
+        Raises:
+            TargetUnusable: the target has no such database.
+        """
+        engine, plan = self._engine, self._plan
+        new = sorted(databases - self._settler.databases)
+        if not self._settler.databases and not new:
+            new = [next(iter(chosen_databases(plan.job)), 0)]  # nothing holds keys yet
+        there = [plan.spec.scope.target_db(db) for db in new]
+        engine.meanwhile(lambda: prove_databases(plan.target, there))
+        for db in new:
+            self._settler.follow(engine.walks, plan.source.topology.nodes[0], db)
+
+    # Events.
+
+    def _take(self, names: list[bytes]) -> None:
+        """Take names from the feed, in its thread."""
+        for test in self._tests:
+            names = [name for name in names if test(name)]
+        if self._dirty.mark(names, time.monotonic()) and self._settles:
+            self._control.wake()
+
+    def _tell(self, event: Seen | FeedEnded | Flushed) -> None:
+        """Take an event, from any thread."""
+        self._events.append(event)
+        self._control.wake()
+
+    def _mark(self, names: list[bytes]) -> None:
+        """Mark keys that a pass has found."""
+        self._dirty.mark(names, time.monotonic())
+
+    def _hear(self) -> None:
+        """Handle the events so far."""
+        while self._events:
+            self._heed(self._events.popleft())
+        if self._dirty.overflowed and self._settles and not self._gap:
+            self._gap_at(f"more than {self._dirty.most:,} keys were changed and not settled")
+        self._streams.tick(self._dirty, time.monotonic())
+
+    def _heed(self, event: Seen | FeedEnded | Flushed) -> None:
+        match event:
+            case FeedEnded():
+                if self._feed and event.process == self._feed.process:
+                    self._drop_feed(event.why)
+            case Flushed():
+                self._gap_at("the source was flushed or loaded its data anew")
+            case OtherServer():
+                self._other_server(event)
+            case Swapped():
+                self._gap_at("databases of the source were swapped")
+            case GroupsChanged():
+                self._streams.changed()
+                if self._streams.too_many:
+                    self._gap_at("consumer groups of more streams changed than are remembered")
+            case FunctionsChanged():
+                self._functions_changed = True
+            case Keyspace():
+                self._found |= event.databases
+            case Wrote():
+                self._check_silence(event)
+
+    def _drop_feed(self, why: str) -> None:
+        if self._feed:
+            self._feed.close()
+            self._feed = None
+        self._gap_at(f"the feed was lost: {why}")
+
+    def _other_server(self, event: OtherServer) -> None:
+        """Handle another process, or another role of one."""
+        if event.side == "source" and self._feed:
+            if event.other and event.run_id == self._feed.process:
+                return  # the feed leads to it already
+            self._feed.close()
+            self._feed = None
+        self._answers(event.side, event.run_id)
+        self._gap_at(event.why)
+
+    def _answers(self, side: Side, run_id: str) -> None:
+        """Note which process answers for a side, so that walks start with it."""
+        facts = self._plan.source if side == "source" else self._plan.target
+        self._engine.run_ids[side, facts.topology.nodes[0].address] = run_id
+
+    def _check_silence(self, event: Wrote) -> None:
+        """Stop to believe a feed that tells nothing while keys are changed."""
+        if not self._feed or self._tests:
+            return
+        marked = self._dirty.marked
+        if not event.calls or (self._wrote and self._wrote[1] != marked):
+            self._wrote = None
+        if event.calls and self._wrote is None:
+            self._wrote = event.since, marked
+        if self._wrote and time.monotonic() - self._wrote[0] > _SILENT_SECONDS:
+            self._feed.close()
+            self._feed, self._kind, self._wrote = None, "passes", None
+            self._engine.warn(
+                "The source has executed writes and reported no changed key: its feed is not "
+                "believed any more, and changes are found by passes."
+            )
+            self._gap_at("the feed told nothing while keys were changed")
+
+    def _gap_at(self, why: str) -> None:
+        """Note that events may have been lost."""
+        self._step_ends()
+        self._certain = False
+        if not self._gap:
+            self._gap = why
+            self._number_of_gaps += 1
+            self._gaps.append(Gap(time.time(), why))
+
+    # The engine's overseer.
+
+    def acknowledged(self, walk: Walk, ack: Ack) -> None:
+        """Take the results of a batch."""
+        self._streams.add(ack.streams)
+        if walk.partition.work == "follow":
+            self._settler.acknowledged(walk, ack)
+            if ack.late:
+                self._warn_unfenced()
+            if ack.unproven:
+                self._gap_at("another process answers for the source")
+            self._refuse_failures()
+        elif walk.partition.reason == PASS:
+            if self._pass:
+                self._pass.acknowledged(walk, ack)
+        else:
+            self._settler.note_failed((each.db, each.key) for each in ack.failures)
+            super().acknowledged(walk, ack)
+
+    def unfenced(self, keys: Sequence[tuple[int, bytes]] | None) -> None:
+        """Settle keys again, whose earlier writes may land late."""
+        if not self._settles:
+            super().unfenced(keys)
+            return
+        self._warn_unfenced()
+        if keys is None:
+            self._gap_at("writes of a lost worker may land late")
+        else:
+            self._settler.mark_late([key for _, key in keys], time.monotonic())
+
+    def _warn_unfenced(self) -> None:
+        text = f"{UNFENCED} The keys concerned are copied again. {MEND_FENCE}"
+        if text not in self._engine.warnings:
+            self._engine.warn(text)
+
+    def started_over(self, walks: int, node: Node, why: str) -> None:
+        """Handle a walk that found another process, or another kind of cursor."""
+        if self._settles and why == "node changed":
+            self._gap_at("another process answers for a side that is being compared")
+        else:
+            super().started_over(walks, node, why)
+
+    def tick(self, now: float, snapshot: Snapshot) -> None:
+        """As for a copy; also handle events while the copy's walks are under way."""
+        self._hear()
+        super().tick(now, snapshot)
+
+    def _healed(self, keys: list[tuple[int, bytes]]) -> None:
+        self._saver.heal(keys)
+
+    def _refuse_failures(self) -> None:
+        most, failed = self._plan.job.max_failures, len(self._settler.failed)
+        if most is not None and failed > most:
+            raise TooManyFailures(
+                f"{failed:,} keys failed, and --max-failures allows {most:,}: stopped following."
+            )
+
+    # The ledger, `rumpx ctl`, the display.
+
+    @property
+    def _facts_now(self) -> Facts:
+        return replace(super()._facts_now, follow=self._follow_facts())
+
+    def _follow_facts(self) -> FollowFacts:
+        before = self._before
+        step = 0.0 if self._in_step_since is None else time.time() - self._in_step_since
+        ended, found = self._last_pass
+        return FollowFacts(
+            changes=before.changes + self._dirty.marked,
+            settled=before.settled + self._settler.settled,
+            deleted=before.deleted + self._settler.deleted,
+            gaps=before.gaps + self._number_of_gaps,
+            last_gaps=tuple(self._gaps),
+            passes=before.passes + self._passes,
+            last_pass=ended,
+            last_pass_found=found,
+            step_seconds=before.step_seconds + self._step_seconds + step,
+            incomparable=self._incomparable,
+            lossy=self._lossy,
+            accepted_failures=len(self._accepted),
+        )
+
+    def _stat(self, now: float) -> FollowStat:
+        """Return how the follow stands."""
+        changes, settled = self._per_second(now)
+        return FollowStat(
+            self._phase,
+            self._kind,
+            self._follow_facts(),
+            self._lag(now),
+            len(self._dirty),
+            changes,
+            settled,
+            self._pass.fraction if self._pass else None,
+            self._held_deletes,
+            len(self._settler.failed),
+            self._in_step_since,
+            self._waits_for(),
+        )
+
+    def _lag(self, now: float) -> float | None:
+        if not self._settles or not self._feed:
+            return None
+        oldest = self._dirty.oldest
+        waited = 0.0 if oldest == math.inf else max(0.0, now - oldest)
+        return max(waited, self._feed.silent_for(now))
+
+    def _waits_for(self) -> str:
+        if self._held_deletes:
+            return (
+                f"the source lacks {count_of(self._held_deletes, 'key')} that the target has: "
+                f"rumpx ctl {self._ledger.record.name} accept-deletes"
+            )
+        unaccepted = len(self._settler.failed - self._accepted)
+        if self._settles and unaccepted and not self._pass:
+            return (
+                f"{count_of(unaccepted, 'key')} cannot be copied: rumpx ctl "
+                f"{self._ledger.record.name} accept-failures"
+            )
+        return ""
+
+    def _per_second(self, now: float) -> tuple[float, float]:
+        history = self._rates
+        history.append((now, self._dirty.marked, self._settler.settled))
+        while len(history) > 2 and history[0][0] < now - _RATE_SECONDS:
+            history.popleft()
+        then, marked, settled = history[0]
+        span = max(now - then, 1e-6)
+        if len(history) == 1:
+            return 0.0, 0.0
+        return (
+            (self._dirty.marked - marked) / span,
+            (self._settler.settled - settled) / span,
+        )
+
+    def _execute(self, request: Request) -> dict[str, Any]:
+        match request:
+            case AcceptDeletes():
+                if not self._held_deletes:
+                    raise UsageError("No deletes wait for your consent.")
+                self._consented = True
+                self._control.wake()
+                return self._status()
+            case AcceptFailures():
+                if not self._settler.failed:
+                    raise UsageError("No key has failed.")
+                self._accepted = set(self._settler.failed)
+                self._control.wake()
+                return self._status()
+        return super()._execute(request)

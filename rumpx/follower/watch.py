@@ -1,0 +1,240 @@
+"""Look at both servers once a second, and find what the feed does not tell.
+
+A thread asks each side for INFO over a connection of its own, which it opens anew every few
+seconds, so that it notices that another server answers (a failover, a load balancer). `judged` is
+pure: two looks in, events out.
+
+- another process, or another role, of the source or the target: events, or writes, may be lost;
+- SWAPDB was called on the source: no name is told;
+- commands that change consumer groups were called: the values of streams may have changed;
+- commands that change functions were called;
+- commands that always change a key were called for a while, and not one name was told: the feed is
+  not believed.
+
+A server that refuses INFO commandstats shows only the first. CONFIG RESETSTAT sets all counters to
+0; a counter that has fallen counts as one that has moved, if the command was ever called.
+
+Not promised: that anything is found sooner than a second after it has happened.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+from rumpx.errors import RumpxError, Side
+from rumpx.servers.dial import Dialer
+from rumpx.servers.info import ServerInfo, info_fields, parse_info
+from rumpx.servers.resp import Connection
+from rumpx.servers.topology import is_error
+
+_SECONDS: Final = 1.0
+_ANEW_SECONDS: Final = 5.0
+_SECTIONS: Final = ("server", "replication", "stats", "keyspace", "commandstats")
+_SWAPS: Final = frozenset({"swapdb"})
+_GROUPS: Final = frozenset(
+    {"xreadgroup", "xack", "xackdel", "xclaim", "xautoclaim", "xgroup", "xsetid"}
+)
+_FUNCTIONS: Final = frozenset(
+    {"function|load", "function|delete", "function|flush", "function|restore"}
+)
+# Each call that succeeds changes a key.
+_ALWAYS_CHANGES: Final = frozenset(
+    {"incr", "incrby", "incrbyfloat", "append", "lpush", "rpush", "xadd", "hincrby"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look at a server.
+
+    Attributes:
+        at: `time.monotonic()`.
+        info: its INFO, without the memory.
+        calls: the number of calls by command, in lower case; None if it is not told.
+    """
+
+    at: float
+    info: ServerInfo
+    calls: Mapping[str, int] | None = field(default_factory=dict)
+
+    def called(self, names: frozenset[str]) -> int:
+        """Return the number of calls of some commands; their subcommands count."""
+        calls = self.calls or {}
+        return sum(
+            number
+            for name, number in calls.items()
+            if name in names or name.partition("|")[0] in names
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OtherServer:
+    """Another process answers for a side than before (`other`), or the same in another role; `why`
+    is a clause."""
+
+    side: Side
+    why: str
+    run_id: str
+    other: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Swapped:
+    """Databases of the source were swapped."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupsChanged:
+    """Consumer groups of the source may have changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionsChanged:
+    """Functions of the source may have changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wrote:
+    """So many commands that always change a key were executed between two looks at the source, the
+    first at `since`."""
+
+    calls: int
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Keyspace:
+    """The source's databases that hold keys now."""
+
+    databases: frozenset[int]
+
+
+Seen = OtherServer | Swapped | GroupsChanged | FunctionsChanged | Wrote | Keyspace
+
+
+def judged(side: Side, before: Look | None, now: Look) -> list[Seen]:
+    """Return what has happened at a side between two looks; at the first, without one before, what
+    holds now."""
+    found: list[Seen] = []
+    if side == "source":
+        found.append(Keyspace(frozenset(db for db, keys in now.info.keys.items() if keys)))
+    if before is None:
+        return found
+    then, info = before.info, now.info
+    if then.run_id != info.run_id:
+        why = f"another process answers for the {side}"
+        found.append(OtherServer(side, why, info.run_id, other=True))
+        return found
+    if then.role != info.role:
+        role = "a replica" if info.role == "slave" else "a primary"
+        found.append(OtherServer(side, f"the {side} has become {role}", info.run_id, other=False))
+    if side == "target" or before.calls is None or now.calls is None:
+        return found
+    if before.called(_SWAPS) != now.called(_SWAPS):
+        found.append(Swapped())
+    if before.called(_GROUPS) != now.called(_GROUPS):
+        found.append(GroupsChanged())
+    if before.called(_FUNCTIONS) != now.called(_FUNCTIONS):
+        found.append(FunctionsChanged())
+    wrote = now.called(_ALWAYS_CHANGES) - before.called(_ALWAYS_CHANGES)
+    found.append(Wrote(max(0, wrote), before.at))
+    return found
+
+
+class Watch:
+    """Watches one side, in a thread, until it is closed.
+
+    Args:
+        dialer: of that side.
+        name: of the connections at the server; "" leaves the usual one.
+        tell: receives the events, in the watch's thread.
+        warn: receives a sentence for the user, at most once.
+    """
+
+    def __init__(
+        self,
+        dialer: Dialer,
+        name: str,
+        tell: Callable[[Seen], None],
+        warn: Callable[[str], None],
+    ) -> None:
+        self._dialer = dialer
+        self._name = name
+        self._tell = tell
+        self._warn = warn
+        self._before: Look | None = None
+        self._ends = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, name=f"watch of the {dialer.side}", daemon=True
+        )
+
+    def start(self) -> None:
+        """Start to watch."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop. (A look that waits for an answer ends with the process.)"""
+        self._ends.set()
+
+    def _run(self) -> None:
+        connection: Connection | None = None
+        opened = 0.0
+        while not self._ends.is_set():
+            if connection and time.monotonic() - opened > _ANEW_SECONDS:
+                connection.close()
+                connection = None
+            # A server that does not answer is noticed by the feed, or by the workers.
+            with suppress(RumpxError):
+                if connection is None or connection.closed:
+                    connection, opened = self._dialer.connect(), time.monotonic()
+                    if self._name:
+                        connection.call("CLIENT", "SETNAME", self._name)
+                if look := self._look(connection):
+                    for seen in judged(self._dialer.side, self._before, look):
+                        self._tell(seen)
+                    self._before = look
+            self._ends.wait(_SECONDS)
+        if connection:
+            connection.close()
+
+    def _look(self, connection: Connection) -> Look | None:
+        """Ask a server; return None if it refuses INFO."""
+        replies = connection.call_many([("INFO", section) for section in _SECTIONS])
+        texts = [
+            reply.decode(errors="replace") if isinstance(reply, bytes) else "" for reply in replies
+        ]
+        if not texts[0]:
+            self._warn_once()
+            return None
+        calls = None
+        if texts[-1] or not is_error(replies[-1]):
+            calls = _calls(texts[-1])
+        elif self._dialer.side == "source":
+            self._warn_once()
+        try:
+            return Look(time.monotonic(), parse_info("\n".join(texts[:-1])), calls)
+        except ValueError:
+            return None
+
+    def _warn_once(self) -> None:
+        if not self._ends.is_set() and self._before is None:
+            self._warn(
+                f"The {self._dialer.side} refuses INFO or INFO commandstats: changes of consumer "
+                "groups, SWAPDB and changes of functions there are not noticed, only found by a "
+                "later pass."
+            )
+
+
+def _calls(commandstats: str) -> dict[str, int]:
+    """Parse `cmdstat_xgroup|create:calls=2,usec=…` → {"xgroup|create": 2}."""
+    calls = {}
+    for name, text in info_fields(commandstats).items():
+        number = text.partition("calls=")[2].partition(",")[0]
+        if name.startswith("cmdstat_") and number.isdigit():
+            calls[name.removeprefix("cmdstat_").lower()] = int(number)
+    return calls

@@ -1,0 +1,91 @@
+"""How a follow stands, as plain data: for displays at any moment, and for the ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Phase = Literal["collecting", "proving", "in step", "reconciling"]
+"""collecting: the copy's walks are under way, and changed keys are only noted.
+proving: the first pass compares both sides, and changes are settled.
+in step: no event can have been lost since the last pass began, and all that it found is settled.
+reconciling: events may have been lost, and a pass looks for their effects."""
+FeedKind = Literal["tracking", "passes"]
+"""What tells that keys have changed: client-side caching's notes; or nothing, and one pass follows
+the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A moment, in seconds since 1970, at which events may have been lost, and why."""
+
+    at: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class FollowFacts:
+    """The facts of a follow that outlive a run.
+
+    Attributes:
+        changes: names of keys that the source has reported as changed, each as often as it was.
+        settled: keys read anew from the source, and written or deleted.
+        deleted: of these, the keys that were deleted on the target.
+        gaps: the number of gaps so far.
+        last_gaps: the last ones, the latest last.
+        passes: the number of passes that have ended.
+        last_pass: the end of the last one, in seconds since 1970; None if there was none.
+        last_pass_found: the differences that it found.
+        step_seconds: seconds that it was in step, so far.
+        incomparable: keys that the last pass could not compare.
+        lossy: keys that the last pass found equal but for an accepted loss.
+        accepted_failures: failed keys that do not keep it from being in step, since the user has
+            accepted them.
+    """
+
+    changes: int = 0
+    settled: int = 0
+    deleted: int = 0
+    gaps: int = 0
+    last_gaps: tuple[Gap, ...] = ()
+    passes: int = 0
+    last_pass: float | None = None
+    last_pass_found: int = 0
+    step_seconds: float = 0.0
+    incomparable: int = 0
+    lossy: int = 0
+    accepted_failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FollowStat:
+    """A follow at one instant.
+
+    Attributes:
+        phase: see `Phase`.
+        feed: see `FeedKind`.
+        facts: the sums so far.
+        lag: seconds since the oldest change that is not settled, or since a question that the feed
+            has not answered; 0.0 if there is none; None before changes are settled at all.
+        dirty: keys that have changed and are not settled.
+        changes_per_second, settled_per_second: over the last few seconds.
+        pass_fraction: of the pass that is under way, 0.0 to 1.0; None if none is.
+        held_deletes: keys that only the target has, and that wait for the user's consent to be
+            deleted.
+        failed: keys that could not be settled.
+        in_step_since: seconds since 1970; None if it is not in step.
+        waits_for: what the follow waits for, or ""; a sentence for the user.
+    """
+
+    phase: Phase
+    feed: FeedKind
+    facts: FollowFacts
+    lag: float | None = None
+    dirty: int = 0
+    changes_per_second: float = 0.0
+    settled_per_second: float = 0.0
+    pass_fraction: float | None = None
+    held_deletes: int = 0
+    failed: int = 0
+    in_step_since: float | None = None
+    waits_for: str = ""
