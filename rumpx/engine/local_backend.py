@@ -52,6 +52,7 @@ class LocalBackend(Pool):
         self._decision: Decision | None = None
         self._next_batch_at = 0.0
         self._urgent_before = 0
+        self._starved = True
         self._working = False
 
     @property
@@ -130,17 +131,19 @@ class LocalBackend(Pool):
         """See `Backend.turn`."""
         workers = self._decision.workers if self._decision else 0
         self.dispatch(lambda: self._next_batch(is_issued), workers)
+        self._starved = not self.takes_more(workers)
         if self._working and not self.in_flight:
             self._working = False
             self._hooks.gate.calm.leave(time.monotonic())
 
     def due(self, now: float) -> float:
         """See `Backend.due`."""
-        urgent = self._hooks.urgent
-        due = urgent.due(now) if urgent and not self._is_full else math.inf
         if self._ready and self._next_batch_at > now:
             return self._next_batch_at
-        return max(due, self._next_batch_at) if due < math.inf else math.inf
+        urgent = self._hooks.urgent
+        if not urgent or self._is_full or self._starved:
+            return math.inf  # an ack comes first
+        return max(urgent.due(now), self._next_batch_at)
 
     @property
     def _is_full(self) -> bool:

@@ -128,6 +128,10 @@ class Pool:
         while (member := self._hungriest(workers)) and (batch := take()):
             self._send(member, batch)
 
+    def takes_more(self, workers: int) -> bool:
+        """Return True if one of the first `workers` may hold one more batch."""
+        return self._hungriest(workers) is not None
+
     def _hungriest(self, workers: int) -> _Worker | None:
         able = [m for m in self._workers if not m.examined][:workers]
         free = [m for m in able if len(m.held) < self._credits]

@@ -42,7 +42,7 @@ import hiredis
 from rumpx.errors import ConnectionLost
 from rumpx.model.job import Scope
 from rumpx.servers.dial import Dialer
-from rumpx.servers.replies import without_arguments
+from rumpx.servers.replies import Kind, classify, without_arguments
 from rumpx.servers.resp import RECEIVE_BYTES, Command, encode
 
 _CHANNEL: Final = "rumpx:follow"
@@ -197,6 +197,8 @@ class Feed:
             raise self._lost(error) from None
         for command, reply in zip(wanted, replies, strict=False):
             if isinstance(reply, hiredis.ReplyError):
+                if classify(reply).kind is Kind.TEMPORARY:
+                    raise ConnectionLost(f"The source at {self._name} answered: {reply}.")
                 words = " ".join(str(word) for word in command[:2] if isinstance(word, str))
                 raise FeedRefused(f"it answers {words} with: {without_arguments(reply)}")
         if not isinstance(replies[0], dict):

@@ -34,7 +34,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from rumpx.copier.coordinator import Coordinator
 from rumpx.copier.functions import copy_functions
@@ -65,9 +65,9 @@ from rumpx.ledger.schema import Facts
 from rumpx.model.display import Display
 from rumpx.model.follow import FollowFacts, FollowStat, Gap, Phase
 from rumpx.model.nodes import Node
-from rumpx.model.partitions import NodeKeys
+from rumpx.model.partitions import RETRIED, KeySpan, NodeKeys
 from rumpx.model.snapshot import Snapshot
-from rumpx.preflight.databases import chosen_databases, prove_databases
+from rumpx.preflight.databases import chosen_databases, database_map, prove_databases
 from rumpx.processes.control import Control
 from rumpx.transfer.messages import Ack
 from rumpx.units import count_of
@@ -80,6 +80,8 @@ _SILENT_SECONDS: Final = 10.0
 _RATE_SECONDS: Final = 5.0
 # Without a feed, seconds between two passes.
 _BETWEEN_PASSES: Final = 1.0
+
+T = TypeVar("T")
 
 
 class Follower(Coordinator):
@@ -97,9 +99,10 @@ class Follower(Coordinator):
     ) -> None:
         books = ledger.books
         self._dirty = DirtyKeys(_MOST_COLLECTED)
+        failed = {(each.note.db, each.note.key) for each in books.failures()}
         self._settler = Settler(
             self._dirty,
-            ((each.note.db, each.note.key) for each in books.failures()),
+            failed.difference(*map(_retried, walks)),
             ((each.note.db, each.note.key) for each in books.losses()),
             self._healed,
         )
@@ -236,11 +239,11 @@ class Follower(Coordinator):
         engine = self._engine
         self._phase = "proving" if self._passes + self._before.passes == 0 else "reconciling"
         engine.run_until(self._over(lambda: not engine.off))
+        self._certain = self._certain and not self._dirty.overflowed
         self._dirty.begin()
         if self._gap:
             return False
-        places, back = engine.ask(self._look_around)
-        engine.note = ""
+        places, back = self._ask(self._look_around)
         self._follow_databases({place.db for place in places})
         done = self._compare(places, back)
         if self._gap:
@@ -270,22 +273,24 @@ class Follower(Coordinator):
         return under_way
 
     def _look_around(self) -> tuple[list[NodeKeys], list[NodeKeys]]:
-        """Return both sides' databases, as `databases_now`.
+        """Return both sides' databases, as `databases_now`."""
+        return databases_now(self._plan, [])
 
-        Raises:
-            ConnectionLost: a side does not answer now.
-        """
-        warnings: list[str] = []
-        try:
-            found = databases_now(self._plan, warnings)
-        except RumpxError as error:
-            if isinstance(error.__context__, ConnectionLost):
-                raise error.__context__ from None
-            raise
-        for text in warnings:
-            if text not in self._engine.warnings:
-                self._engine.warn(text)
-        return found
+    def _ask(self, question: Callable[[], T]) -> T:
+        """Ask the servers by functions of the preflight, for which a lost connection is the end;
+        here it is asked again."""
+
+        def ask() -> T:
+            try:
+                return question()
+            except RumpxError as error:
+                if isinstance(error.__context__, ConnectionLost):
+                    raise error.__context__ from None
+                raise
+
+        answer = self._engine.ask(ask)
+        self._engine.note = ""
+        return answer
 
     def _may_delete(self, done: Pass, target_keys: int) -> bool:
         """Return True once a pass's extra keys may be deleted; False if a gap came meanwhile."""
@@ -348,16 +353,16 @@ class Follower(Coordinator):
 
     def _care_for(self) -> None:
         """Copy changed functions, and follow new databases."""
-        engine, plan = self._engine, self._plan
+        plan = self._plan
         if self._functions_changed and plan.job.functions:
             self._functions_changed = False
-            told = engine.ask(lambda: copy_functions(plan.source, plan.target, "replace"))
+            told = self._ask(lambda: copy_functions(plan.source, plan.target, "replace"))
             if told:
                 self._display.message(told)
         self._functions_changed = False
         while (new := self._new_databases) and not self._gap:
             self._follow_databases(new)
-            places, _ = engine.ask(self._look_around)
+            places, _ = self._ask(self._look_around)
             self._compare([place for place in places if place.db in new], ())
 
     @property
@@ -372,15 +377,18 @@ class Follower(Coordinator):
 
         Raises:
             TargetUnusable: the target has no such database.
+            UsageError: all would be copied into the one that the target's URI names.
         """
-        engine, plan = self._engine, self._plan
-        new = sorted(databases - self._settler.databases)
-        if not self._settler.databases and not new:
+        plan, node = self._plan, self._plan.source.topology.nodes[0]
+        followed = self._settler.databases
+        new = sorted(databases - followed)
+        if not followed and not new:
             new = [next(iter(chosen_databases(plan.job)), 0)]  # nothing holds keys yet
+        database_map(plan.job, [NodeKeys(node, db, 0, "unknown") for db in (*followed, *new)])
         there = [plan.spec.scope.target_db(db) for db in new]
-        engine.meanwhile(lambda: prove_databases(plan.target, there))
+        self._ask(lambda: prove_databases(plan.target, there))
         for db in new:
-            self._settler.follow(engine.walks, plan.source.topology.nodes[0], db)
+            self._settler.follow(self._engine.walks, node, db)
 
     # Events.
 
@@ -628,3 +636,11 @@ class Follower(Coordinator):
                 self._control.wake()
                 return self._status()
         return super()._execute(request)
+
+
+def _retried(walk: Walk) -> set[tuple[int, bytes]]:
+    """Return the failed keys that a walk tries again, each with its database."""
+    partition = walk.partition
+    if partition.reason != RETRIED or not isinstance(partition.span, KeySpan):
+        return set()
+    return {(partition.db, key) for key in partition.span.keys}

@@ -44,7 +44,7 @@ _FUNCTIONS: Final = frozenset(
 )
 # Each call that succeeds changes a key.
 _ALWAYS_CHANGES: Final = frozenset(
-    {"incr", "incrby", "incrbyfloat", "append", "lpush", "rpush", "xadd", "hincrby"}
+    {"incr", "incrby", "incrbyfloat", "append", "lpush", "rpush", "hincrby"}
 )
 
 
@@ -56,20 +56,29 @@ class Look:
         at: `time.monotonic()`.
         info: its INFO, without the memory.
         calls: the number of calls by command, in lower case; None if it is not told.
+        failed: of these, the calls that were answered by an error.
     """
 
     at: float
     info: ServerInfo
     calls: Mapping[str, int] | None = field(default_factory=dict)
+    failed: Mapping[str, int] = field(default_factory=dict)
 
     def called(self, names: frozenset[str]) -> int:
         """Return the number of calls of some commands; their subcommands count."""
-        calls = self.calls or {}
-        return sum(
-            number
-            for name, number in calls.items()
-            if name in names or name.partition("|")[0] in names
-        )
+        return _of(self.calls or {}, names)
+
+    def succeeded(self, names: frozenset[str]) -> int:
+        """Return the number of their calls that were not answered by an error."""
+        return self.called(names) - _of(self.failed, names)
+
+
+def _of(numbers: Mapping[str, int], names: frozenset[str]) -> int:
+    return sum(
+        number
+        for name, number in numbers.items()
+        if name in names or name.partition("|")[0] in names
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +150,7 @@ def judged(side: Side, before: Look | None, now: Look) -> list[Seen]:
         found.append(GroupsChanged())
     if before.called(_FUNCTIONS) != now.called(_FUNCTIONS):
         found.append(FunctionsChanged())
-    wrote = now.called(_ALWAYS_CHANGES) - before.called(_ALWAYS_CHANGES)
+    wrote = now.succeeded(_ALWAYS_CHANGES) - before.succeeded(_ALWAYS_CHANGES)
     found.append(Wrote(max(0, wrote), before.at))
     return found
 
@@ -211,13 +220,13 @@ class Watch:
         if not texts[0]:
             self._warn_once()
             return None
-        calls = None
-        if texts[-1] or not is_error(replies[-1]):
-            calls = _calls(texts[-1])
-        elif self._dialer.side == "source":
+        told = bool(texts[-1]) or not is_error(replies[-1])
+        if not told and self._dialer.side == "source":
             self._warn_once()
+        calls = _numbers(texts[-1], "calls") if told else None
+        failed = _numbers(texts[-1], "failed_calls")
         try:
-            return Look(time.monotonic(), parse_info("\n".join(texts[:-1])), calls)
+            return Look(time.monotonic(), parse_info("\n".join(texts[:-1])), calls, failed)
         except ValueError:
             return None
 
@@ -230,11 +239,11 @@ class Watch:
             )
 
 
-def _calls(commandstats: str) -> dict[str, int]:
-    """Parse `cmdstat_xgroup|create:calls=2,usec=…` → {"xgroup|create": 2}."""
-    calls = {}
+def _numbers(commandstats: str, what: str) -> dict[str, int]:
+    """Parse `cmdstat_xgroup|create:calls=2,usec=…` → {"xgroup|create": 2}, for "calls"."""
+    numbers = {}
     for name, text in info_fields(commandstats).items():
-        number = text.partition("calls=")[2].partition(",")[0]
-        if name.startswith("cmdstat_") and number.isdigit():
-            calls[name.removeprefix("cmdstat_").lower()] = int(number)
-    return calls
+        fields = dict(part.partition("=")[::2] for part in text.split(","))
+        if name.startswith("cmdstat_") and fields.get(what, "").isdigit():
+            numbers[name.removeprefix("cmdstat_").lower()] = int(fields[what])
+    return numbers
