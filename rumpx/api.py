@@ -87,8 +87,8 @@ class CheckOptions(VerifyOptions, total=False):
         refuses a target that holds keys.
     functions: copy function libraries too.
     follow: after the copy keep the target in step with the source, until it is stopped.
-    feed: how changes are noticed: by "tracking", or by "passes" that compare both sides, one after
-        the other; "auto" is tracking where the source allows it.
+    feed: how changes are noticed: by "tracking", by keyspace "notifications", or by "passes" that
+        compare both sides, one after the other; "auto" is the first that the source allows.
     delete_extra: with `follow`: delete keys in scope that the target holds and the source lacks;
         needed if the target holds keys. Nothing asks.
     max_deletes: with `follow`: if a pass finds more keys than this that only the target has, delete

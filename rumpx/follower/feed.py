@@ -1,28 +1,34 @@
 """The feed: a connection on which the source tells the names of the keys that change.
 
-It uses client-side caching in its broadcasting mode, which a managed service allows where it
-refuses PSYNC: after `CLIENT TRACKING ON BCAST` the server sends the name of each key that is
-written, deleted, evicted or expires, in any database, in messages of their own (RESP3).
+There are two *manners*:
 
-1. *Attach*: HELLO 3, CLIENT TRACKING ON BCAST [PREFIX …], SUBSCRIBE. The subscription makes the
-   server treat the connection as one of pub/sub, and close it when it is read too slowly; without
-   it the server would buffer its messages without a limit.
-2. A thread receives the messages and hands the names on. A message without names says that all keys
-   may have changed (FLUSHALL, a reload).
+- `TRACKING` uses client-side caching in its broadcasting mode, which a managed service allows where
+  it refuses PSYNC: after `CLIENT TRACKING ON BCAST` the server sends the name of each key that is
+  written, deleted, evicted or expires, in any database, in messages of their own (RESP3).
+- `NOTIFICATIONS` subscribes to keyspace notifications, where the server has them switched on.
+  Modules need not send any, and FLUSHALL sends none.
+
+1. *Attach*: HELLO 3, CLIENT TRACKING ON BCAST [PREFIX …], SUBSCRIBE; or PSUBSCRIBE alone. The
+   subscription makes the server treat the connection as one of pub/sub, and close it when it is
+   read too slowly; without it the server would buffer its messages without a limit.
+2. A thread receives the messages and hands the names on. A message of TRACKING without names says
+   that all keys may have changed (FLUSHALL, a reload).
 3. It asks PING, one at a time, each second. The server answers *some time after* it has sent the
    names of earlier writes, but with I/O threads not always before: a write can be acknowledged
    before its name is sent, and then a PING may be answered before that name. The second PONG is
    behind it. So PONG number n proves that all writes that were acknowledged before PING n - 1 was
    sent have been received. `proven` is that moment.
-4. Each ten seconds it asks whether the server still tracks. A PING that is not answered in time, an
-   answer that says no, or the end of the connection end the feed, which is told once.
+4. Each ten seconds it asks whether the server still tracks (whether it still notifies, `watch`
+   asks). A PING that is not answered in time, an answer that says no, or the end of the connection
+   end the feed, which is told once.
 
 Not promised: names in the order of the changes; one message for each change. Consumer groups,
 SWAPDB and functions are not reported: `watch` finds these. A proxy that shards behind one address
 may report a part only.
 
-Sources: https://valkey.io/topics/client-side-caching/; of rule 3, the order of `beforeSleep` in the
-servers' server.c (replies of I/O threads leave after the broadcast of the *next* cycle).
+Sources: https://valkey.io/topics/client-side-caching/ and …/notifications/; of rule 3, the order of
+`beforeSleep` in the servers' server.c (replies of I/O threads leave after the broadcast of the
+*next* cycle).
 """
 
 from __future__ import annotations
@@ -33,9 +39,9 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import hiredis
 
@@ -46,14 +52,16 @@ from rumpx.servers.replies import Kind, classify, without_arguments
 from rumpx.servers.resp import RECEIVE_BYTES, Command, encode
 
 _CHANNEL: Final = "rumpx:follow"
+_PATTERN: Final = "__keyspace@*__:*"
 _PING_SECONDS: Final = 1.0
 _INFO_SECONDS: Final = 10.0
 _PING: Final = encode("PING")
-_TRACKING_INFO: Final = encode("CLIENT", "TRACKINGINFO")
+# As a subscriber is answered in RESP2, too.
+_PONGS: Final = (b"PONG", [b"pong", b""])
 # The parser's result for an incomplete message.
 _NOTHING: Final = object()
-# Errors of invalid bytes; TypeError for a map whose names are lists.
-_UNPARSED: Final = (hiredis.ProtocolError, TypeError)
+# Errors of invalid bytes and messages; TypeError also for a map whose names are lists.
+_UNPARSED: Final = (hiredis.ProtocolError, TypeError, LookupError)
 _SPECIAL: Final = frozenset(b"*?[\\")
 
 
@@ -97,26 +105,51 @@ def _literal(glob: bytes) -> bytes:
     return glob[:end]
 
 
-def commands(name: str, scope: Scope) -> list[Command]:
-    """Return the commands that attach a feed, in order.
+class Manner(NamedTuple):
+    """A way in which a server tells.
 
-    Args:
-        name: of the connection at the server.
-        scope: the keys of which changes are wanted.
+    Attributes:
+        commands: attach a feed, in order, by the scope.
+        names: returns the names in a message of the server: None for all keys, () for none.
+        question: is asked now and then; b"" for none.
     """
+
+    commands: Callable[[Scope], list[Command]]
+    names: Callable[[list[Any]], Sequence[bytes] | None]
+    question: bytes = b""
+
+
+def _tracking(scope: Scope) -> list[Command]:
     wanted = [word for prefix in prefixes(scope) for word in (b"PREFIX", prefix)]
     return [
         ("HELLO", 3),
-        ("CLIENT", "SETNAME", name),
         ("CLIENT", "TRACKING", "ON", "BCAST", *wanted),
         ("SUBSCRIBE", _CHANNEL),
     ]
+
+
+def _invalidated(message: list[Any]) -> Sequence[bytes] | None:
+    """Read `invalidate`, and the names."""
+    found: Sequence[bytes] | None = message[1] if message[0] == b"invalidate" else ()
+    return found
+
+
+def _notified(message: list[Any]) -> Sequence[bytes]:
+    """Read `pmessage`, the pattern, `__keyspace@0__:KEY`, and the event."""
+    return (message[2].partition(b"__:")[2],) if message[0] == b"pmessage" else ()
+
+
+TRACKING: Final = Manner(_tracking, _invalidated, encode("CLIENT", "TRACKINGINFO"))
+NOTIFICATIONS: Final = Manner(lambda scope: [("PSUBSCRIBE", _PATTERN)], _notified)
+# Messages that answer a command.
+_REPLIES: Final = (b"subscribe", b"psubscribe", b"pong")
 
 
 class Feed:
     """A feed that is attached.
 
     Args:
+        manner: in which the server tells.
         dialer: of the source, without a writer's name; `identifies`.
         name: of the connection at the server.
         scope: the keys of which changes are wanted.
@@ -134,6 +167,7 @@ class Feed:
 
     def __init__(
         self,
+        manner: Manner,
         dialer: Dialer,
         name: str,
         scope: Scope,
@@ -141,6 +175,7 @@ class Feed:
         tell: Callable[[FeedEnded | Flushed], None],
     ) -> None:
         connection = dialer.connect()
+        self._manner = manner
         self.process = connection.process
         self.proven = -1.0
         self._name = connection.name
@@ -157,7 +192,7 @@ class Feed:
         self._sock = connection.detach()
         self._wakes, self._waker = socket.socketpair()
         try:
-            self._attach(commands(name, scope))
+            self._attach([("CLIENT", "SETNAME", name), *manner.commands(scope)])
         except BaseException:
             self._close()
             raise
@@ -192,7 +227,7 @@ class Feed:
             self._sock.sendall(b"".join(encode(*command) for command in wanted))
             replies: list[Any] = []
             while len(replies) < len(wanted):
-                replies += self._received(self._sock.recv(RECEIVE_BYTES), [b"subscribe"])
+                replies += self._received(self._sock.recv(RECEIVE_BYTES))
         except OSError as error:
             raise self._lost(error) from None
         for command, reply in zip(wanted, replies, strict=False):
@@ -201,7 +236,8 @@ class Feed:
                     raise ConnectionLost(f"The source at {self._name} answered: {reply}.")
                 words = " ".join(str(word) for word in command[:2] if isinstance(word, str))
                 raise FeedRefused(f"it answers {words} with: {without_arguments(reply)}")
-        if not isinstance(replies[0], dict):
+        greeted = dict(zip(wanted, replies, strict=False)).get(("HELLO", 3), {})
+        if not isinstance(greeted, dict):
             raise FeedRefused("it answers HELLO 3 with something else than its protocol says")
 
     def _lost(self, error: OSError) -> ConnectionLost:
@@ -243,7 +279,7 @@ class Feed:
                 now = time.monotonic()
                 if now >= info_at:
                     info_at = now + _INFO_SECONDS
-                    self._sock.sendall(_TRACKING_INFO)
+                    self._sock.sendall(self._manner.question)
                 due = self._ask(now)
                 if self.silent_for(now) > self._timeout:
                     return f"it did not answer for {self._timeout:g} s"
@@ -257,7 +293,7 @@ class Feed:
                 data = self._sock.recv(RECEIVE_BYTES)
                 if not data:
                     return "the server closed the connection"
-                replies = self._received(data, [])
+                replies = self._received(data)
                 self._hand_on()  # first: an answer proves that these have been handed on
                 for reply in replies:
                     if complaint := self._answered(reply):
@@ -277,7 +313,7 @@ class Feed:
 
     def _answered(self, reply: object) -> str:
         """Take a reply; return why the feed must end, or ""."""
-        if reply == b"PONG":
+        if reply in _PONGS:
             # All that the server had to tell before it has read this PING is here, but for what
             # it acknowledged in the meantime: see the module's docstring.
             self.proven, self._asked_at = self._asked_at, self._ping_at
@@ -291,9 +327,8 @@ class Feed:
                 return "the server does not track keys for it any more"
         return ""
 
-    def _received(self, data: bytes, also: Iterable[bytes]) -> list[Any]:
-        """Parse bytes; collect names, and return the replies, and the other messages whose kind is
-        among `also`.
+    def _received(self, data: bytes) -> list[Any]:
+        """Parse bytes; collect names, and return the replies.
 
         Raises:
             OSError: there are no bytes.
@@ -301,17 +336,17 @@ class Feed:
         if not data:
             raise OSError("the server closed the connection")
         parser, names, replies = self._parser, self._names, []
+        names_of = self._manner.names
         parser.feed(data)
         while (message := parser.gets()) is not _NOTHING:
-            if not isinstance(message, list):
+            if not isinstance(message, list) or message[0] in _REPLIES:
                 replies.append(message)
-            elif message and message[0] == b"invalidate":
-                if message[1] is None:
+            else:
+                told = names_of(message)
+                if told is None:
                     self._flushed = True
                 else:
-                    names += message[1]
-            elif message and message[0] in also:
-                replies.append(message)
+                    names += told
         return replies
 
     def _hand_on(self) -> None:

@@ -47,13 +47,16 @@ from rumpx.errors import ConnectionLost, RumpxError, Side, TooManyFailures, Usag
 from rumpx.follower.dirty_keys import DirtyKeys
 from rumpx.follower.feed import Feed, FeedEnded, FeedRefused, Flushed, feed_name
 from rumpx.follower.passes import PASS, Pass, holds, partitions
-from rumpx.follower.plan import MOST_DIRTY, databases_now, feed_kind
+from rumpx.follower.plan import MANNERS, MOST_DIRTY, databases_now, feed_kind
 from rumpx.follower.settler import Settler
 from rumpx.follower.streams import StreamNames
 from rumpx.follower.watch import (
+    Blind,
+    Emptied,
     FunctionsChanged,
     GroupsChanged,
     Keyspace,
+    Mute,
     OtherServer,
     Seen,
     Swapped,
@@ -176,10 +179,11 @@ class Follower(Coordinator):
             while True:
                 self._gap = ""
                 self._attach()
-                if self._prove() and self._kind == "tracking":
-                    self._stay()
-                elif self._kind == "passes":
+                proven = self._prove()
+                if self._kind == "passes":
                     engine.wait(_BETWEEN_PASSES)
+                elif proven:
+                    self._stay()
         finally:
             self._step_ends()
 
@@ -194,8 +198,9 @@ class Follower(Coordinator):
 
     def _attach(self) -> None:
         """Attach a feed, if there is to be one and none is attached."""
-        if self._kind != "tracking" or self._feed:
+        if self._kind == "passes" or self._feed:
             return
+        manner = MANNERS[self._kind]
         engine, source = self._engine, self._plan.source
         engine.note = "attaching the feed"
         name = feed_name(self._mark_of_job)
@@ -203,7 +208,7 @@ class Follower(Coordinator):
         def attach() -> Feed | FeedRefused:
             try:
                 return Feed(
-                    source.dialer, name, self._plan.spec.scope, self._take, self._tell
+                    manner, source.dialer, name, self._plan.spec.scope, self._take, self._tell
                 )
             except FeedRefused as error:
                 return error
@@ -228,11 +233,14 @@ class Follower(Coordinator):
 
     def _watch(self) -> None:
         """Watch both sides."""
-        for side in (self._plan.source, self._plan.target):
-            name = feed_name(self._mark_of_job) if side is self._plan.source else ""
-            watch = Watch(side.dialer, name, self._tell, self._engine.warn)
+        source, target = self._plan.source, self._plan.target
+        name, notifies = feed_name(self._mark_of_job), self._kind == "notifications"
+        self._watches = [
+            Watch(source.dialer, name, self._tell, notifications=notifies),
+            Watch(target.dialer, "", self._tell),
+        ]
+        for watch in self._watches:
             watch.start()
-            self._watches.append(watch)
 
     def _prove(self) -> bool:
         """Do a pass; return True if the target is in step at its end, False if a gap came."""
@@ -425,6 +433,12 @@ class Follower(Coordinator):
                 self._gap_at("the source was flushed or loaded its data anew")
             case OtherServer():
                 self._other_server(event)
+            case Emptied():
+                if self._kind == "notifications":
+                    self._gap_at("databases of the source were emptied")
+            case Mute():
+                if self._kind == "notifications":
+                    self._distrust("its keyspace notifications were switched off")
             case Swapped():
                 self._gap_at("databases of the source were swapped")
             case GroupsChanged():
@@ -437,6 +451,12 @@ class Follower(Coordinator):
                 self._found |= event.databases
             case Wrote():
                 self._check_silence(event)
+            case Blind():
+                self._warn_once(
+                    f"The {event.side} refuses INFO or INFO commandstats: changes of consumer "
+                    "groups, SWAPDB and changes of functions there are not noticed, only found by "
+                    "a later pass."
+                )
 
     def _drop_feed(self, why: str) -> None:
         if self._feed:
@@ -469,13 +489,17 @@ class Follower(Coordinator):
         if event.calls and self._wrote is None:
             self._wrote = event.since, marked
         if self._wrote and time.monotonic() - self._wrote[0] > _SILENT_SECONDS:
+            self._distrust("it reported no changed key while it executed writes")
+
+    def _distrust(self, why: str) -> None:
+        """Do without a feed from now on."""
+        if self._feed:
             self._feed.close()
-            self._feed, self._kind, self._wrote = None, "passes", None
-            self._engine.warn(
-                "The source has executed writes and reported no changed key: its feed is not "
-                "believed any more, and changes are found by passes."
-            )
-            self._gap_at("the feed told nothing while keys were changed")
+        self._feed, self._kind, self._wrote = None, "passes", None
+        self._engine.warn(
+            f"The source's feed is not believed any more, since {why}: changes are found by passes."
+        )
+        self._gap_at(why)
 
     def _gap_at(self, why: str) -> None:
         """Note that events may have been lost."""
@@ -517,7 +541,9 @@ class Follower(Coordinator):
             self._settler.mark_late([key for _, key in keys], time.monotonic())
 
     def _warn_unfenced(self) -> None:
-        text = f"{UNFENCED} The keys concerned are copied again. {MEND_FENCE}"
+        self._warn_once(f"{UNFENCED} The keys concerned are copied again. {MEND_FENCE}")
+
+    def _warn_once(self, text: str) -> None:
         if text not in self._engine.warnings:
             self._engine.warn(text)
 

@@ -19,7 +19,8 @@ from typing import Final
 
 from rumpx.engine.plan import Plan
 from rumpx.errors import ConnectionLost, SourceUnusable, TargetUnusable, UsageError
-from rumpx.follower.feed import Feed, FeedRefused, feed_name
+from rumpx.follower.feed import NOTIFICATIONS, TRACKING, Feed, FeedRefused, Manner, feed_name
+from rumpx.follower.watch import notifies
 from rumpx.model.follow import FeedKind
 from rumpx.model.job import Job
 from rumpx.model.partitions import NodeKeys
@@ -31,6 +32,7 @@ from rumpx.servers.answers import ask_text
 from rumpx.servers.dial import Dialer
 from rumpx.servers.info import read_info
 from rumpx.servers.side import SideFacts, connected
+from rumpx.servers.topology import is_error
 from rumpx.transfer.spec import WorkerSpec
 from rumpx.units import count_of
 from rumpx.verifier.plan import BothSides, compare_spec, reverse_databases
@@ -120,24 +122,62 @@ def feed_kind(job: Job, source: SideFacts) -> tuple[FeedKind, str]:
     Raises:
         SourceUnusable: the user asked for one that the source refuses.
     """
-    if job.feed == "passes":
-        return "passes", ""
+    refusals: list[str] = []
+    for kind in _TRIED[job.feed]:
+        refusal = _refusal(kind, job, source)
+        if not refusal:
+            told = f"{' '.join(refusals)} {_INSTEAD[kind]} {ALLOW_TRACKING}" if refusals else ""
+            return kind, told
+        refusals.append(f"The source at {source.dialer.endpoint} {refusal}.")
+    raise SourceUnusable(f"{' '.join(refusals)} {ALLOW_TRACKING} Or give another --feed.")
+
+
+_TRIED: Final[dict[str, tuple[FeedKind, ...]]] = {
+    "auto": ("tracking", "notifications", "passes"),
+    "tracking": ("tracking",),
+    "notifications": ("notifications",),
+    "passes": ("passes",),
+}
+_INSTEAD: Final[dict[FeedKind, str]] = {
+    "notifications": "Keyspace notifications report them instead.",
+    "passes": "Changes are found by passes instead, which compare both sides all the time.",
+}
+ALLOW_TRACKING: Final = f"CLIENT TRACKING needs ACL SETUSER name {ACL_RULE}."
+
+
+def _refusal(kind: FeedKind, job: Job, source: SideFacts) -> str:
+    """Return why a source does not allow a feed, as the end of a sentence; "" if it does."""
+    if kind == "passes":
+        return ""
+    if kind == "notifications" and (why := _refuses_to_notify(job, source)):
+        return why
     try:
-        probe(source.dialer, job)
+        probe(MANNERS[kind], source.dialer, job)
     except FeedRefused as error:
-        told = f"The source at {source.dialer.endpoint} does not report changed keys: {error}"
-        if job.feed == "tracking":
-            raise SourceUnusable(f"{told}. {allow_tracking()} or give --feed passes.") from None
-        return "passes", f"{told}. Changes are found by passes instead. {allow_tracking()}."
-    return "tracking", ""
+        return f"does not report changed keys: {error}"
+    return ""
 
 
-def allow_tracking() -> str:
-    """Return the advice for a source that refuses the better feed, as a clause."""
-    return f"Allow it by ACL SETUSER name {ACL_RULE},"
+def _refuses_to_notify(job: Job, source: SideFacts) -> str:
+    """Return why keyspace notifications do not tell all, likewise."""
+    modules = sorted({name for info in source.infos.values() if info for name in info.modules})
+    if modules and job.feed == "auto":
+        names = ", ".join(modules)
+        return f"has modules ({names}), of whose keys notifications may not tell"
+    with connected(source.dialer, source.topology.nodes[0].address) as connection:
+        told = notifies(connection)
+        stats = is_error(connection.call("INFO", "commandstats"))
+    if told is None:
+        return "does not show its notify-keyspace-events (CONFIG GET)"
+    if not told:
+        return "does not notify of all changes: CONFIG SET notify-keyspace-events KA would"
+    return "refuses INFO commandstats, without which FLUSHALL is not noticed" if stats else ""
 
 
-def probe(dialer: Dialer, job: Job) -> None:
+MANNERS: Final = {"tracking": TRACKING, "notifications": NOTIFICATIONS}
+
+
+def probe(manner: Manner, dialer: Dialer, job: Job) -> None:
     """Attach a feed, and end it again.
 
     Raises:
@@ -145,7 +185,9 @@ def probe(dialer: Dialer, job: Job) -> None:
         SourceUnusable: the source does not answer now.
     """
     try:
-        feed = Feed(dialer, feed_name("probe"), job.scope, lambda names: None, lambda event: None)
+        feed = Feed(
+            manner, dialer, feed_name("probe"), job.scope, lambda names: None, lambda event: None
+        )
     except ConnectionLost as error:
         raise FeedRefused(str(error).rstrip(".")) from None
     feed.close()

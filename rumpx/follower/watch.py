@@ -8,6 +8,8 @@ pure: two looks in, events out.
 - SWAPDB was called on the source: no name is told;
 - commands that change consumer groups were called: the values of streams may have changed;
 - commands that change functions were called;
+- databases were emptied, which keyspace notifications do not tell;
+- keyspace notifications are switched off;
 - commands that always change a key were called for a while, and not one name was told: the feed is
   not believed.
 
@@ -39,6 +41,7 @@ _SWAPS: Final = frozenset({"swapdb"})
 _GROUPS: Final = frozenset(
     {"xreadgroup", "xack", "xackdel", "xclaim", "xautoclaim", "xgroup", "xsetid"}
 )
+_FLUSHES: Final = frozenset({"flushdb", "flushall"})
 _FUNCTIONS: Final = frozenset(
     {"function|load", "function|delete", "function|flush", "function|restore"}
 )
@@ -57,12 +60,14 @@ class Look:
         info: its INFO, without the memory.
         calls: the number of calls by command, in lower case; None if it is not told.
         failed: of these, the calls that were answered by an error.
+        notifies: keyspace notifications tell of all commands that change keys; None if unknown.
     """
 
     at: float
     info: ServerInfo
     calls: Mapping[str, int] | None = field(default_factory=dict)
     failed: Mapping[str, int] = field(default_factory=dict)
+    notifies: bool | None = None
 
     def called(self, names: frozenset[str]) -> int:
         """Return the number of calls of some commands; their subcommands count."""
@@ -103,6 +108,16 @@ class GroupsChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Emptied:
+    """Databases of the source were emptied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mute:
+    """The source sends no keyspace notifications, or not of all commands."""
+
+
+@dataclass(frozen=True, slots=True)
 class FunctionsChanged:
     """Functions of the source may have changed."""
 
@@ -123,7 +138,24 @@ class Keyspace:
     databases: frozenset[int]
 
 
-Seen = OtherServer | Swapped | GroupsChanged | FunctionsChanged | Wrote | Keyspace
+@dataclass(frozen=True, slots=True)
+class Blind:
+    """A server refuses INFO or INFO commandstats; may be told again and again."""
+
+    side: Side
+
+
+Seen = (
+    OtherServer
+    | Swapped
+    | GroupsChanged
+    | Emptied
+    | Mute
+    | FunctionsChanged
+    | Wrote
+    | Keyspace
+    | Blind
+)
 
 
 def judged(side: Side, before: Look | None, now: Look) -> list[Seen]:
@@ -132,6 +164,8 @@ def judged(side: Side, before: Look | None, now: Look) -> list[Seen]:
     found: list[Seen] = []
     if side == "source":
         found.append(Keyspace(frozenset(db for db, keys in now.info.keys.items() if keys)))
+    if now.notifies is False:
+        found.append(Mute())
     if before is None:
         return found
     then, info = before.info, now.info
@@ -146,6 +180,8 @@ def judged(side: Side, before: Look | None, now: Look) -> list[Seen]:
         return found
     if before.called(_SWAPS) != now.called(_SWAPS):
         found.append(Swapped())
+    if before.called(_FLUSHES) != now.called(_FLUSHES):
+        found.append(Emptied())
     if before.called(_GROUPS) != now.called(_GROUPS):
         found.append(GroupsChanged())
     if before.called(_FUNCTIONS) != now.called(_FUNCTIONS):
@@ -161,8 +197,8 @@ class Watch:
     Args:
         dialer: of that side.
         name: of the connections at the server; "" leaves the usual one.
+        notifications: watch whether the server sends keyspace notifications.
         tell: receives the events, in the watch's thread.
-        warn: receives a sentence for the user, at most once.
     """
 
     def __init__(
@@ -170,12 +206,13 @@ class Watch:
         dialer: Dialer,
         name: str,
         tell: Callable[[Seen], None],
-        warn: Callable[[str], None],
+        *,
+        notifications: bool = False,
     ) -> None:
         self._dialer = dialer
         self._name = name
+        self._notifications = notifications
         self._tell = tell
-        self._warn = warn
         self._before: Look | None = None
         self._ends = threading.Event()
         self._thread = threading.Thread(
@@ -218,25 +255,33 @@ class Watch:
             reply.decode(errors="replace") if isinstance(reply, bytes) else "" for reply in replies
         ]
         if not texts[0]:
-            self._warn_once()
+            self._tell_blind()
             return None
         told = bool(texts[-1]) or not is_error(replies[-1])
         if not told and self._dialer.side == "source":
-            self._warn_once()
+            self._tell_blind()
         calls = _numbers(texts[-1], "calls") if told else None
         failed = _numbers(texts[-1], "failed_calls")
         try:
-            return Look(time.monotonic(), parse_info("\n".join(texts[:-1])), calls, failed)
+            info = parse_info("\n".join(texts[:-1]))
         except ValueError:
             return None
+        told_all = notifies(connection) if self._notifications else None
+        return Look(time.monotonic(), info, calls, failed, told_all)
 
-    def _warn_once(self) -> None:
-        if not self._ends.is_set() and self._before is None:
-            self._warn(
-                f"The {self._dialer.side} refuses INFO or INFO commandstats: changes of consumer "
-                "groups, SWAPDB and changes of functions there are not noticed, only found by a "
-                "later pass."
-            )
+    def _tell_blind(self) -> None:
+        if self._before is None:
+            self._tell(Blind(self._dialer.side))
+
+
+def notifies(connection: Connection) -> bool | None:
+    """Return True if a server sends keyspace notifications of all commands that change a key; None
+    if it does not tell."""
+    reply = connection.call("CONFIG", "GET", "notify-keyspace-events")
+    if not isinstance(reply, list) or len(reply) != 2 or not isinstance(reply[1], bytes):
+        return None
+    # "A" stands for all classes but those of keys that are missed or new.
+    return b"K" in reply[1] and b"A" in reply[1]
 
 
 def _numbers(commandstats: str, what: str) -> dict[str, int]:

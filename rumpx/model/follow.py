@@ -10,9 +10,9 @@ Phase = Literal["collecting", "proving", "in step", "reconciling"]
 proving: the first pass compares both sides, and changes are settled.
 in step: no event can have been lost since the last pass began, and all that it found is settled.
 reconciling: events may have been lost, and a pass looks for their effects."""
-FeedKind = Literal["tracking", "passes"]
-"""What tells that keys have changed: client-side caching's notes; or nothing, and one pass follows
-the other."""
+FeedKind = Literal["tracking", "notifications", "passes"]
+"""Reports that keys have changed: messages of client-side caching; keyspace notifications; or
+nothing does, and one pass follows the other."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ OnConflict = Literal["ask", "replace", "skip", "fail"]
 Clock = Literal["refuse", "absolute", "relative"]
 FieldExpiries = Literal["keep", "drop"]
 Engine = Literal["local", "dask"]
-Feed = Literal["auto", "tracking", "passes"]
+Feed = Literal["auto", "tracking", "notifications", "passes"]
 Progress = Literal["auto", "bar", "line", "json", "none"]
 LogFormat = Literal["text", "json"]
 

@@ -244,10 +244,10 @@ GROUPS: Final = (
         Flag("follow", "after the copy keep the target in step with the source, until it is "
              "stopped", "", SWITCH, "follow", more="See `rumpx help follow`",
              commands=(COPY, CHECK)),
-        Flag("feed", "how changes are noticed: by `tracking` (`CLIENT TRACKING`), or by `passes` "
-             "that compare both sides, one after the other; `auto` is tracking where the source "
-             "allows it", "HOW", field="feed", default="auto",
-             choices=("auto", "tracking", "passes"), commands=(COPY, CHECK)),
+        Flag("feed", "how changes are noticed: by `tracking` (`CLIENT TRACKING`), by keyspace "
+             "`notifications`, or by `passes` that compare both sides, one after the other; "
+             "`auto` is the first that the source allows", "HOW", field="feed", default="auto",
+             choices=("auto", "tracking", "notifications", "passes"), commands=(COPY, CHECK)),
         Flag("delete-extra", "with `--follow`: delete keys in scope that the target holds and the "
              "source lacks; needed if the target holds keys; asks first", "", SWITCH,
              "delete_extra", commands=(COPY, CHECK)),
