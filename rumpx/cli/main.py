@@ -35,9 +35,12 @@ from rumpx.model.options import DEMO, flags_of
 from rumpx.text import say
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import RenderableType
 
     from rumpx.cli.outputs import Outputs
+    from rumpx.ctl.server import Cutover
     from rumpx.engine.plan import Policy
     from rumpx.model.check_request import Request as CheckRequest
     from rumpx.model.display import Display
@@ -235,13 +238,33 @@ def _ctl(words: list[str]) -> int:
 
     name, request = read_words(arguments.words)
     from rumpx.ctl.client import ask, running_job
+    from rumpx.ctl.server import Cutover
     from rumpx.display.status import status_lines
     from rumpx.ledger.catalog import Place
 
-    answer = ask(running_job(Place(arguments.state_dir, name)), request)
+    ledger = running_job(Place(arguments.state_dir, name))
+    if isinstance(request, Cutover):
+        return _cut_over(ledger, request, as_json=arguments.json)
+    answer = ask(ledger, request)
     if arguments.json:
         return _print(json.dumps(answer))
     return _print(*(status_lines(answer) or ["Done."]))
+
+
+def _cut_over(ledger: Path, request: Cutover, *, as_json: bool) -> int:
+    """Cut over; the steps go to standard error, the outcome to standard output."""
+    from rumpx.ctl.cutover import EXIT_CODES, cut_over
+
+    facts = cut_over(ledger, request, say)
+    if as_json:
+        import json
+
+        from rumpx.serialize import to_plain
+
+        _print(json.dumps(to_plain(facts)))
+    else:
+        _print(*facts.told)
+    return EXIT_CODES[facts.outcome]
 
 
 def _report(words: list[str]) -> int:

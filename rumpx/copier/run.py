@@ -168,6 +168,7 @@ def resume(
         ledger = Ledger.open(path)
         job = ledger.record.job
         try:
+            _refuse_switched(ledger)
             job = _job_with(job_again(ledger.record, again.source, again.target), again)
             way = way_of(job)
             plan = _prepared(job, display, way)
@@ -187,6 +188,16 @@ def resume(
         return _copy(plan, walks, facts, ledger, display, control, place, way, retired)
     finally:
         control.close()
+
+
+def _refuse_switched(ledger: Ledger) -> None:
+    """Refuse to resume a job after its cutover: the application writes to the target now."""
+    follow = ledger.books.facts().follow
+    if follow and follow.is_over:
+        raise UsageError(
+            f"The job {ledger.record.name} was cut over, and its application may write to the "
+            "target now: nothing is to be resumed. rumpx report shows the cutover."
+        )
 
 
 def _prepared(job: Job, display: Display, way: Way) -> Plan:

@@ -34,20 +34,25 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from rumpx.copier.coordinator import Coordinator
 from rumpx.copier.functions import copy_functions
 from rumpx.ctl.server import AcceptDeletes, AcceptFailures, Request
+from rumpx.ctl.server import Cutover as CutoverRequest
 from rumpx.engine.fence import MEND_FENCE, UNFENCED
 from rumpx.engine.filters import name_tests
 from rumpx.engine.plan import Plan
 from rumpx.engine.walks import NONE_RETIRED, Retired, RetiredAs, Walk
 from rumpx.errors import ConnectionLost, RumpxError, Side, TooManyFailures, UsageError
+from rumpx.follower.changed import Changed
+from rumpx.follower.cutover import Cutover
 from rumpx.follower.dirty_keys import DirtyKeys
 from rumpx.follower.feed import Feed, FeedEnded, FeedRefused, Flushed, feed_name
 from rumpx.follower.passes import PASS, Pass, holds, partitions
-from rumpx.follower.plan import MANNERS, MOST_DIRTY, databases_now, feed_kind
+from rumpx.follower.plan import MANNERS, MOST_DIRTY, anew, databases_now, feed_kind
+from rumpx.follower.quiet import Heard
 from rumpx.follower.settler import Settler
 from rumpx.follower.streams import StreamNames
 from rumpx.follower.watch import (
@@ -64,15 +69,17 @@ from rumpx.follower.watch import (
     Wrote,
 )
 from rumpx.ledger.ledger import Ledger
-from rumpx.ledger.schema import Facts
+from rumpx.ledger.schema import Facts, JobState
 from rumpx.model.display import Display
 from rumpx.model.follow import FollowFacts, FollowStat, Gap, Phase
 from rumpx.model.nodes import Node
-from rumpx.model.partitions import RETRIED, KeySpan, NodeKeys
+from rumpx.model.partitions import RETRIED, KeySpan, NodeKeys, Partition
 from rumpx.model.snapshot import Snapshot
 from rumpx.preflight.databases import chosen_databases, database_map, prove_databases
 from rumpx.processes.control import Control
 from rumpx.serialize import to_plain
+from rumpx.servers.resp import Connection
+from rumpx.servers.side import connected
 from rumpx.transfer.messages import Ack
 from rumpx.units import count_of
 
@@ -150,6 +157,8 @@ class Follower(Coordinator):
         self._functions_changed = plan.job.functions
         self._wrote: tuple[float, int] | None = None
         self._rates: deque[tuple[float, int, int]] = deque()
+        self._heard: Heard | None = None
+        self._cutover: Cutover | None = None
 
     def run(self, finish: Callable[[], None]) -> None:
         """See `Coordinator.run`; a follow ends by an error only, as when it is stopped."""
@@ -170,23 +179,28 @@ class Follower(Coordinator):
         super()._walk()
 
     def _complete(self) -> None:
-        """Follow until the run ends."""
+        """Follow until the run ends, or is cut over."""
         engine = self._engine
         self._late.dismiss()
         engine.state = "following"
         self._dirty.most = MOST_DIRTY
         self._settles = True
         try:
-            while True:
+            while not (self._cutover and self._cutover.proven):
                 self._gap = ""
                 self._attach()
                 proven = self._prove()
-                if self._kind == "passes":
+                if self._kind != "passes":
+                    if proven:
+                        self._stay()
+                elif self._wants_cutover and not self._gap:
+                    self._cut_over()
+                else:
                     engine.wait(_BETWEEN_PASSES)
-                elif proven:
-                    self._stay()
         finally:
             self._step_ends()
+        self._settler.close()
+        engine.run_until(lambda: engine.at_rest)
 
     def _over(self, done: Callable[[], bool]) -> Callable[[], bool]:
         """Return the condition that ends a part of the work: it is done, or a gap has come."""
@@ -245,36 +259,44 @@ class Follower(Coordinator):
 
     def _prove(self) -> bool:
         """Do a pass; return True if the target is in step at its end, False if a gap came."""
+        done = self.pass_once()
+        if done and not done.complete:
+            self._gap_at("the target holds more keys of its own than one pass remembers")
+        return done is not None and self.settle_all()
+
+    def pass_once(self) -> Pass | None:
+        """Compare all keys, and mark those that differ; return None if a gap came."""
         engine = self._engine
         self._phase = "proving" if self._passes + self._before.passes == 0 else "reconciling"
         engine.run_until(self._over(lambda: not engine.off))
         self._certain = self._certain and not self._dirty.overflowed
         self._dirty.begin()
+        self._settler.changed.clear()
         if self._gap:
-            return False
+            return None
         places, back = self._ask(self._look_around)
         self._follow_databases({place.db for place in places})
-        done = self._compare(places, back)
-        if self._gap:
-            return False
-        target_keys = sum(place.keys for place in back)
-        if not self._may_delete(done, target_keys):
-            return False
+        walks = partitions(places, back, self._plan.tuning)
+        done = self.compare(walks, [*places, *back])
+        if self._gap or not self._may_delete(done, sum(place.keys for place in back)):
+            return None
         done.mark_extras()
         self._passes += 1
         self._certain = True
         self._last_pass = time.time(), done.found + done.number_of_extras
         self._incomparable, self._lossy = done.incomparable, done.lossy
-        if not done.complete:
-            self._gap_at("the target holds more keys of its own than one pass remembers")
-            return False
-        return self._settle_all()
+        return done
 
-    def _compare(self, places: Sequence[NodeKeys], back: Sequence[NodeKeys]) -> Pass:
-        """Compare databases, of the source and of the target, until that is done or a gap comes."""
+    def compare(self, walks_of: Sequence[Partition], places: Sequence[NodeKeys] = ()) -> Pass:
+        """Do the walks of a comparison, until that is done or a gap comes.
+
+        Args:
+            walks_of: their partitions.
+            places: the databases that they walk, with their numbers of keys.
+        """
         walks = self._engine.walks
-        added = walks.add(partitions(places, back, self._plan.tuning))
-        under_way = Pass(walks, added, [*places, *back], self._mark, certain=self._certain)
+        added = walks.add(walks_of)
+        under_way = Pass(walks, added, places, self._mark, certain=self._certain)
         self._pass = under_way
         self._engine.run_until(self._over(lambda: under_way.done))
         walks.abandon(under_way.partitions)
@@ -322,7 +344,7 @@ class Follower(Coordinator):
         self._first_pass = False
         return True
 
-    def _settle_all(self) -> bool:
+    def settle_all(self) -> bool:
         """Wait until all that the source acknowledged so far is settled; return True if the target
         is in step then, False if a gap came."""
         self._care_for()
@@ -340,11 +362,15 @@ class Follower(Coordinator):
             self._engine.run_until(self._over(self._is_unsettled))
             if not self._gap:
                 self._care_for()
+            if not self._gap and self._wants_cutover:
+                self._cut_over()
+                if self._cutover and self._cutover.proven:
+                    return
 
     def _is_unsettled(self) -> bool:
         """Return True if the straight line of `_stay` has work; keep the phase up to date."""
         self._step_begins() if self._settler.failed <= self._accepted else self._step_ends()
-        return bool(self._new_databases or self._functions_changed)
+        return bool(self._new_databases or self._functions_changed or self._wants_cutover)
 
     def _step_begins(self) -> None:
         if self._in_step_since is None:
@@ -372,7 +398,8 @@ class Follower(Coordinator):
         while (new := self._new_databases) and not self._gap:
             self._follow_databases(new)
             places, _ = self._ask(self._look_around)
-            self._compare([place for place in places if place.db in new], ())
+            fresh = [place for place in places if place.db in new]
+            self.compare(partitions(fresh, (), plan.tuning), fresh)
 
     @property
     def _new_databases(self) -> set[int]:
@@ -399,6 +426,106 @@ class Follower(Coordinator):
         for db in new:
             self._settler.follow(self._engine.walks, node, db)
 
+    # The cutover; the public methods are those of `cutover.Follows`.
+
+    @property
+    def _wants_cutover(self) -> bool:
+        return self._cutover is not None and not self._cutover.over
+
+    def _cut_over(self) -> None:
+        """Cut over; after a gap it goes on when the target is in step again."""
+        assert self._cutover
+        self._cutover.run()
+
+    @property
+    def plan(self) -> Plan:
+        """The run's plan."""
+        return self._plan
+
+    @property
+    def has_gap(self) -> bool:
+        """True if events may have been lost since the last pass began."""
+        return bool(self._gap)
+
+    @property
+    def changed(self) -> Changed:
+        """The keys that were settled since then."""
+        return self._settler.changed
+
+    @property
+    def databases(self) -> set[int]:
+        """The source's databases that are followed."""
+        return self._settler.databases
+
+    @property
+    def last_pass(self) -> float | None:
+        """The end of the last pass, in seconds since 1970."""
+        return self._last_pass[0]
+
+    @property
+    def not_carried(self) -> dict[str, int]:
+        """Numbers of keys that are not as on the source, and known to be so, by the reason."""
+        numbers = {
+            "failed": len(self._settler.failed),
+            "copied with a loss": len(self._settler.lossy),
+            "not comparable": self._incomparable,
+        }
+        return {why: number for why, number in numbers.items() if number}
+
+    @property
+    def failed(self) -> list[bytes]:
+        """The keys that could not be settled."""
+        return sorted(key for _, key in self._settler.failed)
+
+    def ask(self, question: Callable[[Connection], T]) -> T:
+        """Ask the source by a connection of its own, until it answers."""
+        source = self._plan.source
+
+        def ask() -> T:
+            with connected(source.dialer, source.topology.nodes[0].address) as connection:
+                return question(connection)
+
+        return self._ask(ask)
+
+    def wait(self, seconds: float) -> None:
+        """Go on following for some seconds, or until a gap."""
+        until = time.monotonic() + seconds
+        self._engine.run_until(self._over(lambda: time.monotonic() >= until))
+
+    def listen(self, heard: Heard | None) -> None:
+        """Have an object receive all names that the feed tells from now on; None ends that."""
+        self._heard = heard
+
+    def mark_streams(self) -> list[bytes]:
+        """Mark all known streams; return them."""
+        names = self._streams.names
+        self._mark(names)
+        return names
+
+    def count(self) -> list[tuple[int, int, int]]:
+        """Return (database, the source's keys, the target's) of those followed in which no key
+        expires, if all their keys are in scope."""
+        plan, scope = self._plan, self._plan.spec.scope
+        if scope.filtered:
+            return []
+        here, there = (
+            self._ask(partial(anew, side)).infos[side.topology.nodes[0].address]
+            for side in (plan.source, plan.target)
+        )
+        if here is None or there is None:
+            return []
+        return [
+            (db, here.keys.get(db, 0), there.keys.get(scope.target_db(db), 0))
+            for db in sorted(self._settler.databases)
+            if not (here.expiring.get(db) or there.expiring.get(scope.target_db(db)))
+        ]
+
+    def _facts_at_end(self, state: JobState) -> Facts:
+        """As for a copy; the cutover has succeeded now that nothing of ours writes any more."""
+        if state == "done" and self._cutover and self._cutover.proven:
+            self._cutover.confirm()
+        return super()._facts_at_end(state)
+
     # Events.
 
     def _take(self, names: list[bytes]) -> None:
@@ -407,6 +534,8 @@ class Follower(Coordinator):
             names = [name for name in names if test(name)]
         if self._dirty.mark(names, time.monotonic()) and self._settles:
             self._control.wake()
+        if heard := self._heard:
+            heard.add(names)
 
     def _tell(self, event: Seen | FeedEnded | Flushed) -> None:
         """Take an event, from any thread."""
@@ -424,6 +553,8 @@ class Follower(Coordinator):
         if self._dirty.overflowed and self._settles and not self._gap:
             self._gap_at(f"more than {self._dirty.most:,} keys were changed and not settled")
         self._streams.tick(self._dirty, time.monotonic())
+        if self._cutover and self._cutover.late:
+            self._cutover.expire(self._gap or self._waits_for() or self._unsettled())
 
     def _heed(self, event: Seen | FeedEnded | Flushed) -> None:
         match event:
@@ -527,7 +658,7 @@ class Follower(Coordinator):
             if self._pass:
                 self._pass.acknowledged(walk, ack)
         else:
-            self._settler.note_failed((each.db, each.key) for each in ack.failures)
+            self._settler.note(ack)
             super().acknowledged(walk, ack)
 
     def unfenced(self, keys: Sequence[tuple[int, bytes]] | None) -> None:
@@ -593,6 +724,7 @@ class Follower(Coordinator):
             incomparable=self._incomparable,
             lossy=self._lossy,
             accepted_failures=len(self._accepted),
+            cutover=self._cutover.facts if self._cutover else before.cutover,
         )
 
     def _stat(self, now: float) -> FollowStat:
@@ -634,6 +766,11 @@ class Follower(Coordinator):
             )
         return ""
 
+    def _unsettled(self) -> str:
+        if self._phase == "in step":
+            return f"{count_of(len(self._dirty), 'changed key')} not settled yet"
+        return f"it is {self._phase}"
+
     def _per_second(self, now: float) -> tuple[float, float]:
         history = self._rates
         history.append((now, self._dirty.marked, self._settler.settled))
@@ -663,6 +800,12 @@ class Follower(Coordinator):
                 if not self._settler.failed:
                     raise UsageError("No key has failed.")
                 self._accepted = set(self._settler.failed)
+                self._control.wake()
+                return self._status()
+            case CutoverRequest():
+                if self._wants_cutover:
+                    raise UsageError("A cutover is under way already.")
+                self._cutover = Cutover(request, self, feeds=self._kind != "passes")
                 self._control.wake()
                 return self._status()
         return super()._execute(request)

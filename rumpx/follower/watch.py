@@ -25,7 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from rumpx.errors import RumpxError, Side
@@ -38,7 +38,7 @@ _SECONDS: Final = 1.0
 _ANEW_SECONDS: Final = 5.0
 _SECTIONS: Final = ("server", "replication", "stats", "keyspace", "commandstats")
 _SWAPS: Final = frozenset({"swapdb"})
-_GROUPS: Final = frozenset(
+GROUPS: Final = frozenset(
     {"xreadgroup", "xack", "xackdel", "xclaim", "xautoclaim", "xgroup", "xsetid"}
 )
 _FLUSHES: Final = frozenset({"flushdb", "flushall"})
@@ -182,7 +182,7 @@ def judged(side: Side, before: Look | None, now: Look) -> list[Seen]:
         found.append(Swapped())
     if before.called(_FLUSHES) != now.called(_FLUSHES):
         found.append(Emptied())
-    if before.called(_GROUPS) != now.called(_GROUPS):
+    if before.called(GROUPS) != now.called(GROUPS):
         found.append(GroupsChanged())
     if before.called(_FUNCTIONS) != now.called(_FUNCTIONS):
         found.append(FunctionsChanged())
@@ -249,29 +249,31 @@ class Watch:
             connection.close()
 
     def _look(self, connection: Connection) -> Look | None:
-        """Ask a server; return None if it refuses INFO."""
-        replies = connection.call_many([("INFO", section) for section in _SECTIONS])
-        texts = [
-            reply.decode(errors="replace") if isinstance(reply, bytes) else "" for reply in replies
-        ]
-        if not texts[0]:
-            self._tell_blind()
-            return None
-        told = bool(texts[-1]) or not is_error(replies[-1])
-        if not told and self._dialer.side == "source":
-            self._tell_blind()
-        calls = _numbers(texts[-1], "calls") if told else None
-        failed = _numbers(texts[-1], "failed_calls")
-        try:
-            info = parse_info("\n".join(texts[:-1]))
-        except ValueError:
-            return None
-        told_all = notifies(connection) if self._notifications else None
-        return Look(time.monotonic(), info, calls, failed, told_all)
-
-    def _tell_blind(self) -> None:
-        if self._before is None:
+        """Ask the server; return None if it refuses INFO."""
+        look = look_at(connection)
+        if self._before is None and (
+            look is None or (look.calls is None and self._dialer.side == "source")
+        ):
             self._tell(Blind(self._dialer.side))
+        if look and self._notifications:
+            look = replace(look, notifies=notifies(connection))
+        return look
+
+
+def look_at(connection: Connection) -> Look | None:
+    """Look at a server; return None if it refuses INFO, or if its INFO makes no sense."""
+    replies = connection.call_many([("INFO", section) for section in _SECTIONS])
+    texts = [
+        reply.decode(errors="replace") if isinstance(reply, bytes) else "" for reply in replies
+    ]
+    told = bool(texts[-1]) or not is_error(replies[-1])
+    calls = _numbers(texts[-1], "calls") if told else None
+    failed = _numbers(texts[-1], "failed_calls")
+    try:
+        info = parse_info("\n".join(texts[:-1]))
+    except ValueError:
+        return None
+    return Look(time.monotonic(), info, calls, failed) if texts[0] else None
 
 
 def notifies(connection: Connection) -> bool | None:
