@@ -23,7 +23,7 @@ from rumpx.errors import (
 )
 from rumpx.ledger.lock import is_held
 from rumpx.ledger.schema import open_books
-from rumpx.model.follow import CutoverFacts, CutoverOutcome
+from rumpx.model.follow import CutoverFacts, CutoverOutcome, CutoverStep
 from rumpx.serialize import from_plain
 
 _POLL_SECONDS: Final = 0.1
@@ -36,13 +36,15 @@ EXIT_CODES: Final[dict[CutoverOutcome, int]] = {
 }
 
 
-def cut_over(ledger: Path, request: Cutover, tell: Callable[[str], None]) -> CutoverFacts:
+def cut_over(
+    ledger: Path, request: Cutover, tell: Callable[[CutoverStep], None]
+) -> CutoverFacts:
     """Have a running job cut over, and return the cutover once it has ended.
 
     Args:
         ledger: of the job.
         request: the options.
-        tell: receives each step, as a line.
+        tell: receives each step.
 
     Raises:
         UsageError: the job does not follow, or a cutover is under way.
@@ -54,7 +56,7 @@ def cut_over(ledger: Path, request: Cutover, tell: Callable[[str], None]) -> Cut
         for step in facts.steps:
             if step.at > told:
                 told = step.at
-                tell(f"{time.strftime('%H:%M:%S', time.localtime(step.at))}  {step.text}")
+                tell(step)
         if facts.outcome:
             return facts
         time.sleep(_POLL_SECONDS)
