@@ -34,6 +34,7 @@ from typing import Final, Protocol, TypeVar
 from rumpx.ctl.server import Cutover as Request
 from rumpx.engine.plan import Plan, key_partitions
 from rumpx.errors import SourceUnusable, printable
+from rumpx.follower import way_back
 from rumpx.follower.changed import Changed
 from rumpx.follower.passes import PASS, Pass
 from rumpx.follower.quiet import Heard, Noise, groups_of, noise, write_commands, writers
@@ -346,7 +347,7 @@ class Cutover:
 
     def confirm(self) -> None:
         """End it: it is proven, and nothing of ours can write to the target any more."""
-        self._end("switch now", *sentences(self.facts))
+        self._end("switch now", *sentences(self.facts), way_back.told(self._follows.plan.job))
 
     # The facts.
 
