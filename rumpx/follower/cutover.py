@@ -8,7 +8,7 @@ The user has stopped the writers. Then
 3. read the counters again: if a command that may write was called, the source is not *quiet*
    (`quiet`): name keys, commands and clients, and go to 2, until the time is over;
 4. compare the keys that were settled since the last pass began, in both directions: a difference is
-   settled, and all is compared again, three times at most;
+   settled, and all is compared again, three times at most, if the source is still quiet;
 5. refuse if keys were not carried: failed, copied with an accepted loss, or not comparable; the
    user may accept that;
 6. have the feed prove once more that nothing is missing, and read the counters once more: the time
@@ -47,6 +47,8 @@ from rumpx.units import count_of
 
 # The source is watched for at least so many seconds.
 _LEAST_SECONDS: Final = 1.0
+# Before anything is compared.
+_FIRST_SECONDS: Final = 0.3
 _COMPARISONS: Final = 3
 _AGAIN_SECONDS: Final = 0.5
 _NAMED: Final = 5
@@ -130,6 +132,7 @@ class Cutover:
         self._writes: frozenset[str] | None = None
         self._looked = 0.0
         self._waits = True
+        self._comparisons = 0
         check = "full" if not feeds else request.verify
         self.facts = CutoverFacts(time.time(), check=check, ignores=request.ignore)
         self._step("waiting until the target is in step")
@@ -171,6 +174,7 @@ class Cutover:
         """Do the steps once; either it has ended then, or it is not quiet, or a gap has come."""
         follows, began = self._follows, time.monotonic()
         self._step("settling all changes so far")
+        self._comparisons = 0
         before = self._look()
         streams = follows.mark_streams()
         groups = follows.ask(lambda c: groups_of(c, follows.databases, streams))
@@ -191,17 +195,25 @@ class Cutover:
                 same_groups=same_groups,
             )
 
-        if found := loud():
-            self._not_quiet(found, began)
+        def is_quiet(seconds: float) -> bool:
+            """Return True if nothing was written since `began`, watched for so long at least."""
+            follows.wait(began + seconds - time.monotonic())
+            if found := loud():
+                self._not_quiet(found, began)
+            return not (found or follows.has_gap)
+
+        if not is_quiet(_FIRST_SECONDS):
             return
-        if follows.has_gap or not self._compare() or not self._carries():
+        while differ := self._compare():
+            if not is_quiet(0.0):
+                return
+            if self._comparisons >= _COMPARISONS:
+                self._end_differing(differ)
+                return
+        if self.over or follows.has_gap or not self._carries():
             return
         self._step("watching the source once more")
-        follows.wait(began + _LEAST_SECONDS - time.monotonic())
-        if found := loud():
-            self._not_quiet(found, began)
-            return
-        if not follows.has_gap:
+        if is_quiet(_LEAST_SECONDS):
             self._succeed(heard)
 
     def _look(self) -> Look:
@@ -235,44 +247,42 @@ class Cutover:
         self._step(told[0].rstrip("."))
         self._follows.wait(_AGAIN_SECONDS)
 
-    def _compare(self) -> bool:
-        """Compare; return True if nothing differs."""
-        self._waits = False
+    def _compare(self) -> int:
+        """Compare as was asked for; return the number of keys that differed, and are settled. 0
+        also if a gap has come, or if the numbers of keys have ended the cutover."""
+        check, self._waits = self.facts.check, False
+        self._comparisons += 1
         try:
-            return self._differs_not()
+            differ = 0
+            if check != "counts":
+                differ = self._compare_all() if check == "full" else self._compare_changed()
+            if self._follows.has_gap:
+                return 0
+            if not differ:
+                self._count()
+                return 0
+            self._step(f"settling {count_of(differ, 'key')} that differed")
+            self._follows.settle_all()
+            return differ
         finally:
             self._waits = True
 
-    def _differs_not(self) -> bool:
-        check, found = self.facts.check, 0
-        for _ in range(_COMPARISONS):
-            if check == "counts":
-                return self._count()
-            differ = self._compare_all() if check == "full" else self._compare_changed()
-            if differ is None:
-                return False
-            if not differ:
-                return self._count()
-            found = differ
-            self._step(f"settling {count_of(found, 'key')} that differed")
-            if not self._follows.settle_all():
-                return False
+    def _end_differing(self, differ: int) -> None:
         self._end(
             "differences",
-            f"{count_of(found, 'key')} still differ after {_COMPARISONS} comparisons. The job goes "
-            "on; rumpx verify lists them.",
+            f"{count_of(differ, 'key')} still differ after {self._comparisons} comparisons. The "
+            "job goes on; rumpx verify lists them.",
         )
-        return False
 
-    def _compare_all(self) -> int | None:
+    def _compare_all(self) -> int:
         self._step("comparing all keys")
         done = self._follows.pass_once()
         if done is None:
-            return None
+            return 0
         self.facts = replace(self.facts, compared=done.compared)
         return done.found + done.number_of_extras
 
-    def _compare_changed(self) -> int | None:
+    def _compare_changed(self) -> int:
         """Compare the keys that were settled since the last pass began, in both directions."""
         follows, plan = self._follows, self._follows.plan
         names, share = follows.changed.names, follows.changed.share
@@ -291,29 +301,26 @@ class Cutover:
             ]
         )
         done.mark_extras()
-        if follows.has_gap:
-            return None
         self.facts = replace(
             self.facts, compared=len(names), share=share, last_pass=follows.last_pass
         )
         return done.found + done.number_of_extras
 
-    def _count(self) -> bool:
+    def _count(self) -> None:
         """Compare the numbers of keys, where none expires and none may be written."""
         if self._request.ignore:
-            return True
+            return
         differ = [
             f"database {db}: {source:,} keys on the source, {target:,} on the target"
             for db, source, target in self._follows.count()
             if source != target
         ]
         if not differ:
-            return True
+            return
         self._end(
             "differences",
             f"The numbers of keys differ: {'; '.join(differ)}. Ask again with verify=full.",
         )
-        return False
 
     def _carries(self) -> bool:
         """Return True if all keys were carried, or the user accepts that some were not."""

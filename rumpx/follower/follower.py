@@ -31,7 +31,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -42,36 +41,22 @@ from rumpx.copier.functions import copy_functions
 from rumpx.ctl.server import AcceptDeletes, AcceptFailures, Request
 from rumpx.ctl.server import Cutover as CutoverRequest
 from rumpx.engine.fence import MEND_FENCE, UNFENCED
-from rumpx.engine.filters import name_tests
 from rumpx.engine.plan import Plan
 from rumpx.engine.walks import NONE_RETIRED, Retired, RetiredAs, Walk
-from rumpx.errors import ConnectionLost, RumpxError, Side, TooManyFailures, UsageError
+from rumpx.errors import ConnectionLost, RumpxError, TooManyFailures, UsageError
 from rumpx.follower.changed import Changed
 from rumpx.follower.cutover import Cutover
 from rumpx.follower.dirty_keys import DirtyKeys
-from rumpx.follower.feed import Feed, FeedEnded, FeedRefused, Flushed, feed_name
+from rumpx.follower.listener import Listener
 from rumpx.follower.passes import PASS, Pass, holds, partitions
-from rumpx.follower.plan import MANNERS, MOST_DIRTY, anew, databases_now, feed_kind
+from rumpx.follower.plan import MOST_DIRTY, anew, databases_now
 from rumpx.follower.quiet import Heard
 from rumpx.follower.settler import Settler
-from rumpx.follower.streams import StreamNames
-from rumpx.follower.watch import (
-    Blind,
-    Emptied,
-    FunctionsChanged,
-    GroupsChanged,
-    Keyspace,
-    Mute,
-    OtherServer,
-    Seen,
-    Swapped,
-    Watch,
-    Wrote,
-)
+from rumpx.follower.standing import Standing
 from rumpx.ledger.ledger import Ledger
 from rumpx.ledger.schema import Facts, JobState
 from rumpx.model.display import Display
-from rumpx.model.follow import FollowFacts, FollowStat, Gap, Phase
+from rumpx.model.follow import FollowFacts, FollowStat
 from rumpx.model.nodes import Node
 from rumpx.model.partitions import RETRIED, KeySpan, NodeKeys, Partition
 from rumpx.model.snapshot import Snapshot
@@ -85,10 +70,6 @@ from rumpx.units import count_of
 
 # The most changed keys that are remembered during the copy: the pass finds the others.
 _MOST_COLLECTED: Final = 1_000_000
-_GAPS_KEPT: Final = 20
-# Writes of commands that always change a key, and not one name, for so many seconds.
-_SILENT_SECONDS: Final = 10.0
-_RATE_SECONDS: Final = 5.0
 # Without a feed, seconds between two passes.
 _BETWEEN_PASSES: Final = 1.0
 
@@ -109,96 +90,68 @@ class Follower(Coordinator):
         retired: Mapping[RetiredAs, Retired] = NONE_RETIRED,
     ) -> None:
         books = ledger.books
-        self._dirty = DirtyKeys(_MOST_COLLECTED)
         failed = {(each.note.db, each.note.key) for each in books.failures()}
+        lossy = {(each.note.db, each.note.key) for each in books.losses()}
+        self._dirty = DirtyKeys(_MOST_COLLECTED)
         self._settler = Settler(
-            self._dirty,
-            failed.difference(*map(_retried, walks)),
-            ((each.note.db, each.note.key) for each in books.losses()),
-            self._healed,
+            self._dirty, failed.difference(*map(_retried, walks)), lossy, self._healed
         )
         super().__init__(
             plan, walks, facts, ledger, display, control, retired, urgent=self._settler
         )
-        self._engine.follow = self._stat
         self._display = display
         self._control = control
-        self._tests = name_tests(plan.spec.scope)
-        self._mark_of_job = ledger.record.mark
-        # A resumed run has no names of before.
-        self._certain = ledger.earlier.runs == 1
         self._before = facts.follow or FollowFacts()
+        # A resumed run has no names of before.
+        self._standing = Standing(self._before, certain=ledger.earlier.runs == 1)
+        self._listener = Listener(
+            plan, ledger.record.mark, self._engine, self._dirty, control.wake
+        )
         known = self._settler.failed
         accepted = self._before.accepted_failures
         self._accepted = set(known) if len(known) <= accepted else set()
-        self._kind, _ = feed_kind(plan.job, plan.source)
-        self._feed: Feed | None = None
-        self._watches: list[Watch] = []
-        self._events: deque[Seen | FeedEnded | Flushed] = deque()
-        self._streams = StreamNames()
-        self._gaps: deque[Gap] = deque(self._before.last_gaps, _GAPS_KEPT)
-        self._number_of_gaps = 0
-        self._gap = ""
         self._pass: Pass | None = None
-        self._passes = 0
-        self._last_pass: tuple[float | None, int] = (
-            self._before.last_pass,
-            self._before.last_pass_found,
-        )
-        self._incomparable, self._lossy = self._before.incomparable, self._before.lossy
-        self._phase: Phase = "collecting"
-        self._in_step_since: float | None = None
-        self._step_seconds = 0.0
-        self._settles = False
         self._held_deletes = 0
         self._consented = False
-        self._first_pass = self._before.passes == 0
-        self._found: set[int] = set()
-        self._functions_changed = plan.job.functions
-        self._wrote: tuple[float, int] | None = None
-        self._rates: deque[tuple[float, int, int]] = deque()
-        self._heard: Heard | None = None
         self._cutover: Cutover | None = None
+        self._engine.follow = self._stat
 
     def run(self, finish: Callable[[], None]) -> None:
-        """See `Coordinator.run`; a follow ends by an error only, as when it is stopped."""
+        """See `Coordinator.run`; a follow ends when it is cut over, or by an error."""
         try:
             super().run(finish)
         finally:
-            for watch in self._watches:
-                watch.close()
-            if self._feed:
-                self._feed.close()
+            self._listener.close()
 
     # The phases.
 
     def _walk(self) -> None:
         """Attach the feed, and copy all walks."""
         self._attach()
-        self._watch()
+        self._listener.watch()
         super()._walk()
 
     def _complete(self) -> None:
         """Follow until the run ends, or is cut over."""
-        engine = self._engine
+        engine, standing = self._engine, self._standing
         self._late.dismiss()
         engine.state = "following"
         self._dirty.most = MOST_DIRTY
-        self._settles = True
+        standing.settles = True
         try:
             while not (self._cutover and self._cutover.proven):
-                self._gap = ""
+                standing.mend()
                 self._attach()
                 proven = self._prove()
-                if self._kind != "passes":
+                if self._listener.kind != "passes":
                     if proven:
                         self._stay()
-                elif self._wants_cutover and not self._gap:
+                elif self._wants_cutover and not standing.gap:
                     self._cut_over()
                 else:
                     engine.wait(_BETWEEN_PASSES)
         finally:
-            self._step_ends()
+            standing.step_ends()
         self._settler.close()
         engine.run_until(lambda: engine.at_rest)
 
@@ -207,84 +160,46 @@ class Follower(Coordinator):
 
         def over() -> bool:
             self._hear()
-            return bool(self._gap) or done()
+            return bool(self._standing.gap) or done()
 
         return over
 
     def _attach(self) -> None:
         """Attach a feed, if there is to be one and none is attached."""
-        if self._kind == "passes" or self._feed:
+        feed = self._listener.attach()
+        if not feed:
             return
-        manner = MANNERS[self._kind]
-        engine, source = self._engine, self._plan.source
-        engine.note = "attaching the feed"
-        name = feed_name(self._mark_of_job)
-
-        def attach() -> Feed | FeedRefused:
-            try:
-                return Feed(
-                    manner, source.dialer, name, self._plan.spec.scope, self._take, self._tell
-                )
-            except FeedRefused as error:
-                return error
-
-        found = engine.ask(attach)
-        engine.note = ""
-        if isinstance(found, FeedRefused):
-            self._kind = "passes"
-            engine.warn(
-                f"The source does not report changed keys any more: {found}. Changes are found by "
-                "passes instead."
-            )
-            return
-        if found.process != self._settler.process:
+        if feed.process != self._settler.process:
             # Names of before say nothing about another process: it may have restarted without its
             # data, and to settle them would delete keys. The pass finds what differs.
             self._dirty.clear()
-        self._feed = found
-        self._settler.process = found.process
-        self._answers("source", found.process)
-        found.start()
-
-    def _watch(self) -> None:
-        """Watch both sides."""
-        source, target = self._plan.source, self._plan.target
-        name, notifies = feed_name(self._mark_of_job), self._kind == "notifications"
-        self._watches = [
-            Watch(source.dialer, name, self._tell, notifications=notifies),
-            Watch(target.dialer, "", self._tell),
-        ]
-        for watch in self._watches:
-            watch.start()
+        self._settler.process = feed.process
 
     def _prove(self) -> bool:
         """Do a pass; return True if the target is in step at its end, False if a gap came."""
         done = self.pass_once()
         if done and not done.complete:
-            self._gap_at("the target holds more keys of its own than one pass remembers")
+            self._standing.gap_at("the target holds more keys of its own than one pass remembers")
         return done is not None and self.settle_all()
 
     def pass_once(self) -> Pass | None:
         """Compare all keys, and mark those that differ; return None if a gap came."""
         engine = self._engine
-        self._phase = "proving" if self._passes + self._before.passes == 0 else "reconciling"
         engine.run_until(self._over(lambda: not engine.off))
-        self._certain = self._certain and not self._dirty.overflowed
+        if self._dirty.overflowed:
+            self._standing.certain = False
         self._dirty.begin()
         self._settler.changed.clear()
-        if self._gap:
+        if self._standing.gap:
             return None
         places, back = self._ask(self._look_around)
         self._follow_databases({place.db for place in places})
         walks = partitions(places, back, self._plan.tuning)
         done = self.compare(walks, [*places, *back])
-        if self._gap or not self._may_delete(done, sum(place.keys for place in back)):
+        if self._standing.gap or not self._may_delete(done, sum(place.keys for place in back)):
             return None
         done.mark_extras()
-        self._passes += 1
-        self._certain = True
-        self._last_pass = time.time(), done.found + done.number_of_extras
-        self._incomparable, self._lossy = done.incomparable, done.lossy
+        self._standing.passed(done)
         return done
 
     def compare(self, walks_of: Sequence[Partition], places: Sequence[NodeKeys] = ()) -> Pass:
@@ -296,7 +211,7 @@ class Follower(Coordinator):
         """
         walks = self._engine.walks
         added = walks.add(walks_of)
-        under_way = Pass(walks, added, places, self._mark, certain=self._certain)
+        under_way = Pass(walks, added, places, self._mark, certain=self._standing.certain)
         self._pass = under_way
         self._engine.run_until(self._over(lambda: under_way.done))
         walks.abandon(under_way.partitions)
@@ -327,7 +242,7 @@ class Follower(Coordinator):
         """Return True once a pass's extra keys may be deleted; False if a gap came meanwhile."""
         job = self._plan.job
         extras = done.number_of_extras
-        if self._first_pass and job.delete_extra:
+        if job.delete_extra and not self._standing.has_passed:
             extras -= self._facts.target_keys  # the user has agreed to lose these
         if holds(extras, target_keys, job.max_deletes) and not self._consented:
             self._held_deletes = done.number_of_extras
@@ -338,64 +253,55 @@ class Follower(Coordinator):
             )
             self._engine.run_until(self._over(lambda: self._consented))
             self._held_deletes = 0
-        if self._gap:
+        if self._standing.gap:
             return False
         self._consented = self._consented and not done.complete
-        self._first_pass = False
         return True
 
     def settle_all(self) -> bool:
         """Wait until all that the source acknowledged so far is settled; return True if the target
         is in step then, False if a gap came."""
         self._care_for()
-        if self._feed:
-            feed, began = self._feed, time.monotonic()
+        if feed := self._listener.feed:
+            began = time.monotonic()
             feed.prove(began)
             self._engine.run_until(self._over(lambda: feed.proven >= began))
         marked = time.monotonic()
         self._engine.run_until(self._over(lambda: self._dirty.oldest > marked))
-        return not self._gap
+        return not self._standing.gap
 
     def _stay(self) -> None:
         """Stay in step until a gap comes."""
-        while not self._gap:
+        while not self._standing.gap:
             self._engine.run_until(self._over(self._is_unsettled))
-            if not self._gap:
+            if not self._standing.gap:
                 self._care_for()
-            if not self._gap and self._wants_cutover:
+            if not self._standing.gap and self._wants_cutover:
                 self._cut_over()
                 if self._cutover and self._cutover.proven:
                     return
 
     def _is_unsettled(self) -> bool:
-        """Return True if the straight line of `_stay` has work; keep the phase up to date."""
-        self._step_begins() if self._settler.failed <= self._accepted else self._step_ends()
-        return bool(self._new_databases or self._functions_changed or self._wants_cutover)
-
-    def _step_begins(self) -> None:
-        if self._in_step_since is None:
-            self._in_step_since = time.time()
-            self._phase = "in step"
-
-    def _step_ends(self) -> None:
-        if self._in_step_since is not None:
-            self._step_seconds += time.time() - self._in_step_since
-            self._in_step_since = None
-        if self._phase == "in step":
-            self._phase = "reconciling"
+        """Return True if the straight line of `_stay` has work. The target is in step meanwhile,
+        unless keys have failed."""
+        if self._settler.failed <= self._accepted:
+            self._standing.step_begins()
+        else:
+            self._standing.step_ends()
+        changed = self._listener.functions_changed
+        return bool(self._new_databases or changed or self._wants_cutover)
 
     # What the feed does not tell.
 
     def _care_for(self) -> None:
         """Copy changed functions, and follow new databases."""
-        plan = self._plan
-        if self._functions_changed and plan.job.functions:
-            self._functions_changed = False
+        plan, listener = self._plan, self._listener
+        changed, listener.functions_changed = listener.functions_changed, False
+        if changed and plan.job.functions:
             told = self._ask(lambda: copy_functions(plan.source, plan.target, "replace"))
             if told:
                 self._display.message(told)
-        self._functions_changed = False
-        while (new := self._new_databases) and not self._gap:
+        while (new := self._new_databases) and not self._standing.gap:
             self._follow_databases(new)
             places, _ = self._ask(self._look_around)
             fresh = [place for place in places if place.db in new]
@@ -405,7 +311,8 @@ class Follower(Coordinator):
     def _new_databases(self) -> set[int]:
         """The databases in scope that hold keys and are not followed yet."""
         chosen = chosen_databases(self._plan.job)
-        wanted = self._found & set(chosen) if chosen else self._found
+        found = self._listener.found
+        wanted = found & set(chosen) if chosen else found
         return wanted - self._settler.databases
 
     def _follow_databases(self, databases: set[int]) -> None:
@@ -445,7 +352,7 @@ class Follower(Coordinator):
     @property
     def has_gap(self) -> bool:
         """True if events may have been lost since the last pass began."""
-        return bool(self._gap)
+        return bool(self._standing.gap)
 
     @property
     def changed(self) -> Changed:
@@ -460,7 +367,7 @@ class Follower(Coordinator):
     @property
     def last_pass(self) -> float | None:
         """The end of the last pass, in seconds since 1970."""
-        return self._last_pass[0]
+        return self._standing.last_pass
 
     @property
     def not_carried(self) -> dict[str, int]:
@@ -468,7 +375,7 @@ class Follower(Coordinator):
         numbers = {
             "failed": len(self._settler.failed),
             "copied with a loss": len(self._settler.lossy),
-            "not comparable": self._incomparable,
+            "not comparable": self._standing.incomparable,
         }
         return {why: number for why, number in numbers.items() if number}
 
@@ -494,11 +401,11 @@ class Follower(Coordinator):
 
     def listen(self, heard: Heard | None) -> None:
         """Have an object receive all names that the feed tells from now on; None ends that."""
-        self._heard = heard
+        self._listener.heard = heard
 
     def mark_streams(self) -> list[bytes]:
         """Mark all known streams; return them."""
-        names = self._streams.names
+        names = self._listener.streams.names
         self._mark(names)
         return names
 
@@ -528,131 +435,32 @@ class Follower(Coordinator):
 
     # Events.
 
-    def _take(self, names: list[bytes]) -> None:
-        """Take names from the feed, in its thread."""
-        for test in self._tests:
-            names = [name for name in names if test(name)]
-        if self._dirty.mark(names, time.monotonic()) and self._settles:
-            self._control.wake()
-        if heard := self._heard:
-            heard.add(names)
-
-    def _tell(self, event: Seen | FeedEnded | Flushed) -> None:
-        """Take an event, from any thread."""
-        self._events.append(event)
-        self._control.wake()
-
     def _mark(self, names: list[bytes]) -> None:
         """Mark keys that a pass has found."""
         self._dirty.mark(names, time.monotonic())
 
     def _hear(self) -> None:
         """Handle the events so far."""
-        while self._events:
-            self._heed(self._events.popleft())
-        if self._dirty.overflowed and self._settles and not self._gap:
-            self._gap_at(f"more than {self._dirty.most:,} keys were changed and not settled")
-        self._streams.tick(self._dirty, time.monotonic())
+        standing = self._standing
+        for why in self._listener.hear():
+            standing.gap_at(why)
+        if self._dirty.overflowed and standing.settles and not standing.gap:
+            standing.gap_at(f"more than {self._dirty.most:,} keys were changed and not settled")
+        self._listener.streams.tick(self._dirty, time.monotonic())
         if self._cutover and self._cutover.late:
-            self._cutover.expire(self._gap or self._waits_for() or self._unsettled())
-
-    def _heed(self, event: Seen | FeedEnded | Flushed) -> None:
-        match event:
-            case FeedEnded():
-                if self._feed and event.process == self._feed.process:
-                    self._drop_feed(event.why)
-            case Flushed():
-                self._gap_at("the source was flushed or loaded its data anew")
-            case OtherServer():
-                self._other_server(event)
-            case Emptied():
-                if self._kind == "notifications":
-                    self._gap_at("databases of the source were emptied")
-            case Mute():
-                if self._kind == "notifications":
-                    self._distrust("its keyspace notifications were switched off")
-            case Swapped():
-                self._gap_at("databases of the source were swapped")
-            case GroupsChanged():
-                self._streams.changed()
-                if self._streams.too_many:
-                    self._gap_at("consumer groups of more streams changed than are remembered")
-            case FunctionsChanged():
-                self._functions_changed = True
-            case Keyspace():
-                self._found |= event.databases
-            case Wrote():
-                self._check_silence(event)
-            case Blind():
-                self._warn_once(
-                    f"The {event.side} refuses INFO or INFO commandstats: changes of consumer "
-                    "groups, SWAPDB and changes of functions there are not noticed, only found by "
-                    "a later pass."
-                )
-
-    def _drop_feed(self, why: str) -> None:
-        if self._feed:
-            self._feed.close()
-            self._feed = None
-        self._gap_at(f"the feed was lost: {why}")
-
-    def _other_server(self, event: OtherServer) -> None:
-        """Handle another process, or another role of one."""
-        if event.side == "source" and self._feed:
-            if event.other and event.run_id == self._feed.process:
-                return  # the feed leads to it already
-            self._feed.close()
-            self._feed = None
-        self._answers(event.side, event.run_id)
-        self._gap_at(event.why)
-
-    def _answers(self, side: Side, run_id: str) -> None:
-        """Note which process answers for a side, so that walks start with it."""
-        facts = self._plan.source if side == "source" else self._plan.target
-        self._engine.run_ids[side, facts.topology.nodes[0].address] = run_id
-
-    def _check_silence(self, event: Wrote) -> None:
-        """Stop to believe a feed that tells nothing while keys are changed."""
-        if not self._feed or self._tests:
-            return
-        marked = self._dirty.marked
-        if not event.calls or (self._wrote and self._wrote[1] != marked):
-            self._wrote = None
-        if event.calls and self._wrote is None:
-            self._wrote = event.since, marked
-        if self._wrote and time.monotonic() - self._wrote[0] > _SILENT_SECONDS:
-            self._distrust("it reported no changed key while it executed writes")
-
-    def _distrust(self, why: str) -> None:
-        """Do without a feed from now on."""
-        if self._feed:
-            self._feed.close()
-        self._feed, self._kind, self._wrote = None, "passes", None
-        self._engine.warn(
-            f"The source's feed is not believed any more, since {why}: changes are found by passes."
-        )
-        self._gap_at(why)
-
-    def _gap_at(self, why: str) -> None:
-        """Note that events may have been lost."""
-        self._step_ends()
-        self._certain = False
-        if not self._gap:
-            self._gap = why
-            self._number_of_gaps += 1
-            self._gaps.append(Gap(time.time(), why))
+            self._cutover.expire(self._standing.gap or self._waits_for() or self._unsettled())
 
     # The engine's overseer.
 
     def acknowledged(self, walk: Walk, ack: Ack) -> None:
         """Take the results of a batch."""
-        self._streams.add(ack.streams)
+        self._listener.streams.add(ack.streams)
         if walk.partition.work == "follow":
             self._settler.acknowledged(walk, ack)
             if ack.late:
                 self._warn_unfenced()
             if ack.unproven:
-                self._gap_at("another process answers for the source")
+                self._standing.gap_at("another process answers for the source")
             self._refuse_failures()
         elif walk.partition.reason == PASS:
             if self._pass:
@@ -663,26 +471,24 @@ class Follower(Coordinator):
 
     def unfenced(self, keys: Sequence[tuple[int, bytes]] | None) -> None:
         """Settle keys again, whose earlier writes may land late."""
-        if not self._settles:
+        if not self._standing.settles:
             super().unfenced(keys)
             return
         self._warn_unfenced()
         if keys is None:
-            self._gap_at("writes of a lost worker may land late")
+            self._standing.gap_at("writes of a lost worker may land late")
         else:
             self._settler.mark_late([key for _, key in keys], time.monotonic())
 
     def _warn_unfenced(self) -> None:
-        self._warn_once(f"{UNFENCED} The keys concerned are copied again. {MEND_FENCE}")
-
-    def _warn_once(self, text: str) -> None:
+        text = f"{UNFENCED} The keys concerned are copied again. {MEND_FENCE}"
         if text not in self._engine.warnings:
             self._engine.warn(text)
 
     def started_over(self, walks: int, node: Node, why: str) -> None:
         """Handle a walk that found another process, or another kind of cursor."""
-        if self._settles and why == "node changed":
-            self._gap_at("another process answers for a side that is being compared")
+        if self._standing.settles and why == "node changed":
+            self._standing.gap_at("another process answers for a side that is being compared")
         else:
             super().started_over(walks, node, why)
 
@@ -708,31 +514,23 @@ class Follower(Coordinator):
         return replace(super()._facts_now, follow=self._follow_facts())
 
     def _follow_facts(self) -> FollowFacts:
-        before = self._before
-        step = 0.0 if self._in_step_since is None else time.time() - self._in_step_since
-        ended, found = self._last_pass
-        return FollowFacts(
+        before, settler = self._before, self._settler
+        return replace(
+            self._standing.facts(),
             changes=before.changes + self._dirty.marked,
-            settled=before.settled + self._settler.settled,
-            deleted=before.deleted + self._settler.deleted,
-            gaps=before.gaps + self._number_of_gaps,
-            last_gaps=tuple(self._gaps),
-            passes=before.passes + self._passes,
-            last_pass=ended,
-            last_pass_found=found,
-            step_seconds=before.step_seconds + self._step_seconds + step,
-            incomparable=self._incomparable,
-            lossy=self._lossy,
+            settled=before.settled + settler.settled,
+            deleted=before.deleted + settler.deleted,
             accepted_failures=len(self._accepted),
             cutover=self._cutover.facts if self._cutover else before.cutover,
         )
 
     def _stat(self, now: float) -> FollowStat:
         """Return how the follow stands."""
-        changes, settled = self._per_second(now)
+        standing, settler = self._standing, self._settler
+        changes, settled = standing.per_second(now, self._dirty.marked, settler.settled)
         return FollowStat(
-            self._phase,
-            self._kind,
+            standing.phase,
+            self._listener.kind,
             self._follow_facts(),
             self._lag(now),
             len(self._dirty),
@@ -740,17 +538,18 @@ class Follower(Coordinator):
             settled,
             self._pass.fraction if self._pass else None,
             self._held_deletes,
-            len(self._settler.failed),
-            self._in_step_since,
+            len(settler.failed),
+            standing.in_step_since,
             self._waits_for(),
         )
 
     def _lag(self, now: float) -> float | None:
-        if not self._settles or not self._feed:
+        feed = self._listener.feed
+        if not self._standing.settles or not feed:
             return None
         oldest = self._dirty.oldest
         waited = 0.0 if oldest == math.inf else max(0.0, now - oldest)
-        return max(waited, self._feed.silent_for(now))
+        return max(waited, feed.silent_for(now))
 
     def _waits_for(self) -> str:
         if self._held_deletes:
@@ -759,7 +558,7 @@ class Follower(Coordinator):
                 f"rumpx ctl {self._ledger.record.name} accept-deletes"
             )
         unaccepted = len(self._settler.failed - self._accepted)
-        if self._settles and unaccepted and not self._pass:
+        if self._standing.settles and unaccepted and not self._pass:
             return (
                 f"{count_of(unaccepted, 'key')} cannot be copied: rumpx ctl "
                 f"{self._ledger.record.name} accept-failures"
@@ -767,23 +566,9 @@ class Follower(Coordinator):
         return ""
 
     def _unsettled(self) -> str:
-        if self._phase == "in step":
+        if self._standing.phase == "in step":
             return f"{count_of(len(self._dirty), 'changed key')} not settled yet"
-        return f"it is {self._phase}"
-
-    def _per_second(self, now: float) -> tuple[float, float]:
-        history = self._rates
-        history.append((now, self._dirty.marked, self._settler.settled))
-        while len(history) > 2 and history[0][0] < now - _RATE_SECONDS:
-            history.popleft()
-        then, marked, settled = history[0]
-        span = max(now - then, 1e-6)
-        if len(history) == 1:
-            return 0.0, 0.0
-        return (
-            (self._dirty.marked - marked) / span,
-            (self._settler.settled - settled) / span,
-        )
+        return f"it is {self._standing.phase}"
 
     def _status(self) -> dict[str, Any]:
         return super()._status() | {"follow": to_plain(self._stat(time.monotonic()))}
@@ -805,7 +590,7 @@ class Follower(Coordinator):
             case CutoverRequest():
                 if self._wants_cutover:
                     raise UsageError("A cutover is under way already.")
-                self._cutover = Cutover(request, self, feeds=self._kind != "passes")
+                self._cutover = Cutover(request, self, feeds=self._listener.kind != "passes")
                 self._control.wake()
                 return self._status()
         return super()._execute(request)
