@@ -31,6 +31,7 @@ from rumpx.preflight.worker_spec import scan_settings
 from rumpx.servers.answers import ask_text
 from rumpx.servers.dial import Dialer
 from rumpx.servers.info import read_info
+from rumpx.servers.replies import Kind, classify
 from rumpx.servers.side import SideFacts, connected
 from rumpx.servers.topology import is_error
 from rumpx.transfer.spec import WorkerSpec
@@ -238,9 +239,18 @@ def databases_now(plan: Plan, warnings: list[str]) -> tuple[list[NodeKeys], list
 
 
 def anew(side: SideFacts) -> SideFacts:
-    """Return a side with its present INFO."""
+    """Return a side with its present INFO, once its data is loaded: until then that tells only the
+    databases that are there already.
+
+    Raises:
+        ConnectionLost: it does not answer, or serves no commands now; as the context of another.
+    """
     infos = {}
     for address in side.infos:
         with connected(side.dialer, address) as connection:
+            reply = connection.call("DBSIZE")
+            if is_error(reply) and classify(reply).kind is Kind.TEMPORARY:
+                name = connection.name
+                raise ConnectionLost(f"The {side.dialer.side} at {name} answers: {reply!s}.")
             infos[address] = read_info(connection)
     return replace(side, infos=infos)
