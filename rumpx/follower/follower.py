@@ -146,6 +146,10 @@ class Follower(Coordinator):
         self._held_deletes = 0
         self._consented = False
         self._first_pass = self._before.passes == 0
+        self._identity = ""  # of the source, as last seen
+        place = plan.source.topology.nodes[0].address
+        new = ledger.earlier.runs == 1
+        self._trusted = plan.source.run_id(place) if new else self._before.source
         self._found: set[int] = set()
         self._functions_changed = plan.job.functions
         self._wrote: tuple[float, int] | None = None
@@ -166,6 +170,7 @@ class Follower(Coordinator):
     def _walk(self) -> None:
         """Attach the feed, and copy all walks."""
         self._attach()
+        self._learn_process()
         self._watch()
         super()._walk()
 
@@ -178,8 +183,9 @@ class Follower(Coordinator):
         self._settles = True
         try:
             while True:
-                self._gap = ""
-                self._attach()
+                self._begin()
+                if self._gap:
+                    continue
                 proven = self._prove()
                 if self._kind == "passes":
                     engine.wait(_BETWEEN_PASSES)
@@ -196,6 +202,42 @@ class Follower(Coordinator):
             return bool(self._gap) or done()
 
         return over
+
+    def _begin(self) -> None:
+        """Make a pass possible; afterwards there is a gap if it is not.
+
+        Attach a feed, if there is to be one, learn which process the source is, and wait until
+        there may be work. Events of meanwhile cost nothing, since the pass begins after them.
+        """
+        self._phase = "proving" if self._passes + self._before.passes == 0 else "reconciling"
+        self._gap = self._gap or "nothing is proven yet"
+        self._attach()
+        self._learn_process()
+        self._engine.run_until(self._may_begin)
+        if self._feed or self._kind == "passes":
+            self._gap = ""
+
+    def _may_begin(self) -> bool:
+        """Return True if nothing keeps a pass from beginning: the timetable, or earlier writes that
+        may land after it."""
+        self._hear()
+        return not self._engine.off and time.monotonic() >= self._settler.late_until
+
+    def _learn_process(self) -> None:
+        """Learn which process the source is now. One that has restarted, or a replica that was
+        loaded anew, may have lost its keys: what is known of an earlier one must delete none."""
+        plan = self._plan
+        node = plan.source.topology.nodes[0]
+        identity = self._ask(lambda: plan.source.identity_now(node))
+        process = identity.partition(":")[0]
+        if self._feed and self._feed.process != process:
+            self._drop_feed("another process answers for the source")
+        if identity != self._identity or not identity:
+            self._dirty.clear()
+            self._consented = False
+        self._identity = identity
+        self._settler.process = process
+        self._engine.run_ids["source", node.address] = identity
 
     def _attach(self) -> None:
         """Attach a feed, if there is to be one and none is attached."""
@@ -223,13 +265,7 @@ class Follower(Coordinator):
                 "passes instead."
             )
             return
-        if found.process != self._settler.process:
-            # Names of before say nothing about another process: it may have restarted without its
-            # data, and to settle them would delete keys. The pass finds what differs.
-            self._dirty.clear()
         self._feed = found
-        self._settler.process = found.process
-        self._answers("source", found.process)
         found.start()
 
     def _watch(self) -> None:
@@ -245,13 +281,8 @@ class Follower(Coordinator):
 
     def _prove(self) -> bool:
         """Do a pass; return True if the target is in step at its end, False if a gap came."""
-        engine = self._engine
-        self._phase = "proving" if self._passes + self._before.passes == 0 else "reconciling"
-        engine.run_until(self._over(lambda: not engine.off))
         self._certain = self._certain and not self._dirty.overflowed
         self._dirty.begin()
-        if self._gap:
-            return False
         places, back = self._ask(self._look_around)
         self._follow_databases({place.db for place in places})
         done = self._compare(places, back)
@@ -265,10 +296,7 @@ class Follower(Coordinator):
         self._certain = True
         self._last_pass = time.time(), done.found + done.number_of_extras
         self._incomparable, self._lossy = done.incomparable, done.lossy
-        if not done.complete:
-            self._gap_at("the target holds more keys of its own than one pass remembers")
-            return False
-        return self._settle_all()
+        return self._settle_all() and done.complete
 
     def _compare(self, places: Sequence[NodeKeys], back: Sequence[NodeKeys]) -> Pass:
         """Compare databases, of the source and of the target, until that is done or a gap comes."""
@@ -305,9 +333,11 @@ class Follower(Coordinator):
         """Return True once a pass's extra keys may be deleted; False if a gap came meanwhile."""
         job = self._plan.job
         extras = done.number_of_extras
-        if self._first_pass and job.delete_extra:
+        trusted = bool(self._identity) and self._identity == self._trusted
+        if self._first_pass and job.delete_extra and trusted:
             extras -= self._facts.target_keys  # the user has agreed to lose these
-        if holds(extras, target_keys, job.max_deletes) and not self._consented:
+        held = holds(extras, target_keys, job.max_deletes, trusted=trusted)
+        if held and not self._consented:
             self._held_deletes = done.number_of_extras
             self._engine.warn(
                 f"A pass found {count_of(self._held_deletes, 'key')} of the target that the source "
@@ -317,8 +347,10 @@ class Follower(Coordinator):
             self._engine.run_until(self._over(lambda: self._consented))
             self._held_deletes = 0
         if self._gap:
+            self._consented = False
             return False
         self._consented = self._consented and not done.complete
+        self._trusted = self._identity
         self._first_pass = False
         return True
 
@@ -503,9 +535,11 @@ class Follower(Coordinator):
         self._gap_at(why)
 
     def _gap_at(self, why: str) -> None:
-        """Note that events may have been lost."""
+        """Note that events may have been lost, such as that the source has lost its keys. So what
+        is known of changes must delete none: the pass finds them, and holds deletes."""
         self._step_ends()
         self._certain = False
+        self._dirty.clear()
         if not self._gap:
             self._gap = why
             self._number_of_gaps += 1
@@ -593,6 +627,7 @@ class Follower(Coordinator):
             incomparable=self._incomparable,
             lossy=self._lossy,
             accepted_failures=len(self._accepted),
+            source=self._trusted,
         )
 
     def _stat(self, now: float) -> FollowStat:

@@ -68,6 +68,8 @@ class Settler:
         process: the `run_id` of the source's process that reports the changes.
         failed: the keys that could not be settled.
         settled, deleted: numbers of keys so far.
+        late_until: the moment (`time.monotonic()`) from which on no earlier write is executed any
+            more.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Settler:
         self.process = ""
         self.failed = set(failed)
         self.settled = self.deleted = 0
+        self.late_until = 0.0
         self._lossy = set(lossy)
         self._healed = healed
         self._dirty = dirty
@@ -156,7 +159,8 @@ class Settler:
     def mark_late(self, names: Iterable[bytes], now: float) -> None:
         """Mark keys of which an earlier write may still be executed, over a newer one: settle them
         once that can no longer happen."""
-        self._dirty.postpone(names, now + LATE_SECONDS, now)
+        self.late_until = now + LATE_SECONDS
+        self._dirty.postpone(names, self.late_until, now)
 
     def note_failed(self, names: Iterable[Name]) -> None:
         """Note keys that have failed elsewhere, as in the copy."""

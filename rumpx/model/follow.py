@@ -41,6 +41,8 @@ class FollowFacts:
         lossy: keys that the last pass found equal but for an accepted loss.
         accepted_failures: failed keys that do not keep it from being in step, since the user has
             accepted them.
+        source: the source's identity (its `run_id`) when the job began, or when a pass last
+            deleted what the source lacks; another one may have lost its keys.
     """
 
     changes: int = 0
@@ -55,6 +57,7 @@ class FollowFacts:
     incomparable: int = 0
     lossy: int = 0
     accepted_failures: int = 0
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
