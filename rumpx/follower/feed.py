@@ -20,7 +20,8 @@ There are two *manners*:
    sent have been received. `proven` is that moment.
 4. Each ten seconds it asks whether the server still tracks (whether it still notifies, `watch`
    asks). A PING that is not answered in time, an answer that says no, or the end of the connection
-   end the feed, which is told once.
+   end the feed, which is told once. A server that is busy with a script, or loads its data,
+   answers PING with an error: that proves nothing, and ends nothing.
 
 Not promised: names in the order of the changes; one message for each change. Consumer groups,
 SWAPDB and functions are not reported: `watch` finds these. A proxy that shards behind one address
@@ -39,6 +40,7 @@ import socket
 import ssl
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -48,13 +50,15 @@ import hiredis
 from rumpx.errors import ConnectionLost
 from rumpx.model.job import Scope
 from rumpx.servers.dial import Dialer
-from rumpx.servers.replies import Kind, classify, without_arguments
+from rumpx.servers.replies import Kind, cannot_save, classify, without_arguments
 from rumpx.servers.resp import RECEIVE_BYTES, Command, encode
 
 _CHANNEL: Final = "rumpx:follow"
 _PATTERN: Final = "__keyspace@*__:*"
 _PING_SECONDS: Final = 1.0
 _INFO_SECONDS: Final = 10.0
+# Its thread ends at once, unless it is kept from the CPU.
+_END_SECONDS: Final = 5.0
 _PING: Final = encode("PING")
 # As a subscriber is answered in RESP2, too.
 _PONGS: Final = (b"PONG", [b"pong", b""])
@@ -187,6 +191,8 @@ class Feed:
         self._flushed = False
         self._asked_at = -1.0  # of the PING before the one under way
         self._ping_at = -1.0  # of the PING under way; negative if there is none
+        self._next_ping = 0.0
+        self._owed: deque[bytes] = deque()  # commands that are not answered yet
         self._wanted = -1.0
         self._closing = False
         self._sock = connection.detach()
@@ -203,12 +209,13 @@ class Feed:
         self._thread.start()
 
     def close(self) -> None:
-        """End the feed, without telling; its thread ends in a moment."""
+        """End the feed, without telling: no name is handed on afterwards."""
         self._closing = True
         if self._thread.ident is None:
             self._close()
         else:
             self._wake()
+            self._thread.join(_END_SECONDS)
 
     def prove(self, moment: float) -> None:
         """Have `proven` reach a moment soon."""
@@ -279,7 +286,8 @@ class Feed:
                 now = time.monotonic()
                 if now >= info_at:
                     info_at = now + _INFO_SECONDS
-                    self._sock.sendall(self._manner.question)
+                    if self._manner.question:
+                        self._send(self._manner.question)
                 due = self._ask(now)
                 if self.silent_for(now) > self._timeout:
                     return f"it did not answer for {self._timeout:g} s"
@@ -305,27 +313,38 @@ class Feed:
         if self._ping_at >= 0:
             return now + _PING_SECONDS
         due = now if self._wanted > self.proven else self._asked_at + _PING_SECONDS
+        due = max(due, self._next_ping)
         if due > now:
             return due
         self._ping_at = now
-        self._sock.sendall(_PING)
+        self._send(_PING)
         return now + _PING_SECONDS
+
+    def _send(self, command: bytes) -> None:
+        self._owed.append(command)
+        self._sock.sendall(command)
 
     def _answered(self, reply: object) -> str:
         """Take a reply; return why the feed must end, or ""."""
-        if reply in _PONGS:
+        if self._owed.popleft() == _PING:
+            return self._ponged(reply)
+        if isinstance(reply, hiredis.ReplyError):
+            return _complaint(reply)
+        flags = reply.get(b"flags", ()) if isinstance(reply, dict) else ()
+        if b"on" in flags and b"bcast" in flags:
+            return ""
+        return "the server does not track keys for it any more"
+
+    def _ponged(self, reply: object) -> str:
+        """Take the reply to a PING, likewise."""
+        asked_at, self._ping_at = self._ping_at, -1.0
+        if reply in _PONGS or cannot_save(reply):
             # All that the server had to tell before it has read this PING is here, but for what
             # it acknowledged in the meantime: see the module's docstring.
-            self.proven, self._asked_at = self._asked_at, self._ping_at
-            self._ping_at = -1.0
+            self.proven, self._asked_at = self._asked_at, asked_at
             return ""
-        if isinstance(reply, hiredis.ReplyError):
-            return f"the server answered: {without_arguments(reply)}"
-        if isinstance(reply, dict):
-            flags = reply.get(b"flags", ())
-            if b"on" not in flags or b"bcast" not in flags:
-                return "the server does not track keys for it any more"
-        return ""
+        self._next_ping = asked_at + _PING_SECONDS
+        return _complaint(reply)
 
     def _received(self, data: bytes) -> list[Any]:
         """Parse bytes; collect names, and return the replies.
@@ -357,6 +376,13 @@ class Feed:
         if self._flushed:
             self._flushed = False
             self._tell(Flushed())
+
+
+def _complaint(reply: object) -> str:
+    """Return why a feed with this error must end, or "" if it will pass."""
+    if isinstance(reply, hiredis.ReplyError) and classify(reply).kind is Kind.TEMPORARY:
+        return ""
+    return f"the server answered: {without_arguments(reply)}"
 
 
 def _is_silence(error: OSError) -> bool:

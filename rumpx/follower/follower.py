@@ -43,13 +43,13 @@ from rumpx.ctl.server import Cutover as CutoverRequest
 from rumpx.engine.fence import MEND_FENCE, UNFENCED
 from rumpx.engine.plan import Plan
 from rumpx.engine.walks import NONE_RETIRED, Retired, RetiredAs, Walk
-from rumpx.errors import ConnectionLost, RumpxError, TooManyFailures, UsageError
+from rumpx.errors import TooManyFailures, UsageError
 from rumpx.follower.changed import Changed
 from rumpx.follower.cutover import Cutover
 from rumpx.follower.dirty_keys import DirtyKeys
 from rumpx.follower.listener import Listener
 from rumpx.follower.passes import PASS, Pass, holds, partitions
-from rumpx.follower.plan import MOST_DIRTY, anew, databases_now
+from rumpx.follower.plan import MOST_DIRTY, anew, databases_now, patiently
 from rumpx.follower.quiet import Heard
 from rumpx.follower.settler import Settler
 from rumpx.follower.standing import Standing
@@ -102,8 +102,10 @@ class Follower(Coordinator):
         self._display = display
         self._control = control
         self._before = facts.follow or FollowFacts()
-        # A resumed run has no names of before.
-        self._standing = Standing(self._before, certain=ledger.earlier.runs == 1)
+        new = ledger.earlier.runs == 1  # a resumed run has no names of before
+        self._standing = Standing(self._before, certain=new)
+        if new:
+            self._standing.trust(plan.source.run_id(plan.source.topology.nodes[0].address))
         self._listener = Listener(
             plan, ledger.record.mark, self._engine, self._dirty, control.wake
         )
@@ -127,7 +129,8 @@ class Follower(Coordinator):
 
     def _walk(self) -> None:
         """Attach the feed, and copy all walks."""
-        self._attach()
+        self._listener.attach()
+        self._learn_process()
         self._listener.watch()
         super()._walk()
 
@@ -140,8 +143,9 @@ class Follower(Coordinator):
         standing.settles = True
         try:
             while not (self._cutover and self._cutover.proven):
-                standing.mend()
-                self._attach()
+                self._begin()
+                if standing.gap:
+                    continue
                 proven = self._prove()
                 if self._listener.kind != "passes":
                     if proven:
@@ -164,35 +168,46 @@ class Follower(Coordinator):
 
         return over
 
-    def _attach(self) -> None:
-        """Attach a feed, if there is to be one and none is attached."""
-        feed = self._listener.attach()
-        if not feed:
-            return
-        if feed.process != self._settler.process:
-            # Names of before say nothing about another process: it may have restarted without its
-            # data, and to settle them would delete keys. The pass finds what differs.
+    def _begin(self) -> None:
+        """Make a pass possible; afterwards there is a gap if it is not.
+
+        Attach a feed, if there is to be one, learn which process the source is, and wait until
+        there may be work. Events of meanwhile cost nothing, since the pass begins after them.
+        """
+        standing, listener = self._standing, self._listener
+        standing.doubt()
+        listener.attach()
+        self._learn_process()
+        self._engine.run_until(self._may_begin)
+        if listener.feed or listener.kind == "passes":
+            standing.mend()
+
+    def _may_begin(self) -> bool:
+        """Return True if nothing keeps a pass from beginning: the timetable, or earlier writes that
+        may land after it."""
+        self._hear()
+        return not self._engine.off and time.monotonic() >= self._settler.late_until
+
+    def _learn_process(self) -> None:
+        """Learn which process the source is now. What is known of an earlier one must delete no key
+        that this one may have lost."""
+        if self._listener.learn_process():
             self._dirty.clear()
-        self._settler.process = feed.process
+            self._consented = False
+        self._settler.process = self._listener.process
 
     def _prove(self) -> bool:
         """Do a pass; return True if the target is in step at its end, False if a gap came."""
         done = self.pass_once()
-        if done and not done.complete:
-            self._standing.gap_at("the target holds more keys of its own than one pass remembers")
-        return done is not None and self.settle_all()
+        return done is not None and self.settle_all() and done.complete
 
     def pass_once(self) -> Pass | None:
         """Compare all keys, and mark those that differ; return None if a gap came."""
-        engine = self._engine
-        engine.run_until(self._over(lambda: not engine.off))
         if self._dirty.overflowed:
             self._standing.certain = False
         self._dirty.begin()
         self._settler.changed.clear()
-        if self._standing.gap:
-            return None
-        places, back = self._ask(self._look_around)
+        places, back = self._ask(lambda: databases_now(self._plan, []))
         self._follow_databases({place.db for place in places})
         walks = partitions(places, back, self._plan.tuning)
         done = self.compare(walks, [*places, *back])
@@ -218,33 +233,20 @@ class Follower(Coordinator):
         self._pass = None
         return under_way
 
-    def _look_around(self) -> tuple[list[NodeKeys], list[NodeKeys]]:
-        """Return both sides' databases, as `databases_now`."""
-        return databases_now(self._plan, [])
-
     def _ask(self, question: Callable[[], T]) -> T:
-        """Ask the servers by functions of the preflight, for which a lost connection is the end;
-        here it is asked again."""
-
-        def ask() -> T:
-            try:
-                return question()
-            except RumpxError as error:
-                if isinstance(error.__context__, ConnectionLost):
-                    raise error.__context__ from None
-                raise
-
-        answer = self._engine.ask(ask)
+        """Ask the servers by functions of the preflight, until they answer."""
+        answer = self._engine.ask(patiently(question))
         self._engine.note = ""
         return answer
 
     def _may_delete(self, done: Pass, target_keys: int) -> bool:
         """Return True once a pass's extra keys may be deleted; False if a gap came meanwhile."""
-        job = self._plan.job
-        extras = done.number_of_extras
-        if job.delete_extra and not self._standing.has_passed:
+        job, standing, source = self._plan.job, self._standing, self._listener.identity
+        extras, trusted = done.number_of_extras, self._standing.trusts(source)
+        if trusted and job.delete_extra and not standing.has_passed:
             extras -= self._facts.target_keys  # the user has agreed to lose these
-        if holds(extras, target_keys, job.max_deletes) and not self._consented:
+        held = holds(extras, target_keys, job.max_deletes, trusted=trusted)
+        if held and not self._consented:
             self._held_deletes = done.number_of_extras
             self._engine.warn(
                 f"A pass found {count_of(self._held_deletes, 'key')} of the target that the source "
@@ -253,9 +255,11 @@ class Follower(Coordinator):
             )
             self._engine.run_until(self._over(lambda: self._consented))
             self._held_deletes = 0
-        if self._standing.gap:
+        if standing.gap:
+            self._consented = False
             return False
         self._consented = self._consented and not done.complete
+        standing.trust(source)
         return True
 
     def settle_all(self) -> bool:
@@ -303,7 +307,7 @@ class Follower(Coordinator):
                 self._display.message(told)
         while (new := self._new_databases) and not self._standing.gap:
             self._follow_databases(new)
-            places, _ = self._ask(self._look_around)
+            places, _ = self._ask(lambda: databases_now(plan, []))
             fresh = [place for place in places if place.db in new]
             self.compare(partitions(fresh, (), plan.tuning), fresh)
 
@@ -443,12 +447,18 @@ class Follower(Coordinator):
         """Handle the events so far."""
         standing = self._standing
         for why in self._listener.hear():
-            standing.gap_at(why)
+            self._gap_at(why)
         if self._dirty.overflowed and standing.settles and not standing.gap:
-            standing.gap_at(f"more than {self._dirty.most:,} keys were changed and not settled")
+            self._gap_at(f"more than {self._dirty.most:,} keys were changed and not settled")
         self._listener.streams.tick(self._dirty, time.monotonic())
         if self._cutover and self._cutover.late:
             self._cutover.expire(self._standing.gap or self._waits_for() or self._unsettled())
+
+    def _gap_at(self, why: str) -> None:
+        """Note that events may have been lost, such as that the source has lost its keys. So what
+        is known of changes must delete none: the pass finds them, and holds deletes."""
+        self._standing.gap_at(why)
+        self._dirty.clear()
 
     # The engine's overseer.
 
@@ -460,7 +470,7 @@ class Follower(Coordinator):
             if ack.late:
                 self._warn_unfenced()
             if ack.unproven:
-                self._standing.gap_at("another process answers for the source")
+                self._gap_at("another process answers for the source")
             self._refuse_failures()
         elif walk.partition.reason == PASS:
             if self._pass:
@@ -476,7 +486,7 @@ class Follower(Coordinator):
             return
         self._warn_unfenced()
         if keys is None:
-            self._standing.gap_at("writes of a lost worker may land late")
+            self._gap_at("writes of a lost worker may land late")
         else:
             self._settler.mark_late([key for _, key in keys], time.monotonic())
 
@@ -488,7 +498,7 @@ class Follower(Coordinator):
     def started_over(self, walks: int, node: Node, why: str) -> None:
         """Handle a walk that found another process, or another kind of cursor."""
         if self._standing.settles and why == "node changed":
-            self._standing.gap_at("another process answers for a side that is being compared")
+            self._gap_at("another process answers for a side that is being compared")
         else:
             super().started_over(walks, node, why)
 

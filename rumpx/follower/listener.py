@@ -21,7 +21,7 @@ from rumpx.engine.plan import Plan
 from rumpx.errors import Side
 from rumpx.follower.dirty_keys import DirtyKeys
 from rumpx.follower.feed import Feed, FeedEnded, FeedRefused, Flushed, feed_name
-from rumpx.follower.plan import MANNERS, feed_kind
+from rumpx.follower.plan import MANNERS, feed_kind, patiently
 from rumpx.follower.quiet import Heard
 from rumpx.follower.streams import StreamNames
 from rumpx.follower.watch import (
@@ -56,6 +56,7 @@ class Listener:
     Attributes:
         kind: of the feed.
         feed: while one is attached.
+        identity: of the source's process and data, as last seen; "" if unknown.
         found: the source's databases that have held keys.
         functions_changed: functions of the source may have changed; set to False once they are
             copied.
@@ -73,6 +74,7 @@ class Listener:
     ) -> None:
         self.kind: FeedKind = feed_kind(plan.job, plan.source)[0]
         self.feed: Feed | None = None
+        self.identity = ""
         self.found: set[int] = set()
         self.functions_changed = plan.job.functions
         self.streams = StreamNames()
@@ -106,14 +108,14 @@ class Listener:
 
     # The feed.
 
-    def attach(self) -> Feed | None:
-        """Attach a feed, if there is to be one and none is attached; return a new one.
+    def attach(self) -> None:
+        """Attach a feed, if there is to be one and none is attached.
 
         Raises:
             Interrupted, RumpxError: see `Engine.ask`.
         """
         if self.kind == "passes" or self.feed:
-            return None
+            return
         engine, name = self._engine, feed_name(self._mark)
         manner, dialer = MANNERS[self.kind], self._plan.source.dialer
         scope = self._plan.spec.scope
@@ -133,11 +135,28 @@ class Listener:
                 f"The source does not report changed keys any more: {found}. Changes are found by "
                 "passes instead."
             )
-            return None
+            return
         self.feed = found
-        self._answers("source", found.process)
         found.start()
-        return found
+
+    def learn_process(self) -> bool:
+        """Learn which process the source is now; return True if it is another one than before, or
+        unknown: a source that has restarted, or a replica that was loaded anew, may have lost its
+        keys."""
+        source = self._plan.source
+        node = source.topology.nodes[0]
+        identity = self._engine.ask(patiently(lambda: source.identity_now(node)))
+        self._engine.note = ""
+        before, self.identity = self.identity, identity
+        if self.feed and self.feed.process != self.process:
+            self._drop_feed()
+        self._engine.run_ids["source", node.address] = identity
+        return identity != before or not identity
+
+    @property
+    def process(self) -> str:
+        """The `run_id` of the source's process, as last seen; "" if unknown."""
+        return self.identity.partition(":")[0]
 
     def _drop_feed(self) -> None:
         if self.feed:

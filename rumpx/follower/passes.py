@@ -4,7 +4,8 @@
    marked at once. A wrong finding, of a key that was being written, costs one more copy of it.
 2. Walk the target: keys that the source lacks are collected until the pass ends. A source that has
    restarted without its data lacks all of them; to delete them would empty the last copy. So they
-   are marked only if they are few, or if the user agrees (the *fuse*).
+   are marked only if they are few, or if the user agrees (the *fuse*). Of a source that has
+   restarted since the last pass even few are too many, if they are a large part.
 
 Values that cannot be compared (of modules, some sketches) are marked only if `certain` is False:
 the feed may have missed a change since they were copied.
@@ -32,19 +33,21 @@ _FEW: Final = 1_000
 _SMALL_PART: Final = 0.1
 
 
-def holds(extras: int, target_keys: int, most: int | None) -> bool:
+def holds(extras: int, target_keys: int, most: int | None, *, trusted: bool = True) -> bool:
     """Return True if so many keys must not be deleted without the user's consent.
 
     Args:
         extras: keys that only the target has.
         target_keys: keys of the target.
         most: the user's limit; 0 chooses by the number of keys, None is none.
+        trusted: the source is the process that has proven to have its keys.
     """
     if most is None:
         return False
     if most:
         return extras > most
-    return extras > _FEW and extras > _SMALL_PART * target_keys
+    few = _FEW if trusted else 0
+    return extras > few and extras > _SMALL_PART * target_keys
 
 
 def partitions(

@@ -15,10 +15,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 from rumpx.engine.plan import Plan
-from rumpx.errors import ConnectionLost, SourceUnusable, TargetUnusable, UsageError
+from rumpx.errors import ConnectionLost, RumpxError, SourceUnusable, TargetUnusable, UsageError
 from rumpx.follower.feed import NOTIFICATIONS, TRACKING, Feed, FeedRefused, Manner, feed_name
 from rumpx.follower.watch import notifies
 from rumpx.model.follow import FeedKind
@@ -31,12 +31,14 @@ from rumpx.preflight.worker_spec import scan_settings
 from rumpx.servers.answers import ask_text
 from rumpx.servers.dial import Dialer
 from rumpx.servers.info import read_info
+from rumpx.servers.replies import Kind, classify
 from rumpx.servers.side import SideFacts, connected
 from rumpx.servers.topology import is_error
 from rumpx.transfer.spec import WorkerSpec
 from rumpx.units import count_of
 from rumpx.verifier.plan import BothSides, compare_spec, reverse_databases
 
+T = TypeVar("T")
 Consent = Callable[[str], bool]
 """Asks the user a question; returns True for yes."""
 
@@ -237,10 +239,34 @@ def databases_now(plan: Plan, warnings: list[str]) -> tuple[list[NodeKeys], list
     return places, with_schemes(target, reverse)
 
 
+def patiently(question: Callable[[], T]) -> Callable[[], T]:
+    """Return a question that may be asked again (`Engine.ask`) where the functions of the preflight
+    end a run: if a connection was lost."""
+
+    def ask() -> T:
+        try:
+            return question()
+        except RumpxError as error:
+            if isinstance(error.__context__, ConnectionLost):
+                raise error.__context__ from None
+            raise
+
+    return ask
+
+
 def anew(side: SideFacts) -> SideFacts:
-    """Return a side with its present INFO."""
+    """Return a side with its present INFO, once its data is loaded: until then that tells only the
+    databases that are there already.
+
+    Raises:
+        ConnectionLost: it does not answer, or serves no commands now; as the context of another.
+    """
     infos = {}
     for address in side.infos:
         with connected(side.dialer, address) as connection:
+            reply = connection.call("DBSIZE")
+            if is_error(reply) and classify(reply).kind is Kind.TEMPORARY:
+                name = connection.name
+                raise ConnectionLost(f"The {side.dialer.side} at {name} answers: {reply!s}.")
             infos[address] = read_info(connection)
     return replace(side, infos=infos)

@@ -71,6 +71,8 @@ class Settler:
         lossy: the keys that were copied with an accepted loss.
         changed: the keys that were settled, since it was cleared.
         settled, deleted: numbers of keys so far.
+        late_until: the moment (`time.monotonic()`) from which on no earlier write is executed any
+            more.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Settler:
         self.failed = set(failed)
         self.settled = self.deleted = 0
         self.lossy = set(lossy)
+        self.late_until = 0.0
         self._healed = healed
         self._dirty = dirty
         self._walks: Walks
@@ -166,7 +169,8 @@ class Settler:
     def mark_late(self, names: Iterable[bytes], now: float) -> None:
         """Mark keys of which an earlier write may still be executed, over a newer one: settle them
         once that can no longer happen."""
-        self._dirty.postpone(names, now + LATE_SECONDS, now)
+        self.late_until = now + LATE_SECONDS
+        self._dirty.postpone(names, self.late_until, now)
 
     def note(self, ack: Ack) -> None:
         """Note the keys of the copy that have failed, or were copied with a loss."""

@@ -26,7 +26,8 @@ class Standing:
 
     Attributes:
         certain: no change can have been missed since the keys were copied, or a pass has ended.
-        gap: why events may have been lost since the last pass began; "" if none can.
+        gap: why events may have been lost since the last pass began, or why nothing is proven; ""
+            if none can.
         settles: changed keys are settled, and not only noted.
         in_step_since: seconds since 1970; None if the target is not in step.
     """
@@ -74,9 +75,21 @@ class Standing:
             self._gaps.append(Gap(time.time(), why))
             self._facts = replace(self._facts, gaps=self._facts.gaps + 1)
 
+    def doubt(self) -> None:
+        """Note that nothing is proven, until `mend`; what is lost meanwhile costs nothing."""
+        self.gap = self.gap or "nothing is proven yet"
+
     def mend(self) -> None:
-        """Begin to mend the gap, if there is one: what is lost from now on is another."""
+        """Begin to mend the gap: what is lost from now on is another."""
         self.gap = ""
+
+    def trusts(self, source: str) -> bool:
+        """Return True if a process of the source has proven to have its keys, by its identity."""
+        return bool(source) and source == self._facts.source
+
+    def trust(self, source: str) -> None:
+        """Note that it has: the deletes of a pass were few, or the user has agreed."""
+        self._facts = replace(self._facts, source=source)
 
     def passed(self, done: Pass) -> None:
         """Note the end of a pass."""

@@ -94,6 +94,8 @@ class FollowFacts:
         accepted_failures: failed keys that do not keep it from being in step, since the user has
             accepted them.
         cutover: the last one that was asked for.
+        source: the source's identity (its `run_id`) when the job began, or when a pass last
+            deleted what the source lacks; another one may have lost its keys.
     """
 
     changes: int = 0
@@ -109,6 +111,7 @@ class FollowFacts:
     lossy: int = 0
     accepted_failures: int = 0
     cutover: CutoverFacts | None = None
+    source: str = ""
 
     @property
     def is_over(self) -> bool:
