@@ -72,6 +72,7 @@ from rumpx.model.partitions import RETRIED, KeySpan, NodeKeys
 from rumpx.model.snapshot import Snapshot
 from rumpx.preflight.databases import chosen_databases, database_map, prove_databases
 from rumpx.processes.control import Control
+from rumpx.serialize import to_plain
 from rumpx.transfer.messages import Ack
 from rumpx.units import count_of
 
@@ -646,6 +647,9 @@ class Follower(Coordinator):
             (self._dirty.marked - marked) / span,
             (self._settler.settled - settled) / span,
         )
+
+    def _status(self) -> dict[str, Any]:
+        return super()._status() | {"follow": to_plain(self._stat(time.monotonic()))}
 
     def _execute(self, request: Request) -> dict[str, Any]:
         match request:
