@@ -52,15 +52,16 @@ def write_commands(reply: Reply) -> frozenset[str]:
 
 
 def moved(before: Look, now: Look, writes: frozenset[str]) -> dict[str, int] | None:
-    """Return how often each writing command was called between two looks, if it was; None where
-    that is not told."""
+    """Return how often each writing command was called between two looks, if it was, or a number
+    below 0 if its counter was reset; None where that is not told."""
     if before.calls is None or now.calls is None:
         return None
-    return {
-        name: number - before.calls.get(name, 0)
-        for name, number in now.calls.items()
-        if name in writes and number != before.calls.get(name, 0)
+    called = {
+        name: now.calls.get(name, 0) - before.calls.get(name, 0)
+        for name in before.calls.keys() | now.calls.keys()
+        if name in writes
     }
+    return {name: number for name, number in called.items() if number}
 
 
 class Heard:
@@ -110,8 +111,11 @@ class Noise:
 
     def __str__(self) -> str:
         """A clause for the user."""
-        called = [f"{name.upper()} {number:,} times" for name, number in self.commands.items()]
+        counted = {name: number for name, number in self.commands.items() if number > 0}
+        called = [f"{name.upper()} {number:,} times" for name, number in counted.items()]
         parts = []
+        if len(counted) < len(self.commands):
+            parts.append("its counters were reset (CONFIG RESETSTAT)")
         if called:
             parts.append(f"{', '.join(sorted(called)[:_NAMED])} called")
         if self.unexplained:

@@ -14,9 +14,11 @@ pure: two looks in, events out.
   not believed.
 
 A server that refuses INFO commandstats shows only the first. CONFIG RESETSTAT sets all counters to
-0; a counter that has fallen counts as one that has moved, if the command was ever called.
+0, which shows since those of our own looks fall. Then consumer groups and functions may have
+changed; databases count as swapped or emptied if that command was ever called, before or since.
 
-Not promised: that anything is found sooner than a second after it has happened.
+Not promised: that anything is found sooner than a second after it has happened; the first SWAPDB of
+a server if CONFIG RESETSTAT follows within that second.
 """
 
 from __future__ import annotations
@@ -76,6 +78,11 @@ class Look:
     def succeeded(self, names: frozenset[str]) -> int:
         """Return the number of their calls that were not answered by an error."""
         return self.called(names) - _of(self.failed, names)
+
+
+def _were_reset(before: Mapping[str, int], now: Mapping[str, int]) -> bool:
+    """Return True if counters have fallen."""
+    return any(now.get(name, 0) < number for name, number in before.items())
 
 
 def _of(numbers: Mapping[str, int], names: frozenset[str]) -> int:
@@ -178,13 +185,19 @@ def judged(side: Side, before: Look | None, now: Look) -> list[Seen]:
         found.append(OtherServer(side, f"the {side} has become {role}", info.run_id, other=False))
     if side == "target" or before.calls is None or now.calls is None:
         return found
-    if before.called(_SWAPS) != now.called(_SWAPS):
+    reset = _were_reset(before.calls, now.calls)
+
+    def moved(names: frozenset[str]) -> bool:
+        called = now.called(names)
+        return before.called(names) != called or (reset and called > 0)
+
+    if moved(_SWAPS):
         found.append(Swapped())
-    if before.called(_FLUSHES) != now.called(_FLUSHES):
+    if moved(_FLUSHES):
         found.append(Emptied())
-    if before.called(GROUPS) != now.called(GROUPS):
+    if reset or moved(GROUPS):
         found.append(GroupsChanged())
-    if before.called(_FUNCTIONS) != now.called(_FUNCTIONS):
+    if reset or moved(_FUNCTIONS):
         found.append(FunctionsChanged())
     wrote = now.succeeded(_ALWAYS_CHANGES) - before.succeeded(_ALWAYS_CHANGES)
     found.append(Wrote(max(0, wrote), before.at))
