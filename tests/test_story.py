@@ -240,6 +240,7 @@ def test_keys_that_are_tried_again_are_work(server: StartServer, ledger: Path) -
 
 
 DOWNGRADES = {
+    4: "",
     3: "DROP TABLE losses;",
     2: "DROP TABLE retired;",
     1: "ALTER TABLE partitions DROP COLUMN kinds; DROP TABLE largest; DROP TABLE series;"
