@@ -111,8 +111,8 @@ class DirtyKeys:
                         self._resting[name] = until, min(mark, now)
                     elif name not in self._rested:
                         ready.setdefault(name, now)
-            known = (ready, self._rested, self._held, self._resting)
-            if sum(map(len, known)) > self.most:
+            known = len(ready) + len(self._rested) + len(self._held) + len(self._resting)
+            if known > self.most:
                 self._forget()
                 self.overflowed = True
                 return False
