@@ -32,7 +32,6 @@ from rumpx.errors import RumpxError, Side
 from rumpx.servers.dial import Dialer
 from rumpx.servers.info import ServerInfo, info_fields, parse_info
 from rumpx.servers.resp import Connection
-from rumpx.servers.topology import is_error
 
 _SECONDS: Final = 1.0
 _ANEW_SECONDS: Final = 5.0
@@ -257,7 +256,7 @@ class Watch:
         if not texts[0]:
             self._tell_blind()
             return None
-        told = bool(texts[-1]) or not is_error(replies[-1])
+        told = bool(texts[-1])  # it counts our own INFO at least
         if not told and self._dialer.side == "source":
             self._tell_blind()
         calls = _numbers(texts[-1], "calls") if told else None
