@@ -104,17 +104,19 @@ def _ask(job: Job, keys: int, consent: Consent | None) -> None:
     """Require the user's consent for a target that holds keys."""
     if not keys:
         return
-    held = f"The target already holds {count_of(keys, 'key')} in scope"
+    held = f"The target already holds {count_of(keys, 'key')}"
     if not job.delete_extra:
         raise TargetUnusable(
-            f"{held}, and --follow would delete those that the source lacks. Give --delete-extra "
-            "to allow it, or an empty target."
+            f"{held}, and --follow would delete those in scope that the source lacks. Give "
+            "--delete-extra to allow it, or an empty target."
         )
     if consent is None:
         raise UsageError(
             f"{held}: --delete-extra asks before it deletes, but there is no terminal: give --yes."
         )
-    if not consent(f"{held}. Delete those that the source lacks, and overwrite the others?"):
+    if not consent(
+        f"{held}. Delete those in scope that the source lacks, and overwrite the others?"
+    ):
         raise TargetUnusable(f"{held}, and you have not allowed to delete any: nothing is copied.")
 
 
@@ -168,12 +170,12 @@ def _refuses_to_notify(job: Job, source: SideFacts) -> str:
         return f"has modules ({names}), of whose keys notifications may not tell"
     with connected(source.dialer, source.topology.nodes[0].address) as connection:
         told = notifies(connection)
-        stats = is_error(connection.call("INFO", "commandstats"))
+        stats = ask_text(connection, "INFO", "commandstats")
     if told is None:
         return "does not show its notify-keyspace-events (CONFIG GET)"
     if not told:
         return "does not notify of all changes: CONFIG SET notify-keyspace-events KA would"
-    return "refuses INFO commandstats, without which FLUSHALL is not noticed" if stats else ""
+    return "" if stats else "refuses INFO commandstats, without which FLUSHALL is not noticed"
 
 
 MANNERS: Final = {"tracking": TRACKING, "notifications": NOTIFICATIONS}

@@ -34,7 +34,6 @@ from rumpx.errors import RumpxError, Side
 from rumpx.servers.dial import Dialer
 from rumpx.servers.info import ServerInfo, info_fields, parse_info
 from rumpx.servers.resp import Connection
-from rumpx.servers.topology import is_error
 
 _SECONDS: Final = 1.0
 _ANEW_SECONDS: Final = 5.0
@@ -279,7 +278,7 @@ def look_at(connection: Connection) -> Look | None:
     texts = [
         reply.decode(errors="replace") if isinstance(reply, bytes) else "" for reply in replies
     ]
-    told = bool(texts[-1]) or not is_error(replies[-1])
+    told = bool(texts[-1])  # it counts our own INFO at least
     calls = _numbers(texts[-1], "calls") if told else None
     failed = _numbers(texts[-1], "failed_calls")
     try:

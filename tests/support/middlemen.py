@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import select
 import socket
 import threading
 from collections.abc import Callable, Sequence
@@ -87,29 +88,35 @@ class Balancer(_Listener):
 
 
 class Damager(_Listener):
-    """Replaces some bytes that a server sends by others, of the same length."""
+    """Replaces some bytes that a server (`up`: a client) sends by others, of the same length."""
 
-    def __init__(self, server: Server, before: bytes, after: bytes) -> None:
+    def __init__(self, server: Server, before: bytes, after: bytes, *, up: bool = False) -> None:
         assert len(before) == len(after)
-        self._server, self._before, self._after = server, before, after
+        self._server, self._before, self._after, self._up = server, before, after, up
         super().__init__()
 
     def _begin(self, client: socket.socket) -> None:
         server = self._dial(self._server)
-        threading.Thread(target=self._forward, args=(client, server), daemon=True).start()
-        threading.Thread(target=self._damage, args=(server, client), daemon=True).start()
+        ends = (client, server) if self._up else (server, client)
+        threading.Thread(target=self._forward, args=ends[::-1], daemon=True).start()
+        threading.Thread(target=self._damage, args=ends, daemon=True).start()
 
-    def _damage(self, server: socket.socket, client: socket.socket) -> None:
+    def _damage(self, sender: socket.socket, receiver: socket.socket) -> None:
         kept = b""
         with contextlib.suppress(OSError):
-            while data := server.recv(1 << 16):
+            while True:
+                if kept and not select.select([sender], [], [], 0.02)[0]:
+                    receiver.sendall(kept)  # no rest comes: it was the end
+                    kept = b""
+                if not (data := sender.recv(1 << 16)):
+                    break
                 data = (kept + data).replace(self._before, self._after)
                 # What may be the beginning of the bytes waits for the rest.
                 ends = range(1, len(self._before))
                 waits = max((n for n in ends if data.endswith(self._before[:n])), default=0)
                 data, kept = data[: len(data) - waits], data[len(data) - waits :]
-                client.sendall(data)
-        self._end(server, client)
+                receiver.sendall(data)
+        self._end(sender, receiver)
 
 
 class ShardingProxy(_Listener):
