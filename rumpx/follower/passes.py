@@ -38,13 +38,9 @@ def holds(extras: int, target_keys: int, most: int | None) -> bool:
     Args:
         extras: keys that only the target has.
         target_keys: keys of the target.
-        most: the user's limit; 0 chooses by the number of keys, None is none.
+        most: the user's limit; None chooses by the number of keys.
     """
-    if most is None:
-        return False
-    if most:
-        return extras > most
-    return extras > _FEW and extras > _SMALL_PART * target_keys
+    return extras > (max(_FEW, _SMALL_PART * target_keys) if most is None else most)
 
 
 def partitions(

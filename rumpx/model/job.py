@@ -132,8 +132,8 @@ class Job:
 
     `workers`, `batch_keys` and `partitions` of 0 mean "choose from what is found at the start";
     `max_failures` of None means that any number of keys may fail; `read_from` chooses between each
-    source node's primary and its replicas (`servers/replicas.py`); `max_deletes` of 0 means "by the
-    number of the target's keys", and None any number.
+    source node's primary and its replicas (`servers/replicas.py`); `max_deletes` of None means "by
+    the number of the target's keys".
     """
 
     source: Endpoint
@@ -156,7 +156,7 @@ class Job:
     follow: bool = False
     feed: Feed = DEFAULTS["feed"]
     delete_extra: bool = False
-    max_deletes: int | None = DEFAULTS["max_deletes"]
+    max_deletes: int | None = None
     engine: Engine = DEFAULTS["engine"]
     dask_scheduler: str = ""
     dask_send_passwords: bool = False
