@@ -376,10 +376,16 @@ def _job(source: str | Endpoint, target: str | Endpoint, options: VerifyOptions)
 
 
 def _fields(options: VerifyOptions) -> tuple[Scope, dict[str, Any]]:
-    """Options → a Scope, and the Job's other fields; None stands for one that is not given."""
+    """Options → a Scope, and the Job's other fields; None stands for one that is not given, unless
+    it means "off"."""
     from rumpx.model.job import Scope
+    from rumpx.model.options import FIELDS
 
-    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    given: dict[str, Any] = {
+        name: value
+        for name, value in options.items()
+        if value is not None or (name in FIELDS and FIELDS[name].off)
+    }
     scope = {name: given.pop(name) for name in Scope.__slots__ if name in given}
     if "map_db" in scope:
         scope["map_db"] = scope["map_db"].items()
