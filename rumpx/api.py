@@ -92,8 +92,8 @@ class CheckOptions(VerifyOptions, total=False):
     delete_extra: with `follow`: delete keys in scope that the target holds and the source lacks;
         needed if the target holds keys. Nothing asks.
     max_deletes: with `follow`: if a pass finds more keys than this that only the target has, delete
-        them only after `rumpx ctl JOB accept-deletes`; 0, the default, is more than 1,000 and a
-        tenth of the target's keys.
+        them only after `rumpx ctl JOB accept-deletes`; None, the default, is more than 1,000
+        and a tenth of the target's keys.
     partitions: walks of each node and database, rounded up to a power of two; 0 chooses.
     prefixes: partition by these key prefixes instead.
     """
@@ -103,7 +103,7 @@ class CheckOptions(VerifyOptions, total=False):
     follow: bool
     feed: Feed
     delete_extra: bool
-    max_deletes: int
+    max_deletes: int | None
     partitions: int
     prefixes: Iterable[bytes]
 
@@ -376,10 +376,16 @@ def _job(source: str | Endpoint, target: str | Endpoint, options: VerifyOptions)
 
 
 def _fields(options: VerifyOptions) -> tuple[Scope, dict[str, Any]]:
-    """Options → a Scope, and the Job's other fields; None stands for one that is not given."""
+    """Options → a Scope, and the Job's other fields; None stands for one that is not given, unless
+    it means "off"."""
     from rumpx.model.job import Scope
+    from rumpx.model.options import FIELDS
 
-    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    given: dict[str, Any] = {
+        name: value
+        for name, value in options.items()
+        if value is not None or (name in FIELDS and FIELDS[name].off)
+    }
     scope = {name: given.pop(name) for name in Scope.__slots__ if name in given}
     if "map_db" in scope:
         scope["map_db"] = scope["map_db"].items()

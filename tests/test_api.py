@@ -96,6 +96,7 @@ def test_no_module_has_the_name_of_a_function(name: str) -> None:
     ("function", "name"),
     [
         *(("verify", name) for name in ("on_conflict", "functions", "partitions", "prefixes")),
+        *(("verify", name) for name in ("follow", "feed", "max_deletes")),
         *(("verify", name) for name in ("max_failures", "scope", "source_db")),
         *(("check", name) for name in ("max_failures", "scope", "strict")),
         *(("copy", name) for name in ("scope", "sample", "wrokers")),
@@ -122,7 +123,8 @@ def test_the_guide_lists_every_keyword() -> None:
 
 def test_the_guide_says_which_function_lacks_a_keyword() -> None:
     every = package.CopyOptions.__optional_keys__
-    rest = {"on_conflict", "functions", "partitions", "prefixes"}
+    following = {"follow", "feed", "delete_extra", "max_deletes"}
+    rest = {"on_conflict", "functions", "partitions", "prefixes"} | following
 
     assert package.CheckOptions.__optional_keys__ == every - {"max_failures"}
     assert package.VerifyOptions.__optional_keys__ == every - {"max_failures"} - rest

@@ -189,6 +189,17 @@ def test_the_api(source: Server, target: Server) -> None:
         package.check(source.uri, target.uri, sample=0)
 
 
+def test_none_is_off_where_an_option_can_be_off(source: Server, target: Server) -> None:
+    def told(checkup: Checkup) -> str:
+        return " ".join(line.text for line in checkup.lines)
+
+    usual = package.check(source.uri, target.uri, read_only=True, limits=None)
+    whole = package.check(source.uri, target.uri, read_only=True, stream_from=None)
+
+    assert "commands for values in pieces" in told(usual)
+    assert "in pieces" not in told(whole)
+
+
 # Who does not answer
 
 

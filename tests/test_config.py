@@ -218,6 +218,15 @@ def test_verify_takes_sides_and_scope(write: Callable[[str], str]) -> None:
     assert request.job.source.cluster is False and arguments.name is None
 
 
+def test_verify_takes_no_option_of_a_follow(write: Callable[[str], str]) -> None:
+    path = write(f"{ENDS}follow = true\ndelete-extra = true\nyes = true\n")
+
+    assert not make_comparison(
+        with_config(build_verify_parser(), ["--config", path])
+    ).delete_extra
+    assert make_job(with_config(build_check_parser(), ["--config", path])).delete_extra
+
+
 def test_verify_of_a_named_job_takes_neither(write: Callable[[str], str]) -> None:
     arguments = with_config(build_verify_parser(), ["moved", "--config", write(EVERYTHING)])
     assert arguments.name == "moved" and arguments.workers == 7

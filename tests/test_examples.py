@@ -125,6 +125,8 @@ def test_the_config_with_all_options(tmp_path: Path) -> None:
 
 
 NEEDS = {
+    "delete-extra": ["follow"],
+    "max-deletes": ["follow"],
     "dask-scheduler": ["engine"],
     "dask-send-passwords": ["engine", "dask-scheduler"],
     "exit-when-off": ["schedule"],

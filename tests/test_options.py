@@ -30,6 +30,9 @@ NEEDED = {
     "exit-when-off": ["--schedule=00:00,full"],
     "dask-scheduler": ["--engine=dask"],
     "dask-send-passwords": ["--engine=dask"],
+    "feed": ["--follow"],
+    "delete-extra": ["--follow"],
+    "max-deletes": ["--follow"],
 }
 
 

@@ -52,6 +52,8 @@ _COMMA_LISTS: Final = ("type", "prefixes")
 _LIST: Final = "a text or a number, or a list of these"
 # An option on the command line leaves out the other one of the file.
 EXCLUDES: Final = {"top": "progress", "progress": "top"}
+# Options of a follow; those of the same names of `rumpx verify` belong to its --repair.
+_OF_A_FOLLOW: Final = ("delete-extra", "yes")
 _SCOPE: Final = ("db", "map-db", "match", "exclude", "type")
 
 Words = dict[str, list[str]]
@@ -81,7 +83,10 @@ def with_config(
     taken = [
         name
         for name in file
-        if name in _options(parser) and name not in given and not (named and _of_a_job(name))
+        if name in _options(parser)
+        and name not in given
+        and not (named and _of_a_job(name))
+        and not (name in _OF_A_FOLLOW and "follow" not in _options(parser))
     ]
     merged = parser.parse_args([*(word for name in taken for word in file[name]), *words])
     if names_job and not named and "job" in file:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rumpx.cli.outputs import Wanted
 from rumpx.errors import Side, UsageError
+from rumpx.model import clashes
 from rumpx.model.endpoint import (
     Endpoint,
     Tls,
@@ -134,6 +135,17 @@ def make_job(arguments: argparse.Namespace) -> Job:
         migrates=getattr(arguments, "migrates", False),
         **{name: value for name, value in fields.items() if "." not in name},
     )
+
+
+def make_copy(arguments: argparse.Namespace) -> Job:
+    """Return the Job of a copy, whose other options fit it too.
+
+    Raises:
+        UsageError: they are invalid.
+    """
+    job = make_job(arguments)
+    clashes.refuse(clashes.IN_COPY, arguments)
+    return job
 
 
 def _fields(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -149,11 +149,11 @@ def _copy(words: list[str]) -> int:
         return _print_completion(parser, arguments.print_completion)
     if arguments.dry_run:
         from rumpx.cli.config import blaming_config
-        from rumpx.cli.flags import make_job
+        from rumpx.cli.flags import make_copy
         from rumpx.model.check_request import Request as DryRun
 
         with blaming_config(arguments):
-            return _checked(DryRun(make_job(arguments), dry_run=True), as_json=False)
+            return _checked(DryRun(make_copy(arguments), dry_run=True), as_json=False)
     return _watched(arguments, lambda outputs: _do_copy(arguments, outputs))
 
 
@@ -176,11 +176,9 @@ def _checked_before(job: Job) -> int:
 
 
 def _do_copy(arguments: argparse.Namespace, outputs: Outputs) -> int:
-    from rumpx.cli.flags import make_job
-    from rumpx.model import clashes
+    from rumpx.cli.flags import make_copy
 
-    job = make_job(arguments)
-    clashes.refuse(clashes.IN_COPY, arguments)
+    job = make_copy(arguments)
     outputs.open()
     if job.migrates:
         if code := _checked_before(job):

@@ -39,15 +39,13 @@ def holds(extras: int, target_keys: int, most: int | None, *, trusted: bool = Tr
     Args:
         extras: keys that only the target has.
         target_keys: keys of the target.
-        most: the user's limit; 0 chooses by the number of keys, None is none.
+        most: the user's limit; None chooses by the number of keys.
         trusted: the source is the process that has proven to have its keys.
     """
-    if most is None:
-        return False
-    if most:
+    if most is not None:
         return extras > most
     few = _FEW if trusted else 0
-    return extras > few and extras > _SMALL_PART * target_keys
+    return extras > max(few, _SMALL_PART * target_keys)
 
 
 def partitions(

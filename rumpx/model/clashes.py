@@ -74,7 +74,7 @@ IN_JOB: Final = (
         ("feed", "follow"),
         "--feed, --delete-extra and --max-deletes are about --follow; give it too.",
         lambda job: not job.follow
-        and (job.feed != "auto" or job.delete_extra or job.max_deletes != 0),
+        and (job.feed != "auto" or job.delete_extra or job.max_deletes is not None),
     ),
     Clash(
         ("follow", "on-conflict"),
@@ -104,17 +104,19 @@ IN_JOB: Final = (
     ),
 )
 
+_YES: Final = Clash(
+    ("yes", "delete-extra"),
+    "--yes answers the question of --delete-extra; give both.",
+    lambda given: given.yes and not given.delete_extra,
+)
+
 IN_COMPARISON: Final = (
     Clash(
         ("delete-extra", "repair"),
         "--delete-extra needs --repair; give both.",
         lambda request: request.delete_extra and not request.repair,
     ),
-    Clash(
-        ("yes", "delete-extra"),
-        "--yes answers the question of --delete-extra; give both.",
-        lambda request: request.yes and not request.delete_extra,
-    ),
+    _YES,
     Clash(
         ("repair", "sample"),
         "--repair needs a full comparison; leave out --sample.",
@@ -123,11 +125,7 @@ IN_COMPARISON: Final = (
 )
 
 IN_COPY: Final = (
-    Clash(
-        ("yes", "delete-extra"),
-        "--yes answers the question of --delete-extra; give both.",
-        lambda arguments: arguments.yes and not arguments.delete_extra,
-    ),
+    _YES,
     Clash(
         ("follow", "verify"),
         "--follow compares both sides after the copy, and again whenever it must; leave out "

@@ -257,9 +257,8 @@ GROUPS: Final = (
         Flag("yes", "answer the question of `--delete-extra`", "", SWITCH, commands=(COPY,)),
         Flag("max-deletes", "with `--follow`: if a pass finds more than N keys that only the "
              "target has, delete them only after `rumpx ctl JOB accept-deletes` (default: more "
-             "than 1,000 and a tenth of the target's keys)", "N", WHOLE, "max_deletes", "0",
-             least=0, most=2**40, off=True, more="`off` deletes any number",
-             commands=(COPY, CHECK)),
+             "than 1,000 and a tenth of the target's keys)", "N", WHOLE, "max_deletes",
+             example="10000", least=0, most=2**40, commands=(COPY, CHECK)),
     )),
     Group("the job", (
         Flag("job", "its name, for `rumpx resume` (default: date and time)", "NAME",
