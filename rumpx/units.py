@@ -8,6 +8,7 @@ Numbers must be finite and not negative: nothing here checks that.
 from __future__ import annotations
 
 import re
+import time
 from typing import Final
 
 from rumpx.errors import UsageError
@@ -57,6 +58,21 @@ def clock(seconds: float) -> str:
 def duration(seconds: float) -> str:
     """Format a duration: `4.2 s`, and from a minute on `12:31` or `1:02:03`."""
     return f"{seconds:.1f} s" if seconds < 59.95 else clock(round(seconds))
+
+
+def age(seconds: float) -> str:
+    """Format the age of something that should be recent: `0.003 s`, and from 10 s on as a
+    duration."""
+    return f"{seconds:.3f} s" if seconds < 9.9995 else duration(seconds)
+
+
+def local_time(at: float, now: float) -> str:
+    """Format a local time, both in seconds since 1970: `03:12`, before it the date unless that is
+    today's."""
+    then, date = time.localtime(at), time.strftime("%Y-%m-%d", time.localtime(now))
+    if time.strftime("%Y-%m-%d", then) == date:
+        return time.strftime("%H:%M", then)
+    return time.strftime("%Y-%m-%d %H:%M", then)
 
 
 def milliseconds(seconds: float) -> str:

@@ -199,7 +199,6 @@ class Coordinator:
         self._alone, self._leased = True, self._plan.job.engine == "dask"
         engine.state = "copying"
         self._walk()
-        self._settled_after = engine.elapsed
         self._complete()
         self._refuse_hopeless(at_end=True)
         engine.ask(self._late.fence.workers)  # also those that were lost and not replaced
@@ -213,6 +212,7 @@ class Coordinator:
     def _complete(self) -> None:
         """Prove that the copy is complete."""
         engine = self._engine
+        self._settled_after = engine.elapsed
         engine.state = "checking"
         engine.rest()
         while self._checks.add_walks():

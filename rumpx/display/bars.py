@@ -99,13 +99,14 @@ def render(snapshot: Snapshot, width: int, height: int | None = None) -> Rendera
     """Draw the run in at most `width` columns and, if possible, `height` lines."""
     snapshot = legible(snapshot)
     width = min(width, MAX_WIDTH)
-    above = [*title(snapshot, width), whole(snapshot, width), *numbers(snapshot, width)]
+    above = [*title(snapshot, width), *whole(snapshot, width), *numbers(snapshot, width)]
     below = [*_machine(snapshot, width), *_note(snapshot)]
     room = MAX_ROWS
     if height is not None:
         room = min(MAX_ROWS, height - len(above) - len(below) - 3)  # two gaps, the folded rest
     drawn = list(above)
-    for block in (_rows(snapshot.rows, room, width), below):
+    rows = () if snapshot.follow and snapshot.follow.copied else snapshot.rows
+    for block in (_rows(rows, room, width), below):
         if block:
             drawn += [Text(), *block]
     return Group(*(fit(text, width) for text in drawn))

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from rumpx import units
 from rumpx.display.lines import ENDED, done_keys, outcomes
+from rumpx.model.follow import FollowStat, follow_in_words
 from rumpx.model.snapshot import Row, Snapshot, State
 
 WIDE: Final = 60
@@ -27,12 +28,13 @@ _STATE_STYLES: Final[dict[State, str]] = {
     "copying": "cyan",
     "checking": "cyan",
     "comparing": "cyan",
+    "following": "cyan",
     "draining": "yellow",
     "done": "green",
     "failed": "red",
     "stopped": "yellow",
 }
-_RIGHT: Final = len("copying  99:59:59")
+_RIGHT: Final = len("following  99:59:59")
 
 
 def console(stream: TextIO) -> Console:
@@ -68,11 +70,36 @@ def _route(source: str, target: str, width: int) -> Text:
     return Text.assemble(source, (_ARROW, QUIET), shortened(target, room - cell_len(source)))
 
 
-def whole(snapshot: Snapshot, width: int) -> Text:
-    """Draw a bar for the whole run, and its percentage."""
-    percent = f"  {units.percent(snapshot.fraction):>7}"
-    style = _STATE_STYLES[snapshot.state]
-    return Text.assemble(bar(snapshot.fraction, width - len(percent), style), (percent, "bold"))
+def whole(snapshot: Snapshot, width: int) -> list[Text]:
+    """Draw a bar for the whole run, and its percentage; how a follow stands, and once its copy is
+    done only that."""
+    follow, lines = snapshot.follow, []
+    if not (follow and follow.copied):
+        lines.append(_gauge("", snapshot.fraction, width, _STATE_STYLES[snapshot.state]))
+    if follow:
+        lines += _follow(follow, width, ended=snapshot.state in ENDED)
+    return lines
+
+
+def _gauge(name: str, fraction: float, width: int, style: str) -> Text:
+    """Draw a bar between its name and its percentage."""
+    percent = f"  {units.percent(fraction):>7}"
+    room = width - cell_len(name) - len(percent)
+    return Text.assemble((name, QUIET), bar(fraction, room, style), (percent, "bold"))
+
+
+def _follow(follow: FollowStat, width: int, *, ended: bool) -> list[Text]:
+    """Draw the phase of a follow and its numbers, what it waits for, and a bar for a pass."""
+    phase, *words = follow_in_words(follow, ended=ended)
+    style = "green" if follow.in_step and not ended else "yellow"
+    parts = [Text(part) for word in words for part in folded(word, width)]
+    lines = flow([Text(phase, f"bold {style}"), *parts], width)
+    if follow.waits_for:
+        waits = folded(f"waits: {follow.waits_for}", width)
+        lines += [Text(line, "bold red") for line in waits]
+    if follow.pass_fraction is not None and not ended:
+        lines.append(_gauge("pass  ", follow.pass_fraction, width, "cyan"))
+    return lines
 
 
 def numbers(snapshot: Snapshot, width: int, more: Iterable[Text] = ()) -> list[Text]:
@@ -94,7 +121,7 @@ def numbers(snapshot: Snapshot, width: int, more: Iterable[Text] = ()) -> list[T
         first.append(named("ETA", units.clock(snapshot.eta)))
     counts = [
         named(word, units.keys(count), "bold red" if word == "failed" and count else "")
-        for word, count in outcomes(snapshot.counts)
+        for word, count in outcomes(snapshot)
     ]
     counts += more
     together = flow([*first, *counts], width)
@@ -172,6 +199,18 @@ def flow(items: Iterable[Text], width: int) -> list[Text]:
     for text in flowed:
         text.rstrip()
     return flowed
+
+
+def folded(text: str, width: int, indent: int = 0) -> list[str]:
+    """Wrap a text at its blanks, with all lines but the first indented; a longer word is shortened
+    in the middle."""
+    lines = [""]
+    for word in text.split(" "):
+        word = shortened(word, width - indent)
+        if cell_len(lines[-1]) + 1 + cell_len(word) > width:
+            lines.append(" " * (indent - 1))
+        lines[-1] += f" {word}" if lines[-1] else word
+    return lines
 
 
 def named(word: str, value: str, style: str = "") -> Text:

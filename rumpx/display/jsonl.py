@@ -5,13 +5,13 @@ Every object has "version" (1), "event" and "time" (RFC 3339, UTC, in millisecon
 is in `events.schema.json` beside this file (JSON Schema, draft 2020-12); in short:
 
 "event": "progress"
-    state               "starting", "copying", "checking", "comparing", "draining", "done",
-                        "failed", "stopped"
+    state               "starting", "copying", "checking", "comparing", "following", "draining",
+                        "done", "failed", "stopped"
     job                 its name
     verb                "copied", or "compared" for rumpx verify
     source, target      URIs without credentials
     elapsed             seconds since the copy started
-    fraction            0.0 to 1.0
+    fraction            0.0 to 1.0 of the walk; 1.0 while a job follows
     counts              {copied, gone, skipped, repeated, failed, payload_bytes, equal, different,
                         missing, extra, found, changing, deleted, incomparable, rewritten, lossy}:
                         each key once, but rewritten and lossy, which are among copied or equal
@@ -35,6 +35,21 @@ is in `events.schema.json` beside this file (JSON Schema, draft 2020-12); in sho
                         the rest from the server's INFO (percent of one core, bytes); null if
                         unknown
     failures            {reason: number of keys that failed in this run}
+    follow              null, or of a job that follows {phase, feed, facts, lag, dirty,
+                        changes_per_second, settled_per_second, pass_fraction, held_deletes, failed,
+                        in_step_since, waits_for}: "collecting" (while keys are copied), "proving",
+                        "in step" or "reconciling"; "tracking", "notifications" or "passes"; the
+                        sums so far; seconds since the oldest change that is not settled, or null;
+                        changed keys that are not settled; rates of the last few seconds; of the
+                        pass under way, or null; extra keys of the target that wait for consent;
+                        keys that could not be settled; seconds since 1970, or null; what it waits
+                        for, or "". The facts are {copied_in, changes, settled, deleted, gaps,
+                        last_gaps, passes, last_pass, last_pass_found, step_seconds, incomparable,
+                        lossy, accepted_failures}: seconds of the copy, or null; changes reported,
+                        keys settled, and deleted; gaps, and the last ones as {at, why}; passes,
+                        and the end of the last and its differences; seconds in step; keys that
+                        the last pass could not compare, and found equal but for a loss; failed
+                        keys that were accepted
 
 "event": "message"
     text                a warning, or another event

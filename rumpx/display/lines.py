@@ -1,4 +1,5 @@
-"""Plain lines for logs: one every 30 seconds, and one whenever the run's state changes.
+"""Plain lines for logs: one every 30 seconds, and one whenever the state of the run or the phase of
+its follow changes.
 
 ::
 
@@ -20,7 +21,7 @@ from datetime import datetime
 from typing import Final, TextIO
 
 from rumpx import units
-from rumpx.model.counts import Counts
+from rumpx.model.follow import Phase, follow_in_words
 from rumpx.model.snapshot import Snapshot, State
 from rumpx.text import legible, one_line, say
 
@@ -55,9 +56,9 @@ class TextDisplay:
         """Prepare nothing."""
 
     def show(self, snapshot: Snapshot) -> None:
-        """Write the snapshot if it is due or its state is new."""
+        """Write the snapshot if it is due, or its state or the phase of its follow is new."""
         self._latest = snapshot
-        changed = self._written is None or self._written.state != snapshot.state
+        changed = self._written is None or _stage(self._written) != _stage(snapshot)
         if self._clock() >= self._due or changed:
             self.now(snapshot)
 
@@ -86,6 +87,10 @@ class TextDisplay:
         say(text, stream=self._stream)
 
 
+def _stage(snapshot: Snapshot) -> tuple[State, Phase | None]:
+    return snapshot.state, snapshot.follow.phase if snapshot.follow else None
+
+
 class _Quiet(TextDisplay):
     """Writes only messages, and snapshots requested by `now`."""
 
@@ -111,8 +116,8 @@ def quiet(stream: TextIO) -> TextDisplay:
 def line(snapshot: Snapshot) -> str:
     """Describe the run in one line, without the time of day."""
     snapshot = legible(snapshot)
-    counts = snapshot.counts
-    parts = [f"{snapshot.state} {units.percent(snapshot.fraction)}", done_keys(snapshot)]
+    follows = snapshot.follow and snapshot.follow.copied
+    parts = [*_standing(snapshot), "copied " * bool(follows) + done_keys(snapshot)]
     if snapshot.state in ENDED:
         parts.append(f"in {units.duration(snapshot.elapsed)}")
     else:
@@ -120,7 +125,7 @@ def line(snapshot: Snapshot) -> str:
         parts.append(units.byte_rate(snapshot.bytes_per_second))
     if snapshot.eta is not None and snapshot.state not in ENDED:
         parts.append(f"ETA {units.clock(snapshot.eta)}")
-    parts += [f"{word} {units.keys(count)}" for word, count in outcomes(counts)]
+    parts += [f"{word} {units.keys(count)}" for word, count in outcomes(snapshot)]
     parts.append(f"workers {on_machines(len(snapshot.workers), len(snapshot.machines))}")
     if snapshot.worker_restarts:
         parts.append(f"restarts {snapshot.worker_restarts}")
@@ -133,11 +138,24 @@ def line(snapshot: Snapshot) -> str:
     return "  ".join(parts)
 
 
+def _standing(snapshot: Snapshot) -> list[str]:
+    """Return the state and the percentage of the walk, and how a follow stands."""
+    follow, state = snapshot.follow, str(snapshot.state)
+    if not (follow and follow.copied):
+        state += f" {units.percent(snapshot.fraction)}"
+    if not follow:
+        return [state]
+    waits = [f"waits: {follow.waits_for}"] if follow.waits_for else []
+    return [state, *waits, *follow_in_words(follow, ended=snapshot.state in ENDED)]
+
+
 def done_keys(snapshot: Snapshot) -> str:
-    """Return `412,345 of ~1,000,000 keys`; without the expected number if there is none."""
-    counts = snapshot.counts
+    """Return `412,345 of ~1,000,000 keys`; without the expected number if there is none, or all are
+    copied."""
+    counts, follow = snapshot.counts, snapshot.follow
     count = units.keys(counts.copied if snapshot.verb == "copied" else counts.compared)
-    if not snapshot.keys_expected or snapshot.state == "done":
+    copied = snapshot.state == "done" or (follow and follow.copied)
+    if not snapshot.keys_expected or copied:
         return f"{count} keys"
     return f"{count} of ~{units.keys(snapshot.keys_expected)} keys"
 
@@ -149,8 +167,13 @@ def on_machines(workers: int, machines: int) -> str:
     return f"{units.keys(workers)} on {units.keys(machines)} machine" + "s" * (machines != 1)
 
 
-def outcomes(counts: Counts) -> list[tuple[str, int]]:
-    """Return the counts of keys that were not copied, with their names."""
+def outcomes(snapshot: Snapshot) -> list[tuple[str, int]]:
+    """Return the counts of keys that were not copied, with their names; once a follow has copied
+    all, of those that it has settled since."""
+    counts, follow = snapshot.counts, snapshot.follow
+    if follow and follow.copied:
+        facts = follow.facts
+        return [("settled", facts.settled), ("deleted", facts.deleted), ("failed", follow.failed)]
     rare = [
         ("skipped", counts.skipped),
         ("repeated", counts.repeated),

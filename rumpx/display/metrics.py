@@ -7,9 +7,9 @@ last state can be scraped while `--on-end` runs.
 
 Names start with `rumpx_`; units are seconds, bytes, and ratios of 0 to 1 (of CPU, 1 is one core).
 Before the first Snapshot there are only `rumpx_info` and `rumpx_state`; a sample with an unknown
-value is left out. The job's name is the label `job_name`, since Prometheus has a `job` of its own.
-No label holds a key's name or a changing number, so the number of time series grows with workers,
-partitions and nodes only.
+value is left out, and those of a follow, `rumpx_follow_…`, if the job does not follow. The job's
+name is the label `job_name`, since Prometheus has a `job` of its own. No label holds a key's name
+or a changing number, so the number of time series grows with workers, partitions and nodes only.
 
 A scraper has a few seconds each to send its request and to read the response, and the number of
 clients is bounded: a further one ends the oldest connection. So a stuck scraper delays neither the
@@ -40,6 +40,7 @@ from rumpx.display.display import Silent
 from rumpx.errors import UsageError
 from rumpx.model.counts import Counts
 from rumpx.model.endpoint import Address, format_address
+from rumpx.model.follow import FollowStat
 from rumpx.model.snapshot import HOLDS, NodeStat, Row, Snapshot, State, WorkerStat
 from rumpx.text import legible
 
@@ -219,6 +220,10 @@ def _metrics(snapshot: Snapshot) -> Iterator[Metric]:
         known = [((node.side, node.label), of_node(node)) for node in snapshot.nodes]
         samples_known = [(labels, number) for labels, number in known if number is not None]
         yield _metric(name, f"{text} Absent while unknown.", ("side", "node"), samples_known)
+    if follow := snapshot.follow:
+        for name, text, of_follow in _FOLLOW:
+            told = of_follow(follow)
+            yield _metric(f"follow_{name}", text, (), [] if told is None else [((), told)])
 
 
 def _metric(
@@ -414,4 +419,47 @@ _NODES: Final[tuple[tuple[str, str, Callable[[NodeStat], float | None]], ...]] =
         "The node's maxmemory; 0 is no limit.",
         lambda node: node.max_memory,
     ),
+)
+
+# Name, help, value of a follow; None if unknown.
+_FOLLOW: Final[tuple[tuple[str, str, Callable[[FollowStat], float | None]], ...]] = (
+    (
+        "lag_seconds",
+        "Age of the oldest change that is not settled, or of a question that the feed has not "
+        "answered. Absent while unknown, and if changes are found by passes.",
+        lambda follow: follow.lag,
+    ),
+    ("dirty_keys", "Changed keys that are not settled.", lambda follow: follow.dirty),
+    (
+        "changes_total",
+        "Changed keys that the source has reported, each as often as it was.",
+        lambda follow: follow.facts.changes,
+    ),
+    (
+        "settled_total",
+        "Changed keys that were read anew, and written or deleted.",
+        lambda follow: follow.facts.settled,
+    ),
+    (
+        "deleted_total",
+        "Those of the settled keys that were deleted on the target.",
+        lambda follow: follow.facts.deleted,
+    ),
+    (
+        "gaps_total",
+        "Moments at which changes may have been missed; a pass over both sides mends each.",
+        lambda follow: follow.facts.gaps,
+    ),
+    ("in_step", "1 while the target is in step with the source, else 0.", lambda f: f.in_step),
+    (
+        "last_pass_timestamp_seconds",
+        "End of the last pass over both sides, since 1970. Absent before the first.",
+        lambda follow: follow.facts.last_pass,
+    ),
+    (
+        "held_deletes",
+        "Keys that only the target has, and that wait for the user's consent to be deleted.",
+        lambda follow: follow.held_deletes,
+    ),
+    ("failed_keys", "Keys that could not be settled.", lambda follow: follow.failed),
 )

@@ -7,11 +7,11 @@ useful. (The nodes' and the workers' panels are in `processes`.)
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from rich.cells import cell_len
 from rich.text import Text
 
 from rumpx import units
@@ -19,6 +19,7 @@ from rumpx.display.draw import (
     QUIET,
     bar,
     column,
+    folded,
     named,
     row_bars,
     shortened,
@@ -152,10 +153,33 @@ def _pace(snapshot: Snapshot, width: int) -> Text:
     return Text.assemble(name, gauge, "  ", words)
 
 
+def gaps(snapshot: Snapshot, width: int) -> Panel | None:
+    """Draw the last moments at which a follow may have lost events, the latest first, and what its
+    last pass has found."""
+    follow = snapshot.follow
+    if not follow or not follow.copied:
+        return None
+    facts, now = follow.facts, time.time()
+    said = [named("passes", units.keys(facts.passes))]
+    if facts.last_pass is not None:
+        ended, found = units.local_time(facts.last_pass, now), units.keys(facts.last_pass_found)
+        said.append(named("last", f"{ended} found {found}"))
+    lines = [
+        Text(shortened(f"{units.local_time(gap.at, now)} {gap.why}", width))
+        for gap in reversed(facts.last_gaps)
+    ] or [Text("none so far", QUIET)]
+
+    def draw(rows: int) -> list[Text]:
+        return [heading("gaps", said, width), *lines[: rows - 1]]
+
+    return Panel(2, 1 + len(lines), draw)
+
+
 def partitions(snapshot: Snapshot, width: int) -> Panel | None:
-    """Draw the most relevant partitions as bars; none for a single one, which equals the total."""
+    """Draw the most relevant partitions as bars; none for a single one, which equals the total, and
+    none once a follow has copied them."""
     rows_ = snapshot.partitions
-    if len(rows_) < 2:
+    if len(rows_) < 2 or (snapshot.follow and snapshot.follow.copied):
         return None
     stages = [stage(row) for row in rows_]
     said = [
@@ -197,13 +221,13 @@ def largest(snapshot: Snapshot, width: int) -> Panel | None:
 
 def messages(texts: Sequence[str], width: int) -> Panel | None:
     """Draw the last messages that fit, the newest at the bottom."""
-    folded = [_folded(text, width) for text in texts[-MOST_MESSAGE_ROWS:]]
-    if not folded:
+    drawn = [_dimmed(text, width) for text in texts[-MOST_MESSAGE_ROWS:]]
+    if not drawn:
         return None
 
     def draw(rows: int) -> list[Text]:
         lines: list[Text] = []
-        for message in reversed(folded):
+        for message in reversed(drawn):
             if lines and len(lines) + len(message) >= rows:
                 break
             lines = [*message, *lines]
@@ -211,15 +235,10 @@ def messages(texts: Sequence[str], width: int) -> Panel | None:
             lines = [*lines[: rows - 2], lines[rows - 2].append(" …")]
         return [heading("messages", [], width), *lines]
 
-    return Panel(2, 1 + min(MOST_MESSAGE_ROWS, sum(map(len, folded))), draw)
+    return Panel(2, 1 + min(MOST_MESSAGE_ROWS, sum(map(len, drawn))), draw)
 
 
-def _folded(text: str, width: int) -> list[Text]:
+def _dimmed(text: str, width: int) -> list[Text]:
     """Wrap a message, indented after its time."""
-    lines = [""]
-    for word in text.split(" "):
-        word = shortened(word, width - _STAMP)
-        if cell_len(lines[-1]) + 1 + cell_len(word) > width:
-            lines.append(" " * (_STAMP - 1))
-        lines[-1] += f" {word}" if lines[-1] else word
+    lines = folded(text, width, _STAMP)
     return [Text.assemble((line[:_STAMP], QUIET), line[_STAMP:]) for line in lines]

@@ -9,6 +9,12 @@
       workers  12 on 2 machines: a.example.com 8, b.example.com 4
       now      limited to 5,000 keys/s
 
+and of a job that follows, once it has copied all keys, in place of the percentage::
+
+    move  following
+      waits    the source lacks 3,000 keys that the target has: rumpx ctl move accept-deletes
+      follow   reconciling, 0.003 s behind, 12 keys to settle, 9,640 changes/s
+
 The reply is a dict from a process that may be of another version: missing and malformed items are
 left out.
 """
@@ -31,10 +37,14 @@ def status_lines(answer: dict[str, Any]) -> list[str]:
             `copied` keys, `keys_per_second` and `bytes_per_second` rates, `eta` seconds or None,
             `source_latency_ms` and `target_latency_ms` milliseconds, `limits` a dict from names
             to values (None for no limit), `workers` their number, `machines` a dict from hosts to
-            the numbers of their workers, empty if all run on the coordinator's.
+            the numbers of their workers, empty if all run on the coordinator's; `follow`, of a job
+            that follows, a dict with the FollowStat, and as `text` its words.
     """
     answer = legible(answer)
+    follow = _dict(answer.get("follow"))
     rows = {
+        "waits": _text(follow.get("waits_for")),
+        "follow": _text(follow.get("text")),
         "copied": ", ".join(_done(answer)),
         "limits": _limits(answer.get("limits")),
         "latency": ", ".join(_latencies(answer)),
@@ -51,7 +61,8 @@ def _head(answer: dict[str, Any]) -> str:
     if answer.get("paused") is True:
         state = f"{state} (paused)".lstrip()
     fraction, eta = _number(answer.get("fraction")), _number(answer.get("eta"))
-    if fraction is not None:
+    copies = _dict(answer.get("follow")).get("phase", "collecting") == "collecting"
+    if fraction is not None and copies:
         state = f"{state} {units.percent(fraction)}".lstrip()
     left = "" if eta is None else f"ETA {units.clock(eta)}"
     return "  ".join(part for part in (_text(answer.get("job")), state, left) if part)
@@ -83,7 +94,7 @@ def _workers(answer: dict[str, Any]) -> str:
     workers, machines = _number(answer.get("workers")), answer.get("machines")
     if workers is None:
         return ""
-    told = machines.items() if isinstance(machines, dict) else ()
+    told = _dict(machines).items()
     numbers = [(host, number) for host, there in told if (number := _number(there)) is not None]
     each = ", ".join(f"{host} {units.keys(number)}" for host, number in numbers)
     return on_machines(round(workers), len(numbers)) + (each and f": {each}")
@@ -94,6 +105,10 @@ def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return value if 0 <= value < math.inf else None
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _text(value: Any) -> str:

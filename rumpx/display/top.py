@@ -36,12 +36,13 @@ _IMPORTANCE: Final = (
     "throughput",
     "pace",
     "messages",
+    "gaps",
     "partitions",
     "workers",
     "nodes",
     "largest",
 )
-_COLUMNS: Final = (("throughput", "pace", "workers"), ("nodes", "partitions", "largest"))
+_COLUMNS: Final = (("throughput", "pace", "workers"), ("nodes", "gaps", "partitions", "largest"))
 _BETWEEN: Final = 3
 _ROOMY: Final = 24
 _MOST_REASONS: Final = 4
@@ -79,7 +80,7 @@ def _head(snapshot: Snapshot, width: int) -> list[Text]:
     more = _failures(snapshot)
     if snapshot.job:
         more.append(named("job", snapshot.job))
-    lines = [*title(snapshot, width), whole(snapshot, width), *numbers(snapshot, width, more)]
+    lines = [*title(snapshot, width), *whole(snapshot, width), *numbers(snapshot, width, more)]
     if snapshot.note:
         lines.append(Text(snapshot.note, "yellow"))
     return lines
@@ -101,6 +102,8 @@ def _foot(snapshot: Snapshot, width: int, leaves: bool) -> Text:
     if snapshot.state in ENDED:
         return Text()
     work = "copy" if snapshot.verb == "copied" else "comparison"
+    if snapshot.follow and snapshot.follow.copied:
+        work = "follow"
     full = [f"q leaves this view, the {work} runs on"] if leaves else []
     short = ["q leaves"] if leaves else []
     if snapshot.state == "draining":
@@ -143,6 +146,7 @@ def _panels(
         "pace": panels.pace(snapshot, history, width),
         "nodes": processes.nodes(snapshot, width),
         "workers": processes.workers(snapshot, width),
+        "gaps": panels.gaps(snapshot, width),
         "partitions": panels.partitions(snapshot, width),
         "largest": panels.largest(snapshot, width),
     }

@@ -137,12 +137,14 @@ class ProgressMeter:
         return min(0.999, max(0.0, exact))
 
     def whole(self, parts: Sequence[Progress], state: State) -> float:
-        """Return the part of the run that is settled, 0.0 to 1.0; 1.0 only at its end."""
+        """Return the part of the run that is settled, 0.0 to 1.0; 1.0 only at its end, and while it
+        follows its source after that."""
         first = [part for part in parts if not part.partition.reason]
         weights = [self.weight(part.partition) for part in first]
         done = sum(w * self.fraction(p) for w, p in zip(weights, first, strict=True))
         fraction = done / sum(weights) if weights else float(state == "done")
-        if state != "done" and any(not part.done for part in parts):
+        follows = any(part.partition.work == "follow" for part in parts)
+        if state != "done" and not follows and any(not part.done for part in parts):
             fraction = min(fraction, 0.999)
         return fraction
 

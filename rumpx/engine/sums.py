@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from itertools import starmap
-from typing import Protocol
+from typing import Final, Protocol
 
 from rumpx.engine.walks import Retired, RetiredAs
 from rumpx.model.content import Content
 from rumpx.model.counts import Counts
-from rumpx.model.partitions import RETRIED, Partition
+from rumpx.model.partitions import FOLLOWED, PASS, RETRIED, Partition
 from rumpx.model.results import PartitionSummary
 from rumpx.model.summary import Walked
 from rumpx.transfer.content_stats import Kinds, Largest, content
 from rumpx.units import count_of
+
+_FOLLOWING: Final = (FOLLOWED, PASS)
 
 Sum = tuple[str, Counts, Kinds]
 """The reason, the counts, and the types and sizes of one walk, or of several with one reason."""
@@ -63,7 +64,7 @@ def walked(
     sums: Iterable[Sum],
     largest: Largest,
 ) -> Walked:
-    """Return the walks' part of a Summary.
+    """Return the walks' part of a Summary; those of a follow are no partitions of its copy.
 
     Args:
         walks: those that are not retired.
@@ -71,8 +72,9 @@ def walked(
         sums: of both.
         largest: the largest keys that were copied.
     """
-    lines = (*map(_line, walks), *starmap(_retired_line, retired.items()))
-    return Walked(lines, copied_content(sums, largest))
+    told = [_line(walk) for walk in walks if walk.partition.reason not in _FOLLOWING]
+    told += [_retired_line(*item) for item in retired.items() if item[0].reason not in _FOLLOWING]
+    return Walked(tuple(told), copied_content(sums, largest))
 
 
 def _line(walk: Walkable) -> PartitionSummary:

@@ -36,11 +36,11 @@ from rumpx.engine.plan import Plan, key_partitions
 from rumpx.errors import SourceUnusable, printable
 from rumpx.follower import way_back
 from rumpx.follower.changed import Changed
-from rumpx.follower.passes import PASS, Pass
+from rumpx.follower.passes import Pass
 from rumpx.follower.quiet import Heard, Noise, groups_of, noise, write_commands, writers
 from rumpx.follower.watch import Look, look_at
 from rumpx.model.follow import CutoverFacts, CutoverOutcome, CutoverStep
-from rumpx.model.partitions import Partition
+from rumpx.model.partitions import PASS, Partition
 from rumpx.servers.answers import ask_text
 from rumpx.servers.resp import Connection
 from rumpx.units import count_of

@@ -36,19 +36,19 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from rumpx.copier.coordinator import Coordinator
+from rumpx.copier.coordinator import Coordinator, Outcome
 from rumpx.copier.functions import copy_functions
 from rumpx.ctl.server import AcceptDeletes, AcceptFailures, Request
 from rumpx.ctl.server import Cutover as CutoverRequest
 from rumpx.engine.fence import MEND_FENCE, UNFENCED
 from rumpx.engine.plan import Plan
 from rumpx.engine.walks import NONE_RETIRED, Retired, RetiredAs, Walk
-from rumpx.errors import TooManyFailures, UsageError
+from rumpx.errors import Interrupted, TimeOver, TooManyFailures, UsageError
 from rumpx.follower.changed import Changed
 from rumpx.follower.cutover import Cutover
 from rumpx.follower.dirty_keys import DirtyKeys
 from rumpx.follower.listener import Listener
-from rumpx.follower.passes import PASS, Pass, holds, partitions
+from rumpx.follower.passes import Pass, holds, partitions
 from rumpx.follower.plan import MOST_DIRTY, anew, databases_now, patiently
 from rumpx.follower.quiet import Heard
 from rumpx.follower.settler import Settler
@@ -56,9 +56,10 @@ from rumpx.follower.standing import Standing
 from rumpx.ledger.ledger import Ledger
 from rumpx.ledger.schema import Facts, JobState
 from rumpx.model.display import Display
-from rumpx.model.follow import FollowFacts, FollowStat
+from rumpx.model.follow import FollowFacts, FollowStat, follow_in_words
+from rumpx.model.history import RunRecord
 from rumpx.model.nodes import Node
-from rumpx.model.partitions import RETRIED, KeySpan, NodeKeys, Partition
+from rumpx.model.partitions import PASS, RETRIED, KeySpan, NodeKeys, Partition
 from rumpx.model.snapshot import Snapshot
 from rumpx.preflight.databases import chosen_databases, database_map, prove_databases
 from rumpx.processes.control import Control
@@ -102,6 +103,7 @@ class Follower(Coordinator):
         self._display = display
         self._control = control
         self._before = facts.follow or FollowFacts()
+        self._copied_in = self._before.copied_in
         new = ledger.earlier.runs == 1  # a resumed run has no names of before
         self._standing = Standing(self._before, certain=new)
         if new:
@@ -139,6 +141,8 @@ class Follower(Coordinator):
         engine, standing = self._engine, self._standing
         self._late.dismiss()
         engine.state = "following"
+        if self._copied_in is None:
+            self._copied_in = engine.elapsed
         self._dirty.most = MOST_DIRTY
         standing.settles = True
         try:
@@ -154,8 +158,11 @@ class Follower(Coordinator):
                     self._cut_over()
                 else:
                     engine.wait(_BETWEEN_PASSES)
-        finally:
+        except (Interrupted, TimeOver):
+            raise  # the phase stays, as the one in which it was stopped
+        except BaseException:
             standing.step_ends()
+            raise
         self._settler.close()
         engine.run_until(lambda: engine.at_rest)
 
@@ -521,12 +528,19 @@ class Follower(Coordinator):
 
     @property
     def _facts_now(self) -> Facts:
-        return replace(super()._facts_now, follow=self._follow_facts())
+        return replace(super()._facts_now, followed=self._stat(time.monotonic()))
+
+    def outcome(self, run: RunRecord) -> Outcome:
+        """See `Coordinator.outcome`; failed keys are those that are not on the target now."""
+        outcome, follow = super().outcome(run), self._stat(time.monotonic())
+        counts = follow.with_failures(outcome.run.counts)
+        return replace(outcome, run=replace(outcome.run, counts=counts, follow=follow))
 
     def _follow_facts(self) -> FollowFacts:
         before, settler = self._before, self._settler
         return replace(
             self._standing.facts(),
+            copied_in=self._copied_in,
             changes=before.changes + self._dirty.marked,
             settled=before.settled + settler.settled,
             deleted=before.deleted + settler.deleted,
@@ -581,7 +595,9 @@ class Follower(Coordinator):
         return f"it is {self._standing.phase}"
 
     def _status(self) -> dict[str, Any]:
-        return super()._status() | {"follow": to_plain(self._stat(time.monotonic()))}
+        follow = self._stat(time.monotonic())
+        text = ", ".join(follow_in_words(follow))
+        return super()._status() | {"follow": to_plain(follow) | {"text": text}}
 
     def _execute(self, request: Request) -> dict[str, Any]:
         match request:

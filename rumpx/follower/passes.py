@@ -21,12 +21,10 @@ from typing import Final
 
 from rumpx.engine.plan import plan_partitions
 from rumpx.engine.walks import Walk, Walks
-from rumpx.model.partitions import NodeKeys, Partition
+from rumpx.model.partitions import PASS, NodeKeys, Partition
 from rumpx.model.tuning import Tuning
 from rumpx.transfer.messages import Ack
 
-PASS: Final = "compared again"
-"""The reason of its walks."""
 # So many extra keys are kept by name; of more, another pass finds the rest.
 _MOST_EXTRAS: Final = 1_000_000
 _FEW: Final = 1_000

@@ -30,11 +30,9 @@ from rumpx.engine.walks import Walk, Walks
 from rumpx.follower.changed import Changed
 from rumpx.follower.dirty_keys import DirtyKeys
 from rumpx.model.nodes import Node
-from rumpx.model.partitions import KeySpan, Partition
+from rumpx.model.partitions import FOLLOWED, KeySpan, Partition
 from rumpx.transfer.messages import Ack, Batch
 
-FOLLOWED: Final = "followed"
-"""The reason of the walks whose keys the feed names."""
 _MOST_NAMES: Final = 500
 # While so many batches are under way, names wait for others to go with, for so many seconds.
 _FEW_BATCHES: Final = 4

@@ -82,7 +82,10 @@ def _summary(
             counts=overall(sums),
             failures_by_reason=books.failures_by_reason(),
             losses=books.losses_by_kind(),
+            follow=facts.followed,
         )
+        if facts.followed:
+            last = replace(last, counts=facts.followed.with_failures(last.counts))
     earlier = [run for run in runs if run is not latest]
     letters, losses = dead_letter_path(path), losses_path(path)
     return summarize(

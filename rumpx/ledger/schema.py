@@ -28,7 +28,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Generic, Literal, TypeVar
 
@@ -38,7 +38,7 @@ from rumpx.errors import Side, UsageError
 from rumpx.files import writable_by_others
 from rumpx.model.counts import Counts
 from rumpx.model.endpoint import Address
-from rumpx.model.follow import FollowFacts
+from rumpx.model.follow import FollowFacts, FollowStat
 from rumpx.model.history import RunRecord
 from rumpx.model.job import Job
 from rumpx.model.partitions import NodeKeys, Partition
@@ -167,7 +167,7 @@ class Facts:
         landed: the last run ended without writes in flight (unless it was killed).
         leased: tasks of a run on other machines may still work until their lease is over (unless
             `landed`).
-        follow: of a job that follows its source; else None.
+        followed: how a job that follows its source stood when this was saved; else None.
     """
 
     databases: tuple[NodeKeys, ...]
@@ -179,7 +179,12 @@ class Facts:
     counted_again: bool = False
     landed: bool = False
     leased: bool = False
-    follow: FollowFacts | None = None
+    followed: FollowStat | None = None
+
+    @property
+    def follow(self) -> FollowFacts | None:
+        """The sums of a follow; None if the job does not follow."""
+        return self.followed.facts if self.followed else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,13 +226,14 @@ class Noted(Generic[N]):
 @dataclass(frozen=True, slots=True)
 class Progressed:
     """A job's progress: `fraction` is 0.0 to 1.0, `runs` the number of its runs, `failures` the
-    number of failed keys."""
+    number of failed keys, `followed` as in Facts."""
 
     state: JobState
     fraction: float
     seconds: float
     runs: int
     failures: int
+    followed: FollowStat | None = None
 
 
 class Books:
@@ -246,8 +252,10 @@ class Books:
     def progressed(self) -> Progressed:
         """Return the job's progress."""
         failures = "(SELECT count(*) FROM failures)"
-        columns = f"state, fraction, seconds, runs, {failures}"
-        return Progressed(*self._database.execute(f"SELECT {columns} FROM job").fetchone())
+        columns = f"state, fraction, seconds, runs, {failures}, json_extract(facts, '$.followed')"
+        *row, followed = self._database.execute(f"SELECT {columns} FROM job").fetchone()
+        told = followed and from_plain(FollowStat, json.loads(followed))
+        return replace(Progressed(*row), followed=told)
 
     def facts(self) -> Facts:
         """Return the basis of the final checks."""

@@ -1,9 +1,13 @@
-"""How a follow stands, as plain data: for displays at any moment, and for the ledger."""
+"""How a follow stands: as plain data for displays and the ledger, and in words for people."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from typing import Literal
+
+from rumpx import units
+from rumpx.model.counts import Counts
 
 Phase = Literal["collecting", "proving", "in step", "reconciling"]
 """collecting: the copy's walks are under way, and changed keys are only noted.
@@ -80,6 +84,7 @@ class FollowFacts:
     """The facts of a follow that outlive a run.
 
     Attributes:
+        copied_in: seconds of the job until the walks of the copy had ended; None before.
         changes: names of keys that the source has reported as changed, each as often as it was.
         settled: keys read anew from the source, and written or deleted.
         deleted: of these, the keys that were deleted on the target.
@@ -98,6 +103,7 @@ class FollowFacts:
             deleted what the source lacks; another one may have lost its keys.
     """
 
+    copied_in: float | None = None
     changes: int = 0
     settled: int = 0
     deleted: int = 0
@@ -121,7 +127,7 @@ class FollowFacts:
 
 @dataclass(frozen=True, slots=True)
 class FollowStat:
-    """A follow at one instant.
+    """A follow at one instant, or, in a ledger, as it was last seen.
 
     Attributes:
         phase: see `Phase`.
@@ -151,3 +157,77 @@ class FollowStat:
     failed: int = 0
     in_step_since: float | None = None
     waits_for: str = ""
+
+    @property
+    def copied(self) -> bool:
+        """True once the walks of the copy have ended."""
+        return self.phase != "collecting" or self.facts.copied_in is not None
+
+    @property
+    def in_step(self) -> bool:
+        """True if the target is in step."""
+        return self.phase == "in step"
+
+    def with_failures(self, counts: Counts) -> Counts:
+        """Return the counts of the copy, but as failed only those keys that still are: others have
+        been settled since."""
+        if self.phase == "collecting":
+            return counts
+        return replace(counts, failed=self.failed)
+
+
+def follow_in_words(
+    follow: FollowStat, *, ended: bool = False, now: float | None = None
+) -> list[str]:
+    """Return how a follow stands, as a few short texts; the first is the phase.
+
+    Args:
+        ended: it does not follow any more: tell how it stood then.
+        now: seconds since 1970, to leave out dates of today; None for the present time.
+    """
+    now = time.time() if now is None else now
+    words = [_phase(follow, ended, now)]
+    if follow.feed == "passes":
+        words += _by_passes(follow, now)
+    elif follow.phase == "collecting":
+        words.append(f"{units.count_of(follow.dirty, 'changed key')} noted")
+    else:
+        if follow.lag is not None:
+            words.append(f"{units.age(follow.lag)} behind")
+        words.append(f"{units.count_of(follow.dirty, 'key')} to settle")
+    if follow.feed != "passes" and not ended:
+        words.append(f"{units.keys(follow.changes_per_second)} changes/s")
+    if follow.failed:
+        words.append(f"{units.count_of(follow.failed, 'key')} failed")
+    if follow.facts.gaps:
+        words.append(_gaps(follow.facts, now))
+    return words
+
+
+def _phase(follow: FollowStat, ended: bool, now: float) -> str:
+    if ended:
+        return f"was {follow.phase}"
+    if follow.in_step and follow.in_step_since is not None:
+        return f"in step since {units.local_time(follow.in_step_since, now)}"
+    part = "" if follow.pass_fraction is None else f"pass {units.percent(follow.pass_fraction)}"
+    if follow.feed == "passes" and follow.phase != "collecting":
+        return part or "between two passes"
+    return f"{follow.phase}, {part}" if part else follow.phase
+
+
+def _by_passes(follow: FollowStat, now: float) -> list[str]:
+    words, facts = ["changes are found by passes"], follow.facts
+    if facts.last_pass is not None:
+        found = units.count_of(facts.last_pass_found, "difference")
+        words.append(f"last pass {units.local_time(facts.last_pass, now)} found {found}")
+    if follow.dirty:
+        words.append(f"{units.count_of(follow.dirty, 'key')} to settle")
+    return words
+
+
+def _gaps(facts: FollowFacts, now: float) -> str:
+    number = units.count_of(facts.gaps, "gap")
+    if not facts.last_gaps:
+        return number
+    last = facts.last_gaps[-1]
+    return f"{number}, last {units.local_time(last.at, now)} ({last.why})"

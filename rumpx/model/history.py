@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rumpx.model.counts import Counts
+from rumpx.model.follow import FollowStat
 from rumpx.model.job import Limits
 from rumpx.model.results import Summary, Verification
 from rumpx.model.timeline import Point
@@ -37,6 +38,7 @@ class RunRecord:
         failures_by_reason, losses: likewise.
         source_keys_after, target_keys_after, missing, walked_again, worker_restarts, left_behind,
             warnings: as in Summary, of this run.
+        follow: of a job that follows its source, as it was at this run's end; else None.
     """
 
     number: int
@@ -60,6 +62,7 @@ class RunRecord:
     left_behind: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     target_accepts: str = ""
+    follow: FollowStat | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,6 +134,9 @@ Span = WholeSpan | CursorSpan | SlotSpan | KeySpan
 RETRIED: Final = "failed before"
 # Reason for keys of which an earlier write may be applied late, after a newer one.
 LATE: Final = "written late, perhaps"
+# Reason of walks that settle changed keys, and of those that compare both sides for a follow.
+FOLLOWED: Final = "followed"
+PASS: Final = "compared again"
 # The work on the keys of a partition.
 Work = Literal["copy", "compare", "look for", "delete", "follow"]
 # Works that change nothing.

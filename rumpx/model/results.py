@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 from rumpx.model.content import NO_CONTENT, Content
 from rumpx.model.counts import Counts
+from rumpx.model.follow import FollowStat
 from rumpx.model.snapshot import State
 
 SUMMARY_VERSION: Final = 1
@@ -155,7 +156,8 @@ class Summary:
             "6 to 11, 80"; "" if unknown.
         seconds: from the first SCAN to the last acknowledgement, of all runs together.
         counts: of the whole job, without keys walked twice.
-        keys_per_second, bytes_per_second: `counts` over `seconds`.
+        keys_per_second, bytes_per_second: `counts` over `seconds`; of a job that follows its source
+            over the seconds until the copy's walks had ended.
         failures_by_reason: number of failed keys by reason.
         failures: the failed keys, at most 100,000.
         dead_letters: the file that lists all of them; None if none failed.
@@ -174,6 +176,7 @@ class Summary:
         error: the error that ended the run early, or "".
         held_seconds: seconds for which each of `HOLDS` throttled the job, the longest first.
         content: types, sizes and largest keys of the copied data.
+        follow: how a job that follows its source stands, or stood when it was last seen; else None.
     """
 
     state: State
@@ -207,6 +210,7 @@ class Summary:
     losses: dict[str, int] = field(default_factory=dict)
     losses_file: str | None = None
     target_accepts: str = ""
+    follow: FollowStat | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of `--summary`: every attribute by its name, and "version".

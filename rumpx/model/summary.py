@@ -4,7 +4,8 @@ The end of a run and a report of a job both use it, so each field of a Summary h
 
 - how the last run ended, and its checks: that run's `RunRecord`;
 - workers' deaths and warnings: the RunRecords of all runs that are given;
-- rates: the counts over the seconds, both of the last RunRecord;
+- rates: the counts over the seconds, both of the last RunRecord; of a job that follows its source
+  over the seconds of its copy;
 - all others as they are given.
 """
 
@@ -71,7 +72,8 @@ def summarize(
         losses_file: the same for keys copied with a loss.
     """
     last = runs[-1]
-    seconds = max(last.seconds, 1e-6)
+    copied_in = last.follow.facts.copied_in if last.follow else None
+    seconds = max(copied_in or last.seconds, 1e-6)
     return Summary(
         state=_STATES[last.state],
         exit_code=last.exit_code or 0,
@@ -104,4 +106,5 @@ def summarize(
         content=walked.content,
         losses=last.losses,
         losses_file=losses_file,
+        follow=last.follow,
     )

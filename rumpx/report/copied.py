@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from rumpx import units
 from rumpx.model.results import Summary
+from rumpx.report import follow
 from rumpx.report.text import Entry, failed_keys
 from rumpx.text import server
 from rumpx.units import count_of
@@ -14,7 +15,11 @@ from rumpx.units import count_of
 def outcome(summary: Summary) -> str:
     """Describe the whole run in one sentence."""
     counts = summary.counts
-    copied = f"copied {count_of(counts.copied, 'key')} in {units.duration(summary.seconds)}"
+    took = follow.copied_in(summary)
+    copied = f"copied {count_of(counts.copied, 'key')} in {units.duration(took)}"
+    if summary.follow and summary.follow.copied:
+        followed = units.duration(max(0.0, summary.seconds - took))
+        copied += f", then followed for {followed}; {follow.outcome(summary.follow)}"
     if summary.state == "stopped":
         return f"stopped: {copied}"
     if summary.state == "failed":
@@ -57,6 +62,8 @@ def entries(summary: Summary) -> Iterator[Entry]:
         yield Entry("lost", text, "yellow")
     if summary.losses_file:
         yield Entry("listed in", summary.losses_file)
+    if summary.follow and summary.follow.copied:
+        yield from follow.entries(summary.follow)
     yield from _completeness(summary)
     if summary.walked_again:
         reasons = [f"{why}: {n}" for why, n in summary.walked_again.items()]

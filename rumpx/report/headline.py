@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import datetime
 from typing import Final, Literal, NamedTuple
 
 from rumpx import units
 from rumpx.errors import EXIT_DIFFERENCES
 from rumpx.model.counts import Counts
+from rumpx.model.follow import FollowStat
 from rumpx.model.history import Record
 from rumpx.model.results import Summary, Verification
 from rumpx.report import copied, verdict
 from rumpx.report.summary import told
-from rumpx.report.text import Entry
+from rumpx.report.text import Entry, moment
 
 Tone = Literal["", "good", "warn", "bad", "busy"]
 EXPLAINED: Final = (
@@ -52,12 +52,6 @@ class Figure(NamedTuple):
     tone: Tone = ""
 
 
-def moment(at: float) -> str:
-    """Format local time: `2025-03-04 12:31:05 +01:00`."""
-    local = datetime.fromtimestamp(at).astimezone()
-    return f"{local:%Y-%m-%d %H:%M:%S} {local.isoformat()[-6:]}"
-
-
 def tone_of(entry: Entry) -> Tone:
     """Return the tone of a summary's entry."""
     return _TONES.get(entry.style.removeprefix("bold "), "")
@@ -70,24 +64,50 @@ def reckoned(record: Record) -> Verdict:
     """Return the verdict."""
     summary = record.summary
     error = summary.error
-    notes = (error,) if error else ()
+    notes: tuple[str, ...] = (error,) if error else ()
     if isinstance(summary, Verification):
         tone, word = _compared(summary)
         return Verdict(tone, word, sentence(verdict.outcome(summary)), notes)
     outcome = sentence(copied.outcome(replace(summary, state="done")))
-    again = ("To resume", f"rumpx resume {summary.job}")
+    follow = followed(record)
+    again = ("To follow again" if follow else "To resume", f"rumpx resume {summary.job}")
+    notes += _until(record)
     match record.state:
         case "running":
             now = f"State at {moment(record.written)}."
-            return Verdict("busy", "Running", outcome, (now,))
+            if follow and follow.in_step:
+                return Verdict("good", "In step", outcome, (now,))
+            return Verdict("busy", "Following" if follow else "Running", outcome, (now,))
         case "killed":
             note = "Its last run ended without a record: it was killed, or its machine went down."
-            return Verdict("warn", "Killed", outcome, (note,), *again)
+            return Verdict("warn", "Killed", outcome, (note, *notes), *again)
         case "stopped":
             return Verdict("warn", "Stopped", outcome, notes, *again)
         case "failed":
-            return Verdict("bad", "Failed", error or outcome, (outcome,) if error else (), *again)
+            said = (outcome, *_until(record)) if error else _until(record)
+            return Verdict("bad", "Failed", error or outcome, said, *again)
     return _done(summary, record.verification, outcome)
+
+
+def followed(record: Record) -> FollowStat | None:
+    """Return how a follow stands that has copied all keys; None for any other job."""
+    summary = record.summary
+    if isinstance(summary, Summary) and summary.follow and summary.follow.copied:
+        return summary.follow
+    return None
+
+
+def _until(record: Record) -> tuple[str, ...]:
+    """Return until when a follow that does not run, and is not done, has followed."""
+    follow = followed(record)
+    if not follow or record.state in ("running", "done"):
+        return ()
+    ended = record.runs[-1].ended if record.runs else None
+    seen = ended or (record.points[-1].at if record.points else record.written)
+    until = f"Followed until {moment(seen)}"
+    if follow.in_step:
+        return (f"{until}: later changes of the source are not on the target.",)
+    return (f"{until}, not in step then: changes of the source may be missing on the target.",)
 
 
 def _done(summary: Summary, then: Verification | None, outcome: str) -> Verdict:
@@ -196,7 +216,10 @@ def figures(record: Record) -> list[Figure]:
             "bad" if counts.failed else "good",
         ),
     ]
-    if record.state != "done":
+    follow = followed(record)
+    if follow:
+        shown += _figures_of_follow(follow)
+    elif record.state != "done":
         shown.append(Figure("done", units.percent(record.fraction), "of the walk"))
     entries = told(summary)[1]
     shown += _numbered(entries, "gone", "skipped", "repeated")
@@ -206,8 +229,31 @@ def figures(record: Record) -> list[Figure]:
         if entry.label == "completeness"
     ]
     then = record.verification
+    if follow and not then:
+        return shown
     text = verdict.outcome(then) if then else "not compared"
     return [*shown, Figure("comparison", "", text, _compared(then)[0] if then else "")]
+
+
+def _figures_of_follow(follow: FollowStat) -> list[Figure]:
+    facts = follow.facts
+    shown = [
+        Figure(
+            "changes settled",
+            units.keys(facts.settled),
+            f"{units.keys(facts.deleted)} of them deleted",
+        ),
+        Figure("gaps", units.keys(facts.gaps), "moments at which changes may have been missed"),
+    ]
+    if follow.feed != "passes":
+        note = "of the time after the copy"
+        shown.append(Figure("in step", units.duration(facts.step_seconds), note))
+    if facts.last_pass is not None:
+        found = units.count_of(facts.last_pass_found, "difference")
+        shown.append(Figure("last pass", "", f"{moment(facts.last_pass)}, found {found}"))
+    if follow.waits_for:
+        shown.append(Figure("waits for", "", follow.waits_for, "bad"))
+    return shown
 
 
 def _figures_of_comparison(result: Verification) -> list[Figure]:

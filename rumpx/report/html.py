@@ -22,11 +22,11 @@ from rumpx.model.results import Summary
 from rumpx.model.timeline import Point, held_seconds
 from rumpx.report import headline as facts
 from rumpx.report.charts import Chart, Line, held_lanes, histogram, over_time
-from rumpx.report.headline import Figure, Tone, Verdict, moment, tone_of
+from rumpx.report.headline import Figure, Tone, Verdict, tone_of
 from rumpx.report.latencies import latencies
 from rumpx.report.scales import binned, size_groups
 from rumpx.report.sections import SIZES, Column, Section, Table, sections
-from rumpx.report.text import Entry
+from rumpx.report.text import Entry, moment
 from rumpx.text import legible
 
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
@@ -84,7 +84,7 @@ def _verdict(verdict: Verdict, record: Record) -> str:
     ]
     if verdict.command:
         parts.append(f"<p>{verdict.purpose}: <code>{escape(verdict.command)}</code></p>")
-    if record.state != "done":
+    if record.state != "done" and not facts.followed(record):
         percent = units.percent(record.fraction)
         width = percent.replace(" ", "")
         parts.append(

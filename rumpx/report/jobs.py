@@ -11,6 +11,7 @@ from rumpx.text import legible
 
 if TYPE_CHECKING:
     from rumpx.ledger.catalog import Listed
+    from rumpx.ledger.schema import Progressed
 
 _HEAD = ("JOB", "STATE", "DONE", "FAILED", "STARTED", "SOURCE -> TARGET")
 
@@ -31,12 +32,19 @@ def _row(job: Listed) -> tuple[str, ...]:
     if job.record is None or job.progressed is None:
         return job.name, job.state, "?", "?", "?", job.trouble
     done, record = job.progressed, job.record
-    fraction = 1.0 if done.state == "done" else min(done.fraction, 0.999)
     return (
         job.name,
         job.state,
-        units.percent(fraction),
+        _done(job.state, done),
         units.keys(done.failures),
         time.strftime("%Y-%m-%d %H:%M", time.localtime(record.created)),
         f"{record.job.source} -> {record.job.target}",
     )
+
+
+def _done(state: str, done: Progressed) -> str:
+    """Return the part that is done; of a follow that has copied all keys how it stands."""
+    follow = done.followed
+    if follow and follow.copied and state != "done":
+        return "in step" if state == "running" and follow.in_step else "copied"
+    return units.percent(1.0 if done.state == "done" else min(done.fraction, 0.999))

@@ -15,15 +15,17 @@ from typing import Final, Literal, NamedTuple
 
 from rumpx import units
 from rumpx.errors import printable
+from rumpx.model.follow import follow_in_words
 from rumpx.model.history import Record, RunRecord
 from rumpx.model.results import KeyFailure, PartitionSummary, Summary, Verification
 from rumpx.model.timeline import held_seconds
+from rumpx.report import follow as following
 from rumpx.report import verdict
-from rumpx.report.headline import moment, sentence
+from rumpx.report.headline import followed, sentence
 from rumpx.report.latencies import latencies
 from rumpx.report.scales import extent, size_groups
 from rumpx.report.summary import told
-from rumpx.report.text import Entry
+from rumpx.report.text import Entry, moment
 from rumpx.units import count_of
 
 Kind = Literal["text", "brief", "number", "share", "name"]
@@ -77,13 +79,14 @@ class Section:
 
 
 def sections(record: Record) -> list[Section]:
-    """Return the sections in reading order; the charts belong to the first."""
+    """Return the sections in reading order; the charts belong to that of the pace."""
     summary = record.summary
     pace = _pace(record)
     options = _options(record)
     if isinstance(summary, Verification):
         return [pace, _comparison(record), _failures(record), _notes(record), options]
     return [
+        *_follow(record),
         pace,
         _content(summary),
         _failures(record),
@@ -92,6 +95,27 @@ def sections(record: Record) -> list[Section]:
         _notes(record),
         _partitions(_placed(summary)),
         options,
+    ]
+
+
+def _follow(record: Record) -> list[Section]:
+    """Return the section of a follow that has copied all keys; none for any other job."""
+    follow = followed(record)
+    if not follow:
+        return []
+    gaps = follow.facts.last_gaps
+    words = follow_in_words(follow, ended=record.state != "running", now=record.written)
+    number = units.keys(follow.facts.gaps)
+    title = "Gaps" if len(gaps) == follow.facts.gaps else f"The last {len(gaps)} of {number} gaps"
+    table = Table(title, (Column("when", "brief"), Column("why")), following.gap_rows(gaps))
+    return [
+        Section(
+            "follow",
+            "Following",
+            (sentence(", ".join(words)),),
+            tuple(following.entries(follow)),
+            (table,) if gaps else (),
+        )
     ]
 
 
@@ -266,6 +290,8 @@ def _comparison(record: Record) -> Section:
     if result is None:
         job = summary.job if isinstance(summary, Summary) else ""
         text = f"Not compared. rumpx verify {job} compares both sides."
+        if isinstance(summary, Summary) and summary.follow and summary.follow.facts.passes:
+            text = "Not compared by itself: each pass of the follow compares both sides."
         return Section("comparison", title, (text,))
     outcome, entries = told(result)
     left_out = {"from", "to"} | ({"warning", *result.failures_by_reason} if alone else set())
@@ -315,7 +341,8 @@ def _run(record: Record, run: RunRecord) -> tuple[str, ...]:
         how = ("", "running" if goes_on else "killed", "")
     else:
         code = "" if run.exit_code is None else f", exit code {run.exit_code}"
-        how = (moment(run.ended), f"{run.state}{code}", units.keys(run.counts.copied))
+        step = ", in step" if run.follow and run.follow.in_step else ""
+        how = (moment(run.ended), f"{run.state}{code}{step}", units.keys(run.counts.copied))
     return (str(run.number), moment(run.began), *how, run.version, run.error)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Final, NamedTuple
 
 from rumpx import units
@@ -17,6 +18,12 @@ class Entry(NamedTuple):
     label: str
     text: str
     style: str = ""
+
+
+def moment(at: float) -> str:
+    """Format local time: `2025-03-04 12:31:05 +01:00`."""
+    local = datetime.fromtimestamp(at).astimezone()
+    return f"{local:%Y-%m-%d %H:%M:%S} {local.isoformat()[-6:]}"
 
 
 def failed_keys(failures: tuple[KeyFailure, ...], reason: str, count: int) -> str:
