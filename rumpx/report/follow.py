@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from rumpx import units
-from rumpx.model.follow import FeedKind, FollowStat, Gap
+from rumpx.model.follow import CutoverCheck, CutoverFacts, FeedKind, FollowStat, Gap
 from rumpx.model.results import Summary
 from rumpx.report.text import Entry, moment
 from rumpx.units import count_of
@@ -31,6 +31,8 @@ def copied_in(summary: Summary) -> float:
 
 def outcome(follow: FollowStat) -> str:
     """Describe how a follow stood when it was last seen, as a clause."""
+    if follow.facts.is_over:
+        return "cut over"
     if follow.feed == "passes" and follow.facts.last_pass is not None:
         return f"the last pass found {count_of(follow.facts.last_pass_found, 'difference')}"
     if not follow.in_step:
@@ -67,6 +69,38 @@ def entries(follow: FollowStat) -> Iterator[Entry]:
     if facts.accepted_failures:
         text = f"{count_of(facts.accepted_failures, 'failed key')} that need not be on the target"
         yield Entry("accepted", text, "yellow")
+
+
+def cutover_entries(facts: CutoverFacts) -> Iterator[Entry]:
+    """Yield what a cutover has proven, how, and what not."""
+    good = facts.outcome == "switch now"
+    outcome = facts.outcome or "none yet"
+    yield Entry("outcome", outcome, "green" if good else "bold red")
+    yield Entry("asked at", moment(facts.asked))
+    if facts.proven is not None:
+        yield Entry("proven at", moment(facts.proven))
+    yield Entry("compared", _COMPARED[facts.check].format(units.keys(facts.compared)))
+    if facts.share < 1:
+        share = units.percent(facts.share)
+        yield Entry("sample", f"a random {share} of the changed keys, which were many", "yellow")
+    if facts.last_pass is not None:
+        yield Entry("all compared", f"at {moment(facts.last_pass)}")
+    if facts.not_carried:
+        text = f"{count_of(facts.not_carried, 'key')}: failed, lossy, or not comparable"
+        yield Entry("not carried", text, "yellow")
+    if facts.ignores:
+        text = f"{units.keys(facts.ignored)} writes to keys that match {', '.join(facts.ignores)}"
+        yield Entry("ignored", text, "yellow")
+    if facts.writers:
+        label, style = ("wrote before", "") if good else ("still wrote", "bold red")
+        yield Entry(label, ", ".join(facts.writers), style)
+
+
+_COMPARED: Final[dict[CutoverCheck, str]] = {
+    "changed": "{} keys, those changed since the last pass",
+    "full": "{} keys, all of them",
+    "counts": "only the numbers of keys",
+}
 
 
 def _gaps(follow: FollowStat) -> str:

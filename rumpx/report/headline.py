@@ -14,7 +14,7 @@ from typing import Final, Literal, NamedTuple
 from rumpx import units
 from rumpx.errors import EXIT_DIFFERENCES
 from rumpx.model.counts import Counts
-from rumpx.model.follow import FollowStat
+from rumpx.model.follow import CutoverFacts, FollowStat
 from rumpx.model.history import Record
 from rumpx.model.results import Summary, Verification
 from rumpx.report import copied, verdict
@@ -120,6 +120,8 @@ def _done(summary: Summary, then: Verification | None, outcome: str) -> Verdict:
     if then and _differ(then):
         todo = ("To repair the differences", f"rumpx verify {job} --repair")
         return Verdict("bad", "Done, but the sides differ", outcome, notes, *todo)
+    if summary.follow and (over := summary.follow.facts.cutover) and over.outcome == "switch now":
+        return _switched(summary, outcome, over)
     if summary.counts.failed:
         todo = ("To retry them", f"rumpx resume {job} --retry-failed")
         return Verdict("bad", "Done, except for failed keys", outcome, notes, *todo)
@@ -131,6 +133,13 @@ def _done(summary: Summary, then: Verification | None, outcome: str) -> Verdict:
         todo = ("To compare again", f"rumpx verify {job}")
         return Verdict("warn", "Done, but not all could be compared", outcome, notes, *todo)
     return Verdict("good", "Done", outcome, notes)
+
+
+def _switched(summary: Summary, outcome: str, over: CutoverFacts) -> Verdict:
+    """Return the verdict on a job that was cut over."""
+    if over.not_carried:
+        return Verdict("warn", "Cut over, except for keys", outcome, over.told)
+    return Verdict("good", "Cut over", outcome, over.told)
 
 
 def _differ(result: Verification) -> bool:

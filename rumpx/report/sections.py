@@ -86,6 +86,7 @@ def sections(record: Record) -> list[Section]:
     if isinstance(summary, Verification):
         return [pace, _comparison(record), _failures(record), _notes(record), options]
     return [
+        *_cutover(record),
         *_follow(record),
         pace,
         _content(summary),
@@ -117,6 +118,21 @@ def _follow(record: Record) -> list[Section]:
             (table,) if gaps else (),
         )
     ]
+
+
+def _cutover(record: Record) -> list[Section]:
+    """Return the section of the last cutover; none if there was none."""
+    follow = followed(record)
+    facts = follow.facts.cutover if follow else None
+    if not facts:
+        return []
+    rows = tuple((moment(step.at), step.text) for step in facts.steps)
+    steps = Table("Steps", (Column("when", "brief"), Column("what")), rows)
+    told = facts.told or ("It has not ended.",)
+    if facts.outcome == "switch now":
+        told = ()  # the report's first sentences
+    entries = tuple(following.cutover_entries(facts))
+    return [Section("cutover", "Cutover", told, entries, (steps,) if rows else ())]
 
 
 def _numbers(*titles: str) -> list[Column]:
