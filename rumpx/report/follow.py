@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from rumpx import units
-from rumpx.model.follow import FeedKind, FollowStat, Gap
+from rumpx.model.follow import CutoverFacts, FeedKind, FollowFacts, FollowStat
 from rumpx.model.results import Summary
 from rumpx.report.text import Entry, moment
 from rumpx.units import count_of
@@ -30,12 +30,14 @@ def copied_in(summary: Summary) -> float:
 
 
 def outcome(follow: FollowStat) -> str:
-    """Describe how a follow stood when it was last seen, as a clause."""
+    """Describe how a follow stood when it was last seen, as the end of a sentence."""
+    if follow.facts.is_over:
+        return " and cut over"
     if follow.feed == "passes" and follow.facts.last_pass is not None:
-        return f"the last pass found {count_of(follow.facts.last_pass_found, 'difference')}"
+        return f"; the last pass found {count_of(follow.facts.last_pass_found, 'difference')}"
     if not follow.in_step:
-        return "not in step"
-    return "in step" if follow.lag is None else f"in step, {units.age(follow.lag)} behind"
+        return "; not in step"
+    return "; in step" if follow.lag is None else f"; in step, {units.age(follow.lag)} behind"
 
 
 def entries(follow: FollowStat) -> Iterator[Entry]:
@@ -67,6 +69,16 @@ def entries(follow: FollowStat) -> Iterator[Entry]:
     if facts.accepted_failures:
         text = f"{count_of(facts.accepted_failures, 'failed key')} that need not be on the target"
         yield Entry("accepted", text, "yellow")
+    if facts.cutover:
+        yield _cutover(facts.cutover)
+
+
+def _cutover(cutover: CutoverFacts) -> Entry:
+    if not cutover.outcome:
+        return Entry("cutover", f"asked for at {moment(cutover.asked)}, and not ended", "yellow")
+    style = "green" if cutover.outcome == "switch now" else "yellow"
+    ended = moment(cutover.steps[-1].at if cutover.steps else cutover.asked)
+    return Entry("cutover", f"{ended}: {cutover.outcome}. {' '.join(cutover.told)}".rstrip(), style)
 
 
 def _gaps(follow: FollowStat) -> str:
@@ -77,6 +89,12 @@ def _gaps(follow: FollowStat) -> str:
     return f"{units.keys(facts.gaps)}; the last at {moment(last.at)}: {last.why}"
 
 
-def gap_rows(gaps: tuple[Gap, ...]) -> tuple[tuple[str, str], ...]:
-    """Return the time and the reason of each gap, the latest first."""
-    return tuple((moment(gap.at), gap.why) for gap in reversed(gaps))
+def gap_rows(facts: FollowFacts) -> tuple[tuple[str, str], ...]:
+    """Return the time and the reason of each of the last gaps, the latest first."""
+    return tuple((moment(gap.at), gap.why) for gap in reversed(facts.last_gaps))
+
+
+def step_rows(facts: FollowFacts) -> tuple[tuple[str, str], ...]:
+    """Return the time and the text of each step of the last cutover, the first one first."""
+    steps = facts.cutover.steps if facts.cutover else ()
+    return tuple((moment(step.at), step.text) for step in steps)

@@ -66,8 +66,8 @@ def reckoned(record: Record) -> Verdict:
     error = summary.error
     notes: tuple[str, ...] = (error,) if error else ()
     if isinstance(summary, Verification):
-        tone, word = _compared(summary)
-        return Verdict(tone, word, sentence(verdict.outcome(summary)), notes)
+        how, word = _compared(summary)
+        return Verdict(how, word, sentence(verdict.outcome(summary)), notes)
     outcome = sentence(copied.outcome(replace(summary, state="done")))
     follow = followed(record)
     again = ("To follow again" if follow else "To resume", f"rumpx resume {summary.job}")
@@ -86,6 +86,9 @@ def reckoned(record: Record) -> Verdict:
         case "failed":
             said = (outcome, *_until(record)) if error else _until(record)
             return Verdict("bad", "Failed", error or outcome, said, *again)
+    if follow and follow.facts.cutover and follow.facts.is_over:
+        tone: Tone = "warn" if follow.facts.cutover.not_carried else "good"
+        return Verdict(tone, "Cut over", outcome, follow.facts.cutover.told)
     return _done(summary, record.verification, outcome)
 
 
