@@ -118,6 +118,7 @@ class Follower(Coordinator):
         self._held_deletes = 0
         self._consented = False
         self._cutover: Cutover | None = None
+        self._at_end: FollowStat | None = None
         self._engine.follow = self._stat
 
     def run(self, finish: Callable[[], None]) -> None:
@@ -125,6 +126,7 @@ class Follower(Coordinator):
         try:
             super().run(finish)
         finally:
+            self._at_end = self._stat(time.monotonic())
             self._listener.close()
 
     # The phases.
@@ -532,7 +534,8 @@ class Follower(Coordinator):
 
     def outcome(self, run: RunRecord) -> Outcome:
         """See `Coordinator.outcome`; failed keys are those that are not on the target now."""
-        outcome, follow = super().outcome(run), self._stat(time.monotonic())
+        outcome = super().outcome(run)
+        follow = self._at_end or self._stat(time.monotonic())
         counts = follow.with_failures(outcome.run.counts)
         return replace(outcome, run=replace(outcome.run, counts=counts, follow=follow))
 

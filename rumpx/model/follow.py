@@ -199,6 +199,9 @@ def follow_in_words(
         words.append(f"{units.keys(follow.changes_per_second)} changes/s")
     if follow.failed:
         words.append(f"{units.count_of(follow.failed, 'key')} failed")
+    cutover = follow.facts.cutover
+    if cutover and cutover.steps and not cutover.outcome and not ended:
+        words.append(f"cutover: {cutover.steps[-1].text}")
     if follow.facts.gaps:
         words.append(_gaps(follow.facts, now))
     return words

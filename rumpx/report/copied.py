@@ -19,7 +19,7 @@ def outcome(summary: Summary) -> str:
     copied = f"copied {count_of(counts.copied, 'key')} in {units.duration(took)}"
     if summary.follow and summary.follow.copied:
         followed = units.duration(max(0.0, summary.seconds - took))
-        copied += f", then followed for {followed}; {follow.outcome(summary.follow)}"
+        copied += f", then followed for {followed}{follow.outcome(summary.follow)}"
     if summary.state == "stopped":
         return f"stopped: {copied}"
     if summary.state == "failed":

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from rumpx import units
-from rumpx.model.follow import CutoverCheck, CutoverFacts, FeedKind, FollowStat, Gap
+from rumpx.model.follow import CutoverCheck, CutoverFacts, FeedKind, FollowFacts, FollowStat
 from rumpx.model.results import Summary
 from rumpx.report.text import Entry, moment
 from rumpx.units import count_of
@@ -30,14 +30,14 @@ def copied_in(summary: Summary) -> float:
 
 
 def outcome(follow: FollowStat) -> str:
-    """Describe how a follow stood when it was last seen, as a clause."""
+    """Describe how a follow stood when it was last seen, as the end of a sentence."""
     if follow.facts.is_over:
-        return "cut over"
+        return " and cut over"
     if follow.feed == "passes" and follow.facts.last_pass is not None:
-        return f"the last pass found {count_of(follow.facts.last_pass_found, 'difference')}"
+        return f"; the last pass found {count_of(follow.facts.last_pass_found, 'difference')}"
     if not follow.in_step:
-        return "not in step"
-    return "in step" if follow.lag is None else f"in step, {units.age(follow.lag)} behind"
+        return "; not in step"
+    return "; in step" if follow.lag is None else f"; in step, {units.age(follow.lag)} behind"
 
 
 def entries(follow: FollowStat) -> Iterator[Entry]:
@@ -111,6 +111,6 @@ def _gaps(follow: FollowStat) -> str:
     return f"{units.keys(facts.gaps)}; the last at {moment(last.at)}: {last.why}"
 
 
-def gap_rows(gaps: tuple[Gap, ...]) -> tuple[tuple[str, str], ...]:
-    """Return the time and the reason of each gap, the latest first."""
-    return tuple((moment(gap.at), gap.why) for gap in reversed(gaps))
+def gap_rows(facts: FollowFacts) -> tuple[tuple[str, str], ...]:
+    """Return the time and the reason of each of the last gaps, the latest first."""
+    return tuple((moment(gap.at), gap.why) for gap in reversed(facts.last_gaps))

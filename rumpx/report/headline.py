@@ -14,7 +14,7 @@ from typing import Final, Literal, NamedTuple
 from rumpx import units
 from rumpx.errors import EXIT_DIFFERENCES
 from rumpx.model.counts import Counts
-from rumpx.model.follow import CutoverFacts, FollowStat
+from rumpx.model.follow import FollowStat
 from rumpx.model.history import Record
 from rumpx.model.results import Summary, Verification
 from rumpx.report import copied, verdict
@@ -66,8 +66,8 @@ def reckoned(record: Record) -> Verdict:
     error = summary.error
     notes: tuple[str, ...] = (error,) if error else ()
     if isinstance(summary, Verification):
-        tone, word = _compared(summary)
-        return Verdict(tone, word, sentence(verdict.outcome(summary)), notes)
+        how, word = _compared(summary)
+        return Verdict(how, word, sentence(verdict.outcome(summary)), notes)
     outcome = sentence(copied.outcome(replace(summary, state="done")))
     follow = followed(record)
     again = ("To follow again" if follow else "To resume", f"rumpx resume {summary.job}")
@@ -86,6 +86,9 @@ def reckoned(record: Record) -> Verdict:
         case "failed":
             said = (outcome, *_until(record)) if error else _until(record)
             return Verdict("bad", "Failed", error or outcome, said, *again)
+    if follow and follow.facts.cutover and follow.facts.is_over:
+        tone: Tone = "warn" if follow.facts.cutover.not_carried else "good"
+        return Verdict(tone, "Cut over", outcome, follow.facts.cutover.told)
     return _done(summary, record.verification, outcome)
 
 
@@ -120,8 +123,6 @@ def _done(summary: Summary, then: Verification | None, outcome: str) -> Verdict:
     if then and _differ(then):
         todo = ("To repair the differences", f"rumpx verify {job} --repair")
         return Verdict("bad", "Done, but the sides differ", outcome, notes, *todo)
-    if summary.follow and (over := summary.follow.facts.cutover) and over.outcome == "switch now":
-        return _switched(summary, outcome, over)
     if summary.counts.failed:
         todo = ("To retry them", f"rumpx resume {job} --retry-failed")
         return Verdict("bad", "Done, except for failed keys", outcome, notes, *todo)
@@ -133,13 +134,6 @@ def _done(summary: Summary, then: Verification | None, outcome: str) -> Verdict:
         todo = ("To compare again", f"rumpx verify {job}")
         return Verdict("warn", "Done, but not all could be compared", outcome, notes, *todo)
     return Verdict("good", "Done", outcome, notes)
-
-
-def _switched(summary: Summary, outcome: str, over: CutoverFacts) -> Verdict:
-    """Return the verdict on a job that was cut over."""
-    if over.not_carried:
-        return Verdict("warn", "Cut over, except for keys", outcome, over.told)
-    return Verdict("good", "Cut over", outcome, over.told)
 
 
 def _differ(result: Verification) -> bool:

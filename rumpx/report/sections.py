@@ -104,18 +104,18 @@ def _follow(record: Record) -> list[Section]:
     follow = followed(record)
     if not follow:
         return []
-    gaps = follow.facts.last_gaps
+    facts, columns = follow.facts, (Column("when", "brief"), Column("what"))
+    shown = len(facts.last_gaps)
+    title = "Gaps" if shown == facts.gaps else f"The last {shown} of {facts.gaps:,} gaps"
+    gaps = Table(title, columns, following.gap_rows(facts))
     words = follow_in_words(follow, ended=record.state != "running", now=record.written)
-    number = units.keys(follow.facts.gaps)
-    title = "Gaps" if len(gaps) == follow.facts.gaps else f"The last {len(gaps)} of {number} gaps"
-    table = Table(title, (Column("when", "brief"), Column("why")), following.gap_rows(gaps))
     return [
         Section(
             "follow",
             "Following",
             (sentence(", ".join(words)),),
             tuple(following.entries(follow)),
-            (table,) if gaps else (),
+            (gaps,) if gaps.rows else (),
         )
     ]
 
