@@ -34,6 +34,7 @@ from rumpx.checker.steps import take_steps
 from rumpx.copier.functions import plan_functions
 from rumpx.copier.leftovers import left_behind
 from rumpx.errors import EXIT_OK, SIDES, RumpxError, Side, TargetFull
+from rumpx.follower.way_back import losses
 from rumpx.model.check_request import Request
 from rumpx.model.checkup import (
     Checkup,
@@ -78,6 +79,8 @@ def check(request: Request) -> Checkup:
     if hasattr(draft, "source"):
         things = left_behind(draft.source, functions_copied=draft.job.functions)
         lines.append(Line("info", "left behind", f"{', '.join(things)} on the source"))
+    if request.job.follow and hasattr(draft, "source") and hasattr(draft, "target"):
+        lines += _way_back(draft)
     latencies = [_latency(draft, side, lines) for side in SIDES]
     estimate = _estimated(draft, shown) if shown else None
     if estimate:
@@ -107,6 +110,20 @@ def _collected(subject: str, look: Callable[[], list[Line]]) -> list[Line]:
 def _functions(draft: Draft) -> list[Line]:
     told = plan_functions(draft.source, draft.target, draft.job.on_conflict)
     return [Line("ok", "functions", told)]
+
+
+def _way_back(draft: Draft) -> list[Line]:
+    """Foretell what a follow in the other direction would lose."""
+    old, new = (
+        next(iter(side.infos.values()), None) for side in (draft.source, draft.target)
+    )
+    if old is None or new is None:
+        return []
+    way = f"The way back, from {new} to {old}"
+    if not (lost := losses(old, new)):
+        return [Line("ok", "way back", f"{way}, loses no kind of value")]
+    text = f"{way}, would lose what the application begins to use there: {', '.join(lost)}"
+    return [Line("info", "way back", text)]
 
 
 def _sampled(request: Request, draft: Draft, lines: list[Line]) -> Sample | None:

@@ -15,6 +15,7 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import FrameType
@@ -25,6 +26,7 @@ from rumpx.cli.parsers import (
     build_ctl_parser,
     build_demo_parser,
     build_jobs_parser,
+    build_migrate_parser,
     build_parser,
     build_report_parser,
     build_resume_parser,
@@ -35,12 +37,17 @@ from rumpx.model.options import DEMO, flags_of
 from rumpx.text import say
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import RenderableType
 
     from rumpx.cli.outputs import Outputs
+    from rumpx.ctl.server import Cutover
     from rumpx.engine.plan import Policy
     from rumpx.model.check_request import Request as CheckRequest
     from rumpx.model.display import Display
+    from rumpx.model.follow import CutoverStep
+    from rumpx.model.job import Job
     from rumpx.model.results import Summary, Verification
     from rumpx.processes.control import Control
 
@@ -150,6 +157,24 @@ def _copy(words: list[str]) -> int:
     return _watched(arguments, lambda outputs: _do_copy(arguments, outputs))
 
 
+def _migrate(words: list[str]) -> int:
+    arguments = _parsed(build_migrate_parser(), words)
+    return _watched(arguments, lambda outputs: _do_copy(arguments, outputs))
+
+
+def _checked_before(job: Job) -> int:
+    """Check both sides of a migration; return the exit code."""
+    from rumpx.checker.run import check
+    from rumpx.display.draw import console
+    from rumpx.model.check_request import Request
+    from rumpx.report.checkup import Report
+
+    checkup = check(Request(job))
+    with suppress(OSError):
+        console(sys.stderr).print(Report(checkup))
+    return checkup.exit_code
+
+
 def _do_copy(arguments: argparse.Namespace, outputs: Outputs) -> int:
     from rumpx.cli.flags import make_job
     from rumpx.model import clashes
@@ -157,6 +182,10 @@ def _do_copy(arguments: argparse.Namespace, outputs: Outputs) -> int:
     job = make_job(arguments)
     clashes.refuse(clashes.IN_COPY, arguments)
     outputs.open()
+    if job.migrates:
+        if code := _checked_before(job):
+            return code
+        outputs.asks_for_cutover(at_once=arguments.yes_when_in_step)
     _warm_up()
     from rumpx.copier.run import run
     from rumpx.follower.run import way_of
@@ -193,6 +222,10 @@ def _resume(words: list[str]) -> int:
 
 def _do_resume(arguments: argparse.Namespace, outputs: Outputs) -> int:
     outputs.open()
+    from rumpx.ledger.catalog import migrates
+
+    if migrates(arguments.state_dir, arguments.name):
+        outputs.asks_for_cutover(at_once=False)
     _warm_up()
     from rumpx.cli.flags import limits_given
     from rumpx.copier.run import Again, resume
@@ -235,13 +268,36 @@ def _ctl(words: list[str]) -> int:
 
     name, request = read_words(arguments.words)
     from rumpx.ctl.client import ask, running_job
+    from rumpx.ctl.server import Cutover
     from rumpx.display.status import status_lines
     from rumpx.ledger.catalog import Place
 
-    answer = ask(running_job(Place(arguments.state_dir, name)), request)
+    ledger = running_job(Place(arguments.state_dir, name))
+    if isinstance(request, Cutover):
+        return _cut_over(ledger, request, as_json=arguments.json)
+    answer = ask(ledger, request)
     if arguments.json:
         return _print(json.dumps(answer))
     return _print(*(status_lines(answer) or ["Done."]))
+
+
+def _cut_over(ledger: Path, request: Cutover, *, as_json: bool) -> int:
+    """Cut over; the steps go to standard error, the outcome to standard output."""
+    from rumpx.ctl.cutover import EXIT_CODES, cut_over
+
+    def tell(step: CutoverStep) -> None:
+        say(f"{time.strftime('%H:%M:%S', time.localtime(step.at))} {step.text}")
+
+    facts = cut_over(ledger, request, tell)
+    if as_json:
+        import json
+
+        from rumpx.serialize import to_plain
+
+        _print(json.dumps(to_plain(facts)))
+    else:
+        _print(*facts.told)
+    return EXIT_CODES[facts.outcome]
 
 
 def _report(words: list[str]) -> int:
@@ -451,6 +507,7 @@ _COMMANDS: Final[dict[str, Callable[[list[str]], int]]] = {
     "check": _check,
     "demo": _demo,
     "help": _help,
+    "migrate": _migrate,
     "resume": _resume,
     "jobs": _jobs,
     "ctl": _ctl,

@@ -81,6 +81,7 @@ class Outputs:
         self._log: TextIO | None = None
         self._metrics: Metrics | None = None
         self._series = _Series()
+        self._asks: bool | None = None
         self._drawn = choose(wanted.progress, sys.stderr)
 
     # Before.
@@ -137,7 +138,16 @@ class Outputs:
             displays.append(self._metrics)
         if wanted.report and self.options:
             displays.append(self._series)
+        if self._asks is not None:
+            from rumpx.cli.prompt import Prompt
+
+            keys = None if wanted.top else sys.stdin
+            displays.append(Prompt(main, self._state_dir, keys, at_once=self._asks))
         return Several(displays) if len(displays) > 1 else main
+
+    def asks_for_cutover(self, *, at_once: bool) -> None:
+        """Have Enter cut over a migration, or cut over `at_once` when the target is in step."""
+        self._asks = at_once
 
     # At the end.
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
 from rumpx.errors import UsageError
@@ -20,6 +21,7 @@ from rumpx.model.options import (
     FROM,
     GROUPS,
     JOBS,
+    MIGRATE,
     REPORT,
     RESUME,
     TO,
@@ -49,6 +51,7 @@ Exit codes:
   129, 130, 143 stopped by a signal, can be resumed   1 anything else
 
 Other commands, each with its own --help:
+  rumpx migrate         checks, copies, follows the source, and cuts over
   rumpx resume [JOB]    resumes a copy that was stopped, killed or failed
   rumpx jobs            lists copies and their progress
   rumpx report JOB      prints the report of a copy; --html FILE writes it as a page
@@ -98,13 +101,40 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="rumpx",
         usage="rumpx --from URI --to URI [options]\n"
-        "       rumpx check|resume|jobs|ctl|verify|report|demo|help|example [options]",
+        "       rumpx migrate|check|resume|jobs|ctl|verify|report|demo|help|example [options]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_options(parser, COPY)
     return parser
+
+
+def build_migrate_parser() -> argparse.ArgumentParser:
+    """Build the parser of `rumpx migrate`: a copy's options but for those that it implies, or that
+    do something else."""
+    parser = Parser(
+        prog="rumpx migrate",
+        usage="rumpx migrate --from URI --to URI [options]",
+        description="Move an application to another server: check both sides, copy, keep the "
+        "target in step with the source, and cut over when Enter is pressed, or by rumpx ctl JOB "
+        "cutover. See rumpx help follow.",
+    )
+    _add_options(parser, COPY, without=_NOT_IN_MIGRATE, also=MIGRATE)
+    parser.set_defaults(follow=True, migrates=True)
+    return parser
+
+
+_NOT_IN_MIGRATE: Final[dict[str, object]] = {
+    "follow": True,
+    "dry-run": False,
+    "version": False,
+    "print-completion": None,
+    "verify": False,
+    "strict": False,
+    "on-conflict": None,
+}
+"""Options of a copy that a migration has not, and their values there."""
 
 
 def build_resume_parser() -> argparse.ArgumentParser:
@@ -198,18 +228,33 @@ def build_demo_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_options(parser: argparse.ArgumentParser, command: str) -> None:
-    """Add the options of a command, in their groups. One that is not given is None."""
+def _add_options(
+    parser: argparse.ArgumentParser,
+    command: str,
+    without: Mapping[str, object] = MappingProxyType({}),
+    also: str = "",
+) -> None:
+    """Add the options of a command, in their groups. One that is not given is None.
+
+    Args:
+        without: those that are left out, with their values.
+        also: another command whose options are added.
+    """
     parser.set_defaults(command=command)
+    parser.set_defaults(**{name.replace("-", "_"): value for name, value in without.items()})
     for group in GROUPS:
-        flags = [flag for flag in group.flags if command in flag.commands]
+        flags = [
+            flag
+            for flag in group.flags
+            if (command in flag.commands or also in flag.commands) and flag.name not in without
+        ]
         if flags:
             section = parser.add_argument_group(group.title) if group.title else parser
             for flag in flags:
                 if command == RESUME and flag.field:
                     flag = flag._replace(default="")  # the job's value stays in force
-                also = [f"-{flag.name}"] if command == COPY and flag in (FROM, TO) else []
-                _add(section.add_argument, flag, *also)
+                short = [f"-{flag.name}"] if command == COPY and flag in (FROM, TO) else []
+                _add(section.add_argument, flag, *short)
 
 
 def _add_few_options(parser: argparse.ArgumentParser, command: str) -> None:

@@ -25,6 +25,7 @@ from rumpx.ctl.server import (
     AcceptDeletes,
     AcceptFailures,
     CtlServer,
+    Cutover,
     Pause,
     Request,
     Resume,
@@ -178,7 +179,7 @@ class Coordinator:
             landed = engine.at_rest and self._alone
             engine.close(orderly=state == "done")
             self._settled_after = self._seconds
-            facts = replace(self._facts_now, landed=landed)
+            facts = replace(self._facts_at_end(state), landed=landed)
             written = self._saver.finish(state, facts, self._seconds)
             if not written and state != "done":
                 engine.warn(str(self._saver.trouble()))
@@ -216,6 +217,10 @@ class Coordinator:
         engine.rest()
         while self._checks.add_walks():
             engine.run_walks()
+
+    def _facts_at_end(self, state: JobState) -> Facts:
+        """Return the facts for the ledger, once nothing of this run can write any more."""
+        return self._facts_now
 
     @property
     def _facts_now(self) -> Facts:
@@ -385,8 +390,8 @@ class Coordinator:
                 governor.paused = True
             case Resume():
                 governor.paused = False
-            case AcceptDeletes() | AcceptFailures():
-                raise UsageError("This job does not follow its source: nothing is to be accepted.")
+            case AcceptDeletes() | AcceptFailures() | Cutover():
+                raise UsageError("This job does not follow its source; start one with --follow.")
         self._engine.decide_anew()
         return self._status()
 

@@ -6,6 +6,7 @@ line of JSON, receives one, and is done::
     {"do": "set", "max-keys-per-sec": "5000", "max-source-cpu": "off"}
     {"do": "pause"}      {"do": "resume"}      {"do": "status"}
     {"do": "accept-deletes"}      {"do": "accept-failures"}
+    {"do": "cutover", "timeout": "60s", "verify": "changed", "ignore": ["health:*"]}
 
     {"ok": true, ...}    {"ok": false, "error": "one sentence", "exit_code": 2}
 
@@ -32,14 +33,16 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from rumpx.errors import TemporaryError, UsageError
+from rumpx.model.follow import CutoverCheck
 from rumpx.model.limits import NAMED
+from rumpx.units import parse_seconds
 
 _MOST_CLIENTS: Final = 16
 _MOST_REQUEST_BYTES: Final = 4096
@@ -83,8 +86,26 @@ class AcceptFailures:
     """To a follow: the keys that have failed so far need not be on the target."""
 
 
+@dataclass(frozen=True, slots=True)
+class Cutover:
+    """To a follow: prove that the target has all that the source has, and end the job.
+
+    Attributes:
+        timeout: seconds for the source to become quiet.
+        verify: see `model.follow.CutoverCheck`.
+        ignore: globs of keys that may still be written.
+        accept_failed: end it although keys have failed, were copied with a loss, or cannot be
+            compared.
+    """
+
+    timeout: float = 60.0
+    verify: CutoverCheck = "changed"
+    ignore: tuple[str, ...] = ()
+    accept_failed: bool = False
+
+
 Plain = Pause | Resume | Status | AcceptDeletes | AcceptFailures
-Request = Set | Plain
+Request = Set | Cutover | Plain
 _PLAIN: Final[dict[str, Plain]] = {
     "pause": Pause(),
     "resume": Resume(),
@@ -93,13 +114,24 @@ _PLAIN: Final[dict[str, Plain]] = {
     "accept-failures": AcceptFailures(),
 }
 _VERB_OF: Final = {request: verb for verb, request in _PLAIN.items()}
-VERBS: Final = ("set", *_PLAIN)
+_ACCEPT_FAILED: Final = "accept-failed"
+_CUTOVER: Final = ("timeout", "verify", "ignore", _ACCEPT_FAILED)
+VERBS: Final = ("set", "cutover", *_PLAIN)
 
 
 def encode(request: Request) -> bytes:
     """Encode a request as a line."""
+    fields: dict[str, Any]
     if isinstance(request, Set):
         fields = {"do": "set"} | dict(request.changes)
+    elif isinstance(request, Cutover):
+        fields = {
+            "do": "cutover",
+            "timeout": f"{request.timeout}s",
+            "verify": request.verify,
+            "ignore": list(request.ignore),
+            _ACCEPT_FAILED: request.accept_failed,
+        }
     else:
         fields = {"do": _VERB_OF[request]}
     return json.dumps(fields).encode() + b"\n"
@@ -119,6 +151,8 @@ def decode(line: bytes) -> Request:
         raise UsageError('The request must be a JSON object with "do".')
     if verb == "set":
         return make_set(tuple(fields.items()))
+    if verb == "cutover":
+        return make_cutover(fields)
     if verb not in _PLAIN:
         raise UsageError(f"{verb[:40]!r} is not a request; use {', '.join(VERBS)}.")
     if fields:
@@ -147,6 +181,42 @@ def make_set(changes: tuple[tuple[str, Any], ...]) -> Set:
     return Set(changes)
 
 
+def make_cutover(fields: Mapping[str, Any]) -> Cutover:
+    """Return a request for a cutover from its options.
+
+    Raises:
+        UsageError: an option is unknown, or its value invalid.
+    """
+    if unknown := [name for name in fields if name not in _CUTOVER]:
+        raise UsageError(
+            f"{unknown[0][:40]!r} is no option of cutover; use timeout=60s, verify=changed, "
+            "ignore=PATTERN or accept-failed."
+        )
+    verify, ignore = fields.get("verify", "changed"), fields.get("ignore", [])
+    if verify not in get_args(CutoverCheck):
+        raise UsageError(f"verify={str(verify)[:40]}: use {', '.join(get_args(CutoverCheck))}.")
+    if not isinstance(ignore, list) or not all(isinstance(glob, str) and glob for glob in ignore):
+        raise UsageError("ignore needs a pattern of keys, as in ignore=health:*.")
+    timeout = parse_seconds(str(fields.get("timeout", "60s")), "timeout")
+    return Cutover(timeout, verify, tuple(ignore), bool(fields.get(_ACCEPT_FAILED)))
+
+
+def _cutover_words(words: list[str]) -> Cutover:
+    fields: dict[str, Any] = {"ignore": []}
+    for word in words:
+        if word == _ACCEPT_FAILED:
+            fields[word] = True
+            continue
+        name, value = _change(word)
+        if name == "ignore":
+            fields[name].append(value)
+        elif name in fields:
+            raise UsageError(f"{name} is given twice; give one value.")
+        else:
+            fields[name] = value
+    return make_cutover(fields)
+
+
 def read_words(words: list[str]) -> tuple[str | None, Request]:
     """Parse the words of `rumpx ctl`: a job's name, if they start with one, and a request.
 
@@ -161,6 +231,8 @@ def read_words(words: list[str]) -> tuple[str | None, Request]:
     verb, *rest = words or [""]
     if verb == "set":
         return name, make_set(tuple(_change(word) for word in rest))
+    if verb == "cutover":
+        return name, _cutover_words(rest)
     if verb not in _PLAIN:
         raise UsageError(
             f"rumpx ctl needs a job and an action: {', '.join(VERBS)}. See rumpx ctl --help."

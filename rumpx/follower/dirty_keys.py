@@ -49,10 +49,12 @@ class DirtyKeys:
         self.marked = 0
         self._lock = threading.Lock()
         self._ready: dict[bytes, float] = {}
-        # Names that have rested; their marks are older than those of all in `_ready`.
+        # Names that have rested; they precede those in `_ready`.
         self._rested: dict[bytes, float] = {}
         self._held: dict[bytes, float] = {}
         self._again: dict[bytes, float] = {}
+        # Those of `_again` that were postponed, and until when.
+        self._postponed: dict[bytes, float] = {}
         # The end of each rest, and the mark, infinite if there is none.
         self._resting: dict[bytes, tuple[float, float]] = {}
         self._rests: list[tuple[float, bytes]] = []
@@ -74,12 +76,12 @@ class DirtyKeys:
             self.overflowed = False
 
     def clear(self) -> None:
-        """Forget all names but those that are held, and their later marks."""
+        """Forget all marks; names that are held stay held."""
         with self._lock:
             self._forget()
 
     def _forget(self) -> None:
-        for names in (self._ready, self._rested, self._again, self._resting):
+        for names in (self._ready, self._rested, self._again, self._postponed, self._resting):
             names.clear()
         self._rests.clear()
 
@@ -109,7 +111,8 @@ class DirtyKeys:
                         self._resting[name] = until, min(mark, now)
                     elif name not in self._rested:
                         ready.setdefault(name, now)
-            if len(ready) + len(self._held) + len(self._resting) > self.most:
+            known = len(ready) + len(self._rested) + len(self._held) + len(self._resting)
+            if known > self.most:
                 self._forget()
                 self.overflowed = True
                 return False
@@ -154,18 +157,20 @@ class DirtyKeys:
                 return
             for name in names:
                 mark = again.pop(name, math.inf)
-                rest = _HOT_SECONDS if mark < math.inf else 0.0
+                until = now + _HOT_SECONDS if mark < math.inf else now
+                until = max(until, self._postponed.pop(name, now))
                 if rests:
-                    rest = max(rest, rests.get(name, 0.0))
-                if rest:
-                    self._rest(name, now + rest, mark)
+                    until = max(until, now + rests.get(name, 0.0))
+                if until > now:
+                    self._rest(name, until, mark)
 
     def postpone(self, names: Iterable[bytes], until: float, now: float) -> None:
-        """Mark keys that may not be taken before a moment, and that no batch holds."""
+        """Mark keys that may not be taken before a moment; one that is held returns after that."""
         with self._lock:
             for name in names:
                 if name in self._held:
                     self._again.setdefault(name, now)
+                    self._postponed[name] = max(until, self._postponed.get(name, until))
                     continue
                 marks = [self._ready.pop(name, now), self._rested.pop(name, now)]
                 end, mark = self._resting.get(name, (until, math.inf))
@@ -194,6 +199,6 @@ class DirtyKeys:
         """The time of the oldest mark that is not settled; infinite if all are."""
         with self._lock:
             first = next(iter(self._ready.values()), math.inf)
-            marks = [*self._rested.values(), *self._held.values(), *self._again.values()]
+            marks = [*self._rested.values(), *self._held.values()]
             resting = (mark for _, mark in self._resting.values())
             return min(first, min(marks, default=math.inf), min(resting, default=math.inf))

@@ -69,6 +69,7 @@ def partitions(
 
 @dataclass(slots=True)
 class _Numbers:
+    compared: int = 0
     found: int = 0
     incomparable: int = 0
     lossy: int = 0
@@ -132,6 +133,11 @@ class Pass:
         return min(0.999, max(0.0, exact))
 
     @property
+    def compared(self) -> int:
+        """Keys of the source that were compared, so far."""
+        return self._numbers.compared
+
+    @property
     def found(self) -> int:
         """Keys that differ, or that the target lacks, so far."""
         return self._numbers.found
@@ -157,6 +163,7 @@ class Pass:
             return
         numbers = self._numbers
         numbers.lossy += ack.counts.lossy
+        numbers.compared += ack.counts.compared
         different = [failure.key for failure in ack.failures]
         for finding in ack.findings:
             if finding.kind == "extra":

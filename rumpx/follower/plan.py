@@ -15,10 +15,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 from rumpx.engine.plan import Plan
-from rumpx.errors import ConnectionLost, SourceUnusable, TargetUnusable, UsageError
+from rumpx.errors import ConnectionLost, RumpxError, SourceUnusable, TargetUnusable, UsageError
 from rumpx.follower.feed import NOTIFICATIONS, TRACKING, Feed, FeedRefused, Manner, feed_name
 from rumpx.follower.watch import notifies
 from rumpx.model.follow import FeedKind
@@ -38,6 +38,7 @@ from rumpx.transfer.spec import WorkerSpec
 from rumpx.units import count_of
 from rumpx.verifier.plan import BothSides, compare_spec, reverse_databases
 
+T = TypeVar("T")
 Consent = Callable[[str], bool]
 """Asks the user a question; returns True for yes."""
 
@@ -238,6 +239,21 @@ def databases_now(plan: Plan, warnings: list[str]) -> tuple[list[NodeKeys], list
     places = with_schemes(source, find_databases(plan.job, source, warnings))
     reverse = reverse_databases(plan.job, source, target, plan.spec.scope, warnings)
     return places, with_schemes(target, reverse)
+
+
+def patiently(question: Callable[[], T]) -> Callable[[], T]:
+    """Return a question that may be asked again (`Engine.ask`) where the functions of the preflight
+    end a run: if a connection was lost."""
+
+    def ask() -> T:
+        try:
+            return question()
+        except RumpxError as error:
+            if isinstance(error.__context__, ConnectionLost):
+                raise error.__context__ from None
+            raise
+
+    return ask
 
 
 def anew(side: SideFacts) -> SideFacts:

@@ -27,6 +27,7 @@ from typing import Final
 from rumpx.engine.events import Found
 from rumpx.engine.fence import LATE_SECONDS
 from rumpx.engine.walks import Walk, Walks
+from rumpx.follower.changed import Changed
 from rumpx.follower.dirty_keys import DirtyKeys
 from rumpx.model.nodes import Node
 from rumpx.model.partitions import KeySpan, Partition
@@ -67,6 +68,8 @@ class Settler:
     Attributes:
         process: the `run_id` of the source's process that reports the changes.
         failed: the keys that could not be settled.
+        lossy: the keys that were copied with an accepted loss.
+        changed: the keys that were settled, since it was cleared.
         settled, deleted: numbers of keys so far.
         late_until: the moment (`time.monotonic()`) from which on no earlier write is executed any
             more.
@@ -82,11 +85,12 @@ class Settler:
         self.process = ""
         self.failed = set(failed)
         self.settled = self.deleted = 0
+        self.lossy = set(lossy)
         self.late_until = 0.0
-        self._lossy = set(lossy)
         self._healed = healed
         self._dirty = dirty
         self._walks: Walks
+        self.changed = Changed()
         self._fed: dict[int, Walk] = {}
         self._cursors = count(1)
         self._hands: dict[int, _Hand] = {}
@@ -99,6 +103,11 @@ class Settler:
         self._fed[db] = walks.add_fed(
             Partition(0, node, db, span, reason=FOLLOWED, work="follow")
         )
+
+    def close(self) -> None:
+        """Make no more batches."""
+        self._fed.clear()
+        self._made.clear()
 
     @property
     def databases(self) -> set[int]:
@@ -144,7 +153,7 @@ class Settler:
         db = walk.partition.db
         self.settled += len(hand.names)
         self.deleted += ack.counts.deleted
-        self._note(db, hand.names, ack)
+        self._keep(db, hand.names, ack)
         if ack.heavy:
             hand.rests |= {key: size / _HEAVY_RATE for key, size in ack.heavy}
         hand.late.update(ack.late)
@@ -153,6 +162,7 @@ class Settler:
             return
         now = time.monotonic()
         self._dirty.settled(hand.names, now, hand.rests)
+        self.changed.add(hand.names)
         if hand.late:
             self.mark_late(hand.late, now)
 
@@ -162,19 +172,18 @@ class Settler:
         self.late_until = now + LATE_SECONDS
         self._dirty.postpone(names, self.late_until, now)
 
-    def note_failed(self, names: Iterable[Name]) -> None:
-        """Note keys that have failed elsewhere, as in the copy."""
-        self.failed.update(names)
+    def note(self, ack: Ack) -> None:
+        """Note the keys of the copy that have failed, or were copied with a loss."""
+        self.failed.update((each.db, each.key) for each in ack.failures)
+        self.lossy.update((each.db, each.key) for each in ack.losses)
 
-    def _note(self, db: int, names: list[bytes], ack: Ack) -> None:
+    def _keep(self, db: int, names: list[bytes], ack: Ack) -> None:
         """Keep the lists of keys that failed, or were copied with a loss, up to date."""
-        if self.failed or self._lossy:
+        if self.failed or self.lossy:
             here = {(db, name) for name in names}
-            if known := here & (self.failed | self._lossy):
+            if known := here & (self.failed | self.lossy):
                 self.failed -= known
-                self._lossy -= known
+                self.lossy -= known
                 self._healed(list(known))
-        if ack.failures:
-            self.failed.update((failure.db, failure.key) for failure in ack.failures)
-        if ack.losses:
-            self._lossy.update((loss.db, loss.key) for loss in ack.losses)
+        if ack.failures or ack.losses:
+            self.note(ack)

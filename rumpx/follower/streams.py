@@ -44,6 +44,11 @@ class StreamNames:
             self._names.update(names)
             self.too_many = len(self._names) > _MOST
 
+    @property
+    def names(self) -> list[bytes]:
+        """The streams that are known."""
+        return list(self._names)
+
     def changed(self) -> None:
         """Note that consumer groups may have changed."""
         self._changed = True
@@ -56,4 +61,4 @@ class StreamNames:
         if self._changed and self._marked is None and now >= self._due:
             self._changed = False
             self._marked = now
-            dirty.mark(list(self._names), now)
+            dirty.mark(self.names, now)

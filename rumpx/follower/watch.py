@@ -14,9 +14,11 @@ pure: two looks in, events out.
   not believed.
 
 A server that refuses INFO commandstats shows only the first. CONFIG RESETSTAT sets all counters to
-0; a counter that has fallen counts as one that has moved, if the command was ever called.
+0, which shows since those of our own looks fall. Then consumer groups and functions may have
+changed; databases count as swapped or emptied if that command was ever called, before or since.
 
-Not promised: that anything is found sooner than a second after it has happened.
+Not promised: that anything is found sooner than a second after it has happened; the first SWAPDB of
+a server if CONFIG RESETSTAT follows within that second.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from rumpx.errors import RumpxError, Side
@@ -37,7 +39,7 @@ _SECONDS: Final = 1.0
 _ANEW_SECONDS: Final = 5.0
 _SECTIONS: Final = ("server", "replication", "stats", "keyspace", "commandstats")
 _SWAPS: Final = frozenset({"swapdb"})
-_GROUPS: Final = frozenset(
+GROUPS: Final = frozenset(
     {"xreadgroup", "xack", "xackdel", "xclaim", "xautoclaim", "xgroup", "xsetid"}
 )
 _FLUSHES: Final = frozenset({"flushdb", "flushall"})
@@ -75,6 +77,11 @@ class Look:
     def succeeded(self, names: frozenset[str]) -> int:
         """Return the number of their calls that were not answered by an error."""
         return self.called(names) - _of(self.failed, names)
+
+
+def _were_reset(before: Mapping[str, int], now: Mapping[str, int]) -> bool:
+    """Return True if counters have fallen."""
+    return any(now.get(name, 0) < number for name, number in before.items())
 
 
 def _of(numbers: Mapping[str, int], names: frozenset[str]) -> int:
@@ -177,13 +184,19 @@ def judged(side: Side, before: Look | None, now: Look) -> list[Seen]:
         found.append(OtherServer(side, f"the {side} has become {role}", info.run_id, other=False))
     if side == "target" or before.calls is None or now.calls is None:
         return found
-    if before.called(_SWAPS) != now.called(_SWAPS):
+    reset = _were_reset(before.calls, now.calls)
+
+    def moved(names: frozenset[str]) -> bool:
+        called = now.called(names)
+        return before.called(names) != called or (reset and called > 0)
+
+    if moved(_SWAPS):
         found.append(Swapped())
-    if before.called(_FLUSHES) != now.called(_FLUSHES):
+    if moved(_FLUSHES):
         found.append(Emptied())
-    if before.called(_GROUPS) != now.called(_GROUPS):
+    if reset or moved(GROUPS):
         found.append(GroupsChanged())
-    if before.called(_FUNCTIONS) != now.called(_FUNCTIONS):
+    if reset or moved(_FUNCTIONS):
         found.append(FunctionsChanged())
     wrote = now.succeeded(_ALWAYS_CHANGES) - before.succeeded(_ALWAYS_CHANGES)
     found.append(Wrote(max(0, wrote), before.at))
@@ -248,29 +261,31 @@ class Watch:
             connection.close()
 
     def _look(self, connection: Connection) -> Look | None:
-        """Ask a server; return None if it refuses INFO."""
-        replies = connection.call_many([("INFO", section) for section in _SECTIONS])
-        texts = [
-            reply.decode(errors="replace") if isinstance(reply, bytes) else "" for reply in replies
-        ]
-        if not texts[0]:
-            self._tell_blind()
-            return None
-        told = bool(texts[-1])  # it counts our own INFO at least
-        if not told and self._dialer.side == "source":
-            self._tell_blind()
-        calls = _numbers(texts[-1], "calls") if told else None
-        failed = _numbers(texts[-1], "failed_calls")
-        try:
-            info = parse_info("\n".join(texts[:-1]))
-        except ValueError:
-            return None
-        told_all = notifies(connection) if self._notifications else None
-        return Look(time.monotonic(), info, calls, failed, told_all)
-
-    def _tell_blind(self) -> None:
-        if self._before is None:
+        """Ask the server; return None if it refuses INFO."""
+        look = look_at(connection)
+        if self._before is None and (
+            look is None or (look.calls is None and self._dialer.side == "source")
+        ):
             self._tell(Blind(self._dialer.side))
+        if look and self._notifications:
+            look = replace(look, notifies=notifies(connection))
+        return look
+
+
+def look_at(connection: Connection) -> Look | None:
+    """Look at a server; return None if it refuses INFO, or if its INFO makes no sense."""
+    replies = connection.call_many([("INFO", section) for section in _SECTIONS])
+    texts = [
+        reply.decode(errors="replace") if isinstance(reply, bytes) else "" for reply in replies
+    ]
+    told = bool(texts[-1])  # it counts our own INFO at least
+    calls = _numbers(texts[-1], "calls") if told else None
+    failed = _numbers(texts[-1], "failed_calls")
+    try:
+        info = parse_info("\n".join(texts[:-1]))
+    except ValueError:
+        return None
+    return Look(time.monotonic(), info, calls, failed) if texts[0] else None
 
 
 def notifies(connection: Connection) -> bool | None:

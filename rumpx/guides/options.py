@@ -17,6 +17,7 @@ from rumpx.model.options import (
     DEMO,
     GROUPS,
     JOBS,
+    MIGRATE,
     REPORT,
     RESUME,
     VERIFY,
@@ -44,6 +45,8 @@ examples:
       --match 'user:*' --on-conflict replace
 """
 _COMMANDS: Final = {
+    MIGRATE: "`rumpx migrate` has the options of a copy, but for `--follow` and `--on-conflict`, "
+    "which it implies, and `--dry-run`, `--verify` and `--strict`. See `rumpx help follow`.",
     CHECK: "See `rumpx help check`.",
     RESUME: "`rumpx resume [JOB]` keeps the limits and workers of the job unless it has others. "
     "See `rumpx help resume`.",

@@ -191,6 +191,16 @@ def job_to_resume(place: Place, *, retry_failed: bool) -> Path:
     raise UsageError(f"Several jobs can be resumed: {names}. Name one: rumpx resume NAME.")
 
 
+def migrates(folder: str | None, name: str | None) -> bool:
+    """Return True if a named job is a migration; False also if it cannot be read now."""
+    if name is None:
+        return False
+    try:
+        return look_into(ledger_path(state_folder(folder), name))[0].job.migrates
+    except (OSError, UsageError):
+        return False
+
+
 def prune(folder: Path) -> list[str]:
     """Remove the files of finished jobs; returns their names."""
     done = [job for job in all_jobs(folder) if job.state == "done" and not job.held]

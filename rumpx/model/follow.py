@@ -23,6 +23,58 @@ class Gap:
     why: str
 
 
+CutoverCheck = Literal["changed", "full", "counts"]
+"""Compared at a cutover: the keys that were changed since the last pass; all keys; only numbers."""
+CutoverOutcome = Literal[
+    "", "switch now", "not in step", "not quiet", "differences", "keys not carried"
+]
+"""The end of a cutover; "" while it is under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class CutoverStep:
+    """A step of a cutover: its beginning, in seconds since 1970, and a sentence without its end."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CutoverFacts:
+    """A cutover, as far as it has come.
+
+    Attributes:
+        asked: seconds since 1970.
+        steps: so far.
+        outcome: see `CutoverOutcome`.
+        told: sentences for the user about the outcome.
+        proven: all that the source acknowledged before this moment, in seconds since 1970, is on
+            the target; None if that is not proven.
+        check: see `CutoverCheck`.
+        compared: keys that were compared.
+        share: of the keys that were changed, 0.0 to 1.0.
+        last_pass: the end of the last full comparison, in seconds since 1970.
+        ignored: writes to keys that were left out of the test for quiet.
+        ignores: the globs of these keys.
+        not_carried: keys that failed, were copied with an accepted loss, or cannot be compared.
+        writers: clients of the source that still wrote.
+    """
+
+    asked: float
+    steps: tuple[CutoverStep, ...] = ()
+    outcome: CutoverOutcome = ""
+    told: tuple[str, ...] = ()
+    proven: float | None = None
+    check: CutoverCheck = "changed"
+    compared: int = 0
+    share: float = 1.0
+    last_pass: float | None = None
+    ignored: int = 0
+    ignores: tuple[str, ...] = ()
+    not_carried: int = 0
+    writers: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class FollowFacts:
     """The facts of a follow that outlive a run.
@@ -41,6 +93,7 @@ class FollowFacts:
         lossy: keys that the last pass found equal but for an accepted loss.
         accepted_failures: failed keys that do not keep it from being in step, since the user has
             accepted them.
+        cutover: the last one that was asked for.
         source: the source's identity (its `run_id`) when the job began, or when a pass last
             deleted what the source lacks; another one may have lost its keys.
     """
@@ -57,7 +110,13 @@ class FollowFacts:
     incomparable: int = 0
     lossy: int = 0
     accepted_failures: int = 0
+    cutover: CutoverFacts | None = None
     source: str = ""
+
+    @property
+    def is_over(self) -> bool:
+        """True if the application may have switched to the target."""
+        return self.cutover is not None and self.cutover.outcome == "switch now"
 
 
 @dataclass(frozen=True, slots=True)

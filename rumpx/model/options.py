@@ -42,6 +42,7 @@ MAX_DATABASE: Final = 2**31 - 1
 
 COPY: Final = "copy"
 CHECK: Final = "check"
+MIGRATE: Final = "migrate"
 VERIFY: Final = "verify"
 RESUME: Final = "resume"
 JOBS: Final = "jobs"
@@ -248,6 +249,8 @@ GROUPS: Final = (
              "`notifications`, or by `passes` that compare both sides, one after the other; "
              "`auto` is the first that the source allows", "HOW", field="feed", default="auto",
              choices=("auto", "tracking", "notifications", "passes"), commands=(COPY, CHECK)),
+        Flag("yes-when-in-step", "cut over as soon as the target is in step, without Enter", "",
+             SWITCH, more="It tries again until the source is quiet", commands=(MIGRATE,)),
         Flag("delete-extra", "with `--follow`: delete keys in scope that the target holds and the "
              "source lacks; needed if the target holds keys; asks first", "", SWITCH,
              "delete_extra", commands=(COPY, CHECK)),

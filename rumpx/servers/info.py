@@ -33,7 +33,8 @@ _NO_TYPES: Final = {"lua"}
 class ServerInfo:
     """Facts from INFO; memory in bytes. Empty or zero where the server does not report them.
 
-    `keys` maps a database to its number of keys; `modules` are those that may add types of their
+    `keys` maps a database to its number of keys, `expiring` to the number of those with an expiry;
+    `modules` are those that may add types of their
     own; `upstream` is a replica's report about its primary, and `link` identifies the dataset that
     it received from there (`replicas`).
     """
@@ -54,6 +55,7 @@ class ServerInfo:
     expired_fields: int = 0
     evicted_keys: int = 0
     keys: dict[int, int] = field(default_factory=dict)
+    expiring: dict[int, int] = field(default_factory=dict)
     expiring_hashes: dict[int, int] = field(default_factory=dict)
     modules: tuple[str, ...] = ()
     upstream: Upstream | None = None
@@ -132,6 +134,9 @@ def parse_info(text: str) -> ServerInfo:
         expired_fields=number("expired_subkeys") or number("expired_fields"),
         evicted_keys=number("evicted_keys"),
         keys={number: whole(stats.get("keys", "")) for number, stats in databases.items()},
+        expiring={
+            number: whole_or(stats.get("expires", ""), 0) for number, stats in databases.items()
+        },
         expiring_hashes={
             number: whole_or(stats.get("subexpiry") or stats.get("keys_with_volatile_items", ""), 0)
             for number, stats in databases.items()

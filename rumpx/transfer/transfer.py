@@ -299,7 +299,7 @@ class Transfer:
                 read, written = yield from self._copy_chunk(batch, unsettled, chunk, permit)
             finally:
                 self._intake.release(permit)
-        if batch.work == "follow":
+        if batch.work == "follow" and not written.fatal:
             yield from self._follow_up(batch, chunk, read, written, tally)
         tally.add(read, written)
         if written.fatal:

@@ -1,0 +1,398 @@
+"""The cutover: prove that the target has all that the source has, and let go of both.
+
+The user has stopped the writers. Then
+
+1. wait until the target is in step (the follower does that);
+2. read the source's counters of commands; have the feed prove that it has told all, and settle it,
+   streams included, whose groups no feed reports;
+3. read the counters again: if a command that may write was called, the source is not *quiet*
+   (`quiet`): name keys, commands and clients, and go to 2, until the time is over;
+4. compare the keys that were settled since the last pass began, in both directions: a difference is
+   settled, and all is compared again, three times at most, if the source is still quiet;
+5. refuse if keys were not carried: failed, copied with an accepted loss, or not comparable; the
+   user may accept that;
+6. have the feed prove once more that nothing is missing, and read the counters once more: the time
+   of this look is T1. All that the source acknowledged before T1 is on the target.
+
+Then the follower ends the job: its workers stop, and their connections to the target are closed,
+before "switch now" is said. A late write of ours over the application's first one on the target
+would be the worst that could happen.
+
+A gap on the way leads back to 1. A cutover that does not succeed leaves the follow as it was.
+
+Not promised: that a writer which was silent for a second stays silent. With `verify=changed`, what
+the last pass compared and no feed has reported since is not compared again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final, Protocol, TypeVar
+
+from rumpx.ctl.server import Cutover as Request
+from rumpx.engine.plan import Plan, key_partitions
+from rumpx.errors import SourceUnusable, printable
+from rumpx.follower import way_back
+from rumpx.follower.changed import Changed
+from rumpx.follower.passes import PASS, Pass
+from rumpx.follower.quiet import Heard, Noise, groups_of, noise, write_commands, writers
+from rumpx.follower.watch import Look, look_at
+from rumpx.model.follow import CutoverFacts, CutoverOutcome, CutoverStep
+from rumpx.model.partitions import Partition
+from rumpx.servers.answers import ask_text
+from rumpx.servers.resp import Connection
+from rumpx.units import count_of
+
+# The source is watched for at least so many seconds.
+_LEAST_SECONDS: Final = 1.0
+# Before anything is compared.
+_FIRST_SECONDS: Final = 0.3
+_COMPARISONS: Final = 3
+_AGAIN_SECONDS: Final = 0.5
+_NAMED: Final = 5
+
+T = TypeVar("T")
+
+
+class Follows(Protocol):
+    """The follower, as a cutover uses it. Each method that takes a while returns early at a gap."""
+
+    @property
+    def plan(self) -> Plan:
+        """The run's plan."""
+
+    @property
+    def has_gap(self) -> bool:
+        """True if events may have been lost since the last pass began."""
+
+    @property
+    def changed(self) -> Changed:
+        """The keys that were settled since then."""
+
+    @property
+    def databases(self) -> set[int]:
+        """The source's databases that are followed."""
+
+    @property
+    def last_pass(self) -> float | None:
+        """The end of the last pass, in seconds since 1970."""
+
+    @property
+    def not_carried(self) -> dict[str, int]:
+        """Numbers of keys that are not as on the source, and known to be so, by the reason."""
+
+    @property
+    def failed(self) -> list[bytes]:
+        """Some of the keys that could not be settled."""
+
+    def ask(self, question: Callable[[Connection], T]) -> T:
+        """Ask the source by a connection of its own, until it answers."""
+
+    def wait(self, seconds: float) -> None:
+        """Go on following for some seconds."""
+
+    def listen(self, heard: Heard | None) -> None:
+        """Have an object receive all names that the feed tells from now on; None ends that."""
+
+    def mark_streams(self) -> list[bytes]:
+        """Mark all known streams; return them."""
+
+    def settle_all(self) -> bool:
+        """Settle all that the source has acknowledged so far; return False at a gap."""
+
+    def compare(self, partitions: Sequence[Partition]) -> Pass:
+        """Do the walks of a comparison, whose findings are marked."""
+
+    def pass_once(self) -> Pass | None:
+        """Compare all keys; None at a gap."""
+
+    def count(self) -> list[tuple[int, int, int]]:
+        """Return the numbers of keys of each database followed, on both sides."""
+
+
+class Cutover:
+    """A cutover that was asked for.
+
+    Args:
+        request: its options.
+        follows: the follower.
+        feeds: a feed reports changes; else a full pass that finds nothing takes its place.
+
+    Attributes:
+        facts: as far as it has come.
+    """
+
+    def __init__(self, request: Request, follows: Follows, *, feeds: bool) -> None:
+        self._request = request
+        self._follows = follows
+        self._feeds = feeds
+        self._until = time.monotonic() + request.timeout
+        self._writes: frozenset[str] | None = None
+        self._looked = 0.0
+        self._waits = True
+        self._comparisons = 0
+        check = "full" if not feeds else request.verify
+        self.facts = CutoverFacts(time.time(), check=check, ignores=request.ignore)
+        self._step("waiting until the target is in step")
+
+    @property
+    def over(self) -> bool:
+        """True if it has ended, or has nothing to prove any more."""
+        return self.facts.outcome != "" or self.proven
+
+    @property
+    def proven(self) -> bool:
+        """True if all is on the target; it has succeeded once nothing of ours can write there."""
+        return self.facts.proven is not None
+
+    @property
+    def late(self) -> bool:
+        """True if its time is over while it waits for the target to be in step."""
+        return self._waits and not self.over and time.monotonic() > self._until
+
+    def expire(self, why: str) -> None:
+        """End it, since it is late; `why` is a clause."""
+        self._end("not in step", f"The target is not in step: {why}.")
+
+    def run(self) -> None:
+        """Do the steps, until it has ended or a gap has come."""
+        follows = self._follows
+        if self._writes is None:
+            self._writes = write_commands(follows.ask(lambda c: c.call("COMMAND")))
+        heard = Heard(glob.encode() for glob in self._request.ignore)
+        try:
+            while not (self.over or follows.has_gap):
+                heard.reset()
+                follows.listen(heard)
+                self._attempt(heard)
+        finally:
+            follows.listen(None)
+
+    def _attempt(self, heard: Heard) -> None:
+        """Do the steps once; either it has ended then, or it is not quiet, or a gap has come."""
+        follows, began = self._follows, time.monotonic()
+        self._step("settling all changes so far")
+        self._comparisons = 0
+        before = self._look()
+        streams = follows.mark_streams()
+        groups = follows.ask(lambda c: groups_of(c, follows.databases, streams))
+
+        def same_groups() -> bool:
+            return follows.ask(lambda c: groups_of(c, follows.databases, streams)) == groups
+
+        def loud() -> Noise | None:
+            now = self._look()
+            if not follows.settle_all():
+                return None
+            return noise(
+                before,
+                now,
+                self._writes or frozenset(),
+                heard,
+                ignores=bool(self._request.ignore),
+                same_groups=same_groups,
+            )
+
+        def is_quiet(seconds: float) -> bool:
+            """Return True if nothing was written since `began`, watched for so long at least."""
+            follows.wait(began + seconds - time.monotonic())
+            if found := loud():
+                self._not_quiet(found, began)
+            return not (found or follows.has_gap)
+
+        if not is_quiet(_FIRST_SECONDS):
+            return
+        while differ := self._compare():
+            if not is_quiet(0.0):
+                return
+            if self._comparisons >= _COMPARISONS:
+                self._end_differing(differ)
+                return
+        if self.over or follows.has_gap or not self._carries():
+            return
+        self._step("watching the source once more")
+        if is_quiet(_LEAST_SECONDS):
+            self._succeed(heard)
+
+    def _look(self) -> Look:
+        """Look at the source. Without its counters, or the list of its commands, the names that the
+        feed tells must do.
+
+        Raises:
+            SourceUnusable: it refuses INFO.
+        """
+        self._looked = time.time()
+        look = self._follows.ask(look_at)
+        if look is None:
+            raise SourceUnusable(
+                "The source refuses INFO, which shows that nothing is written any more: it cannot "
+                "be cut over."
+            )
+        return look if self._writes else replace(look, calls=None)
+
+    def _not_quiet(self, found: Noise, began: float) -> None:
+        """Tell who writes, and try again or give up."""
+        clients = self._follows.ask(lambda c: ask_text(c, "CLIENT", "LIST")) or ""
+        who = writers(clients, self._writes or frozenset(), time.monotonic() - began + 1)
+        told = [f"The source is still written: {found}."]
+        if who:
+            told.append(f"Clients that write: {', '.join(who)}.")
+        self.facts = replace(self.facts, writers=tuple(who))
+        if time.monotonic() > self._until:
+            told.append("Stop them, and ask again; the target stays in step.")
+            self._end("not quiet", *told)
+            return
+        self._step(told[0].rstrip("."))
+        self._follows.wait(_AGAIN_SECONDS)
+
+    def _compare(self) -> int:
+        """Compare as was asked for; return the number of keys that differed, and are settled. 0
+        also if a gap has come, or if the numbers of keys have ended the cutover."""
+        check, self._waits = self.facts.check, False
+        self._comparisons += 1
+        try:
+            differ = 0
+            if check != "counts":
+                differ = self._compare_all() if check == "full" else self._compare_changed()
+            if self._follows.has_gap:
+                return 0
+            if not differ:
+                self._count()
+                return 0
+            self._step(f"settling {count_of(differ, 'key')} that differed")
+            self._follows.settle_all()
+            return differ
+        finally:
+            self._waits = True
+
+    def _end_differing(self, differ: int) -> None:
+        self._end(
+            "differences",
+            f"{count_of(differ, 'key')} still differ after {self._comparisons} comparisons. The "
+            "job goes on; rumpx verify lists them.",
+        )
+
+    def _compare_all(self) -> int:
+        self._step("comparing all keys")
+        done = self._follows.pass_once()
+        if done is None:
+            return 0
+        self.facts = replace(self.facts, compared=done.compared)
+        return done.found + done.number_of_extras
+
+    def _compare_changed(self) -> int:
+        """Compare the keys that were settled since the last pass began, in both directions."""
+        follows, plan = self._follows, self._follows.plan
+        names, share = follows.changed.names, follows.changed.share
+        some = "" if share == 1.0 else f", a random {share:.1%} of those"
+        many = count_of(len(names), "key")
+        self._step(f"comparing {many}{some} that changed since the last pass")
+        scope = plan.spec.scope
+        here = [(db, name) for db in follows.databases for name in names]
+        there = [(scope.target_db(db), name) for db, name in here]
+        done = follows.compare(
+            [
+                *key_partitions(plan.source.topology, here, reason=PASS, work="compare"),
+                *key_partitions(
+                    plan.target.topology, there, reason=PASS, work="look for", side="target"
+                ),
+            ]
+        )
+        done.mark_extras()
+        self.facts = replace(
+            self.facts, compared=len(names), share=share, last_pass=follows.last_pass
+        )
+        return done.found + done.number_of_extras
+
+    def _count(self) -> None:
+        """Compare the numbers of keys, where none expires and none may be written."""
+        if self._request.ignore:
+            return
+        differ = [
+            f"database {db}: {source:,} keys on the source, {target:,} on the target"
+            for db, source, target in self._follows.count()
+            if source != target
+        ]
+        if not differ:
+            return
+        self._end(
+            "differences",
+            f"The numbers of keys differ: {'; '.join(differ)}. Ask again with verify=full.",
+        )
+
+    def _carries(self) -> bool:
+        """Return True if all keys were carried, or the user accepts that some were not."""
+        missing = self._follows.not_carried
+        number = sum(missing.values())
+        self.facts = replace(self.facts, not_carried=number)
+        if not number:
+            return True
+        reasons = ", ".join(f"{many:,} {why}" for why, many in missing.items())
+        told = f"{count_of(number, 'key')} are not as on the source: {reasons}."
+        keys = ", ".join(printable(key) for key in self._follows.failed[:_NAMED])
+        if self._request.accept_failed:
+            self._step(told.rstrip("."))
+            return True
+        named = f" Failed: {keys}." if keys else ""
+        self._end(
+            "keys not carried",
+            f"{told}{named}",
+            "Mend them, or ask again with accept-failed; the target stays in step.",
+        )
+        return False
+
+    def _succeed(self, heard: Heard) -> None:
+        self.facts = replace(
+            self.facts,
+            proven=self._looked,
+            ignored=heard.ignored,
+            last_pass=self._follows.last_pass,
+        )
+        self._step("closing all connections to the target")
+
+    def confirm(self) -> None:
+        """End it: it is proven, and nothing of ours can write to the target any more."""
+        self._end("switch now", *sentences(self.facts), way_back.told(self._follows.plan.job))
+
+    # The facts.
+
+    def _step(self, text: str) -> None:
+        steps = self.facts.steps
+        if not steps or steps[-1].text != text:
+            self.facts = replace(self.facts, steps=(*steps[-50:], CutoverStep(time.time(), text)))
+
+    def _end(self, outcome: CutoverOutcome, *told: str) -> None:
+        self.facts = replace(self.facts, outcome=outcome, told=told)
+
+
+def sentences(facts: CutoverFacts) -> tuple[str, ...]:
+    """Return what a cutover has proven, as sentences for the user."""
+    assert facts.proven is not None
+    told = []
+    if facts.not_carried:
+        many = count_of(facts.not_carried, "key")
+        told.append(f"{many} are not as on the source, as you accept.")
+    told.append(
+        f"All that the source acknowledged before {clock_time(facts.proven)} is on the target."
+    )
+    if facts.check == "full":
+        told.append(f"All {facts.compared:,} keys were compared after the last write.")
+    else:
+        when = clock_time(facts.last_pass) if facts.last_pass else "never"
+        told.append(f"The last full comparison was at {when}.")
+    if facts.check == "changed":
+        some = "" if facts.share == 1.0 else f" (a random {facts.share:.1%} of those changed)"
+        told.append(f"{count_of(facts.compared, 'key')} changed since then compared again{some}.")
+    if facts.ignores:
+        told.append(
+            f"{facts.ignored:,} writes to keys that match {', '.join(facts.ignores)} were ignored."
+        )
+    told.append("Nothing of rumpx writes to the target any more: switch now.")
+    return tuple(told)
+
+
+def clock_time(at: float) -> str:
+    """Return a time of the day, with milliseconds: 03:12:09.123."""
+    return time.strftime("%H:%M:%S", time.localtime(at)) + f".{int(at % 1 * 1000):03d}"

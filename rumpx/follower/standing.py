@@ -1,0 +1,140 @@
+"""How a follow stands: its phase, its gaps, its passes, the time in step; all told as facts.
+
+Pure but for the clock. The follower notes what happens, displays and the ledger read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import replace
+from typing import Final
+
+from rumpx.follower.passes import Pass
+from rumpx.model.follow import FollowFacts, Gap, Phase
+
+_GAPS_KEPT: Final = 20
+_RATE_SECONDS: Final = 5.0
+
+
+class Standing:
+    """The standing of one run.
+
+    Args:
+        before: the facts of earlier runs.
+        certain: no change can have been missed so far.
+
+    Attributes:
+        certain: no change can have been missed since the keys were copied, or a pass has ended.
+        gap: why events may have been lost since the last pass began, or why nothing is proven; ""
+            if none can.
+        settles: changed keys are settled, and not only noted.
+        in_step_since: seconds since 1970; None if the target is not in step.
+    """
+
+    def __init__(self, before: FollowFacts, *, certain: bool) -> None:
+        self.certain = certain
+        self.gap = ""
+        self.settles = False
+        self.in_step_since: float | None = None
+        self._facts = before
+        self._gaps = deque(before.last_gaps, _GAPS_KEPT)
+        self._step_seconds = 0.0
+        self._rates: deque[tuple[float, int, int]] = deque()
+
+    @property
+    def phase(self) -> Phase:
+        """See `Phase`."""
+        if not self.settles:
+            return "collecting"
+        if self.in_step_since is not None:
+            return "in step"
+        return "reconciling" if self.has_passed else "proving"
+
+    @property
+    def has_passed(self) -> bool:
+        """True if a pass of this job has ended."""
+        return self._facts.passes > 0
+
+    @property
+    def last_pass(self) -> float | None:
+        """The end of the last pass, in seconds since 1970."""
+        return self._facts.last_pass
+
+    @property
+    def incomparable(self) -> int:
+        """Keys that the last pass could not compare."""
+        return self._facts.incomparable
+
+    def gap_at(self, why: str) -> None:
+        """Note that events may have been lost; until `mend`, further reasons are the same gap."""
+        self.step_ends()
+        self.certain = False
+        if not self.gap:
+            self.gap = why
+            self._gaps.append(Gap(time.time(), why))
+            self._facts = replace(self._facts, gaps=self._facts.gaps + 1)
+
+    def doubt(self) -> None:
+        """Note that nothing is proven, until `mend`; what is lost meanwhile costs nothing."""
+        self.gap = self.gap or "nothing is proven yet"
+
+    def mend(self) -> None:
+        """Begin to mend the gap: what is lost from now on is another."""
+        self.gap = ""
+
+    def trusts(self, source: str) -> bool:
+        """Return True if a process of the source has proven to have its keys, by its identity."""
+        return bool(source) and source == self._facts.source
+
+    def trust(self, source: str) -> None:
+        """Note that it has: the deletes of a pass were few, or the user has agreed."""
+        self._facts = replace(self._facts, source=source)
+
+    def passed(self, done: Pass) -> None:
+        """Note the end of a pass."""
+        self.certain = True
+        self._facts = replace(
+            self._facts,
+            passes=self._facts.passes + 1,
+            last_pass=time.time(),
+            last_pass_found=done.found + done.number_of_extras,
+            incomparable=done.incomparable,
+            lossy=done.lossy,
+        )
+
+    def step_begins(self) -> None:
+        """Note that the target is in step."""
+        if self.in_step_since is None:
+            self.in_step_since = time.time()
+
+    def step_ends(self) -> None:
+        """Note that it is not in step."""
+        if self.in_step_since is not None:
+            self._step_seconds += time.time() - self.in_step_since
+            self.in_step_since = None
+
+    def facts(self) -> FollowFacts:
+        """Return the facts of the job so far, without those that others count."""
+        since = self.in_step_since
+        step = self._step_seconds + (0.0 if since is None else time.time() - since)
+        return replace(
+            self._facts,
+            last_gaps=tuple(self._gaps),
+            step_seconds=self._facts.step_seconds + step,
+        )
+
+    def per_second(self, now: float, changes: int, settled: int) -> tuple[float, float]:
+        """Return the rates of changes and of settled keys over the last few seconds.
+
+        Args:
+            now: `time.monotonic()`.
+            changes, settled: their numbers so far.
+        """
+        history = self._rates
+        history.append((now, changes, settled))
+        while len(history) > 2 and history[0][0] < now - _RATE_SECONDS:
+            history.popleft()
+        then, changed, done = history[0]
+        span = now - then
+        return ((changes - changed) / span, (settled - done) / span) if span > 0 else (0.0, 0.0)
