@@ -196,7 +196,7 @@ def migrates(folder: str | None, name: str | None) -> bool:
     if name is None:
         return False
     try:
-        return look_into(ledger_path(state_folder(folder), name))[0].job.migrates
+        return look_into(ledger_path(state_folder(folder), name))[0].migrates
     except (OSError, UsageError):
         return False
 
@@ -209,7 +209,7 @@ def prune(folder: Path) -> list[str]:
     return [job.name for job in done]
 
 
-def make_record(path: Path, plan: Plan) -> JobRecord:
+def make_record(path: Path, plan: Plan, *, migrates: bool) -> JobRecord:
     """Return a new job's record: without passwords, and with the decided conflict policy."""
     job = plan.job
     return JobRecord(
@@ -226,6 +226,7 @@ def make_record(path: Path, plan: Plan) -> JobRecord:
         target_nodes=_node_ids(plan, "target"),
         source_password=job.source.password is not None,
         target_password=job.target.password is not None,
+        migrates=migrates,
     )
 
 
