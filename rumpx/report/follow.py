@@ -78,7 +78,7 @@ def _cutover(cutover: CutoverFacts) -> Entry:
         return Entry("cutover", f"asked for at {moment(cutover.asked)}, and not ended", "yellow")
     style = "green" if cutover.outcome == "switch now" else "yellow"
     ended = moment(cutover.steps[-1].at if cutover.steps else cutover.asked)
-    return Entry("cutover", f"{ended}: {cutover.outcome}. {' '.join(cutover.told)}".rstrip(), style)
+    return Entry("cutover", f"{ended}: {' '.join(cutover.told) or cutover.outcome}", style)
 
 
 def _gaps(follow: FollowStat) -> str:
