@@ -599,7 +599,7 @@ class Follower(Coordinator):
 
     def _status(self) -> dict[str, Any]:
         follow = self._stat(time.monotonic())
-        text = ", ".join(follow_in_words(follow))
+        text = ", ".join(follow_in_words(follow, now=time.time()))
         return super()._status() | {"follow": to_plain(follow) | {"text": text}}
 
     def _execute(self, request: Request) -> dict[str, Any]:
