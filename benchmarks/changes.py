@@ -43,8 +43,7 @@ WRITERS: Final = 2
 _HOST: Final = "127.0.0.1"
 _OK: Final = b"+OK\r\n"
 _SET: Final = b"*3\r\n$3\r\nSET\r\n$18\r\nchanged:%010d\r\n$64\r\n%016d%b\r\n"
-_NOISE: Final = random.Random(SEED).randbytes(2**12)
-_NOISE_BYTES: Final = 48
+_NOISE: Final = [random.Random(SEED + n).randbytes(48) for n in range(1000)]
 _CHOICES: Final = 2**16
 _TURN_SECONDS: Final = 0.001
 _CHUNK_KEYS: Final = 1000
@@ -60,7 +59,7 @@ def sets(keys: Iterator[int], number: int, first: int) -> bytes:
     on, and cannot be compressed."""
     return b"".join(
         [
-            _SET % (key, n, _NOISE[(start := n % (len(_NOISE) - _NOISE_BYTES)) :][:_NOISE_BYTES])
+            _SET % (key, n, _NOISE[n % len(_NOISE)])
             for n, key in enumerate(islice(keys, number), first)
         ]
     )

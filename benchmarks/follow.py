@@ -33,7 +33,7 @@ from typing import Final
 from benchmarks.changes import Probe, Writers, change_all
 from benchmarks.client import Client, Percentiles, put_keys
 from benchmarks.following import Following, Used, require_equal
-from benchmarks.long_follow import Million, simulate
+from benchmarks.long_follow import simulate
 from benchmarks.measure import MEGA, Options, Report, server_facts, servers_cpu
 from benchmarks.servers import Side, standalone
 from rumpx.follower.feed import TRACKING, Feed
@@ -197,7 +197,7 @@ def _drain(following: Following, change: Callable[[], None], keys: int) -> Drain
 
 
 def _lag_rows(rounds: Sequence[Round]) -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for rate in RATES:
         lags = [one.lags[rate] for one in rounds]
         aims = {50: "≤ 5 ms", 99: "≤ 40 ms"} if rate == _USUAL_RATE else {}
