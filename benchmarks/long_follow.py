@@ -246,10 +246,10 @@ class _Follow:
     def step(self, now: float, elapsed: float) -> None:
         """Mark names, settle what has come back, give out batches, save if it is due."""
         self.dirty.mark(self._source.names(elapsed), now)
-        back = [batch for end, batch in self._under_way if end <= now]
+        back = [each for end, each in self._under_way if end <= now]
         self._under_way = [each for each in self._under_way if each[0] > now]
-        for batch in back:
-            ack = self._source.ack(batch)
+        for each in back:
+            ack = self._source.ack(each)
             walk = self._engine.walks.acknowledged(ack)
             assert walk
             self._settler.acknowledged(walk, ack)
