@@ -206,6 +206,7 @@ def test_more_extra_keys_are_never_deleted_more_readily(extras: int, keys: int, 
         (6, 10**9, 5, True),
         (10**9, 10**9, 10**9, False),
         (1, 5, 0, True),
+        (1, 10**9, 0, True),
         (0, 0, 0, False),
     ],
 )

@@ -42,8 +42,7 @@ def holds(extras: int, target_keys: int, most: int | None, *, trusted: bool = Tr
     """
     if most is not None:
         return extras > most
-    few = _FEW if trusted else 0
-    return extras > max(few, _SMALL_PART * target_keys)
+    return extras > max(_FEW if trusted else 0, _SMALL_PART * target_keys)
 
 
 def partitions(
