@@ -166,9 +166,9 @@ def resume(
     try:
         path = job_to_resume(place, retry_failed=again.retry_failed)
         ledger = Ledger.open(path)
+        _refuse_switched(ledger)
         job = ledger.record.job
         try:
-            _refuse_switched(ledger)
             job = _job_with(job_again(ledger.record, again.source, again.target), again)
             way = way_of(job)
             plan = _prepared(job, display, way)
@@ -194,6 +194,7 @@ def _refuse_switched(ledger: Ledger) -> None:
     """Refuse to resume a job after its cutover: the application writes to the target now."""
     follow = ledger.books.facts().follow
     if follow and follow.is_over:
+        ledger.close()
         raise UsageError(
             f"The job {ledger.record.name} was cut over, and its application may write to the "
             "target now: nothing is to be resumed. rumpx report shows the cutover."
