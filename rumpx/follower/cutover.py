@@ -33,10 +33,10 @@ from typing import Final, Protocol, TypeVar
 
 from rumpx.ctl.server import Cutover as Request
 from rumpx.engine.plan import Plan, key_partitions
-from rumpx.errors import SourceUnusable, printable
+from rumpx.errors import printable
 from rumpx.follower.changed import Changed
 from rumpx.follower.passes import PASS, Pass
-from rumpx.follower.quiet import Heard, Noise, groups_of, noise, write_commands, writers
+from rumpx.follower.quiet import Heard, Noise, Told, groups_of, noise, write_commands, writers
 from rumpx.follower.watch import Look, look_at
 from rumpx.model.follow import CutoverFacts, CutoverOutcome, CutoverStep
 from rumpx.model.partitions import Partition
@@ -65,6 +65,10 @@ class Follows(Protocol):
         """True if events may have been lost since the last pass began."""
 
     @property
+    def has_feed(self) -> bool:
+        """True if changes are reported; else passes find them."""
+
+    @property
     def changed(self) -> Changed:
         """The keys that were settled since then."""
 
@@ -91,7 +95,8 @@ class Follows(Protocol):
         """Go on following for some seconds."""
 
     def listen(self, heard: Heard | None) -> None:
-        """Have an object receive all names that the feed tells from now on; None ends that."""
+        """Have an object receive all names that the feed tells from now on; None ends that. Keys
+        that it leaves out may differ meanwhile."""
 
     def mark_streams(self) -> list[bytes]:
         """Mark all known streams; return them."""
@@ -115,22 +120,20 @@ class Cutover:
     Args:
         request: its options.
         follows: the follower.
-        feeds: a feed reports changes; else a full pass that finds nothing takes its place.
 
     Attributes:
         facts: as far as it has come.
     """
 
-    def __init__(self, request: Request, follows: Follows, *, feeds: bool) -> None:
+    def __init__(self, request: Request, follows: Follows) -> None:
         self._request = request
         self._follows = follows
-        self._feeds = feeds
         self._until = time.monotonic() + request.timeout
         self._writes: frozenset[str] | None = None
-        self._looked = 0.0
+        self._settling = 0.0
         self._waits = True
-        check = "full" if not feeds else request.verify
-        self.facts = CutoverFacts(time.time(), check=check, ignores=request.ignore)
+        self._writers: tuple[str, ...] = ()
+        self.facts = CutoverFacts(time.time(), check=request.verify, ignores=request.ignore)
         self._step("waiting until the target is in step")
 
     @property
@@ -150,7 +153,10 @@ class Cutover:
 
     def expire(self, why: str) -> None:
         """End it, since it is late; `why` is a clause."""
-        self._end("not in step", f"The target is not in step: {why}.")
+        if self._writers:
+            self._give_up()
+        else:
+            self._end("not in step", f"The target is not in step: {why}.")
 
     def run(self) -> None:
         """Do the steps, until it has ended or a gap has come."""
@@ -160,10 +166,10 @@ class Cutover:
         heard = Heard(glob.encode() for glob in self._request.ignore)
         try:
             while not (self.over or follows.has_gap):
-                heard.reset()
-                follows.listen(heard)
+                self._waits = True
                 self._attempt(heard)
         finally:
+            self._waits = True
             follows.listen(None)
 
     def _attempt(self, heard: Heard) -> None:
@@ -171,79 +177,89 @@ class Cutover:
         follows, began = self._follows, time.monotonic()
         self._step("settling all changes so far")
         before = self._look()
+        if not before:
+            return
+        heard.reset()
+        follows.listen(heard)
         streams = follows.mark_streams()
         groups = follows.ask(lambda c: groups_of(c, follows.databases, streams))
 
         def same_groups() -> bool:
             return follows.ask(lambda c: groups_of(c, follows.databases, streams)) == groups
 
-        def loud() -> Noise | None:
+        def found() -> Noise | None:
+            told = heard.told  # before the look, which then shows all expiries that were told
             now = self._look()
-            if not follows.settle_all():
+            if not now:
                 return None
             return noise(
                 before,
                 now,
                 self._writes or frozenset(),
-                heard,
-                ignores=bool(self._request.ignore),
+                told,
+                ignores=bool(self._request.ignore) and follows.has_feed,
                 same_groups=same_groups,
             )
 
-        if found := loud():
-            self._not_quiet(found, began)
+        def quiet() -> bool:
+            self._settling = time.time()
+            if not follows.settle_all() or self.over:
+                return False
+            if first := found():
+                follows.wait(_AGAIN_SECONDS)  # more of it shows who writes
+                self._not_quiet(found() or first, began)
+            return not (first or self.over)
+
+        if not quiet():
             return
-        if follows.has_gap or not self._compare() or not self._carries():
+        self._waits = False  # from here on it takes as long as it takes
+        if not self._differs_not() or not self._carries():
             return
         self._step("watching the source once more")
         follows.wait(began + _LEAST_SECONDS - time.monotonic())
-        if found := loud():
-            self._not_quiet(found, began)
-            return
-        if not follows.has_gap:
-            self._succeed(heard)
+        if quiet():
+            self._succeed(heard.told)
 
-    def _look(self) -> Look:
-        """Look at the source. Without its counters, or the list of its commands, the names that the
-        feed tells must do.
-
-        Raises:
-            SourceUnusable: it refuses INFO.
-        """
-        self._looked = time.time()
+    def _look(self) -> Look | None:
+        """Look at the source; end the cutover, and return None, if that cannot show whether it is
+        written: without its counters, or the list of its commands, the names that the feed tells
+        must do."""
         look = self._follows.ask(look_at)
-        if look is None:
-            raise SourceUnusable(
-                "The source refuses INFO, which shows that nothing is written any more: it cannot "
-                "be cut over."
-            )
-        return look if self._writes else replace(look, calls=None)
+        if look and not self._writes:
+            look = replace(look, calls=None)
+        if look and (self._follows.has_feed or look.calls is not None):
+            return look
+        refused = "INFO commandstats, or COMMAND, and has no feed" if look else "INFO"
+        self._end(
+            "not quiet",
+            f"Nothing shows that the source is not written any more, since it refuses {refused}.",
+            "Allow it to the source's user, and ask again; the target is followed as before.",
+        )
+        return None
 
     def _not_quiet(self, found: Noise, began: float) -> None:
         """Tell who writes, and try again or give up."""
         clients = self._follows.ask(lambda c: ask_text(c, "CLIENT", "LIST")) or ""
         who = writers(clients, self._writes or frozenset(), time.monotonic() - began + 1)
-        told = [f"The source is still written: {found}."]
-        if who:
-            told.append(f"Clients that write: {', '.join(who)}.")
+        written = f"The source is still written: {found}"
+        named = (f"Clients that write: {', '.join(who)}.",) if who else ()
+        self._writers = (f"{written}.", *named)
         self.facts = replace(self.facts, writers=tuple(who))
         if time.monotonic() > self._until:
-            told.append("Stop them, and ask again; the target stays in step.")
-            self._end("not quiet", *told)
+            self._give_up()
             return
-        self._step(told[0].rstrip("."))
-        self._follows.wait(_AGAIN_SECONDS)
+        self._step(written)
 
-    def _compare(self) -> bool:
-        """Compare; return True if nothing differs."""
-        self._waits = False
-        try:
-            return self._differs_not()
-        finally:
-            self._waits = True
+    def _give_up(self) -> None:
+        """End it, since the source was written all the time."""
+        told = "Stop them, and ask again; the target stays in step."
+        self._end("not quiet", *self._writers, told)
 
     def _differs_not(self) -> bool:
-        check, found = self.facts.check, 0
+        """Compare; return True if nothing differs. Without a feed, a full pass that finds nothing
+        takes its place."""
+        check, found = self._request.verify if self._follows.has_feed else "full", 0
+        self.facts = replace(self.facts, check=check)
         for _ in range(_COMPARISONS):
             if check == "counts":
                 return self._count()
@@ -258,8 +274,8 @@ class Cutover:
                 return False
         self._end(
             "differences",
-            f"{count_of(found, 'key')} still differ after {_COMPARISONS} comparisons. The job goes "
-            "on; rumpx verify lists them.",
+            f"{count_of(found, 'key')} still {'differs' if found == 1 else 'differ'} after "
+            f"{_COMPARISONS} comparisons. The job goes on; rumpx verify lists them.",
         )
         return False
 
@@ -269,7 +285,7 @@ class Cutover:
         if done is None:
             return None
         self.facts = replace(self.facts, compared=done.compared)
-        return done.found + done.number_of_extras
+        return done.differences
 
     def _compare_changed(self) -> int | None:
         """Compare the keys that were settled since the last pass began, in both directions."""
@@ -295,7 +311,7 @@ class Cutover:
         self.facts = replace(
             self.facts, compared=len(names), share=share, last_pass=follows.last_pass
         )
-        return done.found + done.number_of_extras
+        return done.differences
 
     def _count(self) -> bool:
         """Compare the numbers of keys, where none expires and none may be written."""
@@ -322,7 +338,7 @@ class Cutover:
         if not number:
             return True
         reasons = ", ".join(f"{many:,} {why}" for why, many in missing.items())
-        told = f"{count_of(number, 'key')} are not as on the source: {reasons}."
+        told = f"{_keys_are(number)} not as on the source: {reasons}."
         keys = ", ".join(printable(key) for key in self._follows.failed[:_NAMED])
         if self._request.accept_failed:
             self._step(told.rstrip("."))
@@ -335,11 +351,11 @@ class Cutover:
         )
         return False
 
-    def _succeed(self, heard: Heard) -> None:
+    def _succeed(self, told: Told) -> None:
         self.facts = replace(
             self.facts,
-            proven=self._looked,
-            ignored=heard.ignored,
+            proven=self._settling,
+            ignored=told.ignored,
             last_pass=self._follows.last_pass,
         )
         self._step("closing all connections to the target")
@@ -364,8 +380,7 @@ def sentences(facts: CutoverFacts) -> tuple[str, ...]:
     assert facts.proven is not None
     told = []
     if facts.not_carried:
-        many = count_of(facts.not_carried, "key")
-        told.append(f"{many} are not as on the source, as you accept.")
+        told.append(f"{_keys_are(facts.not_carried)} not as on the source, as you accept.")
     told.append(
         f"All that the source acknowledged before {clock_time(facts.proven)} is on the target."
     )
@@ -383,6 +398,10 @@ def sentences(facts: CutoverFacts) -> tuple[str, ...]:
         )
     told.append("Nothing of rumpx writes to the target any more: switch now.")
     return tuple(told)
+
+
+def _keys_are(number: int) -> str:
+    return f"{count_of(number, 'key')} {'is' if number == 1 else 'are'}"
 
 
 def clock_time(at: float) -> str:

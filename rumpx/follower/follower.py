@@ -127,7 +127,7 @@ class Follower(Coordinator):
         self._mark_of_job = ledger.record.mark
         # A resumed run has no names of before.
         self._certain = ledger.earlier.runs == 1
-        self._before = facts.follow or FollowFacts()
+        self._before = _without_open_cutover(facts.follow or FollowFacts())
         known = self._settler.failed
         accepted = self._before.accepted_failures
         self._accepted = set(known) if len(known) <= accepted else set()
@@ -169,6 +169,9 @@ class Follower(Coordinator):
                 watch.close()
             if self._feed:
                 self._feed.close()
+        if self._cutover:  # it has succeeded, and the ledger says so
+            for sentence in self._cutover.facts.told:
+                self._display.message(sentence)
 
     # The phases.
 
@@ -259,6 +262,7 @@ class Follower(Coordinator):
 
     def _prove(self) -> bool:
         """Do a pass; return True if the target is in step at its end, False if a gap came."""
+        self._phase = "proving" if self._passes + self._before.passes == 0 else "reconciling"
         done = self.pass_once()
         if done and not done.complete:
             self._gap_at("the target holds more keys of its own than one pass remembers")
@@ -267,7 +271,6 @@ class Follower(Coordinator):
     def pass_once(self) -> Pass | None:
         """Compare all keys, and mark those that differ; return None if a gap came."""
         engine = self._engine
-        self._phase = "proving" if self._passes + self._before.passes == 0 else "reconciling"
         engine.run_until(self._over(lambda: not engine.off))
         self._certain = self._certain and not self._dirty.overflowed
         self._dirty.begin()
@@ -296,12 +299,18 @@ class Follower(Coordinator):
         """
         walks = self._engine.walks
         added = walks.add(walks_of)
-        under_way = Pass(walks, added, places, self._mark, certain=self._certain)
+        under_way = Pass(walks, added, places, self._mark, self._may_differ, certain=self._certain)
         self._pass = under_way
         self._engine.run_until(self._over(lambda: under_way.done))
         walks.abandon(under_way.partitions)
         self._pass = None
         return under_way
+
+    def _may_differ(self, db: int, key: bytes) -> bool:
+        """Return True for a key that is known to differ: it has failed, or a cutover leaves it
+        out."""
+        heard = self._heard
+        return (db, key) in self._settler.failed or (heard is not None and heard.ignores(key))
 
     def _look_around(self) -> tuple[list[NodeKeys], list[NodeKeys]]:
         """Return both sides' databases, as `databases_now`."""
@@ -448,6 +457,11 @@ class Follower(Coordinator):
         return bool(self._gap)
 
     @property
+    def has_feed(self) -> bool:
+        """True if changes are reported; else passes find them."""
+        return self._kind != "passes"
+
+    @property
     def changed(self) -> Changed:
         """The keys that were settled since then."""
         return self._settler.changed
@@ -493,7 +507,8 @@ class Follower(Coordinator):
         self._engine.run_until(self._over(lambda: time.monotonic() >= until))
 
     def listen(self, heard: Heard | None) -> None:
-        """Have an object receive all names that the feed tells from now on; None ends that."""
+        """Have an object receive all names that the feed tells from now on; None ends that. Keys
+        that it leaves out may differ meanwhile."""
         self._heard = heard
 
     def mark_streams(self) -> list[bytes]:
@@ -504,7 +519,7 @@ class Follower(Coordinator):
 
     def count(self) -> list[tuple[int, int, int]]:
         """Return (database, the source's keys, the target's) of those followed in which no key
-        expires, if all their keys are in scope."""
+        expires or has failed, if all their keys are in scope."""
         plan, scope = self._plan, self._plan.spec.scope
         if scope.filtered:
             return []
@@ -514,9 +529,10 @@ class Follower(Coordinator):
         )
         if here is None or there is None:
             return []
+        failed = {db for db, _ in self._settler.failed}
         return [
             (db, here.keys.get(db, 0), there.keys.get(scope.target_db(db), 0))
-            for db in sorted(self._settler.databases)
+            for db in sorted(self._settler.databases - failed)
             if not (here.expiring.get(db) or there.expiring.get(scope.target_db(db)))
         ]
 
@@ -805,10 +821,17 @@ class Follower(Coordinator):
             case CutoverRequest():
                 if self._wants_cutover:
                     raise UsageError("A cutover is under way already.")
-                self._cutover = Cutover(request, self, feeds=self._kind != "passes")
+                self._cutover = Cutover(request, self)
                 self._control.wake()
                 return self._status()
         return super()._execute(request)
+
+
+def _without_open_cutover(facts: FollowFacts) -> FollowFacts:
+    """Return the facts of earlier runs without a cutover that was under way when the last one was
+    killed: it proves nothing."""
+    open_one = facts.cutover is not None and not facts.cutover.outcome
+    return replace(facts, cutover=None) if open_one else facts
 
 
 def _retried(walk: Walk) -> set[tuple[int, bytes]]:
