@@ -192,11 +192,9 @@ def job_to_resume(place: Place, *, retry_failed: bool) -> Path:
 
 
 def migrates(folder: str | None, name: str | None) -> bool:
-    """Return True if a named job is a migration; False also if it cannot be read now."""
-    if name is None:
-        return False
+    """Return True if the job to resume is a migration; False also if it cannot be read now."""
     try:
-        return look_into(ledger_path(state_folder(folder), name))[0].migrates
+        return look_into(job_to_resume(Place(folder, name), retry_failed=False))[0].migrates
     except (OSError, UsageError):
         return False
 
