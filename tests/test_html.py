@@ -596,7 +596,8 @@ def charts(texts: list[Seen], record: Record) -> None:
     if isinstance(record.summary, Summary) and record.summary.content.sizes:
         expected |= {"sizes"}
     assert set(drawn) == expected
-    units = {"keys": "keys/s", "bytes": "bytes/s", "latencies": "ms", "lag": "ms", "sizes": "payload size"}
+    units = {"keys": "keys/s", "bytes": "bytes/s", "latencies": "ms", "sizes": "payload size"}
+    units["lag"] = "ms"
     for name, said in drawn.items():
         across = "keys" if name == "sizes" else "running time"
         assert f"unit end {across}" in said
