@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from rumpx.ctl.server import Pause, Resume
+from rumpx.ctl.server import Pause, Resume, Set
 from support.data import compare, every_type
+from support.faults import full, seeded
 from support.following import LONG, CutOver, Following, cut_over, writing
 from support.proxy import Proxy
 from support.raw import Raw
@@ -543,7 +545,14 @@ def test_one_at_a_time_and_only_for_a_follow(server: StartServer) -> None:
 # Late writes
 
 
-KEY = "the key that is held back"
+KEY = "key:7"
+
+
+def hold_back(way: Proxy, source: Server) -> None:
+    """A write over a key that the target has; one that it lacks would not be overwritten."""
+    way.hold(b"REPLACE")
+    source.do("SET", KEY, "old")
+    wait_until(lambda: way.holding, LONG, "the write is held back")
 
 
 def test_a_write_that_was_held_back_does_not_land_after_the_end(
@@ -552,9 +561,8 @@ def test_a_write_that_was_held_back_does_not_land_after_the_end(
     source, target = server("7.0"), server("7.0")
     way = proxy(target)
     with followed(source, way, "--timeout", "2s") as following:
-        way.hold(KEY.encode())
-        source.do("SET", KEY, "old")
-        wait_until(lambda: way.holding, LONG, "the write is held back")
+        hold_back(way, source)
+        source.do("SET", KEY, "new")
         following.settled(source, target)
         done = cut_over(code=OK)
         # A thousandth of a second later.
@@ -564,3 +572,182 @@ def test_a_write_that_was_held_back_does_not_land_after_the_end(
         wait_until(lambda: not way.held_clients(), LONG, "the held connection has ended")
         switched(following, done)
     assert target.do("GET", KEY) == b"the application's" and of_rumpx(target) == []
+
+
+def test_where_no_connection_can_be_ended_it_waits(server: StartServer, proxy: StartProxy) -> None:
+    """An old value that was held back is written over a newer one, and is mended before the end."""
+    source, target = server("7.0"), server("7.0")
+    way = proxy(target)
+    deny(target, "-client|kill")
+    with followed(source, way, "--timeout", "2s") as following:
+        hold_back(way, source)
+        source.do("SET", KEY, "new")
+        wait_until(lambda: target.do("GET", KEY) == b"new", LONG, "it is written anew")
+        with Asked() as asked:
+            wait_until(lambda: "settling" in asked.steps, LONG, "it has begun")
+            way.release()
+            wait_until(lambda: target.do("GET", KEY) == b"old", LONG, "the old value lands")
+            done = asked.ended(OK)
+        switched(following, done)
+    is_equal(source, target)
+
+
+# It is killed
+
+
+def nothing(following: Following, source: Server) -> None:
+    """The step lasts long enough by itself."""
+
+
+def kept_waiting(following: Following, source: Server) -> None:
+    following.ask(Pause())
+    source.do("CLIENT", "KILL", "TYPE", "pubsub")
+    following.wait(lambda standing: standing.phase != "in step", "the feed is lost")
+
+
+def kept_settling(following: Following, source: Server) -> None:
+    following.ask(Pause())
+    source.do("SET", "key:7", "new")
+
+
+def kept_comparing(following: Following, source: Server) -> None:
+    following.ask(Set((("max-keys-per-sec", "20"),)))
+
+
+KEPT: dict[str, tuple[Callable[[Following, Server], None], tuple[str, ...]]] = {
+    "waiting until the target is in step": (kept_waiting, ()),
+    "settling all changes so far": (kept_settling, ()),
+    "comparing all keys": (kept_comparing, ("verify=full",)),
+    "watching the source once more": (nothing, ()),
+    "closing all connections to the target": (nothing, ()),
+}
+"""How a step is made to last, and the words of its cutover."""
+
+
+@pytest.mark.parametrize("step", KEPT)
+def test_a_run_that_is_killed_in_a_step_proves_nothing(server: StartServer, step: str) -> None:
+    source, target = server("7.0"), server("7.0")
+    keep, words = KEPT[step]
+    with followed(source, target) as following, ExitStack() as stack:
+        keep(following, source)
+        asked = stack.enter_context(Asked(*words))
+        wait_until(lambda: step in asked.steps or not asked.run.alive, LONG, "it has begun")
+        following.run.send_signal(signal.SIGKILL, group=True)
+        ended = asked.run.wait()
+        if ended.returncode == OK:  # it was quicker, in its last step
+            assert step.startswith("closing")
+        else:
+            assert ended.returncode == TEMPORARY and "ended during the cutover" in ended.stderr
+            assert "rumpx resume move, and ask again." in ended.stderr and not ended.stdout
+            is_resumed_and_cut_over(source, target)
+    is_equal(source, target)
+
+
+def is_resumed_and_cut_over(source: Server, target: Server) -> None:
+    source.do("SET", "meanwhile", "new")
+    source.do("DEL", "key:1")
+    with Following.again("--max-keys-per-sec", "off") as again:
+        standing = again.in_step()
+        assert standing["cutover"] is None
+        done = cut_over(code=OK)
+        assert of_rumpx(target) == []
+        switched(again, done)
+
+
+@pytest.mark.parametrize("times", [2, full(20)])
+def test_it_is_killed_at_any_moment(server: StartServer, times: int) -> None:
+    source, target = server("7.0"), server("8.1")
+    fill_with(source)
+    rng, told = seeded(), ""
+    with ExitStack() as stack:
+        following = stack.enter_context(Following(source, target))
+        for number in range(times):
+            following.in_step()
+            source.do("SET", f"written:{number}", "new")
+            asked = stack.enter_context(Asked("verify=full"))
+            wait_until(lambda a=asked: a.steps, LONG, "it has begun")  # type: ignore[misc]
+            time.sleep(rng.uniform(0, 1.2))
+            following.run.send_signal(signal.SIGKILL, group=True)
+            ended = asked.run.wait()
+            told = ended.stdout
+            if told:
+                assert ended.returncode == OK and told.rstrip().endswith("switch now.")
+                break
+            assert ended.returncode == TEMPORARY
+            following = stack.enter_context(Following.again())
+        else:
+            following.in_step()
+            switched(following, cut_over(code=OK))
+    is_equal(source, target)
+
+
+def test_a_run_that_is_stopped_in_a_cutover_goes_on_later(server: StartServer) -> None:
+    source, target = server("7.0"), server("7.0")
+    with followed(source, target) as following, ExitStack() as stack:
+        kept_settling(following, source)
+        asked = stack.enter_context(Asked())
+        wait_until(lambda: "settling" in asked.steps, LONG, "it has begun")
+        following.stop()
+        assert asked.run.wait().returncode == TEMPORARY
+        is_resumed_and_cut_over(source, target)
+    is_equal(source, target)
+
+
+# More than a feed can take
+
+
+def cuts_over_after_a_gap(following: Following, source: Server, target: Server) -> None:
+    following.after_gap(timeout=2 * LONG)
+    switched(following, cut_over("timeout=5m", code=OK, timeout=300))
+    is_equal(source, target)
+
+
+LOOP = "for i = 1, tonumber(ARGV[1]) do redis.call('SET', 'a name of 16 b:' .. i, i) end"
+
+
+@pytest.mark.parametrize("number", [20_000, full(1_600_000)])
+def test_a_script_over_many_keys(server: StartServer, number: int) -> None:
+    """The server closes a feed that is told of more than its buffer holds: here it is small."""
+    source, target = server("8.2"), server("8.2")
+    if number < 10**6:
+        source.do("CONFIG", "SET", "client-output-buffer-limit", "pubsub 100000 0 0")
+    with followed(source, target) as following:
+        with Raw(source.address, timeout=120) as raw:
+            raw.do("EVAL", LOOP, 0, number)
+        assert "lost" in following.after_gap(timeout=2 * LONG).gaps[0]
+        cuts_over_after_a_gap(following, source, target)
+
+
+def kept_for_feeds(server: Server) -> int | None:
+    """The bytes that a server keeps for its feeds; None if it has none."""
+    clients: bytes = server.do("CLIENT", "LIST", "TYPE", "pubsub")
+    kept = re.findall(rb" omem=(\d+)", clients)
+    return sum(map(int, kept)) if kept else None
+
+
+@pytest.mark.parametrize("limit", [2_000_000, full(32 << 20)])
+def test_a_run_that_stands_still_under_writes(server: StartServer, limit: int) -> None:
+    """The server keeps for the feed what its limit allows, and closes it then."""
+    source, target = server("8.2"), server("8.2")
+    source.do("CONFIG", "SET", "client-output-buffer-limit", f"pubsub {limit} 0 0")
+    numbers = iter(range(10**9))
+
+    def burst(raw: Raw) -> None:
+        raw.many(("SET", f"{next(numbers) % 5_000:060d}", "x") for _ in range(2_000))
+
+    with followed(source, target) as following:
+        with at_work(source, burst):
+            kept = [0]
+            following.run.freeze()
+            wait_until(lambda: is_closed(source, kept), 2 * LONG, "the feed is closed")
+            following.run.thaw()
+            following.after_gap(timeout=2 * LONG)
+        assert limit // 10 < max(kept) < limit + 2_000_000
+        cuts_over_after_a_gap(following, source, target)
+
+
+def is_closed(source: Server, kept: list[int]) -> bool:
+    now = kept_for_feeds(source)
+    if now is not None:
+        kept.append(now)
+    return now is None
