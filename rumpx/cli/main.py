@@ -296,7 +296,9 @@ def _cut_over(ledger: Path, request: Cutover, *, as_json: bool) -> int:
 
         _print(json.dumps(to_plain(facts)))
     else:
-        _print(*facts.told, *filter(None, [facts.way_back]))
+        if facts.way_back:
+            say(facts.way_back)
+        _print(*facts.told)
     return EXIT_CODES[facts.outcome]
 
 
