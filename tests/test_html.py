@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from io import StringIO
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,7 @@ from rumpx.report.sections import (
     examples,
     sections,
 )
-from rumpx.report.tables import render_record
+from rumpx.report.tables import _table, render_record
 from rumpx.text import legible
 from support import records
 from support.browser import Seen, Watched, open_browser, opened, overlaps
@@ -547,6 +547,17 @@ def test_rows_of_wide_tables_stand_below_each_other_where_it_is_narrow() -> None
     narrow, wide = terminal(RECORDS["plain"], 40), terminal(RECORDS["plain"], 80)
     assert "type string" in narrow and "payloads 135 MB" in narrow
     assert "type string" not in wide
+
+
+@pytest.mark.parametrize("name", ["running", "comparison", "throttled"])
+def test_no_short_word_of_a_table_is_broken(name: str) -> None:
+    """A table that does not fit is stacked, not squeezed."""
+    for table, width in product(tables(legible(RECORDS[name])), range(40, 121)):
+        file = StringIO()
+        Console(file=file, width=width, highlight=False).print(*_table(table, width))
+        cells = {cell for row in table.rows for cell in row}
+        words = {word for cell in cells for word in cell.split() if len(word) <= 24}
+        assert [word for word in words if word not in file.getvalue()] == [], (table.title, width)
 
 
 # In a browser

@@ -27,6 +27,7 @@ from rumpx.cli.parsers import (
 from rumpx.errors import EXIT_DIFFERENCES, EXIT_OK, EXIT_SOME_KEYS_FAILED, RumpxError
 from rumpx.guides.options import render_options
 from rumpx.model.counts import Counts
+from rumpx.model.follow import FollowFacts, FollowStat, Gap
 from rumpx.model.limits import NAMED
 from rumpx.model.results import (
     KeyFailure,
@@ -168,7 +169,8 @@ def test_the_fields_of_the_summary_are_there_and_no_other() -> None:
     table = compared.index("|")
     as_above = set(re.findall(r"`(\w+)`", compared[:table]))
     assert first_cells(compared) | as_above == fields | version
-    for kind in (Counts, KeyFailure, PartitionSummary, PrefixDifferences):
+    assert first_cells(section(text, "A follow")) == {f.name for f in dataclasses.fields(FollowStat)}
+    for kind in (Counts, FollowFacts, Gap, KeyFailure, PartitionSummary, PrefixDifferences):
         for field in dataclasses.fields(kind):
             assert f"`{field.name}`" in text, field.name
 
