@@ -130,6 +130,13 @@ class Following:
         following._take(Running(["resume", job, *_TOLD, *flags], env=env), job)
         return following
 
+    @classmethod
+    def of(cls, run: Running, job: str = "move") -> Self:
+        """One that was started in another way."""
+        following = cls.__new__(cls)
+        following._take(run, job)
+        return following
+
     def _take(self, run: Running, job: str) -> None:
         self.run = run
         self._job = job

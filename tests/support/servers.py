@@ -416,6 +416,10 @@ class Server:
         if not keep_data:
             (self.folder / "dump.rdb").unlink(missing_ok=True)
         self.options |= {k.replace("_", "-"): v for k, v in options.items()}
+        self.revive()
+
+    def revive(self) -> None:
+        """Start it again after `kill`: another run_id, and the data that was saved last."""
         self._fixed_port = True
         self._spawn()
         self.wait_ready()
