@@ -127,16 +127,18 @@ def test_a_resumed_job_does_not_ask_again(with_extras: tuple[Server, Server]) ->
         assert compare(source, target) == []
 
 
-def test_keys_out_of_scope_stay(with_extras: tuple[Server, Server]) -> None:
+@pytest.mark.parametrize("glob", ["in:*", "?n:*"], ids=["a prefix", "no prefix"])
+def test_keys_out_of_scope_stay(with_extras: tuple[Server, Server], glob: str) -> None:
     source, target = with_extras
     source.do("SET", "in:scope", "value")
 
     target.do("SET", "in:extra", "value")
-    flags = ("--match", "in:*", "--delete-extra", "--yes")
+    flags = ("--match", glob, "--delete-extra", "--yes")
 
     with Following(source, target, *flags) as follow:
         follow.in_step()
         source.do("SET", "in:later", "value")
+        source.do("SET", "both", "newest")
         follow.settled(source, target, name="in:marker")
 
     extras = {f"extra:{number}".encode() for number in range(20)}

@@ -406,6 +406,8 @@ def test_every_section_is_there(name: str) -> None:
     ]
     if not copy:
         expected = ["pace", "comparison", "failures", "notes", "options"]
+    elif RECORDS[name].summary.follow:  # type: ignore[union-attr]
+        expected = ["follow", *expected]
     assert [attributes["id"] for attributes in named(PAGES[name], "section")] == expected
     assert named(PAGES[name], "h1") and named(PAGES[name], "main") and named(PAGES[name], "footer")
 

@@ -107,6 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_options(parser, COPY)
+    parser.set_defaults(migrates=False)
     return parser
 
 
@@ -121,7 +122,7 @@ def build_migrate_parser() -> argparse.ArgumentParser:
         "cutover. See rumpx help follow.",
     )
     _add_options(parser, COPY, without=_NOT_IN_MIGRATE, also=MIGRATE)
-    parser.set_defaults(follow=True, migrates=True)
+    parser.set_defaults(migrates=True)
     return parser
 
 

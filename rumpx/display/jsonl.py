@@ -35,21 +35,20 @@ is in `events.schema.json` beside this file (JSON Schema, draft 2020-12); in sho
                         the rest from the server's INFO (percent of one core, bytes); null if
                         unknown
     failures            {reason: number of keys that failed in this run}
-    follow              null, or of a job that follows {phase, feed, facts, lag, dirty,
-                        changes_per_second, settled_per_second, pass_fraction, held_deletes, failed,
-                        in_step_since, waits_for}: "collecting" (while keys are copied), "proving",
-                        "in step" or "reconciling"; "tracking", "notifications" or "passes"; the
-                        sums so far; seconds since the oldest change that is not settled, or null;
-                        changed keys that are not settled; rates of the last few seconds; of the
-                        pass under way, or null; extra keys of the target that wait for consent;
-                        keys that could not be settled; seconds since 1970, or null; what it waits
-                        for, or "". The facts are {copied_in, changes, settled, deleted, gaps,
-                        last_gaps, passes, last_pass, last_pass_found, step_seconds, incomparable,
-                        lossy, accepted_failures}: seconds of the copy, or null; changes reported,
-                        keys settled, and deleted; gaps, and the last ones as {at, why}; passes,
-                        and the end of the last and its differences; seconds in step; keys that
-                        the last pass could not compare, and found equal but for a loss; failed
-                        keys that were accepted
+    follow              null, or of a job that follows its source:
+      phase             "collecting" (while keys are copied), "proving", "in step", "reconciling"
+      feed              "tracking", "notifications" or "passes"
+      lag               seconds since the oldest change that is not settled; null while unknown
+      dirty             changed keys that are not settled
+      changes_per_second, settled_per_second
+      pass_fraction     0.0 to 1.0 of the pass under way, or null
+      held_deletes      keys that only the target has, and that wait for consent to be deleted
+      failed            keys that could not be settled
+      in_step_since     seconds since 1970, or null
+      waits_for         a sentence, or ""
+      facts             of all runs: {copied_in, changes, settled, deleted, gaps, last_gaps, passes,
+                        last_pass, last_pass_found, step_seconds, incomparable, lossy,
+                        accepted_failures, cutover, source}, as in `model.follow.FollowFacts`
 
 "event": "message"
     text                a warning, or another event

@@ -2,7 +2,8 @@
 
 A walk is one pass over a partition. It is *held* until its overseer decides whether it is needed,
 *waiting* for a scanner, *walking*, and *walked* when its scanner has reached the end; it is done
-when all its batches are settled as well. A *fed* walk has no scanner: its overseer names its keys.
+when all its batches are settled as well. A *fed* walk has no scanner: its overseer names its keys,
+in no order, so that no batch waits for those before it.
 
 Events are method calls: keys were found, a scanner has ended, a batch was acknowledged, a node's
 process changed, cursors proved to be of another kind. They return or collect instructions: batches
@@ -239,8 +240,8 @@ class Walks:
         return added
 
     def add_fed(self, partition: Partition) -> Walk:
-        """Add a walk without a scanner: the keys of its batches are named by `found`, until it is
-        `walked`. Return it."""
+        """Add a walk without a scanner: the keys of its batches are `named`, until it is `walked`.
+        Return it."""
         walk = Walk(replace(partition, id=self._added), state="fed")
         self._added += 1
         self._walks[walk.id] = walk
@@ -300,16 +301,32 @@ class Walks:
         if not found.keys:
             walk.frontier.settle(number)
             return None
-        partition = walk.partition
+        return self._batch(number, walk, found.node, found.keys)
+
+    def named(self, walk: Walk, keys: list[bytes], process: str) -> Batch:
+        """Return a batch of keys of a fed walk; `process` is as in Batch."""
+        node = walk.partition.node.address
+        return self._batch(next(self._batches), walk, node, keys, process)
+
+    def _batch(
+        self,
+        number: int,
+        walk: Walk,
+        node: Address | None,
+        keys: list[bytes],
+        process: str = "",
+    ) -> Batch:
         self._issued[number] = walk.name
+        partition = walk.partition
         return Batch(
             number,
             partition.id,
             walk.number,
-            found.node,
+            node,
             partition.db,
-            found.keys,
+            keys,
             partition.work,
+            process,
         )
 
     def is_issued(self, batch: int) -> bool:
@@ -331,6 +348,9 @@ class Walks:
         walk = self._walks[name[0]]
         walk.counts += ack.counts
         notes: list[KeyNote] = [*ack.failures, *ack.losses]
+        if walk.state == "fed":
+            walk.frontier.advance(walk.frontier.cursor + 1, ack.counts, notes, ack.kinds)
+            return walk
         walk.frontier.settle(ack.batch, ack.counts, notes, ack.kinds)
         self._finish(walk)
         return walk

@@ -103,7 +103,7 @@ class Follower(Coordinator):
         )
         self._display = display
         self._control = control
-        self._before = facts.follow or FollowFacts()
+        self._before = _without_open_cutover(facts.follow or FollowFacts())
         self._copied_in = self._before.copied_in
         new = ledger.earlier.runs == 1  # a resumed run has no names of before
         self._standing = Standing(self._before, certain=new)
@@ -119,6 +119,7 @@ class Follower(Coordinator):
         self._held_deletes = 0
         self._consented = False
         self._cutover: Cutover | None = None
+        self._at_end: FollowStat | None = None
         self._engine.follow = self._stat
 
     def run(self, finish: Callable[[], None]) -> None:
@@ -126,7 +127,11 @@ class Follower(Coordinator):
         try:
             super().run(finish)
         finally:
+            self._at_end = self._stat(time.monotonic())
             self._listener.close()
+        if self._cutover:  # it has succeeded, and the ledger says so
+            for sentence in self._cutover.facts.told:
+                self._display.message(sentence)
 
     # The phases.
 
@@ -234,12 +239,25 @@ class Follower(Coordinator):
         """
         walks = self._engine.walks
         added = walks.add(walks_of)
-        under_way = Pass(walks, added, places, self._mark, certain=self._standing.certain)
+        under_way = Pass(
+            walks,
+            added,
+            places,
+            self._mark,
+            self._may_differ,
+            certain=self._standing.certain,
+        )
         self._pass = under_way
         self._engine.run_until(self._over(lambda: under_way.done))
         walks.abandon(under_way.partitions)
         self._pass = None
         return under_way
+
+    def _may_differ(self, db: int, key: bytes) -> bool:
+        """Return True for a key that is known to differ: it has failed, or a cutover leaves it
+        out."""
+        heard = self._listener.heard
+        return (db, key) in self._settler.failed or (heard is not None and heard.ignores(key))
 
     def _ask(self, question: Callable[[], T]) -> T:
         """Ask the servers by functions of the preflight, until they answer."""
@@ -367,6 +385,11 @@ class Follower(Coordinator):
         return bool(self._standing.gap)
 
     @property
+    def has_feed(self) -> bool:
+        """True if changes are reported; else passes find them."""
+        return self._listener.kind != "passes"
+
+    @property
     def changed(self) -> Changed:
         """The keys that were settled since then."""
         return self._settler.changed
@@ -412,7 +435,8 @@ class Follower(Coordinator):
         self._engine.run_until(self._over(lambda: time.monotonic() >= until))
 
     def listen(self, heard: Heard | None) -> None:
-        """Have an object receive all names that the feed tells from now on; None ends that."""
+        """Have an object receive all names that the feed tells from now on; None ends that. Keys
+        that it leaves out may differ meanwhile."""
         self._listener.heard = heard
 
     def mark_streams(self) -> list[bytes]:
@@ -423,7 +447,7 @@ class Follower(Coordinator):
 
     def count(self) -> list[tuple[int, int, int]]:
         """Return (database, the source's keys, the target's) of those followed in which no key
-        expires, if all their keys are in scope."""
+        expires or has failed, if all their keys are in scope."""
         plan, scope = self._plan, self._plan.spec.scope
         if scope.filtered:
             return []
@@ -433,9 +457,10 @@ class Follower(Coordinator):
         )
         if here is None or there is None:
             return []
+        failed = {db for db, _ in self._settler.failed}
         return [
             (db, here.keys.get(db, 0), there.keys.get(scope.target_db(db), 0))
-            for db in sorted(self._settler.databases)
+            for db in sorted(self._settler.databases - failed)
             if not (here.expiring.get(db) or there.expiring.get(scope.target_db(db)))
         ]
 
@@ -533,7 +558,8 @@ class Follower(Coordinator):
 
     def outcome(self, run: RunRecord) -> Outcome:
         """See `Coordinator.outcome`; failed keys are those that are not on the target now."""
-        outcome, follow = super().outcome(run), self._stat(time.monotonic())
+        outcome = super().outcome(run)
+        follow = self._at_end or self._stat(time.monotonic())
         counts = follow.with_failures(outcome.run.counts)
         return replace(outcome, run=replace(outcome.run, counts=counts, follow=follow))
 
@@ -597,7 +623,7 @@ class Follower(Coordinator):
 
     def _status(self) -> dict[str, Any]:
         follow = self._stat(time.monotonic())
-        text = ", ".join(follow_in_words(follow))
+        text = ", ".join(follow_in_words(follow, now=time.time()))
         return super()._status() | {"follow": to_plain(follow) | {"text": text}}
 
     def _execute(self, request: Request) -> dict[str, Any]:
@@ -617,10 +643,17 @@ class Follower(Coordinator):
             case CutoverRequest():
                 if self._wants_cutover:
                     raise UsageError("A cutover is under way already.")
-                self._cutover = Cutover(request, self, feeds=self._listener.kind != "passes")
+                self._cutover = Cutover(request, self)
                 self._control.wake()
                 return self._status()
         return super()._execute(request)
+
+
+def _without_open_cutover(facts: FollowFacts) -> FollowFacts:
+    """Return the facts of earlier runs without a cutover that was under way when the last one was
+    killed: it proves nothing."""
+    open_one = facts.cutover is not None and not facts.cutover.outcome
+    return replace(facts, cutover=None) if open_one else facts
 
 
 def _retried(walk: Walk) -> set[tuple[int, bytes]]:

@@ -20,11 +20,9 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from itertools import count
+from dataclasses import dataclass, field
 from typing import Final
 
-from rumpx.engine.events import Found
 from rumpx.engine.fence import LATE_SECONDS
 from rumpx.engine.walks import Walk, Walks
 from rumpx.follower.changed import Changed
@@ -59,7 +57,7 @@ class Settler:
 
     Args:
         dirty: the set.
-        trouble: keys that have failed before.
+        failed, lossy: keys that have failed before, or were copied with a loss.
         healed: is called with the keys of a batch that had failed, or were copied with a loss, and
             have been settled now; those that failed again, too.
 
@@ -90,7 +88,6 @@ class Settler:
         self._walks: Walks
         self.changed = Changed()
         self._fed: dict[int, Walk] = {}
-        self._cursors = count(1)
         self._hands: dict[int, _Hand] = {}
         self._made: deque[Batch] = deque()
 
@@ -125,13 +122,9 @@ class Settler:
             return None
         hand = _Hand(names, len(self._fed))
         for walk in self._fed.values():
-            node = walk.partition.node.address
-            batch = self._walks.found(
-                Found(walk.id, walk.number, node, names, next(self._cursors))
-            )
-            assert batch
+            batch = self._walks.named(walk, names, self.process)
             self._hands[batch.id] = hand
-            self._made.append(replace(batch, process=self.process))
+            self._made.append(batch)
         return self._made.popleft()
 
     def due(self, now: float) -> float:
@@ -179,7 +172,7 @@ class Settler:
         """Keep the lists of keys that failed, or were copied with a loss, up to date."""
         if self.failed or self.lossy:
             here = {(db, name) for name in names}
-            if known := here & (self.failed | self.lossy):
+            if known := here & self.failed | here & self.lossy:
                 self.failed -= known
                 self.lossy -= known
                 self._healed(list(known))

@@ -428,7 +428,7 @@ def _merged(pending: _Pending | None, update: Update) -> _Pending:
     if update.anew:
         merged.rows.append(("DELETE FROM series", ()))
     merged.rows += [
-        ("INSERT INTO series VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", point_row(point))
+        ("INSERT INTO series VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", point_row(point))
         for point in update.points
     ]
     return merged

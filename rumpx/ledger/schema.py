@@ -85,6 +85,8 @@ CREATE TABLE losses (
     partition INTEGER NOT NULL, walk INTEGER NOT NULL, PRIMARY KEY (db, key)
 ) WITHOUT ROWID;
 """
+# Added in schema 5. Facts may have those of a follow, which an older rumpx cannot continue.
+_SINCE_5: Final = "ALTER TABLE series ADD COLUMN lag REAL;"
 TABLES: Final = (
     """
 CREATE TABLE job (
@@ -109,6 +111,7 @@ CREATE TABLE failures (
     + _SINCE_2
     + _SINCE_3
     + _SINCE_4
+    + _SINCE_5
 )
 PUT_RETIRED: Final = "INSERT OR REPLACE INTO retired VALUES (?, ?, ?, ?, ?, ?)"
 PUT_RUN: Final = "INSERT OR REPLACE INTO runs VALUES (?, ?)"
@@ -117,7 +120,7 @@ _UPGRADES: Final = {
     1: "ALTER TABLE partitions ADD COLUMN kinds TEXT NOT NULL DEFAULT '[]';" + _SINCE_2,
     2: _SINCE_3,
     3: _SINCE_4,
-    4: "",  # Facts may have those of a follow, which an older rumpx cannot continue
+    4: _SINCE_5,
 }
 
 
@@ -133,6 +136,7 @@ class JobRecord:
         databases: of the source, those that held keys at the start.
         source_nodes, target_nodes: ids of the cluster's nodes; none for one server.
         source_password, target_password: True if one is needed.
+        migrates: its user is asked on the terminal for the cutover.
     """
 
     name: str
@@ -143,6 +147,7 @@ class JobRecord:
     target_nodes: tuple[str, ...]
     source_password: bool
     target_password: bool
+    migrates: bool = False
 
     @property
     def mark(self) -> str:
@@ -319,12 +324,13 @@ class Books:
     def points(self) -> tuple[Point, ...]:
         """Return the series, in order."""
         columns = (
-            "run, at, elapsed, seconds, keys, payload_bytes, source_latency, target_latency, held"
+            "run, at, elapsed, seconds, keys, payload_bytes, source_latency, target_latency, held, "
+            "lag"
         )
         rows = self._database.execute(f"SELECT {columns} FROM series ORDER BY rowid")
         return tuple(
-            Point(run, at, elapsed, seconds, keys, size, source, target, json.loads(held))
-            for run, at, elapsed, seconds, keys, size, source, target, held in rows
+            Point(run, at, elapsed, seconds, keys, size, source, target, json.loads(held), lag)
+            for run, at, elapsed, seconds, keys, size, source, target, held, lag in rows
         )
 
     def runs(self) -> tuple[RunRecord, ...]:
@@ -424,6 +430,7 @@ def point_row(point: Point) -> tuple[Any, ...]:
         point.source_latency,
         point.target_latency,
         json.dumps(point.held),
+        point.lag,
     )
 
 

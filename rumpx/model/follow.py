@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -183,9 +182,8 @@ def follow_in_words(
 
     Args:
         ended: it does not follow any more: tell how it stood then.
-        now: seconds since 1970, to leave out dates of today; None for the present time.
+        now: seconds since 1970; times of this day are told without their date. None: with it.
     """
-    now = time.time() if now is None else now
     words = [_phase(follow, ended, now)]
     if follow.feed == "passes":
         words += _by_passes(follow, now)
@@ -199,12 +197,15 @@ def follow_in_words(
         words.append(f"{units.keys(follow.changes_per_second)} changes/s")
     if follow.failed:
         words.append(f"{units.count_of(follow.failed, 'key')} failed")
+    cutover = follow.facts.cutover
+    if cutover and cutover.steps and not cutover.outcome and not ended:
+        words.append(f"cutover: {cutover.steps[-1].text}")
     if follow.facts.gaps:
         words.append(_gaps(follow.facts, now))
     return words
 
 
-def _phase(follow: FollowStat, ended: bool, now: float) -> str:
+def _phase(follow: FollowStat, ended: bool, now: float | None) -> str:
     if ended:
         return f"was {follow.phase}"
     if follow.in_step and follow.in_step_since is not None:
@@ -215,7 +216,7 @@ def _phase(follow: FollowStat, ended: bool, now: float) -> str:
     return f"{follow.phase}, {part}" if part else follow.phase
 
 
-def _by_passes(follow: FollowStat, now: float) -> list[str]:
+def _by_passes(follow: FollowStat, now: float | None) -> list[str]:
     words, facts = ["changes are found by passes"], follow.facts
     if facts.last_pass is not None:
         found = units.count_of(facts.last_pass_found, "difference")
@@ -225,7 +226,7 @@ def _by_passes(follow: FollowStat, now: float) -> list[str]:
     return words
 
 
-def _gaps(facts: FollowFacts, now: float) -> str:
+def _gaps(facts: FollowFacts, now: float | None) -> str:
     number = units.count_of(facts.gaps, "gap")
     if not facts.last_gaps:
         return number

@@ -39,6 +39,7 @@ class Point:
         source_latency, target_latency: the highest one shown, in seconds above the base; None if
             unknown.
         held: seconds of throttling by cause, as in {"source latency": 0.8}.
+        lag: the highest lag shown of a follow, in seconds; None if it has none.
     """
 
     run: int
@@ -50,6 +51,7 @@ class Point:
     source_latency: float | None = None
     target_latency: float | None = None
     held: dict[str, float] = field(default_factory=dict)
+    lag: float | None = None
 
     def latency(self, side: Side) -> float | None:
         """Return a side's latency, in seconds above the base."""
@@ -94,6 +96,7 @@ def joined(first: Point, second: Point) -> Point:
         _highest(first.source_latency, second.source_latency),
         _highest(first.target_latency, second.target_latency),
         _sums(first.held, second.held),
+        _highest(first.lag, second.lag),
     )
 
 
@@ -137,6 +140,7 @@ class Recorder:
         self._since = _Mark(elapsed, work or Counts())
         self._latest = self._since
         self._latencies: tuple[float | None, float | None] = (None, None)
+        self._lag: float | None = None
         self._taken = len(self.points)
         self._rewritten = False
 
@@ -148,6 +152,8 @@ class Recorder:
             _highest(self._latencies[0], held.source_latency),
             _highest(self._latencies[1], held.target_latency),
         )
+        if snapshot.follow:
+            self._lag = _highest(self._lag, snapshot.follow.lag)
         if snapshot.elapsed - self._since.elapsed >= self._length:
             self._close(wall)
 
@@ -186,9 +192,10 @@ class Recorder:
                 max(0, now.work.payload_bytes - before.work.payload_bytes),
                 *self._latencies,
                 _differences(before.held, now.held),
+                self._lag,
             )
         )
-        self._since, self._latencies = now, (None, None)
+        self._since, self._latencies, self._lag = now, (None, None), None
         if len(self.points) >= MOST_POINTS:
             self.points = thinned(self.points)
             self._length *= 2

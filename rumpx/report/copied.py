@@ -19,7 +19,7 @@ def outcome(summary: Summary) -> str:
     copied = f"copied {count_of(counts.copied, 'key')} in {units.duration(took)}"
     if summary.follow and summary.follow.copied:
         followed = units.duration(max(0.0, summary.seconds - took))
-        copied += f", then followed for {followed}; {follow.outcome(summary.follow)}"
+        copied += f", then followed for {followed}{follow.outcome(summary.follow)}"
     if summary.state == "stopped":
         return f"stopped: {copied}"
     if summary.state == "failed":
@@ -64,6 +64,10 @@ def entries(summary: Summary) -> Iterator[Entry]:
         yield Entry("listed in", summary.losses_file)
     if summary.follow and summary.follow.copied:
         yield from follow.entries(summary.follow)
+        if cutover := summary.follow.facts.cutover:
+            style = "green" if summary.follow.facts.is_over else "yellow"
+            for sentence in cutover.told:
+                yield Entry("cutover", sentence, style)
     yield from _completeness(summary)
     if summary.walked_again:
         reasons = [f"{why}: {n}" for why, n in summary.walked_again.items()]
@@ -85,6 +89,6 @@ def _completeness(summary: Summary) -> Iterator[Entry]:
         yield Entry("completeness", text, "bold red")
     elif summary.missing == 0:
         yield Entry("completeness", "the target's key count matches", "green")
-    elif summary.state == "done":
+    elif summary.state == "done" and not summary.follow:
         text = "not checked by key count (filters, or the target was not empty)"
         yield Entry("completeness", text)

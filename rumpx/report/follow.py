@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from rumpx import units
-from rumpx.model.follow import FeedKind, FollowStat, Gap
+from rumpx.model.follow import CutoverCheck, CutoverFacts, FeedKind, FollowFacts, FollowStat
 from rumpx.model.results import Summary
 from rumpx.report.text import Entry, moment
 from rumpx.units import count_of
@@ -30,12 +30,14 @@ def copied_in(summary: Summary) -> float:
 
 
 def outcome(follow: FollowStat) -> str:
-    """Describe how a follow stood when it was last seen, as a clause."""
+    """Describe how a follow stood when it was last seen, as the end of a sentence."""
+    if follow.facts.is_over:
+        return " and cut over"
     if follow.feed == "passes" and follow.facts.last_pass is not None:
-        return f"the last pass found {count_of(follow.facts.last_pass_found, 'difference')}"
+        return f"; the last pass found {count_of(follow.facts.last_pass_found, 'difference')}"
     if not follow.in_step:
-        return "not in step"
-    return "in step" if follow.lag is None else f"in step, {units.age(follow.lag)} behind"
+        return "; not in step"
+    return "; in step" if follow.lag is None else f"; in step, {units.age(follow.lag)} behind"
 
 
 def entries(follow: FollowStat) -> Iterator[Entry]:
@@ -69,6 +71,38 @@ def entries(follow: FollowStat) -> Iterator[Entry]:
         yield Entry("accepted", text, "yellow")
 
 
+def cutover_entries(facts: CutoverFacts) -> Iterator[Entry]:
+    """Yield what a cutover has proven, how, and what not."""
+    good = facts.outcome == "switch now"
+    outcome = facts.outcome or "none yet"
+    yield Entry("outcome", outcome, "green" if good else "bold red")
+    yield Entry("asked at", moment(facts.asked))
+    if facts.proven is not None:
+        yield Entry("proven at", moment(facts.proven))
+    yield Entry("compared", _COMPARED[facts.check].format(units.keys(facts.compared)))
+    if facts.share < 1:
+        share = units.percent(facts.share)
+        yield Entry("sample", f"a random {share} of the changed keys, which were many", "yellow")
+    if facts.last_pass is not None:
+        yield Entry("all compared", f"at {moment(facts.last_pass)}")
+    if facts.not_carried:
+        text = f"{count_of(facts.not_carried, 'key')}: failed, lossy, or not comparable"
+        yield Entry("not carried", text, "yellow")
+    if facts.ignores:
+        text = f"{units.keys(facts.ignored)} writes to keys that match {', '.join(facts.ignores)}"
+        yield Entry("ignored", text, "yellow")
+    if facts.writers:
+        label, style = ("wrote before", "") if good else ("still wrote", "bold red")
+        yield Entry(label, ", ".join(facts.writers), style)
+
+
+_COMPARED: Final[dict[CutoverCheck, str]] = {
+    "changed": "{} keys, those changed since the last pass",
+    "full": "{} keys, all of them",
+    "counts": "only the numbers of keys",
+}
+
+
 def _gaps(follow: FollowStat) -> str:
     facts = follow.facts
     if not facts.last_gaps:
@@ -77,6 +111,6 @@ def _gaps(follow: FollowStat) -> str:
     return f"{units.keys(facts.gaps)}; the last at {moment(last.at)}: {last.why}"
 
 
-def gap_rows(gaps: tuple[Gap, ...]) -> tuple[tuple[str, str], ...]:
-    """Return the time and the reason of each gap, the latest first."""
-    return tuple((moment(gap.at), gap.why) for gap in reversed(gaps))
+def gap_rows(facts: FollowFacts) -> tuple[tuple[str, str], ...]:
+    """Return the time and the reason of each of the last gaps, the latest first."""
+    return tuple((moment(gap.at), gap.why) for gap in reversed(facts.last_gaps))

@@ -66,8 +66,8 @@ def reckoned(record: Record) -> Verdict:
     error = summary.error
     notes: tuple[str, ...] = (error,) if error else ()
     if isinstance(summary, Verification):
-        tone, word = _compared(summary)
-        return Verdict(tone, word, sentence(verdict.outcome(summary)), notes)
+        how, word = _compared(summary)
+        return Verdict(how, word, sentence(verdict.outcome(summary)), notes)
     outcome = sentence(copied.outcome(replace(summary, state="done")))
     follow = followed(record)
     again = ("To follow again" if follow else "To resume", f"rumpx resume {summary.job}")
@@ -86,6 +86,9 @@ def reckoned(record: Record) -> Verdict:
         case "failed":
             said = (outcome, *_until(record)) if error else _until(record)
             return Verdict("bad", "Failed", error or outcome, said, *again)
+    if follow and follow.facts.cutover and follow.facts.is_over:
+        tone: Tone = "warn" if follow.facts.cutover.not_carried else "good"
+        return Verdict(tone, "Cut over", outcome, follow.facts.cutover.told)
     return _done(summary, record.verification, outcome)
 
 
@@ -229,25 +232,29 @@ def figures(record: Record) -> list[Figure]:
         if entry.label == "completeness"
     ]
     then = record.verification
-    if follow and not then:
-        return shown
+    if follow:
+        shown += _statements_of_follow(follow)
+        if not then:
+            return shown
     text = verdict.outcome(then) if then else "not compared"
     return [*shown, Figure("comparison", "", text, _compared(then)[0] if then else "")]
 
 
 def _figures_of_follow(follow: FollowStat) -> list[Figure]:
     facts = follow.facts
+    deleted = f"{units.keys(facts.deleted)} of them deleted"
     shown = [
-        Figure(
-            "changes settled",
-            units.keys(facts.settled),
-            f"{units.keys(facts.deleted)} of them deleted",
-        ),
+        Figure("changes settled", units.keys(facts.settled), deleted),
         Figure("gaps", units.keys(facts.gaps), "moments at which changes may have been missed"),
     ]
     if follow.feed != "passes":
         note = "of the time after the copy"
         shown.append(Figure("in step", units.duration(facts.step_seconds), note))
+    return shown
+
+
+def _statements_of_follow(follow: FollowStat) -> list[Figure]:
+    facts, shown = follow.facts, []
     if facts.last_pass is not None:
         found = units.count_of(facts.last_pass_found, "difference")
         shown.append(Figure("last pass", "", f"{moment(facts.last_pass)}, found {found}"))

@@ -197,7 +197,7 @@ def _sizes(record: Record) -> str:
 def _course(record: Record) -> list[str]:
     """Draw the events over the running time."""
     points = binned(record.points)
-    charts = [*_throughput(points), *_latencies(record, points)]
+    charts = [*_throughput(points), *_lag(points), *_latencies(record, points)]
     held = list(held_seconds(points))
     if held:
         title, told = "Throttling over time", "the stronger the colour, the longer"
@@ -227,6 +227,22 @@ def _throughput(points: Sequence[Point]) -> Iterator[str]:
         ),
         points,
     )
+
+
+def _lag(points: Sequence[Point]) -> Iterator[str]:
+    """Draw the lag of a follow."""
+    lags = [None if point.lag is None else point.lag * 1e3 for point in points]
+    known = [lag for lag in lags if lag is not None]
+    if not known:
+        return
+    told = f"highest {units.age(max(known) / 1e3)}; each step the highest of {_step(points)}"
+    chart = Chart(
+        *("lag", "Lag of the target", told, "ms"),
+        *((Line("first", lags),), lambda value: f"{value:g}"),
+        least=_LEAST_LATENCY,
+        powers=True,
+    )
+    yield _over_time(chart, points)
 
 
 def _latencies(record: Record, points: Sequence[Point]) -> Iterator[str]:

@@ -86,6 +86,7 @@ def sections(record: Record) -> list[Section]:
     if isinstance(summary, Verification):
         return [pace, _comparison(record), _failures(record), _notes(record), options]
     return [
+        *_cutover(record),
         *_follow(record),
         pace,
         _content(summary),
@@ -103,20 +104,35 @@ def _follow(record: Record) -> list[Section]:
     follow = followed(record)
     if not follow:
         return []
-    gaps = follow.facts.last_gaps
-    words = follow_in_words(follow, ended=record.state != "running", now=record.written)
-    number = units.keys(follow.facts.gaps)
-    title = "Gaps" if len(gaps) == follow.facts.gaps else f"The last {len(gaps)} of {number} gaps"
-    table = Table(title, (Column("when", "brief"), Column("why")), following.gap_rows(gaps))
+    facts, columns = follow.facts, (Column("when", "brief"), Column("what"))
+    shown = len(facts.last_gaps)
+    title = "Gaps" if shown == facts.gaps else f"The last {shown} of {facts.gaps:,} gaps"
+    gaps = Table(title, columns, following.gap_rows(facts))
+    words = follow_in_words(follow, ended=record.state != "running")
     return [
         Section(
             "follow",
             "Following",
             (sentence(", ".join(words)),),
             tuple(following.entries(follow)),
-            (table,) if gaps else (),
+            (gaps,) if gaps.rows else (),
         )
     ]
+
+
+def _cutover(record: Record) -> list[Section]:
+    """Return the section of the last cutover; none if there was none."""
+    follow = followed(record)
+    facts = follow.facts.cutover if follow else None
+    if not facts:
+        return []
+    rows = tuple((moment(step.at), step.text) for step in facts.steps)
+    steps = Table("Steps", (Column("when", "brief"), Column("what")), rows)
+    told = facts.told or ("It has not ended.",)
+    if facts.outcome == "switch now":
+        told = ()  # the report's first sentences
+    entries = tuple(following.cutover_entries(facts))
+    return [Section("cutover", "Cutover", told, entries, (steps,) if rows else ())]
 
 
 def _numbers(*titles: str) -> list[Column]:
@@ -290,7 +306,7 @@ def _comparison(record: Record) -> Section:
     if result is None:
         job = summary.job if isinstance(summary, Summary) else ""
         text = f"Not compared. rumpx verify {job} compares both sides."
-        if isinstance(summary, Summary) and summary.follow and summary.follow.facts.passes:
+        if followed(record):
             text = "Not compared by itself: each pass of the follow compares both sides."
         return Section("comparison", title, (text,))
     outcome, entries = told(result)
