@@ -16,6 +16,7 @@ import re
 from typing import Final
 
 from rumpx.errors import TargetUnusable, UsageError
+from rumpx.follower.dirty_keys import MOST_DIRTY
 from rumpx.follower.feed_choice import feed_kind
 from rumpx.preflight.abilities import refuse_command, unguessable
 from rumpx.preflight.cursors import with_schemes
@@ -26,8 +27,6 @@ from rumpx.servers.side import SideFacts, connected
 from rumpx.units import count_of
 from rumpx.verifier.plan import reverse_databases
 
-MOST_DIRTY: Final = 2_000_000
-"""The most changed keys that are remembered while changes are settled."""
 _NAMES: Final = re.compile(r" name=rumpx:(\S+?):(feed:)?[0-9a-f]{8}(?:\.\d+)? ")
 
 
