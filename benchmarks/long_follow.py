@@ -44,17 +44,16 @@ from rumpx.engine.key_counts import Census
 from rumpx.engine.local_backend import LocalBackend
 from rumpx.engine.plan import Plan
 from rumpx.follower.dirty_keys import MOST_DIRTY, DirtyKeys
-from rumpx.follower.passes import PASS
 from rumpx.follower.settler import Settler
 from rumpx.ledger.ledger import Ledger, Update
 from rumpx.ledger.schema import Facts, JobRecord
 from rumpx.model.counts import Counts
 from rumpx.model.endpoint import Endpoint
-from rumpx.model.follow import FollowFacts
+from rumpx.model.follow import FollowFacts, FollowStat
 from rumpx.model.history import RunRecord
 from rumpx.model.job import Job
 from rumpx.model.nodes import Node, Topology
-from rumpx.model.partitions import NodeKeys, Partition, WholeSpan
+from rumpx.model.partitions import PASS, NodeKeys, Partition, WholeSpan
 from rumpx.model.results import KeyFailure, KeyLoss
 from rumpx.model.tuning import Tuning
 from rumpx.processes.control import Control
@@ -279,8 +278,9 @@ class _Follow:
     def _save(self, elapsed: float) -> None:
         self._saver.recorder.see(self._engine.status(), elapsed)
         settler = self._settler
-        told = FollowFacts(self.dirty.marked, settler.settled, settler.deleted)
-        self._saver.save("running", replace(self._facts, follow=told), elapsed)
+        sums = FollowFacts(1.0, self.dirty.marked, settler.settled, settler.deleted)
+        stands = FollowStat("in step", "tracking", sums, lag=0.0, dirty=len(self.dirty))
+        self._saver.save("running", replace(self._facts, followed=stands), elapsed)
 
     def close(self) -> None:
         """End all."""

@@ -14,7 +14,7 @@ from rumpx.ctl.server import AcceptDeletes, AcceptFailures
 from rumpx.errors import UsageError
 from support.copying import Copying, messages
 from support.data import compare, fill_mixed, fingerprint, keys_of
-from support.following import Following, Standing
+from support.following import Following, Standing, kill_feed
 from support.middlemen import Damager
 from support.run import Action, Terminal, rumpx, rumpx_pty
 from support.servers import Server
@@ -320,16 +320,6 @@ def test_a_source_without_client(server: StartServer, version: str) -> None:
         assert standing["feed"] == "passes"
         assert target.do("GET", "later") == b"value"
         follow.stop()
-
-
-def kill_feed(source: Server) -> None:
-    """End the feed's connection, and that of the watch, whose name it shares."""
-    listed = source.do("CLIENT", "LIST").decode().splitlines()
-    feeds = [line for line in listed if ":feed:" in line]
-    assert feeds
-    for line in feeds:
-        with contextlib.suppress(Exception):
-            source.do("CLIENT", "KILL", "ID", line.split()[0].removeprefix("id="))
 
 
 def test_a_feed_that_is_not_allowed_any_more(pair: tuple[Server, Server]) -> None:

@@ -406,7 +406,9 @@ def test_every_section_is_there(name: str) -> None:
     ]
     if not copy:
         expected = ["pace", "comparison", "failures", "notes", "options"]
-    elif RECORDS[name].summary.follow:  # type: ignore[union-attr]
+    elif name == "cutover":
+        expected = ["cutover", "follow", *expected]
+    elif name in ("follow", "stopped follow"):
         expected = ["follow", *expected]
     assert [attributes["id"] for attributes in named(PAGES[name], "section")] == expected
     assert named(PAGES[name], "h1") and named(PAGES[name], "main") and named(PAGES[name], "footer")
@@ -587,12 +589,15 @@ def charts(texts: list[Seen], record: Record) -> None:
     expected = {"keys", "bytes"} if record.points else set()
     if any(point.source_latency for point in record.points):
         expected |= {"latencies"}
+    if any(point.lag is not None for point in record.points):
+        expected |= {"lag"}
     if held_seconds(record.points):
         expected |= {"held"}
     if isinstance(record.summary, Summary) and record.summary.content.sizes:
         expected |= {"sizes"}
     assert set(drawn) == expected
     units = {"keys": "keys/s", "bytes": "bytes/s", "latencies": "ms", "sizes": "payload size"}
+    units["lag"] = "ms"
     for name, said in drawn.items():
         across = "keys" if name == "sizes" else "running time"
         assert f"unit end {across}" in said

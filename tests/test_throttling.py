@@ -22,7 +22,7 @@ from support.data import compare, fill_mixed, keys_of
 from support.proxy import Proxy
 from support.run import Running, rumpx
 from support.servers import Cluster, Server
-from support.waiting import wait_until
+from support.waiting import wait_until, zone_where_it_is
 
 StartServer = Callable[..., Server]
 StartProxy = Callable[..., Proxy]
@@ -433,18 +433,6 @@ def felt_again(run: Running) -> bool:
 
 
 # --- time -----------------------------------------------------------------------------------
-
-
-def zone_where_it_is(clock: str) -> dict[str, str]:
-    """A time zone in which a clock on the wall shows HH:MM:SS now."""
-    hours, minutes, seconds = map(int, clock.split(":"))
-    wanted = 3600 * hours + 60 * minutes + seconds
-    west = (int(time.time()) - wanted) % 86_400
-    if west > 43_200:
-        west -= 86_400
-    sign = "-" if west < 0 else ""
-    west = abs(west)
-    return {"TZ": f"XXX{sign}{west // 3600}:{west // 60 % 60:02}:{west % 60:02}"}
 
 
 def test_a_timetable_holds_a_copy_and_lets_it_go(pair: tuple[Server, Server]) -> None:

@@ -296,7 +296,7 @@ def _cut_over(ledger: Path, request: Cutover, *, as_json: bool) -> int:
 
         _print(json.dumps(to_plain(facts)))
     else:
-        _print(*facts.told)
+        _print(*facts.told, *filter(None, [facts.way_back]))
     return EXIT_CODES[facts.outcome]
 
 

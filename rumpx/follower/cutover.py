@@ -363,7 +363,8 @@ class Cutover:
 
     def confirm(self) -> None:
         """End it: it is proven, and nothing of ours can write to the target any more."""
-        self._end("switch now", *sentences(self.facts), way_back.told(self._follows.plan.job))
+        self.facts = replace(self.facts, way_back=way_back.told(self._follows.plan.job))
+        self._end("switch now", *sentences(self.facts))
 
     # The facts.
 

@@ -61,6 +61,7 @@ class CutoverFacts:
         ignores: the globs of these keys.
         not_carried: keys that failed, were copied with an accepted loss, or cannot be compared.
         writers: clients of the source that still wrote.
+        way_back: after a success, the way back as a sentence.
     """
 
     asked: float
@@ -76,6 +77,7 @@ class CutoverFacts:
     ignores: tuple[str, ...] = ()
     not_carried: int = 0
     writers: tuple[str, ...] = ()
+    way_back: str = ""
 
 
 @dataclass(frozen=True, slots=True)

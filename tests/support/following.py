@@ -263,6 +263,15 @@ def writing(*works: Callable[[], object]) -> Iterator[None]:
         raise troubles[0]
 
 
+def kill_feed(source: Server) -> None:
+    """End a feed's connection by CLIENT KILL, and those of the watch, whose name it shares."""
+    with source.raw() as raw:
+        listed = raw.do("CLIENT", "LIST").decode().splitlines()
+        numbers = [line.split()[0].removeprefix("id=") for line in listed if ":feed:" in line]
+        assert numbers, "no feed is attached"
+        raw.many([("CLIENT", "KILL", "ID", number) for number in numbers])
+
+
 def assert_digests(source: Server, target: Server) -> None:
     """Both sides have the same DEBUG DIGEST. (Servers of one version, no streams with groups.)"""
     assert source.do("DEBUG", "DIGEST") == target.do("DEBUG", "DIGEST")

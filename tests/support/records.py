@@ -396,7 +396,10 @@ def unfinished(state: str) -> Record:
 def followed(state: str, follow: FollowStat) -> Record:
     """A copy of a minute that has followed its source for an hour since: it runs, was stopped or
     killed, has failed, or was cut over ("done")."""
-    series = points([60, 3540], 1.0, 2_000, 260, seed=9)
+    series = tuple(
+        replace(point, lag=0.002 + 0.001 * (n % 7) if point.run == 2 else None)
+        for n, point in enumerate(points([60, 3540], 1.0, 2_000, 260, seed=9))
+    )
     copied = sum(point.keys for point in series if point.run == 1)
     counts = Counts(copied=copied, gone=12, payload_bytes=260 * copied, failed=follow.failed)
     error = {"failed": "The target is out of memory (OOM).", "stopped": "Stopped by a signal."}

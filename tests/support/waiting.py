@@ -1,4 +1,4 @@
-"""Waiting for a condition with a deadline, instead of sleeping and hoping."""
+"""Waiting for a condition with a deadline, instead of sleeping and hoping; clocks on the wall."""
 
 from __future__ import annotations
 
@@ -32,3 +32,15 @@ def wait_until(
         if time.monotonic() >= deadline:
             raise AssertionError(f"not within {timeout:g} s: {what}") from trouble
         time.sleep(interval)
+
+
+def zone_where_it_is(clock: str) -> dict[str, str]:
+    """A time zone in which a clock on the wall shows HH:MM:SS now."""
+    hours, minutes, seconds = map(int, clock.split(":"))
+    wanted = 3600 * hours + 60 * minutes + seconds
+    west = (int(time.time()) - wanted) % 86_400
+    if west > 43_200:
+        west -= 86_400
+    sign = "-" if west < 0 else ""
+    west = abs(west)
+    return {"TZ": f"XXX{sign}{west // 3600}:{west // 60 % 60:02}:{west % 60:02}"}
