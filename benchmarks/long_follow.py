@@ -43,8 +43,7 @@ from rumpx.engine.events import Found
 from rumpx.engine.key_counts import Census
 from rumpx.engine.local_backend import LocalBackend
 from rumpx.engine.plan import Plan
-from rumpx.follower.dirty_keys import DirtyKeys
-from rumpx.follower.plan import MOST_DIRTY
+from rumpx.follower.dirty_keys import MOST_DIRTY, DirtyKeys
 from rumpx.follower.settler import Settler
 from rumpx.ledger.ledger import Ledger, Update
 from rumpx.ledger.schema import Facts, JobRecord

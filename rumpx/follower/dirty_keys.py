@@ -26,6 +26,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
+MOST_DIRTY: Final = 2_000_000
+"""The most changed keys that are remembered while changes are settled."""
 # Seconds for which a name rests that was marked again while it was held: it is written all the
 # time, and would be settled as often as the servers allow.
 _HOT_SECONDS: Final = 0.1

@@ -46,10 +46,10 @@ from rumpx.engine.walks import NONE_RETIRED, Retired, RetiredAs, Walk
 from rumpx.errors import Interrupted, TimeOver, TooManyFailures, UsageError
 from rumpx.follower.changed import Changed
 from rumpx.follower.cutover import Cutover
-from rumpx.follower.dirty_keys import DirtyKeys
+from rumpx.follower.dirty_keys import MOST_DIRTY, DirtyKeys
 from rumpx.follower.listener import Listener
 from rumpx.follower.passes import Pass, holds, partitions
-from rumpx.follower.plan import MOST_DIRTY, anew, databases_now, patiently
+from rumpx.follower.plan import anew, databases_now, patiently
 from rumpx.follower.quiet import Heard
 from rumpx.follower.settler import Settler
 from rumpx.follower.standing import Standing

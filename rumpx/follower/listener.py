@@ -21,7 +21,8 @@ from rumpx.engine.plan import Plan
 from rumpx.errors import Side
 from rumpx.follower.dirty_keys import DirtyKeys
 from rumpx.follower.feed import Feed, FeedEnded, FeedRefused, Flushed, feed_name
-from rumpx.follower.plan import MANNERS, feed_kind, patiently
+from rumpx.follower.feed_choice import MANNERS, feed_kind
+from rumpx.follower.plan import patiently
 from rumpx.follower.quiet import Heard
 from rumpx.follower.streams import StreamNames
 from rumpx.follower.watch import (

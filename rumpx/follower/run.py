@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from rumpx.copier.run import Way, copying
 from rumpx.follower.follower import Follower
-from rumpx.follower.plan import Consent, prepare_follow
+from rumpx.follower.plan import prepare_follow
 from rumpx.model.job import Job
-from rumpx.preflight.draft import Ask
+from rumpx.preflight.draft import Ask, Consent
 
 
 def way_of(
