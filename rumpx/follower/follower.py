@@ -33,7 +33,6 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, Final, TypeVar
 
 from rumpx.copier.coordinator import Coordinator, Outcome
@@ -46,10 +45,11 @@ from rumpx.engine.walks import NONE_RETIRED, Retired, RetiredAs, Walk
 from rumpx.errors import Interrupted, TimeOver, TooManyFailures, UsageError
 from rumpx.follower.changed import Changed
 from rumpx.follower.cutover import Cutover
+from rumpx.follower.databases import Databases
 from rumpx.follower.dirty_keys import MOST_DIRTY, DirtyKeys
 from rumpx.follower.listener import Listener
 from rumpx.follower.passes import Pass, holds, partitions
-from rumpx.follower.plan import anew, databases_now, patiently
+from rumpx.follower.plan import databases_now, patiently
 from rumpx.follower.quiet import Heard
 from rumpx.follower.settler import Settler
 from rumpx.follower.standing import Standing
@@ -61,7 +61,6 @@ from rumpx.model.history import RunRecord
 from rumpx.model.nodes import Node
 from rumpx.model.partitions import PASS, RETRIED, KeySpan, NodeKeys, Partition
 from rumpx.model.snapshot import Snapshot
-from rumpx.preflight.databases import chosen_databases, database_map, prove_databases
 from rumpx.processes.control import Control
 from rumpx.serialize import to_plain
 from rumpx.servers.resp import Connection
@@ -111,6 +110,7 @@ class Follower(Coordinator):
         self._listener = Listener(
             plan, ledger.record.mark, self._engine, self._dirty, control.wake
         )
+        self._databases = Databases(plan, self._engine.walks, self._settler, self._ask)
         known = self._settler.failed
         accepted = self._before.accepted_failures
         self._accepted = set(known) if len(known) <= accepted else set()
@@ -220,7 +220,7 @@ class Follower(Coordinator):
         self._dirty.begin()
         self._settler.changed.clear()
         places, back = self._ask(lambda: databases_now(self._plan, []))
-        self._follow_databases({place.db for place in places})
+        self._databases.follow(place.db for place in places)
         walks = partitions(places, back, self._plan.tuning)
         done = self.compare(walks, [*places, *back])
         if self._standing.gap or not self._may_delete(done, sum(place.keys for place in back)):
@@ -318,7 +318,8 @@ class Follower(Coordinator):
         else:
             self._standing.step_ends()
         changed = self._listener.functions_changed
-        return bool(self._new_databases or changed or self._wants_cutover)
+        new = self._databases.new(self._listener.found)
+        return bool(new or changed or self._wants_cutover)
 
     # What the feed does not tell.
 
@@ -330,37 +331,11 @@ class Follower(Coordinator):
             told = self._ask(lambda: copy_functions(plan.source, plan.target, "replace"))
             if told:
                 self._display.message(told)
-        while (new := self._new_databases) and not self._standing.gap:
-            self._follow_databases(new)
+        while (new := self._databases.new(listener.found)) and not self._standing.gap:
+            self._databases.follow(new)
             places, _ = self._ask(lambda: databases_now(plan, []))
             fresh = [place for place in places if place.db in new]
             self.compare(partitions(fresh, (), plan.tuning), fresh)
-
-    @property
-    def _new_databases(self) -> set[int]:
-        """The databases in scope that hold keys and are not followed yet."""
-        chosen = chosen_databases(self._plan.job)
-        found = self._listener.found
-        wanted = found & set(chosen) if chosen else found
-        return wanted - self._settler.databases
-
-    def _follow_databases(self, databases: set[int]) -> None:
-        """Settle changed keys in these databases, too, from now on.
-
-        Raises:
-            TargetUnusable: the target has no such database.
-            UsageError: all would be copied into the one that the target's URI names.
-        """
-        plan, node = self._plan, self._plan.source.topology.nodes[0]
-        followed = self._settler.databases
-        new = sorted(databases - followed)
-        if not followed and not new:
-            new = [next(iter(chosen_databases(plan.job)), 0)]  # nothing holds keys yet
-        database_map(plan.job, [NodeKeys(node, db, 0, "unknown") for db in (*followed, *new)])
-        there = [plan.spec.scope.target_db(db) for db in new]
-        self._ask(lambda: prove_databases(plan.target, there))
-        for db in new:
-            self._settler.follow(self._engine.walks, node, db)
 
     # The cutover; the public methods are those of `cutover.Follows`.
 
@@ -445,23 +420,8 @@ class Follower(Coordinator):
         return names
 
     def count(self) -> list[tuple[int, int, int]]:
-        """Return (database, the source's keys, the target's) of those followed in which no key
-        expires or has failed, if all their keys are in scope."""
-        plan, scope = self._plan, self._plan.spec.scope
-        if scope.filtered:
-            return []
-        here, there = (
-            self._ask(partial(anew, side)).infos[side.topology.nodes[0].address]
-            for side in (plan.source, plan.target)
-        )
-        if here is None or there is None:
-            return []
-        failed = {db for db, _ in self._settler.failed}
-        return [
-            (db, here.keys.get(db, 0), there.keys.get(scope.target_db(db), 0))
-            for db in sorted(self._settler.databases - failed)
-            if not (here.expiring.get(db) or there.expiring.get(scope.target_db(db)))
-        ]
+        """Return the numbers of keys of each database followed, on both sides."""
+        return self._databases.count()
 
     def _facts_at_end(self, state: JobState) -> Facts:
         """As for a copy; the cutover has succeeded now that nothing of ours writes any more."""
