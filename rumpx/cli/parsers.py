@@ -32,7 +32,7 @@ from rumpx.model.options import (
 
 _DESCRIPTION: Final = """\
 Copy a live Redis or Valkey keyspace to another server or cluster, by SCAN, DUMP and RESTORE.
-The source is only read. Nothing on the target is deleted.
+The source is only read. Nothing on the target is deleted, but by --follow.
 """
 
 _EPILOG: Final = """\
