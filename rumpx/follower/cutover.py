@@ -213,7 +213,7 @@ class Cutover:
         if not quiet():
             return
         self._waits = False  # from here on it takes as long as it takes
-        if not self._differs_not() or not self._carries():
+        if not self._differs_not(quiet) or not self._carries():
             return
         self._step("watching the source once more")
         follows.wait(began + _LEAST_SECONDS - time.monotonic())
@@ -255,22 +255,26 @@ class Cutover:
         told = "Stop them, and ask again; the target stays in step."
         self._end("not quiet", *self._writers, told)
 
-    def _differs_not(self) -> bool:
+    def _differs_not(self, quiet: Callable[[], bool]) -> bool:
         """Compare; return True if nothing differs. Without a feed, a full pass that finds nothing
-        takes its place."""
+        takes its place.
+
+        Args:
+            quiet: settles what differs; returns False if the source is written, which explains it.
+        """
         check, found = self._request.verify if self._follows.has_feed else "full", 0
         self.facts = replace(self.facts, check=check)
         for _ in range(_COMPARISONS):
             if check == "counts":
-                return self._count()
+                return self._count(quiet)
             differ = self._compare_all() if check == "full" else self._compare_changed()
             if differ is None:
                 return False
             if not differ:
-                return self._count()
+                return self._count(quiet)
             found = differ
             self._step(f"settling {count_of(found, 'key')} that differed")
-            if not self._follows.settle_all():
+            if not quiet():
                 return False
         self._end(
             "differences",
@@ -313,7 +317,7 @@ class Cutover:
         )
         return done.differences
 
-    def _count(self) -> bool:
+    def _count(self, quiet: Callable[[], bool]) -> bool:
         """Compare the numbers of keys, where none expires and none may be written."""
         if self._request.ignore:
             return True
@@ -324,6 +328,8 @@ class Cutover:
         ]
         if not differ:
             return True
+        if not quiet():
+            return False
         self._end(
             "differences",
             f"The numbers of keys differ: {'; '.join(differ)}. Ask again with verify=full.",
