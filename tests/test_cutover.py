@@ -425,6 +425,21 @@ def test_without_a_feed_the_counters_must_be_told(server: StartServer) -> None:
 # What is compared
 
 
+def test_a_writer_that_is_seen_while_keys_are_compared_explains_what_differs(
+    server: StartServer,
+) -> None:
+    source, target = server("7.0"), server("7.0")
+    with followed(source, target, "--max-keys-per-sec", "100", "--batch-keys", "10") as following:
+        with Asked("verify=full", "timeout=1s") as asked:
+            wait_until(lambda: "comparing" in asked.steps, LONG, "it has been quiet")
+            with source.raw() as raw, target.raw() as spoils:
+                raw.do("SET", "new", "x")
+                spoils.do("SET", "extra", "x")
+            done = asked.ended(TEMPORARY)
+        assert "still written: 1 call of SET; keys written: new." in done.told
+        goes_on(following, source, target)
+
+
 def spoiling(target: Server) -> Any:
     """Another client changes keys of the target, that are compared, all the time."""
     return at_work(

@@ -258,17 +258,21 @@ class Cutover:
 
     def _differs_not(self, quiet: Callable[[], bool]) -> bool:
         """Compare; return True if nothing differs. Without a feed, a full pass that finds nothing
-        takes its place. A difference is settled, and counts only while the source is quiet."""
+        takes its place.
+
+        Args:
+            quiet: settles what differs; returns False if the source is written, which explains it.
+        """
         check, found = self._request.verify if self._follows.has_feed else "full", 0
         self.facts = replace(self.facts, check=check)
         for _ in range(_COMPARISONS):
             if check == "counts":
-                return self._count()
+                return self._count(quiet)
             differ = self._compare_all() if check == "full" else self._compare_changed()
             if differ is None:
                 return False
             if not differ:
-                return self._count()
+                return self._count(quiet)
             found = differ
             self._step(f"settling {count_of(found, 'key')} that differed")
             if not quiet():
@@ -314,7 +318,7 @@ class Cutover:
         )
         return done.differences
 
-    def _count(self) -> bool:
+    def _count(self, quiet: Callable[[], bool]) -> bool:
         """Compare the numbers of keys, where none expires and none may be written."""
         if self._request.ignore:
             return True
@@ -325,6 +329,8 @@ class Cutover:
         ]
         if not differ:
             return True
+        if not quiet():
+            return False
         self._end(
             "differences",
             f"The numbers of keys differ: {'; '.join(differ)}. Ask again with verify=full.",
