@@ -176,7 +176,7 @@ class Engine:
             Interrupted, RumpxError: see `run_walks`.
         """
         self._warnings.show_all()
-        workers = self._plan.tuning.workers if self.walks else 0
+        workers = self._plan.tuning.workers if self.walks or self._urgent else 0
         # First the prober, which learns the baselines while the workers start.
         self._steering.start(self._selector)
         hooks = Hooks(
