@@ -169,7 +169,8 @@ def test_the_fields_of_the_summary_are_there_and_no_other() -> None:
     table = compared.index("|")
     as_above = set(re.findall(r"`(\w+)`", compared[:table]))
     assert first_cells(compared) | as_above == fields | version
-    assert first_cells(section(text, "A follow")) == {f.name for f in dataclasses.fields(FollowStat)}
+    fields = {field.name for field in dataclasses.fields(FollowStat)}
+    assert first_cells(section(text, "A follow")) == fields
     for kind in (Counts, FollowFacts, Gap, KeyFailure, PartitionSummary, PrefixDifferences):
         for field in dataclasses.fields(kind):
             assert f"`{field.name}`" in text, field.name
