@@ -19,6 +19,7 @@ from rumpx.cli.parsers import (
     build_ctl_parser,
     build_demo_parser,
     build_jobs_parser,
+    build_migrate_parser,
     build_parser,
     build_report_parser,
     build_resume_parser,
@@ -129,7 +130,8 @@ def test_the_options_of_each_other_command_are_there_and_no_other(command: str) 
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_no_text_has_an_option_that_does_not_exist(name: str) -> None:
-    known = options_of(build_parser()).union(*(options_of(build()) for build in PARSERS.values()))
+    builders = (build_parser, build_migrate_parser, *PARSERS.values())
+    known: set[str] = set().union(*(options_of(build()) for build in builders))
     assert options_in(re.sub(f"{BENCHMARK}|{DASK}", "", TEXTS[name])) <= known
 
 

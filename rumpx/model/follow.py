@@ -182,6 +182,8 @@ def follow_in_words(
 ) -> list[str]:
     """Return how a follow stands, as a few short texts; the first is the phase.
 
+    The lag is told only of a target that is in step: it says nothing of changes that were missed.
+
     Args:
         ended: it does not follow any more: tell how it stood then.
         now: seconds since 1970; times of this day are told without their date. None: with it.
@@ -192,7 +194,7 @@ def follow_in_words(
     elif follow.phase == "collecting":
         words.append(f"{units.count_of(follow.dirty, 'changed key')} noted")
     else:
-        if follow.lag is not None:
+        if follow.in_step and follow.lag is not None:
             words.append(f"{units.age(follow.lag)} behind")
         words.append(f"{units.count_of(follow.dirty, 'key')} to settle")
     if follow.feed != "passes" and not ended:
@@ -214,7 +216,7 @@ def _phase(follow: FollowStat, ended: bool, now: float | None) -> str:
         return f"in step since {units.local_time(follow.in_step_since, now)}"
     part = "" if follow.pass_fraction is None else f"pass {units.percent(follow.pass_fraction)}"
     if follow.feed == "passes" and follow.phase != "collecting":
-        return part or "between two passes"
+        return part or ("waiting" if follow.waits_for else "between two passes")
     return f"{follow.phase}, {part}" if part else follow.phase
 
 
