@@ -61,7 +61,12 @@ from rumpx.model.history import RunRecord
 from rumpx.model.nodes import Node
 from rumpx.model.partitions import PASS, RETRIED, KeySpan, NodeKeys, Partition
 from rumpx.model.snapshot import Snapshot
-from rumpx.preflight.databases import chosen_databases, database_map, prove_databases
+from rumpx.preflight.databases import (
+    chosen_databases,
+    database_map,
+    prove_databases,
+    refuse_collisions,
+)
 from rumpx.processes.control import Control
 from rumpx.serialize import to_plain
 from rumpx.servers.resp import Connection
@@ -349,7 +354,7 @@ class Follower(Coordinator):
 
         Raises:
             TargetUnusable: the target has no such database.
-            UsageError: all would be copied into the one that the target's URI names.
+            UsageError: two would be copied into one.
         """
         plan, node = self._plan, self._plan.source.topology.nodes[0]
         followed = self._settler.databases
@@ -357,6 +362,7 @@ class Follower(Coordinator):
         if not followed and not new:
             new = [next(iter(chosen_databases(plan.job)), 0)]  # nothing holds keys yet
         database_map(plan.job, [NodeKeys(node, db, 0, "unknown") for db in (*followed, *new)])
+        refuse_collisions([*followed, *new], dict(plan.spec.scope.map_db))
         there = [plan.spec.scope.target_db(db) for db in new]
         self._ask(lambda: prove_databases(plan.target, there))
         for db in new:
