@@ -154,7 +154,10 @@ class DirtyKeysMachine(RuleBasedStateMachine):
     def nothing_is_lost(self) -> None:
         keys = self.keys.values()
         assert len(self.dirty) == self.unsettled
-        assert self.dirty.oldest == min((min(k.mark, k.held) for k in keys), default=math.inf)
+        oldest = min((min(k.mark, k.held) for k in keys), default=math.inf)
+        assert self.dirty.oldest == oldest
+        for moment in (self.now, oldest):
+            assert self.dirty.all_settled(moment) == (oldest > moment)
         assert self.dirty.marked == self.marks
 
     @invariant()

@@ -296,7 +296,7 @@ class Follower(Coordinator):
             feed.prove(began)
             self._engine.run_until(self._over(lambda: feed.proven >= began))
         marked = time.monotonic()
-        self._engine.run_until(self._over(lambda: self._dirty.oldest > marked))
+        self._engine.run_until(self._over(lambda: self._dirty.all_settled(marked)))
         return not self._standing.gap
 
     def _stay(self) -> None:

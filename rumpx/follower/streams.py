@@ -55,7 +55,7 @@ class StreamNames:
 
     def tick(self, dirty: DirtyKeys, now: float) -> None:
         """Mark all streams, if their groups may have changed and it is time for that."""
-        if self._marked is not None and dirty.oldest > self._marked:
+        if self._marked is not None and dirty.all_settled(self._marked):
             self._due = now + max(_LEAST_SECONDS, _SHARE * (now - self._marked))
             self._marked = None
         if self._changed and self._marked is None and now >= self._due:
