@@ -485,8 +485,8 @@ class Engine:
         return answer.result()
 
     def rest(self) -> None:
-        """Have idle workers close their connections, since the checks at the end need some of the
-        servers' few places for clients."""
+        """Have idle workers close their connections: the checks at the end need some of the
+        servers' few places for clients, and connections may lead to an old primary."""
         self._backend.rest()
 
     def wait(self, seconds: float) -> None:

@@ -184,21 +184,29 @@ class Follower(Coordinator):
         """Make a pass possible; afterwards there is a gap if it is not.
 
         Attach a feed, if there is to be one, learn which process the source is, and wait until
-        there may be work. Events of meanwhile cost nothing, since the pass begins after them.
+        there may be work. Events of meanwhile cost nothing, since the pass begins after them. What
+        is under way is settled first: it was read before, and is written after a key's comparison
+        otherwise. Then workers connect anew: after a failover their connections may lead to the
+        old primary, which serves its clients for a while.
         """
-        standing, listener = self._standing, self._listener
+        standing, listener, settler = self._standing, self._listener, self._settler
         standing.doubt()
+        settler.waits = True
         listener.attach()
         self._learn_process()
         self._engine.run_until(self._may_begin)
+        self._engine.rest()
+        settler.waits = False
         if listener.feed or listener.kind == "passes":
             standing.mend()
 
     def _may_begin(self) -> bool:
-        """Return True if nothing keeps a pass from beginning: the timetable, or earlier writes that
-        may land after it."""
+        """Return True if nothing keeps a pass from beginning: the timetable, earlier writes that
+        may land after it, or work that is under way."""
         self._hear()
-        return not self._engine.off and time.monotonic() >= self._settler.late_until
+        if self._engine.off or time.monotonic() < self._settler.late_until:
+            return False
+        return self._engine.at_rest and not self._settler.busy
 
     def _learn_process(self) -> None:
         """Learn which process the source is now. What is known of an earlier one must delete no key

@@ -69,6 +69,7 @@ class Settler:
         settled, deleted: numbers of keys so far.
         late_until: the moment (`time.monotonic()`) from which on no earlier write is executed any
             more.
+        waits: takes no names now.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Settler:
         self.settled = self.deleted = 0
         self.lossy = set(lossy)
         self.late_until = 0.0
+        self.waits = False
         self._healed = healed
         self._dirty = dirty
         self._walks: Walks
@@ -109,6 +111,11 @@ class Settler:
         """The databases that are followed."""
         return set(self._fed)
 
+    @property
+    def busy(self) -> bool:
+        """True if names were taken that are not settled."""
+        return bool(self._hands)
+
     # Batches.
 
     def take(self, now: float) -> Batch | None:
@@ -131,7 +138,7 @@ class Settler:
         """See `backend.Urgent`."""
         if self._made:
             return now
-        if not self._fed:
+        if not self._fed or self.waits:
             return math.inf
         due = self._dirty.due(now)
         if due > now or len(self._hands) < _FEW_BATCHES or self._dirty.ready >= _MOST_NAMES:
