@@ -16,7 +16,12 @@ from rumpx.engine.walks import Walks
 from rumpx.follower.plan import anew
 from rumpx.follower.settler import Settler
 from rumpx.model.partitions import NodeKeys
-from rumpx.preflight.databases import chosen_databases, database_map, prove_databases
+from rumpx.preflight.databases import (
+    chosen_databases,
+    database_map,
+    prove_databases,
+    refuse_collisions,
+)
 
 
 class Databases:
@@ -52,7 +57,7 @@ class Databases:
 
         Raises:
             TargetUnusable: the target has no such database.
-            UsageError: all would be copied into the one that the target's URI names.
+            UsageError: two would be copied into one.
         """
         plan, node = self._plan, self._plan.source.topology.nodes[0]
         followed = self._settler.databases
@@ -60,6 +65,7 @@ class Databases:
         if not followed and not new:
             new = [next(iter(chosen_databases(plan.job)), 0)]  # nothing holds keys yet
         database_map(plan.job, [NodeKeys(node, db, 0, "unknown") for db in (*followed, *new)])
+        refuse_collisions([*followed, *new], dict(plan.spec.scope.map_db))
         there = [plan.spec.scope.target_db(db) for db in new]
         self._ask(lambda: prove_databases(plan.target, there))
         for db in new:
