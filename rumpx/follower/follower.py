@@ -183,22 +183,25 @@ class Follower(Coordinator):
     def _begin(self) -> None:
         """Make a pass possible; afterwards there is a gap if it is not.
 
-        Attach a feed, if there is to be one, learn which process the source is, and wait until
-        there may be work. Events of meanwhile cost nothing, since the pass begins after them.
+        Attach a feed, if there is to be one, learn which process the source is, and wait until it
+        is watched and there may be work. Events of meanwhile cost nothing, since the pass begins
+        after them.
         """
         standing, listener = self._standing, self._listener
         standing.doubt()
         listener.attach()
         self._learn_process()
         self._engine.run_until(self._may_begin)
-        if listener.feed or listener.kind == "passes":
+        if listener.watches and (listener.feed or listener.kind == "passes"):
             standing.mend()
 
     def _may_begin(self) -> bool:
-        """Return True if nothing keeps a pass from beginning: the timetable, or earlier writes that
-        may land after it."""
+        """Return True if nothing keeps a pass from beginning: the timetable, earlier writes that
+        may land after it, or a source that was not looked at yet."""
+        looked = self._listener.has_looked
         self._hear()
-        return not self._engine.off and time.monotonic() >= self._settler.late_until
+        late = time.monotonic() < self._settler.late_until
+        return looked and not late and not self._engine.off
 
     def _learn_process(self) -> None:
         """Learn which process the source is now. What is known of an earlier one must delete no key
@@ -219,6 +222,7 @@ class Follower(Coordinator):
             self._standing.certain = False
         self._dirty.begin()
         self._settler.changed.clear()
+        self._listener.streams.clear()
         places, back = self._ask(lambda: databases_now(self._plan, []))
         self._databases.follow(place.db for place in places)
         walks = partitions(places, back, self._plan.tuning)
@@ -303,22 +307,22 @@ class Follower(Coordinator):
         """Stay in step until a gap comes."""
         while not self._standing.gap:
             self._engine.run_until(self._over(self._is_unsettled))
-            if not self._standing.gap:
-                self._care_for()
-            if not self._standing.gap and self._wants_cutover:
+            if self._standing.gap or not self.settle_all():
+                return
+            if self._wants_cutover:
                 self._cut_over()
                 if self._cutover and self._cutover.proven:
                     return
 
     def _is_unsettled(self) -> bool:
         """Return True if the straight line of `_stay` has work. The target is in step meanwhile,
-        unless keys have failed."""
-        if self._settler.failed <= self._accepted:
+        unless keys have failed, or a whole database is missing."""
+        new = self._databases.new(self._listener.found)
+        if self._settler.failed <= self._accepted and not new:
             self._standing.step_begins()
         else:
             self._standing.step_ends()
         changed = self._listener.functions_changed
-        new = self._databases.new(self._listener.found)
         return bool(new or changed or self._wants_cutover)
 
     # What the feed does not tell.
