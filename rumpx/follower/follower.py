@@ -297,14 +297,20 @@ class Follower(Coordinator):
             extras -= self._facts.target_keys  # the user has agreed to lose these
         held = holds(extras, target_keys, job.max_deletes, trusted=trusted)
         if held and not self._consented:
+            if not self._held_deletes:
+                many = count_of(done.number_of_extras, "key")
+                self._engine.warn(
+                    f"A pass found {many} of the target that the source lacks (did it restart "
+                    "empty?): nothing is deleted until you allow it by rumpx ctl "
+                    f"{self._ledger.record.name} accept-deletes."
+                )
             self._held_deletes = done.number_of_extras
-            self._engine.warn(
-                f"A pass found {count_of(self._held_deletes, 'key')} of the target that the source "
-                "lacks (did it restart empty?): nothing is deleted until you allow it by rumpx ctl "
-                f"{self._ledger.record.name} accept-deletes."
-            )
+            if self._listener.kind == "passes":  # further ones find what changes meanwhile
+                self._attempts = 0
+                self.wait(_BETWEEN_PASSES)
+                return False
             self._engine.run_until(self._over(lambda: self._consented))
-            self._held_deletes = 0
+        self._held_deletes = 0
         if standing.gap:
             self._consented = False
             return False
@@ -328,12 +334,14 @@ class Follower(Coordinator):
         """Stay in step until a gap comes."""
         while not self._standing.gap:
             self._engine.run_until(self._over(self._is_unsettled))
-            if self._standing.gap or not self.settle_all():
+            if self._standing.gap:
                 return
             if self._wants_cutover:
                 self._cut_over()
                 if self._cutover and self._cutover.proven:
                     return
+            elif not self.settle_all():
+                return
 
     def _is_unsettled(self) -> bool:
         """Return True if the straight line of `_stay` has work. The target is in step meanwhile,
