@@ -141,7 +141,7 @@ def put_keys(server: Server) -> None:
                 raise Failed(f"{server.program} refused a write: {reply!r}")
 
 
-def _be_on_time() -> None:
+def be_on_time() -> None:
     """Be woken before others, as far as this is granted."""
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_REALTIME_PRIORITY))
@@ -231,7 +231,7 @@ def main() -> None:
     asker = _Asker(port, connections)
     print("begins", flush=True)
     gc.disable()
-    _be_on_time()
+    be_on_time()
     asker.run()
     asker.write()
 

@@ -192,7 +192,7 @@ class SleepingSpec:
         return _Handler()
 
 
-class _Silent:
+class Silent:
     """A display that shows nothing."""
 
     def start(self) -> None:
@@ -328,7 +328,7 @@ def sleep(
     ledger.begin(RunRecord(1, time.time(), "", "", ""), plan.job)
     control = Control()
     watcher = _Watcher(pids, walks, seconds, control)
-    engine = Engine(plan, each, _Silent(), control, watcher, DaskBackend(plan))
+    engine = Engine(plan, each, Silent(), control, watcher, DaskBackend(plan))
     watcher.saver, watcher.facts = Saver(plan, engine, ledger), facts
     try:
         engine.start()

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from rumpx.model.checkup import Checkup
     from rumpx.model.counts import Counts
     from rumpx.model.endpoint import Endpoint, Tls, parse_endpoint
+    from rumpx.model.follow import FollowFacts, FollowStat
     from rumpx.model.job import Limits
     from rumpx.model.results import (
         KeyFailure,
@@ -57,6 +58,8 @@ __all__ = [
     "CopyOptions",
     "Counts",
     "Endpoint",
+    "FollowFacts",
+    "FollowStat",
     "Interrupted",
     "JobHeld",
     "KeyFailure",
@@ -93,9 +96,9 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from rumpx import api
-    from rumpx.model import checkup, counts, endpoint, job, results, snapshot
+    from rumpx.model import checkup, counts, endpoint, follow, job, results, snapshot
 
-    homes = (api, checkup, counts, endpoint, job, results, snapshot)
+    homes = (api, checkup, counts, endpoint, follow, job, results, snapshot)
     return next(getattr(home, name) for home in homes if hasattr(home, name))
 
 

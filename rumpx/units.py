@@ -66,13 +66,12 @@ def age(seconds: float) -> str:
     return f"{seconds:.3f} s" if seconds < 9.9995 else duration(seconds)
 
 
-def local_time(at: float, now: float) -> str:
-    """Format a local time, both in seconds since 1970: `03:12`, before it the date unless that is
-    today's."""
-    then, date = time.localtime(at), time.strftime("%Y-%m-%d", time.localtime(now))
-    if time.strftime("%Y-%m-%d", then) == date:
-        return time.strftime("%H:%M", then)
-    return time.strftime("%Y-%m-%d %H:%M", then)
+def local_time(at: float, now: float | None) -> str:
+    """Format a local time, both in seconds since 1970: `03:12`, with the date before it unless that
+    is the one of `now`."""
+    clock, date = (time.strftime(form, time.localtime(at)) for form in ("%H:%M", "%Y-%m-%d"))
+    today = now is not None and date == time.strftime("%Y-%m-%d", time.localtime(now))
+    return clock if today else f"{date} {clock}"
 
 
 def milliseconds(seconds: float) -> str:

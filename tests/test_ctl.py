@@ -198,7 +198,7 @@ def test_words_and_lines_are_requests(words: str, name: str | None, request_: Re
     ("words", "complaint"),
     [
         ("", "needs a job and an action"),
-        ("nightly", "needs a job and an action: set, pause, resume, status"),
+        ("nightly", "needs a job and an action: set, cutover, pause, resume, status"),
         ("nightly stop", "needs a job and an action"),
         ("set", "set needs a limit"),
         ("nightly set", "set needs a limit"),

@@ -45,7 +45,7 @@ from support import records
 from support.hostile import INFO, Hostile, Words, answering, array, bulk
 from support.run import rumpx, rumpx_pty
 from support.servers import Server
-from support.snapshots import make_rows, make_snapshot
+from support.snapshots import make_follow, make_rows, make_snapshot
 
 StartServer = Callable[..., Server]
 SOURCE, TARGET = 6, 7
@@ -64,6 +64,9 @@ def is_clean(text: str) -> bool:
 # Every text of every document, through everything that draws it
 
 
+_WORDS = "Literal|State|Standing|Side|Status|Spread|verb|Phase|FeedKind|CutoverCheck|CutoverOutcome"
+
+
 def poisoned(document: Any) -> Any:
     """The document, with each text that is not one of a few words replaced."""
     if isinstance(document, str):
@@ -77,7 +80,7 @@ def poisoned(document: Any) -> Any:
     changed = {
         field.name: poisoned(getattr(document, field.name))
         for field in dataclasses.fields(document)
-        if not re.search("Literal|State|Standing|Side|Status|Spread|verb", str(field.type))
+        if not re.search(_WORDS, str(field.type))
         and field.name not in ("side", "verb", "status", "back", "spread")
     }
     return dataclasses.replace(document, **changed)
@@ -92,9 +95,12 @@ SNAPSHOT: Snapshot = poisoned(
         nodes=(NodeStat("source", "redis://h:1", 0.001, 1.0, 1, 1),),
         failures={"refused": 1},
         content=records.content(1000),
+        follow=make_follow(waits_for="waits"),
     )
 )
 RECORDS = [poisoned(records.throttled()), poisoned(records.comparison())]
+RECORDS += [poisoned(records.followed("stopped", make_follow(waits_for="waits")))]
+RECORDS += [poisoned(records.cut_over())]
 SUMMARIES = [RECORDS[0].summary, RECORDS[0].verification]
 CHECKUP: Checkup = poisoned(
     Checkup(
@@ -113,7 +119,8 @@ CHECKUP: Checkup = poisoned(
         Planned((Part("h:1", 0, "all keys"),), 1, 1, 1, 1, 1, 1, 1, "fail"),
     )
 )
-ANSWER = dict.fromkeys(("job", "state", "reason"), EVIL) | {"limits": {EVIL: EVIL}}
+ANSWER: dict[str, Any] = dict.fromkeys(("job", "state", "reason"), EVIL)
+ANSWER |= {"limits": {EVIL: EVIL}, "follow": {"text": EVIL, "waits_for": EVIL}}
 
 
 def drawn(what: Any) -> str:
@@ -160,12 +167,16 @@ SINKS: dict[str, Callable[[], str]] = {
     "top": lambda: drawn(top.render(SNAPSHOT, records.points([9], 1.0, 9, 9), [], 120, 60)),
     "metrics": scraped,
     "summary": lambda: said(*summary_lines(SUMMARIES[0])),
+    "summary of a follow": lambda: said(*summary_lines(RECORDS[2].summary)),
     "summary of a comparison": lambda: said(*summary_lines(SUMMARIES[1])),
     "summary drawn": lambda: drawn(render_summary(SUMMARIES[0])),
     "comparison drawn": lambda: drawn(render_summary(SUMMARIES[1])),
     "summary as JSON": lambda: summary_json(SUMMARIES[0]),
     "page": lambda: render_html(RECORDS[0]),
     "page of a comparison": lambda: render_html(RECORDS[1]),
+    "page of a follow": lambda: render_html(RECORDS[2]),
+    "report of a follow": lambda: drawn(render_record(RECORDS[2])),
+    "report of a cutover": lambda: drawn(render_record(RECORDS[3])),
     "report": lambda: drawn(render_record(RECORDS[0])),
     "report of a comparison": lambda: drawn(render_record(RECORDS[1])),
     "checkup": lambda: drawn(Report(CHECKUP)),

@@ -44,6 +44,11 @@ def pair(server: StartServer) -> Pair:
     return source, target
 
 
+def guarded_uri(guarded: Sentinel) -> str:
+    """The URI by which sentinels name the primary."""
+    return f"redis+sentinel://{','.join(guarded.addresses)}/{guarded.service}"
+
+
 def change(source: Server, numbers: Sequence[int], word: str, db: int = 0) -> None:
     """Give each of these keys another value, as one pipeline."""
     with source.raw(db) as raw:
@@ -685,7 +690,7 @@ def test_the_target_fails_over(
     """Its replica takes over, with or without what was acknowledged last."""
     source, guarded = server(version), sentinel(version, sentinels=3)
     change(source, range(KEYS), "first")
-    uri = f"redis+sentinel://{','.join(guarded.addresses)}/{guarded.service}"
+    uri = guarded_uri(guarded)
     with contextlib.ExitStack() as stack:
         follow = stack.enter_context(Following(source, uri))
         follow.in_step()
@@ -694,6 +699,29 @@ def test_the_target_fails_over(
             target = guarded.kill_primary() if killed else guarded.failover()
             follow.after_gap()
         follow.settled(source, target)
+
+        assert compare(source, target) == []
+        follow.stop()
+
+
+@pytest.mark.parametrize("killed", [True, False], ids=["killed", "lives"])
+def test_the_source_fails_over(
+    server: StartServer, sentinel: Callable[..., Sentinel], killed: bool
+) -> None:
+    """The old primary may live, and serve the connections that it has, for a while."""
+    guarded, target = sentinel("7.0", sentinels=3), server("7.0")
+    source = guarded.primary
+    fill_mixed(source, 300)
+    with Following(guarded_uri(guarded), target) as follow:
+        follow.in_step()
+        follow.settled(source, target)  # by connections that are open now
+        (replica,) = [node for node in guarded.nodes if node is not source]
+        wait_until(lambda: compare(source, replica) == [], 30, "it is replicated")
+        source = guarded.kill_primary() if killed else guarded.failover()
+        source.do("SET", "marker", "after the failover")
+        source.do("DEL", next(iter(keys_of(source) - {b"marker"})))
+        follow.after_gap()
+        follow.settled(source, target, name="later")
 
         assert compare(source, target) == []
         follow.stop()
@@ -730,7 +758,7 @@ def test_paused(pair: Pair, seconds: float) -> None:
 def capped(source: Side, target: Side, most: int, *flags: str) -> Following:
     """A follow that remembers so many changed keys at most."""
     code = (
-        f"import rumpx.follower.plan as plan; plan.MOST_DIRTY = {most}\n"
+        f"import rumpx.follower.dirty_keys as dirty_keys; dirty_keys.MOST_DIRTY = {most}\n"
         "from rumpx.cli.main import main\nraise SystemExit(main())"
     )
     words = ["--from", uri_of(source), "--to", uri_of(target), "--follow", "--job", "move"]

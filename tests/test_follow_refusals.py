@@ -186,6 +186,38 @@ def test_yes_on_a_terminal_is_consent(with_extras: tuple[Server, Server]) -> Non
     assert compare(source, target) == []
 
 
+# --- what a running follow would be spoiled by ----------------------------------------------
+
+
+def test_a_follow_is_compared_while_it_runs_but_not_repaired(pair: tuple[Server, Server]) -> None:
+    with Following(*pair) as follow:
+        follow.in_step()
+
+        compared = rumpx("verify", "move")
+        repaired = rumpx("verify", "move", "--repair")
+
+        assert compared.returncode == 0 and "all equal" in compared.stderr, compared.stderr
+        assert repaired.returncode == USAGE, repaired.stderr
+        assert "follows its source now" in repaired.stderr
+        follow.stop()
+    assert rumpx("verify", "move", "--repair").returncode == 0
+
+
+def test_a_new_database_that_would_be_mixed_with_another_ends_it(
+    pair: tuple[Server, Server]
+) -> None:
+    """Names of keys that only one of both has would delete those of the other."""
+    source, target = pair
+    with Following(source, target, "--map-db", "0:5") as follow:
+        follow.in_step()
+        source.do("SET", "later", "value", db=5)
+
+        done = follow.ended(USAGE)
+
+    assert "Databases 0 and 5 would both be copied to database 5" in done.stderr
+    assert compare(source, target, db_map={0: 5}) == []
+
+
 # --- two follows in opposite directions -----------------------------------------------------
 
 

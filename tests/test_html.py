@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from io import StringIO
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,7 @@ from rumpx.report.sections import (
     examples,
     sections,
 )
-from rumpx.report.tables import render_record
+from rumpx.report.tables import _table, render_record
 from rumpx.text import legible
 from support import records
 from support.browser import Seen, Watched, open_browser, opened, overlaps
@@ -406,6 +406,10 @@ def test_every_section_is_there(name: str) -> None:
     ]
     if not copy:
         expected = ["pace", "comparison", "failures", "notes", "options"]
+    elif name == "cutover":
+        expected = ["cutover", "follow", *expected]
+    elif name in ("follow", "stopped follow"):
+        expected = ["follow", *expected]
     assert [attributes["id"] for attributes in named(PAGES[name], "section")] == expected
     assert named(PAGES[name], "h1") and named(PAGES[name], "main") and named(PAGES[name], "footer")
 
@@ -545,6 +549,17 @@ def test_rows_of_wide_tables_stand_below_each_other_where_it_is_narrow() -> None
     assert "type string" not in wide
 
 
+@pytest.mark.parametrize("name", ["running", "comparison", "throttled"])
+def test_no_short_word_of_a_table_is_broken(name: str) -> None:
+    """A table that does not fit is stacked, not squeezed."""
+    for table, width in product(tables(legible(RECORDS[name])), range(40, 121)):
+        file = StringIO()
+        Console(file=file, width=width, highlight=False).print(*_table(table, width))
+        cells = {cell for row in table.rows for cell in row}
+        words = {word for cell in cells for word in cell.split() if len(word) <= 24}
+        assert [word for word in words if word not in file.getvalue()] == [], (table.title, width)
+
+
 # In a browser
 
 
@@ -585,12 +600,15 @@ def charts(texts: list[Seen], record: Record) -> None:
     expected = {"keys", "bytes"} if record.points else set()
     if any(point.source_latency for point in record.points):
         expected |= {"latencies"}
+    if any(point.lag is not None for point in record.points):
+        expected |= {"lag"}
     if held_seconds(record.points):
         expected |= {"held"}
     if isinstance(record.summary, Summary) and record.summary.content.sizes:
         expected |= {"sizes"}
     assert set(drawn) == expected
     units = {"keys": "keys/s", "bytes": "bytes/s", "latencies": "ms", "sizes": "payload size"}
+    units["lag"] = "ms"
     for name, said in drawn.items():
         across = "keys" if name == "sizes" else "running time"
         assert f"unit end {across}" in said

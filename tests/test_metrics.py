@@ -33,7 +33,7 @@ from support.copying import Copying
 from support.data import fill_mixed
 from support.run import rumpx as run_rumpx
 from support.servers import Server, free_port
-from support.snapshots import make_snapshot
+from support.snapshots import make_follow, make_snapshot
 from support.waiting import wait_until
 
 Labels = tuple[tuple[str, str], ...]
@@ -75,6 +75,7 @@ def full_snapshot(**changes: Any) -> Snapshot:
         ),
         failures={"busy key": 3, "NOPERM": 2},
         content=Content(types=(TypeCount("hash", 300, 90_000), TypeCount("string", 100, 20_000))),
+        follow=make_follow(),
     )
     return dataclasses.replace(snapshot, **changes)
 
@@ -268,10 +269,11 @@ def test_counters_do_not_fall_while_a_copy_goes_on() -> None:
         worker_restarts=3,
         held=dataclasses.replace(before.held, seconds={**before.held.seconds, "pause": 3.0}),
         content=Content(types=(TypeCount("string", 400, 21_000), TypeCount("hash", 301, 90_001))),
+        follow=make_follow(changes=1_234_568, settled=1_200_001, deleted=12_346, gaps=3),
     )
     first, second = (samples_of(exposition(snapshot)) for snapshot in (before, after))
     counters = {sample for sample in first if sample[0].endswith("_total")}
-    assert len({name for name, _ in counters}) == 7
+    assert len({name for name, _ in counters}) == 11
     assert all(second[sample] >= first[sample] for sample in counters)
 
 

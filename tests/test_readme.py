@@ -19,6 +19,7 @@ from rumpx.cli.parsers import (
     build_ctl_parser,
     build_demo_parser,
     build_jobs_parser,
+    build_migrate_parser,
     build_parser,
     build_report_parser,
     build_resume_parser,
@@ -27,6 +28,7 @@ from rumpx.cli.parsers import (
 from rumpx.errors import EXIT_DIFFERENCES, EXIT_OK, EXIT_SOME_KEYS_FAILED, RumpxError
 from rumpx.guides.options import render_options
 from rumpx.model.counts import Counts
+from rumpx.model.follow import FollowFacts, FollowStat, Gap
 from rumpx.model.limits import NAMED
 from rumpx.model.results import (
     KeyFailure,
@@ -128,7 +130,8 @@ def test_the_options_of_each_other_command_are_there_and_no_other(command: str) 
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_no_text_has_an_option_that_does_not_exist(name: str) -> None:
-    known = options_of(build_parser()).union(*(options_of(build()) for build in PARSERS.values()))
+    builders = (build_parser, build_migrate_parser, *PARSERS.values())
+    known: set[str] = set().union(*(options_of(build()) for build in builders))
     assert options_in(re.sub(f"{BENCHMARK}|{DASK}", "", TEXTS[name])) <= known
 
 
@@ -168,7 +171,9 @@ def test_the_fields_of_the_summary_are_there_and_no_other() -> None:
     table = compared.index("|")
     as_above = set(re.findall(r"`(\w+)`", compared[:table]))
     assert first_cells(compared) | as_above == fields | version
-    for kind in (Counts, KeyFailure, PartitionSummary, PrefixDifferences):
+    of_follow = {field.name for field in dataclasses.fields(FollowStat)}
+    assert first_cells(section(text, "A follow")) == of_follow
+    for kind in (Counts, FollowFacts, Gap, KeyFailure, PartitionSummary, PrefixDifferences):
         for field in dataclasses.fields(kind):
             assert f"`{field.name}`" in text, field.name
 

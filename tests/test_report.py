@@ -12,7 +12,7 @@ import sys
 import threading
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from rich.cells import cell_len
@@ -34,20 +34,11 @@ from rumpx.report.summary import (
     summary_lines,
     write_summary,
 )
-from support.snapshots import make_rows, make_snapshot, make_workers
+from support.snapshots import WAITS, make_follow, make_rows, make_snapshot, make_workers
 
 ROOT = Path(__file__).parents[1]
 WIDTHS = (40, 60, 80, 120, 200)
-STATES: tuple[State, ...] = (
-    "starting",
-    "copying",
-    "checking",
-    "comparing",
-    "draining",
-    "done",
-    "failed",
-    "stopped",
-)
+STATES: tuple[State, ...] = get_args(State)
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -728,6 +719,10 @@ def frames() -> list[Snapshot]:
         make_snapshot(fraction=0.3, note=note, worker_restarts=1),
         crowded(),
         make_snapshot(fraction=0.9, rows=make_rows(3, 0.9)),
+        make_snapshot(follow=make_follow("collecting")),
+        make_snapshot("following", follow=make_follow("proving", pass_fraction=0.4), eta=None),
+        make_snapshot("following", follow=make_follow("reconciling", waits_for=WAITS), eta=None),
+        make_snapshot("following", follow=make_follow(), eta=None),
         make_snapshot("done", fraction=1.0, rows=make_rows(3, 1.0), eta=None),
     ]
 

@@ -240,7 +240,7 @@ def test_keys_that_are_tried_again_are_work(server: StartServer, ledger: Path) -
 
 
 DOWNGRADES = {
-    4: "",
+    4: "ALTER TABLE series DROP COLUMN lag;",
     3: "DROP TABLE losses;",
     2: "DROP TABLE retired;",
     1: "ALTER TABLE partitions DROP COLUMN kinds; DROP TABLE largest; DROP TABLE series;"
@@ -291,7 +291,7 @@ def test_of_the_options_none_is_missing() -> None:
     shown = {
         "--progress", "--top", "--summary", "--report", "--log-file", "--log-format", "--metrics",
         "--on-end", "--config", "--version", "--print-completion", "--help", "--dry-run", "--job",
-        "--state-dir", "--verify", "--strict",
+        "--state-dir", "--verify", "--strict", "--yes",
     }  # fmt: skip
     names = {
         name

@@ -15,6 +15,7 @@ from rumpx.engine.walks import Retired, RetiredAs, Walk, WalkName, Walks
 from rumpx.model.counts import Counts
 from rumpx.model.nodes import Node, Origin
 from rumpx.model.partitions import CursorSpan, KeySpan, Partition, Span, WholeSpan, reverse
+from rumpx.model.results import KeyFailure
 from rumpx.transfer.content_stats import Kinds
 from rumpx.transfer.messages import Ack, Batch
 
@@ -342,3 +343,30 @@ def test_keys_ahead_of_the_cursor_count_until_they_are_behind_it(
     walks.walked(walk.id)
     assert walk.done and walk.counts == walk.frontier.counts
     assert walk.counts.copied == booked + ahead
+
+
+def test_batches_of_a_fed_walk_do_not_wait_for_a_slow_one() -> None:
+    """Their keys come in no order, so a batch that takes minutes holds up no result, and nothing is
+    kept for it."""
+    walks = Walks(())
+    walk = walks.add_fed(Partition(0, NODES[0], 7, KeySpan(()), reason="followed", work="follow"))
+    slow = walks.named(walk, [b"slow"], "process")
+    assert (slow.db, slow.keys, slow.work, slow.process) == (7, [b"slow"], "follow", "process")
+    failure, kinds = KeyFailure(7, b"key", "NOPERM", "no"), Kinds({0: 1, 256: 10})
+    before = 0
+    tracemalloc.start()
+    for number in range(1, 2_001):
+        batch = walks.named(walk, [b"key"], "")
+        ack = Ack(batch.id, Counts(copied=1, failed=1), (failure,), kinds=kinds)
+        assert walks.acknowledged(ack) is walk
+        assert walk.counts == walk.frontier.counts == Counts(copied=number, failed=number)
+        assert walk.frontier.kinds.numbers == {0: number, 256: 10 * number}
+        assert walk.frontier.take_notes() == [failure]
+        if number == 1_000:
+            before, _ = tracemalloc.get_traced_memory()
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert after - before < 20_000
+    assert walks.acknowledged(Ack(slow.id, Counts(gone=1))) is walk
+    assert walk.counts == walk.frontier.counts == Counts(copied=2_000, failed=2_000, gone=1)
+    assert not walks.all_settled and not walk.done, "more keys may be named"

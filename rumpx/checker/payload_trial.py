@@ -20,11 +20,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from rumpx.checker.key_sample import Key
-from rumpx.checker.permissions import unguessable
 from rumpx.errors import EXIT_SOME_KEYS_FAILED, ConnectionLost, PayloadIncompatible, TargetFull
 from rumpx.model.checkup import Line
 from rumpx.model.option_kinds import KEY_TYPES
-from rumpx.preflight.abilities import restore_options
+from rumpx.preflight.abilities import restore_options, unguessable
 from rumpx.preflight.draft import Draft
 from rumpx.servers.connections import Links
 from rumpx.servers.rdb import OF_MODULES, version_of

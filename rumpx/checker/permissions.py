@@ -14,7 +14,6 @@ Not promised: that a permission for one key holds for all.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -22,32 +21,49 @@ from typing import Final
 from rumpx.errors import EXIT_SOME_KEYS_FAILED, printable, unusable
 from rumpx.model.checkup import Line, Status
 from rumpx.model.job import Job
-from rumpx.preflight.abilities import no_restore
+from rumpx.preflight.abilities import no_restore, unguessable
 from rumpx.preflight.draft import Draft
 from rumpx.servers.answers import ask_text
 from rumpx.servers.dial import CLIENT_NAME
 from rumpx.servers.replies import Kind, classify, key_refused, refused, wrong_syntax
-from rumpx.servers.resp import Argument, Connection, Reply
+from rumpx.servers.resp import Argument, Command, Connection, Reply
 from rumpx.servers.side import SideFacts, connected
 from rumpx.servers.topology import is_error
 
 SUBJECTS: Final = {"source": "reading", "target": "writing"}
+# Commands whose subcommands have permissions of their own.
+_CONTAINERS: Final = ("XGROUP", "XINFO")
 _NAMES_TRIED: Final = 100
 _DISCARDED: Final = "EXECABORT Transaction discarded because of: "
 
 
 @dataclass(frozen=True, slots=True)
 class Right:
-    """A command, a call of it that changes nothing, and whether a copy requires it."""
+    """A command.
+
+    Attributes:
+        name: as in a message.
+        call: a call of it that changes nothing.
+        needed: a copy, or a follow, requires it.
+        channels: the pattern of channels that it needs; "" for none.
+    """
 
     name: str
     call: tuple[Argument, ...]
     needed: bool = False
+    channels: str = ""
 
     @property
     def rule(self) -> str:
         """The ACL rule that allows it."""
-        return "+" + self.name.lower().replace(" ", "|")
+        rule = "+" + self.name.lower().replace(" ", "|")
+        return f"{rule} &{self.channels}" if self.channels else rule
+
+
+def right_of(command: Command) -> Right:
+    """Return a command that is not needed, with this call of it."""
+    words = command[:2] if command[0] in _CONTAINERS else command[:1]
+    return Right(" ".join(map(str, words)), tuple(command))
 
 
 # Commands that end connections of an earlier run or of a dead worker. No client has this number.
@@ -57,11 +73,6 @@ _FENCE: Final = (
     Right("CLIENT LIST", ("CLIENT", "LIST", "TYPE", "pubsub")),
     Right("CLIENT KILL", ("CLIENT", "KILL", "ID", 2**62)),
 )
-
-
-def unguessable() -> bytes:
-    """Return a random name that no key has."""
-    return b"rumpx:check:" + secrets.token_hex(16).encode()
 
 
 def rights_to_read(job: Job, source: SideFacts, databases: Iterable[int]) -> list[Right]:
@@ -113,9 +124,16 @@ def _select(databases: Iterable[int]) -> list[Right]:
     return [Right("SELECT", ("SELECT", 0), True)] if any(databases) else []
 
 
-def try_rights(side: SideFacts, rights: Sequence[Right]) -> list[Line]:
+def try_rights(
+    side: SideFacts, rights: Sequence[Right], task: str = "the copy", as_one: str = ""
+) -> list[Line]:
     """Try each call on every primary and report refusals, with the ACL rule to add. Commands with
-    an option unknown to the server are not reported."""
+    an option unknown to the server are not reported.
+
+    Args:
+        task: works without commands that are not needed.
+        as_one: says which commands these are, in place of their names if all are allowed.
+    """
     forbidden: dict[str, Right] = {}
     absent: dict[str, Right] = {}
     malformed: set[str] = set()
@@ -133,7 +151,10 @@ def try_rights(side: SideFacts, rights: Sequence[Right]) -> list[Line]:
                 elif wrong_syntax(error):
                     malformed.add(right.name)
     told = [right for right in rights if right.name not in malformed]
-    return list(_told(side, told, forbidden, absent, user))
+    if as_one and not (forbidden or absent):
+        shown = printable(user.encode())
+        return [Line("ok", SUBJECTS[side.dialer.side], f"User {shown} may call {as_one}")]
+    return list(_told(side, told, forbidden, absent, user, task))
 
 
 def cause_of(reply: Reply) -> str:
@@ -153,6 +174,7 @@ def _told(
     forbidden: dict[str, Right],
     absent: dict[str, Right],
     user: str,
+    task: str,
 ) -> Iterable[Line]:
     name = side.dialer.side
     subject, code = SUBJECTS[name], unusable(name).exit_code
@@ -184,13 +206,13 @@ def _told(
         yield Line(
             "warn",
             subject,
-            f"The {name}'s user {shown} may not call {names_of(helpful)}; the copy works without.",
+            f"The {name}'s user {shown} may not call {names_of(helpful)}; {task} works without.",
             f"ACL SETUSER {shown} {' '.join(right.rule for right in helpful)} "
             "(rumpx help services lists the effects)",
         )
     if missing := [right for right in rights if right.name in absent and not right.needed]:
         yield Line(
-            "info", subject, f"The {name} has no {names_of(missing)}; the copy works without."
+            "info", subject, f"The {name} has no {names_of(missing)}; {task} works without."
         )
 
 

@@ -23,13 +23,14 @@ from rumpx.checker.permissions import (
     Right,
     cause_of,
     names_of,
-    unguessable,
+    right_of,
     user_name,
 )
 from rumpx.errors import printable
 from rumpx.model.checkup import Line
 from rumpx.model.job import Job
 from rumpx.model.option_kinds import WHOLE_BYTES
+from rumpx.preflight.abilities import unguessable
 from rumpx.servers.replies import refused
 from rumpx.servers.resp import Command, Connection, Reply
 from rumpx.servers.side import SideFacts, connected
@@ -39,8 +40,6 @@ from rumpx.units import write_size
 from rumpx.values.chunked_reader import KINDS, OPTIONAL, trial_reads
 from rumpx.values.typed_writer import OPTIONAL_WRITES, trial_writes
 
-# Commands whose subcommands have permissions of their own.
-_CONTAINERS: Final = ("XGROUP", "XINFO")
 _QUEUED: Final = b"QUEUED"
 _OPTIONAL: Final = OPTIONAL | OPTIONAL_WRITES
 
@@ -86,8 +85,7 @@ def pieces_to_write(*, replace: bool) -> list[Piece]:
 
 
 def _piece(command: Command, kinds: tuple[bytes, ...], *, writes: bool = False) -> Piece:
-    words = command[:2] if command[0] in _CONTAINERS else command[:1]
-    return Piece(Right(" ".join(map(str, words)), tuple(command)), kinds, writes)
+    return Piece(right_of(command), kinds, writes)
 
 
 def try_pieces(side: SideFacts, job: Job, pieces: Sequence[Piece]) -> list[Line]:

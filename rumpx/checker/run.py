@@ -1,6 +1,7 @@
 """A check from its Request to its Checkup.
 
-1. Take the copy's own steps before its first write, and try all its commands (`steps`).
+1. Take the own steps of the copy, or of the follow, before its first write, and try all its
+   commands (`steps`).
 2. Sample the source's keys (`key_sample`), and try whether they may be read and written.
 3. Prove by real payloads that the target reads the source's (`payload_trial`); the only write
    anywhere, left out on request.
@@ -30,7 +31,7 @@ from rumpx.checker.limits_met import limits_of_clients, limits_of_values
 from rumpx.checker.payload_trial import not_proven, prove_payloads
 from rumpx.checker.permissions import denied_reads, denied_writes
 from rumpx.checker.round_trips import describe_idle, judge_limit, measure_idle
-from rumpx.checker.steps import take_steps
+from rumpx.checker.steps import draft_of, take_steps
 from rumpx.copier.functions import plan_functions
 from rumpx.copier.leftovers import left_behind
 from rumpx.errors import EXIT_OK, SIDES, RumpxError, Side, TargetFull
@@ -63,7 +64,7 @@ _RAISE: Final = "Raise its maxmemory"
 
 def check(request: Request) -> Checkup:
     """Run all checks; report an unreachable side instead of raising."""
-    draft = Draft(request.job)
+    draft = draft_of(request.job)
     lines = take_steps(draft)
     if request.job.functions and hasattr(draft, "target_keys"):
         lines += _collected("functions", lambda: _functions(draft))

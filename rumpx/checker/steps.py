@@ -1,4 +1,5 @@
-"""A check's preflight: the copy's own steps before its first write, one by one, as lines.
+"""A check's preflight: the own steps of a copy, or follow, before its first write, one by one, as
+lines.
 
 A copy stops at the first refusal. A check turns each refusal into a ✗ with the copy's exit code,
 and takes every later step whose needs are met, so the copy would stop at the first ✗. The steps
@@ -8,13 +9,26 @@ that try one key's permissions are replaced by `permissions`, which tries all co
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from rumpx import units
+from rumpx.checker.following import (
+    BY_TYPE,
+    FOLLOW,
+    rights_by_type,
+    rights_of_feed,
+    rights_to_compare,
+    rights_to_look_up,
+    tell_consent,
+    tell_feed,
+)
 from rumpx.checker.permissions import rights_to_read, rights_to_write, try_rights
 from rumpx.checker.pieces import pieces_to_read, pieces_to_write, try_pieces
 from rumpx.errors import RumpxError
+from rumpx.follower.steps import CONSENT, FOLLOW_STEPS
 from rumpx.model.checkup import Line
+from rumpx.model.job import Job
 from rumpx.model.slots import SLOTS
 from rumpx.preflight.abilities import Sample
 from rumpx.preflight.databases import chosen_databases
@@ -37,6 +51,12 @@ _SUBJECTS: Final = {
     "target keys": "target keys",
     "conflicts": "target keys",
     "tuning": "plan",
+    "followed source": "source",
+    "followed target": "target",
+    "looking up": "reading",
+    "deleting": "writing",
+    "reverse": "target keys",
+    "consent": "target keys",
 }
 # Placeholders for findings of failed steps, so that later steps can run: writes are tried with any
 # name, and a plan's cuts do not depend on the others.
@@ -51,10 +71,16 @@ _STAND_INS: Final[dict[str, tuple[str, object]]] = {
 _LEFT_OUT: Final = {"room"}
 
 
+def draft_of(job: Job) -> Draft:
+    """Return the Draft of a copy or a follow; of its consent a check only tells."""
+    return Draft(replace(job, on_conflict="replace"), consent=bool) if job.follow else Draft(job)
+
+
 def take_steps(draft: Draft) -> list[Line]:
     """Take all possible steps; the Draft then holds their findings."""
     lines: list[Line] = []
-    for step in STEPS:
+    follows = (*FOLLOW_STEPS, CONSENT) if draft.job.follow else ()
+    for step in (*STEPS, *follows):
         if step.name not in _LEFT_OUT:
             lines += _take(step, draft)
     return lines
@@ -86,16 +112,25 @@ def _take(step: Step, draft: Draft) -> list[Line]:
 
 def _try_rights(step: Step, draft: Draft) -> list[Line]:
     """Try the permissions that a step needs; most need none."""
+    job = draft.job
     try:
         if step.name == "reading" and hasattr(draft, "source"):
             databases = [place.db for place in getattr(draft, "databases", [])]
-            lines = try_rights(draft.source, rights_to_read(draft.job, draft.source, databases))
-            return lines + try_pieces(draft.source, draft.job, pieces_to_read())
+            lines = try_rights(draft.source, rights_to_read(job, draft.source, databases))
+            return lines + try_pieces(draft.source, job, pieces_to_read())
         if step.name == "writing" and hasattr(draft, "target"):
             databases = draft.target_databases if hasattr(draft, "scope") else []
             lines = try_rights(draft.target, rights_to_write(draft, databases))
             pieces = pieces_to_write(replace=draft.replaces)
-            return lines + try_pieces(draft.target, draft.job, pieces)
+            return lines + try_pieces(draft.target, job, pieces)
+        if step.name == "looking up" and hasattr(draft, "source"):
+            lines = try_rights(draft.source, rights_to_look_up(), FOLLOW)
+            return lines + try_rights(draft.source, rights_by_type(), FOLLOW, BY_TYPE)
+        if step.name == "deleting" and hasattr(draft, "target"):
+            lines = try_rights(draft.target, rights_to_compare(job), FOLLOW)
+            return lines + try_rights(draft.target, rights_by_type(), FOLLOW, BY_TYPE)
+        if step.name == "feed" and hasattr(draft, "source"):
+            return try_rights(draft.source, rights_of_feed(job), FOLLOW)
     except RumpxError as error:
         return [Line("fail", step.name, str(error), "", error.exit_code)]
     return []
@@ -219,4 +254,6 @@ _TELLS: Final[dict[str, Callable[[Draft], str]]] = {
     "versions": _versions,
     "target keys": _target_keys,
     "conflicts": _conflicts,
+    "feed": tell_feed,
+    "consent": tell_consent,
 }

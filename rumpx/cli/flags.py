@@ -132,7 +132,6 @@ def make_job(arguments: argparse.Namespace) -> Job:
         target=_endpoint(arguments, "target"),
         scope=Scope(**_part(fields, "scope.")),
         limits=limits_given(arguments, Limits()),
-        migrates=getattr(arguments, "migrates", False),
         **{name: value for name, value in fields.items() if "." not in name},
     )
 

@@ -180,7 +180,8 @@ def _do_copy(arguments: argparse.Namespace, outputs: Outputs) -> int:
 
     job = make_copy(arguments)
     outputs.open()
-    if job.migrates:
+    migrates = arguments.migrates
+    if migrates:
         if code := _checked_before(job):
             return code
         outputs.asks_for_cutover(at_once=arguments.yes_when_in_step)
@@ -198,7 +199,8 @@ def _do_copy(arguments: argparse.Namespace, outputs: Outputs) -> int:
             consent = bool
         elif asks:
             consent = lambda question: _confirm(question, control)  # noqa: E731
-        return run(job, display, control, place, way_of(job, _ask if asks else None, consent))
+        way = way_of(job, _ask if asks else None, consent, migrates=migrates)
+        return run(job, display, control, place, way)
 
     copied = _shown(outputs, copy)
     if not (arguments.verify and outputs.copied):
@@ -294,6 +296,8 @@ def _cut_over(ledger: Path, request: Cutover, *, as_json: bool) -> int:
 
         _print(json.dumps(to_plain(facts)))
     else:
+        if facts.way_back:
+            say(facts.way_back)
         _print(*facts.told)
     return EXIT_CODES[facts.outcome]
 

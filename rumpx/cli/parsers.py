@@ -32,7 +32,7 @@ from rumpx.model.options import (
 
 _DESCRIPTION: Final = """\
 Copy a live Redis or Valkey keyspace to another server or cluster, by SCAN, DUMP and RESTORE.
-The source is only read. Nothing on the target is deleted.
+The source is only read. Nothing on the target is deleted, but by --follow.
 """
 
 _EPILOG: Final = """\
@@ -107,6 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_options(parser, COPY)
+    parser.set_defaults(migrates=False)
     return parser
 
 
@@ -121,7 +122,7 @@ def build_migrate_parser() -> argparse.ArgumentParser:
         "cutover. See rumpx help follow.",
     )
     _add_options(parser, COPY, without=_NOT_IN_MIGRATE, also=MIGRATE)
-    parser.set_defaults(follow=True, migrates=True)
+    parser.set_defaults(migrates=True)
     return parser
 
 

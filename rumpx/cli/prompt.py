@@ -102,6 +102,7 @@ class Prompt(Silent):
         except RumpxError as error:
             self._main.message(str(error))
             return ""
-        for sentence in facts.told:
-            self._main.message(sentence)
+        if facts.outcome != "switch now":  # the run itself tells that, at its end
+            for sentence in facts.told:
+                self._main.message(sentence)
         return facts.outcome

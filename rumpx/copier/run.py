@@ -100,10 +100,12 @@ class Way:
     Attributes:
         prepare: inspects both sides, refuses, and returns the plan of a run.
         coordinator: does it.
+        migrates: its user is asked on the terminal for the cutover.
     """
 
     prepare: Callable[[Job], Plan]
     coordinator: Coordinates
+    migrates: bool = False
 
 
 def copying(ask: Ask | None = None) -> Way:
@@ -138,7 +140,8 @@ def run(job: Job, display: Display, control: Control, place: Place, way: Way) ->
         first = Update("running", 0.0, 0.0, facts, (), saved)
         control.running = True  # from here on a signal stops the run, which can then be resumed
         make_room(path)
-        ledger = Ledger.create(path, make_record(path, plan), first)
+        record = make_record(path, plan, migrates=way.migrates)
+        ledger = Ledger.create(path, record, first)
         return _copy(plan, walks, facts, ledger, display, control, place, way)
     finally:
         control.close()

@@ -52,7 +52,7 @@ def cut_over(
     """
     facts = _facts_in(ask(ledger, request))
     told = 0.0
-    while True:
+    while facts:
         for step in facts.steps:
             if step.at > told:
                 told = step.at
@@ -60,31 +60,33 @@ def cut_over(
         if facts.outcome:
             return facts
         time.sleep(_POLL_SECONDS)
-        try:
-            facts = _facts_in(ask(ledger, Status()))
-        except RumpxError:
-            facts = _facts_at_end(ledger)
+        facts = _now(ledger, facts)
+    raise TemporaryError(
+        f"The job {ledger.stem} ended during the cutover, which proves nothing. Resume it by "
+        f"rumpx resume {ledger.stem}, and ask again."
+    )
 
 
-def _facts_at_end(ledger: Path) -> CutoverFacts:
-    """Return the cutover of a job whose run does not answer any more."""
-    while is_held(ledger):  # it is ending
-        time.sleep(_POLL_SECONDS)
-    with open_books(ledger) as books:
-        follow, state = books.facts().follow, books.progressed().state
-    facts = follow.cutover if follow else None
-    if state != "done" or facts is None or not facts.outcome:
-        raise TemporaryError(
-            f"The job {ledger.stem} ended during the cutover, which proves nothing. Resume it by "
-            f"rumpx resume {ledger.stem}, and ask again."
-        )
-    return facts
-
-
-def _facts_in(status: dict[str, Any]) -> CutoverFacts:
-    """Return the cutover in a run's reply."""
+def _now(ledger: Path, before: CutoverFacts) -> CutoverFacts | None:
+    """Return how the cutover stands: as before, if the run does not answer at this moment; None if
+    the run has ended early."""
     try:
-        facts: CutoverFacts = from_plain(CutoverFacts, status["follow"]["facts"]["cutover"])
+        facts = _facts_in(ask(ledger, Status()))
+    except TemporaryError:
+        if is_held(ledger):  # it is busy, or ending
+            return before
+        with open_books(ledger) as books:
+            follow = books.facts().follow
+        facts = follow.cutover if follow and follow.cutover and follow.cutover.outcome else None
+    return facts if facts and facts.asked == before.asked else None  # it may have been resumed
+
+
+def _facts_in(status: dict[str, Any]) -> CutoverFacts | None:
+    """Return the cutover in a run's reply; None if there is none."""
+    try:
+        facts: CutoverFacts | None = from_plain(
+            CutoverFacts | None, status["follow"]["facts"]["cutover"]
+        )
     except (LookupError, TypeError, ValueError):
         raise RumpxError("The job sent an invalid reply; it runs another rumpx version.") from None
     return facts

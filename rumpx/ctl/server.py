@@ -197,8 +197,11 @@ def make_cutover(fields: Mapping[str, Any]) -> Cutover:
         raise UsageError(f"verify={str(verify)[:40]}: use {', '.join(get_args(CutoverCheck))}.")
     if not isinstance(ignore, list) or not all(isinstance(glob, str) and glob for glob in ignore):
         raise UsageError("ignore needs a pattern of keys, as in ignore=health:*.")
+    accepts = fields.get(_ACCEPT_FAILED, False)
+    if not isinstance(accepts, bool):
+        raise UsageError(f"{_ACCEPT_FAILED} takes no value; give it alone, or leave it out.")
     timeout = parse_seconds(str(fields.get("timeout", "60s")), "timeout")
-    return Cutover(timeout, verify, tuple(ignore), bool(fields.get(_ACCEPT_FAILED)))
+    return Cutover(timeout, verify, tuple(ignore), accepts)
 
 
 def _cutover_words(words: list[str]) -> Cutover:

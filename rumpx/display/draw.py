@@ -6,6 +6,7 @@ characters does not shift the text after it. Snapshots are `legible` already.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from typing import Final, TextIO
 
@@ -90,7 +91,7 @@ def _gauge(name: str, fraction: float, width: int, style: str) -> Text:
 
 def _follow(follow: FollowStat, width: int, *, ended: bool) -> list[Text]:
     """Draw the phase of a follow and its numbers, what it waits for, and a bar for a pass."""
-    phase, *words = follow_in_words(follow, ended=ended)
+    phase, *words = follow_in_words(follow, ended=ended, now=time.time())
     style = "green" if follow.in_step and not ended else "yellow"
     parts = [Text(part) for word in words for part in folded(word, width)]
     lines = flow([Text(phase, f"bold {style}"), *parts], width)

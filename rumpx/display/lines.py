@@ -146,7 +146,8 @@ def _standing(snapshot: Snapshot) -> list[str]:
     if not follow:
         return [state]
     waits = [f"waits: {follow.waits_for}"] if follow.waits_for else []
-    return [state, *waits, *follow_in_words(follow, ended=snapshot.state in ENDED)]
+    ended = snapshot.state in ENDED
+    return [state, *waits, *follow_in_words(follow, ended=ended, now=time.time())]
 
 
 def done_keys(snapshot: Snapshot) -> str:

@@ -13,7 +13,7 @@ and of a job that follows, once it has copied all keys, in place of the percenta
 
     move  following
       waits    the source lacks 3,000 keys that the target has: rumpx ctl move accept-deletes
-      follow   reconciling, 0.003 s behind, 12 keys to settle, 9,640 changes/s
+      follow   reconciling, 12 keys to settle, 9,640 changes/s
 
 The reply is a dict from a process that may be of another version: missing and malformed items are
 left out.

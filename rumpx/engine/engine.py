@@ -176,7 +176,7 @@ class Engine:
             Interrupted, RumpxError: see `run_walks`.
         """
         self._warnings.show_all()
-        workers = self._plan.tuning.workers if self.walks else 0
+        workers = self._plan.tuning.workers if self.walks or self._urgent else 0
         # First the prober, which learns the baselines while the workers start.
         self._steering.start(self._selector)
         hooks = Hooks(
@@ -485,8 +485,8 @@ class Engine:
         return answer.result()
 
     def rest(self) -> None:
-        """Have idle workers close their connections, since the checks at the end need some of the
-        servers' few places for clients."""
+        """Have idle workers close their connections: the checks at the end need some of the
+        servers' few places for clients, and connections may lead to an old primary."""
         self._backend.rest()
 
     def wait(self, seconds: float) -> None:

@@ -2,7 +2,8 @@
 
 A walk is one pass over a partition. It is *held* until its overseer decides whether it is needed,
 *waiting* for a scanner, *walking*, and *walked* when its scanner has reached the end; it is done
-when all its batches are settled as well. A *fed* walk has no scanner: its overseer names its keys.
+when all its batches are settled as well. A *fed* walk has no scanner: its overseer names its keys,
+in no order, so that no batch waits for those before it.
 
 Events are method calls: keys were found, a scanner has ended, a batch was acknowledged, a node's
 process changed, cursors proved to be of another kind. They return or collect instructions: batches
@@ -57,6 +58,7 @@ class Walk:
         cursor, booked, booked_kinds: its start (-1: the span's), and the results before it, if it
             resumes a walk of an earlier run.
         after: partitions that must be done before this walk starts.
+        final: it is done, and stays so, whatever becomes of its node.
         counts: results of its batches, in any order.
         ahead: those of them that the last Advanced counted beyond its cursor.
         frontier: the same in order, with their cursor.
@@ -69,6 +71,7 @@ class Walk:
     booked: Counts = field(default_factory=Counts)
     after: tuple[int, ...] = ()
     booked_kinds: Kinds = NO_KINDS
+    final: bool = field(default=False, init=False)
     counts: Counts = field(init=False)
     ahead: Counts = field(default_factory=Counts, init=False)
     frontier: Frontier[KeyNote] = field(init=False)
@@ -239,13 +242,18 @@ class Walks:
         return added
 
     def add_fed(self, partition: Partition) -> Walk:
-        """Add a walk without a scanner: the keys of its batches are named by `found`, until it is
-        `walked`. Return it."""
+        """Add a walk without a scanner: the keys of its batches are `named`, until it is `walked`.
+        Return it."""
         walk = Walk(replace(partition, id=self._added), state="fed")
         self._added += 1
         self._walks[walk.id] = walk
         self._enlist(walk)
         return walk
+
+    def make_final(self) -> None:
+        """Let all walks that are done now stay so."""
+        for walk in self:
+            walk.final = walk.done
 
     def abandon(self, partitions: Iterable[int]) -> None:
         """End walks before their end, by their numbers; what they have issued does not count any
@@ -300,16 +308,32 @@ class Walks:
         if not found.keys:
             walk.frontier.settle(number)
             return None
-        partition = walk.partition
+        return self._batch(number, walk, found.node, found.keys)
+
+    def named(self, walk: Walk, keys: list[bytes], process: str) -> Batch:
+        """Return a batch of keys of a fed walk; `process` is as in Batch."""
+        node = walk.partition.node.address
+        return self._batch(next(self._batches), walk, node, keys, process)
+
+    def _batch(
+        self,
+        number: int,
+        walk: Walk,
+        node: Address | None,
+        keys: list[bytes],
+        process: str = "",
+    ) -> Batch:
         self._issued[number] = walk.name
+        partition = walk.partition
         return Batch(
             number,
             partition.id,
             walk.number,
-            found.node,
+            node,
             partition.db,
-            found.keys,
+            keys,
             partition.work,
+            process,
         )
 
     def is_issued(self, batch: int) -> bool:
@@ -331,6 +355,9 @@ class Walks:
         walk = self._walks[name[0]]
         walk.counts += ack.counts
         notes: list[KeyNote] = [*ack.failures, *ack.losses]
+        if walk.state == "fed":
+            walk.frontier.advance(walk.frontier.cursor + 1, ack.counts, notes, ack.kinds)
+            return walk
         walk.frontier.settle(ack.batch, ack.counts, notes, ack.kinds)
         self._finish(walk)
         return walk
@@ -368,6 +395,8 @@ class Walks:
         for walk in list(self):
             if walk.partition.place != before:
                 continue
+            if walk.final:
+                continue
             spoiled = isinstance(walk.partition.span, CursorSpan) and known
             if walk is this or spoiled or walk.state == "walking":
                 restarted.append(self._restart(walk, replace(walk.partition, node=node)))
@@ -382,7 +411,7 @@ class Walks:
         this = self._walks[partition].partition
         for walk in list(self):
             same = (walk.partition.place, walk.partition.db) == (this.place, this.db)
-            if same and isinstance(walk.partition.span, CursorSpan):
+            if same and isinstance(walk.partition.span, CursorSpan) and not walk.final:
                 fresh = self._restart(walk, replace(walk.partition, span=WholeSpan()))
                 if walk.id != partition and fresh.state == "waiting":
                     fresh.state = "walked"

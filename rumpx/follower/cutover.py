@@ -8,7 +8,7 @@ The user has stopped the writers. Then
 3. read the counters again: if a command that may write was called, the source is not *quiet*
    (`quiet`): name keys, commands and clients, and go to 2, until the time is over;
 4. compare the keys that were settled since the last pass began, in both directions: a difference is
-   settled, and all is compared again, three times at most, if the source is still quiet;
+   settled, and all is compared again, three times at most;
 5. refuse if keys were not carried: failed, copied with an accepted loss, or not comparable; the
    user may accept that;
 6. have the feed prove once more that nothing is missing, and read the counters once more: the time
@@ -33,11 +33,11 @@ from typing import Final, Protocol, TypeVar
 
 from rumpx.ctl.server import Cutover as Request
 from rumpx.engine.plan import Plan, key_partitions
-from rumpx.errors import SourceUnusable, printable
+from rumpx.errors import printable
 from rumpx.follower import way_back
 from rumpx.follower.changed import Changed
 from rumpx.follower.passes import Pass
-from rumpx.follower.quiet import Heard, Noise, groups_of, noise, write_commands, writers
+from rumpx.follower.quiet import Heard, Noise, Told, groups_of, noise, write_commands, writers
 from rumpx.follower.watch import Look, look_at
 from rumpx.model.follow import CutoverFacts, CutoverOutcome, CutoverStep
 from rumpx.model.partitions import PASS, Partition
@@ -47,8 +47,6 @@ from rumpx.units import count_of
 
 # The source is watched for at least so many seconds.
 _LEAST_SECONDS: Final = 1.0
-# Before anything is compared.
-_FIRST_SECONDS: Final = 0.3
 _COMPARISONS: Final = 3
 _AGAIN_SECONDS: Final = 0.5
 _NAMED: Final = 5
@@ -66,6 +64,10 @@ class Follows(Protocol):
     @property
     def has_gap(self) -> bool:
         """True if events may have been lost since the last pass began."""
+
+    @property
+    def has_feed(self) -> bool:
+        """True if changes are reported; else passes find them."""
 
     @property
     def changed(self) -> Changed:
@@ -93,8 +95,16 @@ class Follows(Protocol):
     def wait(self, seconds: float) -> None:
         """Go on following for some seconds."""
 
+    def see(self, look: Look) -> None:
+        """Take a look at the source, for the databases that hold keys."""
+
+    def watched_since(self, moment: float) -> bool:
+        """Wait until both sides were looked at since a moment; return False at a gap, or if that
+        takes too long."""
+
     def listen(self, heard: Heard | None) -> None:
-        """Have an object receive all names that the feed tells from now on; None ends that."""
+        """Have an object receive all names that the feed tells from now on; None ends that. Keys
+        that it leaves out may differ meanwhile."""
 
     def mark_streams(self) -> list[bytes]:
         """Mark all known streams; return them."""
@@ -118,23 +128,20 @@ class Cutover:
     Args:
         request: its options.
         follows: the follower.
-        feeds: a feed reports changes; else a full pass that finds nothing takes its place.
 
     Attributes:
         facts: as far as it has come.
     """
 
-    def __init__(self, request: Request, follows: Follows, *, feeds: bool) -> None:
+    def __init__(self, request: Request, follows: Follows) -> None:
         self._request = request
         self._follows = follows
-        self._feeds = feeds
         self._until = time.monotonic() + request.timeout
         self._writes: frozenset[str] | None = None
-        self._looked = 0.0
+        self._settling = 0.0
         self._waits = True
-        self._comparisons = 0
-        check = "full" if not feeds else request.verify
-        self.facts = CutoverFacts(time.time(), check=check, ignores=request.ignore)
+        self._writers: tuple[str, ...] = ()
+        self.facts = CutoverFacts(time.time(), check=request.verify, ignores=request.ignore)
         self._step("waiting until the target is in step")
 
     @property
@@ -154,7 +161,10 @@ class Cutover:
 
     def expire(self, why: str) -> None:
         """End it, since it is late; `why` is a clause."""
-        self._end("not in step", f"The target is not in step: {why}.")
+        if self._writers:
+            self._give_up()
+        else:
+            self._end("not in step", f"The target is not in step: {why}.")
 
     def run(self) -> None:
         """Do the steps, until it has ended or a gap has come."""
@@ -164,125 +174,142 @@ class Cutover:
         heard = Heard(glob.encode() for glob in self._request.ignore)
         try:
             while not (self.over or follows.has_gap):
-                heard.reset()
-                follows.listen(heard)
+                self._waits = True
                 self._attempt(heard)
         finally:
+            self._waits = True
             follows.listen(None)
 
     def _attempt(self, heard: Heard) -> None:
         """Do the steps once; either it has ended then, or it is not quiet, or a gap has come."""
         follows, began = self._follows, time.monotonic()
         self._step("settling all changes so far")
-        self._comparisons = 0
         before = self._look()
+        if not before:
+            return
+        heard.reset()
+        follows.listen(heard)
         streams = follows.mark_streams()
         groups = follows.ask(lambda c: groups_of(c, follows.databases, streams))
 
         def same_groups() -> bool:
             return follows.ask(lambda c: groups_of(c, follows.databases, streams)) == groups
 
-        def loud() -> Noise | None:
+        def found() -> Noise | None:
+            told = heard.told  # before the look, which then shows all expiries that were told
             now = self._look()
-            if not follows.settle_all():
+            if not now:
                 return None
             return noise(
                 before,
                 now,
                 self._writes or frozenset(),
-                heard,
-                ignores=bool(self._request.ignore),
+                told,
+                ignores=bool(self._request.ignore) and follows.has_feed,
                 same_groups=same_groups,
             )
 
-        def is_quiet(seconds: float) -> bool:
-            """Return True if nothing was written since `began`, watched for so long at least."""
-            follows.wait(began + seconds - time.monotonic())
-            if found := loud():
-                self._not_quiet(found, began)
-            return not (found or follows.has_gap)
+        def quiet() -> bool:
+            self._settling = time.time()
+            if not follows.settle_all() or self.over:
+                return False
+            if first := found():
+                follows.wait(_AGAIN_SECONDS)  # more of it shows who writes
+                self._not_quiet(found() or first, began)
+            return not (first or self.over)
 
-        if not is_quiet(_FIRST_SECONDS):
+        if not quiet():
             return
-        while differ := self._compare():
-            if not is_quiet(0.0):
-                return
-            if self._comparisons >= _COMPARISONS:
-                self._end_differing(differ)
-                return
-        if self.over or follows.has_gap or not self._carries():
+        self._waits = False  # from here on it takes as long as it takes
+        if not self._differs_not(quiet) or not self._carries():
             return
         self._step("watching the source once more")
-        if is_quiet(_LEAST_SECONDS):
-            self._succeed(heard)
+        follows.wait(began + _LEAST_SECONDS - time.monotonic())
+        # What only the watches notice, as a target that has restarted, is a gap by then.
+        if follows.watched_since(time.monotonic()) and quiet() and not follows.has_gap:
+            self._succeed(heard.told)
 
-    def _look(self) -> Look:
-        """Look at the source. Without its counters, or the list of its commands, the names that the
-        feed tells must do.
-
-        Raises:
-            SourceUnusable: it refuses INFO.
-        """
-        self._looked = time.time()
+    def _look(self) -> Look | None:
+        """Look at the source; end the cutover, and return None, if that cannot show whether it is
+        written: without its counters, or the list of its commands, the names that the feed tells
+        must do."""
         look = self._follows.ask(look_at)
-        if look is None:
-            raise SourceUnusable(
-                "The source refuses INFO, which shows that nothing is written any more: it cannot "
-                "be cut over."
+        if look and not self._writes:
+            look = replace(look, calls=None)
+        if look and look.info.role == "slave":
+            self._end(
+                "not quiet",
+                "The source is a replica, which may lack the last writes of its primary: nothing "
+                "shows that it has them all. Follow the primary.",
             )
-        return look if self._writes else replace(look, calls=None)
+            return None
+        if look:
+            self._follows.see(look)
+        if look and (self._follows.has_feed or look.calls is not None):
+            return look
+        refused = "INFO commandstats, or COMMAND, and has no feed" if look else "INFO"
+        self._end(
+            "not quiet",
+            f"Nothing shows that the source is not written any more, since it refuses {refused}.",
+            "Allow it to the source's user, and ask again; the target is followed as before.",
+        )
+        return None
 
     def _not_quiet(self, found: Noise, began: float) -> None:
         """Tell who writes, and try again or give up."""
         clients = self._follows.ask(lambda c: ask_text(c, "CLIENT", "LIST")) or ""
         who = writers(clients, self._writes or frozenset(), time.monotonic() - began + 1)
-        told = [f"The source is still written: {found}."]
-        if who:
-            told.append(f"Clients that write: {', '.join(who)}.")
+        written = f"The source is still written: {found}"
+        named = (f"Clients that write: {', '.join(who)}.",) if who else ()
+        self._writers = (f"{written}.", *named)
         self.facts = replace(self.facts, writers=tuple(who))
         if time.monotonic() > self._until:
-            told.append("Stop them, and ask again; the target stays in step.")
-            self._end("not quiet", *told)
+            self._give_up()
             return
-        self._step(told[0].rstrip("."))
-        self._follows.wait(_AGAIN_SECONDS)
+        self._step(written)
 
-    def _compare(self) -> int:
-        """Compare as was asked for; return the number of keys that differed, and are settled. 0
-        also if a gap has come, or if the numbers of keys have ended the cutover."""
-        check, self._waits = self.facts.check, False
-        self._comparisons += 1
-        try:
-            differ = 0
-            if check != "counts":
-                differ = self._compare_all() if check == "full" else self._compare_changed()
-            if self._follows.has_gap:
-                return 0
+    def _give_up(self) -> None:
+        """End it, since the source was written all the time."""
+        told = "Stop them, and ask again; the target stays in step."
+        self._end("not quiet", *self._writers, told)
+
+    def _differs_not(self, quiet: Callable[[], bool]) -> bool:
+        """Compare; return True if nothing differs. Without a feed, a full pass that finds nothing
+        takes its place.
+
+        Args:
+            quiet: settles what differs; returns False if the source is written, which explains it.
+        """
+        check, found = self._request.verify if self._follows.has_feed else "full", 0
+        self.facts = replace(self.facts, check=check)
+        for _ in range(_COMPARISONS):
+            if check == "counts":
+                return self._count(quiet)
+            differ = self._compare_all() if check == "full" else self._compare_changed()
+            if differ is None:
+                return False
             if not differ:
-                self._count()
-                return 0
-            self._step(f"settling {count_of(differ, 'key')} that differed")
-            self._follows.settle_all()
-            return differ
-        finally:
-            self._waits = True
-
-    def _end_differing(self, differ: int) -> None:
+                return self._count(quiet)
+            found = differ
+            self._step(f"settling {count_of(found, 'key')} that differed")
+            if not quiet():
+                return False
         self._end(
             "differences",
-            f"{count_of(differ, 'key')} still differ after {self._comparisons} comparisons. The "
-            "job goes on; rumpx verify lists them.",
+            f"{count_of(found, 'key')} still {'differs' if found == 1 else 'differ'} after "
+            f"{_COMPARISONS} comparisons. The job goes on; rumpx verify lists them.",
         )
+        return False
 
-    def _compare_all(self) -> int:
+    def _compare_all(self) -> int | None:
         self._step("comparing all keys")
         done = self._follows.pass_once()
         if done is None:
-            return 0
+            return None
         self.facts = replace(self.facts, compared=done.compared)
-        return done.found + done.number_of_extras
+        return done.differences
 
-    def _compare_changed(self) -> int:
+    def _compare_changed(self) -> int | None:
         """Compare the keys that were settled since the last pass began, in both directions."""
         follows, plan = self._follows, self._follows.plan
         names, share = follows.changed.names, follows.changed.share
@@ -301,26 +328,31 @@ class Cutover:
             ]
         )
         done.mark_extras()
+        if follows.has_gap:
+            return None
         self.facts = replace(
             self.facts, compared=len(names), share=share, last_pass=follows.last_pass
         )
-        return done.found + done.number_of_extras
+        return done.differences
 
-    def _count(self) -> None:
+    def _count(self, quiet: Callable[[], bool]) -> bool:
         """Compare the numbers of keys, where none expires and none may be written."""
         if self._request.ignore:
-            return
+            return True
         differ = [
             f"database {db}: {source:,} keys on the source, {target:,} on the target"
             for db, source, target in self._follows.count()
             if source != target
         ]
         if not differ:
-            return
+            return True
+        if not quiet():
+            return False
         self._end(
             "differences",
             f"The numbers of keys differ: {'; '.join(differ)}. Ask again with verify=full.",
         )
+        return False
 
     def _carries(self) -> bool:
         """Return True if all keys were carried, or the user accepts that some were not."""
@@ -330,7 +362,7 @@ class Cutover:
         if not number:
             return True
         reasons = ", ".join(f"{many:,} {why}" for why, many in missing.items())
-        told = f"{count_of(number, 'key')} are not as on the source: {reasons}."
+        told = f"{_keys_are(number)} not as on the source: {reasons}."
         keys = ", ".join(printable(key) for key in self._follows.failed[:_NAMED])
         if self._request.accept_failed:
             self._step(told.rstrip("."))
@@ -343,18 +375,19 @@ class Cutover:
         )
         return False
 
-    def _succeed(self, heard: Heard) -> None:
+    def _succeed(self, told: Told) -> None:
         self.facts = replace(
             self.facts,
-            proven=self._looked,
-            ignored=heard.ignored,
+            proven=self._settling,
+            ignored=told.ignored,
             last_pass=self._follows.last_pass,
         )
         self._step("closing all connections to the target")
 
     def confirm(self) -> None:
         """End it: it is proven, and nothing of ours can write to the target any more."""
-        self._end("switch now", *sentences(self.facts), way_back.told(self._follows.plan.job))
+        self.facts = replace(self.facts, way_back=way_back.told(self._follows.plan.job))
+        self._end("switch now", *sentences(self.facts))
 
     # The facts.
 
@@ -372,8 +405,7 @@ def sentences(facts: CutoverFacts) -> tuple[str, ...]:
     assert facts.proven is not None
     told = []
     if facts.not_carried:
-        many = count_of(facts.not_carried, "key")
-        told.append(f"{many} are not as on the source, as you accept.")
+        told.append(f"{_keys_are(facts.not_carried)} not as on the source, as you accept.")
     told.append(
         f"All that the source acknowledged before {clock_time(facts.proven)} is on the target."
     )
@@ -391,6 +423,10 @@ def sentences(facts: CutoverFacts) -> tuple[str, ...]:
         )
     told.append("Nothing of rumpx writes to the target any more: switch now.")
     return tuple(told)
+
+
+def _keys_are(number: int) -> str:
+    return f"{count_of(number, 'key')} {'is' if number == 1 else 'are'}"
 
 
 def clock_time(at: float) -> str:

@@ -22,10 +22,12 @@ from __future__ import annotations
 import heapq
 import math
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
+MOST_DIRTY: Final = 2_000_000
+"""The most changed keys that are remembered while changes are settled."""
 # Seconds for which a name rests that was marked again while it was held: it is written all the
 # time, and would be settled as often as the servers allow.
 _HOT_SECONDS: Final = 0.1
@@ -48,9 +50,12 @@ class DirtyKeys:
         self.overflowed = False
         self.marked = 0
         self._lock = threading.Lock()
-        self._ready: dict[bytes, float] = {}
-        # Names that have rested; they precede those in `_ready`.
+        # Names that have rested; they precede all others.
         self._rested: dict[bytes, float] = {}
+        # Ready names come into `_ready`, and are taken from `_next`, where the first one is last:
+        # a dict finds its last entry at once, but its first one only behind all deleted ones.
+        self._next: dict[bytes, float] = {}
+        self._ready: dict[bytes, float] = {}
         self._held: dict[bytes, float] = {}
         self._again: dict[bytes, float] = {}
         # Those of `_again` that were postponed, and until when.
@@ -63,12 +68,12 @@ class DirtyKeys:
         """The number of names that are not settled."""
         with self._lock:
             resting = sum(mark < math.inf for _, mark in self._resting.values())
-            return len(self._ready) + len(self._rested) + len(self._held) + resting
+            return self.ready + len(self._held) + resting
 
     @property
     def ready(self) -> int:
         """The number of names that may be taken now."""
-        return len(self._ready) + len(self._rested)
+        return len(self._rested) + len(self._next) + len(self._ready)
 
     def begin(self) -> None:
         """Remember names again after an overflow."""
@@ -81,8 +86,9 @@ class DirtyKeys:
             self._forget()
 
     def _forget(self) -> None:
-        for names in (self._ready, self._rested, self._again, self._postponed, self._resting):
+        for names in (self._rested, self._next, self._ready, self._again, self._postponed):
             names.clear()
+        self._resting.clear()
         self._rests.clear()
 
     def mark(self, names: Sequence[bytes], now: float) -> bool:
@@ -98,8 +104,8 @@ class DirtyKeys:
             self.marked += len(names)
             if self.overflowed:
                 return False
-            ready, before = self._ready, len(self._ready) + len(self._rested)
-            if not (self._held or self._resting or self._rested):
+            ready, before = self._ready, self.ready
+            if not (self._held or self._resting or self._rested or self._next):
                 for name in names:
                     ready.setdefault(name, now)
             else:
@@ -109,10 +115,9 @@ class DirtyKeys:
                     elif name in self._resting:
                         until, mark = self._resting[name]
                         self._resting[name] = until, min(mark, now)
-                    elif name not in self._rested:
+                    elif name not in self._next and name not in self._rested:
                         ready.setdefault(name, now)
-            known = len(ready) + len(self._rested) + len(self._held) + len(self._resting)
-            if known > self.most:
+            if self.ready + len(self._held) + len(self._resting) > self.most:
                 self._forget()
                 self.overflowed = True
                 return False
@@ -122,13 +127,24 @@ class DirtyKeys:
         """Take names that are ready, at most so many; they are held until they are `settled`."""
         with self._lock:
             self._wake(now)
-            taken: list[bytes] = []
-            for names in (self._rested, self._ready):
-                part = list(islice(names, most - len(taken)))
-                for name in part:
-                    self._held[name] = names.pop(name)
-                taken += part
+            held, rested = self._held, self._rested
+            taken = list(islice(rested, most))
+            for name in taken:
+                held[name] = rested.pop(name)
+            if not rested:
+                self._rested = {}  # without deleted entries
+            while (room := most - len(taken)) and (names := self._firsts()):
+                for _ in range(min(room, len(names))):
+                    name, mark = names.popitem()
+                    held[name] = mark
+                    taken.append(name)
             return taken
+
+    def _firsts(self) -> dict[bytes, float]:
+        """Return ready names that have not rested, the first one last."""
+        if not self._next:
+            self._next, self._ready = dict(reversed(self._ready.items())), {}
+        return self._next
 
     def _wake(self, now: float) -> None:
         """End the rests that are over."""
@@ -172,7 +188,8 @@ class DirtyKeys:
                     self._again.setdefault(name, now)
                     self._postponed[name] = max(until, self._postponed.get(name, until))
                     continue
-                marks = [self._ready.pop(name, now), self._rested.pop(name, now)]
+                ready = self._rested, self._next, self._ready
+                marks = [names.pop(name, now) for names in ready]
                 end, mark = self._resting.get(name, (until, math.inf))
                 self._rest(name, max(until, end), min(*marks, mark))
 
@@ -182,7 +199,7 @@ class DirtyKeys:
 
     def due(self, now: float) -> float:
         """Return when a name may be taken: `now` if one is ready, infinite if none rests."""
-        if self._ready or self._rested:
+        if self.ready:
             return now
         with self._lock:
             return self._rests[0][0] if self._rests else math.inf
@@ -191,14 +208,28 @@ class DirtyKeys:
     def first_ready(self) -> float:
         """The time of the oldest mark of the names that may be taken; infinite if there is none."""
         with self._lock:
-            marks = [next(iter(names.values()), math.inf) for names in (self._rested, self._ready)]
-            return min(marks)
+            return min(self._first(), next(iter(self._rested.values()), math.inf))
+
+    def _first(self) -> float:
+        """Return the oldest mark of the ready names that have not rested."""
+        newer = next(iter(self._ready.values()), math.inf)
+        return next(reversed(self._next.values()), newer)
 
     @property
     def oldest(self) -> float:
         """The time of the oldest mark that is not settled; infinite if all are."""
         with self._lock:
-            first = next(iter(self._ready.values()), math.inf)
-            marks = [*self._rested.values(), *self._held.values()]
-            resting = (mark for _, mark in self._resting.values())
-            return min(first, min(marks, default=math.inf), min(resting, default=math.inf))
+            return min(self._first(), min(self._others(), default=math.inf))
+
+    def all_settled(self, moment: float) -> bool:
+        """Return True if no mark that is not settled is of this moment, or before: `oldest` is
+        later, but that takes longer to find."""
+        with self._lock:
+            return self._first() > moment and all(mark > moment for mark in self._others())
+
+    def _others(self) -> Iterator[float]:
+        """Yield all marks that are not settled but those of `_first`."""
+        yield from self._held.values()
+        yield from self._rested.values()
+        for _, mark in self._resting.values():
+            yield mark

@@ -53,8 +53,8 @@ from rumpx.servers.dial import Dialer
 from rumpx.servers.replies import Kind, cannot_save, classify, without_arguments
 from rumpx.servers.resp import RECEIVE_BYTES, Command, encode
 
-_CHANNEL: Final = "rumpx:follow"
-_PATTERN: Final = "__keyspace@*__:*"
+CHANNEL: Final = "rumpx:follow"
+PATTERN: Final = "__keyspace@*__:*"
 _PING_SECONDS: Final = 1.0
 _INFO_SECONDS: Final = 10.0
 # Its thread ends at once, unless it is kept from the CPU.
@@ -128,7 +128,7 @@ def _tracking(scope: Scope) -> list[Command]:
     return [
         ("HELLO", 3),
         ("CLIENT", "TRACKING", "ON", "BCAST", *wanted),
-        ("SUBSCRIBE", _CHANNEL),
+        ("SUBSCRIBE", CHANNEL),
     ]
 
 
@@ -144,7 +144,7 @@ def _notified(message: list[Any]) -> Sequence[bytes]:
 
 
 TRACKING: Final = Manner(_tracking, _invalidated, encode("CLIENT", "TRACKINGINFO"))
-NOTIFICATIONS: Final = Manner(lambda scope: [("PSUBSCRIBE", _PATTERN)], _notified)
+NOTIFICATIONS: Final = Manner(lambda scope: [("PSUBSCRIBE", PATTERN)], _notified)
 # Messages that answer a command.
 _REPLIES: Final = (b"subscribe", b"psubscribe", b"pong")
 

@@ -33,7 +33,6 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, Final, TypeVar
 
 from rumpx.copier.coordinator import Coordinator, Outcome
@@ -46,13 +45,15 @@ from rumpx.engine.walks import NONE_RETIRED, Retired, RetiredAs, Walk
 from rumpx.errors import Interrupted, TimeOver, TooManyFailures, UsageError
 from rumpx.follower.changed import Changed
 from rumpx.follower.cutover import Cutover
-from rumpx.follower.dirty_keys import DirtyKeys
+from rumpx.follower.databases import Databases
+from rumpx.follower.dirty_keys import MOST_DIRTY, DirtyKeys
 from rumpx.follower.listener import Listener
 from rumpx.follower.passes import Pass, holds, partitions
-from rumpx.follower.plan import MOST_DIRTY, anew, databases_now, patiently
+from rumpx.follower.plan import databases_now, patiently
 from rumpx.follower.quiet import Heard
 from rumpx.follower.settler import Settler
 from rumpx.follower.standing import Standing
+from rumpx.follower.watch import Look
 from rumpx.ledger.ledger import Ledger
 from rumpx.ledger.schema import Facts, JobState
 from rumpx.model.display import Display
@@ -61,9 +62,9 @@ from rumpx.model.history import RunRecord
 from rumpx.model.nodes import Node
 from rumpx.model.partitions import PASS, RETRIED, KeySpan, NodeKeys, Partition
 from rumpx.model.snapshot import Snapshot
-from rumpx.preflight.databases import chosen_databases, database_map, prove_databases
 from rumpx.processes.control import Control
 from rumpx.serialize import to_plain
+from rumpx.servers.redials import growing_pause
 from rumpx.servers.resp import Connection
 from rumpx.servers.side import connected
 from rumpx.transfer.messages import Ack
@@ -102,7 +103,7 @@ class Follower(Coordinator):
         )
         self._display = display
         self._control = control
-        self._before = facts.follow or FollowFacts()
+        self._before = _without_open_cutover(facts.follow or FollowFacts())
         self._copied_in = self._before.copied_in
         new = ledger.earlier.runs == 1  # a resumed run has no names of before
         self._standing = Standing(self._before, certain=new)
@@ -111,10 +112,12 @@ class Follower(Coordinator):
         self._listener = Listener(
             plan, ledger.record.mark, self._engine, self._dirty, control.wake
         )
+        self._databases = Databases(plan, self._engine.walks, self._settler, self._ask)
         known = self._settler.failed
         accepted = self._before.accepted_failures
         self._accepted = set(known) if len(known) <= accepted else set()
         self._pass: Pass | None = None
+        self._attempts = 0  # passes since the last one that has ended
         self._held_deletes = 0
         self._consented = False
         self._cutover: Cutover | None = None
@@ -128,6 +131,9 @@ class Follower(Coordinator):
         finally:
             self._at_end = self._stat(time.monotonic())
             self._listener.close()
+        if self._cutover:  # it has succeeded, and the ledger says so
+            for sentence in self._cutover.facts.told:
+                self._display.message(sentence)
 
     # The phases.
 
@@ -136,6 +142,8 @@ class Follower(Coordinator):
         self._listener.attach()
         self._learn_process()
         self._listener.watch()
+        if not self._listener.feed:
+            self._standing.certain = False
         super()._walk()
 
     def _complete(self) -> None:
@@ -145,6 +153,7 @@ class Follower(Coordinator):
         engine.state = "following"
         if self._copied_in is None:
             self._copied_in = engine.elapsed
+        engine.walks.make_final()  # no key is copied beside those that are settled
         self._dirty.most = MOST_DIRTY
         standing.settles = True
         try:
@@ -180,22 +189,34 @@ class Follower(Coordinator):
     def _begin(self) -> None:
         """Make a pass possible; afterwards there is a gap if it is not.
 
-        Attach a feed, if there is to be one, learn which process the source is, and wait until
-        there may be work. Events of meanwhile cost nothing, since the pass begins after them.
+        Attach a feed, if there is to be one, learn which process the source is, and wait until it
+        is watched and there may be work. Events of meanwhile cost nothing, since the pass begins
+        after them. Batches under way are settled first: they were read before, and would be written
+        after a key's comparison. Then workers connect anew: after a failover their connections may
+        lead to the old primary, which serves its clients for a while.
         """
-        standing, listener = self._standing, self._listener
+        standing, listener, settler = self._standing, self._listener, self._settler
         standing.doubt()
+        settler.waits = True
+        if self._attempts:
+            self._engine.wait(growing_pause(self._attempts))
+        self._attempts += 1
         listener.attach()
         self._learn_process()
         self._engine.run_until(self._may_begin)
-        if listener.feed or listener.kind == "passes":
+        self._engine.rest()
+        settler.waits = False
+        if listener.watches and (listener.feed or listener.kind == "passes"):
             standing.mend()
 
     def _may_begin(self) -> bool:
-        """Return True if nothing keeps a pass from beginning: the timetable, or earlier writes that
-        may land after it."""
+        """Return True if nothing keeps a pass from beginning: the timetable, earlier writes that
+        may land after it, work that is under way, or a source that was not looked at yet."""
+        looked = self._listener.has_looked
         self._hear()
-        return not self._engine.off and time.monotonic() >= self._settler.late_until
+        late = time.monotonic() < self._settler.late_until
+        busy = self._settler.busy or not self._engine.at_rest
+        return looked and not (late or busy or self._engine.off)
 
     def _learn_process(self) -> None:
         """Learn which process the source is now. What is known of an earlier one must delete no key
@@ -216,14 +237,21 @@ class Follower(Coordinator):
             self._standing.certain = False
         self._dirty.begin()
         self._settler.changed.clear()
+        self._listener.streams.clear()
         places, back = self._ask(lambda: databases_now(self._plan, []))
-        self._follow_databases({place.db for place in places})
+        # Also those that only the target holds: the source may have emptied them.
+        scope = self._plan.spec.scope
+        there = {scope.source_db(place.db) for place in back}
+        self._databases.follow(there.union(place.db for place in places))
+        # What is known to differ may be so no longer.
+        self._mark([key for _, key in self._settler.failed | self._settler.lossy])
         walks = partitions(places, back, self._plan.tuning)
         done = self.compare(walks, [*places, *back])
         if self._standing.gap or not self._may_delete(done, sum(place.keys for place in back)):
             return None
         done.mark_extras()
         self._standing.passed(done)
+        self._attempts = 0
         return done
 
     def compare(self, walks_of: Sequence[Partition], places: Sequence[NodeKeys] = ()) -> Pass:
@@ -235,12 +263,25 @@ class Follower(Coordinator):
         """
         walks = self._engine.walks
         added = walks.add(walks_of)
-        under_way = Pass(walks, added, places, self._mark, certain=self._standing.certain)
+        under_way = Pass(
+            walks,
+            added,
+            places,
+            self._mark,
+            self._may_differ,
+            certain=self._standing.certain,
+        )
         self._pass = under_way
         self._engine.run_until(self._over(lambda: under_way.done))
         walks.abandon(under_way.partitions)
         self._pass = None
         return under_way
+
+    def _may_differ(self, db: int, key: bytes) -> bool:
+        """Return True for a key that is known to differ: it has failed, or a cutover leaves it
+        out."""
+        heard = self._listener.heard
+        return (db, key) in self._settler.failed or (heard is not None and heard.ignores(key))
 
     def _ask(self, question: Callable[[], T]) -> T:
         """Ask the servers by functions of the preflight, until they answer."""
@@ -280,29 +321,30 @@ class Follower(Coordinator):
             feed.prove(began)
             self._engine.run_until(self._over(lambda: feed.proven >= began))
         marked = time.monotonic()
-        self._engine.run_until(self._over(lambda: self._dirty.oldest > marked))
+        self._engine.run_until(self._over(lambda: self._dirty.all_settled(marked)))
         return not self._standing.gap
 
     def _stay(self) -> None:
         """Stay in step until a gap comes."""
         while not self._standing.gap:
             self._engine.run_until(self._over(self._is_unsettled))
-            if not self._standing.gap:
-                self._care_for()
-            if not self._standing.gap and self._wants_cutover:
+            if self._standing.gap or not self.settle_all():
+                return
+            if self._wants_cutover:
                 self._cut_over()
                 if self._cutover and self._cutover.proven:
                     return
 
     def _is_unsettled(self) -> bool:
         """Return True if the straight line of `_stay` has work. The target is in step meanwhile,
-        unless keys have failed."""
-        if self._settler.failed <= self._accepted:
+        unless keys have failed, or a whole database is missing."""
+        new = self._databases.new(self._listener.found)
+        if self._settler.failed <= self._accepted and not new:
             self._standing.step_begins()
         else:
             self._standing.step_ends()
         changed = self._listener.functions_changed
-        return bool(self._new_databases or changed or self._wants_cutover)
+        return bool(new or changed or self._wants_cutover)
 
     # What the feed does not tell.
 
@@ -314,37 +356,11 @@ class Follower(Coordinator):
             told = self._ask(lambda: copy_functions(plan.source, plan.target, "replace"))
             if told:
                 self._display.message(told)
-        while (new := self._new_databases) and not self._standing.gap:
-            self._follow_databases(new)
+        while (new := self._databases.new(listener.found)) and not self._standing.gap:
+            self._databases.follow(new)
             places, _ = self._ask(lambda: databases_now(plan, []))
             fresh = [place for place in places if place.db in new]
             self.compare(partitions(fresh, (), plan.tuning), fresh)
-
-    @property
-    def _new_databases(self) -> set[int]:
-        """The databases in scope that hold keys and are not followed yet."""
-        chosen = chosen_databases(self._plan.job)
-        found = self._listener.found
-        wanted = found & set(chosen) if chosen else found
-        return wanted - self._settler.databases
-
-    def _follow_databases(self, databases: set[int]) -> None:
-        """Settle changed keys in these databases, too, from now on.
-
-        Raises:
-            TargetUnusable: the target has no such database.
-            UsageError: all would be copied into the one that the target's URI names.
-        """
-        plan, node = self._plan, self._plan.source.topology.nodes[0]
-        followed = self._settler.databases
-        new = sorted(databases - followed)
-        if not followed and not new:
-            new = [next(iter(chosen_databases(plan.job)), 0)]  # nothing holds keys yet
-        database_map(plan.job, [NodeKeys(node, db, 0, "unknown") for db in (*followed, *new)])
-        there = [plan.spec.scope.target_db(db) for db in new]
-        self._ask(lambda: prove_databases(plan.target, there))
-        for db in new:
-            self._settler.follow(self._engine.walks, node, db)
 
     # The cutover; the public methods are those of `cutover.Follows`.
 
@@ -366,6 +382,11 @@ class Follower(Coordinator):
     def has_gap(self) -> bool:
         """True if events may have been lost since the last pass began."""
         return bool(self._standing.gap)
+
+    @property
+    def has_feed(self) -> bool:
+        """True if changes are reported; else passes find them."""
+        return self._listener.kind != "passes"
 
     @property
     def changed(self) -> Changed:
@@ -412,8 +433,22 @@ class Follower(Coordinator):
         until = time.monotonic() + seconds
         self._engine.run_until(self._over(lambda: time.monotonic() >= until))
 
+    def see(self, look: Look) -> None:
+        """Take a look at the source, for the databases that hold keys."""
+        self._listener.found.update(db for db, keys in look.info.keys.items() if keys)
+
+    def watched_since(self, moment: float) -> bool:
+        """Wait until both sides were looked at since a moment (`time.monotonic()`); return False at
+        a gap, or if that takes too long."""
+        until, listener = time.monotonic() + self._plan.job.timeout, self._listener
+        self._engine.run_until(
+            self._over(lambda: listener.looked > moment or time.monotonic() > until)
+        )
+        return listener.looked > moment and not self._standing.gap
+
     def listen(self, heard: Heard | None) -> None:
-        """Have an object receive all names that the feed tells from now on; None ends that."""
+        """Have an object receive all names that the feed tells from now on; None ends that. Keys
+        that it leaves out may differ meanwhile."""
         self._listener.heard = heard
 
     def mark_streams(self) -> list[bytes]:
@@ -423,22 +458,8 @@ class Follower(Coordinator):
         return names
 
     def count(self) -> list[tuple[int, int, int]]:
-        """Return (database, the source's keys, the target's) of those followed in which no key
-        expires, if all their keys are in scope."""
-        plan, scope = self._plan, self._plan.spec.scope
-        if scope.filtered:
-            return []
-        here, there = (
-            self._ask(partial(anew, side)).infos[side.topology.nodes[0].address]
-            for side in (plan.source, plan.target)
-        )
-        if here is None or there is None:
-            return []
-        return [
-            (db, here.keys.get(db, 0), there.keys.get(scope.target_db(db), 0))
-            for db in sorted(self._settler.databases)
-            if not (here.expiring.get(db) or there.expiring.get(scope.target_db(db)))
-        ]
+        """Return the numbers of keys of each database followed, on both sides."""
+        return self._databases.count()
 
     def _facts_at_end(self, state: JobState) -> Facts:
         """As for a copy; the cutover has succeeded now that nothing of ours writes any more."""
@@ -547,7 +568,7 @@ class Follower(Coordinator):
             changes=before.changes + self._dirty.marked,
             settled=before.settled + settler.settled,
             deleted=before.deleted + settler.deleted,
-            accepted_failures=len(self._accepted),
+            accepted_failures=len(self._accepted & settler.failed),
             cutover=self._cutover.facts if self._cutover else before.cutover,
         )
 
@@ -599,7 +620,7 @@ class Follower(Coordinator):
 
     def _status(self) -> dict[str, Any]:
         follow = self._stat(time.monotonic())
-        text = ", ".join(follow_in_words(follow))
+        text = ", ".join(follow_in_words(follow, now=time.time()))
         return super()._status() | {"follow": to_plain(follow) | {"text": text}}
 
     def _execute(self, request: Request) -> dict[str, Any]:
@@ -617,12 +638,19 @@ class Follower(Coordinator):
                 self._control.wake()
                 return self._status()
             case CutoverRequest():
-                if self._wants_cutover:
+                if self._cutover and (self._wants_cutover or self._cutover.proven):
                     raise UsageError("A cutover is under way already.")
-                self._cutover = Cutover(request, self, feeds=self._listener.kind != "passes")
+                self._cutover = Cutover(request, self)
                 self._control.wake()
                 return self._status()
         return super()._execute(request)
+
+
+def _without_open_cutover(facts: FollowFacts) -> FollowFacts:
+    """Return the facts of earlier runs without a cutover that was under way when the last one was
+    killed: it proves nothing."""
+    open_one = facts.cutover is not None and not facts.cutover.outcome
+    return replace(facts, cutover=None) if open_one else facts
 
 
 def _retried(walk: Walk) -> set[tuple[int, bytes]]:

@@ -42,8 +42,7 @@ def holds(extras: int, target_keys: int, most: int | None, *, trusted: bool = Tr
     """
     if most is not None:
         return extras > most
-    few = _FEW if trusted else 0
-    return extras > max(few, _SMALL_PART * target_keys)
+    return extras > max(_FEW if trusted else 0, _SMALL_PART * target_keys)
 
 
 def partitions(
@@ -80,9 +79,11 @@ class Pass:
         places: the databases that it walks, of both sides, with their numbers of keys.
         certain: no change can have been missed since the keys were copied.
         mark: takes names of keys that differ.
+        may_differ: returns True for a key, with its database, that is known to differ.
 
     Attributes:
         number_of_extras: keys that only the target has, so far.
+        differences: of both sides, so far, without the keys that may differ.
         partitions: the numbers of its walks.
     """
 
@@ -92,14 +93,16 @@ class Pass:
         added: Sequence[Walk],
         places: Iterable[NodeKeys],
         mark: Callable[[list[bytes]], None],
+        may_differ: Callable[[int, bytes], bool],
         *,
         certain: bool,
     ) -> None:
-        self.number_of_extras = 0
+        self.number_of_extras = self.differences = 0
         self.partitions = [walk.id for walk in added]
         self._walks = walks
         self._keys = {(place.node.address, place.db): place.keys for place in places}
         self._mark = mark
+        self._may_differ = may_differ
         self._certain = certain
         self._extras: list[bytes] = []
         self._numbers = _Numbers()
@@ -164,6 +167,7 @@ class Pass:
         for finding in ack.findings:
             if finding.kind == "extra":
                 self._keep(finding.key)
+                self._count(finding.db, finding.key)
                 continue
             if finding.kind == "incomparable":
                 numbers.incomparable += 1
@@ -171,9 +175,13 @@ class Pass:
                     continue
             else:
                 numbers.found += 1
+                self._count(finding.db, finding.key)
             different.append(finding.key)
         if different:
             self._mark(different)
+
+    def _count(self, db: int, key: bytes) -> None:
+        self.differences += not self._may_differ(db, key)
 
     def _keep(self, key: bytes) -> None:
         self.number_of_extras += 1

@@ -20,7 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from rumpx.errors import printable
 from rumpx.follower.watch import GROUPS, Look
@@ -30,6 +30,8 @@ from rumpx.units import count_of
 
 _SUBCOMMANDS: Final = 9
 _NAMED: Final = 5
+# Commands that run others.
+_MAY_WRITE: Final = frozenset({"eval", "evalsha", "fcall", "exec"})
 _ASKED_AT_ONCE: Final = 1_000
 _CLIENT: Final = re.compile(
     r"^id=\d+ addr=(\S+) .*?name=(\S*) age=\d+ idle=(\d+) .*?cmd=(\S+)", re.MULTILINE
@@ -64,6 +66,19 @@ def moved(before: Look, now: Look, writes: frozenset[str]) -> dict[str, int] | N
     return {name: number for name, number in called.items() if number}
 
 
+class Told(NamedTuple):
+    """Names that the feed has told.
+
+    Attributes:
+        keys: the first few of those that are not left out.
+        number, ignored: of these, and of those that are left out.
+    """
+
+    keys: tuple[bytes, ...] = ()
+    number: int = 0
+    ignored: int = 0
+
+
 class Heard:
     """The names that the feed tells, from now on.
 
@@ -71,28 +86,28 @@ class Heard:
         ignore: globs of keys that are left out.
 
     Attributes:
-        keys: the first few of the others.
-        number, ignored: of the others, and of those that are left out.
+        told: so far.
     """
 
     def __init__(self, ignore: Iterable[bytes]) -> None:
-        self.keys: list[bytes] = []
-        self.number = self.ignored = 0
+        self.told = Told()
         self._left_out = [compile_glob(glob).fullmatch for glob in ignore]
+
+    def ignores(self, name: bytes) -> bool:
+        """Return True for a key that is left out."""
+        return any(match(name) for match in self._left_out)
 
     def reset(self) -> None:
         """Begin anew."""
-        self.keys = []
-        self.number = self.ignored = 0
+        self.told = Told()
 
     def add(self, names: Sequence[bytes]) -> None:
         """Take names, from any thread."""
-        others = [name for name in names if not any(match(name) for match in self._left_out)]
-        self.ignored += len(names) - len(others)
-        self.number += len(others)
-        for name in others:
-            if len(self.keys) < _NAMED and name not in self.keys:
-                self.keys.append(name)
+        others = [name for name in names if not self.ignores(name)]
+        keys, number, ignored = self.told
+        if len(keys) < _NAMED:
+            keys = tuple(dict.fromkeys((*keys, *others)))[:_NAMED]
+        self.told = Told(keys, number + len(others), ignored + len(names) - len(others))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +126,14 @@ class Noise:
 
     def __str__(self) -> str:
         """A clause for the user."""
-        counted = {name: number for name, number in self.commands.items() if number > 0}
-        called = [f"{name.upper()} {number:,} times" for name, number in counted.items()]
+        counted = sorted((name, n) for name, n in self.commands.items() if n > 0)[:_NAMED]
         parts = []
-        if len(counted) < len(self.commands):
+        if any(n < 0 for n in self.commands.values()):
             parts.append("its counters were reset (CONFIG RESETSTAT)")
-        if called:
-            parts.append(f"{', '.join(sorted(called)[:_NAMED])} called")
+        if counted:
+            parts.append(
+                ", ".join(f"{count_of(n, 'call')} of {name.upper()}" for name, n in counted)
+            )
         if self.unexplained:
             parts.append(f"{count_of(self.unexplained, 'key')} changed")
         if self.keys:
@@ -129,7 +145,7 @@ def noise(
     before: Look,
     now: Look,
     writes: frozenset[str],
-    heard: Heard,
+    told: Told,
     *,
     ignores: bool,
     same_groups: Callable[[], bool],
@@ -138,22 +154,21 @@ def noise(
 
     Args:
         writes: the commands that may write.
-        heard: the names that the feed has told between them.
+        told: the names that the feed has told between them.
         ignores: some keys are left out.
         same_groups: returns True if all consumer groups are as they were at `before`.
     """
     called = moved(before, now, writes)
-    keys = tuple(heard.keys)
     if called is None:
         gone = _vanished(now) - _vanished(before)
-        unexplained = heard.number - gone
-        return Noise({}, keys, unexplained) if unexplained > 0 else None
+        unexplained = told.number - gone
+        return Noise({}, told.keys, unexplained) if unexplained > 0 else None
     if ignores:
         groups = {name: n for name, n in called.items() if name.partition("|")[0] in GROUPS}
-        return Noise(groups, keys, heard.number) if groups or heard.number else None
-    if set(called) == {"xreadgroup"} and not heard.number and same_groups():
+        return Noise(groups, told.keys, told.number) if groups or told.number else None
+    if set(called) == {"xreadgroup"} and same_groups():
         return None
-    return Noise(called, keys) if called else None
+    return Noise(called, told.keys) if called else None
 
 
 def _vanished(look: Look) -> int:
@@ -164,10 +179,11 @@ def _vanished(look: Look) -> int:
 def writers(clients: str, writes: frozenset[str], seconds: float) -> list[str]:
     """Return the clients of CLIENT LIST whose last command may write, and is not older: address,
     name and command."""
+    may_write = writes | _MAY_WRITE
     return [
         f"{addr}{f' ({printable(name.encode())})' if name else ''}: {command.upper()}"
         for addr, name, idle, command in _CLIENT.findall(clients)
-        if command.lower() in writes and int(idle) <= seconds and not name.startswith("rumpx")
+        if command.lower() in may_write and int(idle) <= seconds and not name.startswith("rumpx")
     ][:_NAMED]
 
 

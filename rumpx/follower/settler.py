@@ -20,11 +20,9 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from itertools import count
+from dataclasses import dataclass, field
 from typing import Final
 
-from rumpx.engine.events import Found
 from rumpx.engine.fence import LATE_SECONDS
 from rumpx.engine.walks import Walk, Walks
 from rumpx.follower.changed import Changed
@@ -59,7 +57,7 @@ class Settler:
 
     Args:
         dirty: the set.
-        trouble: keys that have failed before.
+        failed, lossy: keys that have failed before, or were copied with a loss.
         healed: is called with the keys of a batch that had failed, or were copied with a loss, and
             have been settled now; those that failed again, too.
 
@@ -71,6 +69,7 @@ class Settler:
         settled, deleted: numbers of keys so far.
         late_until: the moment (`time.monotonic()`) from which on no earlier write is executed any
             more.
+        waits: takes no names now.
     """
 
     def __init__(
@@ -85,12 +84,12 @@ class Settler:
         self.settled = self.deleted = 0
         self.lossy = set(lossy)
         self.late_until = 0.0
+        self.waits = False
         self._healed = healed
         self._dirty = dirty
         self._walks: Walks
         self.changed = Changed()
         self._fed: dict[int, Walk] = {}
-        self._cursors = count(1)
         self._hands: dict[int, _Hand] = {}
         self._made: deque[Batch] = deque()
 
@@ -112,6 +111,11 @@ class Settler:
         """The databases that are followed."""
         return set(self._fed)
 
+    @property
+    def busy(self) -> bool:
+        """True if names were taken that are not settled."""
+        return bool(self._hands)
+
     # Batches.
 
     def take(self, now: float) -> Batch | None:
@@ -125,25 +129,22 @@ class Settler:
             return None
         hand = _Hand(names, len(self._fed))
         for walk in self._fed.values():
-            node = walk.partition.node.address
-            batch = self._walks.found(
-                Found(walk.id, walk.number, node, names, next(self._cursors))
-            )
-            assert batch
+            batch = self._walks.named(walk, names, self.process)
             self._hands[batch.id] = hand
-            self._made.append(replace(batch, process=self.process))
+            self._made.append(batch)
         return self._made.popleft()
 
     def due(self, now: float) -> float:
         """See `backend.Urgent`."""
         if self._made:
             return now
-        if not self._fed:
+        if not self._fed or self.waits:
             return math.inf
         due = self._dirty.due(now)
         if due > now or len(self._hands) < _FEW_BATCHES or self._dirty.ready >= _MOST_NAMES:
             return due
-        return max(now, self._dirty.first_ready + _PATIENCE)
+        first = self._dirty.first_ready
+        return due if first == math.inf else max(now, first + _PATIENCE)
 
     def acknowledged(self, walk: Walk, ack: Ack) -> None:
         """Take the results of a batch."""
@@ -179,7 +180,7 @@ class Settler:
         """Keep the lists of keys that failed, or were copied with a loss, up to date."""
         if self.failed or self.lossy:
             here = {(db, name) for name in names}
-            if known := here & (self.failed | self.lossy):
+            if known := here & self.failed | here & self.lossy:
                 self.failed -= known
                 self.lossy -= known
                 self._healed(list(known))

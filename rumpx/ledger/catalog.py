@@ -192,11 +192,9 @@ def job_to_resume(place: Place, *, retry_failed: bool) -> Path:
 
 
 def migrates(folder: str | None, name: str | None) -> bool:
-    """Return True if a named job is a migration; False also if it cannot be read now."""
-    if name is None:
-        return False
+    """Return True if the job to resume is a migration; False also if it cannot be read now."""
     try:
-        return look_into(ledger_path(state_folder(folder), name))[0].job.migrates
+        return look_into(job_to_resume(Place(folder, name), retry_failed=False))[0].migrates
     except (OSError, UsageError):
         return False
 
@@ -209,7 +207,7 @@ def prune(folder: Path) -> list[str]:
     return [job.name for job in done]
 
 
-def make_record(path: Path, plan: Plan) -> JobRecord:
+def make_record(path: Path, plan: Plan, *, migrates: bool) -> JobRecord:
     """Return a new job's record: without passwords, and with the decided conflict policy."""
     job = plan.job
     return JobRecord(
@@ -226,6 +224,7 @@ def make_record(path: Path, plan: Plan) -> JobRecord:
         target_nodes=_node_ids(plan, "target"),
         source_password=job.source.password is not None,
         target_password=job.target.password is not None,
+        migrates=migrates,
     )
 
 

@@ -136,6 +136,7 @@ class JobRecord:
         databases: of the source, those that held keys at the start.
         source_nodes, target_nodes: ids of the cluster's nodes; none for one server.
         source_password, target_password: True if one is needed.
+        migrates: its user is asked on the terminal for the cutover.
     """
 
     name: str
@@ -146,6 +147,7 @@ class JobRecord:
     target_nodes: tuple[str, ...]
     source_password: bool
     target_password: bool
+    migrates: bool = False
 
     @property
     def mark(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -62,6 +61,7 @@ class CutoverFacts:
         ignores: the globs of these keys.
         not_carried: keys that failed, were copied with an accepted loss, or cannot be compared.
         writers: clients of the source that still wrote.
+        way_back: after a success, the way back as a sentence.
     """
 
     asked: float
@@ -77,6 +77,7 @@ class CutoverFacts:
     ignores: tuple[str, ...] = ()
     not_carried: int = 0
     writers: tuple[str, ...] = ()
+    way_back: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,18 +182,19 @@ def follow_in_words(
 ) -> list[str]:
     """Return how a follow stands, as a few short texts; the first is the phase.
 
+    The lag is told only of a target that is in step: it says nothing of changes that were missed.
+
     Args:
         ended: it does not follow any more: tell how it stood then.
-        now: seconds since 1970, to leave out dates of today; None for the present time.
+        now: seconds since 1970; times of this day are told without their date. None: with it.
     """
-    now = time.time() if now is None else now
     words = [_phase(follow, ended, now)]
     if follow.feed == "passes":
         words += _by_passes(follow, now)
     elif follow.phase == "collecting":
         words.append(f"{units.count_of(follow.dirty, 'changed key')} noted")
     else:
-        if follow.lag is not None:
+        if follow.in_step and follow.lag is not None:
             words.append(f"{units.age(follow.lag)} behind")
         words.append(f"{units.count_of(follow.dirty, 'key')} to settle")
     if follow.feed != "passes" and not ended:
@@ -207,18 +209,18 @@ def follow_in_words(
     return words
 
 
-def _phase(follow: FollowStat, ended: bool, now: float) -> str:
+def _phase(follow: FollowStat, ended: bool, now: float | None) -> str:
     if ended:
         return f"was {follow.phase}"
     if follow.in_step and follow.in_step_since is not None:
         return f"in step since {units.local_time(follow.in_step_since, now)}"
     part = "" if follow.pass_fraction is None else f"pass {units.percent(follow.pass_fraction)}"
     if follow.feed == "passes" and follow.phase != "collecting":
-        return part or "between two passes"
+        return part or ("waiting" if follow.waits_for else "between two passes")
     return f"{follow.phase}, {part}" if part else follow.phase
 
 
-def _by_passes(follow: FollowStat, now: float) -> list[str]:
+def _by_passes(follow: FollowStat, now: float | None) -> list[str]:
     words, facts = ["changes are found by passes"], follow.facts
     if facts.last_pass is not None:
         found = units.count_of(facts.last_pass_found, "difference")
@@ -228,7 +230,7 @@ def _by_passes(follow: FollowStat, now: float) -> list[str]:
     return words
 
 
-def _gaps(facts: FollowFacts, now: float) -> str:
+def _gaps(facts: FollowFacts, now: float | None) -> str:
     number = units.count_of(facts.gaps, "gap")
     if not facts.last_gaps:
         return number

@@ -133,8 +133,7 @@ class Job:
     `workers`, `batch_keys` and `partitions` of 0 mean "choose from what is found at the start";
     `max_failures` of None means that any number of keys may fail; `read_from` chooses between each
     source node's primary and its replicas (`servers/replicas.py`); `max_deletes` of None means "by
-    the number of the target's keys"; `migrates` if its user is asked on the terminal for the
-    cutover.
+    the number of the target's keys".
     """
 
     source: Endpoint
@@ -158,7 +157,6 @@ class Job:
     feed: Feed = DEFAULTS["feed"]
     delete_extra: bool = False
     max_deletes: int | None = None
-    migrates: bool = False
     engine: Engine = DEFAULTS["engine"]
     dask_scheduler: str = ""
     dask_send_passwords: bool = False

@@ -8,6 +8,7 @@ syntax and all permissions.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -48,6 +49,11 @@ class Sample:
     node: Address | None
     db: int
     key: bytes
+
+
+def unguessable() -> bytes:
+    """Return a random name that no key has."""
+    return b"rumpx:check:" + secrets.token_hex(16).encode()
 
 
 def readable_key(

@@ -64,10 +64,6 @@ def entries(summary: Summary) -> Iterator[Entry]:
         yield Entry("listed in", summary.losses_file)
     if summary.follow and summary.follow.copied:
         yield from follow.entries(summary.follow)
-        if cutover := summary.follow.facts.cutover:
-            style = "green" if summary.follow.facts.is_over else "yellow"
-            for sentence in cutover.told:
-                yield Entry("cutover", sentence, style)
     yield from _completeness(summary)
     if summary.walked_again:
         reasons = [f"{why}: {n}" for why, n in summary.walked_again.items()]

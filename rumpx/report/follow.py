@@ -91,6 +91,8 @@ def cutover_entries(facts: CutoverFacts) -> Iterator[Entry]:
     if facts.ignores:
         text = f"{units.keys(facts.ignored)} writes to keys that match {', '.join(facts.ignores)}"
         yield Entry("ignored", text, "yellow")
+    if facts.way_back:
+        yield Entry("way back", facts.way_back)
     if facts.writers:
         label, style = ("wrote before", "") if good else ("still wrote", "bold red")
         yield Entry(label, ", ".join(facts.writers), style)

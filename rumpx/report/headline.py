@@ -232,25 +232,29 @@ def figures(record: Record) -> list[Figure]:
         if entry.label == "completeness"
     ]
     then = record.verification
-    if follow and not then:
-        return shown
+    if follow:
+        shown += _statements_of_follow(follow)
+        if not then:
+            return shown
     text = verdict.outcome(then) if then else "not compared"
     return [*shown, Figure("comparison", "", text, _compared(then)[0] if then else "")]
 
 
 def _figures_of_follow(follow: FollowStat) -> list[Figure]:
     facts = follow.facts
+    deleted = f"{units.keys(facts.deleted)} of them deleted"
     shown = [
-        Figure(
-            "changes settled",
-            units.keys(facts.settled),
-            f"{units.keys(facts.deleted)} of them deleted",
-        ),
+        Figure("changes settled", units.keys(facts.settled), deleted),
         Figure("gaps", units.keys(facts.gaps), "moments at which changes may have been missed"),
     ]
     if follow.feed != "passes":
         note = "of the time after the copy"
         shown.append(Figure("in step", units.duration(facts.step_seconds), note))
+    return shown
+
+
+def _statements_of_follow(follow: FollowStat) -> list[Figure]:
+    facts, shown = follow.facts, []
     if facts.last_pass is not None:
         found = units.count_of(facts.last_pass_found, "difference")
         shown.append(Figure("last pass", "", f"{moment(facts.last_pass)}, found {found}"))

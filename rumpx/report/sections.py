@@ -108,7 +108,7 @@ def _follow(record: Record) -> list[Section]:
     shown = len(facts.last_gaps)
     title = "Gaps" if shown == facts.gaps else f"The last {shown} of {facts.gaps:,} gaps"
     gaps = Table(title, columns, following.gap_rows(facts))
-    words = follow_in_words(follow, ended=record.state != "running", now=record.written)
+    words = follow_in_words(follow, ended=record.state != "running")
     return [
         Section(
             "follow",
@@ -306,7 +306,7 @@ def _comparison(record: Record) -> Section:
     if result is None:
         job = summary.job if isinstance(summary, Summary) else ""
         text = f"Not compared. rumpx verify {job} compares both sides."
-        if isinstance(summary, Summary) and summary.follow and summary.follow.facts.passes:
+        if followed(record):
             text = "Not compared by itself: each pass of the follow compares both sides."
         return Section("comparison", title, (text,))
     outcome, entries = told(result)

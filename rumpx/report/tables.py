@@ -35,6 +35,8 @@ _STYLES: Final[dict[Tone, str]] = {"good": "green", "warn": "yellow", "bad": "re
 # Greatest width needed by a column of long texts, which fold.
 _FOLDED_WIDTH: Final = 24
 _GAP: Final = 2
+# Between the columns of a table: the blanks of both, and the divider.
+_COLUMN_GAP: Final = 3
 
 
 def render_record(record: Record) -> RenderableType:
@@ -106,7 +108,7 @@ def _grid(entries: Iterable[Entry]) -> Drawn:
 
 
 def _table(table: Table, width: int) -> Iterator[RenderableType]:
-    if sum(_needs(table)) + _GAP * (len(table.columns) - 1) > width:
+    if sum(_needs(table)) + _COLUMN_GAP * (len(table.columns) - 1) > width:
         yield from _stacked(table)
         return
     drawn = Drawn(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)

@@ -224,6 +224,9 @@ class DumpReader(Peer):
                 known = _known(wanted, sizes)
                 self._lost(pipeline.keys, pipeline.node, outcome, known, result)
                 continue
+            if wanted.process and pipeline.connection.process != wanted.process:
+                result.unproven += pipeline.keys
+                continue
             assert outcome is not None
             end = 0
             for request in pipeline.requests:

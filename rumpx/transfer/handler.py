@@ -218,8 +218,8 @@ class Read(Again):
 
     `keys`, `payloads` and `expiries` (ms since 1970, or with `left` ms left, or NO_EXPIRY)
     correspond to each other. `single` are those of `again` that must be read without MULTI. `gone`
-    keys do not exist, `unproven` ones neither, but another process than the one that was wanted
-    said so; `staging` counts keys that a copy to the source is writing.
+    keys do not exist; of `unproven` ones another process was asked than the one that was wanted;
+    `staging` counts keys that a copy to the source is writing.
     """
 
     keys: list[bytes] = field(default_factory=list)

@@ -68,8 +68,8 @@ class Ack:
     `kinds` and `large` describe the copied values. `late` are keys of which an earlier write, on a
     lost connection that could not be ended, may still be executed. `losses` are among the copied
     keys. Of compared and followed keys `streams` are those that are streams, of followed ones
-    `heavy` are those that cost the source much, with their bytes, and `unproven` those of which
-    another process than the batch's has said that they do not exist."""
+    `heavy` are those that cost the source much, with their bytes, and `unproven` those that
+    another process than the batch's was asked for."""
 
     batch: int
     counts: Counts

@@ -55,6 +55,7 @@ def verify(
             raise UsageError(
                 "--delete-extra asks before it deletes, but there is no terminal: give --yes."
             )
+        _refuse_to_repair_a_follow(request)
         run = _run_compared(request)
         listed = _differences_path(request)
         plan, spec = prepare_comparison(request)
@@ -81,6 +82,18 @@ def verify(
         return _kept(result, request, run)
     finally:
         control.close()
+
+
+def _refuse_to_repair_a_follow(request: Request) -> None:
+    """Refuse to write what a running follow writes, too: an older value could land over a newer."""
+    if not request.repair or request.name is None:
+        return
+    path = ledger_path(state_folder(request.state_dir), request.name)
+    if is_held(path) and look_into(path)[0].job.follow:
+        raise UsageError(
+            f"The job {request.name} follows its source now, and repairs what differs by itself: "
+            "leave out --repair, or stop it first."
+        )
 
 
 def _run_compared(request: Request) -> int | None:

@@ -25,7 +25,7 @@ from rumpx.ctl.server import Request, Status
 from rumpx.errors import TemporaryError, UsageError
 from rumpx.ledger.catalog import Place
 from support.copying import Copied, Side, messages, uri_of
-from support.run import Running
+from support.run import Running, rumpx
 from support.servers import Server
 from support.waiting import wait_until
 
@@ -60,6 +60,39 @@ class Standing:
     def gaps(self) -> list[str]:
         """Why events may have been lost, the last gaps, oldest first."""
         return [gap["why"] for gap in self["last_gaps"]]
+
+
+@dataclass(frozen=True)
+class CutOver:
+    """How `rumpx ctl JOB cutover` ended.
+
+    Attributes:
+        code: its exit code.
+        facts: what it printed with --json.
+        steps: the lines it wrote meanwhile.
+    """
+
+    code: int
+    facts: dict[str, Any]
+    steps: str
+
+    @property
+    def outcome(self) -> str:
+        return str(self.facts["outcome"])
+
+    @property
+    def told(self) -> str:
+        """Its sentences."""
+        return " ".join(self.facts["told"])
+
+
+def cut_over(
+    *words: str, code: int, job: str = "move", timeout: float = 2 * LONG
+) -> CutOver:
+    """Cut a job over, which must come with this exit code."""
+    done = rumpx("ctl", job, "cutover", *words, "--json", timeout=timeout)
+    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return CutOver(done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr)
 
 
 class Following:

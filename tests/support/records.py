@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from rumpx.model.content import Content, LargeKey, SizeCount, TypeCount
 from rumpx.model.counts import Counts
+from rumpx.model.follow import CutoverFacts, CutoverStep, FollowStat
 from rumpx.model.history import Option, Record, RunRecord
 from rumpx.model.job import Limits
 from rumpx.model.results import (
@@ -19,6 +20,7 @@ from rumpx.model.results import (
     Verification,
 )
 from rumpx.model.timeline import Point, held_seconds
+from support.snapshots import GAP_AT, WAITS, make_follow
 
 BEGAN = 1_772_438_400.0
 VERSION = "0.9.0"
@@ -391,6 +393,78 @@ def unfinished(state: str) -> Record:
     )
 
 
+def followed(state: str, follow: FollowStat) -> Record:
+    """A copy of a minute that has followed its source for an hour since: it runs, was stopped or
+    killed, has failed, or was cut over ("done")."""
+    series = tuple(
+        replace(point, lag=0.002 + 0.001 * (n % 7) if point.run == 2 else None)
+        for n, point in enumerate(points([60, 3540], 1.0, 2_000, 260, seed=9))
+    )
+    copied = sum(point.keys for point in series if point.run == 1)
+    counts = Counts(copied=copied, gone=12, payload_bytes=260 * copied, failed=follow.failed)
+    error = {"failed": "The target is out of memory (OOM).", "stopped": "Stopped by a signal."}
+    code = {"failed": 5, "stopped": 130, "done": 0}.get(state)
+    summary = replace(
+        summary_of(series, counts),
+        state={"running": "copying", "killed": "stopped"}.get(state, state),
+        exit_code=code or 0,
+        runs=2,
+        missing=None,
+        source_keys_after=None,
+        target_keys_after=None,
+        error=error.get(state, ""),
+        follow=follow,
+    )
+    first = RunRecord(
+        1,
+        BEGAN,
+        VERSION,
+        "redis 7.0.15",
+        "valkey 9.1.2",
+        BEGAN + 60,
+        "stopped",
+        130,
+        "Stopped by a signal.",
+        60.0,
+        counts,
+    )
+    run = RunRecord(2, BEGAN + 5460, VERSION, "redis 7.0.15", "valkey 9.1.2")
+    if code is not None:
+        run = replace(
+            run,
+            ended=BEGAN + 9000,
+            state=state,
+            exit_code=code,
+            error=summary.error,
+            seconds=summary.seconds,
+            counts=counts,
+            follow=follow,
+        )
+    return record_of(
+        series,
+        summary,
+        state=state,
+        exit_code=code,
+        runs=(first, run),
+        written=GAP_AT + 100_000,
+    )
+
+
+def cut_over(*, not_carried: int = 0) -> Record:
+    """A follow that has ended as it should."""
+    steps = ("waiting until the target is in step", "comparing 12,345 keys", "closing connections")
+    told = ("All that the source acknowledged before 03:12:05 is on the target.", "Switch now.")
+    cutover = CutoverFacts(
+        GAP_AT + 99_000,
+        tuple(CutoverStep(GAP_AT + 99_000 + n, text) for n, text in enumerate(steps)),
+        "switch now",
+        told,
+        proven=GAP_AT + 99_002,
+        not_carried=not_carried,
+    )
+    return followed("done", make_follow(cutover=cutover, failed=not_carried))
+
+
 def empty() -> Record:
     """Nothing to copy."""
     summary = replace(summary_of((), Counts()), keys_per_second=0.0, partitions=())
@@ -505,3 +579,10 @@ def all_records() -> Iterator[tuple[str, Record]]:
     yield from (("plain", plain()), ("throttled", throttled()), ("empty", empty()))
     yield from ((state, unfinished(state)) for state in ("running", "killed", "stopped", "failed"))
     yield from (("comparison", comparison()), ("long", long()), ("brief", brief()))
+    troubles = {"held_deletes": 3000, "failed": 3, "incomparable": 2, "lossy": 5, "gaps": 31}
+    waiting = make_follow("reconciling", waits_for=WAITS, **troubles)
+    yield from (
+        ("follow", followed("running", make_follow())),
+        ("stopped follow", followed("stopped", waiting)),
+        ("cutover", cut_over()),
+    )

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from rumpx.model.counts import Counts
+from rumpx.model.follow import FollowFacts, FollowStat, Gap, Phase
 from rumpx.model.snapshot import Row, Snapshot, State, WorkerStat
 
 
@@ -47,3 +48,38 @@ def make_snapshot(state: State = "copying", **changes: Any) -> Snapshot:
         coordinator_memory=61_000_000,
     )
     return dataclasses.replace(snapshot, **changes)
+
+
+GAP_AT = 1_772_480_000.0
+WAITS = "the source lacks 3,000 keys that the target has: rumpx ctl nightly accept-deletes"
+
+
+def make_follow(phase: Phase = "in step", **changes: Any) -> FollowStat:
+    """A follow with two gaps behind it; `changes` are fields of FollowStat or of its facts."""
+    facts = FollowFacts(
+        copied_in=None if phase == "collecting" else 12.5,
+        changes=1_234_567,
+        settled=1_200_000,
+        deleted=12_345,
+        gaps=2,
+        last_gaps=(
+            Gap(GAP_AT, "the feed was lost: the server closed the connection"),
+            Gap(GAP_AT + 90_000, "another process answers for the source"),
+        ),
+        passes=3,
+        last_pass=GAP_AT + 91_000,
+        last_pass_found=17,
+        step_seconds=3_000.0,
+    )
+    sums = {name: changes.pop(name) for name in list(changes) if hasattr(facts, name)}
+    follow = FollowStat(
+        phase,
+        "tracking",
+        dataclasses.replace(facts, **sums),
+        lag=None if phase == "collecting" else 0.0034,
+        dirty=12,
+        changes_per_second=9_640.2,
+        settled_per_second=9_512.7,
+        in_step_since=GAP_AT + 92_000 if phase == "in step" else None,
+    )
+    return dataclasses.replace(follow, **changes)
