@@ -23,6 +23,7 @@ from support.following import Following, Standing, kill_feed, writing
 from support.raw import Raw
 from support.run import Running
 from support.servers import Sentinel, Server
+from support.storm import Storm
 from support.waiting import wait_until, zone_where_it_is
 
 StartServer = Callable[..., Server]
@@ -64,6 +65,28 @@ def held(follow: Following, number: int) -> Standing:
     return follow.wait(
         lambda standing: standing["held_deletes"] == number, f"{number} deletes are held"
     )
+
+
+# --- all at once ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("version", "seconds", "cuts", "rate"),
+    [
+        ("8.2", 20, 3, 3_000),
+        pytest.param(
+            *("8.2", 600, 10, 10_000), marks=[pytest.mark.faults, pytest.mark.timeout(1500)]
+        ),
+        *(full(version, 60, 6, 5_000) for version in ("6.2", "7.0", "8.1", "9.1")),
+    ],
+)
+def test_a_storm(
+    server: StartServer, version: str, seconds: float, cuts: int, rate: float
+) -> None:
+    """Mixed writes of several processes, random cuts and kills: both sides are the same at the end.
+    (`python -m support.storm` does the same.)"""
+    with Storm(server(version), server(version), seeded()) as storm:
+        storm.run(seconds, cuts, rate)
 
 
 # --- a source that has lost its keys --------------------------------------------------------
