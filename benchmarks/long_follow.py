@@ -67,7 +67,7 @@ _STEP_SECONDS: Final = 0.02
 _CHANGES_A_STEP: Final = 20
 _KEYS: Final = 200_000
 _HOT_KEYS: Final = 20
-_SCRIPT_KEYS: Final = 50_000
+_SCRIPT_KEYS: Final = 300_000
 _SCRIPT_SECONDS: Final = 900.0
 _PASS_SECONDS: Final = 600.0
 _PASS_WALKS: Final = 16
@@ -155,7 +155,7 @@ class _Source:
         ]
         if elapsed > self._scripted:
             self._scripted += _SCRIPT_SECONDS
-            names += [b"a key of the source:%d" % number for number in range(_SCRIPT_KEYS)]
+            names += [b"a key of the script:%d" % number for number in range(_SCRIPT_KEYS)]
         return names
 
     def seconds(self, elapsed: float) -> float:

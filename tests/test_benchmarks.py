@@ -9,6 +9,7 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
@@ -17,15 +18,19 @@ import redis
 
 from benchmarks.__main__ import SCENARIOS
 from benchmarks.beside import Growth
+from benchmarks.changes import Probe, Writers, change_all
 from benchmarks.contenders import Contender, floor, others_on_path, rival
 from benchmarks.delay import Network, delayed
+from benchmarks.following import Following, require_equal
 from benchmarks.hindered import hogs
+from benchmarks.long_follow import simulate
 from benchmarks.measure import Failed, Options, measure
 from benchmarks.servers import Side
 from benchmarks.usage import Usage
 from rumpx.demo import SEED, SERVER_VARIABLE, Server, fill
 from support.data import compare
 from support.servers import binary
+from support.waiting import wait_until
 
 KEYS = 3_000
 # A main process that uses 0.3 s, and forks a child that forks one of its own and ends; that one
@@ -177,6 +182,84 @@ def test_hogs_end_with_their_scenario() -> None:
     assert set(children()) <= before
 
 
+# A follow
+
+
+def test_writers_keep_a_rate_and_count_their_writes(program: str) -> None:
+    with Server() as one:
+        with Writers(one, 2_000, KEYS) as writers:
+            wait_until(lambda: calls(one).get("set", 0) >= 2_000, 60, "writes of a second")
+        client = redis.Redis(port=one.port)
+        assert calls(one)["set"] == writers.written
+        # Late starters make the sum of the two a little smaller, never larger.
+        assert 0 < writers.rate <= 2_000
+        before = {name: client.get(name) for name in client.scan_iter()}
+        assert len(before) <= KEYS
+        change_all(one, KEYS, 10**9)
+        after = {name: client.get(name) for name in client.scan_iter()}
+        assert len(after) == len(set(after.values())) == KEYS
+        assert before.keys() <= after.keys()
+        assert not set(before.values()) & set(after.values())
+
+
+def test_the_lag_is_the_time_until_the_target_has_a_change(program: str) -> None:
+    """A key's first value arrives, later ones of another key as well; each after 50 ms at least."""
+    with Server() as source, Server() as target:
+        here, there = (redis.Redis(port=one.port) for one in (source, target))
+        ends = threading.Event()
+        copied: set[bytes | str] = set()
+
+        def carry() -> None:
+            while not ends.is_set():
+                new = [name for name in here.keys("probe:*") if name not in copied]
+                ends.wait(0.05)
+                for name in new:
+                    copied.add(name)
+                    there.set(name, "here")
+
+        thread = threading.Thread(target=carry)
+        thread.start()
+        try:
+            with Probe(source, target) as probe:
+                wait_until(lambda: len(copied) > 20, 60, "twenty changes")
+        finally:
+            ends.set()
+            thread.join()
+        assert probe.lag.p50 >= 0.05
+        assert len(probe.told) // 8 == here.dbsize() == there.dbsize()
+
+
+def test_a_failed_restore_is_none(program: str) -> None:
+    with Server() as source, Server() as target:
+        here, there = (redis.Redis(port=one.port) for one in (source, target))
+        following = Following(Side([source]), Side([target]))
+        assert following.restored == 0
+        here.set("key", "value")
+        payload = here.dump("key")
+        assert payload
+        for replace in (False, True, True):
+            there.restore("key", 0, payload, replace=replace)
+        with pytest.raises(redis.ResponseError):
+            there.restore("key", 0, payload)
+        assert following.restored == 3
+
+
+def test_sides_that_differ_end_the_benchmark(program: str) -> None:
+    with Server() as source, Server() as target:
+        redis.Redis(port=source.port).set("key", "value")
+        with pytest.raises(Failed, match="differ"):
+            require_equal(Side([source]), Side([target]))
+        redis.Redis(port=target.port).set("key", "value")
+        require_equal(Side([source]), Side([target]))
+
+
+def test_the_simulated_follow_settles_what_it_is_told() -> None:
+    (end,) = simulate(30_000)
+    assert 30_000 <= end.changes < 31_000
+    assert 0 < end.hours < 1
+    assert end.rows > 1 and end.ledger > 0 and end.memory > 0 and end.cpu > 0
+
+
 # The scenarios
 
 
@@ -197,6 +280,7 @@ def test_when_a_side_had_so_many_keys() -> None:
         ("hindered", 1_000),
         ("tail", 2_000),
         ("big", 5_000),
+        ("follow", 1_000),
     ],
 )
 def test_a_scenario_runs(name: str, keys: int, program: str) -> None:

@@ -169,3 +169,20 @@ class DirtyKeysMachine(RuleBasedStateMachine):
 
 TestDirtyKeys = DirtyKeysMachine.TestCase
 TestDirtyKeys.settings = settings(max_examples=500, stateful_step_count=40)
+
+
+def test_the_longest_marked_come_first_also_while_others_are_marked() -> None:
+    dirty = DirtyKeys(1_000)
+    for number in range(100):
+        dirty.mark([b"%d" % number], float(number))
+    taken: list[bytes] = []
+    for number in range(100, 150):
+        names = dirty.take(2, 200.0)
+        assert dirty.oldest == len(taken), "what is held is not settled"
+        dirty.settled(names, 200.0)
+        taken += names
+        assert dirty.oldest == dirty.first_ready == len(taken)
+        dirty.mark([b"%d" % number], float(number))
+    while names := dirty.take(7, 200.0):
+        taken += names
+    assert taken == [b"%d" % number for number in range(150)]

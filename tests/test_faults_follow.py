@@ -202,6 +202,24 @@ def test_a_replica_as_the_source_is_emptied_by_its_primary(
         assert target.do("DBSIZE") == KEYS
 
 
+@pytest.mark.parametrize("command", ["FLUSHALL", "FLUSHDB"])
+def test_a_source_is_emptied_while_its_keys_are_dirty(server: StartServer, command: str) -> None:
+    """By a user: also this waits for consent, if it is many keys."""
+    source, target = server("8.2"), server("8.2")
+    change(source, range(KEYS), "first")
+    with Following(source, target) as follow:
+        follow.in_step()
+        follow.ask(Pause())
+        change(source, range(KEYS), "second")
+        follow.wait(lambda standing: standing["dirty"] == KEYS, "all names are known")
+        source.do(command)
+        follow.wait(lambda standing: standing["gaps"] == 1, "it is noticed")
+        follow.ask(Resume())
+        held(follow, KEYS)
+
+        assert target.do("DBSIZE") == KEYS
+
+
 def test_a_consent_ends_with_a_gap(pair: Pair) -> None:
     """It is given just when the source restarts once more, and lacks other keys as well."""
     source, target = pair
@@ -396,6 +414,8 @@ def test_a_source_that_cannot_save_is_no_gap(server: StartServer) -> None:
 
         assert standing["gaps"] == 0 and standing.phase == "in step", standing.gaps
         assert standing["lag"] < 2
+        kill_feed(source)
+        follow.after_gap()
         follow.stop()
 
 

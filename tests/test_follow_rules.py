@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rumpx.errors import Side
+from rumpx.follower.dirty_keys import DirtyKeys
 from rumpx.follower.feed import prefixes
 from rumpx.follower.passes import holds
+from rumpx.follower.streams import StreamNames
 from rumpx.follower.watch import (
     Emptied,
     FunctionsChanged,
@@ -184,6 +186,77 @@ def test_only_calls_that_succeed_count_as_writes() -> None:
 def test_notifications_that_were_switched_off_are_told() -> None:
     assert Mute() in judged("source", None, Look(0.0, INFO, {}, notifies=False))
     assert Mute() not in judged("source", None, Look(0.0, INFO, {}, notifies=None))
+
+
+# --- the streams whose groups may have changed ----------------------------------------------
+
+
+@pytest.fixture
+def dirty() -> DirtyKeys:
+    return DirtyKeys(1_000_000)
+
+
+def settle(dirty: DirtyKeys, now: float) -> set[bytes]:
+    """Settle all that may be taken now; returns it."""
+    taken = dirty.take(1_000_000, now)
+    dirty.settled(taken, now)
+    return set(taken)
+
+
+def test_all_known_streams_are_marked_after_a_change_of_groups(dirty: DirtyKeys) -> None:
+    streams = StreamNames()
+    streams.add([b"a", b"b"])
+    streams.tick(dirty, 1.0)
+    assert settle(dirty, 1.0) == set(), "nothing has changed"
+    streams.changed()
+    streams.tick(dirty, 2.0)
+    assert settle(dirty, 2.0) == {b"a", b"b"}
+    streams.tick(dirty, 100.0)
+    assert settle(dirty, 100.0) == set()
+
+
+@pytest.mark.parametrize(("took", "pause"), [(0.0, 5.0), (0.1, 5.0), (1.0, 20.0), (10.0, 200.0)])
+def test_they_are_not_marked_all_the_time(dirty: DirtyKeys, took: float, pause: float) -> None:
+    """At most every five seconds, and for a twentieth of the time."""
+    streams = StreamNames()
+    streams.add([b"a"])
+    streams.changed()
+    streams.tick(dirty, 10.0)
+    streams.changed()
+    streams.tick(dirty, 10.0 + took)
+    assert settle(dirty, 10.0 + took) == {b"a"}, "as the first round is not over"
+    streams.tick(dirty, 10.0 + took)
+    streams.tick(dirty, 10.0 + took + 0.99 * pause)
+    assert settle(dirty, 10.0 + took + 0.99 * pause) == set()
+    streams.tick(dirty, 10.0 + took + pause)
+    assert settle(dirty, 10.0 + took + pause) == {b"a"}, "the change is not forgotten"
+
+
+def test_a_stream_that_becomes_known_after_a_change_is_marked_too(dirty: DirtyKeys) -> None:
+    """It may have been read before the change, and its ack come after it."""
+    streams = StreamNames()
+    streams.changed()
+    streams.tick(dirty, 1.0)
+    streams.tick(dirty, 1.0)
+    streams.add([b"a"])
+    streams.tick(dirty, 10.0)
+    assert settle(dirty, 10.0) == {b"a"}
+    streams.tick(dirty, 10.0)
+    streams.add([b"a"])
+    streams.tick(dirty, 100.0)
+    assert settle(dirty, 100.0) == set(), "it is known already"
+
+
+def test_too_many_streams_are_so_until_a_pass_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams that live shortly must not add up."""
+    monkeypatch.setattr("rumpx.follower.streams._MOST", 2)
+    streams = StreamNames()
+    streams.add([b"a", b"b"])
+    assert not streams.too_many
+    streams.add([b"c"])
+    assert streams.too_many
+    streams.clear()
+    assert not streams.too_many and streams.names == []
 
 
 # --- the fuse -------------------------------------------------------------------------------

@@ -197,7 +197,6 @@ class Coordinator:
                 engine.note = ""
             self._late.end_earlier_runs(landed=landed)
         self._alone, self._leased = True, self._plan.job.engine == "dask"
-        engine.state = "copying"
         self._walk()
         self._complete()
         self._refuse_hopeless(at_end=True)
@@ -207,6 +206,7 @@ class Coordinator:
 
     def _walk(self) -> None:
         """Copy all walks."""
+        self._engine.state = "copying"
         self._engine.run_walks()
 
     def _complete(self) -> None:

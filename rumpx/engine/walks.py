@@ -58,6 +58,7 @@ class Walk:
         cursor, booked, booked_kinds: its start (-1: the span's), and the results before it, if it
             resumes a walk of an earlier run.
         after: partitions that must be done before this walk starts.
+        final: it is done, and stays so, whatever becomes of its node.
         counts: results of its batches, in any order.
         ahead: those of them that the last Advanced counted beyond its cursor.
         frontier: the same in order, with their cursor.
@@ -70,6 +71,7 @@ class Walk:
     booked: Counts = field(default_factory=Counts)
     after: tuple[int, ...] = ()
     booked_kinds: Kinds = NO_KINDS
+    final: bool = field(default=False, init=False)
     counts: Counts = field(init=False)
     ahead: Counts = field(default_factory=Counts, init=False)
     frontier: Frontier[KeyNote] = field(init=False)
@@ -248,6 +250,11 @@ class Walks:
         self._enlist(walk)
         return walk
 
+    def make_final(self) -> None:
+        """Let all walks that are done now stay so."""
+        for walk in self:
+            walk.final = walk.done
+
     def abandon(self, partitions: Iterable[int]) -> None:
         """End walks before their end, by their numbers; what they have issued does not count any
         more."""
@@ -388,6 +395,8 @@ class Walks:
         for walk in list(self):
             if walk.partition.place != before:
                 continue
+            if walk.final:
+                continue
             spoiled = isinstance(walk.partition.span, CursorSpan) and known
             if walk is this or spoiled or walk.state == "walking":
                 restarted.append(self._restart(walk, replace(walk.partition, node=node)))
@@ -402,7 +411,7 @@ class Walks:
         this = self._walks[partition].partition
         for walk in list(self):
             same = (walk.partition.place, walk.partition.db) == (this.place, this.db)
-            if same and isinstance(walk.partition.span, CursorSpan):
+            if same and isinstance(walk.partition.span, CursorSpan) and not walk.final:
                 fresh = self._restart(walk, replace(walk.partition, span=WholeSpan()))
                 if walk.id != partition and fresh.state == "waiting":
                     fresh.state = "walked"

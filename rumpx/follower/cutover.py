@@ -95,6 +95,13 @@ class Follows(Protocol):
     def wait(self, seconds: float) -> None:
         """Go on following for some seconds."""
 
+    def see(self, look: Look) -> None:
+        """Take a look at the source, for the databases that hold keys."""
+
+    def watched_since(self, moment: float) -> bool:
+        """Wait until both sides were looked at since a moment; return False at a gap, or if that
+        takes too long."""
+
     def listen(self, heard: Heard | None) -> None:
         """Have an object receive all names that the feed tells from now on; None ends that. Keys
         that it leaves out may differ meanwhile."""
@@ -218,7 +225,8 @@ class Cutover:
             return
         self._step("watching the source once more")
         follows.wait(began + _LEAST_SECONDS - time.monotonic())
-        if quiet():
+        # What only the watches notice, as a target that has restarted, is a gap by then.
+        if follows.watched_since(time.monotonic()) and quiet() and not follows.has_gap:
             self._succeed(heard.told)
 
     def _look(self) -> Look | None:
@@ -228,6 +236,15 @@ class Cutover:
         look = self._follows.ask(look_at)
         if look and not self._writes:
             look = replace(look, calls=None)
+        if look and look.info.role == "slave":
+            self._end(
+                "not quiet",
+                "The source is a replica, which may lack the last writes of its primary: nothing "
+                "shows that it has them all. Follow the primary.",
+            )
+            return None
+        if look:
+            self._follows.see(look)
         if look and (self._follows.has_feed or look.calls is not None):
             return look
         refused = "INFO commandstats, or COMMAND, and has no feed" if look else "INFO"

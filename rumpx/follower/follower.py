@@ -53,6 +53,7 @@ from rumpx.follower.plan import databases_now, patiently
 from rumpx.follower.quiet import Heard
 from rumpx.follower.settler import Settler
 from rumpx.follower.standing import Standing
+from rumpx.follower.watch import Look
 from rumpx.ledger.ledger import Ledger
 from rumpx.ledger.schema import Facts, JobState
 from rumpx.model.display import Display
@@ -63,6 +64,7 @@ from rumpx.model.partitions import PASS, RETRIED, KeySpan, NodeKeys, Partition
 from rumpx.model.snapshot import Snapshot
 from rumpx.processes.control import Control
 from rumpx.serialize import to_plain
+from rumpx.servers.redials import growing_pause
 from rumpx.servers.resp import Connection
 from rumpx.servers.side import connected
 from rumpx.transfer.messages import Ack
@@ -115,6 +117,7 @@ class Follower(Coordinator):
         accepted = self._before.accepted_failures
         self._accepted = set(known) if len(known) <= accepted else set()
         self._pass: Pass | None = None
+        self._attempts = 0  # passes since the last one that has ended
         self._held_deletes = 0
         self._consented = False
         self._cutover: Cutover | None = None
@@ -139,6 +142,8 @@ class Follower(Coordinator):
         self._listener.attach()
         self._learn_process()
         self._listener.watch()
+        if not self._listener.feed:
+            self._standing.certain = False
         super()._walk()
 
     def _complete(self) -> None:
@@ -148,6 +153,7 @@ class Follower(Coordinator):
         engine.state = "following"
         if self._copied_in is None:
             self._copied_in = engine.elapsed
+        engine.walks.make_final()  # no key is copied beside those that are settled
         self._dirty.most = MOST_DIRTY
         standing.settles = True
         try:
@@ -183,30 +189,34 @@ class Follower(Coordinator):
     def _begin(self) -> None:
         """Make a pass possible; afterwards there is a gap if it is not.
 
-        Attach a feed, if there is to be one, learn which process the source is, and wait until
-        there may be work. Events of meanwhile cost nothing, since the pass begins after them. What
-        is under way is settled first: it was read before, and is written after a key's comparison
-        otherwise. Then workers connect anew: after a failover their connections may lead to the
-        old primary, which serves its clients for a while.
+        Attach a feed, if there is to be one, learn which process the source is, and wait until it
+        is watched and there may be work. Events of meanwhile cost nothing, since the pass begins
+        after them. Batches under way are settled first: they were read before, and would be written
+        after a key's comparison. Then workers connect anew: after a failover their connections may
+        lead to the old primary, which serves its clients for a while.
         """
         standing, listener, settler = self._standing, self._listener, self._settler
         standing.doubt()
         settler.waits = True
+        if self._attempts:
+            self._engine.wait(growing_pause(self._attempts))
+        self._attempts += 1
         listener.attach()
         self._learn_process()
         self._engine.run_until(self._may_begin)
         self._engine.rest()
         settler.waits = False
-        if listener.feed or listener.kind == "passes":
+        if listener.watches and (listener.feed or listener.kind == "passes"):
             standing.mend()
 
     def _may_begin(self) -> bool:
         """Return True if nothing keeps a pass from beginning: the timetable, earlier writes that
-        may land after it, or work that is under way."""
+        may land after it, work that is under way, or a source that was not looked at yet."""
+        looked = self._listener.has_looked
         self._hear()
-        if self._engine.off or time.monotonic() < self._settler.late_until:
-            return False
-        return self._engine.at_rest and not self._settler.busy
+        late = time.monotonic() < self._settler.late_until
+        busy = self._settler.busy or not self._engine.at_rest
+        return looked and not (late or busy or self._engine.off)
 
     def _learn_process(self) -> None:
         """Learn which process the source is now. What is known of an earlier one must delete no key
@@ -227,14 +237,21 @@ class Follower(Coordinator):
             self._standing.certain = False
         self._dirty.begin()
         self._settler.changed.clear()
+        self._listener.streams.clear()
         places, back = self._ask(lambda: databases_now(self._plan, []))
-        self._databases.follow(place.db for place in places)
+        # Also those that only the target holds: the source may have emptied them.
+        scope = self._plan.spec.scope
+        there = {scope.source_db(place.db) for place in back}
+        self._databases.follow(there.union(place.db for place in places))
+        # What is known to differ may be so no longer.
+        self._mark([key for _, key in self._settler.failed | self._settler.lossy])
         walks = partitions(places, back, self._plan.tuning)
         done = self.compare(walks, [*places, *back])
         if self._standing.gap or not self._may_delete(done, sum(place.keys for place in back)):
             return None
         done.mark_extras()
         self._standing.passed(done)
+        self._attempts = 0
         return done
 
     def compare(self, walks_of: Sequence[Partition], places: Sequence[NodeKeys] = ()) -> Pass:
@@ -280,14 +297,20 @@ class Follower(Coordinator):
             extras -= self._facts.target_keys  # the user has agreed to lose these
         held = holds(extras, target_keys, job.max_deletes, trusted=trusted)
         if held and not self._consented:
+            if not self._held_deletes:
+                many = count_of(done.number_of_extras, "key")
+                self._engine.warn(
+                    f"A pass found {many} of the target that the source lacks (did it restart "
+                    "empty?): nothing is deleted until you allow it by rumpx ctl "
+                    f"{self._ledger.record.name} accept-deletes."
+                )
             self._held_deletes = done.number_of_extras
-            self._engine.warn(
-                f"A pass found {count_of(self._held_deletes, 'key')} of the target that the source "
-                "lacks (did it restart empty?): nothing is deleted until you allow it by rumpx ctl "
-                f"{self._ledger.record.name} accept-deletes."
-            )
+            if self._listener.kind == "passes":  # further ones find what changes meanwhile
+                self._attempts = 0
+                self.wait(_BETWEEN_PASSES)
+                return False
             self._engine.run_until(self._over(lambda: self._consented))
-            self._held_deletes = 0
+        self._held_deletes = 0
         if standing.gap:
             self._consented = False
             return False
@@ -311,22 +334,24 @@ class Follower(Coordinator):
         """Stay in step until a gap comes."""
         while not self._standing.gap:
             self._engine.run_until(self._over(self._is_unsettled))
-            if not self._standing.gap:
-                self._care_for()
-            if not self._standing.gap and self._wants_cutover:
+            if self._standing.gap:
+                return
+            if self._wants_cutover:
                 self._cut_over()
                 if self._cutover and self._cutover.proven:
                     return
+            elif not self.settle_all():
+                return
 
     def _is_unsettled(self) -> bool:
         """Return True if the straight line of `_stay` has work. The target is in step meanwhile,
-        unless keys have failed."""
-        if self._settler.failed <= self._accepted:
+        unless keys have failed, or a whole database is missing."""
+        new = self._databases.new(self._listener.found)
+        if self._settler.failed <= self._accepted and not new:
             self._standing.step_begins()
         else:
             self._standing.step_ends()
         changed = self._listener.functions_changed
-        new = self._databases.new(self._listener.found)
         return bool(new or changed or self._wants_cutover)
 
     # What the feed does not tell.
@@ -415,6 +440,19 @@ class Follower(Coordinator):
         """Go on following for some seconds, or until a gap."""
         until = time.monotonic() + seconds
         self._engine.run_until(self._over(lambda: time.monotonic() >= until))
+
+    def see(self, look: Look) -> None:
+        """Take a look at the source, for the databases that hold keys."""
+        self._listener.found.update(db for db, keys in look.info.keys.items() if keys)
+
+    def watched_since(self, moment: float) -> bool:
+        """Wait until both sides were looked at since a moment (`time.monotonic()`); return False at
+        a gap, or if that takes too long."""
+        until, listener = time.monotonic() + self._plan.job.timeout, self._listener
+        self._engine.run_until(
+            self._over(lambda: listener.looked > moment or time.monotonic() > until)
+        )
+        return listener.looked > moment and not self._standing.gap
 
     def listen(self, heard: Heard | None) -> None:
         """Have an object receive all names that the feed tells from now on; None ends that. Keys
@@ -538,7 +576,7 @@ class Follower(Coordinator):
             changes=before.changes + self._dirty.marked,
             settled=before.settled + settler.settled,
             deleted=before.deleted + settler.deleted,
-            accepted_failures=len(self._accepted),
+            accepted_failures=len(self._accepted & settler.failed),
             cutover=self._cutover.facts if self._cutover else before.cutover,
         )
 
@@ -608,7 +646,7 @@ class Follower(Coordinator):
                 self._control.wake()
                 return self._status()
             case CutoverRequest():
-                if self._wants_cutover:
+                if self._cutover and (self._wants_cutover or self._cutover.proven):
                     raise UsageError("A cutover is under way already.")
                 self._cutover = Cutover(request, self)
                 self._control.wake()

@@ -10,6 +10,7 @@ other then.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -86,25 +87,40 @@ class Listener:
         self._dirty = dirty
         self._wake = wake
         self._tests = name_tests(plan.spec.scope)
-        self._watches: list[Watch] = []
+        source, target = plan.source.dialer, plan.target.dialer
+        notifies = self.kind == "notifications"
+        self._source_watch = Watch(source, feed_name(mark), self._tell, notifications=notifies)
+        self._target_watch = Watch(target, "", self._tell)
+        self._learnt_at = -math.inf
         self._events: deque[Seen | FeedEnded | Flushed] = deque()
         self._wrote: tuple[float, int] | None = None
 
     def watch(self) -> None:
         """Start to watch both sides."""
-        source, target = self._plan.source, self._plan.target
-        name, notifies = feed_name(self._mark), self.kind == "notifications"
-        self._watches = [
-            Watch(source.dialer, name, self._tell, notifications=notifies),
-            Watch(target.dialer, "", self._tell),
-        ]
-        for watch in self._watches:
-            watch.start()
+        self._source_watch.start()
+        self._target_watch.start()
+
+    @property
+    def watches(self) -> bool:
+        """True if the source's process is watched: a pass that began earlier could compare streams
+        before a change that the first look does not show as one."""
+        watch = self._source_watch
+        return watch.looked > -math.inf and watch.process == self.process
+
+    @property
+    def has_looked(self) -> bool:
+        """True if the source was looked at since its process was learnt, or is watched anyway."""
+        return self.watches or self._source_watch.looked > self._learnt_at
+
+    @property
+    def looked(self) -> float:
+        """The moment since which both sides were looked at; -inf before."""
+        return min(self._source_watch.looked, self._target_watch.looked)
 
     def close(self) -> None:
         """End all."""
-        for watch in self._watches:
-            watch.close()
+        self._source_watch.close()
+        self._target_watch.close()
         self._drop_feed()
 
     # The feed.
@@ -148,6 +164,7 @@ class Listener:
         node = source.topology.nodes[0]
         identity = self._engine.ask(patiently(lambda: source.identity_now(node)))
         self._engine.note = ""
+        self._learnt_at = time.monotonic()
         before, self.identity = self.identity, identity
         if self.feed and self.feed.process != self.process:
             self._drop_feed()

@@ -167,7 +167,7 @@ class Pass:
         for finding in ack.findings:
             if finding.kind == "extra":
                 self._keep(finding.key)
-                self._count(walk.partition.db, finding.key)
+                self._count(finding.db, finding.key)
                 continue
             if finding.kind == "incomparable":
                 numbers.incomparable += 1
@@ -175,7 +175,7 @@ class Pass:
                     continue
             else:
                 numbers.found += 1
-                self._count(walk.partition.db, finding.key)
+                self._count(finding.db, finding.key)
             different.append(finding.key)
         if different:
             self._mark(different)

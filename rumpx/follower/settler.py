@@ -143,7 +143,8 @@ class Settler:
         due = self._dirty.due(now)
         if due > now or len(self._hands) < _FEW_BATCHES or self._dirty.ready >= _MOST_NAMES:
             return due
-        return max(now, self._dirty.first_ready + _PATIENCE)
+        first = self._dirty.first_ready
+        return due if first == math.inf else max(now, first + _PATIENCE)
 
     def acknowledged(self, walk: Walk, ack: Ack) -> None:
         """Take the results of a batch."""

@@ -5,7 +5,9 @@ counts these commands, but does not tell their keys. So when a counter has moved
 are marked: at most every five seconds, and so seldom that their settling takes a twentieth of the
 time.
 
-The names come with the acks of compared and followed keys; each pass sees all streams.
+The names come with the acks of compared and followed keys; each pass sees all streams, so they are
+forgotten when one begins. A stream that becomes known after a change may have been read before it,
+so it counts as changed.
 
 Not promised: the groups' state between two such rounds; more than `_MOST` streams, of which a pass
 has to find the changes.
@@ -34,15 +36,22 @@ class StreamNames:
     def __init__(self) -> None:
         self.too_many = False
         self._names: set[bytes] = set()
-        self._changed = False
+        self._changed = self._ever_changed = False
         self._due = -math.inf
         self._marked: float | None = None
 
     def add(self, names: Iterable[bytes]) -> None:
         """Remember streams."""
         if names and not self.too_many:
+            before = len(self._names)
             self._names.update(names)
+            self._changed |= self._ever_changed and len(self._names) > before
             self.too_many = len(self._names) > _MOST
+
+    def clear(self) -> None:
+        """Forget all streams, since a pass begins."""
+        self._names.clear()
+        self.too_many = False
 
     @property
     def names(self) -> list[bytes]:
@@ -51,7 +60,7 @@ class StreamNames:
 
     def changed(self) -> None:
         """Note that consumer groups may have changed."""
-        self._changed = True
+        self._changed = self._ever_changed = True
 
     def tick(self, dirty: DirtyKeys, now: float) -> None:
         """Mark all streams, if their groups may have changed and it is time for that."""

@@ -23,6 +23,7 @@ a server if CONFIG RESETSTAT follows within that second.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -211,6 +212,11 @@ class Watch:
         name: of the connections at the server; "" leaves the usual one.
         notifications: watch whether the server sends keyspace notifications.
         tell: receives the events, in the watch's thread.
+
+    Attributes:
+        looked: the moment of the last look (`time.monotonic()`); before the first, -inf.
+        process: the `run_id` of the server at that look; "" if it does not tell. What happens there
+            from then on is noticed.
     """
 
     def __init__(
@@ -225,6 +231,8 @@ class Watch:
         self._name = name
         self._notifications = notifications
         self._tell = tell
+        self.looked = -math.inf
+        self.process = ""
         self._before: Look | None = None
         self._ends = threading.Event()
         self._thread = threading.Thread(
@@ -256,6 +264,8 @@ class Watch:
                     for seen in judged(self._dialer.side, self._before, look):
                         self._tell(seen)
                     self._before = look
+                self.process = look.info.run_id if look else ""
+                self.looked = time.monotonic()
             self._ends.wait(_SECONDS)
         if connection:
             connection.close()

@@ -37,7 +37,7 @@ from rumpx.servers.clients import end_clients
 from rumpx.servers.dial import Dialer
 from rumpx.servers.redials import growing_pause
 from rumpx.servers.replicas import prove, read_places
-from rumpx.servers.replies import explain_refusal, redirection, refused
+from rumpx.servers.replies import Kind, classify, explain_refusal, redirection, refused
 from rumpx.servers.resp import Connection
 from rumpx.servers.tls import flag_of
 from rumpx.servers.topology import Idle, is_error, marked
@@ -358,6 +358,8 @@ def select(connection: Connection, db: int, side: str) -> None:
         connection.close()
         if not is_error(reply):
             raise misshapen(connection, "SELECT")
+        if classify(reply).kind is Kind.TEMPORARY:
+            raise ConnectionLost(f"The {side} at {connection.name} answered SELECT: {reply!s}.")
         why = explain_refusal(reply, "SELECT") if refused(reply) else str(reply)
         raise unusable("source" if side == "source" else "target")(
             f"The {side} at {connection.name} refuses database {db}: {why}. Choose others with "

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from rumpx.engine.plan import Plan, plan_partitions
-from rumpx.errors import SourceUnusable, UsageError
+from rumpx.errors import ConnectionLost, SourceUnusable, UsageError
 from rumpx.model.job import Job, Scope
 from rumpx.model.partitions import NodeKeys, Partition
 from rumpx.model.tuning import Tuning
@@ -52,6 +52,7 @@ from rumpx.preflight.refusals import (
 )
 from rumpx.preflight.worker_spec import scan_settings, tune_to_distance, worker_spec
 from rumpx.remote.choice import threads_of
+from rumpx.servers.replies import Kind, classify
 from rumpx.servers.side import SideFacts, connected
 from rumpx.servers.topology import is_error
 from rumpx.transfer.dump_reader import Abilities
@@ -258,7 +259,10 @@ def has_database(side: SideFacts, db: int) -> bool:
     if db == 0:
         return True
     with connected(side.dialer, side.topology.nodes[0].address) as connection:
-        return not (is_error(connection.call("SELECT", db)) or ignores_select(connection))
+        reply = connection.call("SELECT", db)
+        if is_error(reply) and classify(reply).kind is Kind.TEMPORARY:
+            raise ConnectionLost(f"The {side.dialer.side} answered SELECT: {reply!s}.")
+        return not (is_error(reply) or ignores_select(connection))
 
 
 def digests_work(
