@@ -12,6 +12,7 @@ trouble has lasted as long as `--retry-for` allows.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -49,6 +50,7 @@ class Saver:
 
     Attributes:
         recorder: the series of the job; the next update has its new points.
+        stands: returns False for a note about a key that was settled since.
     """
 
     def __init__(self, plan: Plan, engine: Engine, ledger: Ledger) -> None:
@@ -59,6 +61,7 @@ class Saver:
         self._due = 0.0
         self._note = ""
         self._healed: list[tuple[int, bytes]] = []
+        self.stands: Callable[[KeyNote], bool] = lambda note: True
         self.recorder = Recorder(
             ledger.earlier.runs,
             ledger.books.points(),
@@ -102,7 +105,8 @@ class Saver:
             self._saved[saved.partition.id] = saved
             walks.append(saved)
             number = saved.partition.id, walk.number
-            noted += [Noted(note, *number) for note in walk.frontier.take_notes()]
+            notes = filter(self.stands, walk.frontier.take_notes())
+            noted += [Noted(note, *number) for note in notes]
             settled += _retried(saved, before.cursor if before else walk.cursor)
         gone = tuple(walk.name for walk in engine.walks.retire())
         for partition, _ in gone:

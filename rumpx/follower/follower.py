@@ -123,6 +123,7 @@ class Follower(Coordinator):
         self._cutover: Cutover | None = None
         self._at_end: FollowStat | None = None
         self._engine.follow = self._stat
+        self._saver.stands = self._settler.stands
 
     def run(self, finish: Callable[[], None]) -> None:
         """See `Coordinator.run`; a follow ends when it is cut over, or by an error."""

@@ -29,6 +29,7 @@ from rumpx.follower.changed import Changed
 from rumpx.follower.dirty_keys import DirtyKeys
 from rumpx.model.nodes import Node
 from rumpx.model.partitions import FOLLOWED, KeySpan, Partition
+from rumpx.model.results import KeyLoss, KeyNote
 from rumpx.transfer.messages import Ack, Batch
 
 _MOST_NAMES: Final = 500
@@ -170,6 +171,10 @@ class Settler:
         once that can no longer happen."""
         self.late_until = now + LATE_SECONDS
         self._dirty.postpone(names, self.late_until, now)
+
+    def stands(self, note: KeyNote) -> bool:
+        """Return True if a key is still as a note says: failed, or copied with a loss."""
+        return (note.db, note.key) in (self.lossy if isinstance(note, KeyLoss) else self.failed)
 
     def note(self, ack: Ack) -> None:
         """Note the keys of the copy that have failed, or were copied with a loss."""
