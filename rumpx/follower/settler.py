@@ -154,8 +154,8 @@ class Settler:
         self.settled += len(hand.names)
         self.deleted += ack.counts.deleted
         self._keep(db, hand.names, ack)
-        if ack.heavy:
-            hand.rests |= {key: size / _HEAVY_RATE for key, size in ack.heavy}
+        for key, size in ack.heavy:  # each time that it was read
+            hand.rests[key] = hand.rests.get(key, 0.0) + size / _HEAVY_RATE
         hand.late.update(ack.late)
         hand.left -= 1
         if hand.left:

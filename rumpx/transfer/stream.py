@@ -181,6 +181,7 @@ class Streamer:
                 yield Pause(pause)
             try:
                 one = self._start(wanted, key, size, db, permit, streamed)
+                streamed.tries += 1
                 yield from self._once(one)
                 return
             except Unsettled:

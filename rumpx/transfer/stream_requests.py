@@ -65,12 +65,14 @@ class Streamed:
     Attributes:
         whole: nothing was written; read the key whole.
         chunks: those that were written, in all tries.
+        tries: the number of these.
     """
 
     read: Read = field(default_factory=Read)
     written: Written = field(default_factory=Written)
     whole: bool = False
     chunks: int = 0
+    tries: int = 0
 
 
 class Draining(Exception):

@@ -290,6 +290,9 @@ class Transfer:
         if chunk.stream:
             streamed = yield from self._stream(batch, unsettled, chunk)
             tally.chunks += streamed.chunks
+            if batch.work == "follow":
+                sizes = zip(chunk.keys, chunk.estimates, strict=True)
+                tally.heavy += [(key, size * streamed.tries) for key, size in sizes]
             read, written = streamed.read, streamed.written
             if streamed.whole:
                 chunk = self._intake.whole(chunk)
@@ -311,15 +314,15 @@ class Transfer:
                 tally.failures.append(failure)
                 again.remove(failure.key)
         if written.busy or written.in_pieces:
-            sizes = dict(zip(read.keys, map(len, read.payloads), strict=True))
+            by_key = dict(zip(read.keys, map(len, read.payloads), strict=True))
             if chunk.stream:
-                sizes = dict(zip(chunk.keys, chunk.estimates, strict=True))
+                by_key = dict(zip(chunk.keys, chunk.estimates, strict=True))
             if written.busy:
                 yield from self._conflicts(
-                    batch, written.busy, sizes, tally, large=chunk.stream
+                    batch, written.busy, by_key, tally, large=chunk.stream
                 )
             for key in written.in_pieces:
-                pieces = self._intake.in_pieces(key, sizes[key])
+                pieces = self._intake.in_pieces(key, by_key[key])
                 again += yield from self._try(batch, pieces, unsettled, suspects, tally)
         return again
 
@@ -334,7 +337,6 @@ class Transfer:
             read.gone = [key for key in read.gone if key not in again]
             written.gone = [key for key in written.gone if key not in again]
         if chunk.stream:
-            tally.heavy += zip(chunk.keys, chunk.estimates, strict=True)
             if written.kinds.has_any(STREAMS):
                 tally.streams += chunk.keys
             return
