@@ -245,7 +245,8 @@ class Coordinator:
         reasons, losses = Counter(listed.by_reason), Counter(listed.losses)
         ahead = []
         saved = (walk for walk in walks if walk.partition.work not in PASSING)
-        for note in chain.from_iterable(walk.frontier.ahead() for walk in saved):
+        noted = chain.from_iterable(walk.frontier.ahead() for walk in saved)
+        for note in filter(self._saver.stands, noted):
             if isinstance(note, KeyLoss):
                 losses[note.what] += 1
             else:
