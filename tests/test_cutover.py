@@ -247,7 +247,7 @@ def test_whoever_still_writes_is_named(server: StartServer, version: str) -> Non
     with followed(source, target, fill=lambda: with_groups(source)) as following:
         for work, command, clients, key in WRITERS.values():
             with at_work(source, work, name="forgotten") as address:
-                done = cut_over("timeout=1s", code=TEMPORARY)
+                done = cut_over("timeout=3s", code=TEMPORARY)
             assert done.outcome == "not quiet"
             assert re.search(rf"still written: .*\b[\d,]+ calls? of {command}\b", done.told)
             assert f"Clients that write: {address} (forgotten): {clients}." in done.told

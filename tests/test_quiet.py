@@ -351,3 +351,9 @@ def test_a_run_that_was_resumed_meanwhile_has_another_cutover(
 ) -> None:
     with pytest.raises(TemporaryError, match="move ended during the cutover, which proves nothing"):
         told_by(tmp_path, [answered(BEGUN), answered(resumed)])
+
+
+def test_counters_that_were_reset_are_not_quiet() -> None:
+    """They hide what was called before, also where a command's own counter is the same."""
+    before, now = ({"set": 1, "info": 9}, {"set": 1, "info": 1})
+    assert moved(Look(0.0, ServerInfo(), before), Look(1.0, ServerInfo(), now), frozenset({"set"}))

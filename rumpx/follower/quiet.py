@@ -54,16 +54,16 @@ def write_commands(reply: Reply) -> frozenset[str]:
 
 
 def moved(before: Look, now: Look, writes: frozenset[str]) -> dict[str, int] | None:
-    """Return how often each writing command was called between two looks, if it was, or a number
-    below 0 if its counter was reset; None where that is not told."""
+    """Return how often each writing command was called between two looks, if it was; and below 0
+    each counter that has fallen, of any command: all were reset, and hide calls before that. None
+    where that is not told."""
     if before.calls is None or now.calls is None:
         return None
     called = {
         name: now.calls.get(name, 0) - before.calls.get(name, 0)
         for name in before.calls.keys() | now.calls.keys()
-        if name in writes
     }
-    return {name: number for name, number in called.items() if number}
+    return {n: number for n, number in called.items() if number < 0 or (number and n in writes)}
 
 
 class Told(NamedTuple):
@@ -164,7 +164,9 @@ def noise(
         unexplained = told.number - gone
         return Noise({}, told.keys, unexplained) if unexplained > 0 else None
     if ignores:
-        groups = {name: n for name, n in called.items() if name.partition("|")[0] in GROUPS}
+        groups = {
+            name: n for name, n in called.items() if n < 0 or name.partition("|")[0] in GROUPS
+        }
         return Noise(groups, told.keys, told.number) if groups or told.number else None
     if set(called) == {"xreadgroup"} and same_groups():
         return None
