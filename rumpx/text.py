@@ -7,15 +7,20 @@ anything. Two functions make them safe for display:
 - `legible` takes a document (a Snapshot, a Summary, a Record, …) that is about to be drawn, and
   escapes each of its texts before any width is computed.
 
+`unbuffered` makes a stream that keeps no text back.
+
 Output for programs is JSON, which is ASCII here and keeps each text as it was.
 """
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import sys
 from functools import cache
 from os import fsencode
-from typing import Any, Final, TextIO, TypeVar, cast
+from typing import Any, BinaryIO, Final, TextIO, TypeVar, cast
 
 from rumpx.errors import plain, printable
 
@@ -39,6 +44,26 @@ def say(*lines: str, stream: TextIO | None = None, end: str = "\n") -> None:
     stream = stream or sys.stderr
     stream.write("".join(f"{plain(line)}{end}" for line in lines))
     stream.flush()
+
+
+def unbuffered(stream: TextIO) -> TextIO:
+    """Return a stream to the same file that keeps no text back: what the file does not accept is
+    lost, with an OSError."""
+    raw = cast("BinaryIO", _WholeWrites(stream.fileno(), "w", closefd=False))
+    return io.TextIOWrapper(raw, stream.encoding, stream.errors, write_through=True)
+
+
+class _WholeWrites(io.FileIO):
+    """A file that goes on after a signal interrupted a write to a full pipe."""
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data)
+        while rest:
+            written = super().write(rest)
+            if written is None:
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            rest = rest[written:]
+        return len(data)
 
 
 def one_line(text: str) -> str:

@@ -554,3 +554,26 @@ def test_a_slow_copy_counts_up_in_a_terminal(
     percents = [float(found[1]) for f in frames if (found := re.search(r"([\d.]+) %", f))]
     assert percents == sorted(percents), "progress never goes back"
     assert any(0 < percent < 100 for percent in percents) and percents[-1] == 100
+
+
+def test_standard_error_is_written_whole_though_signals_come() -> None:
+    """A pipe that is full takes a part of a text, and a signal ends that write."""
+    code = (
+        "import os, signal, threading\n"
+        "from rumpx.text import say, unbuffered\n"
+        "signal.signal(signal.SIGUSR1, lambda number, frame: None)\n"
+        "reading, writing = os.pipe()\n"
+        "file = open(writing, 'w')\n"
+        "stream = unbuffered(file)\n"
+        "got = []\n"
+        "def read():\n"
+        "    while sum(map(len, got)) < 1_000_001:\n"
+        "        os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "        got.append(os.read(reading, 50_000))\n"
+        "reader = threading.Thread(target=read, daemon=True)\n"
+        "reader.start()\n"
+        "say('x' * 1_000_000, stream=stream)\n"
+        "reader.join(20)\n"
+        "assert b''.join(got) == b'x' * 1_000_000 + b'\\n'\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -34,7 +34,7 @@ from rumpx.cli.parsers import (
 )
 from rumpx.errors import UNEXPECTED, Interrupted, RumpxError, UsageError, machine_limit
 from rumpx.model.options import DEMO, flags_of
-from rumpx.text import say
+from rumpx.text import say, unbuffered
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,10 +63,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _open_streams() -> None:
     """Replace closed standard streams, as by 2>&-, by the null device. Else one of our files or
-    sockets would get such a stream's descriptor, and all text for that stream."""
+    sockets would get such a stream's descriptor, and all text for that stream.
+
+    Take the buffer from standard error. It would keep the text that a full disk, or a terminal that
+    went away, did not accept; each start of a process would try to write it again, and fail; so
+    would the interpreter's end, which then replaces the exit code by 120.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - to the end
+    usual = sys.__stderr__
+    if usual is not None and sys.stderr is usual:
+        sys.stderr = unbuffered(usual)
 
 
 def _guarded(

@@ -110,10 +110,12 @@ class _Server:
         if self._socket is None:
             self._socket, theirs = socket.socketpair()
             with theirs:
+                environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+                environment.pop("PYTHONUNBUFFERED", None)  # which users do not set
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "support.forked", str(theirs.fileno())],
                     pass_fds=[theirs.fileno()],
-                    env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+                    env=environment,
                     start_new_session=True,
                 )
             atexit.register(self._close)

@@ -42,14 +42,15 @@ def _stop_leftovers() -> None:
 
 
 def environment(extra: Mapping[str, str] | None) -> dict[str, str]:
-    """This process's environment without settings of rumpx or of the terminal's size.
+    """This process's environment without settings of rumpx, of the terminal's size, or of buffers.
 
     The program is the package this process would import.
     """
+    left_out = ("COLUMNS", "LINES", "PYTHONUNBUFFERED")
     env = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("RUMPX_") and name not in ("COLUMNS", "LINES")
+        if not name.startswith("RUMPX_") and name not in left_out
     }
     spec = importlib.util.find_spec("rumpx")
     place = Path(spec.origin).parents[1] if spec and spec.origin else ROOT
@@ -67,8 +68,16 @@ def _words(args: Sequence[str | Path]) -> list[str]:
     return words
 
 
+def program() -> Path | None:
+    """The built program that RUMPX_TEST_PROGRAM names, which is to be tested instead of the
+    package's source; None for the source."""
+    named = os.environ.get("RUMPX_TEST_PROGRAM")
+    return (ROOT / named).resolve() if named else None
+
+
 def _command(words: Sequence[str]) -> list[str]:
-    return [sys.executable, "-m", "rumpx", *words]
+    built = program()
+    return [*([str(built)] if built else [sys.executable, "-m", "rumpx"]), *words]
 
 
 def is_worker(process: psutil.Process) -> bool:
@@ -104,7 +113,7 @@ class Running:
             open(self.folder / "err", "wb") as err,
         ):
             self.process: subprocess.Popen[bytes] | forked.Forked
-            if command is None and forked.suits(env):
+            if command is None and program() is None and forked.suits(env):
                 self.process = forked.server.fork(words, environment(env), (source, out, err))
             else:
                 self.process = subprocess.Popen(
@@ -248,9 +257,9 @@ def run_line(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command line as if typed into a shell, on whose PATH `rumpx` is the program."""
     with tempfile.TemporaryDirectory(prefix="rumpx-bin-") as folder:
-        program = Path(folder) / "rumpx"
-        program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m rumpx "$@"\n')
-        program.chmod(0o700)
+        script = Path(folder) / "rumpx"
+        script.write_text(f'#!/bin/sh\nexec {shlex.join(_command([]))} "$@"\n')
+        script.chmod(0o700)
         path = os.pathsep.join([folder, os.environ.get("PATH", os.defpath)])
         with Running([], env={"PATH": path} | dict(env or {}), command=["sh", "-c", line]) as run:
             return run.wait(timeout)
