@@ -123,8 +123,10 @@ class Cluster:
         try:
             from distributed import Client
         except ImportError:
+            lacking = ", which the program in one file lacks" if hasattr(sys, "frozen") else ""
             raise UsageError(
-                "--engine dask needs Dask: pip install 'rumpx[dask]', here and on all workers."
+                f"--engine dask needs Dask{lacking}: pip install 'rumpx[dask]', here and on all "
+                "workers."
             ) from None
         self.address = address
         self._scheduler = ""

@@ -14,6 +14,7 @@ Not told apart: an expired certificate of the server's and one of its authority'
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
 from dataclasses import dataclass
@@ -40,6 +41,13 @@ _OURS_REFUSED: Final = (
     "ACCESS_DENIED",
 )
 _NAMES_TOLD: Final = 4
+# The files of authorities that a system trusts: Debian, Alpine; Red Hat; SUSE; others.
+_TRUSTED: Final = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
 # For answers that come at once or never: an answer to PING in plain text, an alert.
 _ANSWER_SECONDS: Final = 1.0
 
@@ -52,6 +60,7 @@ def client_context(tls: Tls, side: Side) -> ssl.SSLContext:
     """
     flag = flag_of(side)
     context = ssl.create_default_context()
+    _trust_system(context)
     # Whatever OpenSSL's settings here: older versions can be read by others (RFC 8996).
     context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
     if tls.insecure:
@@ -73,6 +82,16 @@ def client_context(tls: Tls, side: Side) -> ssl.SSLContext:
                 f"The file of {flag}-ca does not hold certificates in PEM format{_reason(error)}."
             ) from None
     return context
+
+
+def _trust_system(context: ssl.SSLContext) -> None:
+    """Trust the authorities of this system also if Python was built on another one, whose places
+    are not here, as that of the program in one file."""
+    usual = ssl.get_default_verify_paths()
+    if usual.cafile is None and usual.capath is None:
+        for file in filter(os.path.isfile, _TRUSTED):
+            context.load_verify_locations(file)
+            return
 
 
 def _reason(error: OSError) -> str:

@@ -1,0 +1,1 @@
+"""The program in one file: `tox -e binary` builds and tests it."""
