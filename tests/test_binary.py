@@ -1,8 +1,9 @@
 """The program in one file, on a machine without Python: `tox -e binary` builds it and runs this.
 
 RUMPX_TEST_PROGRAM names it. Modules that start rumpx as a process test it too, if that variable is
-set: Ctrl-C is in `test_signals.py`, kills are in `test_faults_kills.py`. Where these tests have root's rights, some run in a root folder that
-holds nothing but the file, a shell and a few tools.
+set: Ctrl-C is in `test_signals.py`, kills at any moment are in `test_faults_kills.py`. Where these
+tests have root's rights, some run in a root folder that holds nothing but the file, a shell and a
+few tools.
 """
 
 from __future__ import annotations
@@ -257,7 +258,8 @@ def test_a_command_at_the_end_gets_the_users_environment(pair: Pair, tmp_path: P
     hook = f'echo "$LD_LIBRARY_PATH" > {told}; env >> {told}; {program()} --version >> {told}'
     ends = ("--from", pair[0].uri, "--to", pair[1].uri)
 
-    done = rumpx(*ends, "--on-end", f"PATH=/usr/bin:/bin; {hook}", env={"LD_LIBRARY_PATH": "/of/mine"})
+    mine = {"LD_LIBRARY_PATH": "/of/mine"}
+    done = rumpx(*ends, "--on-end", f"PATH=/usr/bin:/bin; {hook}", env=mine)
 
     assert done.returncode == 0
     text = told.read_text()

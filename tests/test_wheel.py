@@ -138,7 +138,8 @@ def test_a_fresh_environment(
 
     assert compare(source, target) == []
     assert "<style>" in page.read_text(encoding="utf-8")
-    assert call(python, "-c", "import rumpx; print(rumpx.__file__)").startswith(str(programs.parent))
+    where = call(python, "-c", "import rumpx; print(rumpx.__file__)")
+    assert where.startswith(str(programs.parent))
     (tmp_path / "consumer.py").write_text(CONSUMER)
     mypy = (sys.executable, "-m", "mypy", "--strict", "--python-executable", python)
     call(*mypy, "--cache-dir", tmp_path / "mypy", tmp_path / "consumer.py")
