@@ -24,6 +24,7 @@ from rumpx.copier.target_memory import Growth, at_the_end, overflows
 from rumpx.ctl.server import (
     AcceptDeletes,
     AcceptFailures,
+    CancelCutover,
     CtlServer,
     Cutover,
     Pause,
@@ -391,7 +392,7 @@ class Coordinator:
                 governor.paused = True
             case Resume():
                 governor.paused = False
-            case AcceptDeletes() | AcceptFailures() | Cutover():
+            case AcceptDeletes() | AcceptFailures() | Cutover() | CancelCutover():
                 raise UsageError("This job does not follow its source; start one with --follow.")
         self._engine.decide_anew()
         return self._status()

@@ -37,7 +37,7 @@ from typing import Any, Final, TypeVar
 
 from rumpx.copier.coordinator import Coordinator, Outcome
 from rumpx.copier.functions import copy_functions
-from rumpx.ctl.server import AcceptDeletes, AcceptFailures, Request
+from rumpx.ctl.server import AcceptDeletes, AcceptFailures, CancelCutover, Request
 from rumpx.ctl.server import Cutover as CutoverRequest
 from rumpx.engine.fence import MEND_FENCE, UNFENCED
 from rumpx.engine.plan import Plan
@@ -651,6 +651,13 @@ class Follower(Coordinator):
                     raise UsageError("A cutover is under way already.")
                 self._cutover = Cutover(request, self)
                 self._control.wake()
+                return self._status()
+            case CancelCutover():
+                if self._cutover and self._cutover.proven:
+                    raise UsageError("All is proven: the cutover cannot be cancelled any more.")
+                if not self._cutover or self._cutover.over:
+                    raise UsageError("No cutover is under way.")
+                self._cutover.cancel()
                 return self._status()
         return super()._execute(request)
 
