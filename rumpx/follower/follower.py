@@ -346,9 +346,9 @@ class Follower(Coordinator):
 
     def _is_unsettled(self) -> bool:
         """Return True if the straight line of `_stay` has work. The target is in step meanwhile,
-        unless keys have failed, or a whole database is missing."""
+        unless keys have failed, a whole database is missing, or a side does not answer."""
         new = self._databases.new(self._listener.found)
-        if self._settler.failed <= self._accepted and not new:
+        if self._settler.failed <= self._accepted and not (new or self._listener.silent):
             self._standing.step_begins()
         else:
             self._standing.step_ends()
@@ -620,6 +620,8 @@ class Follower(Coordinator):
                 f"{count_of(unaccepted, 'key')} cannot be copied: rumpx ctl "
                 f"{self._ledger.record.name} accept-failures"
             )
+        if self._standing.settles and (silent := self._listener.silent):
+            return f"the {silent} does not answer"
         return ""
 
     def _unsettled(self) -> str:

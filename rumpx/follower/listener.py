@@ -113,6 +113,14 @@ class Listener:
         return self.watches or self._source_watch.looked > self._learnt_at
 
     @property
+    def silent(self) -> Side | None:
+        """The side that could not be looked at for longer than `--timeout`; None if both could."""
+        now, longest = time.monotonic(), self._plan.job.timeout
+        if self._source_watch.silent_for(now) > longest:
+            return "source"
+        return "target" if self._target_watch.silent_for(now) > longest else None
+
+    @property
     def looked(self) -> float:
         """The moment since which both sides were looked at; -inf before."""
         return min(self._source_watch.looked, self._target_watch.looked)
