@@ -152,7 +152,8 @@ class Coordinator:
         """Copy everything; `outcome` returns the result, then and at any time.
 
         Args:
-            finish: the work that remains when all keys are there, before the job is done.
+            finish: the work that remains when all keys are there, before the job is done; it is
+                repeated after a TemporaryError.
 
         Raises:
             Interrupted: a stop was requested.
@@ -166,7 +167,7 @@ class Coordinator:
         state: JobState = "failed"
         try:
             self._copy()
-            engine.meanwhile(finish)
+            engine.ask(finish)
             state = "done"
         except (Interrupted, TimeOver):
             state = "stopped"
