@@ -22,7 +22,7 @@ from rumpx.engine.plan import Plan
 from rumpx.errors import Side
 from rumpx.follower.dirty_keys import DirtyKeys
 from rumpx.follower.feed import Feed, FeedEnded, FeedRefused, Flushed, feed_name
-from rumpx.follower.feed_choice import MANNERS, feed_kind
+from rumpx.follower.feed_choice import MANNERS
 from rumpx.follower.plan import patiently
 from rumpx.follower.quiet import Heard
 from rumpx.follower.streams import StreamNames
@@ -39,7 +39,6 @@ from rumpx.follower.watch import (
     Watch,
     Wrote,
 )
-from rumpx.model.follow import FeedKind
 
 # Writes of commands that always change a key, and not one name, for so many seconds.
 _SILENT_SECONDS: Final = 10.0
@@ -74,7 +73,7 @@ class Listener:
         dirty: DirtyKeys,
         wake: Callable[[], None],
     ) -> None:
-        self.kind: FeedKind = feed_kind(plan.job, plan.source)[0]
+        self.kind = plan.feed
         self.feed: Feed | None = None
         self.identity = ""
         self.found: set[int] = set()
