@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -88,6 +90,37 @@ def test_a_storm(
     (`python -m support.storm` does the same.)"""
     with Storm(server(version), server(version), seeded()) as storm:
         storm.run(seconds, cuts, rate)
+
+
+# --- a gap is told --------------------------------------------------------------------------
+
+
+def test_a_gap_is_told_once_with_the_time_of_the_oldest_change_that_may_be_missing(
+    server: StartServer,
+) -> None:
+    source, target = server("8.2"), server("8.2")
+    with Following(source, target) as follow:
+        follow.in_step()
+        follow.settled(source, target)
+        follow.ask(Pause())
+        written = time.time()
+        source.do("SET", "k", "v")
+        follow.wait(lambda standing: (standing["lag"] or 0) > 5, "a change waits")
+        assert "may be missing" not in follow.messages
+        kill_feed(source)
+        follow.ask(Resume())
+        follow.after_gap()
+        told = re.findall(
+            r"^The feed was lost: .*\. Changes since (\d\d):(\d\d):(\d\d) may be missing on the "
+            r"target: a pass compares all keys\.$",
+            follow.messages,
+            re.MULTILINE,
+        )
+        assert len(told) == follow.messages.count("may be missing") == 1, follow.messages
+        clock = time.localtime(written + 1)  # its name came in a moment
+        hours, minutes, seconds = map(int, told[0])
+        before = (clock.tm_hour - hours, clock.tm_min - minutes, clock.tm_sec - seconds)
+        assert (3600 * before[0] + 60 * before[1] + before[2]) % 86_400 < LONG
 
 
 # --- a side that does not answer ------------------------------------------------------------

@@ -496,7 +496,8 @@ class Follower(Coordinator):
     def _gap_at(self, why: str) -> None:
         """Note that events may have been lost, such as that the source has lost its keys. So what
         is known of changes must delete none: the pass finds them, and holds deletes."""
-        self._standing.gap_at(why)
+        if told := self._standing.gap_at(why):
+            self._display.message(told)
         self._dirty.clear()
 
     # The engine's overseer.
@@ -543,7 +544,10 @@ class Follower(Coordinator):
 
     def tick(self, now: float, snapshot: Snapshot) -> None:
         """As for a copy; also handle events while the copy's walks are under way."""
+        whole = min(self._listener.proven, self._dirty.oldest)
         self._hear()
+        if self._standing.phase == "in step" and math.isfinite(whole):  # both sides were looked at
+            self._standing.whole_until = time.time() - (time.monotonic() - whole)
         super().tick(now, snapshot)
 
     def _healed(self, keys: list[tuple[int, bytes]]) -> None:

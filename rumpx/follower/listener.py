@@ -112,6 +112,12 @@ class Listener:
         return self.watches or self._source_watch.looked > self._learnt_at
 
     @property
+    def proven(self) -> float:
+        """The moment (`time.monotonic()`) before which nothing can have been missed but what the
+        events that are not heard yet tell; -inf without a feed."""
+        return min(self.feed.proven, self.looked) if self.feed else -math.inf
+
+    @property
     def silent(self) -> Side | None:
         """The side that could not be looked at for longer than `--timeout`; None if both could."""
         now, longest = time.monotonic(), self._plan.job.timeout

@@ -30,6 +30,8 @@ class Standing:
             if none can.
         settles: changed keys are settled, and not only noted.
         in_step_since: seconds since 1970; None if the target is not in step.
+        whole_until: seconds since 1970; when it was last in step, the target had all changes from
+            before that moment. None before the first time.
     """
 
     def __init__(self, before: FollowFacts, *, certain: bool) -> None:
@@ -37,6 +39,7 @@ class Standing:
         self.gap = ""
         self.settles = False
         self.in_step_since: float | None = None
+        self.whole_until: float | None = None
         self._facts = before
         self._gaps = deque(before.last_gaps, _GAPS_KEPT)
         self._step_seconds = 0.0
@@ -66,14 +69,26 @@ class Standing:
         """Keys that the last pass could not compare."""
         return self._facts.incomparable
 
-    def gap_at(self, why: str) -> None:
-        """Note that events may have been lost; until `mend`, further reasons are the same gap."""
+    def gap_at(self, why: str) -> str:
+        """Note that events may have been lost; until `mend`, further reasons are the same gap.
+
+        Returns:
+            A message for the user, at the first of them; else "".
+        """
         self.step_ends()
         self.certain = False
-        if not self.gap:
-            self.gap = why
-            self._gaps.append(Gap(time.time(), why))
-            self._facts = replace(self._facts, gaps=self._facts.gaps + 1)
+        if self.gap:
+            return ""
+        self.gap = why
+        self._gaps.append(Gap(time.time(), why))
+        self._facts = replace(self._facts, gaps=self._facts.gaps + 1)
+        since = "Changes"
+        if self.whole_until is not None:
+            since += time.strftime(" since %H:%M:%S", time.localtime(self.whole_until))
+        return (
+            f"{why[0].upper()}{why[1:]}. {since} may be missing on the target: a pass compares all "
+            "keys."
+        )
 
     def doubt(self) -> None:
         """Note that nothing is proven, until `mend`; what is lost meanwhile costs nothing."""
