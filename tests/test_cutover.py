@@ -11,7 +11,11 @@ from typing import Any
 
 import pytest
 
-from rumpx.ctl.server import Pause, Resume, Set
+from rumpx.ctl import cutover as client
+from rumpx.ctl.client import running_job
+from rumpx.ctl.server import Cutover, Pause, Resume, Set
+from rumpx.ledger.catalog import Place
+from rumpx.model.follow import CutoverStep
 from support.data import compare, every_type
 from support.faults import full, seeded
 from support.following import LONG, CutOver, Following, cut_over, writing
@@ -724,6 +728,96 @@ def test_a_run_that_is_stopped_in_a_cutover_goes_on_later(server: StartServer) -
         following.stop()
         assert asked.run.wait().returncode == TEMPORARY
         is_resumed_and_cut_over(source, target)
+    is_equal(source, target)
+
+
+# It is cancelled
+
+
+CANCELLED = "The cutover is cancelled: the job follows its source as before."
+
+
+def stopped(asked: Asked, number: int) -> str:
+    """It is stopped by a signal, and has ended by that; returns its output."""
+    asked.run.send_signal(number)
+    done = asked.run.wait(LONG)
+    assert done.returncode == 128 + number, f"exit {done.returncode}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("step", "number"),
+    [
+        ("waiting until the target is in step", signal.SIGINT),
+        ("settling all changes so far", signal.SIGTERM),
+        ("comparing all keys", signal.SIGHUP),
+    ],
+)
+def test_a_signal_to_the_client_cancels_it(
+    server: StartServer, step: str, number: signal.Signals
+) -> None:
+    source, target = server("7.0"), server("7.0")
+    keep, words = KEPT[step]
+    with followed(source, target) as following:
+        keep(following, source)
+        with Asked(*words) as asked:
+            wait_until(lambda: step in asked.steps, LONG, "it has begun")
+            assert stopped(asked, number) == f"{CANCELLED}\n"
+        standing = following.ask()
+        assert standing["cutover"]["outcome"] == "cancelled" and following.run.alive
+        following.ask(Set((("max-keys-per-sec", "off"),)))
+        following.ask(Resume())
+        following.in_step()
+        following.settled(source, target)
+        # All that a cancelled comparison has begun is still known.
+        switched(following, cut_over(code=OK))
+    is_equal(source, target)
+
+
+def test_another_terminal_cancels_it(server: StartServer) -> None:
+    source, target = server("7.0"), server("7.0")
+    with followed(source, target) as following:
+        kept_settling(following, source)
+        with Asked() as asked:
+            wait_until(lambda: "settling" in asked.steps, LONG, "it has begun")
+            assert rumpx("ctl", "move", "cancel-cutover").returncode == OK
+            assert CANCELLED in asked.ended(TEMPORARY).told
+        again = rumpx("ctl", "move", "cancel-cutover")
+        assert (again.returncode, again.stderr) == (USAGE, "rumpx: No cutover is under way.\n")
+        following.ask(Resume())
+        goes_on(following, source, target)
+
+
+def test_a_client_that_can_tell_nothing_any_more_cancels_it(server: StartServer) -> None:
+    source, target = server("7.0"), server("7.0")
+
+    def tell(step: CutoverStep) -> None:
+        if step.text.startswith("settling"):
+            raise BrokenPipeError
+
+    with followed(source, target) as following:
+        kept_settling(following, source)
+        with pytest.raises(BrokenPipeError):
+            client.cut_over(running_job(Place(None, "move")), Cutover(), tell)
+        assert following.ask()["cutover"]["outcome"] == "cancelled"
+        following.ask(Resume())
+        goes_on(following, source, target)
+
+
+def test_one_that_has_proven_all_is_not_cancelled(server: StartServer, proxy: StartProxy) -> None:
+    source, target = server("7.0"), server("7.0")
+    way = proxy(source)
+    fill_with(source)
+    with Following(way, target) as following, ExitStack() as stack:
+        following.in_step()
+        way.hold(b"FUNCTION")  # a question at the very end, after which the job is done
+        asked = stack.enter_context(Asked())
+        wait_until(lambda: way.holding, LONG, "all is proven")
+        asked.run.send_signal(signal.SIGINT)
+        wait_until(lambda: "cannot be cancelled any more" in asked.steps, LONG, "it says so")
+        assert asked.run.alive
+        way.release()
+        switched(following, asked.ended(OK))
     is_equal(source, target)
 
 

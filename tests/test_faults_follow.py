@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -19,7 +21,8 @@ from rumpx.ctl.server import AcceptDeletes, AcceptFailures, Pause, Resume, Set
 from support.copying import Side, uri_of
 from support.data import compare, fill_mixed, fingerprint, keys_of
 from support.faults import full, seeded
-from support.following import Following, Standing, kill_feed, writing
+from support.following import LONG, Following, Standing, kill_feed, writing
+from support.proxy import Proxy
 from support.raw import Raw
 from support.run import Running
 from support.servers import Sentinel, Server
@@ -87,6 +90,94 @@ def test_a_storm(
     (`python -m support.storm` does the same.)"""
     with Storm(server(version), server(version), seeded()) as storm:
         storm.run(seconds, cuts, rate)
+
+
+# --- a gap is told --------------------------------------------------------------------------
+
+
+def test_a_gap_is_told_once_with_the_time_of_the_oldest_change_that_may_be_missing(
+    server: StartServer,
+) -> None:
+    source, target = server("8.2"), server("8.2")
+    with Following(source, target) as follow:
+        follow.in_step()
+        follow.settled(source, target)
+        follow.ask(Pause())
+        written = time.time()
+        source.do("SET", "k", "v")
+        follow.wait(lambda standing: (standing["lag"] or 0) > 5, "a change waits")
+        assert "may be missing" not in follow.messages
+        kill_feed(source)
+        follow.ask(Resume())
+        follow.after_gap()
+        told = re.findall(
+            r"^The feed was lost: .*\. Changes since (\d\d):(\d\d):(\d\d) may be missing on the "
+            r"target: a pass compares all keys\.$",
+            follow.messages,
+            re.MULTILINE,
+        )
+        assert len(told) == follow.messages.count("may be missing") == 1, follow.messages
+        clock = time.localtime(written + 1)  # its name came in a moment
+        hours, minutes, seconds = map(int, told[0])
+        before = (clock.tm_hour - hours, clock.tm_min - minutes, clock.tm_sec - seconds)
+        assert (3600 * before[0] + 60 * before[1] + before[2]) % 86_400 < LONG
+
+
+# --- a side that does not answer ------------------------------------------------------------
+
+
+def refuse_all(way: Proxy) -> None:
+    way.refuse = True
+    way.cut()
+
+
+def accept_all(way: Proxy) -> None:
+    way.refuse = False
+
+
+@pytest.mark.parametrize(
+    ("loses", "mends"),
+    [(Proxy.stall, Proxy.go), (refuse_all, accept_all)],
+    ids=["stalled", "refused"],
+)
+def test_an_idle_target_that_does_not_answer_is_not_called_in_step(
+    server: StartServer,
+    proxy: Callable[..., Proxy],
+    loses: Callable[[Proxy], None],
+    mends: Callable[[Proxy], None],
+) -> None:
+    """No change tells of it, since there is none. Nothing was missed when it answers again."""
+    source, target = server("8.2"), server("8.2")
+    way = proxy(target)
+    source.do("SET", "k", "v")
+    with Following(source, way, "--timeout", "2s") as follow:
+        passes = follow.in_step()["passes"]
+        loses(way)
+        standing = follow.wait(lambda standing: standing.phase != "in step", "it is noticed")
+        assert standing["waits_for"] == "the target does not answer"
+        mends(way)
+        standing = follow.in_step()
+        assert standing["gaps"] == 0 and standing["passes"] == passes
+        follow.settled(source, target)
+        assert compare(source, target) == []
+
+
+def test_a_watch_whose_connection_swallows_all_gets_another(
+    server: StartServer, proxy: Callable[..., Proxy]
+) -> None:
+    """The feed goes on, and does not tell that databases were swapped."""
+    source, target = server("8.2"), server("8.2")
+    way = proxy(source)
+    source.do("SET", "k", "zero")
+    source.do("SET", "k", "five", db=5)
+    with Following(way, target, "--timeout", "2s") as follow:
+        follow.in_step()
+        way.hold(b"commandstats")
+        wait_until(lambda: way.holding, LONG, "the watch asks in vain")
+        source.do("SWAPDB", 0, 5)
+        assert follow.after_gap().gaps == ["databases of the source were swapped"]
+        follow.settled(source, target)
+        assert compare(source, target) == []
 
 
 # --- a source that has lost its keys --------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import random
 import resource
@@ -171,6 +172,30 @@ def test_a_disk_that_stays_full(
         disk.make_room(copying.run)
     assert "cannot be written" in ended.stderr and "Make room" in ended.stderr
     assert_exact(follow(ended, *TOLD), source, target, KEYS)
+
+
+@pytest.mark.parametrize("disk", [Quota, full(SmallDisk)], indirect=True)
+def test_a_disk_that_stays_full_during_a_follow(ends: tuple[Server, Server], disk: Disk) -> None:
+    source, target = ends
+    place = ("--state-dir", str(disk.folder))
+    few = ("--from", source.uri, "--to", target.uri, "--workers", "2", "--progress", "none")
+
+    def in_step() -> bool:
+        # While it starts, it cannot be reached.
+        asked = rumpx("ctl", "job", "status", "--json", *place)
+        return asked.returncode == 0 and json.loads(asked.stdout)["follow"]["phase"] == "in step"
+
+    with start_rumpx(*few, "--follow", "--job", "job", "--retry-for", "1s", *place) as run:
+        wait_until(in_step, 60, "it is in step", interval=0.2)
+        disk.fill(run)
+        ended = run.wait()
+        assert ended.returncode == 5, ended.stderr
+        assert "cannot be written" in ended.stderr and "Make room" in ended.stderr
+        disk.make_room(run)
+    source.do("SET", "meanwhile", "new")
+    with start_rumpx("resume", "job", "--progress", "none", *place):
+        wait_until(in_step, 60, "it is in step again", interval=0.2)
+        assert compare(source, target) == []
 
 
 @pytest.mark.parametrize("policy", ["fail", full("replace")])

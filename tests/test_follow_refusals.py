@@ -4,6 +4,7 @@ feed: one clear sentence or two, and nothing written."""
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from rumpx.ctl.server import AcceptDeletes, AcceptFailures
 from rumpx.errors import UsageError
 from support.copying import Copying, messages
 from support.data import compare, fill_mixed, fingerprint, keys_of
-from support.following import Following, Standing, kill_feed
+from support.following import Following, Standing, kill_feed, writing
 from support.middlemen import Damager
+from support.proxy import Proxy
 from support.run import Action, Terminal, rumpx, rumpx_pty
 from support.servers import Server
 from support.waiting import wait_until
@@ -336,6 +338,34 @@ def test_tracking_that_was_asked_for_is_refused(
 
     assert "+client|tracking" in message and "--feed" in message
     assert keys_of(target) == set()
+
+
+def test_a_connection_that_is_lost_is_no_refusal(
+    pair: tuple[Server, Server], proxy: Callable[..., Proxy]
+) -> None:
+    source, target = pair
+    way = proxy(source)
+    way.cut_within(b"BCAST", direction="up")
+    with Following(way, target) as follow:
+        assert follow.in_step()["feed"] == "tracking" and way.cuts == 1
+        assert "passes" not in follow.messages
+        follow.stop()
+
+
+def test_a_feed_whose_connection_is_always_lost(
+    pair: tuple[Server, Server], proxy: Callable[..., Proxy]
+) -> None:
+    source, target = pair
+    way = proxy(source)
+
+    def cut() -> None:
+        way.cut_within(b"BCAST", direction="up")
+        time.sleep(0.01)
+
+    with writing(cut):
+        message = refused(SOURCE, way, target)
+    assert "The feed of changed keys cannot be attached: " in message and way.cuts > 1
+    assert "--feed passes" in message and keys_of(target) == set()
 
 
 @pytest.mark.parametrize("version", ["6.2", "9.1"])

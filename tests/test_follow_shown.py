@@ -575,3 +575,19 @@ def test_what_a_follow_waits_for_is_told_until_it_is_done(server: StartServer) -
     assert f"waits for {waits}" in shown
     assert "all keys may have changed" in shown or "flushed" in shown
     assert json.loads(json.dumps(stopped.summary))["follow"]["facts"]["gaps"] == 1
+
+
+def test_its_passes_are_no_partitions_that_were_walked_again(server: StartServer) -> None:
+    """They are what a follow does, also of an earlier run."""
+    source, target = server("7.0"), server("8.1")
+    fill_mixed(source, KEYS)
+    with Following(source, target) as following:
+        following.in_step()
+        source.do("SET", "k", "v")
+        following.settled(source, target)
+        following.stop()
+    with Following.again() as again:
+        again.in_step()
+        ended = again.stop()
+    assert ended.summary["walked_again"] == {}
+    assert ended.summary["follow"]["facts"]["passes"] == 2

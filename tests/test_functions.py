@@ -8,8 +8,11 @@ import pytest
 
 from support.copying import Copying, copy, resume
 from support.data import fill_mixed
+from support.following import LONG, Following
+from support.proxy import Proxy
 from support.run import rumpx
 from support.servers import Cluster, Server
+from support.waiting import wait_until
 
 StartServer = Callable[..., Server]
 
@@ -133,3 +136,44 @@ def test_a_run_that_goes_on_loads_what_is_not_there(server: StartServer) -> None
     again = resume(job="j")
     assert "Copied 2 function libraries (" in again.stderr
     assert len(target.do("FUNCTION", "LIST")) == 2
+
+
+# For a while the target executes no write: it lacks replicas, or memory.
+PASSING = {"NOREPLICAS": ("min-replicas-to-write", 1), "out of memory": ("maxmemory", 1_000)}
+
+
+@pytest.mark.parametrize("words", PASSING)
+def test_a_follow_outlasts_a_target_that_loads_none_now(server: StartServer, words: str) -> None:
+    source, target = server("7.0"), server("7.0")
+    source.do("SET", "k", "v")
+    setting, value = PASSING[words]
+    with Following(source, target, "--functions", "--max-target-memory", "off") as follow:
+        follow.in_step()
+        target.do("CONFIG", "SET", setting, value)
+        load(source, lib("late"))
+        wait_until(lambda: words in follow.run.stderr, LONG, "it tells")
+        target.do("CONFIG", "SET", setting, 0)
+        follow.wait(lambda _: target.do("FUNCTION", "LIST"), "the library is loaded")
+        follow.settled(source, target)
+        assert follow.ask()["gaps"] == 0
+    assert target.do("FCALL", "f_late", 0) == 1
+
+
+def test_a_copy_outlasts_a_target_that_loads_none_at_its_end(
+    server: StartServer, proxy: Callable[..., Proxy]
+) -> None:
+    source, target = server("7.0"), server("7.0")
+    way = proxy(target)
+    fill_mixed(source, 1_000)
+    load(source, lib("late"))
+    with Copying(source, way, "--functions", "--progress", "json") as copying:
+        with copying.held_at(target, 100):
+            way.hold(b"FUNCTION")
+        wait_until(lambda: way.holding, LONG, "all keys are there")
+        target.do("CONFIG", "SET", "min-replicas-to-write", 1)
+        way.release()
+        wait_until(lambda: "refuses FUNCTION LOAD now" in copying.run.stderr, LONG, "it tells")
+        target.do("CONFIG", "SET", "min-replicas-to-write", 0)
+        done = copying.finish()
+    assert done.stderr.count("Copied 1 function library (late).") == 1
+    assert target.do("FCALL", "f_late", 0) == 1

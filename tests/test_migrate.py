@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+
+import pytest
 
 from rumpx.ctl.client import ask, running_job
 from rumpx.ctl.server import Status
 from rumpx.ledger.catalog import Place
 from support.data import compare
 from support.following import LONG, cut_over
-from support.run import Running, Terminal, rumpx, rumpx_pty, start_rumpx
+from support.run import Running, Terminal, rumpx, rumpx_pty, run_pty, start_rumpx
 from support.servers import Server
 from support.waiting import wait_until
 from test_cutover import at_work, fill_with, of_rumpx
@@ -63,6 +66,66 @@ def test_check_copy_follow_enter(server: StartServer) -> None:
     assert seen.text.find("permission") < places[0]
     assert seen.text.count(LAST) == 1
     is_over(source, target)
+
+
+def test_enter_is_not_echoed(server: StartServer) -> None:
+    """Else it would move the cursor, and leave a line of the bars above the messages."""
+    source, target = server("7.0"), server("7.0")
+    fill_with(source)
+    seen = in_terminal(*words(source, target), keys=[(IN_STEP, b"typed\n")])
+    assert seen.returncode == OK and LAST in seen.text, seen.text
+    assert b"typed" not in seen.raw
+    assert seen.modes_restored and not seen.cursor_hidden
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_terminal_is_restored_by_a_signal(server: StartServer, number: int) -> None:
+    source, target = server("7.0"), server("7.0")
+    fill_with(source)
+    seen = in_terminal(*words(source, target), keys=[(IN_STEP, number)])
+    assert seen.returncode == 128 + number and seen.modes_restored, seen.text
+
+
+def test_the_terminal_is_restored_by_an_error(server: StartServer) -> None:
+    # The target's databases are fewer than the source's, which ends a follow.
+    source, target = server("7.0"), server("7.0", databases=3)
+    source.do("SET", "k", "v")
+    moved: tuple[str, Callable[[], object]] = (IN_STEP, lambda: source.do("MOVE", "k", 5))
+    seen = in_terminal(*words(source, target), keys=[moved])
+    assert seen.returncode == TARGET_UNUSABLE and seen.modes_restored, seen.text
+
+
+SHELL = """
+set -m
+"$@"
+for mode in $(stty -a); do case $mode in echo|-echo) echo "while stopped: $mode";; esac; done
+fg
+"""
+"""It starts a job that is stopped by Ctrl-Z, and goes on with it."""
+
+
+def test_the_terminal_is_restored_while_it_is_stopped(server: StartServer) -> None:
+    source, target = server("7.0"), server("7.0")
+    fill_with(source)
+    command = ["/bin/dash", "-c", SHELL, "sh", sys.executable, "-m", "rumpx"]
+    command += words(source, target)
+    seen = run_pty(
+        command,
+        cols=160,
+        rows=50,
+        keys=[(IN_STEP, b"\x1a"), ("while stopped: echo", until_unechoed), ("", b"typed\n")],
+        timeout=2 * LONG,
+    )
+    assert seen.returncode == OK and LAST in seen.text, seen.text
+    assert b"typed" not in seen.raw and seen.modes_restored
+    is_over(source, target)
+
+
+def until_unechoed() -> None:
+    """Until the run goes on: it answers, and has set the modes again."""
+    ledger = running_job(Place(None, "move"))
+    for _ in range(2):  # each is answered in another turn, in which a snapshot is shown, too
+        ask(ledger, Status(), LONG)
 
 
 def until_proving() -> None:

@@ -290,13 +290,19 @@ def _ctl(words: list[str]) -> int:
 
 
 def _cut_over(ledger: Path, request: Cutover, *, as_json: bool) -> int:
-    """Cut over; the steps go to standard error, the outcome to standard output."""
+    """Cut over; the steps go to standard error, the outcome to standard output. A signal cancels
+    it."""
     from rumpx.ctl.cutover import EXIT_CODES, cut_over
+    from rumpx.processes.control import Control
+
+    control = Control()
+    control.running = True
+    _catch_signals(control)
 
     def tell(step: CutoverStep) -> None:
         say(f"{time.strftime('%H:%M:%S', time.localtime(step.at))} {step.text}")
 
-    facts = cut_over(ledger, request, tell)
+    facts = cut_over(ledger, request, tell, control)
     if as_json:
         import json
 
@@ -307,6 +313,8 @@ def _cut_over(ledger: Path, request: Cutover, *, as_json: bool) -> int:
         if facts.way_back:
             say(facts.way_back)
         _print(*facts.told)
+    if control.stops and facts.outcome == "cancelled":
+        return 128 + control.signal_number
     return EXIT_CODES[facts.outcome]
 
 

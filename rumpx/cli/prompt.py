@@ -4,18 +4,24 @@ A display that shows nothing by itself. When the target is in step for the first
 to go on. A thread reads the terminal: Enter asks the run for a cutover by its control socket, as
 `rumpx ctl JOB cutover` does, or says why it is too early. Without a terminal, or at its end, only
 `rumpx ctl` cuts over. With `at_once` it asks by itself, and again while the source is not quiet.
+
+Meanwhile the terminal does not echo: an Enter that moves the cursor would leave a line of the bars
+above the messages. Its modes are restored at the end, and while Ctrl-Z has stopped the process.
 """
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
+from types import FrameType
 from typing import Final, TextIO
 
 from rumpx.ctl.client import running_job
 from rumpx.ctl.cutover import cut_over
 from rumpx.ctl.server import Cutover
 from rumpx.display.display import Silent
+from rumpx.display.keyboard import Keyboard
 from rumpx.errors import RumpxError
 from rumpx.ledger.catalog import Place
 from rumpx.model.display import Display
@@ -41,19 +47,38 @@ class Prompt(Silent):
     ) -> None:
         self._main = main
         self._state_dir = state_dir
-        self._keys = keys
+        self._keys = None if at_once else keys
+        self._keyboard = Keyboard(self._keys, lines=True)
         self._at_once = at_once
         self._latest: Snapshot | None = None
         self._told = False
 
     def start(self) -> None:
         """Start to read."""
-        if self._keys is not None and not self._at_once:
+        if self._keyboard.there:
+            self._keyboard.take()
+            if signal.getsignal(signal.SIGTSTP) == signal.SIG_DFL:
+                signal.signal(signal.SIGTSTP, self._suspend)
+        if self._keys is not None:
             threading.Thread(target=self._read, name="prompt", daemon=True).start()
+
+    def stop(self) -> None:
+        """Restore the terminal."""
+        self._keyboard.give_back()
+        if signal.getsignal(signal.SIGTSTP) == self._suspend:
+            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+
+    def _suspend(self, number: int, frame: FrameType | None) -> None:
+        """Restore the terminal, and stop until SIGCONT; the next snapshot takes it again."""
+        self._keyboard.give_back()
+        signal.signal(number, signal.SIG_DFL)
+        signal.pthread_kill(threading.get_ident(), number)  # to this thread: so it stops here
+        signal.signal(number, self._suspend)
 
     def show(self, snapshot: Snapshot) -> None:
         """Take the state; at the first moment in step, say how to go on."""
         self._latest = snapshot
+        self._keyboard.keep()
         follow = snapshot.follow
         if self._told or not follow or follow.phase != "in step":
             return
@@ -61,7 +86,7 @@ class Prompt(Silent):
         if self._at_once:
             threading.Thread(target=self._cut_over_at_once, name="prompt", daemon=True).start()
             return
-        enter = "press Enter, or " if self._keys is not None and self._keys.isatty() else ""
+        enter = "press Enter, or " if self._keyboard.there else ""
         self._main.message(
             f"The target is in step. Stop all that writes to the source, then {enter}call rumpx "
             f"ctl {snapshot.job} cutover."

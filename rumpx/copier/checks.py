@@ -30,7 +30,7 @@ from rumpx.errors import Side, TargetUnusable, TemporaryError
 from rumpx.ledger.schema import Facts
 from rumpx.model.endpoint import Address
 from rumpx.model.nodes import Node, Topology
-from rumpx.model.partitions import LATE, RETRIED, Partition, SlotSpan, WholeSpan
+from rumpx.model.partitions import FOLLOWED, LATE, PASS, RETRIED, Partition, SlotSpan, WholeSpan
 from rumpx.preflight.look import may_be_balanced, refuse_balancer
 from rumpx.servers.replicas import other_dataset
 from rumpx.servers.slot_watch import SlotWatch, TargetRun, suspect_slots, target_runs
@@ -93,7 +93,7 @@ class Checks:
         self.walked_again: Counter[str] = Counter(walk.partition.reason for walk in walks)
         for key, each in retired.items():
             self.walked_again[key.reason] += each.walks
-        for reason in ("", RETRIED):
+        for reason in ("", RETRIED, FOLLOWED, PASS):
             del self.walked_again[reason]
         self.after: Census | None = None
         self.missing: int | None = None

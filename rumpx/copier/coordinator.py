@@ -24,6 +24,7 @@ from rumpx.copier.target_memory import Growth, at_the_end, overflows
 from rumpx.ctl.server import (
     AcceptDeletes,
     AcceptFailures,
+    CancelCutover,
     CtlServer,
     Cutover,
     Pause,
@@ -151,7 +152,8 @@ class Coordinator:
         """Copy everything; `outcome` returns the result, then and at any time.
 
         Args:
-            finish: the work that remains when all keys are there, before the job is done.
+            finish: the work that remains when all keys are there, before the job is done; it is
+                repeated after a TemporaryError.
 
         Raises:
             Interrupted: a stop was requested.
@@ -165,7 +167,7 @@ class Coordinator:
         state: JobState = "failed"
         try:
             self._copy()
-            engine.meanwhile(finish)
+            engine.ask(finish)
             state = "done"
         except (Interrupted, TimeOver):
             state = "stopped"
@@ -391,7 +393,7 @@ class Coordinator:
                 governor.paused = True
             case Resume():
                 governor.paused = False
-            case AcceptDeletes() | AcceptFailures() | Cutover():
+            case AcceptDeletes() | AcceptFailures() | Cutover() | CancelCutover():
                 raise UsageError("This job does not follow its source; start one with --follow.")
         self._engine.decide_anew()
         return self._status()

@@ -8,6 +8,8 @@ whole or not at all, and a resumed run loads those that are missing.
 
 Functions are called by their own names, which no two libraries of a server may share: a clash is
 detected before the first key, too. Servers before 7.0 have no functions.
+
+A server that cannot serve FUNCTION now raises TemporaryError: ask again in a moment.
 """
 
 from __future__ import annotations
@@ -16,12 +18,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from rumpx.errors import Side, TargetUnusable, printable, unusable
+from rumpx.errors import Side, TargetUnusable, TemporaryError, printable, unusable
 from rumpx.servers.answers import misshapen
-from rumpx.servers.replies import explain_refusal
+from rumpx.servers.replies import Kind, classify, explain_refusal
 from rumpx.servers.resp import Connection, Reply
 from rumpx.servers.side import SideFacts, connected
 from rumpx.servers.topology import is_error
+from rumpx.transfer.restore_writer import out_of_memory
 
 # The server refuses it as a library, but only after it has checked the permissions.
 _NO_LIBRARY: Final = b"x"
@@ -114,6 +117,7 @@ def plan_functions(
 
     Raises:
         SourceUnusable, TargetUnusable: FUNCTION is refused; or libraries or functions clash.
+        TemporaryError: a side cannot serve it now.
     """
     libraries = _of_source(source)
     if not libraries:
@@ -133,6 +137,7 @@ def copy_functions(
 
     Raises:
         SourceUnusable, TargetUnusable: as `plan_functions`; or the target rejects a library.
+        TemporaryError: a side cannot serve it now, the target has no memory for it (TargetFull).
     """
     libraries = _of_source(source)
     if not libraries:
@@ -196,6 +201,7 @@ def _decided(
 def _load(connection: Connection, library: Library, *, replace: bool) -> None:
     options = ["REPLACE"] if replace else []
     reply = connection.call("FUNCTION", "LOAD", *options, library.code)
+    _raise_passing(connection, "LOAD", reply)
     if is_error(reply):
         raise TargetUnusable(
             f"The target at {connection.name} rejected the source's function library "
@@ -205,7 +211,22 @@ def _load(connection: Connection, library: Library, *, replace: bool) -> None:
 
 
 def _list(connection: Connection) -> Reply:
-    return connection.call("FUNCTION", "LIST", "WITHCODE")
+    reply = connection.call("FUNCTION", "LIST", "WITHCODE")
+    _raise_passing(connection, "LIST", reply)
+    return reply
+
+
+def _raise_passing(connection: Connection, what: str, reply: Reply) -> None:
+    """Raise if a server refuses a subcommand of FUNCTION for a reason that may pass."""
+    if not is_error(reply):
+        return
+    kind = classify(reply).kind
+    if kind is Kind.FULL:
+        raise out_of_memory(connection.name, reply)
+    if kind is Kind.TEMPORARY:
+        raise TemporaryError(
+            f"The {connection.side} at {connection.name} refuses FUNCTION {what} now: {reply!s}."
+        )
 
 
 def _libraries(reply: Reply, side: Side, connection: Connection) -> list[Library]:

@@ -5,8 +5,8 @@ before it, and the facts that the checks compare with. All of it is of one momen
 does exactly the work that this one had left. Only walks that have changed since the last update are
 in it. Walks that only compare are not saved: a resumed run begins them anew.
 
-A ledger that cannot be written does not stop the copy at once: the run notes it, and ends when the
-trouble has lasted as long as `--retry-for` allows.
+A ledger that cannot be written does not stop a copy or a follow at once: the run notes it, and ends
+when the trouble has lasted as long as `--retry-for` allows.
 """
 
 from __future__ import annotations
@@ -33,11 +33,14 @@ from rumpx.model.counts import Counts
 from rumpx.model.endpoint import format_address
 from rumpx.model.partitions import PASSING, RETRIED, KeySpan
 from rumpx.model.results import KeyFailure, KeyNote
+from rumpx.model.snapshot import State
 from rumpx.model.timeline import Recorder
 
 FAILURES_SHOWN: Final = 100_000
 _SAVE_SECONDS: Final = 0.5
 _LAST_SAVE_SECONDS: Final = 5.0
+# The run ends anyway, and its last update tells whether it was written.
+_ENDING: Final[tuple[State, ...]] = ("draining", "stopped", "failed", "done")
 
 
 class Saver:
@@ -147,7 +150,7 @@ class Saver:
         if trouble:
             engine.note = self._note = f"the ledger cannot be written: {trouble}"
             since = self._ledger.trouble_since
-            if engine.state == "copying" and now - since > self._plan.job.retry_for:
+            if engine.state not in _ENDING and now - since > self._plan.job.retry_for:
                 raise self.trouble()
         elif self._note:
             if engine.note == self._note:

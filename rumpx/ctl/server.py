@@ -7,6 +7,7 @@ line of JSON, receives one, and is done::
     {"do": "pause"}      {"do": "resume"}      {"do": "status"}
     {"do": "accept-deletes"}      {"do": "accept-failures"}
     {"do": "cutover", "timeout": "60s", "verify": "changed", "ignore": ["health:*"]}
+    {"do": "cancel-cutover"}
 
     {"ok": true, ...}    {"ok": false, "error": "one sentence", "exit_code": 2}
 
@@ -87,6 +88,11 @@ class AcceptFailures:
 
 
 @dataclass(frozen=True, slots=True)
+class CancelCutover:
+    """To a follow: end the cutover that is under way, unless all is proven already."""
+
+
+@dataclass(frozen=True, slots=True)
 class Cutover:
     """To a follow: prove that the target has all that the source has, and end the job.
 
@@ -104,7 +110,7 @@ class Cutover:
     accept_failed: bool = False
 
 
-Plain = Pause | Resume | Status | AcceptDeletes | AcceptFailures
+Plain = Pause | Resume | Status | AcceptDeletes | AcceptFailures | CancelCutover
 Request = Set | Cutover | Plain
 _PLAIN: Final[dict[str, Plain]] = {
     "pause": Pause(),
@@ -112,6 +118,7 @@ _PLAIN: Final[dict[str, Plain]] = {
     "status": Status(),
     "accept-deletes": AcceptDeletes(),
     "accept-failures": AcceptFailures(),
+    "cancel-cutover": CancelCutover(),
 }
 _VERB_OF: Final = {request: verb for verb, request in _PLAIN.items()}
 _ACCEPT_FAILED: Final = "accept-failed"

@@ -16,17 +16,14 @@ Not promised: a restored terminal after SIGKILL or SIGQUIT.
 
 from __future__ import annotations
 
-import atexit
-import os
-import select
-import termios
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final, TextIO
+from typing import Final, TextIO
 
 from rumpx.display.bars import Bars
 from rumpx.display.draw import console
+from rumpx.display.keyboard import Keyboard
 from rumpx.display.lines import line, stamped
 from rumpx.display.panels import MOST_MESSAGE_ROWS
 from rumpx.display.sparkline import SPAN_SECONDS
@@ -37,10 +34,8 @@ from rumpx.text import one_line
 
 _MOST_POINTS: Final = int(2 * SPAN_SECONDS)
 _MOST_MESSAGES: Final = 1000
-_MOST_BYTES: Final = 1024
 # A frame takes about 6 ms of CPU, which the copy lacks on a fully loaded machine.
 _DRAW_SECONDS: Final = 0.5
-_LOCAL_MODES: Final = 3  # index in the list from tcgetattr
 
 
 class Top:
@@ -167,56 +162,3 @@ class Top:
                 self._keyboard.give_back()
         while self._unprinted:
             self._console.print(self._unprinted.popleft())
-
-
-class Keyboard:
-    """A terminal's key presses, one by one and without echo.
-
-    Attributes:
-        there: True if there is a terminal.
-    """
-
-    def __init__(self, keys: TextIO | None) -> None:
-        self._fd = keys.fileno() if keys is not None and keys.isatty() else -1
-        self._before: list[Any] | None = None
-        self.there = self._fd >= 0
-
-    def take(self) -> None:
-        """Pass keys on as they are pressed, until `give_back` or the process's end."""
-        if not self._before and self._in_front():
-            self._before = termios.tcgetattr(self._fd)
-            atexit.register(self.give_back)
-            self._set_modes()
-
-    def pressed(self) -> str:
-        """Return the keys since the last call."""
-        if not self._in_front():
-            return ""
-        self.take()
-        self._set_modes()
-        ready, _, _ = select.select([self._fd], [], [], 0)
-        return os.read(self._fd, _MOST_BYTES).decode("ascii", "replace") if ready else ""
-
-    def give_back(self) -> None:
-        """Restore the modes, and drop unread keys, so that they do not answer the next prompt."""
-        before, self._before = self._before, None
-        atexit.unregister(self.give_back)
-        if before and self._in_front():
-            termios.tcsetattr(self._fd, termios.TCSANOW, before)  # does not wait for output
-            termios.tcflush(self._fd, termios.TCIFLUSH)
-
-    def _set_modes(self) -> None:
-        modes = termios.tcgetattr(self._fd)
-        wanted = modes[_LOCAL_MODES] & ~(termios.ECHO | termios.ICANON) | termios.NOFLSH
-        if modes[_LOCAL_MODES] != wanted:
-            modes[_LOCAL_MODES] = wanted
-            termios.tcsetattr(self._fd, termios.TCSANOW, modes)
-
-    def _in_front(self) -> bool:
-        """Return True in the foreground: a background process that uses the terminal is stopped."""
-        if not self.there:
-            return False
-        try:
-            return os.tcgetpgrp(self._fd) == os.getpgrp()
-        except OSError:  # no controlling terminal: no background either
-            return True

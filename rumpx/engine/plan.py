@@ -16,6 +16,7 @@ from typing import Literal
 
 from rumpx.engine.scanner import ScanSettings
 from rumpx.errors import Side
+from rumpx.model.follow import FeedKind
 from rumpx.model.job import Job
 from rumpx.model.nodes import Node, Topology
 from rumpx.model.partitions import (
@@ -124,6 +125,7 @@ class Plan:
         target_keys: keys that the target's databases held before the copy.
         reverse: as `databases`, for the target, if that is walked too.
         dialect: the payloads that every primary of the target accepts; None if unknown.
+        feed: of a follow: the kind that the source allows.
     """
 
     job: Job
@@ -139,6 +141,7 @@ class Plan:
     warnings: tuple[str, ...]
     reverse: tuple[NodeKeys, ...] = ()
     dialect: Dialect | None = None
+    feed: FeedKind = "passes"
 
     @property
     def places(self) -> list[tuple[Side, NodeKeys]]:

@@ -18,7 +18,9 @@ Then the follower ends the job: its workers stop, and their connections to the t
 before "switch now" is said. A late write of ours over the application's first one on the target
 would be the worst that could happen.
 
-A gap on the way leads back to 1. A cutover that does not succeed leaves the follow as it was.
+A gap on the way leads back to 1. A cutover that does not succeed leaves the follow as it was. So
+does one that is cancelled before step 6 has ended; a comparison that is under way goes on to its
+end, since the follow relies on what its last pass has found.
 
 Not promised: that a writer which was silent for a second stays silent. With `verify=changed`, what
 the last pass compared and no feed has reported since is not compared again.
@@ -166,6 +168,10 @@ class Cutover:
         else:
             self._end("not in step", f"The target is not in step: {why}.")
 
+    def cancel(self) -> None:
+        """End it at the user's request; it must not be over."""
+        self._end("cancelled", "The cutover is cancelled: the job follows its source as before.")
+
     def run(self) -> None:
         """Do the steps, until it has ended or a gap has come."""
         follows = self._follows
@@ -221,7 +227,7 @@ class Cutover:
         if not quiet():
             return
         self._waits = False  # from here on it takes as long as it takes
-        if not self._differs_not(quiet) or not self._carries():
+        if not self._differs_not(quiet) or self.over or not self._carries():
             return
         self._step("watching the source once more")
         follows.wait(began + _LEAST_SECONDS - time.monotonic())
@@ -286,7 +292,7 @@ class Cutover:
             if check == "counts":
                 return self._count(quiet)
             differ = self._compare_all() if check == "full" else self._compare_changed()
-            if differ is None:
+            if differ is None or self.over:
                 return False
             if not differ:
                 return self._count(quiet)
@@ -397,7 +403,9 @@ class Cutover:
             self.facts = replace(self.facts, steps=(*steps[-50:], CutoverStep(time.time(), text)))
 
     def _end(self, outcome: CutoverOutcome, *told: str) -> None:
-        self.facts = replace(self.facts, outcome=outcome, told=told)
+        """End it, unless it was cancelled meanwhile."""
+        if not self.facts.outcome:
+            self.facts = replace(self.facts, outcome=outcome, told=told)
 
 
 def sentences(facts: CutoverFacts) -> tuple[str, ...]:

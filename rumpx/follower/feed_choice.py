@@ -2,11 +2,12 @@
 
 CLIENT TRACKING, where it is allowed; else keyspace notifications, where they are switched on for
 all commands, and nothing that they do not report is in use; else none, and changes are found by
-passes.
+passes. Only a reply refuses a feed: after a lost connection it is tried again.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 from rumpx.errors import ConnectionLost, SourceUnusable
@@ -16,8 +17,11 @@ from rumpx.model.follow import FeedKind
 from rumpx.model.job import Job
 from rumpx.servers.answers import ask_text
 from rumpx.servers.dial import Dialer
+from rumpx.servers.redials import growing_pause
 from rumpx.servers.side import SideFacts, connected
 
+# So long are lost connections tried again, but once at least.
+_TRY_SECONDS: Final = 5.0
 MANNERS: Final = {"tracking": TRACKING, "notifications": NOTIFICATIONS}
 _ALLOW_TRACKING: Final = (
     "CLIENT TRACKING needs ACL SETUSER name +hello +client|setname +client|tracking "
@@ -39,7 +43,8 @@ def feed_kind(job: Job, source: SideFacts) -> tuple[FeedKind, str]:
     """Return the feed that a follow will have, and a warning if it is not the best one, or "".
 
     Raises:
-        SourceUnusable: the user asked for one that the source refuses.
+        SourceUnusable: the user asked for one that the source refuses; or all tries to attach it
+            lose their connections.
     """
     refusals: list[str] = []
     for kind in _TRIED[job.feed]:
@@ -84,13 +89,28 @@ def probe(manner: Manner, dialer: Dialer, job: Job) -> None:
     """Attach a feed, and end it again.
 
     Raises:
-        FeedRefused: the source does not allow it.
-        SourceUnusable: the source does not answer now.
+        FeedRefused: the source answers that it does not allow it.
+        SourceUnusable: all tries lose their connections.
     """
-    try:
-        feed = Feed(
-            manner, dialer, feed_name("probe"), job.scope, lambda names: None, lambda event: None
-        )
-    except ConnectionLost as error:
-        raise FeedRefused(str(error).rstrip(".")) from None
-    feed.close()
+    began, tries = time.monotonic(), 0
+    while True:
+        tries += 1
+        try:
+            feed = Feed(
+                manner,
+                dialer,
+                feed_name("probe"),
+                job.scope,
+                lambda names: None,
+                lambda event: None,
+            )
+        except ConnectionLost as error:
+            if tries > 1 and time.monotonic() - began > _TRY_SECONDS:
+                raise SourceUnusable(
+                    f"The feed of changed keys cannot be attached: {error} Check that the server "
+                    "is running, or do without a feed by --feed passes."
+                ) from None
+        else:
+            feed.close()
+            return
+        time.sleep(growing_pause(tries))

@@ -37,7 +37,7 @@ from typing import Any, Final, TypeVar
 
 from rumpx.copier.coordinator import Coordinator, Outcome
 from rumpx.copier.functions import copy_functions
-from rumpx.ctl.server import AcceptDeletes, AcceptFailures, Request
+from rumpx.ctl.server import AcceptDeletes, AcceptFailures, CancelCutover, Request
 from rumpx.ctl.server import Cutover as CutoverRequest
 from rumpx.engine.fence import MEND_FENCE, UNFENCED
 from rumpx.engine.plan import Plan
@@ -53,6 +53,7 @@ from rumpx.follower.plan import databases_now, patiently
 from rumpx.follower.quiet import Heard
 from rumpx.follower.settler import Settler
 from rumpx.follower.standing import Standing
+from rumpx.follower.telling import Telling
 from rumpx.follower.watch import Look
 from rumpx.ledger.ledger import Ledger
 from rumpx.ledger.schema import Facts, JobState
@@ -103,10 +104,9 @@ class Follower(Coordinator):
         )
         self._display = display
         self._control = control
-        self._before = _without_open_cutover(facts.follow or FollowFacts())
-        self._copied_in = self._before.copied_in
+        before = _without_open_cutover(facts.follow or FollowFacts())
         new = ledger.earlier.runs == 1  # a resumed run has no names of before
-        self._standing = Standing(self._before, certain=new)
+        self._standing = Standing(before, certain=new)
         if new:
             self._standing.trust(plan.source.run_id(plan.source.topology.nodes[0].address))
         self._listener = Listener(
@@ -114,15 +114,15 @@ class Follower(Coordinator):
         )
         self._databases = Databases(plan, self._engine.walks, self._settler, self._ask)
         known = self._settler.failed
-        accepted = self._before.accepted_failures
-        self._accepted = set(known) if len(known) <= accepted else set()
-        self._pass: Pass | None = None
+        if len(known) <= before.accepted_failures:
+            self._standing.accepted = set(known)
+        self._telling = Telling(
+            ledger.record.name, before, self._standing, self._listener, self._dirty, self._settler
+        )
         self._attempts = 0  # passes since the last one that has ended
-        self._held_deletes = 0
         self._consented = False
-        self._cutover: Cutover | None = None
         self._at_end: FollowStat | None = None
-        self._engine.follow = self._stat
+        self._engine.follow = self._telling.stat
         self._saver.stands = self._settler.stands
 
     def run(self, finish: Callable[[], None]) -> None:
@@ -130,10 +130,10 @@ class Follower(Coordinator):
         try:
             super().run(finish)
         finally:
-            self._at_end = self._stat(time.monotonic())
+            self._at_end = self._telling.stat(time.monotonic())
             self._listener.close()
-        if self._cutover:  # it has succeeded, and the ledger says so
-            for sentence in self._cutover.facts.told:
+        if cutover := self._standing.cutover:  # it has succeeded, and the ledger says so
+            for sentence in cutover.facts.told:
                 self._display.message(sentence)
 
     # The phases.
@@ -152,13 +152,13 @@ class Follower(Coordinator):
         engine, standing = self._engine, self._standing
         self._late.dismiss()
         engine.state = "following"
-        if self._copied_in is None:
-            self._copied_in = engine.elapsed
+        if standing.copied_in is None:
+            standing.copied_in = engine.elapsed
         engine.walks.make_final()  # no key is copied beside those that are settled
         self._dirty.most = MOST_DIRTY
         standing.settles = True
         try:
-            while not (self._cutover and self._cutover.proven):
+            while not standing.proven:
                 self._begin()
                 if standing.gap:
                     continue
@@ -166,7 +166,7 @@ class Follower(Coordinator):
                 if self._listener.kind != "passes":
                     if proven:
                         self._stay()
-                elif self._wants_cutover and not standing.gap:
+                elif self._standing.wants_cutover and not standing.gap:
                     self._cut_over()
                 else:
                     engine.wait(_BETWEEN_PASSES)
@@ -272,10 +272,10 @@ class Follower(Coordinator):
             self._may_differ,
             certain=self._standing.certain,
         )
-        self._pass = under_way
+        self._standing.under_way = under_way
         self._engine.run_until(self._over(lambda: under_way.done))
         walks.abandon(under_way.partitions)
-        self._pass = None
+        self._standing.under_way = None
         return under_way
 
     def _may_differ(self, db: int, key: bytes) -> bool:
@@ -298,20 +298,20 @@ class Follower(Coordinator):
             extras -= self._facts.target_keys  # the user has agreed to lose these
         held = holds(extras, target_keys, job.max_deletes, trusted=trusted)
         if held and not self._consented:
-            if not self._held_deletes:
+            if not standing.held_deletes:
                 many = count_of(done.number_of_extras, "key")
                 self._engine.warn(
                     f"A pass found {many} of the target that the source lacks (did it restart "
                     "empty?): nothing is deleted until you allow it by rumpx ctl "
                     f"{self._ledger.record.name} accept-deletes."
                 )
-            self._held_deletes = done.number_of_extras
+            standing.held_deletes = done.number_of_extras
             if self._listener.kind == "passes":  # further ones find what changes meanwhile
                 self._attempts = 0
                 self.wait(_BETWEEN_PASSES)
                 return False
             self._engine.run_until(self._over(lambda: self._consented))
-        self._held_deletes = 0
+        standing.held_deletes = 0
         if standing.gap:
             self._consented = False
             return False
@@ -337,23 +337,23 @@ class Follower(Coordinator):
             self._engine.run_until(self._over(self._is_unsettled))
             if self._standing.gap:
                 return
-            if self._wants_cutover:
+            if self._standing.wants_cutover:
                 self._cut_over()
-                if self._cutover and self._cutover.proven:
+                if self._standing.proven:
                     return
             elif not self.settle_all():
                 return
 
     def _is_unsettled(self) -> bool:
         """Return True if the straight line of `_stay` has work. The target is in step meanwhile,
-        unless keys have failed, or a whole database is missing."""
+        unless keys have failed, a whole database is missing, or a side does not answer."""
         new = self._databases.new(self._listener.found)
-        if self._settler.failed <= self._accepted and not new:
+        if self._settler.failed <= self._standing.accepted and not (new or self._listener.silent):
             self._standing.step_begins()
         else:
             self._standing.step_ends()
         changed = self._listener.functions_changed
-        return bool(new or changed or self._wants_cutover)
+        return bool(new or changed or self._standing.wants_cutover)
 
     # What the feed does not tell.
 
@@ -373,14 +373,10 @@ class Follower(Coordinator):
 
     # The cutover; the public methods are those of `cutover.Follows`.
 
-    @property
-    def _wants_cutover(self) -> bool:
-        return self._cutover is not None and not self._cutover.over
-
     def _cut_over(self) -> None:
         """Cut over; after a gap it goes on when the target is in step again."""
-        assert self._cutover
-        self._cutover.run()
+        assert self._standing.cutover
+        self._standing.cutover.run()
 
     @property
     def plan(self) -> Plan:
@@ -472,8 +468,9 @@ class Follower(Coordinator):
 
     def _facts_at_end(self, state: JobState) -> Facts:
         """As for a copy; the cutover has succeeded now that nothing of ours writes any more."""
-        if state == "done" and self._cutover and self._cutover.proven:
-            self._cutover.confirm()
+        cutover = self._standing.cutover
+        if state == "done" and cutover and cutover.proven:
+            cutover.confirm()
         return super()._facts_at_end(state)
 
     # Events.
@@ -490,13 +487,15 @@ class Follower(Coordinator):
         if self._dirty.overflowed and standing.settles and not standing.gap:
             self._gap_at(f"more than {self._dirty.most:,} keys were changed and not settled")
         self._listener.streams.tick(self._dirty, time.monotonic())
-        if self._cutover and self._cutover.late:
-            self._cutover.expire(self._standing.gap or self._waits_for() or self._unsettled())
+        if standing.cutover and standing.cutover.late:
+            telling = self._telling
+            standing.cutover.expire(standing.gap or telling.waits_for or telling.unsettled)
 
     def _gap_at(self, why: str) -> None:
         """Note that events may have been lost, such as that the source has lost its keys. So what
         is known of changes must delete none: the pass finds them, and holds deletes."""
-        self._standing.gap_at(why)
+        if told := self._standing.gap_at(why):
+            self._display.message(told)
         self._dirty.clear()
 
     # The engine's overseer.
@@ -512,8 +511,8 @@ class Follower(Coordinator):
                 self._gap_at("another process answers for the source")
             self._refuse_failures()
         elif walk.partition.reason == PASS:
-            if self._pass:
-                self._pass.acknowledged(walk, ack)
+            if under_way := self._standing.under_way:
+                under_way.acknowledged(walk, ack)
         else:
             self._settler.note(ack)
             super().acknowledged(walk, ack)
@@ -543,7 +542,10 @@ class Follower(Coordinator):
 
     def tick(self, now: float, snapshot: Snapshot) -> None:
         """As for a copy; also handle events while the copy's walks are under way."""
+        whole = min(self._listener.proven, self._dirty.oldest)
         self._hear()
+        if self._standing.phase == "in step" and math.isfinite(whole):  # both sides were looked at
+            self._standing.whole_until = time.time() - (time.monotonic() - whole)
         super().tick(now, snapshot)
 
     def _healed(self, keys: list[tuple[int, bytes]]) -> None:
@@ -560,82 +562,25 @@ class Follower(Coordinator):
 
     @property
     def _facts_now(self) -> Facts:
-        return replace(super()._facts_now, followed=self._stat(time.monotonic()))
+        return replace(super()._facts_now, followed=self._telling.stat(time.monotonic()))
 
     def outcome(self, run: RunRecord) -> Outcome:
         """See `Coordinator.outcome`; failed keys are those that are not on the target now."""
         outcome = super().outcome(run)
-        follow = self._at_end or self._stat(time.monotonic())
+        follow = self._at_end or self._telling.stat(time.monotonic())
         counts = follow.with_failures(outcome.run.counts)
         return replace(outcome, run=replace(outcome.run, counts=counts, follow=follow))
 
-    def _follow_facts(self) -> FollowFacts:
-        before, settler = self._before, self._settler
-        return replace(
-            self._standing.facts(),
-            copied_in=self._copied_in,
-            changes=before.changes + self._dirty.marked,
-            settled=before.settled + settler.settled,
-            deleted=before.deleted + settler.deleted,
-            accepted_failures=len(self._accepted & settler.failed),
-            cutover=self._cutover.facts if self._cutover else before.cutover,
-        )
-
-    def _stat(self, now: float) -> FollowStat:
-        """Return how the follow stands."""
-        standing, settler = self._standing, self._settler
-        changes, settled = standing.per_second(now, self._dirty.marked, settler.settled)
-        return FollowStat(
-            standing.phase,
-            self._listener.kind,
-            self._follow_facts(),
-            self._lag(now),
-            len(self._dirty),
-            changes,
-            settled,
-            self._pass.fraction if self._pass else None,
-            self._held_deletes,
-            len(settler.failed),
-            standing.in_step_since,
-            self._waits_for(),
-        )
-
-    def _lag(self, now: float) -> float | None:
-        feed = self._listener.feed
-        if not self._standing.settles or not feed:
-            return None
-        oldest = self._dirty.oldest
-        waited = 0.0 if oldest == math.inf else max(0.0, now - oldest)
-        return max(waited, feed.silent_for(now))
-
-    def _waits_for(self) -> str:
-        if self._held_deletes:
-            return (
-                f"the source lacks {count_of(self._held_deletes, 'key')} that the target has: "
-                f"rumpx ctl {self._ledger.record.name} accept-deletes"
-            )
-        unaccepted = len(self._settler.failed - self._accepted)
-        if self._standing.settles and unaccepted and not self._pass:
-            return (
-                f"{count_of(unaccepted, 'key')} cannot be copied: rumpx ctl "
-                f"{self._ledger.record.name} accept-failures"
-            )
-        return ""
-
-    def _unsettled(self) -> str:
-        if self._standing.phase == "in step":
-            return f"{count_of(len(self._dirty), 'changed key')} not settled yet"
-        return f"it is {self._standing.phase}"
-
     def _status(self) -> dict[str, Any]:
-        follow = self._stat(time.monotonic())
+        follow = self._telling.stat(time.monotonic())
         text = ", ".join(follow_in_words(follow, now=time.time()))
         return super()._status() | {"follow": to_plain(follow) | {"text": text}}
 
     def _execute(self, request: Request) -> dict[str, Any]:
+        standing = self._standing
         match request:
             case AcceptDeletes():
-                if not self._held_deletes:
+                if not standing.held_deletes:
                     raise UsageError("No deletes wait for your consent.")
                 self._consented = True
                 self._control.wake()
@@ -643,14 +588,21 @@ class Follower(Coordinator):
             case AcceptFailures():
                 if not self._settler.failed:
                     raise UsageError("No key has failed.")
-                self._accepted = set(self._settler.failed)
+                standing.accepted = set(self._settler.failed)
                 self._control.wake()
                 return self._status()
             case CutoverRequest():
-                if self._cutover and (self._wants_cutover or self._cutover.proven):
+                if standing.wants_cutover or standing.proven:
                     raise UsageError("A cutover is under way already.")
-                self._cutover = Cutover(request, self)
+                standing.cutover = Cutover(request, self)
                 self._control.wake()
+                return self._status()
+            case CancelCutover():
+                if standing.proven:
+                    raise UsageError("All is proven: the cutover cannot be cancelled any more.")
+                if not standing.cutover or standing.cutover.over:
+                    raise UsageError("No cutover is under way.")
+                standing.cutover.cancel()
                 return self._status()
         return super()._execute(request)
 

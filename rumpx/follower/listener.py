@@ -22,7 +22,7 @@ from rumpx.engine.plan import Plan
 from rumpx.errors import Side
 from rumpx.follower.dirty_keys import DirtyKeys
 from rumpx.follower.feed import Feed, FeedEnded, FeedRefused, Flushed, feed_name
-from rumpx.follower.feed_choice import MANNERS, feed_kind
+from rumpx.follower.feed_choice import MANNERS
 from rumpx.follower.plan import patiently
 from rumpx.follower.quiet import Heard
 from rumpx.follower.streams import StreamNames
@@ -39,7 +39,6 @@ from rumpx.follower.watch import (
     Watch,
     Wrote,
 )
-from rumpx.model.follow import FeedKind
 
 # Writes of commands that always change a key, and not one name, for so many seconds.
 _SILENT_SECONDS: Final = 10.0
@@ -74,7 +73,7 @@ class Listener:
         dirty: DirtyKeys,
         wake: Callable[[], None],
     ) -> None:
-        self.kind: FeedKind = feed_kind(plan.job, plan.source)[0]
+        self.kind = plan.feed
         self.feed: Feed | None = None
         self.identity = ""
         self.found: set[int] = set()
@@ -111,6 +110,20 @@ class Listener:
     def has_looked(self) -> bool:
         """True if the source was looked at since its process was learnt, or is watched anyway."""
         return self.watches or self._source_watch.looked > self._learnt_at
+
+    @property
+    def proven(self) -> float:
+        """The moment (`time.monotonic()`) before which nothing can have been missed but what the
+        events that are not heard yet tell; -inf without a feed."""
+        return min(self.feed.proven, self.looked) if self.feed else -math.inf
+
+    @property
+    def silent(self) -> Side | None:
+        """The side that could not be looked at for longer than `--timeout`; None if both could."""
+        now, longest = time.monotonic(), self._plan.job.timeout
+        if self._source_watch.silent_for(now) > longest:
+            return "source"
+        return "target" if self._target_watch.silent_for(now) > longest else None
 
     @property
     def looked(self) -> float:

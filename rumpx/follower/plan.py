@@ -58,6 +58,7 @@ def prepare_follow(job: Job, consent: Consent | None, *, again: bool = False) ->
         scans=scans,
         warnings=tuple(dict.fromkeys(warnings)),
         target_keys=sum(place.keys for place in draft.reverse),
+        feed=draft.feed,
     )
 
 

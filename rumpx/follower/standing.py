@@ -1,6 +1,8 @@
-"""How a follow stands: its phase, its gaps, its passes, the time in step; all told as facts.
+"""How a follow stands: its phase, its gaps, its passes, the time in step, and what waits for the
+user; it owns all of that.
 
-Pure but for the clock. The follower notes what happens, displays and the ledger read.
+Pure but for the clock. The follower notes what happens; `telling` reads it for displays and the
+ledger.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from collections import deque
 from dataclasses import replace
 from typing import Final
 
+from rumpx.follower.cutover import Cutover
 from rumpx.follower.passes import Pass
 from rumpx.model.follow import FollowFacts, Gap, Phase
 
@@ -30,6 +33,13 @@ class Standing:
             if none can.
         settles: changed keys are settled, and not only noted.
         in_step_since: seconds since 1970; None if the target is not in step.
+        whole_until: seconds since 1970; when it was last in step, the target had all changes from
+            before that moment. None before the first time.
+        copied_in: seconds of the job until the walks of the copy had ended; None before.
+        under_way: the pass that is under way, or None.
+        held_deletes: the deletes of a pass that wait for the user's consent.
+        accepted: (database, key) pairs of failed keys that the user accepts.
+        cutover: the last that this run was asked for, or None.
     """
 
     def __init__(self, before: FollowFacts, *, certain: bool) -> None:
@@ -37,6 +47,12 @@ class Standing:
         self.gap = ""
         self.settles = False
         self.in_step_since: float | None = None
+        self.whole_until: float | None = None
+        self.copied_in = before.copied_in
+        self.under_way: Pass | None = None
+        self.held_deletes = 0
+        self.accepted: set[tuple[int, bytes]] = set()
+        self.cutover: Cutover | None = None
         self._facts = before
         self._gaps = deque(before.last_gaps, _GAPS_KEPT)
         self._step_seconds = 0.0
@@ -66,14 +82,36 @@ class Standing:
         """Keys that the last pass could not compare."""
         return self._facts.incomparable
 
-    def gap_at(self, why: str) -> None:
-        """Note that events may have been lost; until `mend`, further reasons are the same gap."""
+    @property
+    def wants_cutover(self) -> bool:
+        """True if a cutover was asked for, and is not over."""
+        return self.cutover is not None and not self.cutover.over
+
+    @property
+    def proven(self) -> bool:
+        """True if a cutover has proven that all is on the target."""
+        return self.cutover is not None and self.cutover.proven
+
+    def gap_at(self, why: str) -> str:
+        """Note that events may have been lost; until `mend`, further reasons are the same gap.
+
+        Returns:
+            A message for the user, at the first of them; else "".
+        """
         self.step_ends()
         self.certain = False
-        if not self.gap:
-            self.gap = why
-            self._gaps.append(Gap(time.time(), why))
-            self._facts = replace(self._facts, gaps=self._facts.gaps + 1)
+        if self.gap:
+            return ""
+        self.gap = why
+        self._gaps.append(Gap(time.time(), why))
+        self._facts = replace(self._facts, gaps=self._facts.gaps + 1)
+        since = "Changes"
+        if self.whole_until is not None:
+            since += time.strftime(" since %H:%M:%S", time.localtime(self.whole_until))
+        return (
+            f"{why[0].upper()}{why[1:]}. {since} may be missing on the target: a pass compares all "
+            "keys."
+        )
 
     def doubt(self) -> None:
         """Note that nothing is proven, until `mend`; what is lost meanwhile costs nothing."""
@@ -120,8 +158,10 @@ class Standing:
         step = self._step_seconds + (0.0 if since is None else time.time() - since)
         return replace(
             self._facts,
+            copied_in=self.copied_in,
             last_gaps=tuple(self._gaps),
             step_seconds=self._facts.step_seconds + step,
+            cutover=self.cutover.facts if self.cutover else self._facts.cutover,
         )
 
     def per_second(self, now: float, changes: int, settled: int) -> tuple[float, float]:

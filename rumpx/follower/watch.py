@@ -13,6 +13,10 @@ pure: two looks in, events out.
 - commands that always change a key were called for a while, and not one name was told: the feed is
   not believed.
 
+A connection that is lost, or on which no answer comes within `--timeout`, is replaced by the next
+look, which is compared with the last one that succeeded: so nothing is missed, but it is noticed
+late. Until then `silent_for` grows, and the follower calls nothing in step when that is too long.
+
 A server that refuses INFO commandstats shows only the first. CONFIG RESETSTAT sets all counters to
 0, which shows since those of our own looks fall. Then consumer groups and functions may have
 changed; databases count as swapped or emptied if that command was ever called, before or since.
@@ -234,6 +238,7 @@ class Watch:
         self.looked = -math.inf
         self.process = ""
         self._before: Look | None = None
+        self._started = math.inf
         self._ends = threading.Event()
         self._thread = threading.Thread(
             target=self._run, name=f"watch of the {dialer.side}", daemon=True
@@ -241,7 +246,13 @@ class Watch:
 
     def start(self) -> None:
         """Start to watch."""
+        self._started = time.monotonic()
         self._thread.start()
+
+    def silent_for(self, now: float) -> float:
+        """Return the seconds since the last look, or, before the first, since the start."""
+        since = self._started if self.looked == -math.inf else self.looked
+        return max(0.0, now - since)
 
     def close(self) -> None:
         """Stop. (A look that waits for an answer ends with the process.)"""
@@ -254,7 +265,7 @@ class Watch:
             if connection and time.monotonic() - opened > _ANEW_SECONDS:
                 connection.close()
                 connection = None
-            # A server that does not answer is noticed by the feed, or by the workers.
+            # A server that does not answer is noticed by `silent_for`.
             with suppress(RumpxError):
                 if connection is None or connection.closed:
                     connection, opened = self._dialer.connect(), time.monotonic()

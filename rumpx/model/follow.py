@@ -29,7 +29,7 @@ class Gap:
 CutoverCheck = Literal["changed", "full", "counts"]
 """Compared at a cutover: the keys that were changed since the last pass; all keys; only numbers."""
 CutoverOutcome = Literal[
-    "", "switch now", "not in step", "not quiet", "differences", "keys not carried"
+    "", "switch now", "not in step", "not quiet", "differences", "keys not carried", "cancelled"
 ]
 """The end of a cutover; "" while it is under way."""
 
