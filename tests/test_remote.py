@@ -81,6 +81,19 @@ def extra(pool: Dask) -> Iterator[Callable[..., Worker]]:
         pool.workers.remove(worker)
 
 
+@pytest.mark.parametrize("engine", ["local", "dask"])
+def test_a_check_advises_fewer_workers_of_the_engine(
+    pool: Dask, server: StartServer, engine: str
+) -> None:
+    source, target = server("7.0", maxclients=5), server("7.0")
+    flags = pool.flags if engine == "dask" else ["--workers", "4"]
+    done = rumpx("check", "--from", source.uri, "--to", target.uri, *flags, "--json")
+
+    (line,) = [one for one in json.loads(done.stdout)["lines"] if one["subject"] == "clients"]
+    fewer = {"local": "use fewer --workers", "dask": "start fewer threads of Dask workers"}
+    assert line["advice"] == f"Raise its maxclients, or {fewer[engine]}"
+
+
 # --- whole copies ---------------------------------------------------------------------------
 
 

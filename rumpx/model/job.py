@@ -173,6 +173,13 @@ class Job:
         check_prefixes(self.prefixes)
         check_databases(self)
 
+    @property
+    def fewer_workers(self) -> str:
+        """Return the advice to ask less of a server at the same time, for the end of a sentence."""
+        if self.engine == "dask":
+            return "start fewer threads of Dask workers"
+        return "use fewer --workers"
+
 
 def check_prefixes(prefixes: tuple[bytes, ...]) -> None:
     """Refuse prefixes of which one begins another: their keys would be copied twice."""
