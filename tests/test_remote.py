@@ -462,6 +462,24 @@ def test_verify_and_repair_run_on_the_workers(
     assert compare(source, target) == []
 
 
+def test_a_comparison_runs_where_its_job_ran(pool: Dask, server: StartServer) -> None:
+    """Unless another engine is given."""
+    source, target = server("7.0"), server("7.0")
+    fill_mixed(source, 3000)
+    copy(source, target, *pool.flags, "--job", "job")
+    ours = {worker.pid for worker in pool.workers}
+
+    def workers(*flags: str) -> set[int]:
+        done = rumpx("verify", "job", "--progress", "json", "--max-keys-per-sec", "1500", *flags)
+        assert done.returncode == 0, done.stderr
+        told = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+        return {stat["pid"] for event in told for stat in event.get("workers", ())}
+
+    kept, changed = workers(), workers("--engine", "local")
+    assert kept and kept <= ours
+    assert changed and not changed & ours
+
+
 # --- lost, duplicated and reordered events ---------------------------------------------------
 
 TOKEN = "t"
