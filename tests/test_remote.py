@@ -29,8 +29,10 @@ from rumpx.model.endpoint import parse_endpoint
 from rumpx.model.job import Job
 from rumpx.preflight.steps import prepare
 from rumpx.remote import task as remote
-from rumpx.remote.backend import DaskBackend, _Finished, _Task, shares
+from rumpx.remote.backend import DaskBackend, _Task
+from rumpx.remote.exchange import Finished
 from rumpx.remote.messages import Done, Hello, Orders, Reported, pack, unpack
+from rumpx.remote.orders import shares
 from rumpx.throttle.rates import Pace
 from rumpx.transfer.messages import Ack
 from support.copying import (
@@ -505,8 +507,7 @@ def backend(server: StartServer) -> Iterator[DaskBackend]:
     made._hooks = Hooks(selector, open_gate(plan), refuse, lambda text: None, refuse)
     yield made
     selector.close()
-    made._wakes.close()
-    made._waker.close()
+    made._exchange.close()
     made.pacer.close()
 
 
@@ -559,7 +560,7 @@ def test_whatever_happens_to_events_each_report_is_booked_once_and_in_order(
         late = sent[-3:]
         last = Advanced(partition.id, 0, reports + 1, Ack(-1, Counts(copied=1))) if more else None
         done = Done(TOKEN, working.rest(), Finish(Walked(partition.id, 0), last))
-        booked += list(backend._finished(_Finished(7, done)))
+        booked += list(backend._finished(Finished(7, done)))
         for body in late:
             deliver(body)
 
