@@ -149,7 +149,7 @@ def machine_limit(error: BaseException) -> MachineLimit | None:
             allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
             return MachineLimit(
                 f"This machine allows rumpx only {allowed:,} open files a process, and they are "
-                "used up. Raise the limit (ulimit -n), or give fewer --workers."
+                "used up. Raise the limit (ulimit -n), or have fewer workers on it."
             )
         if number == errno.ENFILE:
             return MachineLimit(

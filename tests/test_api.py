@@ -14,6 +14,7 @@ import rumpx as package
 from rumpx.cli.flags import make_comparison
 from rumpx.cli.parsers import build_verify_parser
 from rumpx.engine.key_counts import Census
+from rumpx.errors import UsageError
 from rumpx.guides import read_guides
 from rumpx.ledger.catalog import Place, job_to_compare
 from rumpx.ledger.ledger import Ledger, Update
@@ -48,13 +49,15 @@ ANEW: dict[str, Any] = {
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Place:
-    """The ledger of a copy, all of whose options differ from the defaults."""
-    record = JobRecord(
-        "job", time.time(), Job(SOURCE, TARGET, **KEPT, **ANEW), (3,), (), (), False, False
-    )
+    """The ledger of a copy, all of whose options differ from the defaults, but for its engine."""
+    return ledger_of(Job(SOURCE, TARGET, **KEPT, **ANEW), tmp_path)
+
+
+def ledger_of(job: Job, folder: Path) -> Place:
+    record = JobRecord("job", time.time(), job, (3,), (), (), False, False)
     first = Update("done", 1.0, 0.0, Facts((), Census(None, None), 0), (), ())
-    with closing(Ledger.create(tmp_path / "job.ledger", record, first)):
-        return Place(str(tmp_path), "job")
+    with closing(Ledger.create(folder / "job.ledger", record, first)):
+        return Place(str(folder), "job")
 
 
 def flagged(place: Place, *words: str) -> Job:
@@ -76,6 +79,35 @@ def test_a_comparison_takes_what_is_given_anew(copied: Place) -> None:
 
     assert job_to_compare(copied, None, None, given) == expected
     assert flagged(copied, "--workers=2", "--retry-for=0", "--clock=absolute") == expected
+
+
+CLUSTER: dict[str, Any] = {
+    "engine": "dask", "dask_scheduler": "tls://a:1", "dask_send_passwords": True
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("job", "words", "expected"),
+    [
+        (CLUSTER, (), CLUSTER),
+        (CLUSTER, ("--engine=dask",), CLUSTER),
+        (CLUSTER, ("--dask-scheduler=tls://b:2",), CLUSTER | {"dask_scheduler": "tls://b:2"}),
+        (CLUSTER, ("--engine=local", "--workers=2"), {"workers": 2}),
+        ({}, (), {}),
+        ({"workers": 3}, ("--engine=dask",), {"engine": "dask"}),
+    ],
+)
+def test_a_comparison_keeps_the_engine_of_its_job_unless_another_is_given(
+    tmp_path: Path, job: dict[str, Any], words: tuple[str, ...], expected: dict[str, Any]
+) -> None:
+    copied = ledger_of(Job(SOURCE, TARGET, **job), tmp_path)
+    assert flagged(copied, *words) == Job(SOURCE, TARGET, **expected)
+
+
+def test_workers_of_this_machine_are_refused_for_a_job_of_a_cluster(tmp_path: Path) -> None:
+    copied = ledger_of(Job(SOURCE, TARGET, **CLUSTER), tmp_path)
+    with pytest.raises(UsageError, match="give --engine local"):
+        flagged(copied, "--workers=2")
 
 
 def test_the_clock_of_the_job_stands_for_none(copied: Place) -> None:

@@ -9,11 +9,27 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
+import rumpx
+from rumpx.ctl.client import ask, running_job
+from rumpx.ctl.server import Status
+from rumpx.errors import TemporaryError, UsageError
+from rumpx.ledger.catalog import Place
+from rumpx.throttle.scan_gate import Gate
 from support.data import compare, every_type
-from support.following import LONG, Following, assert_digests, writing
+from support.following import (
+    LONG,
+    Following,
+    Standing,
+    assert_digests,
+    cut_over,
+    kill_feed,
+    writing,
+)
 from support.proxy import Proxy
 from support.raw import Arg
 from support.servers import ALL, Server, at_least, readers
@@ -526,3 +542,46 @@ def test_what_was_sent_before_a_loss_does_not_land_on_a_newer_value(
             assert REFUSED in follow.messages
         follow.settled(source, target)
         assert compare(source, target) == []
+
+
+# --- passes ---------------------------------------------------------------------------------
+
+
+def test_batches_fit_the_keys_of_a_pass_not_those_of_the_start(
+    server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a follow that starts while its source is empty."""
+    sizes: list[int] = []
+    obey = Gate.set
+
+    def seen(gate: Gate, scan_count: int, batch_keys: int, scans: int, wait: float) -> None:
+        sizes.append(batch_keys)
+        obey(gate, scan_count, batch_keys, scans, wait)
+
+    monkeypatch.setattr(Gate, "set", seen)
+    source, target = server("7.0"), server("7.0")
+
+    def in_step(gaps: int) -> bool:
+        with suppress(TemporaryError, UsageError):  # it is starting
+            standing = Standing(ask(running_job(Place(None, "move")), Status()), 0.0)
+            return standing.phase == "in step" and bool(standing["gaps"] >= gaps)
+        return False
+
+    with ThreadPoolExecutor(1) as pool:
+        ends = source.uri, target.uri
+        # Five pipelines of 20 keys make a batch, if there are so many keys.
+        following = pool.submit(
+            rumpx.copy, *ends, follow=True, job="move", workers=2, batch_keys=20
+        )
+        try:
+            wait_until(lambda: in_step(0), LONG, "in step")
+            source.client().mset({f"key:{n}": n for n in range(5000)})
+            wait_until(lambda: target.do("DBSIZE") == 5000, LONG, "the keys arrive")
+            assert set(sizes) == {20}
+            kill_feed(source)
+            wait_until(lambda: in_step(1), LONG, "in step again")
+            assert sizes[-1] == 100
+        finally:
+            cut_over(code=0)
+        assert following.result(LONG).exit_code == 0
+    assert compare(source, target) == []

@@ -204,7 +204,7 @@ def test_digests_of_a_value_that_takes_longer_than_the_timeout(server: StartServ
     for one in (source, target):
         one.client().mset({f"k:{number}": number for number in range(SMALL)})
         pipeline = one.client().pipeline(transaction=False)
-        for part in range(40):
+        for part in range(100):
             pipeline.hset("big", mapping={f"field:{part}:{i}": f"v{i}" for i in range(10_000)})
         pipeline.execute()
     source.do("CONFIG", "SET", "slowlog-log-slower-than", "100000")

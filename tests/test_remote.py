@@ -29,8 +29,10 @@ from rumpx.model.endpoint import parse_endpoint
 from rumpx.model.job import Job
 from rumpx.preflight.steps import prepare
 from rumpx.remote import task as remote
-from rumpx.remote.backend import DaskBackend, _Finished, _Task, shares
+from rumpx.remote.backend import DaskBackend, _Task
+from rumpx.remote.exchange import Finished
 from rumpx.remote.messages import Done, Hello, Orders, Reported, pack, unpack
+from rumpx.remote.orders import shares
 from rumpx.throttle.rates import Pace
 from rumpx.transfer.messages import Ack
 from support.copying import (
@@ -79,6 +81,19 @@ def extra(pool: Dask) -> Iterator[Callable[..., Worker]]:
     for worker in started:
         worker.kill()
         pool.workers.remove(worker)
+
+
+@pytest.mark.parametrize("engine", ["local", "dask"])
+def test_a_check_advises_fewer_workers_of_the_engine(
+    pool: Dask, server: StartServer, engine: str
+) -> None:
+    source, target = server("7.0", maxclients=5), server("7.0")
+    flags = pool.flags if engine == "dask" else ["--workers", "4"]
+    done = rumpx("check", "--from", source.uri, "--to", target.uri, *flags, "--json")
+
+    (line,) = [one for one in json.loads(done.stdout)["lines"] if one["subject"] == "clients"]
+    fewer = {"local": "use fewer --workers", "dask": "start fewer threads of Dask workers"}
+    assert line["advice"] == f"Raise its maxclients, or {fewer[engine]}"
 
 
 # --- whole copies ---------------------------------------------------------------------------
@@ -449,6 +464,24 @@ def test_verify_and_repair_run_on_the_workers(
     assert compare(source, target) == []
 
 
+def test_a_comparison_runs_where_its_job_ran(pool: Dask, server: StartServer) -> None:
+    """Unless another engine is given."""
+    source, target = server("7.0"), server("7.0")
+    fill_mixed(source, 3000)
+    copy(source, target, *pool.flags, "--job", "job")
+    ours = {worker.pid for worker in pool.workers}
+
+    def workers(*flags: str) -> set[int]:
+        done = rumpx("verify", "job", "--progress", "json", "--max-keys-per-sec", "1500", *flags)
+        assert done.returncode == 0, done.stderr
+        told = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+        return {stat["pid"] for event in told for stat in event.get("workers", ())}
+
+    kept, changed = workers(), workers("--engine", "local")
+    assert kept and kept <= ours
+    assert changed and not changed & ours
+
+
 # --- lost, duplicated and reordered events ---------------------------------------------------
 
 TOKEN = "t"
@@ -474,8 +507,7 @@ def backend(server: StartServer) -> Iterator[DaskBackend]:
     made._hooks = Hooks(selector, open_gate(plan), refuse, lambda text: None, refuse)
     yield made
     selector.close()
-    made._wakes.close()
-    made._waker.close()
+    made._exchange.close()
     made.pacer.close()
 
 
@@ -528,7 +560,7 @@ def test_whatever_happens_to_events_each_report_is_booked_once_and_in_order(
         late = sent[-3:]
         last = Advanced(partition.id, 0, reports + 1, Ack(-1, Counts(copied=1))) if more else None
         done = Done(TOKEN, working.rest(), Finish(Walked(partition.id, 0), last))
-        booked += list(backend._finished(_Finished(7, done)))
+        booked += list(backend._finished(Finished(7, done)))
         for body in late:
             deliver(body)
 

@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 import pytest
 
+from rumpx.engine.fence import Fence, with_writer
 from rumpx.engine.plan import Plan
 from rumpx.engine.pool import DEATHS, Pool
 from rumpx.engine.scanner import walk
@@ -129,11 +130,14 @@ class Bench:
     def __init__(self, plan: Plan, workers: int, credits: int = 2) -> None:
         self.selector = selectors.DefaultSelector()
         self.said: list[str] = []
+        self.buried: list[str] = []
         self.acks: list[Ack] = []
         self.work: deque[Batch] = deque()
         self.able = workers
-        self.pool = Pool(plan.spec, credits, "")
-        self.pool.start_workers(workers, self.selector, self.said.append, lambda writer: None)
+        self.pool = Pool(plan.spec, credits, plan.target.dialer.writer)
+        self.pool.start_workers(
+            workers, self.selector, self.said.append, self.buried.append, self._take
+        )
 
     def turn(self, timeout: float = 0.05) -> None:
         for key, _ in self.selector.select(timeout):
@@ -168,7 +172,7 @@ def bench(plan: Plan, workers: int, credits: int = 2) -> Iterator[Bench]:
         assert made.processes() == []
 
 
-def planned(source: Server | Proxy, target: Server) -> Plan:
+def planned(source: Server | Proxy, target: Server | Proxy) -> Plan:
     job = Job(parse_endpoint(source.uri, "source"), parse_endpoint(target.uri, "target"))
     return prepare(job)
 
@@ -200,12 +204,8 @@ def test_a_batch_that_kills_three_workers_is_set_aside(
         assert work[0].keys == [b"deadly"]
         bed.work.extend(work)
         # The first time it shares its worker with another batch, which proves nothing.
-        for death in range(DEATHS + 1):
-            bed.turn_until(lambda: holder_of(bed, 0), "the batch is given out")
-            holder = holder_of(bed, 0)
-            assert holder
-            os.kill(holder, signal.SIGKILL)
-            bed.turn_until(lambda n=death: bed.pool.restarts > n, "the death is noticed")
+        for _ in range(DEATHS + 1):
+            kill_holder(bed, 0)
         slow.rtt_ms = 0
         bed.turn_until(lambda: len(bed.acks) == len(work), "every batch is settled")
 
@@ -215,6 +215,44 @@ def test_a_batch_that_kills_three_workers_is_set_aside(
     assert all(by_batch[number].counts.copied == 1 for number in (1, 2, 3)), "nobody else fails"
     assert data.keys_of(target) == {b"innocent-1", b"innocent-2", b"innocent-3"}
     assert len(bed.said) == DEATHS + 1 and all("SIGKILL" in text for text in bed.said)
+
+
+def test_a_batch_is_set_aside_once_its_last_write_cannot_land_any_more(
+    server: StartServer, proxy: StartProxy
+) -> None:
+    """Else a newer batch with the same key, of a follow, might be written before it."""
+    source, target = server("7.0"), server("7.0")
+    source.do("SET", "deadly", "old")
+    slow, way = proxy(source), proxy(target)
+    plan = with_writer(planned(slow, way), "job")
+    slow.rtt_ms = 100  # so that it is seen before it is settled
+    fence = Fence(plan.target, 10)
+    with bench(plan, workers=2) as bed:
+        bed.work.extend(batches(plan_of(plan, source)))
+        for death in range(DEATHS - 1):
+            kill_holder(bed, 0)
+            assert fence.worker(bed.buried[death]) == "nothing"
+            assert bed.pool.fenced(bed.buried[death])
+        way.hold(b"\r\ndeadly\r\n$1\r\n0\r\n")  # its RESTORE
+        bed.turn_until(lambda: way.holding, "the write is under way")
+        kill_holder(bed, 0)
+        assert not bed.acks and bed.pool.in_flight == 1
+
+        assert fence.worker(bed.buried[-1]) == "nothing"
+        assert bed.pool.fenced(bed.buried[-1]) == []
+        assert [ack.counts.failed for ack in bed.acks] == [1] and bed.pool.in_flight == 0
+        way.release()
+        wait_until(lambda: not way.held_clients(), 20, "the held connection has ended")
+    assert data.keys_of(target) == set()
+
+
+def kill_holder(bed: Bench, batch: int) -> None:
+    """Kill the worker that is at work at a batch, and have the pool notice it."""
+    bed.turn_until(lambda: holder_of(bed, batch), "the batch is given out")
+    holder, deaths = holder_of(bed, batch), bed.pool.restarts
+    assert holder
+    os.kill(holder, signal.SIGKILL)
+    bed.turn_until(lambda: bed.pool.restarts > deaths, "the death is noticed")
 
 
 def plan_of(plan: Plan, source: Server) -> Plan:

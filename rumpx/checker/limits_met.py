@@ -82,7 +82,8 @@ def limits_of_clients(draft: Draft) -> list[Line]:
         RumpxError: a side no longer answers.
     """
     lines = []
-    for side, scanners in ((draft.source, draft.tuning.scanners), (draft.target, 0)):
+    walks = draft.threads or draft.tuning.scanners
+    for side, scanners in ((draft.source, walks), (draft.target, 0)):
         needed = draft.tuning.workers + scanners + _OBSERVERS
         room = min((r for r in map(_room_for_clients, _each(side)) if r is not None), default=None)
         if room is not None and room < needed:
@@ -93,7 +94,7 @@ def limits_of_clients(draft: Draft) -> list[Line]:
                     "clients",
                     f"The {name} has room for {max(0, room)} more clients (maxclients), and a copy "
                     f"opens up to {needed} connections to it",
-                    f"Raise its maxclients, or use fewer than {draft.tuning.workers} --workers",
+                    f"Raise its maxclients, or {draft.job.fewer_workers}",
                 )
             )
     return lines

@@ -21,7 +21,7 @@ from typing import Final
 from rumpx.errors import EXIT_SOME_KEYS_FAILED, printable, unusable
 from rumpx.model.checkup import Line, Status
 from rumpx.model.job import Job
-from rumpx.preflight.abilities import no_restore, unguessable
+from rumpx.preflight.abilities import frees_in_line, no_restore, unguessable
 from rumpx.preflight.draft import Draft
 from rumpx.servers.answers import ask_text
 from rumpx.servers.dial import CLIENT_NAME
@@ -29,6 +29,7 @@ from rumpx.servers.replies import Kind, classify, key_refused, refused, wrong_sy
 from rumpx.servers.resp import Argument, Command, Connection, Reply
 from rumpx.servers.side import SideFacts, connected
 from rumpx.servers.topology import is_error
+from rumpx.transfer.staging import staging_name
 
 SUBJECTS: Final = {"source": "reading", "target": "writing"}
 # Commands whose subcommands have permissions of their own.
@@ -110,6 +111,11 @@ def rights_to_write(draft: Draft, databases: Iterable[int]) -> list[Right]:
         Right("INFO", ("INFO", "server")),
         *_FENCE,
     ]
+    swaps = draft.replaces and job.size_check and job.stream_from is not None
+    if swaps and frees_in_line(target):
+        # The other commands that swap a large old value are those for values in pieces.
+        key = unguessable()
+        rights.append(right_of(("RENAMENX", staging_name(key), key)))
     if job.functions:
         # The server rejects an invalid library only after all permissions.
         rights.append(Right("FUNCTION LIST", ("FUNCTION", "LIST"), True))

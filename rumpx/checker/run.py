@@ -273,7 +273,7 @@ def _tight(
         f"{units.size(room)} left below its maxmemory; the copy needs about {units.size(needed)} "
         f"there{beside(old) if old else ''}"
     )
-    advice = f"{_RAISE}, or use fewer --workers" if old else _RAISE
+    advice = f"{_RAISE}, or {draft.job.fewer_workers}" if old else _RAISE
     if limit is None or (1 - UNCERTAINTY) * (needed - old) <= room:
         return Line("warn", "memory", f"{text}: that may be too much", advice)
     end = f"evict keys ({info.policy})" if info.evicts else "run out of memory"

@@ -365,7 +365,7 @@ class Coordinator:
                 more = "" if full else f", and would need about {size(end)}"
                 fewer = ""
                 if old and not full:
-                    more, fewer = more + beside(old), ", use fewer --workers,"
+                    more, fewer = more + beside(old), f", {self._plan.job.fewer_workers},"
                 name = format_address(used.node[1]) if used.node[1] else str(self._plan.job.target)
                 raise TargetFull(
                     f"The data will not fit: the target {name} uses {size(growth.now)} of its "

@@ -47,7 +47,7 @@ from rumpx.ledger.ledger import Ledger, Update
 from rumpx.ledger.schema import Facts, keep_run
 from rumpx.model.display import Display
 from rumpx.model.history import RunRecord, Standing
-from rumpx.model.job import Engine, Job, Limits
+from rumpx.model.job import Engine, Job, Limits, with_engine
 from rumpx.model.partitions import RETRIED
 from rumpx.model.results import Summary
 from rumpx.model.summary import summarize
@@ -223,26 +223,11 @@ def _being_retried(walk: Walk) -> bool:
 
 
 def _job_with(job: Job, again: Again) -> Job:
-    job = _engine_with(job, again)
+    job = with_engine(job, again.engine, again.dask_scheduler)
     if again.workers is not None:
         job = replace(job, workers=again.workers)
     limits = again.limits(job.limits) if again.limits else job.limits
     return replace(job, max_failures=again.max_failures, limits=limits)
-
-
-def _engine_with(job: Job, again: Again) -> Job:
-    """Return the job with another engine; what belongs to the former one is left behind."""
-    engine = again.engine or job.engine
-    scheduler = again.dask_scheduler or job.dask_scheduler
-    if engine == "dask":
-        workers = again.workers if again.engine is None else 0
-        return replace(job, engine=engine, dask_scheduler=scheduler, workers=workers or 0)
-    return replace(
-        job,
-        engine=engine,
-        dask_scheduler=again.dask_scheduler or "",
-        dask_send_passwords=False,
-    )
 
 
 def _copy(

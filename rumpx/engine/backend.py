@@ -159,7 +159,7 @@ class Backend(Workload, Protocol):
 
     def fenced(self, writer: str) -> list[Batch] | None:
         """Release the work of a dead worker, whose connections to the target have ended as far as
-        they can be; return its batches, None if they are not known."""
+        they can be; return the batches that are repeated, None if they are not known."""
 
     def rest(self) -> None:
         """Have workers, which must be idle, close their connections until there is work again."""

@@ -63,7 +63,7 @@ class LocalBackend(Pool):
     def start(self, workers: int, hooks: Hooks) -> None:
         """See `Backend.start`."""
         self._hooks = hooks
-        self.start_workers(workers, hooks.selector, hooks.announce, hooks.buried)
+        self.start_workers(workers, hooks.selector, hooks.announce, hooks.buried, hooks.post)
 
     def obey(self, decision: Decision) -> None:
         """See `Backend.obey`."""

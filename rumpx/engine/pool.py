@@ -5,13 +5,13 @@ a dead process could keep, and a death reads as the end of the channel. The pool
 until its ack; if its worker dies, the batch is given out again, and the worker is replaced.
 
 A batch of a dead worker is *suspect*: it is given out alone, to a worker that holds nothing else,
-so that the next death names the culprit. A batch that killed `DEATHS` workers is set aside, and its
+so that the next death names the culprit. A batch that killed `DEATHS` workers is set aside: its
 keys have failed. The death of a worker that held several batches, or had not started, proves
 nothing against any of them, and acquits those that were blamed before: its cause may have killed
 the others as well.
 
-If workers write, the batches of a dead one wait until its connections to the target have ended
-(`fence`), so that none of its writes is executed after a newer one.
+If workers write, the batches of a dead one, also one to set aside, wait until its connections to
+the target have ended (`fence`), so that none of its writes is executed after a newer one.
 
 Not promised: that the work of a dead worker is not done twice. RESTORE can be repeated.
 """
@@ -82,6 +82,7 @@ class Pool:
         self._selector: selectors.BaseSelector
         self._announce: Callable[[str], None]
         self._buried: Callable[[str], None]
+        self._post: Callable[[Ack], None]
         self._numbers = count()
         self._fenced_off: dict[str, list[Batch]] = {}
         self._suspects: deque[Batch] = deque()
@@ -96,16 +97,19 @@ class Pool:
         selector: selectors.BaseSelector,
         announce: Callable[[str], None],
         buried: Callable[[str], None],
+        post: Callable[[Ack], None],
     ) -> None:
         """Start workers.
 
         Args:
             selector: gets each worker's channel, with the argument of `receive` as its data.
             announce, buried: as in `backend.Hooks`.
+            post: takes the acks of batches that are set aside.
         """
         self._selector = selector
         self._announce = announce
         self._buried = buried
+        self._post = post
         for _ in range(workers):
             self._workers.append(self._start_worker())
 
@@ -151,8 +155,7 @@ class Pool:
             return  # it has died; `receive` will notice, and repeat the batch
 
     def receive(self, member: _Worker) -> Iterator[FromWorker]:
-        """Yield the next message of a worker whose channel is readable; if it has died, acks for
-        batches that are set aside.
+        """Yield the next message of a worker whose channel is readable, if it lives.
 
         Raises:
             RumpxError: workers die as soon as they start.
@@ -160,7 +163,7 @@ class Pool:
         try:
             message: FromWorker = receive(member.channel)
         except (EOFError, OSError):
-            yield from self._bury(member)
+            self._bury(member)
             return
         if isinstance(message, Ack):
             self._settled(member, message)
@@ -177,8 +180,8 @@ class Pool:
         self._deaths.pop(ack.batch, None)
         self._deaths_since_ack = 0
 
-    def _bury(self, member: _Worker) -> Iterator[Ack]:
-        """Replace a dead worker; its batches become suspects, or are set aside."""
+    def _bury(self, member: _Worker) -> None:
+        """Replace a dead worker, and blame its batches."""
         self._discard(member)
         member.process.join(_LEAVE_SECONDS)
         if member.process.is_alive():
@@ -202,25 +205,30 @@ class Pool:
         certain = member.awake and len(member.held) == 1
         if not certain:
             self._deaths.clear()  # workers die whatever they hold: that proves nothing
-        suspects = []
-        for batch in member.held.values():
-            deaths = self._deaths.get(batch.id, 0) + certain
-            self._deaths[batch.id] = deaths
-            if deaths < DEATHS:
-                suspects.append(batch)
-            else:
-                yield _set_aside(batch)
+        for number in member.held:
+            self._deaths[number] = self._deaths.get(number, 0) + certain
         self._workers.append(self._start_worker())
+        held = list(member.held.values())
         if self._writer:
-            self._fenced_off[member.writer] = suspects
+            self._fenced_off[member.writer] = held
             self._buried(member.writer)
         else:
-            self._suspects += suspects
+            self._judge(held)
 
     def fenced(self, writer: str) -> list[Batch]:
-        """Give a dead worker's batches out again from now on, since its connections have ended as
-        far as they can be; return them."""
-        suspects = self._fenced_off.pop(writer, [])
+        """Repeat a dead worker's batches from now on, or set them aside, since its connections have
+        ended as far as they can be; return those that are repeated."""
+        return self._judge(self._fenced_off.pop(writer, []))
+
+    def _judge(self, batches: list[Batch]) -> list[Batch]:
+        """Set the batches aside that killed too many workers; return the others, now suspect."""
+        suspects = []
+        for batch in batches:
+            if self._deaths.get(batch.id, 0) < DEATHS:
+                suspects.append(batch)
+            else:
+                del self._deaths[batch.id]
+                self._post(_set_aside(batch))
         self._suspects += suspects
         return suspects
 

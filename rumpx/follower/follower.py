@@ -247,6 +247,8 @@ class Follower(Coordinator):
         # What is known to differ may be so no longer.
         self._mark([key for _, key in self._settler.failed | self._settler.lossy])
         walks = partitions(places, back, self._plan.tuning)
+        # The run was planned for the keys of its start, which may have been none.
+        self._engine.governor.fit(sum(place.keys for place in (*places, *back)))
         done = self.compare(walks, [*places, *back])
         if self._standing.gap or not self._may_delete(done, sum(place.keys for place in back)):
             return None

@@ -50,7 +50,7 @@ _COMMANDS: Final = {
     CHECK: "See `rumpx help check`.",
     RESUME: "`rumpx resume [JOB]` keeps the limits and workers of the job unless it has others. "
     "See `rumpx help resume`.",
-    VERIFY: "`rumpx verify JOB` takes the endpoints, scope, limits and clock of a job. See "
+    VERIFY: "`rumpx verify JOB` takes the endpoints, scope, limits, clock and engine of a job. See "
     "`rumpx help verify`.",
     JOBS: "See `rumpx help resume`.",
     REPORT: "`rumpx report JOB` prints the report as tables. See `rumpx help report`.",

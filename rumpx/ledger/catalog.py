@@ -23,7 +23,7 @@ from rumpx.ledger.lock import is_held
 from rumpx.ledger.paths import ctl_path, remove
 from rumpx.ledger.schema import JobRecord, Progressed, look_into
 from rumpx.model.endpoint import Endpoint, parse_endpoint, read_password_file
-from rumpx.model.job import Job
+from rumpx.model.job import Job, with_engine
 from rumpx.text import shell_words
 
 _SUFFIX: Final = ".ledger"
@@ -258,8 +258,8 @@ def job_to_compare(
 ) -> Job:
     """Return a copy's job for its comparison.
 
-    It keeps its endpoints, keys, partitions, limits, clock and field expiries; its other fields say
-    how to work, and have their defaults again, unless given.
+    It keeps its endpoints, keys, partitions, limits, clock and field expiries, and its engine; its
+    other fields say how to work, and have their defaults again, unless given.
 
     Args:
         source, target: as for `job_again`.
@@ -283,7 +283,12 @@ def job_to_compare(
         clock=job.clock,
         field_expiries=job.field_expiries,
         limits=job.limits,
+        engine=job.engine,
+        dask_scheduler=job.dask_scheduler,
+        dask_send_passwords=job.dask_send_passwords,
     )
+    engine, scheduler = behaviour.get("engine"), behaviour.get("dask_scheduler")
+    compared = with_engine(compared, engine, scheduler)
     if behaviour.get("clock") == "refuse":
         behaviour = {name: value for name, value in behaviour.items() if name != "clock"}
     return replace(compared, **behaviour)

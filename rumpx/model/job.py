@@ -7,7 +7,7 @@ user nothing.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from rumpx.errors import Side, UsageError
@@ -172,6 +172,28 @@ class Job:
         whole_bytes(self.hot_keys, "--hot-keys")
         check_prefixes(self.prefixes)
         check_databases(self)
+
+    @property
+    def fewer_workers(self) -> str:
+        """Return the advice to ask less of a server at the same time, for the end of a sentence."""
+        if self.engine == "dask":
+            return "start fewer threads of Dask workers"
+        return "use fewer --workers"
+
+
+def with_engine(job: Job, engine: Engine | None, scheduler: str | None) -> Job:
+    """Return a job of an earlier run with this engine and scheduler, each None or "" if it is not
+    given; what belongs to another engine is left behind.
+
+    Raises:
+        UsageError: a scheduler is given, and the engine has none.
+    """
+    if (engine or job.engine) == "dask":
+        scheduler = scheduler or job.dask_scheduler
+        return replace(job, engine="dask", dask_scheduler=scheduler, workers=0)
+    return replace(
+        job, engine="local", dask_scheduler=scheduler or "", dask_send_passwords=False
+    )
 
 
 def check_prefixes(prefixes: tuple[bytes, ...]) -> None:

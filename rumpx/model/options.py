@@ -316,7 +316,7 @@ GROUPS: Final = (
         Flag("engine", "walk the keyspace with processes of this machine (`local`) or on a Dask "
              "cluster (`dask`; needs `rumpx[dask]` here and on all workers)", "WHICH",
              field="engine", default="local", example="dask", choices=("local", "dask"),
-             more="See `rumpx help scale`"),
+             more="`rumpx verify JOB` takes that of the job, unless given. See `rumpx help scale`"),
         Flag("engine", "`local` or `dask` (default: as before)", "WHICH",
              choices=("local", "dask"), commands=(RESUME,)),
         Flag("dask-scheduler", "its address (default: `$DASK_SCHEDULER_ADDRESS`)", "ADDRESS",

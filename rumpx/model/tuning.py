@@ -72,14 +72,11 @@ def tune(
 
     A server executes one client's pipeline before it serves the next client, so a latency limit
     shortens pipelines; each chunk of keys costs a worker as much as 50 keys do, so without a limit
-    they are long. Batches affect only the coordinator, which takes a quarter less CPU with 2,000
-    keys than with 1,000 (measured); but they are not so large that few keys, of large values
-    perhaps, all go to one worker. More batches in flight and more cursors compensate for distance,
-    enough for `_GOAL` keys a second.
+    they are long. More batches in flight and more cursors compensate for distance, enough for
+    `_GOAL` keys a second.
     """
     pipeline = batch_keys or _pipeline_keys(_PIPELINE_KEYS, latency_limit)
     scan_count = max(pipeline, 1000)
-    share = max(1, keys // max(_FEWEST_SHARES, _SHARES_A_WORKER * workers))
     scanners = _between(2, math.ceil(1.5 * _GOAL * source_round_trip / scan_count), 32)
     waiting = _GOAL * (2 * source_round_trip + target_round_trip)
     cut = partitions or max(8, 2 * scanners, _WALKS_A_THREAD * walks / nodes)
@@ -88,7 +85,7 @@ def tune(
         scanners=max(scanners, min(nodes, 16)),
         partitions=1 << math.ceil(math.log2(cut)),
         scan_count=scan_count,
-        batch_keys=min(share, max(pipeline, min(_BATCH_KEYS, 5 * pipeline))),
+        batch_keys=fitting_batch(keys, workers, pipeline),
         pipeline_keys=pipeline,
         batches_in_flight=_between(
             max(FEWEST_BATCHES, math.ceil(_BUSY_BATCHES / workers)),
@@ -96,6 +93,17 @@ def tune(
             _MOST_BATCHES,
         ),
     )
+
+
+def fitting_batch(keys: int, workers: int, pipeline: int) -> int:
+    """Return the keys in a batch, where so many keys are walked, by pipelines of that length.
+
+    Batches affect only the coordinator, which takes a quarter less CPU with 2,000 keys than with
+    1,000 (measured); but they are not so large that few keys, of large values perhaps, all go to
+    one worker.
+    """
+    share = max(1, keys // max(_FEWEST_SHARES, _SHARES_A_WORKER * workers))
+    return min(share, max(pipeline, min(_BATCH_KEYS, 5 * pipeline)))
 
 
 def _pipeline_keys(most: int, latency_limit: float) -> int:

@@ -113,5 +113,6 @@ def check_room(draft: Draft) -> None:
     if needed + old > room:
         draft.warnings.append(
             f"{facts}, but a large value is written beside the old one, which takes up to "
-            f"{size(old)} more: they may not fit. Raise its maxmemory, or use fewer --workers."
+            f"{size(old)} more: they may not fit. Raise its maxmemory, or "
+            f"{draft.job.fewer_workers}."
         )

@@ -32,13 +32,15 @@ def files_needed(workers: int, nodes: int) -> int:
 def check_open_files(draft: Draft) -> None:
     """Refuse if this machine's limit of open files per process is too low."""
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    workers, nodes = draft.tuning.workers, len(draft.source.infos) + len(draft.target.infos)
+    workers = 0 if draft.threads else draft.tuning.workers  # those on this machine
+    nodes = len(draft.source.infos) + len(draft.target.infos)
     needed = files_needed(workers, nodes)
     if allowed != resource.RLIM_INFINITY and allowed < needed:
+        ours = f"{workers:,} workers and " if workers else ""
+        lower = ", or lower --workers" if workers else ""
         draft.warnings.append(
-            f"rumpx may open only {allowed:,} files per process on this machine, and {workers:,} "
-            f"workers and {nodes:,} servers may need {needed:,}. Raise the limit (ulimit -n), or "
-            "lower --workers."
+            f"rumpx may open only {allowed:,} files per process on this machine, and {ours}"
+            f"{nodes:,} servers may need {needed:,}. Raise the limit (ulimit -n){lower}."
         )
 
 

@@ -1,7 +1,8 @@
-"""The CPUs that this process may use.
+"""The CPUs and the memory that this process may use.
 
-Python's own count (`os.cpu_count`) is the machine's. A process may be bound to some of them, and a
-container may have a share of their time (Linux: `cpu.max` of cgroup v2, `cpu.cfs_quota_us` of v1).
+Python's own count of CPUs (`os.cpu_count`) is the machine's. A process may be bound to some of
+them, and a container may have a share of their time (Linux: `cpu.max` of cgroup v2,
+`cpu.cfs_quota_us` of v1).
 """
 
 from __future__ import annotations
@@ -15,6 +16,20 @@ from typing import Final
 _QUOTA_V2: Final = Path("/sys/fs/cgroup/cpu.max")
 _QUOTA_V1: Final = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
 _PERIOD_V1: Final = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
+# A container's memory limit; "max" if it has none.
+_MEMORY_LIMITS: Final = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+
+
+def usable_memory() -> int:
+    """Return the bytes of memory of this machine, or of the container."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in _MEMORY_LIMITS:
+        with contextlib.suppress(OSError, ValueError):
+            memory = min(memory, int(path.read_text()))
+    return memory
 
 
 def usable_cores() -> int:

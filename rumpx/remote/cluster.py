@@ -146,7 +146,7 @@ class Cluster:
             why = str(error).partition("\n")[0].rstrip(". ") or "no answer"
             raise TemporaryError(
                 f"The Dask scheduler at {address} cannot be reached: {why}. Check "
-                "--dask-scheduler, and that `dask scheduler` is running."
+                "--dask-scheduler, and that `dask scheduler` is running; or give --engine local."
             ) from None
 
     def call(self, function: Callable[[], Coroutine[Any, Any, T]], timeout: float) -> T:

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from rumpx.errors import ConnectionLost, RumpxError, Side, TemporaryError, unusable
+from rumpx.errors import ConnectionLost, RumpxError, Side, TargetFull, TemporaryError, unusable
 from rumpx.model.endpoint import Address
 from rumpx.servers.tls import flag_of
 
@@ -162,6 +162,15 @@ def denial(side: Side, name: str, command: str, error: object) -> RumpxError:
     """Return the exception for a command that the server refuses for every key."""
     return unusable(side)(
         f"The {side} at {name} refused {command}: {explain_refusal(error, command)}."
+    )
+
+
+def out_of_memory(name: str, error: object) -> TargetFull:
+    """Return the exception for a target that answers OOM."""
+    words = str(error).rstrip(".")
+    return TargetFull(
+        f"The target at {name} is out of memory: {words}. Raise its maxmemory, or give it more "
+        "memory, then resume."
     )
 
 

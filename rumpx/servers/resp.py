@@ -48,12 +48,12 @@ import struct
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
 import hiredis
 
 from rumpx.errors import Cause, ConnectionLost, Side
+from rumpx.processes.machine import usable_memory
 from rumpx.servers.replies import Kind, classify, is_farewell, refused
 from rumpx.servers.stopwatch import Stopwatch
 
@@ -83,8 +83,8 @@ _AS_ARRAY: Final = b"*%%d\r\n$%d\r\n%b\r\n" % (_FILLING, b"." * _FILLING)
 _LAST_BYTES: Final = 2**20
 # Bytes a second; no network is slower, so a slower answer is given up.
 _SLOWEST: Final = 1024
-# A container's memory limit; "max" if it has none.
-_LIMITS: Final = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+# The most bytes of one pipeline's replies that fit here, beside the copies that parsing makes.
+_MOST_BYTES: Final = usable_memory() // 4
 # A server that has sent less than this when memory runs out has only claimed a size.
 _CLAIMED_ONLY: Final = 2**20
 # With TLS, a fence is appended to a pipeline's last buffer up to this size, else sent after it.
@@ -98,19 +98,6 @@ _PTTL: Final = b"*2\r\n$4\r\nPTTL\r\n$%d\r\n%b\r\n"
 _MEMORY_USAGE: Final = (
     b"*5\r\n$6\r\nMEMORY\r\n$5\r\nUSAGE\r\n$%d\r\n%b\r\n$7\r\nSAMPLES\r\n$1\r\n1\r\n"
 )
-
-
-def _memory() -> int:
-    """Return the bytes of memory of this machine, or of the container."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for path in _LIMITS:
-        with contextlib.suppress(OSError, ValueError):
-            memory = min(memory, int(Path(path).read_text()))
-    return memory
-
-
-# The most bytes of one pipeline's replies that fit here, beside the copies that parsing makes.
-_MOST_BYTES: Final = _memory() // 4
 
 
 def encode(*arguments: Argument) -> bytes:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from rumpx.errors import SIDES, Side
 from rumpx.model.job import Limits
 from rumpx.model.nodes import NodeName
+from rumpx.model.tuning import fitting_batch
 from rumpx.throttle.calm import Calm
 from rumpx.throttle.decision import LATENCY_HIGH, Decision, Full, Hold, Seen, Share, decide
 from rumpx.throttle.latency import NodeLatency
@@ -48,7 +49,7 @@ class Governor:
     """Keeps the observations, and decides.
 
     Args:
-        full: an unlimited run's work in flight.
+        full: an unlimited run's work in flight; see `fit`.
         limits: may be replaced during the run.
         timetable: None for always.
         calm: when nothing of the run is in flight.
@@ -73,6 +74,12 @@ class Governor:
 
     def __post_init__(self) -> None:
         self._share = Share(self.full.first)
+
+    def fit(self, keys: int) -> None:
+        """Choose the size of batches anew, for walks of so many keys."""
+        full = self.full
+        size = fitting_batch(keys, full.workers, full.pipeline_keys)
+        self.full = replace(full, batch_keys=size)
 
     @property
     def share(self) -> float:

@@ -45,7 +45,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Final
 
-from rumpx.errors import ConnectionLost, TargetFull
+from rumpx.errors import ConnectionLost
 from rumpx.model.results import KeyFailure, KeyLoss
 from rumpx.servers.connections import Links
 from rumpx.servers.dialect import dialect_of, probes, unlike_any
@@ -56,6 +56,7 @@ from rumpx.servers.replies import (
     denial,
     key_refused,
     malformed,
+    out_of_memory,
     refused,
     without_arguments,
 )
@@ -579,15 +580,6 @@ def _swapped(replies: list[Reply]) -> Reply:
     if is_error(restored) and classify(restored).kind is Kind.BUSY_KEY:
         return moved
     return _RETURNED if restored == b"OK" and returned == _RETURNED else restored
-
-
-def out_of_memory(name: str, error: object) -> TargetFull:
-    """Return the exception for a target that answers OOM."""
-    words = str(error).rstrip(".")
-    return TargetFull(
-        f"The target at {name} is out of memory: {words}. Raise its maxmemory, or give it more "
-        "memory, then resume."
-    )
 
 
 def _failure(records: Records, position: int, reason: str, message: str) -> KeyFailure:

@@ -20,6 +20,7 @@ from rumpx.servers.replies import (
     denial,
     key_refused,
     malformed,
+    out_of_memory,
     refused,
     without_arguments,
 )
@@ -27,7 +28,6 @@ from rumpx.servers.resp import EXEC, MULTI, Command, Connection, Reply, encode
 from rumpx.servers.topology import is_error
 from rumpx.transfer.handler import Again, Read, Wanted, Written
 from rumpx.transfer.peer import Peer
-from rumpx.transfer.restore_writer import out_of_memory
 from rumpx.transfer.runner import Permit, Replies, Task
 from rumpx.transfer.staging import TTL_MS
 from rumpx.values.chunked_reader import OPTIONAL
