@@ -20,11 +20,10 @@ from typing import Final, Literal
 
 from rumpx.errors import Side, TargetUnusable, TemporaryError, printable, unusable
 from rumpx.servers.answers import misshapen
-from rumpx.servers.replies import Kind, classify, explain_refusal
+from rumpx.servers.replies import Kind, classify, explain_refusal, out_of_memory
 from rumpx.servers.resp import Connection, Reply
 from rumpx.servers.side import SideFacts, connected
 from rumpx.servers.topology import is_error
-from rumpx.transfer.restore_writer import out_of_memory
 
 # The server refuses it as a library, but only after it has checked the permissions.
 _NO_LIBRARY: Final = b"x"
