@@ -421,7 +421,7 @@ def test_without_a_feed_the_counters_must_be_told(server: StartServer) -> None:
             deny(source, "+@all")
         # No feed names the keys.
         with at_work(source, lambda raw: raw.do("SET", "health:7", "x")):
-            done = cut_over("timeout=1s", "ignore=health:*", code=TEMPORARY)
+            done = cut_over("timeout=5s", "ignore=health:*", code=TEMPORARY)
         assert "of SET" in done.told
         switched(following, cut_over(code=OK))
 
