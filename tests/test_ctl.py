@@ -475,7 +475,7 @@ def test_a_path_that_is_too_long_for_an_address(tmp_path: Path) -> None:
         assert stat.S_IMODE(ctl_path(engine.ledger).stat().st_mode) == 0o600
         assert ask(engine.ledger, Status()) == ANSWER
         run = rumpx("ctl", "--state-dir", deep, "status", "--json")
-        assert json.loads(run.stdout) == ANSWER
+        assert json.loads(run.stdout) == {"version": 1, **ANSWER}
     assert not ctl_path(engine.ledger).exists()
 
 
@@ -542,7 +542,7 @@ def test_status_for_people_and_for_programs(engine: Engine) -> None:
         "  workers  12 on 2 machines: a.example.com 8, b.example.com 4",
         "  now      the limit of keys a second",
     ]
-    assert json.loads(programs.stdout) == ANSWER
+    assert json.loads(programs.stdout) == {"version": 1, **ANSWER}
 
 
 def test_set_pause_and_resume(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,7 +28,7 @@ from rumpx.cli.parsers import (
 from rumpx.errors import EXIT_DIFFERENCES, EXIT_OK, EXIT_SOME_KEYS_FAILED, RumpxError
 from rumpx.guides.options import render_options
 from rumpx.model.counts import Counts
-from rumpx.model.follow import FollowFacts, FollowStat, Gap
+from rumpx.model.follow import CutoverFacts, FollowFacts, FollowStat, Gap
 from rumpx.model.limits import NAMED
 from rumpx.model.results import (
     KeyFailure,
@@ -173,7 +173,8 @@ def test_the_fields_of_the_summary_are_there_and_no_other() -> None:
     assert first_cells(compared) | as_above == fields | version
     of_follow = {field.name for field in dataclasses.fields(FollowStat)}
     assert first_cells(section(text, "A follow")) == of_follow
-    for kind in (Counts, FollowFacts, Gap, KeyFailure, PartitionSummary, PrefixDifferences):
+    parts = (Counts, CutoverFacts, FollowFacts, Gap, KeyFailure, PartitionSummary)
+    for kind in (*parts, PrefixDifferences):
         for field in dataclasses.fields(kind):
             assert f"`{field.name}`" in text, field.name
 

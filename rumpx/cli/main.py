@@ -51,6 +51,9 @@ if TYPE_CHECKING:
     from rumpx.model.results import Summary, Verification
     from rumpx.processes.control import Control
 
+CTL_VERSION: Final = 1
+"""Of the JSON of `rumpx ctl`; rises when a field changes its meaning or is removed."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
@@ -270,8 +273,6 @@ def _jobs(words: list[str]) -> int:
 
 def _ctl(words: list[str]) -> int:
     arguments = build_ctl_parser().parse_intermixed_args(words)
-    import json
-
     from rumpx.ctl.server import read_words
 
     name, request = read_words(arguments.words)
@@ -285,8 +286,17 @@ def _ctl(words: list[str]) -> int:
         return _cut_over(ledger, request, as_json=arguments.json)
     answer = ask(ledger, request)
     if arguments.json:
-        return _print(json.dumps(answer))
+        return _print_answer(answer)
     return _print(*(status_lines(answer) or ["Done."]))
+
+
+def _print_answer(answer: object) -> int:
+    """Print a document that a run has sent, as `--json` promises it."""
+    import json
+
+    from rumpx.serialize import untagged
+
+    return _print(json.dumps({"version": CTL_VERSION, **untagged(answer)}))
 
 
 def _cut_over(ledger: Path, request: Cutover, *, as_json: bool) -> int:
@@ -304,11 +314,9 @@ def _cut_over(ledger: Path, request: Cutover, *, as_json: bool) -> int:
 
     facts = cut_over(ledger, request, tell, control)
     if as_json:
-        import json
-
         from rumpx.serialize import to_plain
 
-        _print(json.dumps(to_plain(facts)))
+        _print_answer(to_plain(facts))
     else:
         if facts.way_back:
             say(facts.way_back)

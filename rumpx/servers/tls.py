@@ -90,8 +90,9 @@ def _trust_system(context: ssl.SSLContext) -> None:
     usual = ssl.get_default_verify_paths()
     if usual.cafile is None and usual.capath is None:
         for file in filter(os.path.isfile, _TRUSTED):
-            context.load_verify_locations(file)
-            return
+            with contextlib.suppress(OSError):  # unreadable, or empty
+                context.load_verify_locations(file)
+                return
 
 
 def _reason(error: OSError) -> str:
