@@ -125,6 +125,13 @@ def test_the_fields_of_a_running_job_are_those_of_the_guide(server: StartServer)
     assert set(answer) == told_of_status() and '"is"' not in json.dumps(answer)
 
 
+def test_the_schema_of_events_knows_every_field() -> None:
+    kinds = {"copied": rumpx.Summary, "compared": rumpx.Verification, "cutover": CutoverFacts}
+    told = set(_events())
+    for kind, of in kinds.items():
+        assert {f"{kind}.{field.name}" for field in dataclasses.fields(of)} - told == set()
+
+
 def test_the_changelog_tells_of_this_version() -> None:
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
