@@ -36,7 +36,7 @@ from benchmarks import (
     versions,
     watching,
 )
-from benchmarks.charts import draw, draw_plot
+from benchmarks.charts import draw, draw_plot, require_matplotlib
 from benchmarks.measure import Failed, Options, Report, Scenario, environment
 from rumpx.errors import RumpxError
 
@@ -79,6 +79,8 @@ def main() -> int:
     # Narrower, and rich would cut the names of the contenders.
     console = Console(width=max(_TABLE_WIDTH, Console().width))
     try:
+        if arguments.charts:
+            require_matplotlib()
         for name in arguments.scenarios or SCENARIOS:
             report = SCENARIOS[name](options)
             console.print(_table(report))

@@ -118,9 +118,19 @@ def _name_dots(axes: Any, panel: Panel) -> None:
         )
 
 
-def _figure(height: float) -> Any:
+def require_matplotlib() -> None:
+    """Raise before anything is measured, rather than when it is drawn.
+
+    Raises:
+        Failed: matplotlib is not installed.
+    """
     try:
-        import matplotlib.figure
+        import matplotlib.figure  # noqa: F401
     except ImportError:
         raise Failed("Charts need matplotlib: pip install -e '.[bench]'.") from None
+
+
+def _figure(height: float) -> Any:
+    import matplotlib.figure
+
     return matplotlib.figure.Figure(figsize=(_INCHES, height), layout="constrained")
