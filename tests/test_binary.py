@@ -300,7 +300,9 @@ def test_a_command_at_the_end_gets_the_users_environment(pair: Pair, tmp_path: P
     assert done.returncode == 0
     text = told.read_text()
     assert text.startswith("/of/mine\n") and text.endswith(f"rumpx {__version__}\n")
-    assert "_PYI_" not in text and "_ORIG" not in text
+    names = {line.partition("=")[0] for line in text.splitlines()}
+    assert not [name for name in names if name.startswith("_PYI_")]
+    assert names.isdisjoint({"LD_LIBRARY_PATH_ORIG", "rumpx"})
 
 
 # --- where there is nothing else -----------------------------------------------------------
