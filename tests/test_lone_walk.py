@@ -250,7 +250,8 @@ def test_an_admission_that_raises_ends_the_walk(server: StartServer) -> None:
 def test_reports_that_list_many_keys_are_sent_early(
     server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A report is one message of the network, so its size is bounded."""
+    """A report is one message of the network, so its size is bounded: by a thousand keys, and by
+    what was settled before its turn, which waits for the next report."""
     monkeypatch.setattr(lone_walk, "_REPORT_SECONDS", 3600.0)
     source, target = server("7.0"), server("7.0")
     fill_mixed(source, KEYS, ttl_share=0)
@@ -264,7 +265,7 @@ def test_reports_that_list_many_keys_are_sent_early(
 
     listed = [len(each.ack.failures) for each in bench.advances]
     assert sum(listed) == KEYS == bench.counts.failed
-    assert max(listed) < 1000 + 4 * open_gate(bench.plan).scan_count and len(listed) > 1
+    assert max(listed) < 2000 and len(listed) > 1
 
 
 class Failing:

@@ -97,7 +97,7 @@ def test_a_dump_that_takes_longer_than_the_timeout(
     source, target = server("7.0"), server("7.0")
     source.client().mset({f"k:{number}": number for number in range(SMALL)})
     pipeline = source.client().pipeline(transaction=False)
-    for part in range(40):
+    for part in range(150):
         pipeline.hset("big", mapping={f"field:{part}:{i}": f"v{i}" for i in range(10_000)})
     pipeline.execute()
     source.do("CONFIG", "RESETSTAT")
