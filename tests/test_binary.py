@@ -251,7 +251,7 @@ def test_kill_9_of_the_process_that_people_see_leaves_nothing(
             assert len(run.workers()) == 4 and "rumpx-worker" in names
             run.send_signal(signal.SIGKILL)
         run.process.wait(20)
-        wait_until(lambda: run.orphans() == [], 20, "nobody is left")
+        wait_until(lambda: run.orphans() == [], 20, "all its processes have ended")
 
     done = rumpx("resume", "move")
 
@@ -319,7 +319,7 @@ MOUNTED = (
 def bare(tmp_path: Path) -> Path:
     """A root folder with the program, the tools that unpack it, and the C library."""
     root = tmp_path / "root"
-    for name in ("usr/bin", "proc", "dev", "tmp", "root", "etc"):
+    for name in ("usr/bin", "proc", "dev", "tmp", "home", "etc"):
         (root / name).mkdir(parents=True)
     (root / "bin").symlink_to("usr/bin")
     shutil.copy(str(program()), root / "usr/bin/rumpx")
@@ -345,7 +345,7 @@ def _take_libraries(program: Path, root: Path) -> None:
 def in_bare_root(bare: Path, words: Sequence[str | Path]) -> Running:
     """Run there, with nothing in the environment but a home and a PATH."""
     mount = as_root("/bin/sh", "-c", f'cd "$0" && {MOUNTED}', str(bare))
-    clean = ["/usr/bin/env", "-i", "HOME=/root", "PATH=/usr/bin"]
+    clean = ["/usr/bin/env", "-i", "HOME=/home", "PATH=/usr/bin"]
     return Running([], command=[*clean, *mount, "/usr/bin/rumpx", *map(str, words)])
 
 
@@ -355,7 +355,7 @@ def test_a_root_folder_without_python_is_enough(bare: Path, pair: Pair) -> None:
         ("--version",),
         ("check", *ends),
         (*ends, "--workers", "4", "--job", "move", "--verify"),
-        ("report", "move", "--html", "/root/page.html"),
+        ("report", "move", "--html", "/home/page.html"),
         ("help", "resume"),
     ]
     for words in steps:
@@ -364,7 +364,7 @@ def test_a_root_folder_without_python_is_enough(bare: Path, pair: Pair) -> None:
         assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
     assert compare(*pair) == []
     assert not list(bare.rglob("*python3"))
-    assert (bare / "root/page.html").exists()
+    assert (bare / "home/page.html").exists()
 
 
 def test_the_systems_authorities_are_trusted_wherever_they_are(

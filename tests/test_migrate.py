@@ -101,7 +101,7 @@ set -m
 for mode in $(stty -a); do case $mode in echo|-echo) echo "while stopped: $mode";; esac; done
 fg
 """
-"""It starts a job that is stopped by Ctrl-Z, and goes on with it."""
+"""A shell that starts a job and, once Ctrl-Z has stopped it, continues it."""
 
 
 def test_the_terminal_is_restored_while_it_is_stopped(server: StartServer) -> None:

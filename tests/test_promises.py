@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -20,13 +19,13 @@ import pytest
 import rumpx
 from rumpx import errors
 from rumpx.ctl.server import VERBS
-from rumpx.guides import read_guides
 from rumpx.model import options
 from rumpx.model.follow import CutoverFacts
 from support.following import Following
 from support.run import ROOT
 from support.run import rumpx as rumpx_command
 from support.servers import Server
+from test_readme import GUIDES, first_cells, section
 
 StartServer = Callable[..., Server]
 
@@ -37,9 +36,8 @@ COMMANDS = ("copy", "check", "migrate", "verify", "resume", "jobs", "report", "c
 
 def promises() -> dict[str, list[str]]:
     """All promised names, by kind."""
-    guides = list(read_guides())
-    found = (_options(), _exit_codes(), _python(), _events(), _ctl(), _metrics(), guides)
-    return {kind: sorted(names) for kind, names in zip(KINDS, found, strict=True)}
+    names = (_options(), _exit_codes(), _python(), _events(), _ctl(), _metrics(), list(GUIDES))
+    return {kind: sorted(found) for kind, found in zip(KINDS, names, strict=True)}
 
 
 def _options() -> list[str]:
@@ -88,9 +86,7 @@ def _ctl() -> list[str]:
 
 
 def told_of_status() -> set[str]:
-    section = read_guides()["summary"].split("## A running job")[1].split("\n## ")[0]
-    rows = [line.split("|") for line in section.splitlines() if line.startswith("| `")]
-    return {name for row in rows for name in re.findall(r"`(\w+)`", row[1])} | {"machines"}
+    return first_cells(section(GUIDES["summary"], "A running job"))
 
 
 def _events() -> list[str]:

@@ -233,7 +233,5 @@ class Exchange:
                 allow_other_workers=False,
             )
             self._put(Finished(task.number, await future))
-        except asyncio.CancelledError as error:
-            self._put(Finished(task.number, error))
-        except Exception as error:
+        except (asyncio.CancelledError, Exception) as error:
             self._put(Finished(task.number, error))
